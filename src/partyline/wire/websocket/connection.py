@@ -1,0 +1,381 @@
+"""One WebSocket connection after its handshake, sans-IO (RFC 6455 5-7, RFC 7692 6-7).
+
+`receive(data)` turns bytes into events, in order:
+
+- `str` and `bytes`: a whole text or binary message
+- `Ping`, `Pong`: a control frame; a Ping wants `pong(payload)` sent
+- `Close`: the peer's close frame; it wants `close(code)` sent unless we closed first
+- `Violation`: the peer broke the protocol or a limit; send `close(code, reason)` and drop the connection
+
+Events before a Violation are valid and are to be answered before the close. After a Close or a Violation nothing
+more comes out. What goes out is returned as bytes by `text`, `binary`, `ping`, `pong` and `close`.
+"""
+
+from __future__ import annotations
+
+import codecs
+import os
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final, TypeAlias
+
+from partyline.wire.websocket import frames
+from partyline.wire.websocket.deflate import Deflate, InflatedTooLarge, InflateError, Inflater, deflate
+from partyline.wire.websocket.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, frame, text_frame
+from partyline.wire.websocket.masking import mask, rotate
+
+_new_decoder = codecs.getincrementaldecoder("utf-8")
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Pong:
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """The peer's close frame. `code` is 1005 where it carried none (RFC 6455 7.1.5)."""
+
+    code: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """Why the connection must be failed (RFC 6455 7.1.7), and the code to say it with."""
+
+    code: int
+    reason: str
+
+
+Event: TypeAlias = str | bytes | Ping | Pong | Close | Violation
+
+
+class State(Enum):
+    OPEN = "open"
+    CLOSE_SENT = "close sent"
+    CLOSE_RECEIVED = "close received"
+    CLOSED = "closed"
+
+
+class Step(Enum):
+    SEND_CLOSE = "we send a close frame"
+    RECEIVE_CLOSE = "the peer's close frame arrives"
+    FAIL = "the peer breaks the protocol or a limit"
+
+
+# The close handshake (RFC 6455 7). A missing key is an error of the caller; a close may begin on both sides at once.
+TRANSITIONS: Final[dict[tuple[State, Step], State]] = {
+    (State.OPEN, Step.SEND_CLOSE): State.CLOSE_SENT,
+    (State.OPEN, Step.RECEIVE_CLOSE): State.CLOSE_RECEIVED,
+    (State.OPEN, Step.FAIL): State.CLOSE_RECEIVED,  # nothing more is read; our close frame still says why
+    (State.CLOSE_SENT, Step.RECEIVE_CLOSE): State.CLOSED,
+    (State.CLOSE_SENT, Step.FAIL): State.CLOSED,
+    (State.CLOSE_RECEIVED, Step.SEND_CLOSE): State.CLOSED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one peer may make us hold: bytes of a message as received and as inflated, frames per message."""
+
+    max_message: int = 1_000_000
+    max_inflated: int = 1_000_000
+    max_fragments: int = 1_024
+
+    def __post_init__(self) -> None:
+        if self.max_message < 125:
+            raise ValueError("max_message must be at least 125 bytes: a frame that short is never counted")
+
+
+class _Message:
+    """A message whose frames are still coming in, and the frame that is being read."""
+
+    __slots__ = ("buffer", "count", "decoder", "fin", "inflater", "key", "left", "size")
+
+    def __init__(self, opcode: int, inflater: Inflater | None) -> None:
+        self.decoder = _new_decoder("strict") if opcode == TEXT else None
+        self.inflater = inflater
+        # One buffer and no list of pieces: a message dripped in byte by byte must not cost forty bytes for each.
+        self.buffer = bytearray()
+        self.size = 0  # payload bytes announced so far, over all frames
+        self.count = 0  # frames begun
+        self.left = 0  # payload bytes of the current frame still to come
+        self.key: bytes | None = None  # rotated to the next payload byte
+        self.fin = False
+
+    def feed(self, payload: bytes, *, final: bool) -> str | bytes | None:
+        """Take unmasked payload; the whole message at its end.
+
+        Raises UnicodeDecodeError, InflateError or InflatedTooLarge at the first bad byte.
+        """
+        if self.inflater is not None:
+            payload = self.inflater.inflate(payload, final=final)
+        text = None if self.decoder is None else self.decoder.decode(payload, final)
+        if final and not self.buffer:
+            return payload if text is None else text
+        self.buffer += payload
+        if not final:
+            return None
+        return bytes(self.buffer) if text is None else self.buffer.decode()
+
+
+class _Broken(Exception):
+    def __init__(self, code: int, reason: str) -> None:
+        self.violation = Violation(code, reason)
+
+
+class Connection:
+    """The protocol of one connection; holds nothing but what is unfinished.
+
+    `client` connections mask what they send and want unmasked frames (RFC 6455 5.1); servers the other way round.
+    `deflate` is what the handshake agreed on; `compress_from` is the smallest payload, in bytes, worth compressing.
+    """
+
+    __slots__ = ("_client", "_deflate", "_limits", "_message", "_tail", "state")
+
+    def __init__(self, limits: Limits, *, deflate: Deflate | None = None, client: bool = False) -> None:
+        self.state = State.OPEN
+        self._limits = limits
+        self._deflate = deflate
+        self._client = client
+        self._message: _Message | None = None
+        self._tail = b""  # an incomplete frame head or control frame: at most 138 bytes
+
+    # Out
+
+    def text(self, payload: bytes) -> bytes:
+        """A text message in one frame. `payload` must be UTF-8; the caller has encoded it from str."""
+        if self._client:
+            return frame(TEXT, payload, key=os.urandom(4))
+        return text_frame(payload)
+
+    def binary(self, payload: bytes) -> bytes:
+        """A binary message in one frame."""
+        return frame(BINARY, payload, key=self._key())
+
+    def compressed(self, opcode: int, payload: bytes) -> bytes:
+        """A message in one compressed frame, where the handshake agreed on it; plain otherwise."""
+        if self._deflate is None:
+            return frame(opcode, payload, key=self._key())
+        return frame(opcode, deflate(payload, self._deflate.window_bits), rsv1=True, key=self._key())
+
+    def ping(self, payload: bytes = b"") -> bytes:
+        """A ping of at most 125 payload bytes."""
+        return frame(PING, payload[:125], key=self._key())
+
+    def pong(self, payload: bytes = b"") -> bytes:
+        return frame(PONG, payload[:125], key=self._key())
+
+    def close(self, code: int = 1000, reason: str = "") -> bytes:
+        """Our close frame; empty if we sent one before. 1005 stands for a close frame without a code."""
+        after = TRANSITIONS.get((self.state, Step.SEND_CLOSE))
+        if after is None:
+            return b""
+        self.state = after
+        payload = b"" if code == 1005 else frames.close_payload(code, reason)
+        return frame(CLOSE, payload, key=self._key())
+
+    def _key(self) -> bytes | None:
+        return os.urandom(4) if self._client else None
+
+    # In
+
+    def receive(self, data: bytes) -> list[Event]:
+        """The events that `data` completes, in order. Never raises for anything a peer can send."""
+        size = len(data) - 6
+        if (
+            0 < size < 126
+            and data[0] == 0x81
+            and data[1] == size + 128
+            and self._message is None
+            and not self._tail
+            and self.state is State.OPEN
+            and not self._client
+        ):
+            # A whole, short, masked text frame alone in its read: what an interactive client sends. The general way
+            # below gives the same (a test compares the two); this one is three times as fast.
+            try:
+                return [
+                    (
+                        int.from_bytes(data[6:], "little")
+                        ^ int.from_bytes((data[2:6] * ((size + 3) >> 2))[:size], "little")
+                    )
+                    .to_bytes(size, "little")
+                    .decode()
+                ]
+            except UnicodeDecodeError:
+                pass  # the general way says what is wrong
+        if self.state is State.CLOSE_RECEIVED or self.state is State.CLOSED:
+            return []
+        events: list[Event] = []
+        try:
+            self._read(self._tail + data if self._tail else data, events)
+        except _Broken as broken:
+            self._stop(Step.FAIL)
+            events.append(broken.violation)
+        return events
+
+    def _stop(self, step: Step) -> None:
+        self.state = TRANSITIONS[self.state, step]
+        self._tail = b""
+        self._message = None
+
+    def _read(self, data: bytes, events: list[Event]) -> None:
+        self._tail = b""
+        at, end = 0, len(data)
+        while at < end:
+            message = self._message
+            if message is not None and message.left:
+                at = self._payload(message, data, at, events)
+                continue
+            head = self._head(data, at, end)
+            if head is None:
+                self._tail = data[at:]
+                return
+            opcode, fin, rsv1, key, size, start = head
+            if opcode >= CLOSE:
+                if end - start < size:
+                    self._tail = data[at:]
+                    return
+                at = start + size
+                payload = data[start:at]
+                if self._control(opcode, mask(payload, key) if key else payload, events):
+                    return
+                continue
+            at = start
+            self._begin(opcode, fin, rsv1, key, size)
+            if not size:
+                self._end_frame(b"", events)
+
+    def _head(self, data: bytes, at: int, end: int) -> tuple[int, bool, bool, bytes | None, int, int] | None:
+        """Read and check a frame's head: (opcode, fin, rsv1, key, payload size, where the payload starts)."""
+        first = data[at]
+        opcode = first & 0x0F
+        fin = first >= 0x80
+        rsv1 = first & frames.RSV1 != 0
+        if first & 0x30 or (rsv1 and (self._deflate is None or opcode not in (TEXT, BINARY))):
+            raise _Broken(1002, "reserved bits are set")
+        if 0x2 < opcode < 0x8 or opcode > PONG:
+            raise _Broken(1002, f"opcode {opcode:#x} is reserved")
+        if end - at < 2:
+            return None
+        second = data[at + 1]
+        masked = second >= 0x80
+        if masked is self._client:
+            raise _Broken(1002, "frames from a server must not be masked" if masked else "frames must be masked")
+        size = second & 0x7F
+        start = at + 2
+        if opcode >= CLOSE:
+            if not fin:
+                raise _Broken(1002, "a control frame is fragmented")
+            if size > 125:
+                raise _Broken(1002, "a control frame is longer than 125 bytes")
+        elif size == 126:
+            start += 2
+            if end < start:
+                return None
+            size = int.from_bytes(data[at + 2 : start], "big")
+            if size < 126:
+                raise _Broken(1002, "a length is not in its shortest form")
+        elif size == 127:
+            start += 8
+            if end < start:
+                return None
+            size = int.from_bytes(data[at + 2 : start], "big")
+            if size < 65536 or size >= 1 << 63:
+                raise _Broken(1002, "a length is not in its shortest form, or has its top bit set")
+        if not masked:
+            return opcode, fin, rsv1, None, size, start
+        if end < start + 4:
+            return None
+        return opcode, fin, rsv1, data[start : start + 4], size, start + 4
+
+    def _begin(self, opcode: int, fin: bool, rsv1: bool, key: bytes | None, size: int) -> None:
+        message = self._message
+        if opcode == CONTINUATION:
+            if message is None:
+                raise _Broken(1002, "a continuation without a message to continue")
+        elif message is not None:
+            raise _Broken(1002, "a new message before the last one ended")
+        else:
+            inflater = Inflater(self._limits.max_inflated) if rsv1 else None
+            message = self._message = _Message(opcode, inflater)
+        message.count += 1
+        message.size += size
+        if message.size > self._limits.max_message:
+            raise _Broken(1009, f"a message is larger than {self._limits.max_message} bytes")
+        if message.count > self._limits.max_fragments:
+            raise _Broken(1009, f"a message has more than {self._limits.max_fragments} frames")
+        message.fin = fin
+        message.key = key
+        message.left = size
+
+    def _payload(self, message: _Message, data: bytes, at: int, events: list[Event]) -> int:
+        """Take what there is of the current frame's payload; returns where it ends in `data`."""
+        piece = data[at : at + message.left]
+        size = len(piece)
+        message.left -= size
+        if message.key is not None:
+            key = message.key
+            if message.left:
+                message.key = rotate(key, size)
+            piece = mask(piece, key)
+        if message.left:
+            self._feed(message, piece, final=False)
+        else:
+            self._end_frame(piece, events)
+        return at + size
+
+    def _end_frame(self, piece: bytes, events: list[Event]) -> None:
+        message = self._message
+        assert message is not None
+        whole = self._feed(message, piece, final=message.fin)
+        if whole is not None:
+            self._message = None
+            if self.state is State.OPEN:  # once we sent our close, what still comes in is read and dropped
+                events.append(whole)
+
+    def _feed(self, message: _Message, piece: bytes, *, final: bool) -> str | bytes | None:
+        try:
+            return message.feed(piece, final=final)
+        except UnicodeDecodeError:
+            raise _Broken(1007, "a text message is not UTF-8") from None
+        except InflateError:
+            raise _Broken(1007, "a message is not compressed as agreed") from None
+        except InflatedTooLarge:
+            raise _Broken(1009, f"a message inflates to more than {self._limits.max_inflated} bytes") from None
+
+    def _control(self, opcode: int, payload: bytes, events: list[Event]) -> bool:
+        """Handle a control frame; True if it was the last thing we read."""
+        if opcode == CLOSE:
+            code, reason = _parse_close(payload)
+            self._stop(Step.RECEIVE_CLOSE)
+            events.append(Close(code, reason))
+            return True
+        if self.state is State.OPEN:
+            events.append(Ping(payload) if opcode == PING else Pong(payload))
+        return False
+
+
+def _parse_close(payload: bytes) -> tuple[int, str]:
+    """RFC 6455 5.5.1 and 7.4: no payload, or a code and a UTF-8 reason."""
+    if not payload:
+        return 1005, ""
+    if len(payload) == 1:
+        raise _Broken(1002, "a close frame's payload is one byte long")
+    code = int.from_bytes(payload[:2], "big")
+    if not frames.valid_close_code(code):
+        raise _Broken(1002, f"close code {code} is not for the wire")
+    try:
+        return code, payload[2:].decode()
+    except UnicodeDecodeError:
+        raise _Broken(1007, "a close reason is not UTF-8") from None
+
+
+__all__ = ["TRANSITIONS", "Close", "Connection", "Event", "Limits", "Ping", "Pong", "State", "Step", "Violation"]

@@ -1,0 +1,67 @@
+"""WebSocket frames as bytes (RFC 6455 5.2) and the closing codes they may carry (RFC 6455 7.4)."""
+
+from __future__ import annotations
+
+from struct import Struct
+from typing import Final
+
+from partyline.wire.websocket.masking import mask
+
+CONTINUATION: Final = 0x0
+TEXT: Final = 0x1
+BINARY: Final = 0x2
+CLOSE: Final = 0x8
+PING: Final = 0x9
+PONG: Final = 0xA
+
+FIN: Final = 0x80
+RSV1: Final = 0x40
+MASKED: Final = 0x80
+
+EMPTY_PING: Final = b"\x89\x00"
+EMPTY_PONG: Final = b"\x8a\x00"
+
+_two = Struct("!BBH").pack
+_eight = Struct("!BBQ").pack
+_SHORT_TEXT: Final = [bytes((FIN | TEXT, size)) for size in range(126)]
+
+
+def frame(opcode: int, payload: bytes, *, fin: bool = True, rsv1: bool = False, key: bytes | None = None) -> bytes:
+    """One frame. `key` is the 4-byte masking key: required of clients, forbidden to servers (RFC 6455 5.1).
+
+    Lengths are written in the shortest form (RFC 6455 5.2). A control frame's payload must not exceed 125 bytes; the
+    caller sees to it.
+    """
+    first = opcode | (FIN if fin else 0) | (RSV1 if rsv1 else 0)
+    masked = 0 if key is None else MASKED
+    size = len(payload)
+    if size < 126:
+        head = bytes((first, masked | size))
+    elif size < 65536:
+        head = _two(first, masked | 126, size)
+    else:
+        head = _eight(first, masked | 127, size)
+    if key is None:
+        return head + payload
+    return b"".join((head, key, mask(payload, key)))
+
+
+def text_frame(payload: bytes) -> bytes:
+    """An unmasked text frame in one piece: the frame a server writes most, so it skips the general way."""
+    size = len(payload)
+    if size < 126:
+        return _SHORT_TEXT[size] + payload
+    return frame(TEXT, payload)
+
+
+def close_payload(code: int, reason: str = "") -> bytes:
+    """The payload of a close frame. A reason beyond 123 bytes is cut at a character (RFC 6455 5.5)."""
+    return code.to_bytes(2, "big") + reason.encode()[:123].decode(errors="ignore").encode()
+
+
+def valid_close_code(code: int) -> bool:
+    """Whether a peer may put `code` on the wire: RFC 6455 7.4.2 and the IANA registry (1012-1014 are registered).
+
+    1004 is reserved; 1005, 1006 and 1015 are for programs only, never for the wire.
+    """
+    return 3000 <= code <= 4999 or (1000 <= code <= 1014 and code not in (1004, 1005, 1006))
