@@ -11,6 +11,7 @@
     │   ├── NotFound                404  no such thing (any more)
     │   ├── MethodNotAllowed        405
     │   ├── RequestTimeout          408  the head or the body came too slowly
+    │   ├── Conflict                409  the same id for something else
     │   ├── PayloadTooLarge         413
     │   ├── UnsupportedMediaType    415
     │   ├── MisdirectedRequest      421  the Host is not one of ours
@@ -105,6 +106,11 @@ class RequestTimeout(RequestError):
     code = "request_timeout"
     http_status = 408
     temporary = True
+
+
+class Conflict(RequestError):
+    code = "conflict"
+    http_status = 409
 
 
 class PayloadTooLarge(RequestError):

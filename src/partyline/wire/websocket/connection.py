@@ -134,15 +134,15 @@ class Connection:
     """The protocol of one connection; holds nothing but what is unfinished.
 
     `client` connections mask what they send and want unmasked frames (RFC 6455 5.1); servers the other way round.
-    `deflate` is what the handshake agreed on; `compress_from` is the smallest payload, in bytes, worth compressing.
+    `deflate` is what the handshake agreed on;
     """
 
-    __slots__ = ("_client", "_deflate", "_limits", "_message", "_tail", "state")
+    __slots__ = ("_client", "_limits", "_message", "_tail", "deflate", "state")
 
     def __init__(self, limits: Limits, *, deflate: Deflate | None = None, client: bool = False) -> None:
         self.state = State.OPEN
         self._limits = limits
-        self._deflate = deflate
+        self.deflate = deflate
         self._client = client
         self._message: _Message | None = None
         self._tail = b""  # an incomplete frame head or control frame: at most 138 bytes
@@ -161,9 +161,9 @@ class Connection:
 
     def compressed(self, opcode: int, payload: bytes) -> bytes:
         """A message in one compressed frame, where the handshake agreed on it; plain otherwise."""
-        if self._deflate is None:
+        if self.deflate is None:
             return frame(opcode, payload, key=self._key())
-        return frame(opcode, deflate(payload, self._deflate.window_bits), rsv1=True, key=self._key())
+        return frame(opcode, deflate(payload, self.deflate.window_bits), rsv1=True, key=self._key())
 
     def ping(self, payload: bytes = b"") -> bytes:
         """A ping of at most 125 payload bytes."""
@@ -259,7 +259,7 @@ class Connection:
         opcode = first & 0x0F
         fin = first >= 0x80
         rsv1 = first & frames.RSV1 != 0
-        if first & 0x30 or (rsv1 and (self._deflate is None or opcode not in (TEXT, BINARY))):
+        if first & 0x30 or (rsv1 and (self.deflate is None or opcode not in (TEXT, BINARY))):
             raise _Broken(1002, "reserved bits are set")
         if 0x2 < opcode < 0x8 or opcode > PONG:
             raise _Broken(1002, f"opcode {opcode:#x} is reserved")

@@ -1,0 +1,60 @@
+"""Partyline as a plain WebSocket echo server: its own protocol and transport, no relay on top."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+
+from partyline import Settings, build
+from partyline.interfaces import Connection
+from partyline.server.site import Endpoint, Upgrade
+from partyline.wire.websocket.connection import Limits
+
+
+class Echo:
+    """Sends every message back."""
+
+    __slots__ = ("_connection",)
+
+    def opened(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def text(self, text: str) -> None:
+        self._connection.send_text(text)
+
+    def binary(self, data: bytes) -> None:
+        self._connection.send_binary(data)
+
+    def refused(self, error: Exception) -> None:
+        pass
+
+    def closed(self) -> None:
+        pass
+
+
+async def main(port: int, max_message: int, max_fragments: int) -> None:
+    limits = Limits(max_message, max_message, max_fragments)
+
+    def route(upgrade: Upgrade) -> Endpoint:
+        return Endpoint(Echo(), limits=limits, deflate=True)
+
+    settings = Settings(port=port, db=":memory:", outbox_bytes=64 << 20)
+    partyline = build(settings)
+    partyline.site.route = route
+    url = (await partyline.listen())[0]
+    print("listening", url.rpartition(":")[2], flush=True)
+    await partyline.serve()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--max-message", type=int, default=1_000_000)
+    parser.add_argument("--max-fragments", type=int, default=1_024)
+    chosen = parser.parse_args()
+    try:
+        import uvloop as loops
+    except ImportError:
+        loops = asyncio  # type: ignore[assignment]
+    with asyncio.Runner(loop_factory=loops.new_event_loop) as runner:
+        runner.run(main(chosen.port, chosen.max_message, chosen.max_fragments))

@@ -1,0 +1,320 @@
+"""The only place that builds things: from settings to a server that runs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import ipaddress
+import re
+import resource
+import ssl
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route, Router
+from starlette.types import ASGIApp
+
+from partyline import log
+from partyline.config import Settings
+from partyline.errors import ConfigError, Forbidden, InvalidValue, NotFound
+from partyline.hub.hub import Hub, RoomRules
+from partyline.hub.timers import Timers
+from partyline.metrics import Counters, exposition
+from partyline.relay.classic import ClassicRules
+from partyline.relay.http import Relay, RelaySettings
+from partyline.relay.registry import Registry, RegistryLimits
+from partyline.server.gate import Gate
+from partyline.server.shell import Shell, tls_context
+from partyline.server.site import ConnectionLimits, Site
+from partyline.stores.memory import MemoryStore, Retention
+from partyline.stores.sqlite.database import Database
+from partyline.stores.sqlite.registrations import RegistrationTable
+from partyline.topics import check_pattern, check_topic
+from partyline.trust.keys import KeyRing, Principal
+from partyline.trust.perimeter import Network, Perimeter, canonical_origin, is_loopback
+from partyline.wire.websocket.connection import Limits as MessageLimits
+
+_RESERVED_DESCRIPTORS = 256  # for the database, logs and listeners
+_LOOPBACK_ORIGINS = r"https?://(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d+)?"
+
+_log = log.get("app")
+
+
+@dataclass(slots=True)
+class Partyline:
+    """A built server, not yet listening. Made by `build`, which must run on the loop."""
+
+    settings: Settings
+    counters: Counters
+    hub: Hub
+    registry: Registry
+    relay: Relay
+    site: Site
+    asgi: ASGIApp
+    shell: Shell
+    store: MemoryStore
+    database: Database
+    tls: ssl.SSLContext | None
+
+    async def listen(self) -> list[str]:
+        """Bind the configured address; returns the URLs. Raises ConfigError."""
+        addresses = await self.shell.listen(self.settings.host, self.settings.port, self.tls)
+        scheme = "https" if self.tls else "http"
+        return [
+            f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}" for host, port in addresses
+        ]
+
+    async def serve(self) -> None:
+        """Serve until SIGTERM or SIGINT, drain, and let go of everything."""
+        # Start-up's objects live for ever: taken out of the collector's sight, they need not be walked again. What
+        # connections make is freed by reference counting; the collector only looks for what handlers left behind.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 100)
+        try:
+            await self.shell.run_until_stopped()
+        finally:
+            await self.close()
+
+    async def close(self) -> None:
+        """Flush and close the log and the database. Idempotent."""
+        await self.store.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(5.0):
+                await self.database.flush()
+        await asyncio.get_running_loop().run_in_executor(None, self.database.close)
+
+
+@contextlib.asynccontextmanager
+async def running(settings: Settings, *, fallback: ASGIApp | None = None) -> AsyncIterator[tuple[Partyline, str]]:
+    """A server in this process: `async with running(Settings(port=0)) as (partyline, url)`. Drains at the end."""
+    partyline = build(settings, fallback=fallback)
+    try:
+        url = (await partyline.listen())[0]
+        serving = asyncio.create_task(partyline.shell.run_until_stopped(signals=()))
+        try:
+            yield partyline, url
+        finally:
+            partyline.shell.stop()
+            await serving
+    finally:
+        await partyline.close()
+
+
+def build(settings: Settings, *, fallback: ASGIApp | None = None) -> Partyline:
+    """Put a server together from its settings; runs on the loop that will serve.
+
+    `fallback` is an ASGI application for the paths that are not ours, WebSockets included. Raises ConfigError before
+    anything is opened that would have to be closed again.
+    """
+    check(settings)
+    tls = tls_context(settings.certfile, settings.keyfile) if settings.certfile else None
+    loopback = is_loopback(settings.host)
+    perimeter = _perimeter(settings, loopback)
+    counters = Counters()
+    timers = Timers(asyncio.get_running_loop())
+    keys = KeyRing([(key.hash, Principal(key.publish, key.subscribe, key.admin)) for key in settings.api_keys])
+    store = MemoryStore(
+        Retention(settings.max_age, settings.max_messages, settings.max_rooms, settings.max_log_bytes),
+        idempotency_window=settings.idempotency_window,
+    )
+    rules = RoomRules(settings.ephemeral_topics, settings.drop_oldest_topics, settings.conflate_topics)
+    hub = Hub(store, counters, rules)
+    database = Database(settings.db, counters)
+    try:
+        registry = Registry(
+            RegistrationTable(database),
+            timers,
+            counters,
+            RegistryLimits(
+                settings.registrations_per_user,
+                settings.max_registrations,
+                settings.unused_registration_life,
+                settings.resume_window,
+                settings.topics_per_connection,
+            ),
+        )
+        relay = Relay(hub, registry, keys, counters, _relay_settings(settings, loopback))
+        site = Site(_connection_limits(settings, loopback), timers, counters, perimeter, relay.upgrade)
+        router = Router(routes=[*relay.routes(), *_own_routes(site, keys, loopback)], redirect_slashes=False)
+        if fallback is not None:
+            router.default = fallback
+        asgi = Gate(_cors(router, settings, perimeter), perimeter, counters, native=True)
+        shell = Shell(site, asgi, websocket_fallback=fallback is not None)
+    except BaseException:
+        database.close()
+        raise
+    return Partyline(settings, counters, hub, registry, relay, site, asgi, shell, store, database, tls)
+
+
+def check(settings: Settings) -> None:
+    """What settings must be together. Raises ConfigError naming the setting and the way out."""
+    open_mode = not settings.api_keys
+    if open_mode and not settings.insecure and not is_loopback(settings.host):
+        raise ConfigError(
+            f"host: {settings.host} can be reached by others, and without api_keys everybody may do everything: "
+            "configure a key (`partyline key`), bind 127.0.0.1, or say --insecure if that is meant",
+            field="host",
+        )
+    if "*" in settings.cors_origins and (open_mode or settings.cors_credentials):
+        why = "in open mode (no api_keys)" if open_mode else "together with cors_credentials"
+        raise ConfigError(
+            f"cors_origins: * cannot be used {why}: any page in a visitor's browser could use this server; "
+            "name the origins",
+            field="cors_origins",
+        )
+    for origin in settings.cors_origins:
+        if origin != "*" and canonical_origin(origin) is None:
+            raise ConfigError(
+                f"cors_origins: {origin!r} is not an origin: https://app.example.org, without a path",
+                field="cors_origins",
+            )
+    if settings.keyfile and not settings.certfile:
+        raise ConfigError("keyfile: a key without certfile means nothing: name the certificate too", field="keyfile")
+    if settings.public_url is not None:
+        url = urlsplit(settings.public_url)
+        if url.scheme not in ("http", "https", "ws", "wss") or not url.netloc or url.query or url.fragment:
+            raise ConfigError(
+                f"public_url: {settings.public_url!r} is not an address such as https://chat.example.org",
+                field="public_url",
+            )
+    for name in settings.allowed_hosts:
+        if not re.fullmatch(r"[^\s:/?#@\[\]\\]+", name):
+            raise ConfigError(
+                f"allowed_hosts: {name!r} is not a host name (without a port or a scheme)", field="allowed_hosts"
+            )
+    _networks(settings.trusted_proxies)
+    try:
+        for topic in settings.default_topics:
+            check_topic(topic, "default_topics")
+        for name in ("ephemeral_topics", "drop_oldest_topics", "conflate_topics"):
+            for pattern in getattr(settings, name):
+                check_pattern(pattern, name)
+        for key in settings.api_keys:
+            for pattern in (*key.publish, *key.subscribe):
+                check_pattern(pattern, "api_keys")
+    except InvalidValue as error:
+        raise ConfigError(error.message, field=error.field) from None
+    limit = descriptor_limit()
+    if settings.max_connections is not None and settings.max_connections > limit - _RESERVED_DESCRIPTORS:
+        raise ConfigError(
+            f"max_connections: {settings.max_connections} need {settings.max_connections + _RESERVED_DESCRIPTORS} file "
+            f"descriptors, and this process may have {limit}: raise it with `ulimit -n`, or lower the setting",
+            field="max_connections",
+        )
+
+
+def descriptor_limit() -> int:
+    """How many file descriptors this process may open; the soft limit is raised to the hard one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            soft = hard
+    return 1 << 20 if soft == resource.RLIM_INFINITY else soft
+
+
+def max_connections(settings: Settings) -> int:
+    """The setting, or what the descriptors leave."""
+    return settings.max_connections or max(1, descriptor_limit() - _RESERVED_DESCRIPTORS)
+
+
+def _connection_limits(settings: Settings, loopback: bool) -> ConnectionLimits:
+    per_address, per_second = settings.max_connections_per_address, settings.events_per_second
+    return ConnectionLimits(
+        max_connections=max_connections(settings),
+        max_connections_per_address=(0 if loopback else 1_000) if per_address is None else per_address,
+        max_head_bytes=settings.max_head_bytes,
+        max_headers=settings.max_headers,
+        head_timeout=settings.head_timeout,
+        body_timeout=settings.body_timeout,
+        keep_alive_timeout=settings.keep_alive_timeout,
+        tls_handshake_timeout=settings.tls_handshake_timeout,
+        close_timeout=settings.close_timeout,
+        ping_interval=settings.ping_interval,
+        ping_timeout=settings.ping_timeout,
+        outbox_bytes=settings.outbox_bytes,
+        events_per_second=(0.0 if loopback else 100.0) if per_second is None else per_second,
+        events_burst=settings.events_burst,
+        compress_from=settings.compress_from,
+        drain_time=settings.drain_time,
+        message=MessageLimits(
+            settings.max_message,
+            settings.max_message if settings.max_inflated is None else settings.max_inflated,
+            settings.max_fragments,
+        ),
+    )
+
+
+def _relay_settings(settings: Settings, loopback: bool) -> RelaySettings:
+    rate = settings.registrations_per_second
+    return RelaySettings(
+        default_topics=settings.default_topics,
+        public_url=settings.public_url,
+        max_body=settings.max_body,
+        topics_per_connection=settings.topics_per_connection,
+        permessage_deflate=settings.permessage_deflate,
+        classic=ClassicRules(settings.classic_errors, settings.topics_per_connection, settings.compress_from),
+        registrations_per_second=(0.0 if loopback else 100.0) if rate is None else rate,
+        auth_failures_per_minute=settings.auth_failures_per_minute,
+    )
+
+
+def _perimeter(settings: Settings, loopback: bool) -> Perimeter:
+    hosts = {name.lower() for name in settings.allowed_hosts}
+    own: set[str] = set()
+    if loopback:
+        hosts.add("localhost")
+    if settings.public_url is not None:
+        url = urlsplit(settings.public_url)
+        hosts.add((url.hostname or "").lower())
+        scheme = {"ws": "http", "wss": "https"}.get(url.scheme, url.scheme)
+        if (origin := canonical_origin(f"{scheme}://{url.netloc}")) is not None:
+            own.add(origin)
+    allowed = {origin if origin == "*" else canonical_origin(origin) or origin for origin in settings.cors_origins}
+    return Perimeter(
+        allowed_hosts=frozenset(hosts),
+        cors_origins=frozenset(allowed),
+        own_origins=frozenset(own),
+        trusted_proxies=_networks(settings.trusted_proxies),
+        open_mode=not settings.api_keys,
+        insecure=settings.insecure,
+    )
+
+
+def _networks(names: tuple[str, ...]) -> tuple[Network, ...]:
+    try:
+        return tuple(ipaddress.ip_network(name, strict=False) for name in names)
+    except ValueError as error:
+        raise ConfigError(f"trusted_proxies: {error}", field="trusted_proxies") from None
+
+
+def _cors(app: ASGIApp, settings: Settings, perimeter: Perimeter) -> ASGIApp:
+    """CORS answers for the origins that the gate lets in; it has refused all others before."""
+    return CORSMiddleware(
+        app,
+        allow_origins=settings.cors_origins,
+        allow_origin_regex=_LOOPBACK_ORIGINS if perimeter.open_mode else None,
+        allow_methods=("GET", "POST", "DELETE"),
+        allow_headers=("authorization", "content-type", "idempotency-key", "last-event-id"),
+        allow_credentials=settings.cors_credentials,
+        max_age=600,
+    )
+
+
+def _own_routes(site: Site, keys: KeyRing, loopback: bool) -> list[Route]:
+    async def metrics(request: Request) -> Response:
+        if not loopback and not keys.authenticate(request.headers.get("authorization")).admin:
+            raise Forbidden("/metrics needs a key with admin rights, since this server listens beyond loopback")
+        try:
+            text = exposition(site.counters, site.connections)
+        except ImportError:
+            raise NotFound("/metrics needs prometheus-client: pip install 'partyline[metrics]'") from None
+        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    return [Route("/metrics", metrics, methods=["GET"])]

@@ -1,0 +1,131 @@
+"""The command line. Each command is a file beside this one, imported when it is called."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from partyline.errors import PartylineError
+
+app = typer.Typer(
+    name="partyline",
+    help="A real-time messaging server: connect by WebSocket, publish over HTTP.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+_Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any other setting; may be repeated.")
+]
+_Config = Annotated[Path | None, typer.Option(help="Settings as a TOML file.", show_default=False)]
+
+
+def main() -> None:
+    """The console script. A PartylineError becomes one line on standard error and exit code 2, never a stack trace."""
+    try:
+        app()
+    except PartylineError as error:
+        sys.stderr.write(f"partyline: {error.message}\n")
+        sys.exit(2)
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.  [default: 127.0.0.1]")] = None,
+    port: Annotated[str | None, typer.Option(help="Port; 0 takes a free one.  [default: 8000]")] = None,
+    db: Annotated[str | None, typer.Option(help="Database file, or :memory:.  [default: ./partyline.db]")] = None,
+    config: _Config = None,
+    certfile: Annotated[str | None, typer.Option(help="TLS certificate chain (PEM): https and wss.")] = None,
+    keyfile: Annotated[str | None, typer.Option(help="Its private key (PEM).")] = None,
+    public_url: Annotated[str | None, typer.Option(help="The address clients use, behind a proxy.")] = None,
+    allowed_host: Annotated[list[str] | None, typer.Option(help="A name this server answers to; repeatable.")] = None,
+    cors_origin: Annotated[list[str] | None, typer.Option(help="An origin whose pages may use it; repeatable.")] = None,
+    trusted_proxy: Annotated[list[str] | None, typer.Option(help="A proxy whose headers count; repeatable.")] = None,
+    api_key: Annotated[
+        list[str] | None,
+        typer.Option(help="A key, or its sha256: hash (`partyline key`), with all rights; repeatable."),
+    ] = None,
+    log_format: Annotated[str | None, typer.Option(help="text or json.  [default: text]")] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.  [default: info]")] = None,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Open to everybody beyond loopback, no key.")] = False,
+    settings: _Set = None,
+) -> None:
+    """Run the server until Ctrl-C or SIGTERM."""
+    from partyline.cli.serve import hashed_keys, run
+
+    flags: dict[str, Any] = {
+        "host": host,
+        "port": port,
+        "db": db,
+        "certfile": certfile,
+        "keyfile": keyfile,
+        "public_url": public_url,
+        "allowed_hosts": allowed_host or None,
+        "cors_origins": cors_origin or None,
+        "trusted_proxies": trusted_proxy or None,
+        "api_keys": hashed_keys(api_key) if api_key else None,
+        "log_format": log_format,
+        "log_level": log_level,
+        "insecure": insecure or None,
+    }
+    run({**flags, **_assignments(settings)}, None if config is None else str(config))
+
+
+@app.command("config")
+def show_config(
+    show: Annotated[bool, typer.Option("--show", help="Every setting, its value, where it came from.")] = True,
+    config: _Config = None,
+    settings: _Set = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False,
+) -> None:
+    """Show the settings as `serve` would see them."""
+    from partyline.cli.config import show_settings
+
+    show_settings(_assignments(settings), None if config is None else str(config), as_json=as_json)
+
+
+@app.command()
+def publish(
+    topic: Annotated[str, typer.Argument(help="One exact topic.")],
+    message: Annotated[str, typer.Argument(help="The text, or - to read it from standard input.")],
+    user: Annotated[str | None, typer.Option(help="Only to this user's connections.")] = None,
+    url: Annotated[str, typer.Option(envvar="PARTYLINE_URL", help="Where the server is.")] = "http://127.0.0.1:8000",
+    api_key: Annotated[str | None, typer.Option(envvar="PARTYLINE_KEY", help="The key to publish with.")] = None,
+    data: Annotated[bool, typer.Option("--data", help="MESSAGE is JSON, not a text.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")] = False,
+) -> None:
+    """Publish one message through a running server."""
+    from partyline.cli.publish import publish_one
+
+    text = sys.stdin.read() if message == "-" else message
+    publish_one(url, topic, text, user=user, key=api_key, is_json=data, as_json=as_json)
+
+
+@app.command()
+def key(as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False) -> None:
+    """Make a random API key, and the hash of it that goes into the settings."""
+    from partyline.cli.key import make_key
+
+    make_key(as_json=as_json)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    from partyline import __version__
+
+    sys.stdout.write(f"partyline {__version__}\n")
+
+
+def _assignments(pairs: list[str] | None) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for pair in pairs or ():
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"{pair!r} is not NAME=VALUE", param_hint="--set")
+        found[name.strip().replace("-", "_")] = value
+    return found

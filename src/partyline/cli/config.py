@@ -1,0 +1,48 @@
+"""`partyline config --show`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from partyline.app import check
+from partyline.config import FIELDS, load
+
+
+def show_settings(flags: dict[str, Any], file: str | None, *, as_json: bool) -> None:
+    """Print every setting, its value and its source. Raises ConfigError as `serve` would."""
+    loaded = load(flags, file=file)
+    check(loaded.settings)
+    values = {name: getattr(loaded.settings, name) for name in FIELDS}
+    values["api_keys"] = [
+        {"hash": key.hash[:15] + "...", "publish": key.publish, "subscribe": key.subscribe, "admin": key.admin}
+        for key in loaded.settings.api_keys
+    ]
+    if as_json:
+        shown = {name: {"value": value, "source": loaded.sources[name]} for name, value in values.items()}
+        sys.stdout.write(msgspec.json.format(msgspec.json.encode(shown), indent=2).decode() + "\n")
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("setting", no_wrap=True)
+    table.add_column("value", overflow="fold")
+    table.add_column("from", overflow="fold")
+    table.add_column("what it is", style="dim", overflow="fold")
+    for name, value in values.items():
+        source = loaded.sources[name]
+        style = "" if source == "default" else "bold"
+        table.add_row(name, _text(value), source, FIELDS[name].metadata["about"], style=style)
+    Console(highlight=False, markup=False).print(table)
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list | tuple):
+        return ", ".join(item["hash"] if isinstance(item, dict) else str(item) for item in value) or "-"
+    return f"{value:g}" if isinstance(value, float) else str(value)

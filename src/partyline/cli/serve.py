@@ -1,0 +1,108 @@
+"""`partyline serve`: say what runs, then run it."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from partyline import __version__, log
+from partyline.app import Partyline, build, descriptor_limit, max_connections
+from partyline.config import Settings, load
+from partyline.trust.keys import key_hash
+
+
+def hashed_keys(keys: Iterable[str]) -> list[dict[str, object]]:
+    """Keys of the command line as the settings take them: hashes pass, plain keys are hashed here."""
+    return [{"hash": key if key.startswith("sha256:") else key_hash(key), "admin": True} for key in keys]
+
+
+def run(flags: dict[str, Any], file: str | None) -> None:
+    """Serve until a signal comes. Raises ConfigError before anything listens."""
+    settings = load(flags, file=file).settings
+    log.configure("json" if settings.log_format == "json" else "text", settings.log_level)
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(_serve(settings))
+
+
+async def _serve(settings: Settings) -> None:
+    partyline = build(settings)
+    try:
+        urls = await partyline.listen()
+    except BaseException:
+        await partyline.close()
+        raise
+    facts = _facts(partyline, urls)
+    if settings.log_format == "json":
+        sys.stdout.write(msgspec.json.encode(facts).decode() + "\n")
+        sys.stdout.flush()
+    else:
+        _print(facts)
+    await partyline.serve()
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop
+    return uvloop.new_event_loop
+
+
+def _facts(partyline: Partyline, urls: list[str]) -> dict[str, str]:
+    settings = partyline.settings
+    limits = partyline.site.limits
+    loop = type(asyncio.get_running_loop()).__module__.partition(".")[0]
+    return {
+        "listening": ", ".join(urls),
+        "version": __version__,
+        "loop": loop,
+        "database": f"{settings.db} ({partyline.database.sync_mode}; {len(partyline.registry)} registrations known)",
+        "log": f"in memory, epoch {partyline.store.epoch}: gone when this process ends",
+        "access": _access(settings),
+        "origins": _origins(settings),
+        "limits": (
+            f"{max_connections(settings)} connections ({descriptor_limit()} descriptors), "
+            f"{_bytes(settings.max_message)} a message, {_bytes(settings.max_body)} a body, "
+            f"heartbeat {limits.ping_interval:g} + {limits.ping_timeout:g} s"
+        ),
+    }
+
+
+def _access(settings: Settings) -> str:
+    if settings.api_keys:
+        count = len(settings.api_keys)
+        return f"HTTP calls need one of {count} API keys" if count > 1 else "HTTP calls need the API key"
+    if settings.insecure:
+        return "OPEN TO EVERYBODY who can reach this address (--insecure)"
+    return "open, for programs on this machine only"
+
+
+def _origins(settings: Settings) -> str:
+    own = "its own pages" if settings.api_keys else "its own pages and any on loopback"
+    return ", ".join([own, *settings.cors_origins])
+
+
+def _bytes(count: int) -> str:
+    for unit, size in (("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if count >= size and count % size == 0:
+            return f"{count // size} {unit}"
+    return f"{count:,} bytes"
+
+
+def _print(facts: dict[str, str]) -> None:
+    console = Console(highlight=False)
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    console.print(f"[bold]Partyline {facts['version']}[/bold] listens on [bold cyan]{facts['listening']}[/bold cyan]")
+    for name in ("database", "log", "access", "origins", "limits", "loop"):
+        style = "bold red" if facts[name].startswith("OPEN") else ""
+        table.add_row(f"  {name}", f"[{style}]{facts[name]}[/{style}]" if style else facts[name])
+    console.print(table)
+    console.print("[dim]  Ctrl-C stops it[/dim]")

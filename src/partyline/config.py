@@ -1,0 +1,275 @@
+"""Settings: defaults < file < environment < flags. Every value knows where it came from.
+
+A setting has one name everywhere: `max_body` in the TOML file, `PARTYLINE_MAX_BODY` in the environment, `--max-body` or
+`--set max_body=...` on the command line. Lists are TOML arrays, or separated by commas elsewhere. Sizes take a suffix
+(`64KiB`, `1MiB`), durations too (`500ms`, `30s`, `5m`, `2h`, `7d`).
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Final
+
+from partyline.errors import ConfigError
+
+_SIZES: Final = {"": 1, "b": 1, "kb": 1000, "mb": 1000**2, "gb": 1000**3, "kib": 1024, "mib": 1024**2, "gib": 1024**3}
+_SECONDS: Final = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_NUMBER: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\Z")
+_HASH: Final = re.compile(r"sha256:[0-9a-f]{64}\Z")
+_PREFIX: Final = "PARTYLINE_"
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """A key as it is configured: its hash and its rights by topic pattern."""
+
+    hash: str
+    publish: tuple[str, ...] = (">",)
+    subscribe: tuple[str, ...] = (">",)
+    admin: bool = False
+
+
+def _setting(
+    default: Any, about: str, kind: str = "", *, least: float | None = None, choices: tuple[str, ...] = ()
+) -> Any:
+    return field(default=default, metadata={"about": about, "kind": kind, "least": least, "choices": choices})
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that can be set. None means: worked out at start, as the text says."""
+
+    # Where it listens
+    host: str = _setting("127.0.0.1", "address to listen on")
+    port: int = _setting(8000, "port to listen on; 0 takes a free one", "count", least=0)
+    certfile: str | None = _setting(None, "TLS certificate chain (PEM); with it the server speaks https and wss")
+    keyfile: str | None = _setting(None, "the certificate's private key (PEM), where it is not in certfile")
+    public_url: str | None = _setting(None, "the address clients use, where it is not the request's Host")
+    db: str = _setting("./partyline.db", "database file; :memory: keeps nothing")
+
+    # Who may come
+    api_keys: tuple[ApiKey, ...] = _setting((), "keys for the HTTP calls; none: open mode, loopback only", "keys")
+    insecure: bool = _setting(False, "allow open mode on an address others can reach")
+    allowed_hosts: tuple[str, ...] = _setting((), "names this server answers to, beside IP addresses", "list")
+    cors_origins: tuple[str, ...] = _setting((), "origins of other sites whose pages may use this server", "list")
+    cors_credentials: bool = _setting(False, "let those pages send cookies")
+    trusted_proxies: tuple[str, ...] = _setting((), "addresses or networks whose forwarded headers count", "list")
+    auth_failures_per_minute: float = _setting(30.0, "failed authentications per address; 0 is off", "rate", least=0)
+    registrations_per_second: float | None = _setting(
+        None, "registrations per address; default 100, off on loopback; 0 is off", "rate", least=0
+    )
+
+    # The relay
+    default_topics: tuple[str, ...] = _setting(("cats",), "topics of a registration that names none", "list")
+    classic_errors: bool = _setting(True, "answer messages that are no command with an error object")
+    ephemeral_topics: tuple[str, ...] = _setting((), "patterns of topics that are not kept in the log", "list")
+    drop_oldest_topics: tuple[str, ...] = _setting((), "patterns: a slow consumer loses the oldest of these", "list")
+    conflate_topics: tuple[str, ...] = _setting((), "patterns: a slow consumer gets the newest per key", "list")
+    permessage_deflate: bool = _setting(True, "compress WebSocket messages for clients that offer it")
+    compress_from: int = _setting(1024, "smallest message worth compressing", "bytes", least=0)
+
+    # Logs
+    log_format: str = _setting("text", "text for people, json for machines", choices=("text", "json"))
+    log_level: str = _setting("info", "the least that is logged", choices=("debug", "info", "warning", "error"))
+
+    # Limits of connections and requests
+    max_connections: int | None = _setting(None, "connections in all; default: descriptors - 256", "count", least=1)
+    max_connections_per_address: int | None = _setting(
+        None, "connections per address; default 1000, off on loopback; 0 is off", "count", least=0
+    )
+    max_head_bytes: int = _setting(32 * 1024, "a request's line and headers", "bytes", least=1024)
+    max_headers: int = _setting(100, "headers of a request", "count", least=8)
+    max_body: int = _setting(1024 * 1024, "a request's body", "bytes", least=1)
+    head_timeout: float = _setting(10.0, "for a request's head", "seconds", least=0.001)
+    body_timeout: float = _setting(30.0, "for a request's body", "seconds", least=0.001)
+    keep_alive_timeout: float = _setting(15.0, "for the next request of a connection", "seconds", least=0.001)
+    tls_handshake_timeout: float = _setting(10.0, "for the TLS handshake", "seconds", least=0.001)
+    close_timeout: float = _setting(5.0, "for a peer's answer to our close frame", "seconds", least=0.001)
+    drain_time: float = _setting(30.0, "for everything in hand when the server stops", "seconds", least=0)
+
+    # Limits of messages
+    max_message: int = _setting(1_000_000, "a WebSocket message", "bytes", least=125)
+    max_inflated: int | None = _setting(None, "a message after inflating; default: max_message", "bytes", least=125)
+    max_fragments: int = _setting(1_024, "frames of a message", "count", least=1)
+    ping_interval: float = _setting(25.0, "between heartbeats", "seconds", least=0.001)
+    ping_timeout: float = _setting(20.0, "for a heartbeat's answer", "seconds", least=0.001)
+    outbox_bytes: int = _setting(1024 * 1024, "queued for one slow consumer", "bytes", least=1024)
+    events_per_second: float | None = _setting(
+        None, "messages from one connection; default 100, off on loopback; 0 is off", "rate", least=0
+    )
+    events_burst: float = _setting(200.0, "messages from one connection at once", "count", least=1)
+
+    # Limits of registrations and topics
+    topics_per_connection: int = _setting(1_000, "topics of one connection", "count", least=1)
+    registrations_per_user: int = _setting(100, "registrations of one user", "count", least=1)
+    max_registrations: int = _setting(1_000_000, "registrations in all", "count", least=1)
+    unused_registration_life: float = _setting(300.0, "life of a registration nobody uses", "seconds", least=0.001)
+    resume_window: float = _setting(120.0, "life of a registration after its connection", "seconds", least=0)
+
+    # The log
+    max_age: float = _setting(7 * 86400.0, "age of a kept message", "seconds", least=0.001)
+    max_messages: int = _setting(100_000, "kept messages of one topic", "count", least=1)
+    max_rooms: int = _setting(1_000_000, "topics in the log", "count", least=1)
+    max_log_bytes: int = _setting(64 * 1024 * 1024, "kept messages in all (log in memory)", "bytes", least=1)
+    idempotency_window: float = _setting(86400.0, "how long a message id is remembered", "seconds", least=0)
+
+
+FIELDS: Final = {item.name: item for item in fields(Settings)}
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Settings, and for each by name where its value came from."""
+
+    settings: Settings
+    sources: Mapping[str, str]
+
+
+def load(
+    flags: Mapping[str, Any] | None = None,
+    *,
+    file: str | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Loaded:
+    """Put the settings together. `flags` are values or texts by setting name; None leaves a setting alone.
+
+    `file` is a TOML file; without one, PARTYLINE_CONFIG may name it. Raises ConfigError: what is wrong with which
+    setting, where it came from and what it may be.
+    """
+    environ = os.environ if environ is None else environ
+    values: dict[str, Any] = {}
+    sources = dict.fromkeys(FIELDS, "default")
+    path = file or environ.get(_PREFIX + "CONFIG")
+    if path:
+        for name, value in _read(path).items():
+            _known(name, path)
+            values[name], sources[name] = _parse(name, value, path), path
+    for name in FIELDS:
+        variable = _PREFIX + name.upper()
+        if variable in environ:
+            values[name], sources[name] = _parse(name, environ[variable], variable), variable
+    for name, value in (flags or {}).items():
+        if value is not None:
+            flag = "--" + name.replace("_", "-")
+            _known(name, "--set")
+            values[name], sources[name] = _parse(name, value, flag), flag
+    return Loaded(Settings(**values), sources)
+
+
+def _read(path: str) -> dict[str, Any]:
+    try:
+        with open(path, "rb") as source:
+            return tomllib.load(source)
+    except FileNotFoundError:
+        raise ConfigError(f"config: {path} does not exist", field="config") from None
+    except OSError as error:
+        raise ConfigError(f"config: {path} cannot be read: {error.strerror}", field="config") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"config: {path} is not TOML: {error}", field="config") from None
+
+
+def _known(name: str, source: str) -> None:
+    if name not in FIELDS:
+        close = difflib.get_close_matches(name, FIELDS, 1)
+        hint = f"did you mean {close[0]}?" if close else "`partyline config --show` lists all settings"
+        raise ConfigError(f"{source}: there is no setting {name!r}: {hint}", field=name)
+
+
+def _parse(name: str, value: Any, source: str) -> Any:
+    meta = FIELDS[name].metadata
+    try:
+        parsed = _convert(name, value, meta["kind"])
+    except ValueError as error:
+        raise ConfigError(f"{name}: {_shown(value)} (from {source}) {error}", field=name) from None
+    least = meta["least"]
+    if least is not None and parsed < least:
+        raise ConfigError(f"{name}: {_shown(value)} (from {source}) is below the least value, {least:g}", field=name)
+    if name == "port" and parsed > 65535:
+        raise ConfigError(f"port: {parsed} (from {source}) is not a port: 0 to 65535", field=name)
+    if meta["choices"] and parsed not in meta["choices"]:
+        raise ConfigError(
+            f"{name}: {_shown(value)} (from {source}) is none of {', '.join(meta['choices'])}", field=name
+        )
+    return parsed
+
+
+def _convert(name: str, value: Any, kind: str) -> Any:
+    annotation = str(FIELDS[name].type)
+    if kind == "keys":
+        return _keys(value)
+    if kind == "list":
+        items = [item.strip() for item in value.split(",")] if isinstance(value, str) else value
+        if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
+            raise ValueError("is not a list of texts")
+        return tuple(item for item in items if item)
+    if annotation.startswith("bool"):
+        return _boolean(value)
+    if kind:
+        number = _number(value, _SIZES if kind == "bytes" else _SECONDS if kind == "seconds" else {"": 1})
+        if annotation.startswith("float"):
+            return float(number)
+        if number != int(number):
+            raise ValueError("is not a whole number")
+        return int(number)
+    if not isinstance(value, str):
+        raise ValueError("is not a text")
+    return value
+
+
+def _boolean(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.lower() in ("1", "true", "yes", "on"):
+        return True
+    if isinstance(value, str) and value.lower() in ("0", "false", "no", "off", ""):
+        return False
+    raise ValueError("is neither true nor false")
+
+
+def _number(value: Any, units: Mapping[str, float]) -> float:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        if value != value or value in (float("inf"), float("-inf")):
+            raise ValueError("is not a finite number")
+        return value
+    match = _NUMBER.match(value.strip()) if isinstance(value, str) else None
+    if match is None or match[2].lower() not in units:
+        known = ", ".join(unit for unit in units if unit)
+        raise ValueError("is not a number" + (f", nor one with a unit ({known})" if known else ""))
+    number = float(match[1]) if "." in match[1] else int(match[1])
+    return number * units[match[2].lower()]
+
+
+def _keys(value: Any) -> tuple[ApiKey, ...]:
+    if isinstance(value, str):
+        value = [item.strip() for item in value.split(",") if item.strip()]
+    if not isinstance(value, list | tuple):
+        raise ValueError("is not a list of keys")
+    return tuple(_key(item) for item in value)
+
+
+def _key(item: Any) -> ApiKey:
+    if isinstance(item, ApiKey):
+        return item
+    if isinstance(item, str):
+        item = {"hash": item, "admin": True}
+    if not isinstance(item, dict) or not isinstance(item.get("hash"), str) or not _HASH.match(item["hash"]):
+        raise ValueError("holds something that is not a key's hash (`partyline key` makes a key and its hash)")
+    unknown = set(item) - {"hash", "publish", "subscribe", "admin"}
+    if unknown:
+        raise ValueError(f"has a key with unknown fields: {', '.join(sorted(unknown))}")
+    rights: dict[str, tuple[str, ...]] = {}
+    for right in ("publish", "subscribe"):
+        patterns = item.get(right, [">"])
+        if not isinstance(patterns, list) or not all(isinstance(pattern, str) for pattern in patterns):
+            raise ValueError(f"has a key whose {right} is not a list of topic patterns")
+        rights[right] = tuple(patterns)
+    return ApiKey(item["hash"], rights["publish"], rights["subscribe"], _boolean(item.get("admin", False)))
+
+
+def _shown(value: Any) -> str:
+    return "[not shown]" if isinstance(value, list | dict) else repr(value)[:80]

@@ -1,0 +1,142 @@
+"""The hub: number, store, fan out. Every door (HTTP, WebSocket, Socket.IO) publishes here, and nowhere else.
+
+All of it is plain functions on the loop's thread: between `publish` and the members' `transport.write` nothing awaits.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+from partyline.errors import PartylineError
+from partyline.hub.fanout import fan_out
+from partyline.hub.presence import Presence
+from partyline.hub.rooms import Rooms
+from partyline.interfaces import Connection, Outcome, Refused, Store
+from partyline.metrics import Counters
+from partyline.models import Draft, Message, Policy, Position, Receipt
+from partyline.topics import any_covers
+
+_log = logging.getLogger("partyline.hub")
+
+Done = Callable[[Receipt | PartylineError], None]
+
+
+@dataclass(frozen=True, slots=True)
+class RoomRules:
+    """Which rooms are not as the others, by topic patterns. The default: durable, a slow consumer is closed."""
+
+    ephemeral: tuple[str, ...] = ()
+    drop_oldest: tuple[str, ...] = ()
+    conflate: tuple[str, ...] = ()
+
+    def durable(self, room: str) -> bool:
+        return not (self.ephemeral and any_covers(self.ephemeral, room))
+
+    def policy(self, room: str) -> Policy:
+        if self.drop_oldest and any_covers(self.drop_oldest, room):
+            return Policy.DROP_OLDEST
+        if self.conflate and any_covers(self.conflate, room):
+            return Policy.CONFLATE
+        return Policy.CLOSE
+
+
+class Hub:
+    """Rooms, users and the way of a message. One per process."""
+
+    def __init__(
+        self,
+        store: Store,
+        counters: Counters,
+        rules: RoomRules | None = None,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.rooms = Rooms()
+        self.presence = Presence(self.rooms)
+        self._users: dict[str, list[Connection]] = {}
+        self._store = store
+        self._counters = counters
+        self._rules = rules or RoomRules()
+        self._clock = clock
+        self._waiting: deque[Done | None] = deque()  # publishers, in the order in which the store answers
+        store.start(self._committed)
+
+    # Members
+
+    def add(self, member: Connection) -> None:
+        """A connection of a user has come; it is in no room yet."""
+        if member.user is not None:
+            self._users.setdefault(member.user, []).append(member)
+
+    def remove(self, member: Connection) -> None:
+        """It has gone: out of all rooms."""
+        for room in tuple(member.rooms):
+            self.leave(member, room)
+        if member.user is not None and (connections := self._users.get(member.user)) is not None:
+            if member in connections:
+                connections.remove(member)
+            if not connections:
+                del self._users[member.user]
+
+    def join(self, member: Connection, room: str) -> None:
+        if self.rooms.join(member, room):
+            self.presence.joined(room, member)
+
+    def leave(self, member: Connection, room: str) -> None:
+        if self.rooms.leave(member, room):
+            self.presence.left(room, member)
+
+    def audience(self, room: str, user: str | None = None) -> Collection[Connection]:
+        """The members of `room`, or those of one user: O(receivers), never a scan over all connections."""
+        if user is None:
+            return self.rooms.members(room)
+        return [member for member in self._users.get(user, ()) if room in member.rooms]
+
+    # Messages
+
+    def publish(self, draft: Draft, done: Done | None = None) -> None:
+        """Publish `draft`. `done` gets the receipt once the message is kept, or the error if it is not.
+
+        An ephemeral message fans out now; a durable one when the store has committed it. `done` may be called before
+        this returns. The room's name has been checked by the caller.
+        """
+        self._counters.published += 1
+        durable = draft.durable
+        if durable is None:
+            durable = self._rules.durable(draft.room)
+        if durable:
+            self._waiting.append(done)
+            self._store.append(draft)
+            return
+        self._deliver(Message(draft, None, self._clock()))
+        if done is not None:
+            done(Receipt(draft.room, draft.id, None))
+
+    def _committed(self, batch: Sequence[Outcome]) -> None:
+        """The store's one callback per batch: fan out in offset order, then tell the publishers."""
+        for outcome in batch:
+            done = self._waiting.popleft()
+            answer: Receipt | PartylineError
+            if isinstance(outcome, Refused):
+                answer = outcome.error
+            else:
+                message = outcome.message
+                if not outcome.duplicate:
+                    self._deliver(message)
+                assert message.offset is not None
+                position = Position(self._store.epoch, message.offset)
+                answer = Receipt(message.room, message.draft.id, position, outcome.duplicate)
+            if done is not None:
+                try:
+                    done(answer)
+                except Exception:  # one publisher's trouble must not reach the next one's message
+                    _log.exception("telling a publisher of its message failed")
+
+    def _deliver(self, message: Message) -> None:
+        members = self.audience(message.room, message.draft.user)
+        if members:
+            self._counters.delivered += fan_out(message, members, self._rules.policy(message.room))

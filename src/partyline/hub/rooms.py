@@ -1,0 +1,52 @@
+"""Who is in which room, both ways, as plain functions."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from partyline.interfaces import Connection
+
+_NOBODY: dict[Connection, None] = {}
+
+
+class Rooms:
+    """Rooms by name. A room exists while it has members; a member's `rooms` set is the way back."""
+
+    __slots__ = ("_members",)
+
+    def __init__(self) -> None:
+        # A dict per room and not a set: members are written to in the order in which they came.
+        self._members: dict[str, dict[Connection, None]] = {}
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def __contains__(self, room: str) -> bool:
+        return room in self._members
+
+    def join(self, member: Connection, room: str) -> bool:
+        """Add `member`; False if it was there already."""
+        if room in member.rooms:
+            return False
+        member.rooms.add(room)
+        members = self._members.get(room)
+        if members is None:
+            self._members[room] = {member: None}
+        else:
+            members[member] = None
+        return True
+
+    def leave(self, member: Connection, room: str) -> bool:
+        """Take `member` out; False if it was not in."""
+        if room not in member.rooms:
+            return False
+        member.rooms.remove(room)
+        members = self._members[room]
+        del members[member]
+        if not members:
+            del self._members[room]
+        return True
+
+    def members(self, room: str) -> Collection[Connection]:
+        """The members of `room`, oldest first: a live view, not to be kept over a join or leave."""
+        return self._members.get(room, _NOBODY)

@@ -1,0 +1,127 @@
+"""Every plug on one screen, with what it promises. Methods are called on the loop's thread unless said otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from partyline.errors import PartylineError
+from partyline.models import Draft, Message, Page, Payload
+
+
+class Dialect(Protocol):
+    """One way to write a message. A process holds a handful; members with the same object share the bytes."""
+
+    def encode(self, message: Message) -> bytes:
+        """The bytes to write, framing included. Pure: the same message gives the same bytes."""
+        ...
+
+
+class Connection(Protocol):
+    """One live client, as the hub sees it.
+
+    `rooms` belongs to the hub: nobody else changes it. `offer` and `send` never block, never raise and never change
+    room membership; what does not fit the outbox ends the connection by its policy (guarantee 5). Offered and sent
+    data leave in the order of the calls. After `close` both do nothing.
+    """
+
+    dialect: Dialect
+    user: str | None
+    rooms: set[str]
+
+    def offer(self, payload: Payload) -> None:
+        """A published message. It may be dropped or replaced while it waits, as its policy says."""
+        ...
+
+    def send(self, data: bytes) -> None:
+        """An answer to this client, framing included: never dropped while the connection lives."""
+        ...
+
+    def send_text(self, text: str) -> None:
+        """An answer as a text message."""
+        ...
+
+    def close(self, code: int, reason: str = "") -> None:
+        """Begin to close. Returns at once; calling it again does nothing."""
+        ...
+
+
+class Session(Protocol):
+    """What stands behind one connection and gives its messages a meaning. Called in order of arrival, one at a time.
+
+    An exception costs the event, not the connection: it is logged and the next message goes on.
+    """
+
+    def opened(self, connection: Connection) -> None:
+        """The handshake is answered; from now on the connection may be written to."""
+        ...
+
+    def text(self, text: str) -> None:
+        """A whole text message."""
+        ...
+
+    def binary(self, data: bytes) -> None:
+        """A whole binary message."""
+        ...
+
+    def refused(self, error: PartylineError) -> None:
+        """A message was not handled, because of a limit: tell the client in its dialect."""
+        ...
+
+    def closed(self) -> None:
+        """The connection is gone. Called exactly once if `opened` was."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A draft that is in the log, as `message`; `duplicate` if an earlier publish with its id put it there."""
+
+    draft: Draft
+    message: Message
+    duplicate: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A draft that is not in the log and never will be."""
+
+    draft: Draft
+    error: PartylineError
+
+
+Outcome = Stored | Refused
+Committed = Callable[[Sequence[Outcome]], None]
+
+
+class Store(Protocol):
+    """The durable log. One log numbers everything: offsets grow by commit order over all rooms (guarantee 2).
+
+    Every appended draft comes back exactly once through `committed`, as Stored or Refused, in the order of `append`;
+    the offsets of one batch, and of batches in turn, strictly increase. Nothing is handed out before it would survive
+    what the store promises to survive (memory: nothing; SQLite: a power cut).
+    """
+
+    epoch: str
+
+    @property
+    def head(self) -> int:
+        """The highest offset ever given, 0 at first. Survives pruning."""
+        ...
+
+    def start(self, committed: Committed) -> None:
+        """Begin; `committed` is called on the loop, once per batch."""
+        ...
+
+    def append(self, draft: Draft) -> None:
+        """Queue a draft. Returns at once, does not raise: a refusal comes through `committed`."""
+        ...
+
+    async def read(self, room: str, after: int, limit: int) -> Page:
+        """At most `limit` messages of a room with offsets above `after`. Cancelling it loses nothing."""
+        ...
+
+    async def close(self) -> None:
+        """Commit what is queued, hand it out, and let go of the files. Afterwards appends are refused."""
+        ...

@@ -1,0 +1,72 @@
+"""Counters. Plain integers that only grow, changed on the loop's thread; `/metrics` reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+ABOUT: Final = {
+    "accepted": "TCP connections accepted",
+    "requests": "HTTP requests with a complete head",
+    "upgrades": "WebSocket handshakes answered with 101",
+    "received": "Messages from WebSocket clients",
+    "published": "Messages handed to the hub",
+    "delivered": "Messages offered to members",
+    "dropped": "Messages dropped or superseded in an outbox",
+    "violations": "WebSocket connections failed for breaking the protocol",
+    "refused": "Requests and upgrades refused",
+    "errors": "Exceptions that reached the last resort",
+    "write_errors": "Failed commits of the database",
+}
+
+
+@dataclass(slots=True)
+class Counters:
+    """One process's counters. `limits` counts how often each limit was hit, by the setting's name (a fixed set)."""
+
+    accepted: int = 0
+    requests: int = 0
+    upgrades: int = 0
+    received: int = 0
+    published: int = 0
+    delivered: int = 0
+    dropped: int = 0
+    violations: int = 0
+    refused: int = 0
+    errors: int = 0
+    write_errors: int = 0
+    limits: dict[str, int] = field(default_factory=dict)
+
+    def hit(self, limit: str) -> None:
+        """The limit with this setting name refused, closed or dropped something."""
+        self.limits[limit] = self.limits.get(limit, 0) + 1
+
+    def totals(self) -> dict[str, int]:
+        """The plain counters by name."""
+        return {name: getattr(self, name) for name in ABOUT}
+
+
+def exposition(counters: Counters, connections: int) -> bytes:
+    """The counters in Prometheus' text format. Raises ImportError without the extra `metrics`.
+
+    Label values come from fixed sets of our own words: no topic, user or address becomes one.
+    """
+    from prometheus_client import CollectorRegistry, generate_latest
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+    from prometheus_client.metrics_core import Metric
+    from prometheus_client.registry import Collector
+
+    class Reader(Collector):
+        def collect(self) -> Iterator[Metric]:
+            for name, value in counters.totals().items():
+                yield CounterMetricFamily(f"partyline_{name}", f"{ABOUT[name]}.", value=value)
+            hits = CounterMetricFamily("partyline_limit_hits", "Times a limit was hit, by setting.", labels=["limit"])
+            for limit, value in sorted(counters.limits.items()):
+                hits.add_metric([limit], value)
+            yield hits
+            yield GaugeMetricFamily("partyline_connections", "Open connections of all kinds.", value=connections)
+
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(Reader())
+    return generate_latest(registry)

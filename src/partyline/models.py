@@ -1,0 +1,107 @@
+"""The values that cross boundaries: frozen, slotted, without behaviour beyond reading themselves."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+
+from partyline.errors import InvalidValue
+
+MAX_OFFSET = (1 << 53) - 1  # what a JavaScript number holds exactly
+_POSITION = re.compile(r"([0-9a-f]{16})-(0|[1-9][0-9]{0,15})\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A place in the log of one store, written `<epoch>-<offset>`: 16 hex digits, a dash, a decimal number."""
+
+    epoch: str
+    offset: int
+
+    def __str__(self) -> str:
+        return f"{self.epoch}-{self.offset}"
+
+    @classmethod
+    def parse(cls, text: str) -> Position:
+        """Read a position back. Raises InvalidValue where `text` is not one."""
+        match = _POSITION.match(text)
+        if match is None or int(match[2]) > MAX_OFFSET:
+            raise InvalidValue(
+                f"{text[:60]!r} is not a position: 16 hex digits, a dash and a number, as an answer of this server",
+                code="invalid_position",
+            )
+        return cls(match[1], int(match[2]))
+
+
+class Policy(Enum):
+    """What happens to a room's messages in the outbox of a consumer that does not keep up (guarantee 5)."""
+
+    CLOSE = "close"
+    DROP_OLDEST = "drop_oldest"
+    CONFLATE = "conflate"
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What a publisher hands in.
+
+    `data` is compact JSON as UTF-8 bytes; `user` narrows the audience to one user's connections; `id` names the
+    message (a retry repeats it); `key` is what conflation goes by; `sender` is the authenticated publisher;
+    `durable` None leaves it to the room's rule.
+    """
+
+    room: str
+    data: bytes
+    id: str
+    user: str | None = None
+    key: str | None = None
+    sender: str | None = None
+    durable: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What the hub publishes: a draft with its number and time.
+
+    `offset` is None for an ephemeral message. `time` is seconds since 1970, from the wall clock, for people: nothing
+    is ordered by it.
+    """
+
+    draft: Draft
+    offset: int | None
+    time: float
+
+    @property
+    def room(self) -> str:
+        return self.draft.room
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """The answer to an accepted publish. `position` is None for an ephemeral one."""
+
+    room: str
+    id: str
+    position: Position | None
+    duplicate: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A piece of the log, oldest first. `next` is the last offset scanned, `oldest` the lowest one still readable."""
+
+    messages: tuple[Message, ...]
+    next: int
+    more: bool
+    oldest: int
+
+
+@dataclass(slots=True)
+class Payload:
+    """A message encoded for one dialect, ready to write, with what an outbox must know of it."""
+
+    data: bytes
+    room: str = ""
+    policy: Policy = Policy.CLOSE
+    key: str | None = None

@@ -1,0 +1,116 @@
+"""The WebSocket of the classic contract: what a client says on /ws/<id>, and what it is answered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from partyline.errors import InvalidValue, PartylineError
+from partyline.hub.hub import Hub
+from partyline.interfaces import Connection, Dialect
+from partyline.models import Message
+from partyline.relay.registry import Registration, Registry
+from partyline.server.answers import error_body
+from partyline.server.websocket import WebSocket
+from partyline.topics import check_topic
+from partyline.wire.relay import Topics, check_list, classic_text, decode
+from partyline.wire.websocket.deflate import Deflate, deflate
+from partyline.wire.websocket.frames import TEXT, frame, text_frame
+
+_PONG = text_frame(b"pong")
+_KNOWN = 'this connection understands {"topics": [...]} and ping'
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ClassicDialect:
+    """Messages as bare text frames, compressed where the handshake agreed on it and from `compress_from` bytes on."""
+
+    agreed: Deflate | None
+    compress_from: int
+
+    def encode(self, message: Message) -> bytes:
+        text = classic_text(message)
+        if self.agreed is not None and len(text) >= self.compress_from:
+            return frame(TEXT, deflate(text, self.agreed.window_bits), rsv1=True)
+        return text_frame(text)
+
+
+@lru_cache(maxsize=64)
+def _dialect(agreed: Deflate | None, compress_from: int) -> Dialect:
+    # One object per way of writing, or the hub would encode for each member.
+    return ClassicDialect(agreed, compress_from)
+
+
+@dataclass(frozen=True, slots=True)
+class ClassicRules:
+    """`answer_errors` is the setting classic_errors; `topics_per_connection` a limit."""
+
+    answer_errors: bool = True
+    topics_per_connection: int = 1_000
+    compress_from: int = 1_024
+
+
+class ClassicSession:
+    """One connection at /ws/<id>."""
+
+    __slots__ = ("_connection", "_hub", "_registration", "_registry", "_rules")
+
+    def __init__(self, hub: Hub, registry: Registry, registration: Registration, rules: ClassicRules) -> None:
+        self._hub = hub
+        self._registry = registry
+        self._registration = registration
+        self._rules = rules
+        self._connection: Connection | None = None
+
+    def opened(self, connection: Connection) -> None:
+        assert isinstance(connection, WebSocket)
+        self._connection = connection
+        registration = self._registration
+        connection.user = registration.user
+        connection.dialect = _dialect(connection.deflate, self._rules.compress_from)
+        earlier = self._registry.attach(registration, connection)
+        if earlier is not None:
+            self._hub.remove(earlier)
+            earlier.close(4000, "replaced by a newer connection")
+        self._hub.add(connection)
+        for topic in registration.topics:
+            self._hub.join(connection, topic)
+
+    def text(self, text: str) -> None:
+        connection = self._connection
+        if connection is None:
+            return
+        if text in ("ping", "ping\n"):
+            connection.send(_PONG)
+            return
+        try:
+            if not text.lstrip(" \t\r\n").startswith("{"):
+                raise InvalidValue(f"this is no command: {_KNOWN}", code="unknown_command")
+            self._replace_topics(connection, decode(text.encode(), Topics).topics)
+        except PartylineError as error:
+            self.refused(error)
+
+    def binary(self, data: bytes) -> None:
+        self.refused(InvalidValue(f"binary messages mean nothing here: {_KNOWN}", code="unknown_command"))
+
+    def refused(self, error: PartylineError) -> None:
+        if self._rules.answer_errors and self._connection is not None:
+            self._connection.send_text(error_body(error).decode())
+
+    def closed(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._hub.remove(connection)
+            self._registry.detach(self._registration, connection)
+
+    def _replace_topics(self, connection: Connection, names: list[str]) -> None:
+        """All or nothing: every name is checked before the first changes."""
+        check_list(names, self._rules.topics_per_connection)
+        wanted = dict.fromkeys(check_topic(name, "topics") for name in names)
+        self._registry.check_grants(self._registration, wanted)
+        for topic in tuple(connection.rooms):
+            if topic not in wanted:
+                self._hub.leave(connection, topic)
+        for topic in wanted:
+            self._hub.join(connection, topic)
+        self._registry.set_topics(self._registration, tuple(wanted))

@@ -1,0 +1,221 @@
+"""Registrations: who may connect at /ws/<id>, with which topics. In memory, written behind to the database."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from partyline.errors import Forbidden, NotFound, Overloaded, RateLimited
+from partyline.hub.timers import Timers
+from partyline.interfaces import Connection
+from partyline.metrics import Counters
+from partyline.stores.sqlite.registrations import Row
+from partyline.topics import any_covers
+
+
+def id_hash(connection_id: str) -> bytes:
+    """How an id is kept: an id is a credential, and neither memory dumps nor the file should hold it."""
+    return hashlib.sha256(connection_id.encode()).digest()
+
+
+class Table(Protocol):
+    """Where registrations outlive the process (`stores.sqlite.registrations`). Nothing here blocks."""
+
+    def load(self) -> Iterable[Row]: ...
+    def save(self, row: Row) -> None: ...
+    def delete(self, id_hash: bytes) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryLimits:
+    """Counts and seconds; docs/reference/limits.md has each."""
+
+    registrations_per_user: int = 100
+    max_registrations: int = 1_000_000
+    unused_registration_life: float = 300.0
+    resume_window: float = 120.0
+    topics_per_connection: int = 1_000
+
+
+class Registration:
+    """One id that was handed out. It has a deadline while no connection uses it."""
+
+    __slots__ = ("_registry", "connection", "created", "grants", "id_hash", "timer_slot", "topics", "used", "user")
+
+    def __init__(
+        self, registry: Registry, id_hash: bytes, user: str, topics: tuple[str, ...], grants: tuple[str, ...]
+    ) -> None:
+        self._registry = registry
+        self.id_hash = id_hash
+        self.user = user
+        self.topics = topics
+        self.grants = grants
+        self.used = False
+        self.created = 0.0
+        self.connection: Connection | None = None
+        self.timer_slot = 0
+
+    @property
+    def public_id(self) -> str:
+        """What lists and logs call it: tells registrations apart, opens nothing."""
+        return hashlib.sha256(b"public " + self.id_hash).hexdigest()[:16]
+
+    def on_deadline(self, now: float) -> None:
+        self._registry.expire(self)
+
+
+class Registry:
+    """All registrations of one process, by the hash of their id."""
+
+    def __init__(
+        self,
+        table: Table,
+        timers: Timers,
+        counters: Counters,
+        limits: RegistryLimits,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._table = table
+        self._timers = timers
+        self._counters = counters
+        self._limits = limits
+        self._clock = clock
+        self._by_hash: dict[bytes, Registration] = {}
+        self._per_user: dict[str, int] = {}
+        self._tuples: dict[tuple[str, ...], tuple[str, ...]] = {}
+        self._restore()
+
+    def __len__(self) -> int:
+        return len(self._by_hash)
+
+    def create(self, user: str, topics: tuple[str, ...], grants: tuple[str, ...]) -> str:
+        """A new registration; returns its id, 32 hex digits, which is kept nowhere.
+
+        Raises RateLimited (too many of this user) or Overloaded (too many in all).
+        """
+        limits = self._limits
+        if self._per_user.get(user, 0) >= limits.registrations_per_user:
+            self._counters.hit("registrations_per_user")
+            raise RateLimited(
+                f"user {user[:60]!r} has {limits.registrations_per_user} registrations (registrations_per_user): "
+                "DELETE one, or wait until one expires",
+                retry_after=limits.resume_window or limits.unused_registration_life,
+                code="too_many_registrations",
+                field="user_id",
+            )
+        if len(self._by_hash) >= limits.max_registrations:
+            self._counters.hit("max_registrations")
+            raise Overloaded(f"this server has {limits.max_registrations} registrations (max_registrations)")
+        connection_id = secrets.token_hex(16)
+        registration = Registration(self, id_hash(connection_id), user, self._shared(topics), self._shared(grants))
+        registration.created = self._clock()
+        self._insert(registration)
+        self._timers.set(registration, self._timers.now() + limits.unused_registration_life)
+        self._save(registration)
+        return connection_id
+
+    def find(self, connection_id: str) -> Registration:
+        """The registration of an id: a memory access. Raises NotFound."""
+        registration = self._by_hash.get(id_hash(connection_id))
+        if registration is None:
+            raise NotFound(
+                "this connection id is not registered (any more): POST /register for a new one",
+                code="unknown_connection",
+            )
+        return registration
+
+    def remove(self, registration: Registration) -> None:
+        """Forget it. A connection of it is the caller's to close."""
+        if self._by_hash.pop(registration.id_hash, None) is None:
+            return
+        left = self._per_user[registration.user] - 1
+        if left:
+            self._per_user[registration.user] = left
+        else:
+            del self._per_user[registration.user]
+        self._timers.cancel(registration)
+        self._table.delete(registration.id_hash)
+
+    def attach(self, registration: Registration, connection: Connection) -> Connection | None:
+        """`connection` uses it from now on; returns the one that did before, if any."""
+        earlier, registration.connection = registration.connection, connection
+        self._timers.cancel(registration)
+        if not registration.used:
+            registration.used = True
+            self._save(registration)
+        return earlier
+
+    def detach(self, registration: Registration, connection: Connection) -> None:
+        """`connection` is gone: the resume window begins, unless another one has taken its place."""
+        if registration.connection is not connection:
+            return
+        registration.connection = None
+        if registration.id_hash not in self._by_hash:
+            return
+        if self._limits.resume_window > 0:
+            self._timers.set(registration, self._timers.now() + self._limits.resume_window)
+        else:
+            self.remove(registration)
+
+    def set_topics(self, registration: Registration, topics: tuple[str, ...]) -> None:
+        """Replace its topics; the caller has checked them."""
+        registration.topics = self._shared(topics)
+        if registration.id_hash in self._by_hash:
+            self._save(registration)
+
+    def check_grants(self, registration: Registration, topics: Iterable[str]) -> None:
+        """Raises Forbidden for a topic that the creator's patterns do not cover."""
+        for topic in topics:
+            if not any_covers(registration.grants, topic):
+                raise Forbidden(f"this registration may not subscribe to {topic!r}", field="topics")
+
+    def expire(self, registration: Registration) -> None:
+        """Its deadline passed without a connection."""
+        if registration.connection is None:
+            self.remove(registration)
+
+    def _save(self, registration: Registration) -> None:
+        self._table.save(
+            Row(
+                registration.id_hash,
+                registration.user,
+                registration.topics,
+                registration.grants,
+                registration.used,
+                registration.created,
+            )
+        )
+
+    def _insert(self, registration: Registration) -> None:
+        self._by_hash[registration.id_hash] = registration
+        self._per_user[registration.user] = self._per_user.get(registration.user, 0) + 1
+
+    def _shared(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """The same tuple for the same few names: most registrations have the default topics."""
+        if len(self._tuples) > 1_000:
+            self._tuples.clear()
+        return self._tuples.setdefault(names, names)
+
+    def _restore(self) -> None:
+        """What an earlier process left. Its clients were cut off with it: their windows begin now."""
+        now, wall = self._timers.now(), self._clock()
+        for row in self._table.load():
+            registration = Registration(self, row.id_hash, row.user, self._shared(row.topics), self._shared(row.grants))
+            registration.used = row.used
+            registration.created = row.created
+            if row.used:
+                life = self._limits.resume_window
+            else:
+                # A clock that was set back must not make it live longer than it may.
+                age = max(0.0, wall - row.created)
+                life = max(self._limits.unused_registration_life - age, self._limits.resume_window)
+            if life > 0:
+                self._insert(registration)
+                self._timers.set(registration, now + life)
+            else:
+                self._table.delete(row.id_hash)

@@ -1,0 +1,86 @@
+"""The ASGI side of the perimeter: every HTTP request is admitted here or refused, before any work is done for it."""
+
+from __future__ import annotations
+
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from partyline import log
+from partyline.errors import MethodNotAllowed, NotFound, PartylineError
+from partyline.metrics import Counters
+from partyline.server.answers import SAFETY_HEADERS, error_body, error_headers
+from partyline.trust.perimeter import Perimeter
+
+_log = log.get("server")
+
+
+class Gate:
+    """Wraps an ASGI application: checks Host and Origin, and turns every error into our JSON form.
+
+    `native` says that the server adds the safety headers itself (server/shell.py); elsewhere they are added here. The
+    peer is left in the scope as `partyline.peer`. No stack trace reaches a peer: what is not ours is logged and
+    answered 500.
+    """
+
+    def __init__(self, app: ASGIApp, perimeter: Perimeter, counters: Counters, *, native: bool) -> None:
+        self._app = app
+        self._perimeter = perimeter
+        self._counters = counters
+        self._extra = [] if native else [(n.encode(), v.encode()) for n, v in SAFETY_HEADERS]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = False
+
+        async def sending(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                if self._extra:
+                    message = {**message, "headers": [*message.get("headers", ()), *self._extra]}
+            await send(message)
+
+        try:
+            client = scope.get("client")
+            peer = self._perimeter.admit(client[0] if client else "", scope.get("scheme", "http"), scope["headers"])
+            scope["partyline.peer"] = peer
+            scope["app"] = self  # Starlette's router raises its 404 and 405 where it has an application
+            await self._app(scope, receive, sending)
+        except ClientDisconnect:
+            return
+        except PartylineError as error:
+            self._counters.refused += 1
+            await self._answer(error, sending, started=started)
+        except HTTPException as error:
+            await self._answer(_from_starlette(error), sending, started=started)
+        except Exception:
+            self._counters.errors += 1
+            _log.exception("a request failed", method=scope["method"])
+            await self._answer(
+                PartylineError("the server failed; its log says why, and the request may be tried again"),
+                sending,
+                started=started,
+            )
+
+    async def _answer(self, error: PartylineError, send: Send, *, started: bool) -> None:
+        if started:
+            raise error  # too late for an answer: the server cuts the connection
+        body = error_body(error)
+        await send({"type": "http.response.start", "status": error.http_status, "headers": error_headers(error, body)})
+        await send({"type": "http.response.body", "body": body})
+
+
+def _from_starlette(error: HTTPException) -> PartylineError:
+    """Starlette's own refusals come from its router: 404 and 405."""
+    if error.status_code == 405:
+        return MethodNotAllowed(
+            "this address does not know that method", allow=(error.headers or {}).get("Allow", "GET")
+        )
+    if error.status_code == 404:
+        return NotFound("there is nothing at this address")
+    refused = PartylineError(error.detail, code="refused")
+    refused.http_status = error.status_code
+    return refused

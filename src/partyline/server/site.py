@@ -1,0 +1,123 @@
+"""What all connections of one server share: limits, timers, counters, the perimeter, and where upgrades go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from partyline.errors import Overloaded, PartylineError, RateLimited
+from partyline.hub.timers import Timers
+from partyline.interfaces import Session
+from partyline.metrics import Counters
+from partyline.trust.perimeter import Peer, Perimeter
+from partyline.wire.websocket.connection import Limits as MessageLimits
+
+# Connections beyond max_connections that may wait for their 503; further ones are dropped unheard, so that a flood
+# cannot eat the descriptors kept for the database and the logs.
+_WAITING_ROOM = 64
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionLimits:
+    """Limits and deadlines of connections and requests; seconds and bytes. docs/reference/limits.md has each."""
+
+    max_connections: int = 10_000
+    max_connections_per_address: int = 0  # 0: off
+    max_head_bytes: int = 32 * 1024
+    max_headers: int = 100
+    head_timeout: float = 10.0
+    body_timeout: float = 30.0
+    keep_alive_timeout: float = 15.0
+    tls_handshake_timeout: float = 10.0
+    close_timeout: float = 5.0
+    ping_interval: float = 25.0
+    ping_timeout: float = 20.0
+    outbox_bytes: int = 1024 * 1024
+    events_per_second: float = 0.0  # 0: off
+    events_burst: float = 200.0
+    compress_from: int = 1024
+    drain_time: float = 30.0
+    message: MessageLimits = field(default_factory=MessageLimits)
+
+
+@dataclass(frozen=True, slots=True)
+class Upgrade:
+    """A WebSocket handshake on its way to a session. `path` is decoded, `query` is raw."""
+
+    path: str
+    query: bytes
+    headers: list[tuple[bytes, bytes]]
+    peer: Peer
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a WebSocket goes: its session, the subprotocols spoken there (most wanted first), compression."""
+
+    session: Session
+    subprotocols: tuple[str, ...] = ()
+    deflate: bool = False
+    limits: MessageLimits | None = None  # None: the server's
+
+
+Route = Callable[[Upgrade], Endpoint | None]
+"""Finds the endpoint of an upgrade; None if the path is not ours. Raises a PartylineError to refuse. Never blocks."""
+
+
+class Live(Protocol):
+    """An open connection of any kind, as the drain sees it."""
+
+    def shutdown(self) -> None:
+        """Finish what is in hand, say good-bye, close."""
+        ...
+
+    def abort(self) -> None:
+        """Drop it as it is."""
+        ...
+
+
+@dataclass(slots=True)
+class Site:
+    """One server's shared state. `connections` counts all, WebSocket or not; `live` holds them."""
+
+    limits: ConnectionLimits
+    timers: Timers
+    counters: Counters
+    perimeter: Perimeter
+    route: Route
+    connections: int = 0
+    draining: bool = False
+    live: set[Live] = field(default_factory=set)
+    _by_address: dict[str, int] = field(default_factory=dict)
+
+    def enter(self, address: str) -> PartylineError | None:
+        """Count a new connection in. The error, if any, is for its first request; it is counted all the same."""
+        self.counters.accepted += 1
+        self.connections += 1
+        here = self._by_address[address] = self._by_address.get(address, 0) + 1
+        if self.connections > self.limits.max_connections:
+            self.counters.hit("max_connections")
+            return Overloaded("this server has all the connections it may have (max_connections): come back later")
+        if 0 < self.limits.max_connections_per_address < here:
+            self.counters.hit("max_connections_per_address")
+            return RateLimited(
+                "too many connections from this address (max_connections_per_address)",
+                retry_after=10,
+                code="too_many_connections",
+            )
+        return None
+
+    @property
+    def flooded(self) -> bool:
+        """No place left even for those who wait for a refusal."""
+        return self.connections > self.limits.max_connections + _WAITING_ROOM
+
+    def leave(self, address: str) -> None:
+        """Count it out."""
+        self.connections -= 1
+        left = self._by_address[address] - 1
+        if left:
+            self._by_address[address] = left
+        else:
+            del self._by_address[address]

@@ -1,0 +1,335 @@
+"""Our WebSocket on a transport of the loop: bytes to session, payloads to bytes.
+
+No task, no queue and no timer of its own: an idle connection is this object, its protocol state and its place in the
+timing wheel. Takes over the transport from server/http.py at the upgrade.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from enum import Enum
+from typing import TYPE_CHECKING, cast
+
+from partyline import log
+from partyline.errors import RateLimited
+from partyline.hub.outbox import Outbox
+from partyline.interfaces import Dialect, Session
+from partyline.models import Payload
+from partyline.server.site import Site
+from partyline.trust.rate import Bucket
+from partyline.wire.websocket import frames
+from partyline.wire.websocket.connection import Close, Connection, Ping, State, Violation
+from partyline.wire.websocket.deflate import Deflate
+
+if TYPE_CHECKING:
+    from partyline.wire.websocket.connection import Limits
+
+_log = log.get("server")
+
+
+class _Due(Enum):
+    """What the one deadline of a connection is for."""
+
+    PING = 1
+    PONG = 2
+    CLOSE = 3
+    LINGER = 4
+
+
+class WebSocket(asyncio.Protocol):
+    """One WebSocket connection, from its 101 on. An `interfaces.Connection`."""
+
+    __slots__ = (
+        "_address",
+        "_bucket",
+        "_closing",
+        "_due",
+        "_heard",
+        "_outbox",
+        "_paused",
+        "_session",
+        "_site",
+        "_transport",
+        "_wire",
+        "_write_blocked",
+        "dialect",
+        "rooms",
+        "timer_slot",
+        "user",
+    )
+
+    dialect: Dialect
+    rooms: set[str]
+
+    def __init__(
+        self, site: Site, session: Session, address: str, limits: Limits, deflate: Deflate | None = None
+    ) -> None:
+        self._site = site
+        self._session: Session | None = session
+        self._address = address
+        self._wire = Connection(limits, deflate=deflate)
+        self._transport = cast("asyncio.Transport", None)
+        self._outbox: Outbox | None = None
+        self._bucket: Bucket | None = None
+        self._write_blocked = False
+        self._paused = False  # we stopped reading, because our answers do not get out
+        self._closing = False  # our close frame is written or queued: nothing may follow it
+        self._heard = True
+        self._due = _Due.PING
+        self.timer_slot = 0
+        self.user: str | None = None
+        self.rooms = set()
+
+    def start(self, transport: asyncio.Transport, head: bytes, rest: bytes) -> None:
+        """Take over `transport`: write the 101 `head`, open the session, read `rest` (what came behind the request)."""
+        self._transport = transport
+        transport.write(head)
+        site = self._site
+        site.counters.upgrades += 1
+        limits = site.limits
+        now = site.timers.now()
+        if limits.events_per_second:
+            self._bucket = Bucket(limits.events_per_second, limits.events_burst, now)
+        site.timers.set(self, now + limits.ping_interval)
+        site.live.add(self)
+        session = self._session
+        assert session is not None
+        try:
+            session.opened(self)
+        except Exception:
+            site.counters.errors += 1
+            _log.exception("a session could not be opened", session=type(session).__name__)
+            self.close(1011, "internal error")
+        if site.draining:
+            self.shutdown()
+        if rest:
+            self.data_received(rest)
+
+    @property
+    def deflate(self) -> Deflate | None:
+        """What the handshake agreed on: members that agreed on the same share their bytes."""
+        return self._wire.deflate
+
+    # asyncio.Protocol
+
+    def data_received(self, data: bytes) -> None:
+        self._heard = True
+        session = self._session
+        if session is None or self._due is _Due.LINGER:
+            return
+        for event in self._wire.receive(data):
+            kind = type(event)
+            if kind is str or kind is bytes:
+                if self._closing:
+                    continue  # an earlier message of this read ended the connection
+                self._site.counters.received += 1
+                if self._bucket is not None and not self._may(self._bucket, session):
+                    continue
+                try:
+                    if kind is str:
+                        session.text(event)  # type: ignore[arg-type]
+                    else:
+                        session.binary(event)  # type: ignore[arg-type]
+                except Exception:
+                    self._site.counters.errors += 1
+                    _log.exception("a message could not be handled", session=type(session).__name__)
+            elif kind is Ping:
+                self.send(self._wire.pong(cast("Ping", event).payload))
+            elif kind is Close:
+                self._peer_closed(cast("Close", event))
+            elif kind is Violation:
+                self._fail(cast("Violation", event))
+        if self._outbox and not self._paused:
+            # The client asks faster than it reads the answers: let it wait, not our memory.
+            self._paused = True
+            self._transport.pause_reading()
+
+    def pause_writing(self) -> None:
+        self._write_blocked = True
+        if self._outbox is None:
+            self._outbox = Outbox(self._site.limits.outbox_bytes)
+
+    def resume_writing(self) -> None:
+        self._write_blocked = False
+        self._heard = True  # it reads, so it lives
+        outbox = self._outbox
+        if outbox is None:
+            return
+        write = self._transport.write
+        while outbox and not self._write_blocked:  # a write may push back at once
+            write(outbox.pop().data)
+        if outbox or self._write_blocked:
+            return
+        self._drop_outbox(outbox)
+        if self._paused:
+            self._paused = False
+            self._transport.resume_reading()
+        if self._wire.state is State.CLOSED:  # the close frame was the last thing in the box
+            self._hang_up()
+
+    def eof_received(self) -> None:
+        """The peer sends no more; the transport closes itself after what is queued there."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._closing = True
+        self._site.timers.cancel(self)
+        self._site.live.discard(self)
+        self._site.leave(self._address)
+        if self._outbox is not None:
+            self._drop_outbox(self._outbox)
+        session, self._session = self._session, None
+        self._transport = cast("asyncio.Transport", None)  # the transport holds us: no cycle may outlive the socket
+        if session is not None:
+            session.closed()
+
+    # interfaces.Connection
+
+    def offer(self, payload: Payload) -> None:
+        """Write a published message, or queue it while the transport pushes back."""
+        if self._outbox is None and not self._closing:
+            self._transport.write(payload.data)
+        else:
+            self._queue(payload)
+
+    def send(self, data: bytes) -> None:
+        """Write an answer: framed bytes, in order behind what is queued."""
+        if self._outbox is None and not self._closing:
+            self._transport.write(data)
+        else:
+            self._queue(Payload(data))
+
+    def send_text(self, text: str) -> None:
+        """Write a text message, compressed where that was agreed and is worth it."""
+        payload = text.encode("utf-8", "replace")
+        if self._wire.deflate is not None and len(payload) >= self._site.limits.compress_from:
+            self.send(self._wire.compressed(frames.TEXT, payload))
+        else:
+            self.send(self._wire.text(payload))
+
+    def send_binary(self, data: bytes) -> None:
+        """Write a binary message, compressed where that was agreed and is worth it."""
+        if self._wire.deflate is not None and len(data) >= self._site.limits.compress_from:
+            self.send(self._wire.compressed(frames.BINARY, data))
+        else:
+            self.send(self._wire.binary(data))
+
+    def close(self, code: int, reason: str = "") -> None:
+        """Send our close frame behind everything queued, then wait for the peer's, at most `close_timeout`."""
+        self._close(code, reason, self._site.limits.close_timeout)
+
+    def shutdown(self) -> None:
+        """uvicorn's word for: the server stops. The client is told to come back (1012)."""
+        self._close(1012, "server restarting", self._site.limits.drain_time)
+
+    def abort(self) -> None:
+        """Drop the connection as it is."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    # Deadlines
+
+    def on_deadline(self, now: float) -> None:
+        limits = self._site.limits
+        if self._due is _Due.PING:
+            self._heard = False
+            self._transport.write(frames.EMPTY_PING)  # past the outbox: a heartbeat is for now
+            self._due = _Due.PONG
+            self._site.timers.set(self, now + limits.ping_timeout)
+        elif self._due is _Due.PONG:
+            if self._heard:
+                self._due = _Due.PING
+                self._site.timers.set(self, now + max(0.0, limits.ping_interval - limits.ping_timeout))
+            else:
+                self._site.counters.hit("ping_timeout")
+                self._discard_outbox()
+                self.close(1011, "ping timeout")
+                if self._write_blocked:  # a dead peer's socket takes no close frame
+                    self.abort()
+                else:
+                    self._transport.close()
+        else:
+            self.abort()
+
+    def _set(self, due: _Due, seconds: float) -> None:
+        self._due = due
+        timers = self._site.timers
+        timers.set(self, timers.now() + seconds)
+
+    # The rest
+
+    def _close(self, code: int, reason: str, within: float) -> None:
+        if self._closing:
+            return
+        self._closing = True
+        self._write_last(self._wire.close(code, reason))
+        if self._paused:  # the peer's close frame must get in
+            self._paused = False
+            self._transport.resume_reading()
+        self._set(_Due.CLOSE, within)
+
+    def _write_last(self, frame: bytes) -> bool:
+        """Write a close frame behind what is queued; False if it has to wait there."""
+        if self._outbox:
+            self._outbox.force(Payload(frame))
+            return False
+        self._transport.write(frame)
+        return True
+
+    def _queue(self, payload: Payload) -> None:
+        outbox = self._outbox
+        if self._closing or outbox is None or outbox.push(payload):
+            return
+        self._site.counters.hit("outbox_bytes")
+        self._discard_outbox()
+        self.close(4008, "slow consumer")
+
+    def _discard_outbox(self) -> None:
+        if self._outbox is not None:
+            self._site.counters.dropped += len(self._outbox)
+            self._outbox.clear()
+
+    def _drop_outbox(self, outbox: Outbox) -> None:
+        self._site.counters.dropped += outbox.dropped
+        self._outbox = None
+
+    def _may(self, bucket: Bucket, session: Session) -> bool:
+        if bucket.allow(self._site.timers.now()):
+            return True
+        self._site.counters.hit("events_per_second")
+        if bucket.refused > bucket.burst:
+            self.close(4429, "too many events")
+        else:
+            session.refused(RateLimited("too many messages: slow down", retry_after=bucket.wait()))
+        return False
+
+    def _peer_closed(self, event: Close) -> None:
+        if not self._closing:
+            self._closing = True
+            # RFC 6455 5.5.1: answer with the code received, behind what is still queued for the peer.
+            if not self._write_last(self._wire.close(event.code)):
+                self._set(_Due.CLOSE, self._site.limits.close_timeout)
+                return
+        self._transport.close()
+
+    def _fail(self, violation: Violation) -> None:
+        """RFC 6455 7.1.7: say why, and read nothing more. What was answered before still goes out first."""
+        self._site.counters.violations += 1
+        if violation.code == 1009:
+            self._site.counters.hit("max_message")
+        self._set(_Due.LINGER, min(2.0, self._site.limits.close_timeout))
+        if not self._closing:
+            self._closing = True
+            if not self._write_last(self._wire.close(violation.code, violation.reason)):
+                return
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        """Both close frames are out, or ours has to do.
+
+        After a violation the peer may still be sending: closing with unread bytes in the socket would reset the
+        connection, and the reset could overtake our close frame. So only our side ends, and the peer may run out.
+        """
+        if self._due is _Due.LINGER and self._transport.can_write_eof():
+            self._transport.write_eof()
+        else:
+            self._transport.close()

@@ -1,0 +1,1 @@
+"""Where messages and registrations are kept: in memory, or in SQLite."""

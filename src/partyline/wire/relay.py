@@ -1,0 +1,105 @@
+"""The relay's messages as text: what a classic client may send, and how messages and errors are written to it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import msgspec
+
+from partyline.errors import InvalidValue, MalformedRequest
+from partyline.models import Message
+
+MAX_DEPTH = 64
+
+_T = TypeVar("_T")
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_NESTING = re.compile(rb"[\[\]{}]")
+_SURROGATE = re.compile(
+    rb"(\\\\)|(\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})|\\u[dD][89a-fA-F][0-9a-fA-F]{2}"
+)
+_FIELD = re.compile(r"^(.*) - at `\$\.([^`]*)`$")
+_MISSING = re.compile(r"missing required field `([^`]*)`")
+
+
+class Topics(msgspec.Struct):
+    """`{"topics": [...]}`: replaces a connection's topics."""
+
+    topics: list[str]
+
+
+def decode(data: bytes, kind: type[_T]) -> _T:
+    """Read JSON from a peer into `kind`.
+
+    Lone surrogates become U+FFFD. Raises MalformedRequest (400: not UTF-8, not JSON, `too_deep` beyond 64 levels) or
+    InvalidValue (422: JSON of another shape), which name the field.
+    """
+    check_depth(data)
+    try:
+        data.decode()  # msgspec.Raw is copied as it is, so what goes through it is checked here
+        return msgspec.json.decode(mend_surrogates(data), type=kind)
+    except UnicodeDecodeError as error:
+        raise MalformedRequest(f"the JSON is not UTF-8 at byte {error.start}", code="malformed_json") from None
+    except msgspec.ValidationError as error:
+        raise _invalid(str(error)) from None
+    except msgspec.DecodeError as error:
+        raise MalformedRequest(f"this is not JSON: {error}", code="malformed_json") from None
+
+
+def _invalid(text: str) -> InvalidValue:
+    found = _FIELD.match(text)
+    reason, field = (found[1], found[2]) if found else (text, None)
+    if missing := _MISSING.search(text):
+        field = missing[1]
+    named = f"{field}: {reason}" if field else reason
+    return InvalidValue(named.replace("`", "'"), field=field)
+
+
+def check_depth(data: bytes) -> None:
+    """Raises MalformedRequest `too_deep` where arrays and objects nest deeper than 64 levels."""
+    if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
+        return
+    depth = 0
+    for match in _NESTING.finditer(_STRING.sub(b"", data)):
+        if match[0] in b"[{":
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise MalformedRequest(f"the JSON nests deeper than {MAX_DEPTH} levels", code="too_deep")
+        else:
+            depth -= 1
+
+
+def mend_surrogates(data: bytes) -> bytes:
+    """JSON text with each escaped lone surrogate replaced by U+FFFD: half a character must not cost a message."""
+    if b"\\u" not in data:
+        return data
+    return _SURROGATE.sub(lambda match: match[0] if match[1] or match[2] else b"\\ufffd", data)
+
+
+def compact(raw: bytes) -> bytes:
+    """A JSON value without the white space between its tokens; numbers and strings as they were written."""
+    return msgspec.json.format(raw, indent=-1)
+
+
+def classic_text(message: Message) -> bytes:
+    """A message as a classic client gets it: a string as that very text, any other JSON as its compact text."""
+    data = message.draft.data
+    if data[:1] == b'"':
+        return msgspec.json.decode(data, type=str).encode()
+    return data
+
+
+def to_json(value: Any) -> bytes:
+    """A value of ours as JSON."""
+    return msgspec.json.encode(value)
+
+
+def check_list(names: Sequence[str], limit: int) -> None:
+    """Raises InvalidValue where there are more topics than one connection may have."""
+    if len(names) > limit:
+        raise InvalidValue(
+            f"topics: {len(names)} are more than the {limit} one connection may have (topics_per_connection)",
+            code="too_many_rooms",
+            field="topics",
+        )
