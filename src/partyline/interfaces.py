@@ -21,14 +21,14 @@ class Dialect(Protocol):
 class Connection(Protocol):
     """One live client, as the hub sees it.
 
-    `rooms` belongs to the hub: nobody else changes it. `offer` and `send` never block, never raise and never change
-    room membership; what does not fit the outbox ends the connection by its policy (guarantee 5). Offered and sent
-    data leave in the order of the calls. After `close` both do nothing.
+    `rooms` belongs to the hub, which sets it (empty at first): others only read. `offer` and `send` never block, never
+    raise and never change room membership; what does not fit the outbox ends the connection by its policy (guarantee
+    5). Offered and sent data leave in the order of the calls. After `close` both do nothing.
     """
 
     dialect: Dialect
     user: str | None
-    rooms: set[str]
+    rooms: tuple[str, ...] | set[str]
 
     def offer(self, payload: Payload) -> None:
         """A published message. It may be dropped or replaced while it waits, as its policy says."""

@@ -57,7 +57,7 @@ class Hub:
     ) -> None:
         self.rooms = Rooms()
         self.presence = Presence(self.rooms)
-        self._users: dict[str, list[Connection]] = {}
+        self._users: dict[str, tuple[Connection, ...]] = {}
         self._store = store
         self._counters = counters
         self._rules = rules or RoomRules()
@@ -69,17 +69,20 @@ class Hub:
 
     def add(self, member: Connection) -> None:
         """A connection of a user has come; it is in no room yet."""
-        if member.user is not None:
-            self._users.setdefault(member.user, []).append(member)
+        user = member.user
+        if user is not None:
+            others = self._users.get(user)
+            self._users[user] = (member,) if others is None else (*others, member)
 
     def remove(self, member: Connection) -> None:
         """It has gone: out of all rooms."""
         for room in tuple(member.rooms):
             self.leave(member, room)
         if member.user is not None and (connections := self._users.get(member.user)) is not None:
-            if member in connections:
-                connections.remove(member)
-            if not connections:
+            left = tuple(other for other in connections if other is not member)
+            if left:
+                self._users[member.user] = left
+            else:
                 del self._users[member.user]
 
     def join(self, member: Connection, room: str) -> None:

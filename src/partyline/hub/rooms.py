@@ -6,11 +6,14 @@ from collections.abc import Collection
 
 from partyline.interfaces import Connection
 
+# Most members are in a few rooms, and a tuple of a few names takes a quarter of the memory of a set.
+_FEW = 8
+
 _NOBODY: dict[Connection, None] = {}
 
 
 class Rooms:
-    """Rooms by name. A room exists while it has members; a member's `rooms` set is the way back."""
+    """Rooms by name. A room exists while it has members; a member's `rooms` is the way back."""
 
     __slots__ = ("_members",)
 
@@ -26,9 +29,13 @@ class Rooms:
 
     def join(self, member: Connection, room: str) -> bool:
         """Add `member`; False if it was there already."""
-        if room in member.rooms:
+        rooms = member.rooms
+        if room in rooms:
             return False
-        member.rooms.add(room)
+        if isinstance(rooms, set):
+            rooms.add(room)
+        else:
+            member.rooms = (*rooms, room) if len(rooms) < _FEW else {*rooms, room}
         members = self._members.get(room)
         if members is None:
             self._members[room] = {member: None}
@@ -38,9 +45,13 @@ class Rooms:
 
     def leave(self, member: Connection, room: str) -> bool:
         """Take `member` out; False if it was not in."""
-        if room not in member.rooms:
+        rooms = member.rooms
+        if room not in rooms:
             return False
-        member.rooms.remove(room)
+        if isinstance(rooms, set):
+            rooms.remove(room)
+        else:
+            member.rooms = tuple(name for name in rooms if name != room)
         members = self._members[room]
         del members[member]
         if not members:

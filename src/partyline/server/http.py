@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import unquote
 
 import httptools
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from partyline import log
@@ -59,7 +60,14 @@ class HttpProtocol(HttpToolsProtocol):
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        # In place of uvicorn's own, which asks for the socket: uvloop then keeps a Python object for it, 244 bytes for
+        # every connection as long as it lives.
+        self.connections.add(self)
+        self.transport = transport
+        self.flow = FlowControl(transport)
+        self.server = _address(transport.get_extra_info("sockname"))
+        self.client = _address(transport.get_extra_info("peername"))
+        self.scheme = "https" if transport.get_extra_info("sslcontext") else "http"
         site = self._site
         self._address = self.client[0] if self.client else ""
         self._refusal = site.enter(self._address)
@@ -310,3 +318,8 @@ class HttpProtocol(HttpToolsProtocol):
     def _arm(self, seconds: float) -> None:
         timers = self._site.timers
         timers.set(self, timers.now() + seconds)
+
+
+def _address(name: object) -> tuple[str, int] | None:
+    """Host and port of a socket's name; None for one that has none (a Unix socket)."""
+    return (str(name[0]), int(name[1])) if isinstance(name, tuple) and len(name) >= 2 else None

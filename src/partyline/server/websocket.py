@@ -59,7 +59,7 @@ class WebSocket(asyncio.Protocol):
     )
 
     dialect: Dialect
-    rooms: set[str]
+    rooms: tuple[str, ...] | set[str]
 
     def __init__(
         self, site: Site, session: Session, address: str, limits: Limits, deflate: Deflate | None = None
@@ -78,7 +78,7 @@ class WebSocket(asyncio.Protocol):
         self._due = _Due.PING
         self.timer_slot = 0
         self.user: str | None = None
-        self.rooms = set()
+        self.rooms = ()
 
     def start(self, transport: asyncio.Transport, head: bytes, rest: bytes) -> None:
         """Take over `transport`: write the 101 `head`, open the session, read `rest` (what came behind the request)."""
