@@ -20,6 +20,7 @@ from partyline.trust.rate import Bucket
 from partyline.wire.websocket import frames
 from partyline.wire.websocket.connection import Close, Connection, Ping, State, Violation
 from partyline.wire.websocket.deflate import Deflate
+from partyline.wire.websocket.frames import text_frame
 
 if TYPE_CHECKING:
     from partyline.wire.websocket.connection import Limits
@@ -200,11 +201,14 @@ class WebSocket(asyncio.Protocol):
 
     def send_text(self, text: str) -> None:
         """Write a text message, compressed where that was agreed and is worth it."""
-        payload = text.encode("utf-8", "replace")
+        try:
+            payload = text.encode()
+        except UnicodeEncodeError:  # half a surrogate pair, from a handler
+            payload = text.encode("utf-8", "replace")
         if self._wire.deflate is not None and len(payload) >= self._site.limits.compress_from:
             self.send(self._wire.compressed(frames.TEXT, payload))
         else:
-            self.send(self._wire.text(payload))
+            self.send(text_frame(payload))
 
     def send_binary(self, data: bytes) -> None:
         """Write a binary message, compressed where that was agreed and is worth it."""
