@@ -40,6 +40,7 @@ async def main(port: int, max_message: int, max_fragments: int) -> None:
 
     settings = Settings(port=port, db=":memory:", outbox_bytes=64 << 20)
     partyline = build(settings)
+    partyline.shell.stop_on_signals()
     partyline.site.route = route
     url = (await partyline.listen())[0]
     print("listening", url.rpartition(":")[2], flush=True)

@@ -70,7 +70,7 @@ class Partyline:
         ]
 
     async def serve(self) -> None:
-        """Serve until SIGTERM or SIGINT, drain, and let go of everything."""
+        """Serve until the shell is stopped, drain, and let go of everything."""
         # Start-up's objects live for ever: taken out of the collector's sight, they need not be walked again. What
         # connections make is freed by reference counting; the collector only looks for what handlers left behind.
         gc.collect()
@@ -96,7 +96,7 @@ async def running(settings: Settings, *, fallback: ASGIApp | None = None) -> Asy
     partyline = build(settings, fallback=fallback)
     try:
         url = (await partyline.listen())[0]
-        serving = asyncio.create_task(partyline.shell.run_until_stopped(signals=()))
+        serving = asyncio.create_task(partyline.shell.run_until_stopped())
         try:
             yield partyline, url
         finally:

@@ -32,6 +32,7 @@ def run(flags: dict[str, Any], file: str | None) -> None:
 
 async def _serve(settings: Settings) -> None:
     partyline = build(settings)
+    partyline.shell.stop_on_signals()
     try:
         urls = await partyline.listen()
     except BaseException:

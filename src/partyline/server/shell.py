@@ -49,8 +49,8 @@ def tls_context(certfile: str, keyfile: str | None) -> ssl.SSLContext:
 class Shell(uvicorn.Server):
     """Serves one site until it is told to stop, then drains.
 
-    SIGTERM or SIGINT stops it; a second signal does not wait any longer. `serve` returns after the drain: the process
-    exits with 0, whatever the signal was.
+    SIGTERM or SIGINT stops it; a second signal does not wait any longer. `run_until_stopped` returns after the drain:
+    the process exits with 0, whatever the signal was.
     """
 
     def __init__(self, site: Site, app: Any, *, websocket_fallback: bool = False) -> None:
@@ -111,23 +111,22 @@ class Shell(uvicorn.Server):
         self.should_exit = True
         self._stop.set()
 
-    async def run_until_stopped(self, *, signals: Sequence[signal.Signals] = (signal.SIGTERM, signal.SIGINT)) -> None:
-        """Serve until `stop` is called or one of `signals` comes, then drain. Cancelling it drains nothing."""
+    def stop_on_signals(self, numbers: Sequence[signal.Signals] = (signal.SIGTERM, signal.SIGINT)) -> None:
+        """Let these signals stop the server. Called before it listens: who sees the address may signal at once."""
         loop = asyncio.get_running_loop()
-        for number in signals:
+        for number in numbers:
             loop.add_signal_handler(number, self.stop)
-        try:
-            while not self._stop.is_set():
-                self._tick()
-                try:
-                    async with asyncio.timeout(1.0):
-                        await self._stop.wait()
-                except TimeoutError:
-                    pass
-            await self.drain()
-        finally:
-            for number in signals:
-                loop.remove_signal_handler(number)
+
+    async def run_until_stopped(self) -> None:
+        """Serve until `stop` is called, then drain. Cancelling it drains nothing."""
+        while not self._stop.is_set():
+            self._tick()
+            try:
+                async with asyncio.timeout(1.0):
+                    await self._stop.wait()
+            except TimeoutError:
+                pass
+        await self.drain()
 
     def _tick(self) -> None:
         """Once a second: the Date header of answers."""

@@ -1,0 +1,71 @@
+"""The server as its users start it: a process, with what it printed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+
+class Server:
+    """A running `partyline serve`. `url` is its address, `facts` what it said when it listened."""
+
+    def __init__(self, process: asyncio.subprocess.Process, facts: dict[str, str]) -> None:
+        self.process = process
+        self.facts = facts
+        self.url = facts["listening"]
+        self.port = int(self.url.rpartition(":")[2])
+        self.errors = b""
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    async def end(self, number: signal.Signals = signal.SIGTERM, within: float = 20.0) -> int:
+        """Send a signal; the exit code. What was logged is in `errors` then."""
+        if self.process.returncode is None:
+            self.process.send_signal(number)
+        async with asyncio.timeout(within):
+            _, self.errors = await self.process.communicate()
+        assert self.process.returncode is not None
+        return self.process.returncode
+
+
+def command(*arguments: str) -> list[str]:
+    """How to run the command line with this interpreter."""
+    return [sys.executable, "-m", "partyline", *arguments]
+
+
+def environment() -> dict[str, str]:
+    """This environment without settings of Partyline in it."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("PARTYLINE_")}
+
+
+@asynccontextmanager
+async def serving(*arguments: str, db: str | Path = ":memory:", cwd: Path | None = None) -> AsyncIterator[Server]:
+    """Run `partyline serve` on a free port; ended at the end, if it still runs then."""
+    process = await asyncio.create_subprocess_exec(
+        *command("serve", "--port", "0", "--db", str(db), "--log-format", "json", *arguments),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=environment(),
+        cwd=cwd,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    try:
+        async with asyncio.timeout(20):
+            line = await process.stdout.readline()
+        if not line:
+            raise AssertionError((await process.stderr.read()).decode())
+        server = Server(process, json.loads(line))
+        yield server
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
