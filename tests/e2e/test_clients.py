@@ -52,14 +52,14 @@ def test_node_ws() -> None:
 
 
 @contextmanager
-def pages() -> Iterator[str]:
-    """Serve this folder on another port of loopback: another origin."""
+def pages(folder: Path = HERE) -> Iterator[str]:
+    """Serve a folder on another port of loopback: another origin."""
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002
             pass
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(HERE)))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
