@@ -35,9 +35,9 @@ def main() -> None:
 
 @app.command()
 def serve(
-    host: Annotated[str | None, typer.Option(help="Address to listen on.  [default: 127.0.0.1]")] = None,
-    port: Annotated[str | None, typer.Option(help="Port; 0 takes a free one.  [default: 8000]")] = None,
-    db: Annotated[str | None, typer.Option(help="Database file, or :memory:.  [default: ./partyline.db]")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on. (default 127.0.0.1)")] = None,
+    port: Annotated[str | None, typer.Option(help="Port; 0 takes a free one. (default 8000)")] = None,
+    db: Annotated[str | None, typer.Option(help="Database file, or :memory:. (default ./partyline.db)")] = None,
     config: _Config = None,
     certfile: Annotated[str | None, typer.Option(help="TLS certificate chain (PEM): https and wss.")] = None,
     keyfile: Annotated[str | None, typer.Option(help="Its private key (PEM).")] = None,
@@ -49,8 +49,8 @@ def serve(
         list[str] | None,
         typer.Option(help="A key, or its sha256: hash (`partyline key`), with all rights; repeatable."),
     ] = None,
-    log_format: Annotated[str | None, typer.Option(help="text or json.  [default: text]")] = None,
-    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.  [default: info]")] = None,
+    log_format: Annotated[str | None, typer.Option(help="text or json. (default text)")] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error. (default info)")] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="Open to everybody beyond loopback, no key.")] = False,
     settings: _Set = None,
 ) -> None:

@@ -34,13 +34,14 @@ def show_settings(flags: dict[str, Any], file: str | None, *, as_json: bool) -> 
     for name, value in values.items():
         source = loaded.sources[name]
         style = "" if source == "default" else "bold"
-        table.add_row(name, _text(value), source, FIELDS[name].metadata["about"], style=style)
+        about = FIELDS[name].metadata["about"]
+        table.add_row(name, _text(value, about), source, about, style=style)
     Console(highlight=False, markup=False).print(table)
 
 
-def _text(value: Any) -> str:
+def _text(value: Any, about: str) -> str:
     if value is None:
-        return "-"
+        return "auto" if "default" in about else "-"  # worked out at start, as the text says
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, list | tuple):

@@ -63,7 +63,7 @@ def _facts(partyline: Partyline, urls: list[str]) -> dict[str, str]:
         "listening": ", ".join(urls),
         "version": __version__,
         "loop": loop,
-        "database": f"{settings.db} ({partyline.database.sync_mode}; {len(partyline.registry)} registrations known)",
+        "database": f"{settings.db} ({partyline.database.sync_mode}), {len(partyline.registry)} registrations known",
         "log": f"in memory, epoch {partyline.store.epoch}: gone when this process ends",
         "access": _access(settings),
         "origins": _origins(settings),

@@ -29,12 +29,13 @@ class Timed(Protocol):
 class Timers:
     """The wheel. `loop` gives `time()` and `call_at()`: an asyncio loop, or a fake clock in tests."""
 
-    __slots__ = ("_armed", "_handle", "_heap", "_loop", "_slots")
+    __slots__ = ("_armed", "_handle", "_heap", "_listed", "_loop", "_slots")
 
     def __init__(self, loop: AbstractEventLoop) -> None:
         self._loop = loop
         self._slots: dict[int, set[Timed]] = {}
         self._heap: list[int] = []  # numbers of slots that have, or had, entries
+        self._listed: set[int] = set()  # the same numbers: each is in the heap once
         self._handle: TimerHandle | None = None
         self._armed = 0
 
@@ -56,7 +57,9 @@ class Timers:
         slot = self._slots.get(number)
         if slot is None:
             self._slots[number] = {entry}
-            heapq.heappush(self._heap, number)
+            if number not in self._listed:
+                self._listed.add(number)
+                heapq.heappush(self._heap, number)
             if not self._armed or number < self._armed:
                 self._arm(number)
         else:
@@ -84,7 +87,9 @@ class Timers:
         due = int(now / SLOT)  # a loop may call a little early: only slots that are over are due
         heap = self._heap
         while heap and (heap[0] <= due or heap[0] not in self._slots):
-            for entry in self._slots.pop(heapq.heappop(heap), ()):
+            number = heapq.heappop(heap)
+            self._listed.remove(number)
+            for entry in self._slots.pop(number, ()):
                 if not entry.timer_slot:
                     continue  # cancelled by another entry of this slot
                 entry.timer_slot = 0

@@ -97,10 +97,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._upgraded(data[upgrade.args[0] :])
             return
         except httptools.HttpParserCallbackError as error:
-            cause = error.__context__
-            if not isinstance(cause, PartylineError):
-                raise
-            self._refuse(cause)
+            self._refuse(self._cause(error))
             return
         except httptools.HttpParserError as error:
             self._refuse(MalformedRequest(f"this is not an HTTP/1.1 request: {error}"))
@@ -160,9 +157,10 @@ class HttpProtocol(HttpToolsProtocol):
         self._phase = _Phase.BODY
         self._pending = 0
         self._site.timers.cancel(self)
+        if self.parser.get_method() == b"CONNECT":
+            raise MalformedRequest("CONNECT is for proxies, and this is none")
         if self.parser.should_upgrade():
-            if self._get_upgrade() != b"websocket":
-                self._foreign_upgrade = True
+            self._foreign_upgrade = b"websocket" not in _tokens(self._get_upgrade() or b"")
             self.scope["method"] = self.parser.get_method().decode("ascii")
             self.scope["http_version"] = self.parser.get_http_version()
             return  # the parser stops behind this head and raises HttpParserUpgrade
@@ -283,8 +281,7 @@ class HttpProtocol(HttpToolsProtocol):
         for name, value in self.headers:
             if name not in (b"upgrade", b"http2-settings"):
                 if name == b"connection":
-                    kept = (token.strip() for token in value.split(b","))
-                    value = b", ".join(t for t in kept if t.lower() not in (b"upgrade", b"http2-settings"))
+                    value = b", ".join(t for t in _tokens(value) if t not in (b"upgrade", b"http2-settings"))
                 head.append(name + b": " + value)
         self.parser = httptools.HttpRequestParser(self)
         self._phase = _Phase.HEAD
@@ -292,6 +289,16 @@ class HttpProtocol(HttpToolsProtocol):
         self.data_received(b"\r\n".join(head) + _END_OF_HEAD + rest)
 
     # Refusals
+
+    def _cause(self, error: httptools.HttpParserCallbackError) -> PartylineError:
+        """Why a callback stopped the parser: one of our refusals, or a target that uvicorn cannot read."""
+        cause = error.__context__
+        if isinstance(cause, PartylineError):
+            return cause
+        if not isinstance(cause, httptools.HttpParserError | UnicodeDecodeError):
+            self._site.counters.errors += 1
+            _log.error("a request's head could not be handled", exc_info=cause)
+        return MalformedRequest("the request's target is not a URL in ASCII")
 
     def _refuse(self, error: PartylineError) -> None:
         """Answer with `error` and end the connection; a handler in the middle of this request sees a disconnect."""
@@ -318,6 +325,11 @@ class HttpProtocol(HttpToolsProtocol):
     def _arm(self, seconds: float) -> None:
         timers = self._site.timers
         timers.set(self, timers.now() + seconds)
+
+
+def _tokens(value: bytes) -> list[bytes]:
+    """The parts of a list header, in lower case."""
+    return [token.strip().lower() for token in value.split(b",")]
 
 
 def _address(name: object) -> tuple[str, int] | None:

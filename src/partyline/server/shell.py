@@ -20,6 +20,7 @@ from partyline.errors import ConfigError
 from partyline.server.answers import SAFETY_HEADERS
 from partyline.server.http import HttpProtocol
 from partyline.server.site import Live, Site
+from partyline.server.websocket import WebSocket
 
 _log = log.get("server")
 
@@ -151,7 +152,11 @@ class Shell(uvicorn.Server):
         if left:
             _log.warning("dropped at the drain time", connections=len(left))
             for connection in left:
-                connection.abort()
+                # uvicorn's own WebSocket, which serves an application's paths, has no abort.
+                if isinstance(connection, HttpProtocol | WebSocket):
+                    connection.abort()
+                else:
+                    cast("Any", connection).transport.abort()
         for task in tuple(self.server_state.tasks):
             task.cancel()
         await self._until(lambda: not site.live and not self.server_state.tasks, loop.time() + 1.0)

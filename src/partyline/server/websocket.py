@@ -140,7 +140,7 @@ class WebSocket(asyncio.Protocol):
                 self._peer_closed(cast("Close", event))
             elif kind is Violation:
                 self._fail(cast("Violation", event))
-        if self._outbox and not self._paused:
+        if self._outbox and not self._paused and not self._transport.is_closing():
             # The client asks faster than it reads the answers: let it wait, not our memory.
             self._paused = True
             self._transport.pause_reading()

@@ -12,10 +12,12 @@ from partyline.errors import Conflict, StoreUnavailable, TooManyTopics
 from partyline.interfaces import Committed, Outcome, Refused, Stored
 from partyline.models import Draft, Message, Page
 
+_OVERHEAD = 900  # bytes a kept message costs beside its data: two dict entries, a draft, ids (measured)
+
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """What is kept: seconds, messages per room, rooms, and bytes in all."""
+    """What is kept: seconds, messages per room, rooms, and bytes in all (with what a message costs beside its data)."""
 
     max_age: float = 7 * 86400.0
     max_messages: int = 100_000
@@ -87,7 +89,7 @@ class MemoryStore:
         message = Message(draft, self._head, self._clock())
         self._log[self._head] = message
         self._ids[identity] = message
-        self._bytes += len(draft.data)
+        self._bytes += len(draft.data) + _OVERHEAD
         offsets = self._rooms.setdefault(draft.room, deque())
         offsets.append(self._head)
         if len(offsets) > self._retention.max_messages:
@@ -109,7 +111,7 @@ class MemoryStore:
 
     def _forget(self, offset: int) -> None:
         message = self._log.pop(offset)
-        self._bytes -= len(message.draft.data)
+        self._bytes -= len(message.draft.data) + _OVERHEAD
         offsets = self._rooms[message.room]
         offsets.popleft()  # the oldest message is the oldest of its room
         if offsets:

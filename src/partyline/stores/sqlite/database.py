@@ -65,7 +65,7 @@ class Database:
     @property
     def sync_mode(self) -> str:
         """How commits reach the disk, for people."""
-        return "none (memory)" if self.path == ":memory:" else "WAL, synchronous=FULL"
+        return "kept nowhere" if self.path == ":memory:" else "WAL, synchronous=FULL"
 
     # From the loop
 
