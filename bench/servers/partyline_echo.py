@@ -32,13 +32,13 @@ class Echo:
         pass
 
 
-async def main(port: int, max_message: int, max_fragments: int) -> None:
-    limits = Limits(max_message, max_message, max_fragments)
+async def main(port: int, limits: Limits, compress_from: int) -> None:
+    """Echo until a signal comes."""
 
     def route(upgrade: Upgrade) -> Endpoint:
         return Endpoint(Echo(), limits=limits, deflate=True)
 
-    settings = Settings(port=port, db=":memory:", outbox_bytes=64 << 20)
+    settings = Settings(port=port, db=":memory:", outbox_bytes=64 << 20, compress_from=compress_from)
     partyline = build(settings)
     partyline.shell.stop_on_signals()
     partyline.site.route = route
@@ -52,10 +52,12 @@ if __name__ == "__main__":
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--max-message", type=int, default=1_000_000)
     parser.add_argument("--max-fragments", type=int, default=1_024)
+    parser.add_argument("--compress-from", type=int, default=1024)
     chosen = parser.parse_args()
+    chosen_limits = Limits(chosen.max_message, chosen.max_message, chosen.max_fragments)
     try:
         import uvloop as loops
     except ImportError:
         loops = asyncio  # type: ignore[assignment]
     with asyncio.Runner(loop_factory=loops.new_event_loop) as runner:
-        runner.run(main(chosen.port, chosen.max_message, chosen.max_fragments))
+        runner.run(main(chosen.port, chosen_limits, chosen.compress_from))
