@@ -71,7 +71,7 @@ class Settings:
     drop_oldest_topics: tuple[str, ...] = _setting((), "patterns: a slow consumer loses the oldest of these", "list")
     conflate_topics: tuple[str, ...] = _setting((), "patterns: a slow consumer gets the newest per key", "list")
     permessage_deflate: bool = _setting(True, "compress WebSocket messages for clients that offer it")
-    compress_from: int = _setting(1024, "smallest message worth compressing", "bytes", least=0)
+    compress_from: int = _setting(1024, "smallest message worth compressing", "bytes", least=126)
 
     # Logs
     log_format: str = _setting("text", "text for people, json for machines", choices=("text", "json"))

@@ -18,9 +18,9 @@ from partyline.models import Payload
 from partyline.server.site import Site
 from partyline.trust.rate import Bucket
 from partyline.wire.websocket import frames
-from partyline.wire.websocket.connection import Close, Connection, Ping, State, Violation
+from partyline.wire.websocket.connection import Close, Connection, Event, Ping, Pong, State, Violation
 from partyline.wire.websocket.deflate import Deflate
-from partyline.wire.websocket.frames import text_frame
+from partyline.wire.websocket.frames import SHORT_TEXT_HEADS, text_frame
 
 if TYPE_CHECKING:
     from partyline.wire.websocket.connection import Limits
@@ -44,6 +44,7 @@ class WebSocket(asyncio.Protocol):
         "_address",
         "_bucket",
         "_closing",
+        "_counters",
         "_due",
         "_heard",
         "_outbox",
@@ -66,6 +67,7 @@ class WebSocket(asyncio.Protocol):
         self, site: Site, session: Session, address: str, limits: Limits, deflate: Deflate | None = None
     ) -> None:
         self._site = site
+        self._counters = site.counters
         self._session: Session | None = session
         self._address = address
         self._wire = Connection(limits, deflate=deflate)
@@ -86,7 +88,7 @@ class WebSocket(asyncio.Protocol):
         self._transport = transport
         transport.write(head)
         site = self._site
-        site.counters.upgrades += 1
+        self._counters.upgrades += 1
         limits = site.limits
         now = site.timers.now()
         if limits.events_per_second:
@@ -98,7 +100,7 @@ class WebSocket(asyncio.Protocol):
         try:
             session.opened(self)
         except Exception:
-            site.counters.errors += 1
+            self._counters.errors += 1
             _log.exception("a session could not be opened", session=type(session).__name__)
             self.close(1011, "internal error")
         if site.draining:
@@ -118,28 +120,12 @@ class WebSocket(asyncio.Protocol):
         session = self._session
         if session is None or self._due is _Due.LINGER:
             return
-        for event in self._wire.receive(data):
-            kind = type(event)
-            if kind is str or kind is bytes:
-                if self._closing:
-                    continue  # an earlier message of this read ended the connection
-                self._site.counters.received += 1
-                if self._bucket is not None and not self._may(self._bucket, session):
-                    continue
-                try:
-                    if kind is str:
-                        session.text(event)  # type: ignore[arg-type]
-                    else:
-                        session.binary(event)  # type: ignore[arg-type]
-                except Exception:
-                    self._site.counters.errors += 1
-                    _log.exception("a message could not be handled", session=type(session).__name__)
-            elif kind is Ping:
-                self.send(self._wire.pong(cast("Ping", event).payload))
-            elif kind is Close:
-                self._peer_closed(cast("Close", event))
-            elif kind is Violation:
-                self._fail(cast("Violation", event))
+        text = self._wire.short_text(data)
+        if text is not None:
+            self._message(session, text)
+        else:
+            for event in self._wire.receive(data):
+                self._event(session, event)
         if self._outbox and not self._paused and not self._transport.is_closing():
             # The client asks faster than it reads the answers: let it wait, not our memory.
             self._paused = True
@@ -205,7 +191,11 @@ class WebSocket(asyncio.Protocol):
             payload = text.encode()
         except UnicodeEncodeError:  # half a surrogate pair, from a handler
             payload = text.encode("utf-8", "replace")
-        if self._wire.deflate is not None and len(payload) >= self._site.limits.compress_from:
+        size = len(payload)
+        if size < 126 and self._outbox is None and not self._closing:
+            # The common answer: short, nothing queued. `compress_from` is never as small as this.
+            self._transport.write(SHORT_TEXT_HEADS[size] + payload)
+        elif self._wire.deflate is not None and size >= self._site.limits.compress_from:
             self.send(self._wire.compressed(frames.TEXT, payload))
         else:
             self.send(text_frame(payload))
@@ -244,7 +234,7 @@ class WebSocket(asyncio.Protocol):
                 self._due = _Due.PING
                 self._site.timers.set(self, now + max(0.0, limits.ping_interval - limits.ping_timeout))
             else:
-                self._site.counters.hit("ping_timeout")
+                self._counters.hit("ping_timeout")
                 self._discard_outbox()
                 self.close(1011, "ping timeout")
                 if self._write_blocked:  # a dead peer's socket takes no close frame
@@ -260,6 +250,34 @@ class WebSocket(asyncio.Protocol):
         timers.set(self, timers.now() + seconds)
 
     # The rest
+
+    def _message(self, session: Session, message: str | bytes) -> None:
+        if self._closing:
+            return  # an earlier message of this read ended the connection
+        self._counters.received += 1
+        if self._bucket is not None and not self._may(self._bucket, session):
+            return
+        try:
+            if type(message) is str:
+                session.text(message)
+            else:
+                session.binary(cast("bytes", message))
+        except Exception:
+            self._counters.errors += 1
+            _log.exception("a message could not be handled", session=type(session).__name__)
+
+    def _event(self, session: Session, event: Event) -> None:
+        match event:
+            case str() | bytes():
+                self._message(session, event)
+            case Ping():
+                self.send(self._wire.pong(event.payload))
+            case Pong():
+                pass  # that something was heard is noted already
+            case Close():
+                self._peer_closed(event)
+            case Violation():
+                self._fail(event)
 
     def _close(self, code: int, reason: str, within: float) -> None:
         if self._closing:
@@ -283,23 +301,23 @@ class WebSocket(asyncio.Protocol):
         outbox = self._outbox
         if self._closing or outbox is None or outbox.push(payload):
             return
-        self._site.counters.hit("outbox_bytes")
+        self._counters.hit("outbox_bytes")
         self._discard_outbox()
         self.close(4008, "slow consumer")
 
     def _discard_outbox(self) -> None:
         if self._outbox is not None:
-            self._site.counters.dropped += len(self._outbox)
+            self._counters.dropped += len(self._outbox)
             self._outbox.clear()
 
     def _drop_outbox(self, outbox: Outbox) -> None:
-        self._site.counters.dropped += outbox.dropped
+        self._counters.dropped += outbox.dropped
         self._outbox = None
 
     def _may(self, bucket: Bucket, session: Session) -> bool:
         if bucket.allow(self._site.timers.now()):
             return True
-        self._site.counters.hit("events_per_second")
+        self._counters.hit("events_per_second")
         if bucket.refused > bucket.burst:
             self.close(4429, "too many events")
         else:
@@ -317,9 +335,9 @@ class WebSocket(asyncio.Protocol):
 
     def _fail(self, violation: Violation) -> None:
         """RFC 6455 7.1.7: say why, and read nothing more. What was answered before still goes out first."""
-        self._site.counters.violations += 1
+        self._counters.violations += 1
         if violation.code == 1009:
-            self._site.counters.hit("max_message")
+            self._counters.hit("max_message")
         self._set(_Due.LINGER, min(2.0, self._site.limits.close_timeout))
         if not self._closing:
             self._closing = True

@@ -23,7 +23,7 @@ EMPTY_PONG: Final = b"\x8a\x00"
 
 _two = Struct("!BBH").pack
 _eight = Struct("!BBQ").pack
-_SHORT_TEXT: Final = [bytes((FIN | TEXT, size)) for size in range(126)]
+SHORT_TEXT_HEADS: Final = [bytes((FIN | TEXT, size)) for size in range(126)]
 
 
 def frame(opcode: int, payload: bytes, *, fin: bool = True, rsv1: bool = False, key: bytes | None = None) -> bytes:
@@ -50,7 +50,7 @@ def text_frame(payload: bytes) -> bytes:
     """An unmasked text frame in one piece: the frame a server writes most, so it skips the general way."""
     size = len(payload)
     if size < 126:
-        return _SHORT_TEXT[size] + payload
+        return SHORT_TEXT_HEADS[size] + payload
     return frame(TEXT, payload)
 
 

@@ -16,6 +16,8 @@ _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 1.3
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")  # RFC 9110 5.6.2
 
 Headers = Iterable[tuple[bytes, bytes]]
+Parameters = list[tuple[str, str | None]]
+Offer = tuple[str, Parameters]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +67,9 @@ def accept(
     key = _exactly_one(values, b"sec-websocket-key")
     _check_key(key)
     subprotocol = _choose(subprotocols, offered_subprotocols(values.get(b"sec-websocket-protocol", ())))
-    extensions = values.get(b"sec-websocket-extensions", ())
-    agreed = negotiate(extensions) if deflate else None
+    agreed = negotiate(values.get(b"sec-websocket-extensions", ()))  # malformed is malformed, wanted or not
     if not deflate:
-        for extension in extensions:
-            parse_extensions(extension)  # malformed is malformed, wanted or not
+        agreed = None
     head = [
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: ",
         accept_value(key),
@@ -103,16 +103,16 @@ def negotiate(values: Iterable[bytes]) -> Deflate | None:
     """The first permessage-deflate offer that can be met, or None (RFC 7692 5 and 7.1).
 
     An offer is declined, not an error, when it holds an unknown, doubled or badly valued parameter, or
-    server_max_window_bits=8, which zlib cannot honour.
+    server_max_window_bits=8, which zlib cannot honour. Raises MalformedRequest where one of the headers is malformed,
+    behind an offer that could be met, too.
     """
-    for value in values:
-        for name, parameters in parse_extensions(value):
-            if name == "permessage-deflate" and (agreed := _agree(parameters)) is not None:
-                return agreed
+    for name, parameters in [offer for value in values for offer in parse_extensions(value)]:
+        if name == "permessage-deflate" and (agreed := _agree(parameters)) is not None:
+            return agreed
     return None
 
 
-def _agree(parameters: list[tuple[str, str | None]]) -> Deflate | None:
+def _agree(parameters: Parameters) -> Deflate | None:
     window_bits = 15
     seen: set[str] = set()
     for name, value in parameters:
@@ -135,16 +135,19 @@ def _agree(parameters: list[tuple[str, str | None]]) -> Deflate | None:
     return Deflate(window_bits)
 
 
-def parse_extensions(value: bytes) -> list[tuple[str, list[tuple[str, str | None]]]]:
-    """Sec-WebSocket-Extensions as (name, [(parameter, value or None)]) (RFC 6455 9.1)."""
-    parsed: list[tuple[str, list[tuple[str, str | None]]]] = []
+def parse_extensions(value: bytes) -> list[Offer]:
+    """Sec-WebSocket-Extensions as (name, [(parameter, value or None)]) (RFC 6455 9.1).
+
+    Raises MalformedRequest where a name, a parameter or a value is no token.
+    """
+    parsed: list[Offer] = []
     for item in _split(value.decode("latin-1"), ","):
         if not item:
             continue  # RFC 9110 5.6.1: empty list elements are ignored
         name, *rest = _split(item, ";")
         if not _TOKEN.match(name):
             raise MalformedRequest(f"Sec-WebSocket-Extensions: {name!r} is not a token")
-        parameters: list[tuple[str, str | None]] = []
+        parameters: Parameters = []
         for parameter in rest:
             key, equals, text = parameter.partition("=")
             key, text = key.strip(" \t"), text.strip(" \t")
