@@ -8,6 +8,7 @@ from typing import Protocol
 
 from partyline.errors import PartylineError
 from partyline.models import Draft, Message, Page, Payload
+from partyline.topics import any_covers
 
 
 class Dialect(Protocol):
@@ -95,6 +96,23 @@ Outcome = Stored | Refused
 Committed = Callable[[Sequence[Outcome]], None]
 
 
+@dataclass(frozen=True, slots=True)
+class View:
+    """What a subscriber sees of the log: exact rooms, rooms by pattern, and what is addressed to its user."""
+
+    rooms: frozenset[str] = frozenset()
+    patterns: tuple[str, ...] = ()
+    user: str | None = None
+
+    def covers(self, room: str) -> bool:
+        """Whether the messages of `room` belong to it."""
+        return room in self.rooms or any_covers(self.patterns, room)
+
+    def sees(self, draft: Draft) -> bool:
+        """Whether this message does: of a covered room, and to everybody or to this user."""
+        return (draft.user is None or draft.user == self.user) and self.covers(draft.room)
+
+
 class Store(Protocol):
     """The durable log. One log numbers everything: offsets grow by commit order over all rooms (guarantee 2).
 
@@ -114,12 +132,19 @@ class Store(Protocol):
         """Begin; `committed` is called on the loop, once per batch."""
         ...
 
-    def append(self, draft: Draft) -> None:
-        """Queue a draft. Returns at once, does not raise: a refusal comes through `committed`."""
+    def append(self, *drafts: Draft) -> None:
+        """Queue drafts; those of one call are stored together or refused together.
+
+        Returns at once, does not raise: a refusal comes through `committed`.
+        """
         ...
 
-    async def read(self, room: str, after: int, limit: int) -> Page:
-        """At most `limit` messages of a room with offsets above `after`. Cancelling it loses nothing."""
+    async def read(self, view: View, after: int, limit: int) -> Page:
+        """At most `limit` messages of a view with offsets above `after`, oldest first, without expired ones.
+
+        `Page.next` is the last offset that was looked at, `Page.more` whether there are offsets of the log behind it,
+        `Page.oldest` the lowest offset from which on nothing of the view was pruned. Cancelling it loses nothing.
+        """
         ...
 
     async def close(self) -> None:

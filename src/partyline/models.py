@@ -47,8 +47,8 @@ class Draft:
     """What a publisher hands in.
 
     `data` is compact JSON as UTF-8 bytes; `user` narrows the audience to one user's connections; `id` names the
-    message (a retry repeats it); `key` is what conflation goes by; `sender` is the authenticated publisher;
-    `durable` None leaves it to the room's rule.
+    message (a retry repeats it); `key` is what conflation goes by; `sender` is the authenticated publisher; `ttl` is
+    the message's life in seconds, None for ever; `durable` None leaves it to the room's rule.
     """
 
     room: str
@@ -57,6 +57,7 @@ class Draft:
     user: str | None = None
     key: str | None = None
     sender: str | None = None
+    ttl: float | None = None
     durable: bool | None = None
 
 
@@ -75,6 +76,10 @@ class Message:
     @property
     def room(self) -> str:
         return self.draft.room
+
+    def expired(self, now: float) -> bool:
+        """Whether its life is over at the wall clock's `now`."""
+        return self.draft.ttl is not None and now >= self.time + self.draft.ttl
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """One timing wheel per loop for every heartbeat and deadline.
 
 An entry costs a set membership, not a timer of the loop; the loop holds one timer at most, for the next slot that has
-entries. A deadline is never early and at most one slot (10 ms) late, beside what the loop itself is late.
+entries. A deadline is never early and at most one slot (8 ms) late, beside what the loop itself is late.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import logging
 from asyncio import AbstractEventLoop, TimerHandle
 from typing import Final, Protocol
 
-SLOT: Final = 0.010  # seconds
+# Seconds; a power of two, so that a slot's number and its time turn into each other without rounding.
+SLOT: Final = 1 / 128
 
 _log = logging.getLogger("partyline.hub")
 
@@ -90,8 +91,8 @@ class Timers:
             number = heapq.heappop(heap)
             self._listed.remove(number)
             for entry in self._slots.pop(number, ()):
-                if not entry.timer_slot:
-                    continue  # cancelled by another entry of this slot
+                if entry.timer_slot != number:
+                    continue  # cancelled or moved by another entry of this slot
                 entry.timer_slot = 0
                 try:
                     entry.on_deadline(now)

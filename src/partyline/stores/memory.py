@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import secrets
 import time
+from bisect import bisect_right
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from partyline.errors import Conflict, StoreUnavailable, TooManyTopics
-from partyline.interfaces import Committed, Outcome, Refused, Stored
+from partyline.errors import Conflict, PartylineError, StoreUnavailable, TooManyTopics
+from partyline.interfaces import Committed, Outcome, Refused, Stored, View
 from partyline.models import Draft, Message, Page
 
 _OVERHEAD = 600  # bytes a kept message costs beside its data: two dict entries, a draft, ids (measured: 520-550)
@@ -56,45 +59,85 @@ class MemoryStore:
     def start(self, committed: Committed) -> None:
         self._committed = committed
 
-    def append(self, draft: Draft) -> None:
+    def append(self, *drafts: Draft) -> None:
         assert self._committed is not None, "start comes before append"
-        self._committed((self._take(draft),))
+        self._committed(self._take_all(drafts))
 
-    async def read(self, room: str, after: int, limit: int) -> Page:
+    async def read(self, view: View, after: int, limit: int) -> Page:
         self._prune()
-        offsets = [offset for offset in self._rooms.get(room, ()) if offset > after]
-        found = tuple(self._log[offset] for offset in offsets[:limit])
-        more = len(offsets) > limit
-        last = offsets[limit - 1] if more else self._head
-        return Page(found, last, more, self._pruned.get(room, self._pruned_everywhere) + 1)
+        now = self._clock()
+        if view.patterns:
+            rooms = [room for room in self._rooms if view.covers(room)]
+        else:
+            rooms = [room for room in view.rooms if room in self._rooms]
+        offsets = heapq.merge(*(self._above(room, after) for room in rooms))
+        found: list[Message] = []
+        last = self._head
+        for offset in offsets:
+            message = self._log[offset]
+            if len(found) == limit:
+                last = offset - 1
+                break
+            if view.sees(message.draft) and not message.expired(now):
+                found.append(message)
+        pruned = max((self._pruned[room] for room in rooms if room in self._pruned), default=0)
+        gone = view.rooms - self._rooms.keys() if not view.patterns else view.rooms or view.patterns
+        if gone:
+            pruned = max(pruned, self._pruned_everywhere)
+        return Page(tuple(found), last, last < self._head, pruned + 1)
+
+    def _above(self, room: str, after: int) -> Iterator[int]:
+        offsets = self._rooms[room]
+        skip = bisect_right(offsets, after)
+        return itertools.islice(offsets, skip, None)
 
     async def close(self) -> None:
         self._closed = True
 
+    def _take_all(self, drafts: Sequence[Draft]) -> list[Outcome]:
+        """All or none: what would refuse one of several is looked for before the first is taken."""
+        if len(drafts) > 1:
+            for draft in drafts:
+                refusal = self._refusal(draft)
+                if refusal is not None:
+                    return [Refused(each, refusal) for each in drafts]
+        return [self._take(draft) for draft in drafts]
+
     def _take(self, draft: Draft) -> Outcome:
-        if self._closed:
-            return Refused(draft, StoreUnavailable("the server is shutting down: publish again in a moment"))
-        self._prune()
+        refusal = self._refusal(draft)
+        if refusal is not None:
+            return Refused(draft, refusal)
         identity = (draft.sender, draft.room, draft.id)
         known = self._ids.get(identity)
         if known is not None:
-            if (known.draft.data, known.draft.user, known.draft.key) != (draft.data, draft.user, draft.key):
-                return Refused(draft, _conflict(draft.id))
             return Stored(draft, known, duplicate=True)
-        if draft.room not in self._rooms and len(self._rooms) >= self._retention.max_rooms:
-            return Refused(
-                draft, TooManyTopics(f"the log keeps {self._retention.max_rooms} topics (setting max_rooms)")
-            )
         self._head += 1
         message = Message(draft, self._head, self._clock())
         self._log[self._head] = message
         self._ids[identity] = message
         self._bytes += len(draft.data) + _OVERHEAD
-        offsets = self._rooms.setdefault(draft.room, deque())
+        offsets = self._rooms.get(draft.room)
+        if offsets is None:
+            offsets = self._rooms[draft.room] = deque()
+            if self._pruned_everywhere:  # it may have been here before, and lost all it had
+                self._pruned[draft.room] = self._pruned_everywhere
         offsets.append(self._head)
         if len(offsets) > self._retention.max_messages:
             self._forget(offsets[0])
         return Stored(draft, message)
+
+    def _refusal(self, draft: Draft) -> PartylineError | None:
+        """Why the draft cannot be taken, if it cannot."""
+        if self._closed:
+            return StoreUnavailable("the server is shutting down: publish again in a moment")
+        self._prune()
+        known = self._ids.get((draft.sender, draft.room, draft.id))
+        if known is not None:
+            if (known.draft.data, known.draft.user, known.draft.key) != (draft.data, draft.user, draft.key):
+                return _conflict(draft.id)
+        elif draft.room not in self._rooms and len(self._rooms) >= self._retention.max_rooms:
+            return TooManyTopics(f"the log keeps {self._retention.max_rooms} topics (setting max_rooms)")
+        return None
 
     def _prune(self) -> None:
         now = self._clock()
