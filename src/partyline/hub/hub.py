@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from partyline.errors import PartylineError
 from partyline.hub.fanout import fan_out
+from partyline.hub.patterns import Patterns
 from partyline.hub.presence import Presence
 from partyline.hub.rooms import Rooms
 from partyline.interfaces import Connection, Outcome, Refused, Store
@@ -57,12 +58,14 @@ class Hub:
     ) -> None:
         self.rooms = Rooms()
         self.presence = Presence(self.rooms)
+        self._patterns = Patterns()
         self._users: dict[str, tuple[Connection, ...]] = {}
         self._store = store
         self._counters = counters
         self._rules = rules or RoomRules()
         self._clock = clock
         self._waiting: deque[Done | None] = deque()  # publishers, in the order in which the store answers
+        self.fanned_out = store.head  # every offset up to this one has been offered to its audience
         store.start(self._committed)
 
     # Members
@@ -89,15 +92,33 @@ class Hub:
         if self.rooms.join(member, room):
             self.presence.joined(room, member)
 
+    def join_pattern(self, member: Connection, pattern: str) -> None:
+        """Into all rooms that `pattern` covers, now and later."""
+        if self.rooms.join(member, pattern):
+            self._patterns.add(pattern)
+
     def leave(self, member: Connection, room: str) -> None:
+        """Out of a room, or of a pattern."""
         if self.rooms.leave(member, room):
-            self.presence.left(room, member)
+            if room in self._patterns:
+                if room not in self.rooms:
+                    self._patterns.remove(room)
+            else:
+                self.presence.left(room, member)
 
     def audience(self, room: str, user: str | None = None) -> Collection[Connection]:
-        """The members of `room`, or those of one user: O(receivers), never a scan over all connections."""
-        if user is None:
-            return self.rooms.members(room)
-        return [member for member in self._users.get(user, ()) if room in member.rooms]
+        """The members of `room`, or those of one user, each once: O(receivers), never a scan over all connections."""
+        patterns = self._patterns.matching(room)
+        if user is not None:
+            rooms = (room, *patterns)
+            return [member for member in self._users.get(user, ()) if any(name in member.rooms for name in rooms)]
+        members = self.rooms.members(room)
+        if not patterns:
+            return members
+        everybody = dict.fromkeys(members)
+        for pattern in patterns:
+            everybody.update(dict.fromkeys(self.rooms.members(pattern)))
+        return everybody
 
     # Messages
 
@@ -128,9 +149,10 @@ class Hub:
                 answer = outcome.error
             else:
                 message = outcome.message
+                assert message.offset is not None
                 if not outcome.duplicate:
                     self._deliver(message)
-                assert message.offset is not None
+                    self.fanned_out = message.offset
                 position = Position(self._store.epoch, message.offset)
                 answer = Receipt(message.room, message.draft.id, position, outcome.duplicate)
             if done is not None:

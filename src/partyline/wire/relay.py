@@ -24,9 +24,91 @@ _MISSING = re.compile(r"missing required field `([^`]*)`")
 
 
 class Topics(msgspec.Struct):
-    """`{"topics": [...]}`: replaces a connection's topics."""
+    """Classic: `{"topics": [...]}` replaces a connection's topics."""
 
     topics: list[str]
+
+
+# v1, from the client: JSON objects with a `type`; the answer repeats `id`.
+
+CommandId = int | str | None
+
+
+class Auth(msgspec.Struct, tag="auth"):
+    token: str
+    id: CommandId = None
+
+
+class Subscribe(msgspec.Struct, tag="subscribe"):
+    """`topic` is a name or a pattern; `after` a position, "earliest" or "latest" (the default)."""
+
+    topic: str
+    after: str | None = None
+    presence: bool = False
+    id: CommandId = None
+
+
+class Unsubscribe(msgspec.Struct, tag="unsubscribe"):
+    topic: str
+    id: CommandId = None
+
+
+class Publish(msgspec.Struct, tag="publish"):
+    topic: str
+    data: msgspec.Raw
+    user_id: int | str | None = None
+    message_id: str | None = None
+    key: str | None = None
+    ttl: float | None = None
+    durable: bool | None = None
+    id: CommandId = None
+
+
+class History(msgspec.Struct, tag="history"):
+    topic: str
+    after: str | None = None
+    limit: int = 100
+    id: CommandId = None
+
+
+class PresenceOf(msgspec.Struct, tag="presence"):
+    topic: str
+    id: CommandId = None
+
+
+class PingCommand(msgspec.Struct, tag="ping"):
+    id: CommandId = None
+
+
+Command = Auth | Subscribe | Unsubscribe | Publish | History | PresenceOf | PingCommand
+
+COMMANDS: msgspec.json.Decoder[Command] = msgspec.json.Decoder(Command)
+
+
+class Envelope(msgspec.Struct, omit_defaults=True, rename={"sender": "from"}):
+    """A message as v1 writes it, in history pages and in `message` frames alike."""
+
+    topic: str
+    position: str | None
+    id: str
+    time: float
+    data: msgspec.Raw
+    sender: str | None = None
+    user_id: str | None = None
+    key: str | None = None
+
+
+class MessageFrame(Envelope, tag="message", omit_defaults=True, rename={"sender": "from"}):
+    """The same as a frame of /v1/ws."""
+
+
+def envelope(message: Message, epoch: str, kind: type[Envelope] = Envelope) -> Envelope:
+    """`message` as v1 writes it. `position` is None where it is not kept."""
+    draft = message.draft
+    position = None if message.offset is None else f"{epoch}-{message.offset}"
+    return kind(
+        draft.room, position, draft.id, message.time, msgspec.Raw(draft.data), draft.sender, draft.user, draft.key
+    )
 
 
 def decode(data: bytes, kind: type[_T]) -> _T:
