@@ -25,6 +25,7 @@ from partyline.errors import ConfigError, Forbidden, InvalidValue, NotFound
 from partyline.hub.hub import Hub, RoomRules
 from partyline.hub.timers import Timers
 from partyline.metrics import Counters, exposition
+from partyline.relay.access import Access
 from partyline.relay.classic import ClassicRules
 from partyline.relay.http import Relay, RelaySettings
 from partyline.relay.registry import Registry, RegistryLimits
@@ -139,7 +140,8 @@ def build(settings: Settings, *, fallback: ASGIApp | None = None) -> Partyline:
                 settings.topics_per_connection,
             ),
         )
-        relay = Relay(hub, registry, keys, counters, _relay_settings(settings, loopback))
+        access = Access(keys, counters, settings.auth_failures_per_minute)
+        relay = Relay(hub, registry, access, counters, _relay_settings(settings, loopback))
         site = Site(_connection_limits(settings, loopback), timers, counters, perimeter, relay.upgrade)
         router = Router(routes=[*relay.routes(), *_own_routes(site, keys, loopback)], redirect_slashes=False)
         if fallback is not None:
@@ -261,7 +263,6 @@ def _relay_settings(settings: Settings, loopback: bool) -> RelaySettings:
         permessage_deflate=settings.permessage_deflate,
         classic=ClassicRules(settings.classic_errors, settings.topics_per_connection, settings.compress_from),
         registrations_per_second=(0.0 if loopback else 100.0) if rate is None else rate,
-        auth_failures_per_minute=settings.auth_failures_per_minute,
     )
 
 

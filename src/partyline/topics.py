@@ -67,6 +67,23 @@ def covers(pattern: str, name: str) -> bool:
     return all(want in ("*", token) for want, token in zip(wanted, tokens, strict=False))
 
 
+def is_pattern(text: str) -> bool:
+    """Whether `text` is meant as a pattern: a topic name has neither * nor >."""
+    return "*" in text or ">" in text
+
+
+def contains(wide: str, narrow: str) -> bool:
+    """Whether every topic that the pattern `narrow` covers is covered by the pattern `wide`, too."""
+    wanted, tokens = wide.split("."), narrow.split(".")
+    if wanted[-1] == ">":
+        wanted.pop()
+        if len(tokens) <= len(wanted):
+            return False
+    elif len(tokens) != len(wanted) or tokens[-1] == ">":
+        return False
+    return all((want == "*" and token != ">") or want == token for want, token in zip(wanted, tokens, strict=False))
+
+
 def any_covers(patterns: Iterable[str], name: str) -> bool:
     """Whether one of `patterns` covers `name`."""
     return any(covers(pattern, name) for pattern in patterns)

@@ -6,7 +6,6 @@ import asyncio
 import secrets
 import time
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
@@ -17,28 +16,23 @@ from starlette.routing import Route
 from partyline.errors import (
     InvalidValue,
     PartylineError,
-    PayloadTooLarge,
     RateLimited,
-    Unauthenticated,
-    UnsupportedMediaType,
     UpgradeRequired,
 )
 from partyline.hub.hub import Hub
 from partyline.metrics import Counters
 from partyline.models import Draft, Receipt
+from partyline.relay.access import Access
 from partyline.relay.classic import ClassicRules, ClassicSession
 from partyline.relay.registry import Registry
+from partyline.relay.requests import answer, peer, read, user_text
 from partyline.server.site import Endpoint, Upgrade
 from partyline.topics import check_topic
-from partyline.trust.keys import KeyRing, Principal
 from partyline.trust.perimeter import Peer
 from partyline.trust.rate import PerAddress
-from partyline.wire.relay import check_list, compact, decode, to_json
+from partyline.wire.relay import check_list, compact
 
-_T = TypeVar("_T", bound=msgspec.Struct)
 _WS = "/ws/"
-_MAX_USER = 128
-_MAX_USER_ID = (1 << 63) - 1
 
 
 class Register(msgspec.Struct):
@@ -70,21 +64,19 @@ class RelaySettings:
     permessage_deflate: bool = True
     classic: ClassicRules = field(default_factory=ClassicRules)
     registrations_per_second: float = 0.0  # per address; 0: off
-    auth_failures_per_minute: float = 30.0  # per address; 0: off
 
 
 class Relay:
     """The classic relay over one hub."""
 
     def __init__(
-        self, hub: Hub, registry: Registry, keys: KeyRing, counters: Counters, settings: RelaySettings
+        self, hub: Hub, registry: Registry, access: Access, counters: Counters, settings: RelaySettings
     ) -> None:
         self._hub = hub
         self._registry = registry
-        self._keys = keys
+        self._access = access
         self._counters = counters
         self._settings = settings
-        self._failures = PerAddress(settings.auth_failures_per_minute / 60, settings.auth_failures_per_minute)
         rate = settings.registrations_per_second
         self._registrations = PerAddress(rate, max(1.0, rate * 10))
 
@@ -112,7 +104,7 @@ class Relay:
         return answer({"status": "ok"})
 
     async def register(self, request: Request) -> Response:
-        principal = self._principal(request)
+        principal = self._access.principal(request)
         if self._settings.registrations_per_second:
             address = peer(request).address
             bucket = self._registrations.bucket(address, time.monotonic())
@@ -138,7 +130,7 @@ class Relay:
         return answer({"url": f"{self._base(peer(request))}/ws/{connection_id}"})
 
     async def unregister(self, request: Request) -> Response:
-        self._principal(request)
+        self._access.principal(request)
         registration = self._registry.find(request.path_params["id"])
         self._registry.remove(registration)
         if registration.connection is not None:
@@ -152,7 +144,7 @@ class Relay:
         return await self._change_topic(request, add=False)
 
     async def _change_topic(self, request: Request, *, add: bool) -> Response:
-        principal = self._principal(request)
+        principal = self._access.principal(request)
         body = await read(request, TopicChange, self._settings.max_body)
         topic = check_topic(body.topic)
         registration = self._registry.find(body.client_id)
@@ -171,7 +163,7 @@ class Relay:
         return answer({"topics": list(topics)})
 
     async def publish(self, request: Request) -> Response:
-        principal = self._principal(request)
+        principal = self._access.principal(request)
         body = await read(request, Publish, self._settings.max_body)
         topic = check_topic(body.topic)
         principal.may_publish(topic)
@@ -199,74 +191,9 @@ class Relay:
         self._registry.find(request.path_params["id"])
         raise UpgradeRequired("this is a WebSocket endpoint: connect to it with a WebSocket client")
 
-    def _principal(self, request: Request) -> Principal:
-        """Who asks. Raises Unauthenticated; RateLimited for an address that failed too often."""
-        limited = self._settings.auth_failures_per_minute > 0 and not self._keys.open_mode
-        address = peer(request).address
-        now = time.monotonic()
-        if limited and (bucket := self._failures.bucket(address, now)).empty(now):
-            self._counters.hit("auth_failures_per_minute")
-            raise RateLimited("too many failed authentications from this address", retry_after=bucket.wait())
-        try:
-            return self._keys.authenticate(request.headers.get("authorization"))
-        except Unauthenticated:
-            if limited:
-                self._failures.bucket(address, now).allow(now)
-            raise
-
     def _base(self, asker: Peer) -> str:
         """`ws://HOST`, or `wss` under TLS; `public_url` before the request's Host."""
         if self._settings.public_url is not None:
             url = urlsplit(self._settings.public_url)
             return f"{'wss' if url.scheme in ('https', 'wss') else 'ws'}://{url.netloc}{url.path.rstrip('/')}"
         return f"{'wss' if asker.scheme == 'https' else 'ws'}://{asker.host}"
-
-
-def peer(request: Request) -> Peer:
-    """The peer that the gate found behind the request."""
-    found: Peer = request.scope["partyline.peer"]
-    return found
-
-
-def user_text(user_id: int | str) -> str:
-    """A user id as the text it is compared by. Raises InvalidValue."""
-    if isinstance(user_id, int):
-        if 0 <= user_id <= _MAX_USER_ID:
-            return str(user_id)
-    elif 0 < len(user_id) <= _MAX_USER and user_id.isprintable():
-        return user_id
-    raise InvalidValue(
-        f"user_id: {str(user_id)[:60]!r} is neither an integer from 0 to 2^63-1 nor 1-{_MAX_USER} printable characters",
-        code="invalid_user_id",
-        field="user_id",
-    )
-
-
-async def read(request: Request, kind: type[_T], limit: int) -> _T:
-    """The JSON body of a request.
-
-    Raises UnsupportedMediaType (415), PayloadTooLarge (413), MalformedRequest (400) or InvalidValue (422).
-    """
-    content_type = request.headers.get("content-type", "")
-    if content_type.partition(";")[0].strip().lower() != "application/json":
-        raise UnsupportedMediaType(
-            f"the body must be application/json, not {content_type[:60] or 'without a Content-Type'!r}: "
-            "send Content-Type: application/json"
-        )
-    # Known before a byte of it is read: a client that waits for 100 Continue never sends it.
-    if int(request.headers.get("content-length", 0)) > limit:
-        raise _too_large(limit)
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit:
-            raise _too_large(limit)
-    return decode(bytes(body), kind)
-
-
-def _too_large(limit: int) -> PayloadTooLarge:
-    return PayloadTooLarge(f"the body is larger than {limit} bytes (max_body)")
-
-
-def answer(value: dict[str, Any]) -> Response:
-    return Response(to_json(value), media_type="application/json")

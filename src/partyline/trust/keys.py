@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from partyline.errors import Forbidden, Unauthenticated
-from partyline.topics import any_covers
+from partyline.topics import any_covers, contains
 
 
 def key_hash(key: str) -> str:
@@ -21,11 +21,17 @@ def key_hash(key: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who a request comes from, and what it may do, by topic patterns."""
+    """Who a request comes from, and what it may do, by topic patterns.
+
+    A token also has a `user` (its `sub`), a time at which it `expires` (seconds since 1970) and perhaps an id.
+    """
 
     publish: tuple[str, ...] = ()
     subscribe: tuple[str, ...] = ()
     admin: bool = False
+    user: str | None = None
+    expires: float | None = None
+    token_id: str | None = None
 
     def may_publish(self, topic: str) -> None:
         """Raises Forbidden where no `publish` pattern covers `topic`."""
@@ -36,6 +42,16 @@ class Principal:
         """Raises Forbidden where no `subscribe` pattern covers `topic`."""
         if not any_covers(self.subscribe, topic):
             raise Forbidden(f"this key may not subscribe to {topic!r}", field="topic")
+
+    def may_subscribe_pattern(self, pattern: str) -> None:
+        """Raises Forbidden where no one `subscribe` pattern covers all that `pattern` covers."""
+        if not any(contains(granted, pattern) for granted in self.subscribe):
+            raise Forbidden(f"this key may not subscribe to all of {pattern!r}", field="topic")
+
+    def must_be_admin(self, what: str) -> None:
+        """Raises Forbidden where the admin right is missing."""
+        if not self.admin:
+            raise Forbidden(f"{what} needs a key with admin rights")
 
 
 EVERYBODY = Principal((">",), (">",), admin=True)

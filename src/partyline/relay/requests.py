@@ -1,0 +1,67 @@
+"""What every HTTP call of the relay needs: who asks, the body as a value, the answer as JSON."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from partyline.errors import InvalidValue, PayloadTooLarge, UnsupportedMediaType
+from partyline.trust.perimeter import Peer
+from partyline.wire.relay import decode, to_json
+
+_T = TypeVar("_T", bound=msgspec.Struct)
+_MAX_USER = 128
+_MAX_USER_ID = (1 << 63) - 1
+
+
+def peer(request: Request) -> Peer:
+    """The peer that the gate found behind the request."""
+    found: Peer = request.scope["partyline.peer"]
+    return found
+
+
+def user_text(user_id: int | str) -> str:
+    """A user id as the text it is compared by. Raises InvalidValue."""
+    if isinstance(user_id, int):
+        if 0 <= user_id <= _MAX_USER_ID:
+            return str(user_id)
+    elif 0 < len(user_id) <= _MAX_USER and user_id.isprintable():
+        return user_id
+    raise InvalidValue(
+        f"user_id: {str(user_id)[:60]!r} is neither an integer from 0 to 2^63-1 nor 1-{_MAX_USER} printable characters",
+        code="invalid_user_id",
+        field="user_id",
+    )
+
+
+async def read(request: Request, kind: type[_T], limit: int) -> _T:
+    """The JSON body of a request.
+
+    Raises UnsupportedMediaType (415), PayloadTooLarge (413), MalformedRequest (400) or InvalidValue (422).
+    """
+    content_type = request.headers.get("content-type", "")
+    if content_type.partition(";")[0].strip().lower() != "application/json":
+        raise UnsupportedMediaType(
+            f"the body must be application/json, not {content_type[:60] or 'without a Content-Type'!r}: "
+            "send Content-Type: application/json"
+        )
+    # Known before a byte of it is read: a client that waits for 100 Continue never sends it.
+    if int(request.headers.get("content-length", 0)) > limit:
+        raise _too_large(limit)
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limit:
+            raise _too_large(limit)
+    return decode(bytes(body), kind)
+
+
+def _too_large(limit: int) -> PayloadTooLarge:
+    return PayloadTooLarge(f"the body is larger than {limit} bytes (max_body)")
+
+
+def answer(value: dict[str, Any]) -> Response:
+    return Response(to_json(value), media_type="application/json")
