@@ -19,15 +19,17 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp
 
-from partyline import log
+from partyline import __version__, log
 from partyline.config import Settings
 from partyline.errors import ConfigError, Forbidden, InvalidValue, NotFound
 from partyline.hub.hub import Hub, RoomRules
 from partyline.hub.timers import Timers
 from partyline.metrics import Counters, exposition
 from partyline.relay.access import Access
+from partyline.relay.api import Api
 from partyline.relay.classic import ClassicRules
 from partyline.relay.http import Relay, RelaySettings
+from partyline.relay.line import LineRules, LineServices
 from partyline.relay.registry import Registry, RegistryLimits
 from partyline.server.gate import Gate
 from partyline.server.shell import Shell, tls_context
@@ -142,8 +144,25 @@ def build(settings: Settings, *, fallback: ASGIApp | None = None) -> Partyline:
         )
         access = Access(keys, counters, settings.auth_failures_per_minute)
         relay = Relay(hub, registry, access, counters, _relay_settings(settings, loopback))
+        line_rules = LineRules(
+            settings.first_command_timeout,
+            settings.ping_interval,
+            settings.topics_per_connection,
+            settings.compress_from,
+        )
+        services = LineServices(hub, store, access, timers, line_rules, f"partyline/{__version__}")
         site = Site(_connection_limits(settings, loopback), timers, counters, perimeter, relay.upgrade)
-        router = Router(routes=[*relay.routes(), *_own_routes(site, keys, loopback)], redirect_slashes=False)
+        api = Api(
+            services,
+            site,
+            max_body=settings.max_body,
+            max_batch_body=settings.max_batch_body,
+            loopback=loopback,
+            deflate=settings.permessage_deflate,
+        )
+        site.route = lambda upgrade: relay.upgrade(upgrade) or api.upgrade(upgrade)
+        routes = [*relay.routes(), *api.routes(), *_own_routes(site, keys, loopback)]
+        router = Router(routes=routes, redirect_slashes=False)
         if fallback is not None:
             router.default = fallback
         asgi = Gate(_cors(router, settings, perimeter), perimeter, counters, native=True)

@@ -85,6 +85,7 @@ class Settings:
     max_head_bytes: int = _setting(32 * 1024, "a request's line and headers", "bytes", least=1024)
     max_headers: int = _setting(100, "headers of a request", "count", least=8)
     max_body: int = _setting(1024 * 1024, "a request's body", "bytes", least=1)
+    max_batch_body: int = _setting(8 * 1024 * 1024, "the body of a batch of messages", "bytes", least=1)
     head_timeout: float = _setting(10.0, "for a request's head", "seconds", least=0.001)
     body_timeout: float = _setting(30.0, "for a request's body", "seconds", least=0.001)
     keep_alive_timeout: float = _setting(15.0, "for the next request of a connection", "seconds", least=0.001)
@@ -98,6 +99,7 @@ class Settings:
     max_fragments: int = _setting(1_024, "frames of a message", "count", least=1)
     ping_interval: float = _setting(25.0, "between heartbeats", "seconds", least=0.001)
     ping_timeout: float = _setting(20.0, "for a heartbeat's answer", "seconds", least=0.001)
+    first_command_timeout: float = _setting(10.0, "for a v1 client to authenticate", "seconds", least=0.001)
     outbox_bytes: int = _setting(1024 * 1024, "queued for one slow consumer", "bytes", least=1024)
     events_per_second: float | None = _setting(
         None, "messages from one connection; default 100, off on loopback; 0 is off", "rate", least=0

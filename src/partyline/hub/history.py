@@ -60,18 +60,16 @@ async def catch_up(
     view: View,
     after: int,
     *,
-    deliver: Callable[[Message], None],
-    ready: Callable[[], Awaitable[None]],
+    deliver: Callable[[Message], Awaitable[None]],
     attach: Callable[[], None],
 ) -> None:
     """Deliver what `view` sees behind offset `after`, then `attach` in the turn in which nothing is missing.
 
-    `ready` is awaited before each page: the outbox must have room. Raises Gap where retention overtook the reader.
-    Cancelled, it has not attached.
+    `deliver` returns when there is room for the next message: catching up waits for the outbox, and no page is larger
+    in memory than its messages. Raises Gap where retention overtook the reader. Cancelled, it has not attached.
     """
     at = after
     while at < hub.fanned_out:
-        await ready()
         page = await store.read(view, at, PAGE)
         if page.oldest > at + 1:
             raise Gap(page.oldest)
@@ -79,6 +77,6 @@ async def catch_up(
         for message in page.messages:
             assert message.offset is not None
             if message.offset <= reached:
-                deliver(message)
+                await deliver(message)
         at = min(page.next, reached)
     attach()

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
-from partyline.errors import PartylineError
+from partyline.errors import Overloaded, PartylineError
 from partyline.hub.fanout import fan_out
 from partyline.hub.patterns import Patterns
 from partyline.hub.presence import Presence
@@ -55,6 +55,7 @@ class Hub:
         rules: RoomRules | None = None,
         *,
         clock: Callable[[], float] = time.time,
+        most_waiting: int = 50_000,
     ) -> None:
         self.rooms = Rooms()
         self.presence = Presence(self.rooms)
@@ -64,6 +65,7 @@ class Hub:
         self._counters = counters
         self._rules = rules or RoomRules()
         self._clock = clock
+        self._most_waiting = most_waiting  # publishes that wait for the store: beyond it, it is slower than its users
         self._waiting: deque[Done | None] = deque()  # publishers, in the order in which the store answers
         self.fanned_out = store.head  # every offset up to this one has been offered to its audience
         store.start(self._committed)
@@ -128,17 +130,30 @@ class Hub:
         An ephemeral message fans out now; a durable one when the store has committed it. `done` may be called before
         this returns. The room's name has been checked by the caller.
         """
-        self._counters.published += 1
-        durable = draft.durable
-        if durable is None:
-            durable = self._rules.durable(draft.room)
-        if durable:
-            self._waiting.append(done)
-            self._store.append(draft)
-            return
-        self._deliver(Message(draft, None, self._clock()))
-        if done is not None:
-            done(Receipt(draft.room, draft.id, None))
+        self.publish_all((draft,), done)
+
+    def publish_all(self, drafts: Sequence[Draft], done: Done | None = None) -> None:
+        """Publish several: the durable ones of them all or none. `done` gets one answer for each draft."""
+        self._counters.published += len(drafts)
+        kept = [draft for draft in drafts if self._durable(draft)]
+        if kept:
+            if len(self._waiting) + len(kept) > self._most_waiting:
+                self._counters.hit("max_waiting_publishes")
+                if done is not None:
+                    for _ in drafts:
+                        done(Overloaded("more messages wait for the log than it can take: publish again in a moment"))
+                return
+            self._waiting.extend([done] * len(kept))
+            self._store.append(*kept)
+        if len(kept) < len(drafts):
+            for draft in drafts:
+                if not self._durable(draft):
+                    self._deliver(Message(draft, None, self._clock()))
+                    if done is not None:
+                        done(Receipt(draft.room, draft.id, None))
+
+    def _durable(self, draft: Draft) -> bool:
+        return self._rules.durable(draft.room) if draft.durable is None else draft.durable
 
     def _committed(self, batch: Sequence[Outcome]) -> None:
         """The store's one callback per batch: fan out in offset order, then tell the publishers."""

@@ -27,6 +27,10 @@ class Rooms:
     def __contains__(self, room: str) -> bool:
         return room in self._members
 
+    def names(self) -> list[str]:
+        """The rooms that have members, sorted."""
+        return sorted(self._members)
+
     def join(self, member: Connection, room: str) -> bool:
         """Add `member`; False if it was there already."""
         rooms = member.rooms

@@ -62,6 +62,11 @@ class ClassicSession:
         self._rules = rules
         self._connection: Connection | None = None
 
+    @property
+    def public_id(self) -> str:
+        """What lists call this connection."""
+        return self._registration.public_id
+
     def opened(self, connection: Connection) -> None:
         assert isinstance(connection, WebSocket)
         self._connection = connection

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 import time
 from dataclasses import dataclass, field
@@ -15,17 +14,16 @@ from starlette.routing import Route
 
 from partyline.errors import (
     InvalidValue,
-    PartylineError,
     RateLimited,
     UpgradeRequired,
 )
 from partyline.hub.hub import Hub
 from partyline.metrics import Counters
-from partyline.models import Draft, Receipt
+from partyline.models import Draft
 from partyline.relay.access import Access
 from partyline.relay.classic import ClassicRules, ClassicSession
 from partyline.relay.registry import Registry
-from partyline.relay.requests import answer, peer, read, user_text
+from partyline.relay.requests import answer, peer, published, read, user_text
 from partyline.server.site import Endpoint, Upgrade
 from partyline.topics import check_topic
 from partyline.trust.perimeter import Peer
@@ -169,23 +167,9 @@ class Relay:
         principal.may_publish(topic)
         user = None if body.user_id is None else user_text(body.user_id)
         draft = Draft(topic, compact(bytes(body.message)), secrets.token_hex(16), user)
-        receipt = await self._published(draft)
+        (receipt,) = await published(self._hub, draft)
         position = None if receipt.position is None else str(receipt.position)
         return answer({"topic": topic, "position": position, "id": receipt.id})
-
-    async def _published(self, draft: Draft) -> Receipt:
-        """The receipt of a publish. Cancelled, the message is published all the same: it was handed in."""
-        done: asyncio.Future[Receipt | PartylineError] = asyncio.get_running_loop().create_future()
-
-        def settle(outcome: Receipt | PartylineError) -> None:
-            if not done.done():
-                done.set_result(outcome)
-
-        self._hub.publish(draft, settle)
-        outcome = done.result() if done.done() else await done
-        if isinstance(outcome, PartylineError):
-            raise outcome
-        return outcome
 
     async def not_upgraded(self, request: Request) -> Response:
         self._registry.find(request.path_params["id"])

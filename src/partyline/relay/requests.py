@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+import asyncio
+from typing import Any, TypeVar, cast
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from partyline.errors import InvalidValue, PayloadTooLarge, UnsupportedMediaType
+from partyline.errors import InvalidValue, PartylineError, PayloadTooLarge, UnsupportedMediaType
+from partyline.hub.hub import Hub
+from partyline.models import Draft, Receipt
 from partyline.trust.perimeter import Peer
 from partyline.wire.relay import decode, to_json
 
@@ -65,3 +68,23 @@ def _too_large(limit: int) -> PayloadTooLarge:
 
 def answer(value: dict[str, Any]) -> Response:
     return Response(to_json(value), media_type="application/json")
+
+
+async def published(hub: Hub, *drafts: Draft) -> list[Receipt]:
+    """The receipts of a publish. Raises what the store refused it with.
+
+    Cancelled, the messages are published all the same: they were handed in.
+    """
+    done: asyncio.Future[list[Receipt | PartylineError]] = asyncio.get_running_loop().create_future()
+    outcomes: list[Receipt | PartylineError] = []
+
+    def settle(outcome: Receipt | PartylineError) -> None:
+        outcomes.append(outcome)
+        if len(outcomes) == len(drafts) and not done.done():
+            done.set_result(outcomes)
+
+    hub.publish_all(drafts, settle)
+    for outcome in done.result() if done.done() else await done:
+        if isinstance(outcome, PartylineError):
+            raise outcome
+    return cast("list[Receipt]", outcomes)

@@ -45,6 +45,7 @@ class WebSocket(asyncio.Protocol):
         "_bucket",
         "_closing",
         "_counters",
+        "_drain",
         "_due",
         "_heard",
         "_outbox",
@@ -74,6 +75,7 @@ class WebSocket(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", None)
         self._outbox: Outbox | None = None
         self._bucket: Bucket | None = None
+        self._drain: asyncio.Future[None] | None = None
         self._write_blocked = False
         self._paused = False  # we stopped reading, because our answers do not get out
         self._closing = False  # our close frame is written or queued: nothing may follow it
@@ -107,6 +109,11 @@ class WebSocket(asyncio.Protocol):
             self.shutdown()
         if rest:
             self.data_received(rest)
+
+    @property
+    def session(self) -> Session | None:
+        """What stands behind it; None once it is gone."""
+        return self._session
 
     @property
     def deflate(self) -> Deflate | None:
@@ -207,6 +214,13 @@ class WebSocket(asyncio.Protocol):
         else:
             self.send(self._wire.binary(data))
 
+    async def drained(self) -> None:
+        """Return when nothing is queued any more, or the connection is gone. Cancelling it loses nothing."""
+        while self._outbox is not None and not self._closing:
+            if self._drain is None:
+                self._drain = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._drain)
+
     def close(self, code: int, reason: str = "") -> None:
         """Send our close frame behind everything queued, then wait for the peer's, at most `close_timeout`."""
         self._close(code, reason, self._site.limits.close_timeout)
@@ -283,6 +297,7 @@ class WebSocket(asyncio.Protocol):
         if self._closing:
             return
         self._closing = True
+        self._wake_drained()
         self._write_last(self._wire.close(code, reason))
         if self._paused:  # the peer's close frame must get in
             self._paused = False
@@ -313,6 +328,12 @@ class WebSocket(asyncio.Protocol):
     def _drop_outbox(self, outbox: Outbox) -> None:
         self._counters.dropped += outbox.dropped
         self._outbox = None
+        self._wake_drained()
+
+    def _wake_drained(self) -> None:
+        drain, self._drain = self._drain, None
+        if drain is not None and not drain.done():
+            drain.set_result(None)
 
     def _may(self, bucket: Bucket, session: Session) -> bool:
         if bucket.allow(self._site.timers.now()):

@@ -80,9 +80,13 @@ class PingCommand(msgspec.Struct, tag="ping"):
     id: CommandId = None
 
 
-Command = Auth | Subscribe | Unsubscribe | Publish | History | PresenceOf | PingCommand
+class PingLike(msgspec.Struct):
+    """Any command, as far as its id goes."""
 
-COMMANDS: msgspec.json.Decoder[Command] = msgspec.json.Decoder(Command)
+    id: CommandId = None
+
+
+Command = Auth | Subscribe | Unsubscribe | Publish | History | PresenceOf | PingCommand
 
 
 class Envelope(msgspec.Struct, omit_defaults=True, rename={"sender": "from"}):
@@ -127,6 +131,19 @@ def decode(data: bytes, kind: type[_T]) -> _T:
         raise _invalid(str(error)) from None
     except msgspec.DecodeError as error:
         raise MalformedRequest(f"this is not JSON: {error}", code="malformed_json") from None
+
+
+def decode_command(data: bytes) -> Command:
+    """A v1 command. Raises as `decode` does."""
+    return decode(data, Command)  # type: ignore[arg-type]
+
+
+def find_id(text: str) -> CommandId:
+    """The `id` of a command that could not be read, where it has one that can."""
+    try:
+        return msgspec.json.decode(text.encode("utf-8", "replace"), type=PingLike).id
+    except msgspec.MsgspecError:
+        return None
 
 
 def _invalid(text: str) -> InvalidValue:

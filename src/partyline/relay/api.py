@@ -1,0 +1,215 @@
+"""v1 over HTTP: publish, batches, history, event streams, presence, topics, connections."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from partyline.errors import InvalidValue, NotFound
+from partyline.interfaces import View
+from partyline.models import Draft, Position, Receipt
+from partyline.relay.classic import ClassicSession
+from partyline.relay.events import EventStream
+from partyline.relay.line import (
+    SUBPROTOCOL,
+    LineServices,
+    LineSession,
+    check_limit,
+    history_page,
+    make_draft,
+    parse_after,
+)
+from partyline.relay.requests import answer, published, read
+from partyline.server.site import Endpoint, Site, Upgrade
+from partyline.server.websocket import WebSocket
+from partyline.topics import check_topic, is_pattern
+from partyline.trust.keys import EVERYBODY, Principal
+from partyline.wire.websocket.handshake import offered_subprotocols
+
+MAX_BATCH = 1_000
+_BEARER = "bearer."
+
+
+class NewMessage(msgspec.Struct):
+    """The body of POST /v1/topics/{topic}/messages."""
+
+    data: msgspec.Raw
+    user_id: int | str | None = None
+    id: str | None = None
+    key: str | None = None
+    ttl: float | None = None
+    durable: bool | None = None
+
+
+class BatchMessage(NewMessage, kw_only=True):
+    """One of a batch."""
+
+    topic: str
+
+
+class Batch(msgspec.Struct):
+    """The body of POST /v1/publish: all or nothing."""
+
+    messages: list[BatchMessage]
+
+
+class Api:
+    """The v1 calls over one hub."""
+
+    def __init__(
+        self, services: LineServices, site: Site, *, max_body: int, max_batch_body: int, loopback: bool, deflate: bool
+    ) -> None:
+        self._services = services
+        self._site = site
+        self._max_body = max_body
+        self._max_batch_body = max_batch_body
+        self._loopback = loopback
+        self._deflate = deflate
+
+    def routes(self) -> list[Route]:
+        """The HTTP routes, for Starlette."""
+        return [
+            Route("/v1/topics/{topic}/messages", self.publish, methods=["POST"]),
+            Route("/v1/topics/{topic}/messages", self.history, methods=["GET"]),
+            Route("/v1/topics/{topic}/events", self.events, methods=["GET"]),
+            Route("/v1/topics/{topic}/presence", self.presence, methods=["GET"]),
+            Route("/v1/topics", self.topics, methods=["GET"]),
+            Route("/v1/publish", self.publish_batch, methods=["POST"]),
+            Route("/v1/connections", self.connections, methods=["GET"]),
+            Route("/v1/connections/{id}", self.disconnect, methods=["DELETE"]),
+        ]
+
+    def upgrade(self, upgrade: Upgrade) -> Endpoint | None:
+        """The endpoint behind /v1/ws. A credential may come in Authorization, or beside the subprotocol."""
+        if upgrade.path != "/v1/ws":
+            return None
+        access = self._services.access
+        offered = [value for name, value in upgrade.headers if name == b"sec-websocket-protocol"]
+        authorization = next((v.decode("latin-1") for n, v in upgrade.headers if n == b"authorization"), None)
+        for name in offered_subprotocols(offered):
+            if name.startswith(_BEARER):
+                authorization = f"Bearer {name[len(_BEARER) :]}"
+        principal: Principal | None = EVERYBODY if access.open_mode else None
+        if authorization is not None and not access.open_mode:
+            principal = access.authenticate(authorization, upgrade.peer.address)
+        session = LineSession(self._services, principal, upgrade.peer.address)
+        return Endpoint(session, subprotocols=(SUBPROTOCOL,), deflate=self._deflate)
+
+    async def publish(self, request: Request) -> Response:
+        principal = self._services.access.principal(request)
+        body = await read(request, NewMessage, self._max_body)
+        named = request.headers.get("idempotency-key")
+        if named is not None and body.id is not None and named != body.id:
+            raise InvalidValue("id: it differs from the Idempotency-Key header; send one of them", field="id")
+        draft = _draft(principal, request.path_params["topic"], body, named)
+        (receipt,) = await published(self._services.hub, draft)
+        return answer(_receipt(receipt))
+
+    async def publish_batch(self, request: Request) -> Response:
+        principal = self._services.access.principal(request)
+        body = await read(request, Batch, self._max_batch_body)
+        if not 1 <= len(body.messages) <= MAX_BATCH:
+            raise InvalidValue(
+                f"messages: {len(body.messages)} are not between 1 and {MAX_BATCH}", code="batch_size", field="messages"
+            )
+        drafts = [_draft(principal, message.topic, message, None) for message in body.messages]
+        receipts = await published(self._services.hub, *drafts)
+        return answer({"messages": [_receipt(receipt) for receipt in receipts]})
+
+    async def history(self, request: Request) -> Response:
+        principal = self._services.access.principal(request)
+        topic = check_topic(request.path_params["topic"])
+        principal.may_subscribe(topic)
+        after = parse_after(request.query_params.get("after", "earliest"))
+        limit = check_limit(_integer(request.query_params.get("limit", "100"), "limit"))
+        view = View(frozenset((topic,)), user=principal.user)
+        return answer(await history_page(self._services, view, topic, after, limit))
+
+    async def events(self, request: Request) -> Response:
+        principal = self._services.access.principal(request)
+        topic = check_topic(request.path_params["topic"])
+        principal.may_subscribe(topic)
+        named = request.headers.get("last-event-id") or request.query_params.get("after")
+        after: Position | str
+        try:
+            after = parse_after(named or "latest")
+        except InvalidValue:
+            if not request.headers.get("last-event-id"):
+                raise
+            # A browser gives up for ever on a 4xx, and this one cannot mend its Last-Event-ID: an epoch that no store
+            # has makes it hear of the gap instead.
+            after = Position("0" * 16, 0)
+        stream = EventStream(self._services, self._site, principal, topic, self._site.limits.outbox_bytes)
+        return StreamingResponse(
+            stream.stream(after), media_type="text/event-stream", headers={"x-accel-buffering": "no"}
+        )
+
+    async def presence(self, request: Request) -> Response:
+        self._look(request, "presence")
+        topic = check_topic(request.path_params["topic"])
+        return answer({"topic": topic, "users": self._services.hub.presence.users(topic)})
+
+    async def topics(self, request: Request) -> Response:
+        self._look(request, "the list of topics")
+        rooms = self._services.hub.rooms
+        topics = [name for name in rooms.names() if not is_pattern(name)]
+        return answer({"topics": [{"topic": name, "connections": len(rooms.members(name))} for name in topics]})
+
+    async def connections(self, request: Request) -> Response:
+        self._look(request, "the list of connections")
+        return answer(
+            {
+                "connections": [
+                    {"id": public_id, "user_id": websocket.user, "topics": sorted(websocket.rooms)}
+                    for public_id, websocket in self._websockets()
+                ]
+            }
+        )
+
+    async def disconnect(self, request: Request) -> Response:
+        self._services.access.principal(request).must_be_admin("closing a connection")
+        for public_id, websocket in self._websockets():
+            if public_id == request.path_params["id"]:
+                websocket.close(4001, "disconnected")
+                return answer({"status": "disconnected"})
+        raise NotFound("there is no connection with this public id", code="unknown_connection")
+
+    def _websockets(self) -> list[tuple[str, WebSocket]]:
+        found: list[tuple[str, WebSocket]] = []
+        for connection in self._site.live:
+            if isinstance(connection, WebSocket) and isinstance(connection.session, ClassicSession | LineSession):
+                found.append((connection.session.public_id, connection))  # noqa: PERF401
+        return found
+
+    def _look(self, request: Request, what: str) -> None:
+        """Lists need a key beyond loopback."""
+        if not self._loopback:
+            self._services.access.principal(request).must_be_admin(what)
+
+
+def _draft(principal: Principal, topic: str, body: NewMessage, named: str | None) -> Draft:
+    return make_draft(
+        principal,
+        topic,
+        bytes(body.data),
+        user_id=body.user_id,
+        message_id=body.id if body.id is not None else named,
+        key=body.key,
+        ttl=body.ttl,
+        durable=body.durable,
+    )
+
+
+def _receipt(receipt: Receipt) -> dict[str, Any]:
+    position = None if receipt.position is None else str(receipt.position)
+    return {"topic": receipt.room, "position": position, "id": receipt.id, "duplicate": receipt.duplicate}
+
+
+def _integer(text: str, field: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 9:
+        raise InvalidValue(f"{field}: {text[:60]!r} is not a number", field=field)
+    return int(text)

@@ -1,0 +1,169 @@
+"""Server-sent events: one topic as a stream that a browser's EventSource resumes by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Final
+
+from partyline import log
+from partyline.errors import PartylineError
+from partyline.hub.history import Gap, catch_up, find_start
+from partyline.hub.outbox import Outbox
+from partyline.interfaces import Dialect, View
+from partyline.models import Message, Payload, Position
+from partyline.relay.line import LineServices
+from partyline.server.site import Site
+from partyline.trust.keys import Principal
+from partyline.wire import relay as wire
+from partyline.wire import sse
+
+_log = log.get("relay")
+
+COMMENT_EVERY: Final = 15.0  # seconds: proxies and browsers give up on a stream that is silent for longer
+_RETRY: Final = (1_000, 5_000)  # milliseconds, drawn at random: a thousand browsers must not come back at once
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EventDialect:
+    """Messages as events; `id:` is the position, an ephemeral message has none."""
+
+    epoch: str
+
+    def encode(self, message: Message) -> bytes:
+        envelope = wire.envelope(message, self.epoch)
+        return sse.event(wire.to_json(envelope), id=envelope.position)
+
+
+class EventStream:
+    """One subscriber. An `interfaces.Connection` whose bytes a response takes from it one by one."""
+
+    def __init__(self, services: LineServices, site: Site, principal: Principal, topic: str, limit: int) -> None:
+        self.dialect: Dialect = _dialects.setdefault(services.store.epoch, EventDialect(services.store.epoch))
+        self.user = principal.user
+        self.rooms: tuple[str, ...] | set[str] = ()
+        self._services = services
+        self._site = site
+        self._principal = principal
+        self._topic = topic
+        self._outbox = Outbox(limit)
+        self._wake = asyncio.Event()
+        self._emptied = asyncio.Event()
+        self._ending: bytes | None = None  # what is sent last, once the stream is to end
+        self._advanced = services.hub.fanned_out
+
+    # interfaces.Connection
+
+    def offer(self, payload: Payload) -> None:
+        if self._ending is None and not self._outbox.push(payload):
+            self._site.counters.hit("outbox_bytes")
+            self._outbox.clear()
+            self._end()
+        self._wake.set()
+
+    def send(self, data: bytes) -> None:
+        self.offer(Payload(data))
+
+    def send_text(self, text: str) -> None:
+        self.send(sse.event(text.encode()))
+
+    def close(self, code: int, reason: str = "") -> None:
+        self._end()
+
+    # server.site.Live
+
+    def shutdown(self) -> None:
+        """The server stops: the browser is told when to come back."""
+        self._end()
+
+    def abort(self) -> None:
+        self._end()
+
+    async def stream(self, after: Position | str) -> AsyncIterator[bytes]:
+        """The response's body. It ends when the client is too slow, the token is over or the server stops."""
+        services, hub = self._services, self._services.hub
+        hub.add(self)
+        self._site.live.add(self)
+        reader = asyncio.create_task(self._read(after))
+        try:
+            if self._site.draining:
+                self._end()
+            while True:
+                while self._outbox:
+                    yield self._outbox.pop().data
+                self._emptied.set()
+                self._wake.clear()
+                if self._ending is not None:
+                    yield self._ending
+                    return
+                if self._principal.expires is not None and services.clock() >= self._principal.expires:
+                    return
+                try:
+                    async with asyncio.timeout(COMMENT_EVERY):
+                        await self._wake.wait()
+                except TimeoutError:
+                    yield self._beat()
+        finally:
+            reader.cancel()
+            self._site.live.discard(self)
+            hub.remove(self)
+
+    def _beat(self) -> bytes:
+        """What a quiet stream sends: its position if that has moved on, so that it stays within retention."""
+        head = self._services.hub.fanned_out
+        if head > self._advanced and self.rooms:
+            self._advanced = head
+            return sse.event(None, id=f"{self._services.store.epoch}-{head}")
+        return sse.COMMENT
+
+    async def _read(self, after: Position | str) -> None:
+        """Catch up, then join the topic."""
+        services = self._services
+        hub, store = services.hub, services.store
+        view = View(frozenset((self._topic,)), user=self.user)
+
+        def attach() -> None:
+            hub.join(self, self._topic)
+            self._wake.set()
+
+        try:
+            if after == "latest":
+                attach()
+                return
+            start = await find_start(hub, store, view, after if isinstance(after, Position) else None)
+            if not start.recovered:
+                self._tell_gap(start.oldest)
+            await catch_up(
+                hub,
+                store,
+                view,
+                start.position.offset,
+                deliver=self._deliver,
+                attach=attach,
+            )
+        except Gap as gap:
+            self._tell_gap(Position(store.epoch, gap.oldest - 1))
+            attach()
+        except PartylineError as error:
+            _log.warning("a stream could not be read from the log", code=error.code)
+            self._end()
+
+    def _tell_gap(self, oldest: Position | None) -> None:
+        told = {"recovered": False, "oldest": None if oldest is None else str(oldest)}
+        self.send(b"event: gap\n" + sse.event(wire.to_json(told)))
+
+    async def _deliver(self, message: Message) -> None:
+        while self._outbox and self._ending is None:
+            self._emptied.clear()
+            await self._emptied.wait()
+        self.send(self.dialect.encode(message))
+
+    def _end(self) -> None:
+        if self._ending is None:
+            self._ending = sse.retry(random.randint(*_RETRY))  # noqa: S311 - jitter, not a secret
+        self._wake.set()
+
+
+_dialects: dict[str, Dialect] = {}
