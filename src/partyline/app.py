@@ -25,6 +25,7 @@ from partyline.errors import ConfigError, Forbidden, InvalidValue, NotFound
 from partyline.hub.hub import Hub, RoomRules
 from partyline.hub.timers import Timers
 from partyline.metrics import Counters, exposition
+from partyline.relay import openapi
 from partyline.relay.access import Access
 from partyline.relay.api import Api
 from partyline.relay.classic import ClassicRules
@@ -161,7 +162,8 @@ def build(settings: Settings, *, fallback: ASGIApp | None = None) -> Partyline:
             deflate=settings.permessage_deflate,
         )
         site.route = lambda upgrade: relay.upgrade(upgrade) or api.upgrade(upgrade)
-        routes = [*relay.routes(), *api.routes(), *_own_routes(site, keys, loopback)]
+        routes = [*relay.routes(), *api.routes(), *openapi.routes(access, loopback=loopback)]
+        routes += _own_routes(site, keys, loopback)
         router = Router(routes=routes, redirect_slashes=False)
         if fallback is not None:
             router.default = fallback

@@ -1,0 +1,262 @@
+"""The HTTP calls as an OpenAPI document, generated from the types that validate the requests; and a page to read it."""
+
+from __future__ import annotations
+
+import html
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import Route
+
+from partyline import __version__
+from partyline.relay.access import Access
+from partyline.relay.api import MAX_BATCH, Batch, NewMessage
+from partyline.relay.http import Publish, Register, TopicChange
+from partyline.relay.requests import answer
+from partyline.wire.relay import Envelope
+
+
+class ErrorDetail(msgspec.Struct, omit_defaults=True):
+    code: str
+    message: str
+    field: str | None = None
+
+
+class Error(msgspec.Struct):
+    error: ErrorDetail
+
+
+class Status(msgspec.Struct):
+    status: str
+
+
+class Registered(msgspec.Struct):
+    url: str
+
+
+class TopicsOf(msgspec.Struct):
+    topics: list[str]
+
+
+class ClassicReceipt(msgspec.Struct):
+    topic: str
+    position: str | None
+    id: str
+
+
+class ReceiptOf(msgspec.Struct):
+    topic: str
+    position: str | None
+    id: str
+    duplicate: bool
+
+
+class BatchReceipt(msgspec.Struct):
+    messages: list[ReceiptOf]
+
+
+class HistoryPage(msgspec.Struct):
+    topic: str
+    messages: list[Envelope]
+    next: str
+    more: bool
+    recovered: bool
+
+
+class Users(msgspec.Struct):
+    topic: str
+    users: list[str]
+
+
+class TopicCount(msgspec.Struct):
+    topic: str
+    connections: int
+
+
+class TopicCounts(msgspec.Struct):
+    topics: list[TopicCount]
+
+
+class ConnectionOf(msgspec.Struct):
+    id: str
+    user_id: str | None
+    topics: list[str]
+
+
+class Connections(msgspec.Struct):
+    connections: list[ConnectionOf]
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    method: str
+    path: str
+    about: str
+    answers: type[msgspec.Struct] | None
+    body: type[msgspec.Struct] | None = None
+    query: tuple[tuple[str, str, str], ...] = ()  # name, type, what it is
+    errors: tuple[int, ...] = ()
+    media: str = "application/json"
+
+
+_AFTER: Final = ("after", "string", "a position (exclusive), earliest or latest")
+_BODY: Final = (400, 413, 415, 422)
+_CALLS: Final = (
+    _Call("get", "/health", "Whether the server runs.", Status),
+    _Call("post", "/register", "Register a user; the answer is a WebSocket address.", Registered, Register, (),
+          (*_BODY, 401, 403, 429, 503)),
+    _Call("delete", "/register/{id}", "Unregister; a live connection of it is closed.", Status, errors=(401, 404)),
+    _Call("post", "/add_topic", "Add a topic to a registration.", TopicsOf, TopicChange, (), (*_BODY, 401, 403, 404)),
+    _Call("delete", "/remove_topic", "Take a topic from a registration.", TopicsOf, TopicChange, (),
+          (*_BODY, 401, 403, 404)),
+    _Call("post", "/publish", "Publish to a topic, to all or to one user.", ClassicReceipt, Publish, (),
+          (*_BODY, 401, 403, 503, 507)),
+    _Call("post", "/v1/topics/{topic}/messages", "Publish one message.", ReceiptOf, NewMessage, (),
+          (*_BODY, 401, 403, 409, 503, 507)),
+    _Call("get", "/v1/topics/{topic}/messages", "A page of history, oldest first.", HistoryPage, None,
+          (_AFTER, ("limit", "integer", "messages of a page, 1 to 1000")), (401, 403, 422)),
+    _Call("get", "/v1/topics/{topic}/events", "Messages as server-sent events.", None, None, (_AFTER,),
+          (401, 403, 422), "text/event-stream"),
+    _Call("get", "/v1/topics/{topic}/presence", "The users of a topic.", Users, errors=(401, 403, 422)),
+    _Call("get", "/v1/topics", "Topics with connections.", TopicCounts, errors=(401, 403)),
+    _Call("post", "/v1/publish", f"Publish up to {MAX_BATCH} messages, all or none.", BatchReceipt, Batch, (),
+          (*_BODY, 401, 403, 409, 503, 507)),
+    _Call("get", "/v1/connections", "Live connections.", Connections, errors=(401, 403)),
+    _Call("delete", "/v1/connections/{id}", "Close a connection by its public id.", Status, errors=(401, 403, 404)),
+)  # fmt: skip
+_REASONS: Final = {
+    400: "Not JSON, or nested too deep.",
+    401: "No credential, or one that is not known.",
+    403: "Not allowed: the rights, the Host or the Origin.",
+    404: "There is no such thing.",
+    409: "The message id was used for another message.",
+    413: "The body is too large.",
+    415: "The body is not application/json.",
+    422: "JSON of another shape, or a value out of its range.",
+    429: "Too often; Retry-After says when.",
+    503: "Not now; come back later.",
+    507: "The log keeps as many topics as it may.",
+}
+
+
+@lru_cache(maxsize=1)
+def document() -> dict[str, Any]:
+    """The OpenAPI 3.1 document."""
+    types = [kind for call in _CALLS for kind in (call.body, call.answers) if kind is not None]
+    _, schemas = msgspec.json.schema_components([*types, Error], ref_template="#/components/schemas/{name}")
+    paths: dict[str, dict[str, Any]] = {}
+    for call in _CALLS:
+        paths.setdefault(call.path, {})[call.method] = _operation(call)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Partyline", "version": __version__},
+        "paths": paths,
+        "components": {
+            "schemas": schemas,
+            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
+        },
+        "security": [{"bearer": []}, {}],
+    }
+
+
+def _operation(call: _Call) -> dict[str, Any]:
+    names = [part[1:-1] for part in call.path.split("/") if part.startswith("{")]
+    parameters = [{"name": n, "in": "path", "required": True, "schema": {"type": "string"}} for n in names]
+    parameters += [
+        {"name": name, "in": "query", "description": about, "schema": {"type": kind}}
+        for name, kind, about in call.query
+    ]
+    schema = {"type": "string"} if call.answers is None else _reference(call.answers)
+    responses: dict[str, Any] = {"200": {"description": "Done.", "content": {call.media: {"schema": schema}}}}
+    for status in sorted({*call.errors, 400, 403, 421}):
+        responses[str(status)] = {
+            "description": _REASONS.get(status, "The Host is not one of this server's."),
+            "content": {"application/json": {"schema": _reference(Error)}},
+        }
+    operation: dict[str, Any] = {"summary": call.about, "parameters": parameters, "responses": responses}
+    if call.body is not None:
+        operation["requestBody"] = {
+            "required": True,
+            "content": {"application/json": {"schema": _reference(call.body)}},
+        }
+    return operation
+
+
+def _reference(kind: type) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{kind.__name__}"}
+
+
+@lru_cache(maxsize=1)
+def page() -> str:
+    """The document as one page without scripts and without anything from elsewhere."""
+    calls = []
+    for call in _CALLS:
+        body = "" if call.body is None else f"<h3>Body</h3>{_fields(call.body.__name__)}"
+        answers = f"<p>{call.media}</p>" if call.answers is None else _fields(call.answers.__name__)
+        query = "".join(f"<li><code>{name}</code> {html.escape(about)}</li>" for name, _, about in call.query)
+        errors = ", ".join(str(status) for status in call.errors) or "-"
+        calls.append(
+            f"<section><h2><b>{call.method.upper()}</b> <code>{html.escape(call.path)}</code></h2>"
+            f"<p>{html.escape(call.about)}</p>{f'<ul>{query}</ul>' if query else ''}{body}"
+            f"<h3>Answer</h3>{answers}<p class=errors>Errors: {errors}</p></section>"
+        )
+    return _PAGE.replace("{version}", __version__).replace("{calls}", "".join(calls))
+
+
+def _fields(name: str) -> str:
+    schema = document()["components"]["schemas"][name]
+    required = schema.get("required", ())
+    rows = []
+    for field, about in schema["properties"].items():
+        mark = "" if field in required else "?"
+        rows.append(f"<li><code>{html.escape(field)}{mark}</code> {html.escape(_type(about))}</li>")
+    return f"<ul>{''.join(rows)}</ul>"
+
+
+def _type(schema: dict[str, Any]) -> str:
+    if "$ref" in schema:
+        return str(schema["$ref"].rpartition("/")[2])
+    if "anyOf" in schema:
+        return " or ".join(_type(one) for one in schema["anyOf"])
+    if schema.get("type") == "array":
+        return f"list of {_type(schema['items'])}"
+    return str(schema.get("type", "any JSON"))
+
+
+_PAGE: Final = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Partyline {version}: HTTP calls</title>
+<style>
+  :root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif; }
+  body { max-width: 46rem; margin: 2rem auto; padding: 0 1rem; }
+  section { border-top: 1px solid #8886; padding: .5rem 0; }
+  h2 { font-size: 1.05rem; margin: .4rem 0; } h2 b { display: inline-block; min-width: 4.5rem; }
+  h3 { font-size: .85rem; margin: .6rem 0 0; opacity: .75; } ul { margin: .2rem 0; padding-left: 1.2rem; }
+  p { margin: .2rem 0; } .errors { font-size: .85rem; opacity: .75; }
+</style>
+<h1>Partyline {version}</h1>
+<p>The HTTP calls. The same for programs: <a href="/openapi.json">openapi.json</a>. Keys and tokens go in
+<code>Authorization: Bearer ...</code>; every error is <code>{"error": {"code", "message", "field"?}}</code>.</p>
+{calls}
+</html>
+"""
+
+
+def routes(access: Access, *, loopback: bool) -> list[Route]:
+    """`/openapi.json` and `/docs`; beyond loopback the page wants a key."""
+
+    async def openapi(request: Request) -> Response:
+        return answer(document())
+
+    async def docs(request: Request) -> Response:
+        if not loopback:
+            access.principal(request)
+        return HTMLResponse(
+            page(), headers={"content-security-policy": "default-src 'none'; style-src 'unsafe-inline'"}
+        )
+
+    return [Route("/openapi.json", openapi, methods=["GET"]), Route("/docs", docs, methods=["GET"])]
