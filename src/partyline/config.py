@@ -20,6 +20,7 @@ from partyline.errors import ConfigError
 _SIZES: Final = {"": 1, "b": 1, "kb": 1000, "mb": 1000**2, "gb": 1000**3, "kib": 1024, "mib": 1024**2, "gib": 1024**3}
 _SECONDS: Final = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _NUMBER: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\Z")
+_LARGEST: Final = (1 << 53) - 1
 _HASH: Final = re.compile(r"sha256:[0-9a-f]{64}\Z")
 _PREFIX: Final = "PARTYLINE_"
 
@@ -187,15 +188,17 @@ def _parse(name: str, value: Any, source: str) -> Any:
     try:
         parsed = _convert(name, value, meta["kind"])
     except ValueError as error:
-        raise ConfigError(f"{name}: {_shown(value)} (from {source}) {error}", field=name) from None
+        raise ConfigError(f"{name}: {_shown(name, value)} (from {source}) {error}", field=name) from None
     least = meta["least"]
     if least is not None and parsed < least:
-        raise ConfigError(f"{name}: {_shown(value)} (from {source}) is below the least value, {least:g}", field=name)
+        raise ConfigError(
+            f"{name}: {_shown(name, value)} (from {source}) is below the least value, {least:g}", field=name
+        )
     if name == "port" and parsed > 65535:
         raise ConfigError(f"port: {parsed} (from {source}) is not a port: 0 to 65535", field=name)
     if meta["choices"] and parsed not in meta["choices"]:
         raise ConfigError(
-            f"{name}: {_shown(value)} (from {source}) is none of {', '.join(meta['choices'])}", field=name
+            f"{name}: {_shown(name, value)} (from {source}) is none of {', '.join(meta['choices'])}", field=name
         )
     return parsed
 
@@ -235,15 +238,19 @@ def _boolean(value: Any) -> bool:
 
 def _number(value: Any, units: Mapping[str, float]) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool):
-        if value != value or value in (float("inf"), float("-inf")):
-            raise ValueError("is not a finite number")
+        if value != value or abs(value) > _LARGEST:
+            raise ValueError("is out of range")
         return value
     match = _NUMBER.match(value.strip()) if isinstance(value, str) else None
     if match is None or match[2].lower() not in units:
         known = ", ".join(unit for unit in units if unit)
         raise ValueError("is not a number" + (f", nor one with a unit ({known})" if known else ""))
-    number = float(match[1]) if "." in match[1] else int(match[1])
-    return number * units[match[2].lower()]
+    if len(match[1]) > 30:
+        raise ValueError("is out of range")
+    number = (float(match[1]) if "." in match[1] else int(match[1])) * units[match[2].lower()]
+    if number > _LARGEST:
+        raise ValueError("is out of range")
+    return number
 
 
 def _keys(value: Any) -> tuple[ApiKey, ...]:
@@ -263,7 +270,7 @@ def _key(item: Any) -> ApiKey:
         raise ValueError("holds something that is not a key's hash (`partyline key` makes a key and its hash)")
     unknown = set(item) - {"hash", "publish", "subscribe", "admin"}
     if unknown:
-        raise ValueError(f"has a key with unknown fields: {', '.join(sorted(unknown))}")
+        raise ValueError("has a key with fields other than hash, publish, subscribe and admin")
     rights: dict[str, tuple[str, ...]] = {}
     for right in ("publish", "subscribe"):
         patterns = item.get(right, [">"])
@@ -273,5 +280,6 @@ def _key(item: Any) -> ApiKey:
     return ApiKey(item["hash"], rights["publish"], rights["subscribe"], _boolean(item.get("admin", False)))
 
 
-def _shown(value: Any) -> str:
-    return "[not shown]" if isinstance(value, list | dict) else repr(value)[:80]
+def _shown(name: str, value: Any) -> str:
+    """A value as an error repeats it; what may hold a key is not repeated."""
+    return "[not shown]" if name == "api_keys" or isinstance(value, list | dict) else repr(value)[:80]

@@ -31,6 +31,8 @@ way out. `field` names the offending part of the request where there is one.
 
 from __future__ import annotations
 
+from math import ceil
+
 
 class PartylineError(Exception):
     """Base of every error here. Raised on its own only where no class below fits."""
@@ -156,7 +158,7 @@ class RateLimited(RequestError):
         self.retry_after = retry_after
 
     def headers(self) -> list[tuple[str, str]]:
-        return [("retry-after", str(max(1, round(self.retry_after))))]
+        return [("retry-after", str(max(1, ceil(self.retry_after))))]
 
 
 class HeadTooLarge(RequestError):

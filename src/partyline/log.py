@@ -9,13 +9,15 @@ from __future__ import annotations
 import logging
 import re
 import sys
+import traceback
 from collections.abc import MutableMapping
 from typing import Any, Literal, cast
 
 import structlog
 
 _SECRET_NAMES = frozenset(("authorization", "token", "key", "api_key", "cookie", "url", "query", "path"))
-_SECRET_TEXT = re.compile(r"(/ws/)[0-9a-f]{8,}|([?&]token=)[^&\s\"']+|(Bearer\s+)\S+", re.IGNORECASE)
+_LEFT = frozenset(("exc_info", "stack_info", "_record", "_from_structlog", "_logger"))  # structlog's own
+_SECRET_TEXT = re.compile(r"(/ws/)[^\s\"'?#]+|(token=)[^&\s\"']+|(bearer[.\s]\s*)\S+", re.IGNORECASE)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 logging.getLogger("partyline").addHandler(logging.NullHandler())
@@ -26,8 +28,24 @@ def redact(_logger: object, _method: str, event: MutableMapping[str, Any]) -> Mu
     for name, value in event.items():
         if name.lower() in _SECRET_NAMES:
             event[name] = "[redacted]"
-        elif isinstance(value, str) and name not in ("exception", "stack"):
+        elif isinstance(value, str):
             event[name] = _CONTROL.sub(" ", redact_text(value))
+        elif name not in _LEFT and not isinstance(value, int | float | None):
+            event[name] = _CONTROL.sub(" ", redact_text(repr(value)))
+    return event
+
+
+def _exception(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """An exception as text: where it came from and what it says, without anybody's variables, indented so that no line
+    of it looks like another event."""
+    info = event.pop("exc_info", None)
+    if info is True:
+        info = sys.exc_info()
+    elif isinstance(info, BaseException):
+        info = (type(info), info, info.__traceback__)
+    if isinstance(info, tuple) and info[0] is not None:
+        lines = redact_text("".join(traceback.format_exception(*info))).rstrip("\n").split("\n")
+        event["exception"] = "\n".join("  " + _CONTROL.sub(" ", line) for line in lines)
     return event
 
 
@@ -48,11 +66,14 @@ def get(name: str) -> structlog.stdlib.BoundLogger:
 
 def configure(log_format: Literal["text", "json"], level: str = "info") -> None:
     """Write the logs of Partyline and of what it runs on to standard error. Replaces an earlier configuration."""
-    rendered: list[Any] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
+    rendered: list[Any] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta, _exception]
     if log_format == "json":
-        rendered += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        rendered.append(structlog.processors.JSONRenderer())
     else:
-        rendered.append(structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0))
+        plain = structlog.dev.plain_traceback
+        rendered.append(
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0, exception_formatter=plain)
+        )
     formatter = structlog.stdlib.ProcessorFormatter(
         processors=rendered,
         foreign_pre_chain=[

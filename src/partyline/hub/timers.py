@@ -98,5 +98,6 @@ class Timers:
                     entry.on_deadline(now)
                 except Exception:
                     _log.exception("a deadline of %r failed", type(entry).__name__)
-        if heap and not self._armed:
+        # A deadline that was set meanwhile may have armed the loop for a later slot than the next one.
+        if heap and not 0 < self._armed <= heap[0]:
             self._arm(heap[0])

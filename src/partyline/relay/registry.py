@@ -165,8 +165,7 @@ class Registry:
     def set_topics(self, registration: Registration, topics: tuple[str, ...]) -> None:
         """Replace its topics; the caller has checked them."""
         registration.topics = self._shared(topics)
-        if registration.id_hash in self._by_hash:
-            self._save(registration)
+        self._save(registration)
 
     def check_grants(self, registration: Registration, topics: Iterable[str]) -> None:
         """Raises Forbidden for a topic that the creator's patterns do not cover."""
@@ -180,6 +179,8 @@ class Registry:
             self.remove(registration)
 
     def _save(self, registration: Registration) -> None:
+        if registration.id_hash not in self._by_hash:
+            return  # removed meanwhile: what its connection still does brings nothing of it back
         self._table.save(
             Row(
                 registration.id_hash,

@@ -96,15 +96,28 @@ class MemoryStore:
 
     def _take_all(self, drafts: Sequence[Draft]) -> list[Outcome]:
         """All or none: what would refuse one of several is looked for before the first is taken."""
+        self._prune()
         if len(drafts) > 1:
-            for draft in drafts:
-                refusal = self._refusal(draft)
-                if refusal is not None:
-                    return [Refused(each, refusal) for each in drafts]
+            refusal = self._batch_refusal(drafts)
+            if refusal is not None:
+                return [Refused(draft, refusal) for draft in drafts]
         return [self._take(draft) for draft in drafts]
 
+    def _batch_refusal(self, drafts: Sequence[Draft]) -> PartylineError | None:
+        rooms = set(self._rooms)  # a batch is at most a thousand, and rare beside single messages
+        taken: dict[tuple[str | None, str, str], Draft] = {}
+        for draft in drafts:
+            refusal = self._refusal(draft, len(rooms | {draft.room}) - 1)
+            if refusal is not None:
+                return refusal
+            rooms.add(draft.room)
+            other = taken.setdefault((draft.sender, draft.room, draft.id), draft)
+            if not _same(other, draft):
+                return _conflict(draft.id)
+        return None
+
     def _take(self, draft: Draft) -> Outcome:
-        refusal = self._refusal(draft)
+        refusal = self._refusal(draft, len(self._rooms))
         if refusal is not None:
             return Refused(draft, refusal)
         identity = (draft.sender, draft.room, draft.id)
@@ -126,16 +139,15 @@ class MemoryStore:
             self._forget(offsets[0])
         return Stored(draft, message)
 
-    def _refusal(self, draft: Draft) -> PartylineError | None:
-        """Why the draft cannot be taken, if it cannot."""
+    def _refusal(self, draft: Draft, rooms: int) -> PartylineError | None:
+        """Why the draft cannot be taken beside so many rooms, if it cannot."""
         if self._closed:
             return StoreUnavailable("the server is shutting down: publish again in a moment")
-        self._prune()
         known = self._ids.get((draft.sender, draft.room, draft.id))
         if known is not None:
-            if (known.draft.data, known.draft.user, known.draft.key) != (draft.data, draft.user, draft.key):
+            if not _same(known.draft, draft):
                 return _conflict(draft.id)
-        elif draft.room not in self._rooms and len(self._rooms) >= self._retention.max_rooms:
+        elif draft.room not in self._rooms and rooms >= self._retention.max_rooms:
             return TooManyTopics(f"the log keeps {self._retention.max_rooms} topics (setting max_rooms)")
         return None
 
@@ -163,6 +175,11 @@ class MemoryStore:
             del self._rooms[message.room]
             self._pruned.pop(message.room, None)
             self._pruned_everywhere = offset
+
+
+def _same(one: Draft, other: Draft) -> bool:
+    """Whether a draft repeats another one, and is no new message under its id."""
+    return (one.data, one.user, one.key) == (other.data, other.user, other.key)
 
 
 def _conflict(message_id: str) -> Conflict:
