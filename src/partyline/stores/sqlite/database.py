@@ -23,6 +23,7 @@ from partyline.metrics import Counters
 
 _log = log.get("store")
 
+APPLICATION_ID = 0x506C696E  # "Plin" in the file's head: tells our databases from those of other programs
 SCHEMA_VERSION = 1
 MIGRATIONS: dict[int, str] = {}
 """SQL that brings a database from a version to the next one, by the version it starts from."""
@@ -76,9 +77,12 @@ class Database:
             self._wake.notify()
 
     def rows(self, query: str) -> list[tuple[object, ...]]:
-        """Read at start, before jobs are queued."""
+        """Read at start, before jobs are queued. Raises ConfigError where the file is damaged."""
         with self._wake:
-            return self._connection.execute(query).fetchall()
+            try:
+                return self._connection.execute(query).fetchall()
+            except sqlite3.Error as error:
+                raise damaged(self.path, str(error)) from None
 
     async def flush(self) -> None:
         """Return when everything submitted before is committed. Cancelling it loses nothing."""
@@ -112,7 +116,10 @@ class Database:
                         return
             for _, committed in jobs:
                 if committed is not None:
-                    committed()
+                    try:
+                        committed()
+                    except Exception:  # a caller that has gone, its loop with it: the next one's work goes on
+                        _log.exception("telling of a commit failed")
 
     def _commit(self, jobs: list[Job]) -> bool:
         connection = self._connection
@@ -154,6 +161,7 @@ class Database:
     def _open(self, path: str, busy_timeout: float) -> sqlite3.Connection:
         connection = sqlite3.connect(path, timeout=busy_timeout, isolation_level=None, check_same_thread=False)
         try:
+            self._check_ours(connection)  # before the first write: another program's file stays as it is
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=FULL")
             self._migrate(connection)
@@ -162,27 +170,32 @@ class Database:
             raise
         return connection
 
-    def _migrate(self, connection: sqlite3.Connection) -> None:
+    def _check_ours(self, connection: sqlite3.Connection) -> None:
         (version,) = connection.execute("PRAGMA user_version").fetchone()
+        (application,) = connection.execute("PRAGMA application_id").fetchone()
+        (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if application != APPLICATION_ID and (version or tables or application):
+            raise ConfigError(
+                f"db: {self.path} is a database of another program: choose another file with --db", field="db"
+            )
         if version > SCHEMA_VERSION:
             raise ConfigError(
                 f"db: {self.path} was written by a newer Partyline (schema {version}, "
                 f"this one knows {SCHEMA_VERSION}): upgrade Partyline, or choose another file with --db",
                 field="db",
             )
+
+    def _migrate(self, connection: sqlite3.Connection) -> None:
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
         if version == SCHEMA_VERSION:
             return
         if version == 0:
-            (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-            if tables:
-                raise ConfigError(
-                    f"db: {self.path} is a database of another program: choose another file with --db", field="db"
-                )
             steps = [resources.files("partyline.stores").joinpath("sqlite.sql").read_text("utf-8")]
         else:
             steps = [MIGRATIONS[step] for step in range(version, SCHEMA_VERSION)]
         # executescript would commit between statements: a half-made schema must not survive a crash.
-        script = "\n".join(["BEGIN IMMEDIATE;", *steps, f"PRAGMA user_version={SCHEMA_VERSION};"])
+        script = "\n".join(["BEGIN IMMEDIATE;", *steps, f"PRAGMA application_id={APPLICATION_ID};"])
+        script += f"PRAGMA user_version={SCHEMA_VERSION};"
         try:
             connection.executescript(script)
             if version == 0:
@@ -198,6 +211,13 @@ def _nothing(_connection: sqlite3.Connection) -> None:
     """A job that only waits for its turn."""
 
 
+def damaged(path: str, reason: str) -> ConfigError:
+    """A database that is not what was written to it."""
+    return ConfigError(
+        f"db: {path} is damaged ({reason}): restore a backup of it, or choose another file with --db", field="db"
+    )
+
+
 def _explain(path: str, error: Exception) -> str:
     folder = str(Path(path).absolute().parent)
     if isinstance(error, FileNotFoundError):
@@ -208,4 +228,6 @@ def _explain(path: str, error: Exception) -> str:
         return f"db: {path} is a folder: name a file in it with --db"
     if isinstance(error, sqlite3.DatabaseError) and "not a database" in str(error):
         return f"db: {path} is not an SQLite database: choose another file with --db"
+    if isinstance(error, sqlite3.DatabaseError) and "malformed" in str(error):
+        return damaged(path, str(error)).message
     return f"db: {path} cannot be opened: {error}"

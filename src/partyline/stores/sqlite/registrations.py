@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeVar, cast
 
-from partyline.stores.sqlite.database import Database
+import msgspec
+
+from partyline.stores.sqlite.database import Database, damaged
 
 _T = TypeVar("_T")
 
@@ -44,7 +46,11 @@ class RegistrationTable:
         query = "SELECT id_hash, user, topics, grants, used, created FROM registrations"
         for row in self._database.rows(query):
             id_hash, user, topics, grants, used, created = cast("tuple[bytes, str, str, str, int, float]", row)
-            yield Row(id_hash, user, tuple(json.loads(topics)), tuple(json.loads(grants)), bool(used), created)
+            try:
+                names, patterns = (tuple(msgspec.json.decode(text, type=list[str])) for text in (topics, grants))
+            except msgspec.MsgspecError as error:
+                raise damaged(self._database.path, f"a registration: {error}") from None
+            yield Row(id_hash, user, names, patterns, bool(used), created)
 
     def save(self, row: Row) -> None:
         """Insert or replace."""
