@@ -1,0 +1,46 @@
+"""Connections and dialects that keep what they are given."""
+
+from __future__ import annotations
+
+from partyline.interfaces import Dialect
+from partyline.models import Message, Payload
+
+
+class Tagged:
+    """A dialect that writes its tag before the data, and counts how often it was asked to."""
+
+    def __init__(self, tag: bytes = b"") -> None:
+        self.tag = tag
+        self.encoded = 0
+
+    def encode(self, message: Message) -> bytes:
+        self.encoded += 1
+        return self.tag + message.draft.data
+
+
+class Member:
+    """A `Connection` without a socket: `inbox` holds the payloads offered, `closed` the codes it was closed with."""
+
+    def __init__(self, user: str | None = None, dialect: Dialect | None = None) -> None:
+        self.user = user
+        self.dialect: Dialect = dialect or Tagged()
+        self.rooms: tuple[str, ...] | set[str] = ()
+        self.inbox: list[Payload] = []
+        self.closed: list[int] = []
+
+    @property
+    def got(self) -> list[bytes]:
+        """The bytes of what was offered, in order."""
+        return [payload.data for payload in self.inbox]
+
+    def offer(self, payload: Payload) -> None:
+        self.inbox.append(payload)
+
+    def send(self, data: bytes) -> None:
+        self.inbox.append(Payload(data))
+
+    def send_text(self, text: str) -> None:
+        self.send(text.encode())
+
+    def close(self, code: int, reason: str = "") -> None:
+        self.closed.append(code)

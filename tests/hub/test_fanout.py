@@ -1,0 +1,64 @@
+"""The fan-out loop: who is offered what, and how often it is encoded."""
+
+from __future__ import annotations
+
+from partyline.hub.fanout import fan_out
+from partyline.models import Draft, Message, Policy
+
+from .members import Member, Tagged
+
+MESSAGE = Message(Draft("cats", b"1", "id", key="k"), 7, 0.0)
+
+
+def test_a_message_is_encoded_once_per_dialect() -> None:
+    """However the members are mixed, each dialect encodes a message once and its members share one payload."""
+    plain, other = Tagged(b"p"), Tagged(b"o")
+    members = [Member(dialect=dialect) for dialect in (plain, other, plain, plain, other, plain)]
+    assert fan_out(MESSAGE, members) == 6
+    assert (plain.encoded, other.encoded) == (1, 1)
+    assert [member.got for member in members] == [[b"p1"], [b"o1"], [b"p1"], [b"p1"], [b"o1"], [b"p1"]]
+    assert len({id(member.inbox[0]) for member in members}) == 2
+
+
+def test_dialects_are_told_apart_by_identity() -> None:
+    """Two dialect objects are two dialects, also where they write alike."""
+    one, two = Tagged(), Tagged()
+    fan_out(MESSAGE, [Member(dialect=one), Member(dialect=two)])
+    assert (one.encoded, two.encoded) == (1, 1)
+
+
+def test_members_are_served_in_their_order() -> None:
+    """Members are offered a message in the order in which they are given."""
+    served: list[int] = []
+
+    class Ordered(Member):
+        def offer(self, payload: object) -> None:
+            served.append(id(self))
+
+    dialects = Tagged(), Tagged()
+    members = [Ordered(dialect=dialects[number % 2]) for number in range(5)]
+    fan_out(MESSAGE, members)
+    assert served == [id(member) for member in members]
+
+
+def test_nobody_costs_nothing() -> None:
+    """A message without an audience is offered to none and encoded by none."""
+    assert fan_out(MESSAGE, []) == 0
+
+
+def test_a_payload_carries_what_an_outbox_needs() -> None:
+    """The payload knows its room, its policy and its key, which the slow-consumer policies go by."""
+    member = Member()
+    fan_out(MESSAGE, [member], Policy.CONFLATE)
+    payload = member.inbox[0]
+    assert (payload.room, payload.policy, payload.key) == ("cats", Policy.CONFLATE, "k")
+
+
+def test_each_message_is_encoded_anew() -> None:
+    """Nothing of one message is kept for the next one."""
+    dialect = Tagged()
+    member = Member(dialect=dialect)
+    fan_out(MESSAGE, [member])
+    fan_out(Message(Draft("cats", b"2", "id2"), 8, 0.0), [member])
+    assert member.got == [b"1", b"2"]
+    assert dialect.encoded == 2

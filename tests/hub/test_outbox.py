@@ -1,0 +1,205 @@
+"""The bounded queue of a slow consumer: its bound, its order, and what goes first (guarantee 5)."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from partyline.hub.outbox import Outbox
+from partyline.models import Payload, Policy
+
+
+def kept(data: bytes) -> Payload:
+    """A payload that is never dropped."""
+    return Payload(data, "orders")
+
+
+def drop(data: bytes, room: str = "news") -> Payload:
+    return Payload(data, room, Policy.DROP_OLDEST)
+
+
+def conflate(data: bytes, key: str | None = None, room: str = "prices") -> Payload:
+    return Payload(data, room, Policy.CONFLATE, key)
+
+
+def drained(outbox: Outbox) -> list[bytes]:
+    return [outbox.pop().data for _ in range(len(outbox))]
+
+
+def test_payloads_leave_in_the_order_they_came() -> None:
+    """What is queued comes out oldest first, and the size in bytes follows it."""
+    outbox = Outbox(100)
+    for data in (b"one", b"three", b"five5"):
+        assert outbox.push(kept(data))
+    assert (len(outbox), outbox.size) == (3, 13)
+    assert drained(outbox) == [b"one", b"three", b"five5"]
+    assert (len(outbox), outbox.size) == (0, 0)
+    with pytest.raises(IndexError):
+        outbox.pop()
+
+
+def test_the_bound_counts_bytes_to_the_last_one() -> None:
+    """A box takes exactly its limit in bytes; one byte more does not fit and changes nothing."""
+    outbox = Outbox(10)
+    assert outbox.push(kept(b"123456"))
+    assert outbox.push(kept(b"7890"))
+    assert not outbox.push(kept(b"x"))
+    assert outbox.dropped == 0
+    assert drained(outbox) == [b"123456", b"7890"]
+
+
+def test_drop_oldest_goes_first() -> None:
+    """At the bound the payloads of drop_oldest rooms go, oldest first, before anything else is touched."""
+    outbox = Outbox(8)
+    outbox.push(conflate(b"p1", "a"))
+    outbox.push(drop(b"n1"))
+    outbox.push(conflate(b"p2", "a"))
+    outbox.push(drop(b"n2"))
+    assert outbox.push(kept(b"k"))
+    assert outbox.dropped == 1
+    assert drained(outbox) == [b"p1", b"p2", b"n2", b"k"]
+
+
+def test_conflating_comes_second() -> None:
+    """When drop_oldest rooms have nothing left, a newer payload of a room and key takes the place of the older ones."""
+    outbox = Outbox(10)
+    for payload in (conflate(b"p1", "a"), conflate(b"q1", "b"), drop(b"n1"), conflate(b"p2", "a"), kept(b"k1")):
+        outbox.push(payload)
+    assert outbox.push(kept(b"k2k2"))
+    assert drained(outbox) == [b"q1", b"p2", b"k1", b"k2k2"]
+    assert outbox.dropped == 2
+
+
+def test_a_conflated_payload_stands_at_the_tail() -> None:
+    """The newest of a key stands where it came, behind what was queued before it, and supersedes what waits."""
+    outbox = Outbox(6)
+    outbox.push(conflate(b"p1", "a"))
+    outbox.push(kept(b"k1"))
+    outbox.push(conflate(b"q1", "b"))
+    assert outbox.push(conflate(b"p2", "a"))
+    assert drained(outbox) == [b"k1", b"q1", b"p2"]
+
+
+def test_keys_are_of_their_room() -> None:
+    """The same key in two rooms is two keys, and messages without a key are one key of their room."""
+    outbox = Outbox(8)
+    outbox.push(conflate(b"a1", "x", room="a"))
+    outbox.push(conflate(b"b1", "x", room="b"))
+    outbox.push(conflate(b"a2", None, room="a"))
+    outbox.push(conflate(b"a3", None, room="a"))
+    assert outbox.push(kept(b"kk"))
+    assert drained(outbox) == [b"a1", b"b1", b"a3", b"kk"]
+
+
+def test_the_connection_goes_last() -> None:
+    """Only what does not fit when everything expendable is gone is refused: the connection must go then."""
+    outbox = Outbox(10)
+    outbox.push(kept(b"kkkk"))
+    outbox.push(drop(b"nn"))
+    outbox.push(conflate(b"pp", "a"))
+    outbox.push(conflate(b"qq", "a"))
+    assert not outbox.push(kept(b"12345"))
+    assert drained(outbox) == [b"kkkk", b"qq"]
+
+
+def test_a_payload_above_the_limit_never_fits() -> None:
+    """A payload larger than the whole box is refused, whatever its policy."""
+    for payload in (kept(b"x" * 11), drop(b"x" * 11), conflate(b"x" * 11)):
+        outbox = Outbox(10)
+        assert not outbox.push(payload)
+        assert len(outbox) == 0
+
+
+def test_one_pass_frees_room_for_several() -> None:
+    """A box full of droppable payloads is not searched from end to end for every one that comes."""
+    outbox = Outbox(800)
+    for _ in range(800):
+        outbox.push(drop(b"x"))
+    dropped = []
+    for _ in range(100):
+        assert outbox.push(drop(b"y"))
+        dropped.append(outbox.dropped)
+    assert dropped == [101] * 100
+
+
+def test_force_ignores_the_bound() -> None:
+    """A close frame goes behind the last message also where the box is full."""
+    outbox = Outbox(4)
+    outbox.push(kept(b"1234"))
+    outbox.force(Payload(b"bye"))
+    assert outbox.size == 7
+    assert drained(outbox) == [b"1234", b"bye"]
+
+
+def test_a_cleared_box_starts_anew() -> None:
+    """After `clear` nothing waits, and the box takes its whole limit again."""
+    outbox = Outbox(4)
+    outbox.push(drop(b"1234"))
+    outbox.clear()
+    assert (len(outbox), outbox.size) == (0, 0)
+    assert outbox.push(kept(b"5678"))
+    assert not outbox.push(kept(b"9"))
+
+
+payloads = st.builds(
+    Payload,
+    data=st.binary(max_size=12),
+    room=st.sampled_from(("a", "b")),
+    policy=st.sampled_from(Policy),
+    key=st.sampled_from((None, "x", "y")),
+)
+
+
+@given(st.integers(1, 64), st.lists(st.one_of(payloads, st.none()), max_size=60))
+@settings(deadline=None)
+def test_never_above_its_limit_and_in_order(limit: int, steps: list[Payload | None]) -> None:
+    """Whatever is pushed and popped (None), the bytes stay within the limit, the order stays, and only what its policy
+    allows is missing, all of it counted."""
+    outbox = Outbox(limit)
+    taken: list[Payload] = []
+    out: list[Payload] = []
+    refused: Payload | None = None
+    for step in steps:
+        if step is None:
+            if outbox:
+                out.append(outbox.pop())
+        elif outbox.push(step):
+            taken.append(step)
+        else:
+            refused = step
+            break
+        assert outbox.size <= limit
+    left = [outbox.pop() for _ in range(len(outbox))]
+    out += left
+
+    remaining = iter(taken)
+    assert all(any(payload is other for other in remaining) for payload in out), "a subsequence of what was pushed"
+    survivors = set(map(id, out))
+    lost = [(at, payload) for at, payload in enumerate(taken) if id(payload) not in survivors]
+    assert outbox.dropped == len(lost)
+    newer = [*taken, *([refused] if refused else [])]
+    for at, payload in lost:
+        assert payload.policy is not Policy.CLOSE
+        if payload.policy is Policy.CONFLATE:
+            heirs = [other for other in newer[at + 1 :] if (other.room, other.key) == (payload.room, payload.key)]
+            assert any(heir.policy is Policy.CONFLATE for heir in heirs), "only a newer one supersedes"
+    if refused is not None:
+        assert sum(len(payload.data) for payload in left) + len(refused.data) > limit
+        keys = [(payload.room, payload.key) for payload in left if payload.policy is Policy.CONFLATE]
+        if refused.policy is Policy.CONFLATE:
+            keys.append((refused.room, refused.key))
+        assert len(keys) == len(set(keys)), "everything superseded had gone before the connection had to"
+        assert not any(payload.policy is Policy.DROP_OLDEST for payload in left)
+
+
+@given(st.lists(payloads, max_size=40))
+@settings(deadline=None)
+def test_below_the_bound_nothing_is_touched(pushed: list[Payload]) -> None:
+    """While everything fits, no policy takes anything: a consumer that keeps up gets every message."""
+    outbox = Outbox(12 * 40)
+    for payload in pushed:
+        assert outbox.push(payload)
+    assert outbox.dropped == 0
+    assert outbox.size == sum(len(payload.data) for payload in pushed)
+    assert drained(outbox) == [payload.data for payload in pushed]

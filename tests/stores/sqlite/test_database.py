@@ -1,0 +1,543 @@
+"""The database file: who may use it, what it may be, and how work reaches it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import shutil
+import sqlite3
+import stat
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from partyline.errors import ConfigError
+from partyline.metrics import Counters
+from partyline.stores.sqlite import database as module
+from partyline.stores.sqlite.database import SCHEMA_VERSION, Database
+from partyline.stores.sqlite.registrations import RegistrationTable, Row
+
+from .conftest import Open
+from .writer import LONG, Gate, Setback, query, settled
+
+NOTE = "INSERT INTO notes VALUES (?)"
+
+
+def notes(connection: sqlite3.Connection) -> None:
+    """A job: a table for the jobs of these tests."""
+    connection.execute("CREATE TABLE IF NOT EXISTS notes (text TEXT)")
+
+
+class Note:
+    """A job that writes a row, and counts how often it ran."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.runs = 0
+
+    def __call__(self, connection: sqlite3.Connection) -> None:
+        self.runs += 1
+        connection.execute(NOTE, (self.text,))
+
+
+def noted(path: Path) -> list[object]:
+    return [text for (text,) in query(path, "SELECT text FROM notes ORDER BY rowid")]
+
+
+@contextlib.contextmanager
+def nobody() -> Iterator[None]:
+    """Without the rights of root, which no file mode keeps out."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def make(path: Path, script: str) -> None:
+    """A database that another program made."""
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.executescript(script)
+
+
+def refused(path: Path | str) -> str:
+    """The message with which a file is refused; its lock is free afterwards."""
+    with pytest.raises(ConfigError) as caught:
+        Database(str(path), Counters(), busy_timeout=0.01)
+    assert caught.value.field == "db"
+    lock = Path(f"{path}.lock")
+    if lock.exists():
+        with open(lock) as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return caught.value.message
+
+
+# A new file
+
+
+def test_a_new_database_is_private(path: Path, opened: Open) -> None:
+    """The database and every file beside it can be read and written by its owner only, whatever the umask."""
+    earlier = os.umask(0)
+    try:
+        database = opened()
+        database.submit(notes)
+        settled(database)
+        modes = {item.name: stat.S_IMODE(item.stat().st_mode) for item in path.parent.iterdir()}
+    finally:
+        os.umask(earlier)
+    assert set(modes) == {path.name, f"{path.name}.lock", f"{path.name}-wal", f"{path.name}-shm"}
+    assert set(modes.values()) == {0o600}
+
+
+def test_a_new_database_has_our_schema(path: Path, opened: Open) -> None:
+    """A new file gets the schema and its version, in WAL."""
+    opened().close()
+    assert query(path, "PRAGMA user_version") == [(SCHEMA_VERSION,)]
+    assert query(path, "PRAGMA journal_mode") == [("wal",)]
+    assert {name for (name,) in query(path, "SELECT name FROM sqlite_master WHERE type = 'table'")} == {
+        "registrations",
+        "store",
+    }
+    assert query(path, "SELECT count(*) FROM store") == [(1,)]
+
+
+def test_commits_are_synchronous(opened: Open) -> None:
+    """The writer's connection commits with synchronous=FULL, and says so for people."""
+    database = opened()
+    seen: list[object] = []
+    database.submit(lambda connection: seen.extend(connection.execute("PRAGMA synchronous").fetchone()))
+    settled(database)
+    assert seen == [2]
+    assert "FULL" in database.sync_mode
+
+
+def test_an_empty_file_becomes_a_database(path: Path, opened: Open) -> None:
+    """A file of no bytes, as `mktemp` leaves it, is a new database."""
+    path.touch()
+    opened().close()
+    assert query(path, "PRAGMA user_version") == [(SCHEMA_VERSION,)]
+
+
+def test_opening_again_changes_nothing(path: Path, opened: Open) -> None:
+    """A database keeps what is in it when it is opened again."""
+    database = opened()
+    database.submit(notes)
+    database.submit(Note("kept"))
+    database.close()
+    created = query(path, "SELECT created FROM store")
+    opened().close()
+    assert noted(path) == ["kept"]
+    assert query(path, "SELECT created FROM store") == created
+
+
+def test_memory_is_a_database_without_a_file(tmp_path: Path, opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`:memory:` works like any other database and leaves no file behind, no lock either."""
+    monkeypatch.chdir(tmp_path)
+    one, two = opened(":memory:"), opened(":memory:")
+    one.submit(notes)
+    one.submit(Note("here"))
+    settled(one)
+    assert one.rows("SELECT text FROM notes") == [("here",)]
+    assert two.rows("SELECT count(*) FROM sqlite_master WHERE name = 'notes'") == [(0,)]
+    assert "FULL" not in one.sync_mode
+    assert list(tmp_path.iterdir()) == []
+
+
+# The lock
+
+
+def test_a_second_server_is_refused(path: Path, opened: Open) -> None:
+    """Two servers on one file: the second one is told so, as often as it tries, and the first goes on (hostile 7)."""
+    first = opened()
+    first.submit(notes)
+    for _ in range(2):
+        with pytest.raises(ConfigError, match=r"^db: .*partyline\.db is in use by another server.*--db"):
+            Database(str(path), Counters())
+    first.submit(Note("goes on"))
+    settled(first)
+    assert noted(path) == ["goes on"]
+
+
+def test_the_lock_goes_with_the_server(opened: Open) -> None:
+    """After close another server may have the file at once."""
+    opened().close()
+    opened()
+
+
+# What a file may not be
+
+
+def test_a_folder_is_refused(tmp_path: Path) -> None:
+    """A folder in place of a file is called one."""
+    assert "is a folder" in refused(tmp_path)
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    """Where the folder of the file does not exist, the message names that folder, and nothing is made."""
+    message = refused(tmp_path / "nowhere" / "partyline.db")
+    assert f"the folder {tmp_path / 'nowhere'} does not exist" in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_in_place_of_a_folder_is_refused(tmp_path: Path) -> None:
+    """A path that goes through a file is refused with the system's reason."""
+    (tmp_path / "file").touch()
+    assert "cannot be opened" in refused(tmp_path / "file" / "partyline.db")
+
+
+def test_an_unreadable_file_is_refused(path: Path, opened: Open) -> None:
+    """A file of which this user has no rights is refused with the way out."""
+    opened().close()
+    path.chmod(0)
+    with nobody(), pytest.raises(ConfigError, match=r"cannot be read and written by this user.*--db"):
+        Database(str(path), Counters())
+
+
+@pytest.mark.parametrize("content", [b"x" * 16, b"just a text\n" * 500, b"SQLite format 3\0" + b"\xff" * 5000])
+def test_another_format_is_refused(path: Path, content: bytes) -> None:
+    """A file that is no SQLite database is refused, and stays as it was."""
+    path.write_bytes(content)
+    assert "is not an SQLite database" in refused(path)
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "CREATE TABLE customers (name TEXT);",
+        "CREATE TABLE customers (name TEXT); PRAGMA user_version = 1;",
+        "CREATE TABLE customers (name TEXT); PRAGMA user_version = -7;",
+        "CREATE TABLE store (name TEXT); PRAGMA user_version = 1;",
+        "PRAGMA user_version = 1;",
+    ],
+    ids=["no version", "our version", "a negative version", "our version and a table of ours", "our version, empty"],
+)
+def test_a_database_of_another_program_is_refused(path: Path, script: str) -> None:
+    """Another program's database is refused as one, also where its version number happens to be one of ours."""
+    make(path, script)
+    message = refused(path)
+    assert "a database of another program" in message
+    assert "--db" in message
+
+
+@pytest.mark.parametrize("version", [0, SCHEMA_VERSION + 1])
+def test_a_refused_database_is_left_as_it_was(path: Path, version: int) -> None:
+    """A database that is refused keeps every byte: it belongs to somebody else."""
+    make(path, f"CREATE TABLE customers (name TEXT); PRAGMA user_version = {version};")
+    before = path.read_bytes()
+    refused(path)
+    assert path.read_bytes() == before
+
+
+def test_a_newer_database_is_refused(path: Path, opened: Open) -> None:
+    """A database that a newer Partyline wrote is refused with both versions and the way out."""
+    opened().close()
+    make(path, f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+    message = refused(path)
+    assert "a newer Partyline" in message
+    assert f"schema {SCHEMA_VERSION + 1}, this one knows {SCHEMA_VERSION}" in message
+    assert "upgrade" in message
+
+
+def test_a_database_in_use_by_another_program_is_refused(path: Path) -> None:
+    """A file that another program holds for itself is refused with SQLite's reason, after the busy timeout."""
+    make(path, "CREATE TABLE customers (name TEXT)")
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        assert "locked" in refused(path)
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A closed database of several pages."""
+    path = tmp_path_factory.mktemp("filled") / "partyline.db"
+    database = Database(str(path), Counters())
+    table = RegistrationTable(database)
+    for number in range(300):
+        table.save(Row(number.to_bytes(32, "big"), str(number), ("cats", "dogs"), (">",), False, 1.0))
+    database.close()
+    assert path.stat().st_size >= 6 * 4096
+    return path
+
+
+@pytest.mark.parametrize("page", [0, 2, 5])
+@pytest.mark.parametrize("damage", ["zeros", "ones", "cut"])
+def test_a_damaged_database_is_refused(path: Path, filled: Path, page: int, damage: str) -> None:
+    """A database with a page overwritten or cut off is refused with a clear message, at the latest when the
+    registrations are read, and never half served (guarantee 7, hostile 4)."""
+    shutil.copy(filled, path)
+    content = bytearray(path.read_bytes())
+    start = page * 4096
+    if damage == "cut":
+        del content[start + 100 :]
+    else:
+        content[start : start + 4096] = (b"\0" if damage == "zeros" else b"\xff") * 4096
+    path.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        open_and_load(path)
+    assert caught.value.field == "db"
+    assert str(path) in caught.value.message
+
+
+def test_registrations_that_make_no_sense_are_refused(path: Path, filled: Path) -> None:
+    """A row whose text is not what we wrote is a damaged database too."""
+    shutil.copy(filled, path)
+    make(path, "UPDATE registrations SET topics = '[\"cats' WHERE user = '7'")
+    with pytest.raises(ConfigError) as caught:
+        open_and_load(path)
+    assert caught.value.field == "db"
+
+
+def open_and_load(path: Path) -> list[Row]:
+    """What a start does with a database."""
+    database = Database(str(path), Counters(), busy_timeout=0.01)
+    try:
+        return list(RegistrationTable(database).load())
+    finally:
+        database.close()
+
+
+# Migrations
+
+
+def test_an_older_database_is_brought_up_to_date(path: Path, opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A database of an earlier version goes through every step to the newest, once, and keeps its rows."""
+    opened().close()
+    last = SCHEMA_VERSION + 2
+    monkeypatch.setattr(module, "SCHEMA_VERSION", last)
+    monkeypatch.setitem(module.MIGRATIONS, last - 2, "CREATE TABLE first (n INTEGER); INSERT INTO first VALUES (1);")
+    monkeypatch.setitem(module.MIGRATIONS, last - 1, "INSERT INTO first SELECT n + 1 FROM first;")
+    for _ in range(2):
+        opened().close()
+        assert query(path, "SELECT n FROM first ORDER BY n") == [(1,), (2,)]
+        assert query(path, "PRAGMA user_version") == [(last,)]
+        assert query(path, "SELECT count(*) FROM store") == [(1,)]
+
+
+def test_a_migration_that_fails_leaves_no_half(path: Path, opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When a step fails, the database is refused and is what it was: of the earlier version, without a half."""
+    opened().close()
+    monkeypatch.setattr(module, "SCHEMA_VERSION", SCHEMA_VERSION + 1)
+    monkeypatch.setitem(module.MIGRATIONS, SCHEMA_VERSION, "CREATE TABLE half (n INTEGER); CREATE TABLE store (n);")
+    assert "store" in refused(path)
+    assert query(path, "PRAGMA user_version") == [(SCHEMA_VERSION,)]
+    assert query(path, "SELECT count(*) FROM sqlite_master WHERE name = 'half'") == [(0,)]
+
+
+# Jobs
+
+
+def test_jobs_run_in_order_off_the_callers_thread(path: Path, opened: Open) -> None:
+    """Jobs run in the order in which they were submitted, all on one thread that is not the caller's."""
+    database = opened()
+    threads: set[int] = set()
+    database.submit(notes)
+    for number in range(50):
+        database.submit(Note(str(number)))
+        database.submit(lambda connection: threads.add(threading.get_ident()))
+    settled(database)
+    assert noted(path) == [str(number) for number in range(50)]
+    assert len(threads) == 1
+    assert threading.get_ident() not in threads
+
+
+def test_submitting_waits_for_nothing(opened: Open) -> None:
+    """While the writer is held, submitting returns."""
+    database, gate = opened(), Gate()
+    database.submit(gate)
+    gate.reached()
+    database.submit(notes)
+    gate.let_go()
+
+
+def test_what_queued_up_is_one_transaction(path: Path, opened: Open) -> None:
+    """What is submitted during a commit goes into the next one together."""
+    database, gate = opened(), Gate()
+    begun: list[str] = []
+    database.submit(notes)
+    database.submit(lambda connection: connection.set_trace_callback(begun.append))
+    settled(database)
+    begun.clear()
+    database.submit(gate)
+    gate.reached()
+    for number in range(100):
+        database.submit(Note(str(number)))
+    gate.let_go()
+    settled(database)
+    assert len(noted(path)) == 100
+    transactions = [statement for statement in begun if statement.startswith("COMMIT")]
+    assert 2 <= len(transactions) <= 3, "the gate's, the notes', and perhaps one for the job that waits for them"
+
+
+def test_committed_means_others_can_read_it(path: Path, opened: Open) -> None:
+    """When `committed` is called, another program finds the row in the file (guarantee 1)."""
+    database = opened()
+    database.submit(notes)
+    seen: list[list[object]] = []
+    done = threading.Event()
+
+    def look() -> None:
+        seen.append(noted(path))
+        done.set()
+
+    database.submit(Note("there"), look)
+    assert done.wait(LONG)
+    assert seen == [["there"]]
+
+
+def test_a_refusing_disk_is_tried_again(path: Path, opened: Open, setback: Setback) -> None:
+    """While commits fail nothing is called committed; afterwards all of it is there once, the failures are counted,
+    and the log has said so (guarantee 7)."""
+    counters = Counters()
+    database = opened(counters=counters)
+    database.submit(notes)
+    settled(database)
+    before, after, done = Note("before"), Note("after"), threading.Event()
+    large = 50 * 4096
+
+    def full(connection: sqlite3.Connection) -> None:
+        if not setback.lines:
+            connection.execute("PRAGMA max_page_count = 1")  # SQLite does not go below what is there: the disk is full
+        else:
+            connection.execute("PRAGMA max_page_count = 1000000")
+        connection.execute("INSERT INTO notes VALUES (?)", ("x" * large,))
+
+    gate = Gate()
+    database.submit(gate)
+    gate.reached()
+    for job in (before, full, after):
+        database.submit(job, done.set if job is after else None)
+    gate.let_go()
+    setback.wait()
+    assert not done.is_set()
+    assert noted(path) == []
+    assert counters.write_errors == 1
+    assert done.wait(LONG)
+    assert noted(path) == ["before", "x" * large, "after"]
+    assert (before.runs, after.runs) == (2, 1)
+    assert len(setback.lines) == 1
+
+
+def test_another_writer_only_delays(path: Path, opened: Open, setback: Setback) -> None:
+    """While another program holds the file's write lock, commits are tried again until it lets go."""
+    database = opened(busy_timeout=0.0)
+    database.submit(notes)
+    settled(database)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        database.submit(Note("later"))
+        setback.wait()
+        other.execute("ROLLBACK")
+    settled(database)
+    assert noted(path) == ["later"]
+
+
+def test_a_callback_that_fails_stops_nothing(path: Path, opened: Open) -> None:
+    """A `committed` that raises costs its caller only: the writer goes on."""
+    database = opened()
+    database.submit(notes)
+
+    def broken() -> None:
+        raise RuntimeError("the caller has gone")
+
+    database.submit(Note("one"), broken)
+    database.submit(Note("two"))
+    done = threading.Event()
+    database.submit(Note("three"), done.set)
+    assert done.wait(2.0), "the writer is dead"
+    assert noted(path) == ["one", "two", "three"]
+
+
+# Flush and close
+
+
+def test_flush_waits_for_the_commit(path: Path, opened: Open) -> None:
+    """`flush` returns when everything submitted before it is in the file, and not while it is not."""
+    database, gate = opened(), Gate()
+    database.submit(notes)
+    settled(database)
+    database.submit(gate)
+    database.submit(Note("flushed"))
+
+    async def flush() -> None:
+        flushing = asyncio.create_task(database.flush())
+        gate.reached()
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert not flushing.done()
+        gate.let_go()
+        await asyncio.wait_for(flushing, LONG)
+        assert noted(path) == ["flushed"]
+
+    asyncio.run(flush())
+
+
+def test_cancelling_flush_loses_nothing(path: Path, opened: Open) -> None:
+    """A flush that is given up, its loop closed before the commit, costs neither what was queued nor the writer."""
+    database, gate = opened(), Gate()
+    database.submit(notes)
+    settled(database)
+    database.submit(gate)
+    database.submit(Note("queued"))
+
+    async def give_up() -> None:
+        flushing = asyncio.create_task(database.flush())
+        await asyncio.sleep(0)
+        flushing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await flushing
+
+    asyncio.run(give_up())
+    gate.let_go()
+    done = threading.Event()
+    database.submit(Note("later"), done.set)
+    assert done.wait(2.0), "the writer is dead"
+    assert noted(path) == ["queued", "later"]
+
+
+def test_close_commits_what_is_queued(path: Path, opened: Open) -> None:
+    """What is queued when the database is closed is committed before it is let go."""
+    database, gate = opened(), Gate()
+    database.submit(notes)
+    database.submit(gate)
+    gate.reached()
+    for number in range(10):
+        database.submit(Note(str(number)))
+    closing = threading.Thread(target=database.close)
+    closing.start()
+    gate.let_go()
+    closing.join(LONG)
+    assert not closing.is_alive()
+    assert noted(path) == [str(number) for number in range(10)]
+    opened()
+
+
+def test_close_gives_up_on_a_refusing_disk(path: Path, opened: Open, setback: Setback) -> None:
+    """A disk that still refuses does not keep the process from ending: close returns, and the lock is free."""
+    database = opened()
+
+    def refuse(connection: sqlite3.Connection) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    database.submit(refuse)
+    setback.wait()
+    database.close()
+    assert query(path, "SELECT count(*) FROM store") == [(1,)]
+    opened()
+
+
+def test_closing_twice_does_nothing(path: Path, opened: Open) -> None:
+    """A second close returns, and does not take the lock from who has the file now."""
+    first = opened()
+    first.close()
+    opened()
+    first.close()
+    with pytest.raises(ConfigError, match="in use"):
+        Database(str(path), Counters())

@@ -1,0 +1,206 @@
+"""Topic names and patterns: what is one, and what a pattern covers, against a matcher that is plain to read."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from partyline.errors import InvalidValue
+from partyline.topics import MAX_LENGTH, any_covers, check_pattern, check_topic, covers
+
+NAMES = [
+    "a",
+    "cats",
+    "orders.eu",
+    "orders.eu.de.7",
+    "Groß",
+    "日本.語",
+    "😀",
+    "a-b_c~d!e",
+    "a$b",
+    "a.$b",
+    "user:1",
+    "'quoted'",
+    '"',
+    "x" * MAX_LENGTH,
+    "é" * MAX_LENGTH,
+]
+
+NOT_NAMES = [
+    "",
+    "x" * (MAX_LENGTH + 1),
+    ".",
+    ".a",
+    "a.",
+    "a..b",
+    "a b",
+    " a",
+    "a ",
+    "a*",
+    "*",
+    "a.*",
+    "a>",
+    ">",
+    "a/b",
+    "a?b",
+    "a#b",
+    "a%20b",
+    "a\\b",
+    "$",
+    "$sys",
+    "$SYS.x",
+    "a\tb",
+    "a\nb",
+    "a\r\n",
+    "a\x00",
+    "a\x1b[31m",
+    "a\x7f",
+    "a\x85b",
+    "a\u00a0b",
+    "a\u2028b",
+    "a\u200bb",
+    "a\u202eb",
+    "a\u3000b",
+    "a\ufeff",
+    "a\ud800",
+    "a\ue000",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_is_returned_as_it_is(name: str) -> None:
+    """A topic name is accepted and returned unchanged, and is a pattern that covers itself."""
+    assert check_topic(name) is name
+    assert check_pattern(name) is name
+    assert covers(name, name)
+
+
+@pytest.mark.parametrize("name", NOT_NAMES, ids=ascii)
+def test_what_is_no_name_is_refused(name: str) -> None:
+    """Anything else is 422 `invalid_topic`, names the field, and its message fits on one line (hostile 32)."""
+    with pytest.raises(InvalidValue) as caught:
+        check_topic(name, "default_topics")
+    error = caught.value
+    assert (error.http_status, error.code, error.field) == (422, "invalid_topic", "default_topics")
+    assert error.message.startswith("default_topics ")
+    assert error.message.isprintable()
+    assert len(error.message) < 300
+
+
+@pytest.mark.parametrize("pattern", ["*", ">", "a.*", "*.a", "*.*", "a.>", "*.>", "a.*.b", "a.*.>", "日本.>"])
+def test_tokens_may_be_wild(pattern: str) -> None:
+    """In a pattern a whole token may be `*`, and the last one `>`; as a topic name it is refused."""
+    assert check_pattern(pattern) is pattern
+    with pytest.raises(InvalidValue):
+        check_topic(pattern)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "",
+        "a*",
+        "*a",
+        "**",
+        "a.**",
+        "a>",
+        ">a",
+        ">.a",
+        "a.>.b",
+        ">>",
+        ">.>",
+        "a..>",
+        ".>",
+        "a.",
+        "$sys.>",
+        "a b.*",
+        "a/*",
+    ],
+)
+def test_what_is_no_pattern_is_refused(pattern: str) -> None:
+    """A wild card within a token, `>` before the end, and what no name may hold is 422 and says what a pattern is."""
+    with pytest.raises(InvalidValue, match="is not a pattern") as caught:
+        check_pattern(pattern)
+    assert (caught.value.code, caught.value.field) == ("invalid_topic", "pattern")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name", "covered"),
+    [
+        ("cats", "cats", True),
+        ("cats", "Cats", False),
+        ("cats", "cats.a", False),
+        ("cats.a", "cats", False),
+        ("*", "cats", True),
+        ("*", "cats.a", False),
+        (">", "cats", True),
+        (">", "cats.a.b", True),
+        ("orders.*.eu", "orders.7.eu", True),
+        ("orders.*.eu", "orders.7.us", False),
+        ("orders.*.eu", "orders.eu", False),
+        ("orders.*.eu", "orders.7.8.eu", False),
+        ("sensors.>", "sensors.a", True),
+        ("sensors.>", "sensors.a.b.c", True),
+        ("sensors.>", "sensors", False),
+        ("sensors.>", "sensorsx.a", False),
+        ("*.*", "a.b", True),
+        ("*.*", "a", False),
+        ("*.>", "a", False),
+        ("*.>", "a.b.c", True),
+    ],
+)
+def test_a_pattern_covers_what_it_says(pattern: str, name: str, covered: bool) -> None:
+    """`*` is one token and a last `>` one or more; nothing else is wild."""
+    assert covers(pattern, name) is covered
+
+
+def naive(pattern: list[str], name: list[str]) -> bool:
+    """The rule, token by token."""
+    if pattern == [">"]:
+        return len(name) >= 1
+    if not pattern or not name:
+        return pattern == name
+    return pattern[0] in ("*", name[0]) and naive(pattern[1:], name[1:])
+
+
+tokens = st.sampled_from(("a", "b", "ab", "日"))
+names = st.lists(tokens, min_size=1, max_size=5).map(".".join)
+patterns = st.tuples(
+    st.lists(st.one_of(tokens, st.just("*")), max_size=4), st.one_of(tokens, st.just("*"), st.just(">"))
+).map(lambda parts: ".".join([*parts[0], parts[1]]))
+
+
+@given(patterns, names)
+@settings(deadline=None)
+def test_covering_is_the_rule(pattern: str, name: str) -> None:
+    """On every pattern and name the matcher does what the rule says, read token by token."""
+    assert check_pattern(pattern) == pattern
+    assert check_topic(name) == name
+    assert covers(pattern, name) is naive(pattern.split("."), name.split("."))
+
+
+@given(st.lists(patterns, max_size=4), names)
+@settings(deadline=None)
+def test_several_patterns_cover_what_one_of_them_does(several: list[str], name: str) -> None:
+    """A list of patterns covers a name if one of them does; an empty list covers nothing."""
+    assert any_covers(several, name) is any(naive(pattern.split("."), name.split(".")) for pattern in several)
+
+
+@given(st.text(max_size=12))
+@settings(deadline=None)
+def test_every_text_is_a_name_or_refused(text: str) -> None:
+    """Of any text, `check_topic` either returns it, by the rule, or raises InvalidValue and nothing else."""
+    is_name = (
+        0 < len(text) <= MAX_LENGTH
+        and text.isprintable()
+        and not set(text) & set(" *>/?#%\\")
+        and not text.startswith("$")
+        and all(text.split("."))
+    )
+    try:
+        assert check_topic(text) == text
+    except InvalidValue:
+        assert not is_name
+    else:
+        assert is_name

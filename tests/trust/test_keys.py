@@ -1,0 +1,110 @@
+"""API keys: which are known, and what each may do."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+
+from partyline.errors import Forbidden, Unauthenticated
+from partyline.trust.keys import EVERYBODY, KeyRing, Principal, key_hash
+
+READER = Principal((), ("cats", "news.>"))
+WRITER = Principal(("orders.*",), ())
+RING = KeyRing([(key_hash("pl_reader"), READER), (key_hash("pl_writer"), WRITER)])
+
+
+def test_a_key_is_kept_as_its_hash() -> None:
+    """A key stands in the configuration as `sha256:` and its SHA-256 in hex."""
+    assert key_hash("pl_x") == "sha256:" + hashlib.sha256(b"pl_x").hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("header", "who"),
+    [
+        ("Bearer pl_reader", READER),
+        ("Bearer pl_writer", WRITER),
+        ("bearer pl_reader", READER),
+        ("BEARER   pl_reader  ", READER),
+    ],
+)
+def test_a_known_key_is_its_principal(header: str, who: Principal) -> None:
+    """A key in an Authorization header, the scheme in any case, stands for its principal, wherever it is listed."""
+    assert RING.authenticate(header) is who
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        None,
+        "",
+        "Bearer",
+        "Bearer ",
+        "pl_reader",
+        "Basic pl_reader",
+        "Bearer pl_other",
+        "Bearer PL_READER",
+        "Bearer pl_reader,pl_writer",
+        "Bearer pl_reader pl_writer",
+        "Bearer pl_reade",
+        "Bearer pl_readerx",
+        "Bearer " + key_hash("pl_reader"),
+        "Bearer " + key_hash("pl_reader").removeprefix("sha256:"),
+        "Bearer \xff\xfe",
+    ],
+)
+def test_everything_else_is_unauthenticated(header: str | None) -> None:
+    """No key, another scheme, an unknown key and the stored hash itself are 401, and the message repeats none of it."""
+    with pytest.raises(Unauthenticated) as caught:
+        RING.authenticate(header)
+    assert caught.value.http_status == 401
+    assert ("www-authenticate", "Bearer") in caught.value.headers()
+    assert "pl_" not in caught.value.message
+    assert "sha256" not in caught.value.message
+
+
+def test_without_keys_everybody_comes_in() -> None:
+    """Without a key configured the ring is in open mode: whoever asks, with a key or not, may do everything."""
+    ring = KeyRing()
+    assert ring.open_mode
+    assert not RING.open_mode
+    for header in (None, "Bearer pl_whatever", "Basic x"):
+        assert ring.authenticate(header) is EVERYBODY
+    EVERYBODY.may_publish("any.topic")
+    EVERYBODY.may_subscribe("any.topic")
+    assert EVERYBODY.admin
+
+
+@pytest.mark.parametrize(
+    ("principal", "action", "topic", "allowed"),
+    [
+        (READER, "subscribe", "cats", True),
+        (READER, "subscribe", "news.a.b", True),
+        (READER, "subscribe", "news", False),
+        (READER, "subscribe", "dogs", False),
+        (READER, "publish", "cats", False),
+        (WRITER, "publish", "orders.eu", True),
+        (WRITER, "publish", "orders.eu.de", False),
+        (WRITER, "publish", "cats", False),
+        (WRITER, "subscribe", "orders.eu", False),
+    ],
+)
+def test_rights_go_by_pattern(principal: Principal, action: str, topic: str, allowed: bool) -> None:
+    """A principal may do what a pattern of that action covers; the rest is 403 and names the topic."""
+    check = principal.may_publish if action == "publish" else principal.may_subscribe
+    if allowed:
+        check(topic)
+        return
+    with pytest.raises(Forbidden) as caught:
+        check(topic)
+    assert (caught.value.http_status, caught.value.field) == (403, "topic")
+    assert repr(topic) in caught.value.message
+
+
+def test_a_principal_may_nothing_by_default() -> None:
+    """Rights are given, not taken away: an empty principal may neither publish, subscribe nor administer."""
+    nobody = Principal()
+    for check in (nobody.may_publish, nobody.may_subscribe):
+        with pytest.raises(Forbidden):
+            check("cats")
+    assert not nobody.admin
