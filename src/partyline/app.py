@@ -21,7 +21,7 @@ from starlette.types import ASGIApp
 
 from partyline import __version__, log
 from partyline.config import Settings
-from partyline.errors import ConfigError, Forbidden, InvalidValue, NotFound
+from partyline.errors import ConfigError, InvalidValue, NotFound
 from partyline.hub.hub import Hub, RoomRules
 from partyline.hub.timers import Timers
 from partyline.metrics import Counters, exposition
@@ -32,7 +32,8 @@ from partyline.relay.classic import ClassicRules
 from partyline.relay.http import Relay, RelaySettings
 from partyline.relay.line import LineRules, LineServices
 from partyline.relay.registry import Registry, RegistryLimits
-from partyline.server.gate import Gate
+from partyline.relay.requests import peer
+from partyline.server.gate import ErrorAnswers, Gate
 from partyline.server.shell import Shell, tls_context
 from partyline.server.site import ConnectionLimits, Site
 from partyline.stores.memory import MemoryStore, Retention
@@ -44,7 +45,6 @@ from partyline.trust.perimeter import Network, Perimeter, canonical_origin, is_l
 from partyline.wire.websocket.connection import Limits as MessageLimits
 
 _RESERVED_DESCRIPTORS = 256  # for the database, logs and listeners
-_LOOPBACK_ORIGINS = r"https?://(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d+)?"
 
 _log = log.get("app")
 
@@ -158,16 +158,15 @@ def build(settings: Settings, *, fallback: ASGIApp | None = None) -> Partyline:
             site,
             max_body=settings.max_body,
             max_batch_body=settings.max_batch_body,
-            loopback=loopback,
             deflate=settings.permessage_deflate,
         )
         site.route = lambda upgrade: relay.upgrade(upgrade) or api.upgrade(upgrade)
-        routes = [*relay.routes(), *api.routes(), *openapi.routes(access, loopback=loopback)]
-        routes += _own_routes(site, keys, loopback)
+        routes = [*relay.routes(), *api.routes(), *openapi.routes(access), *_own_routes(site, access)]
         router = Router(routes=routes, redirect_slashes=False)
         if fallback is not None:
             router.default = fallback
-        asgi = Gate(_cors(router, settings, perimeter), perimeter, counters, native=True)
+        answering = ErrorAnswers(router, counters)
+        asgi = Gate(_cors(answering, settings), perimeter, counters, native=True)
         shell = Shell(site, asgi, websocket_fallback=fallback is not None)
     except BaseException:
         database.close()
@@ -316,23 +315,24 @@ def _networks(names: tuple[str, ...]) -> tuple[Network, ...]:
         raise ConfigError(f"trusted_proxies: {error}", field="trusted_proxies") from None
 
 
-def _cors(app: ASGIApp, settings: Settings, perimeter: Perimeter) -> ASGIApp:
-    """CORS answers for the origins that the gate lets in; it has refused all others before."""
+def _cors(app: ASGIApp, settings: Settings) -> ASGIApp:
+    """CORS answers, errors included, for every origin that came as far as this: the gate has refused all others."""
+    anybody = "*" in settings.cors_origins
     return CORSMiddleware(
         app,
-        allow_origins=settings.cors_origins,
-        allow_origin_regex=_LOOPBACK_ORIGINS if perimeter.open_mode else None,
-        allow_methods=("GET", "POST", "DELETE"),
-        allow_headers=("authorization", "content-type", "idempotency-key", "last-event-id"),
+        allow_origins=("*",) if anybody else (),
+        allow_origin_regex=None if anybody else ".*",
+        allow_methods=("*",),
+        allow_headers=("*",),
         allow_credentials=settings.cors_credentials,
         max_age=600,
     )
 
 
-def _own_routes(site: Site, keys: KeyRing, loopback: bool) -> list[Route]:
+def _own_routes(site: Site, access: Access) -> list[Route]:
     async def metrics(request: Request) -> Response:
-        if not loopback and not keys.authenticate(request.headers.get("authorization")).admin:
-            raise Forbidden("/metrics needs a key with admin rights, since this server listens beyond loopback")
+        if not peer(request).local:
+            access.principal(request).must_be_admin("/metrics")
         try:
             text = exposition(site.counters, site.connections)
         except ImportError:

@@ -1,8 +1,9 @@
 """Settings: defaults < file < environment < flags. Every value knows where it came from.
 
-A setting has one name everywhere: `max_body` in the TOML file, `PARTYLINE_MAX_BODY` in the environment, `--max-body` or
-`--set max_body=...` on the command line. Lists are TOML arrays, or separated by commas elsewhere. Sizes take a suffix
-(`64KiB`, `1MiB`), durations too (`500ms`, `30s`, `5m`, `2h`, `7d`).
+A setting has one name everywhere: `max_body` in the TOML file, `PARTYLINE_MAX_BODY` in the environment, and
+`--set max_body=...` on the command line, where the common ones have an option of their own, too. Lists are TOML arrays,
+or separated by commas elsewhere. Sizes take a suffix (`64KiB`, `1MiB`), durations too (`500ms`, `30s`, `5m`, `2h`,
+`7d`).
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@
 
 A class says what goes on the wire: `code` (the stable word programs compare), `http_status`, `close_code` (of a
 WebSocket) and `temporary` (worth a retry as it is). `message` is for people: it names the field, the value and the
-way out. `field` names the offending part of the request where there is one.
+way out. `field` names the offending part of the request where there is one, `limit` the setting that was hit.
 """
 
 from __future__ import annotations
@@ -42,10 +42,13 @@ class PartylineError(Exception):
     close_code: int = 1011
     temporary: bool = False
 
-    def __init__(self, message: str, *, code: str | None = None, field: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, code: str | None = None, field: str | None = None, limit: str | None = None
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.field = field
+        self.limit = limit
         if code is not None:
             self.code = code
 
@@ -119,6 +122,10 @@ class PayloadTooLarge(RequestError):
     code = "payload_too_large"
     http_status = 413
     close_code = 1009
+
+    def headers(self) -> list[tuple[str, str]]:
+        # RFC 9110 15.5.14: the rest of the body is not read, so nothing behind it can be told from a next request.
+        return [("connection", "close")]
 
 
 class UnsupportedMediaType(RequestError):

@@ -36,7 +36,8 @@ class Connection(Protocol):
         ...
 
     def send(self, data: bytes) -> None:
-        """An answer to this client, framing included: never dropped while the connection lives."""
+        """An answer to this client, framing included. It is never dropped alone: what does not fit the outbox ends the
+        connection."""
         ...
 
     def send_text(self, text: str) -> None:

@@ -23,7 +23,10 @@ ABOUT: Final = {
 
 @dataclass(slots=True)
 class Counters:
-    """One process's counters. `limits` counts how often each limit was hit, by the setting's name (a fixed set)."""
+    """One process's counters, each changed on one thread only.
+
+    `limits` counts how often each limit was hit, by the setting's name (a fixed set).
+    """
 
     accepted: int = 0
     requests: int = 0

@@ -62,7 +62,7 @@ class Hub:
         self._patterns = Patterns()
         self._users: dict[str, tuple[Connection, ...]] = {}
         self._store = store
-        self._counters = counters
+        self.counters = counters
         self._rules = rules or RoomRules()
         self._clock = clock
         self._most_waiting = most_waiting  # publishes that wait for the store: beyond it, it is slower than its users
@@ -130,23 +130,23 @@ class Hub:
         An ephemeral message fans out now; a durable one when the store has committed it. `done` may be called before
         this returns. The room's name has been checked by the caller.
         """
-        self.publish_all((draft,), done)
+        self.publish_all(((draft, done),))
 
-    def publish_all(self, drafts: Sequence[Draft], done: Done | None = None) -> None:
-        """Publish several: the durable ones of them all or none. `done` gets one answer for each draft."""
-        self._counters.published += len(drafts)
-        kept = [draft for draft in drafts if self._durable(draft)]
+    def publish_all(self, drafts: Sequence[tuple[Draft, Done | None]]) -> None:
+        """Publish several, each with its `done`: the durable ones of them all or none."""
+        self.counters.published += len(drafts)
+        kept = [pair for pair in drafts if self._durable(pair[0])]
         if kept:
             if len(self._waiting) + len(kept) > self._most_waiting:
-                self._counters.hit("max_waiting_publishes")
-                if done is not None:
-                    for _ in drafts:
+                self.counters.hit("max_waiting_publishes")
+                for _, done in drafts:
+                    if done is not None:
                         done(Overloaded("more messages wait for the log than it can take: publish again in a moment"))
                 return
-            self._waiting.extend([done] * len(kept))
-            self._store.append(*kept)
+            self._waiting.extend(done for _, done in kept)
+            self._store.append(*(draft for draft, _ in kept))
         if len(kept) < len(drafts):
-            for draft in drafts:
+            for draft, done in drafts:
                 if not self._durable(draft):
                     self._deliver(Message(draft, None, self._clock()))
                     if done is not None:
@@ -179,4 +179,4 @@ class Hub:
     def _deliver(self, message: Message) -> None:
         members = self.audience(message.room, message.draft.user)
         if members:
-            self._counters.delivered += fan_out(message, members, self._rules.policy(message.room))
+            self.counters.delivered += fan_out(message, members, self._rules.policy(message.room))

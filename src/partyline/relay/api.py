@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from partyline.errors import InvalidValue, NotFound
+from partyline.errors import InvalidValue, NotFound, UpgradeRequired
 from partyline.interfaces import View
 from partyline.models import Draft, Position, Receipt
 from partyline.relay.classic import ClassicSession
@@ -23,7 +23,7 @@ from partyline.relay.line import (
     make_draft,
     parse_after,
 )
-from partyline.relay.requests import answer, published, read
+from partyline.relay.requests import answer, peer, published, read
 from partyline.server.site import Endpoint, Site, Upgrade
 from partyline.server.websocket import WebSocket
 from partyline.topics import check_topic, is_pattern
@@ -61,13 +61,12 @@ class Api:
     """The v1 calls over one hub."""
 
     def __init__(
-        self, services: LineServices, site: Site, *, max_body: int, max_batch_body: int, loopback: bool, deflate: bool
+        self, services: LineServices, site: Site, *, max_body: int, max_batch_body: int, deflate: bool
     ) -> None:
         self._services = services
         self._site = site
         self._max_body = max_body
         self._max_batch_body = max_batch_body
-        self._loopback = loopback
         self._deflate = deflate
 
     def routes(self) -> list[Route]:
@@ -81,6 +80,7 @@ class Api:
             Route("/v1/publish", self.publish_batch, methods=["POST"]),
             Route("/v1/connections", self.connections, methods=["GET"]),
             Route("/v1/connections/{id}", self.disconnect, methods=["DELETE"]),
+            Route("/v1/ws", self.not_upgraded, methods=["GET"]),
         ]
 
     def upgrade(self, upgrade: Upgrade) -> Endpoint | None:
@@ -99,6 +99,9 @@ class Api:
         session = LineSession(self._services, principal, upgrade.peer.address)
         return Endpoint(session, subprotocols=(SUBPROTOCOL,), deflate=self._deflate)
 
+    async def not_upgraded(self, request: Request) -> Response:
+        raise UpgradeRequired("this is a WebSocket endpoint: connect to it with a WebSocket client")
+
     async def publish(self, request: Request) -> Response:
         principal = self._services.access.principal(request)
         body = await read(request, NewMessage, self._max_body)
@@ -111,7 +114,7 @@ class Api:
 
     async def publish_batch(self, request: Request) -> Response:
         principal = self._services.access.principal(request)
-        body = await read(request, Batch, self._max_batch_body)
+        body = await read(request, Batch, self._max_batch_body, "max_batch_body")
         if not 1 <= len(body.messages) <= MAX_BATCH:
             raise InvalidValue(
                 f"messages: {len(body.messages)} are not between 1 and {MAX_BATCH}", code="batch_size", field="messages"
@@ -186,8 +189,8 @@ class Api:
         return found
 
     def _look(self, request: Request, what: str) -> None:
-        """Lists need a key beyond loopback."""
-        if not self._loopback:
+        """Lists need a key beyond this machine."""
+        if not peer(request).local:
             self._services.access.principal(request).must_be_admin(what)
 
 

@@ -99,6 +99,8 @@ class ClassicSession:
         self.refused(InvalidValue(f"binary messages mean nothing here: {_KNOWN}", code="unknown_command"))
 
     def refused(self, error: PartylineError) -> None:
+        if error.limit is not None:
+            self._hub.counters.hit(error.limit)
         if self._rules.answer_errors and self._connection is not None:
             self._connection.send_text(error_body(error).decode())
 

@@ -226,6 +226,7 @@ class LineSession:
                 f"one connection may have {rules.topics_per_connection} subscriptions (topics_per_connection)",
                 code="too_many_rooms",
                 field="topic",
+                limit="topics_per_connection",
             )
         after = parse_after(command.after)
         hub = self._services.hub
@@ -363,7 +364,11 @@ class LineSession:
 
     def _job(self, command_id: wire.CommandId, job: Callable[[], Awaitable[None]]) -> None:
         if len(self._jobs) >= self._services.rules.max_pending_events:
-            raise InvalidValue("too many commands wait for the log: wait for answers", code="too_many_pending")
+            raise InvalidValue(
+                "too many commands wait for the log: wait for answers",
+                code="too_many_pending",
+                limit="max_pending_events",
+            )
         self._jobs.append((command_id, job))
         if self._worker is None:
             self._worker = asyncio.get_running_loop().create_task(self._work())
@@ -403,6 +408,8 @@ class LineSession:
         self._say({"type": "reply", **({} if command_id is None else {"id": command_id}), **fields})
 
     def _fail(self, command_id: wire.CommandId, error: PartylineError) -> None:
+        if error.limit is not None:
+            self._services.hub.counters.hit(error.limit)
         self._say(
             {
                 "type": "error",
@@ -436,6 +443,7 @@ class LineSession:
     def on_deadline(self, now: float) -> None:
         services = self._services
         if self._principal is None:
+            services.hub.counters.hit("first_command_timeout")
             self._close(4408, "too slow to identify")
             return
         if self._principal.expires is not None and services.clock() >= self._principal.expires:

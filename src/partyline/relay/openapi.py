@@ -16,7 +16,7 @@ from partyline import __version__
 from partyline.relay.access import Access
 from partyline.relay.api import MAX_BATCH, Batch, NewMessage
 from partyline.relay.http import Publish, Register, TopicChange
-from partyline.relay.requests import answer
+from partyline.relay.requests import answer, peer
 from partyline.wire.relay import Envelope
 
 
@@ -246,15 +246,20 @@ _PAGE: Final = """<!doctype html>
 """
 
 
-def routes(access: Access, *, loopback: bool) -> list[Route]:
-    """`/openapi.json` and `/docs`; beyond loopback the page wants a key."""
+def _look(request: Request, access: Access) -> None:
+    if not peer(request).local:
+        access.principal(request)
+
+
+def routes(access: Access) -> list[Route]:
+    """`/openapi.json` and `/docs`; beyond this machine they want a key."""
 
     async def openapi(request: Request) -> Response:
+        _look(request, access)
         return answer(document())
 
     async def docs(request: Request) -> Response:
-        if not loopback:
-            access.principal(request)
+        _look(request, access)
         return HTMLResponse(
             page(), headers={"content-security-policy": "default-src 'none'; style-src 'unsafe-inline'"}
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import msgspec
@@ -40,30 +41,30 @@ def user_text(user_id: int | str) -> str:
     )
 
 
-async def read(request: Request, kind: type[_T], limit: int) -> _T:
-    """The JSON body of a request.
+async def read(request: Request, kind: type[_T], limit: int, setting: str = "max_body") -> _T:
+    """The JSON body of a request, at most `limit` bytes, which `setting` says.
 
     Raises UnsupportedMediaType (415), PayloadTooLarge (413), MalformedRequest (400) or InvalidValue (422).
     """
     content_type = request.headers.get("content-type", "")
     if content_type.partition(";")[0].strip().lower() != "application/json":
+        said = f"is {content_type[:60]!r}" if content_type else "does not say what it is"
         raise UnsupportedMediaType(
-            f"the body must be application/json, not {content_type[:60] or 'without a Content-Type'!r}: "
-            "send Content-Type: application/json"
+            f"the body must be application/json, and this one {said}: send Content-Type: application/json"
         )
     # Known before a byte of it is read: a client that waits for 100 Continue never sends it.
     if int(request.headers.get("content-length", 0)) > limit:
-        raise _too_large(limit)
+        raise _too_large(limit, setting)
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
         if len(body) > limit:
-            raise _too_large(limit)
+            raise _too_large(limit, setting)
     return decode(bytes(body), kind)
 
 
-def _too_large(limit: int) -> PayloadTooLarge:
-    return PayloadTooLarge(f"the body is larger than {limit} bytes (max_body)")
+def _too_large(limit: int, setting: str) -> PayloadTooLarge:
+    return PayloadTooLarge(f"the body is larger than {limit} bytes ({setting})", limit=setting)
 
 
 def answer(value: dict[str, Any]) -> Response:
@@ -75,16 +76,21 @@ async def published(hub: Hub, *drafts: Draft) -> list[Receipt]:
 
     Cancelled, the messages are published all the same: they were handed in.
     """
-    done: asyncio.Future[list[Receipt | PartylineError]] = asyncio.get_running_loop().create_future()
-    outcomes: list[Receipt | PartylineError] = []
+    all_done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    outcomes: list[Receipt | PartylineError | None] = [None] * len(drafts)
+    left = len(drafts)
 
-    def settle(outcome: Receipt | PartylineError) -> None:
-        outcomes.append(outcome)
-        if len(outcomes) == len(drafts) and not done.done():
-            done.set_result(outcomes)
+    def settle(at: int, outcome: Receipt | PartylineError) -> None:
+        nonlocal left
+        outcomes[at] = outcome
+        left -= 1
+        if not left and not all_done.done():
+            all_done.set_result(None)
 
-    hub.publish_all(drafts, settle)
-    for outcome in done.result() if done.done() else await done:
+    hub.publish_all([(draft, partial(settle, at)) for at, draft in enumerate(drafts)])
+    if not all_done.done():
+        await all_done
+    for outcome in outcomes:
         if isinstance(outcome, PartylineError):
             raise outcome
     return cast("list[Receipt]", outcomes)

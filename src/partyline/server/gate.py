@@ -16,11 +16,9 @@ _log = log.get("server")
 
 
 class Gate:
-    """Wraps an ASGI application: checks Host and Origin, and turns every error into our JSON form.
+    """Wraps an ASGI application: checks Host and Origin, and leaves the peer in the scope as `partyline.peer`.
 
-    `native` says that the server adds the safety headers itself (server/shell.py); elsewhere they are added here. The
-    peer is left in the scope as `partyline.peer`. No stack trace reaches a peer: what is not ours is logged and
-    answered 500.
+    `native` says that the server adds the safety headers itself (server/shell.py); elsewhere they are added here.
     """
 
     def __init__(self, app: ASGIApp, perimeter: Perimeter, counters: Counters, *, native: bool) -> None:
@@ -33,44 +31,75 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        if self._extra:
+            send = self._with_extra(send)
+        client = scope.get("client")
+        try:
+            peer = self._perimeter.admit(client[0] if client else "", scope.get("scheme", "http"), scope["headers"])
+        except PartylineError as error:
+            self._counters.refused += 1
+            await _answer(error, send)
+            return
+        scope["partyline.peer"] = peer
+        scope["app"] = self  # Starlette's router raises its 404 and 405 where it has an application
+        await self._app(scope, receive, send)
+
+    def _with_extra(self, send: Send) -> Send:
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message.get("headers", ()), *self._extra]}
+            await send(message)
+
+        return sending
+
+
+class ErrorAnswers:
+    """Wraps an ASGI application: every error becomes an answer in our JSON form.
+
+    No stack trace reaches a peer: what is not ours is logged and answered 500.
+    """
+
+    def __init__(self, app: ASGIApp, counters: Counters) -> None:
+        self._app = app
+        self._counters = counters
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
         started = False
 
         async def sending(message: Message) -> None:
             nonlocal started
-            if message["type"] == "http.response.start":
-                started = True
-                if self._extra:
-                    message = {**message, "headers": [*message.get("headers", ()), *self._extra]}
+            started = True
             await send(message)
 
+        error: PartylineError
         try:
-            client = scope.get("client")
-            peer = self._perimeter.admit(client[0] if client else "", scope.get("scheme", "http"), scope["headers"])
-            scope["partyline.peer"] = peer
-            scope["app"] = self  # Starlette's router raises its 404 and 405 where it has an application
             await self._app(scope, receive, sending)
+            return
         except ClientDisconnect:
             return
-        except PartylineError as error:
+        except PartylineError as raised:
             self._counters.refused += 1
-            await self._answer(error, sending, started=started)
-        except HTTPException as error:
-            await self._answer(_from_starlette(error), sending, started=started)
+            if raised.limit is not None:
+                self._counters.hit(raised.limit)
+            error = raised
+        except HTTPException as raised:
+            error = _from_starlette(raised)
         except Exception:
             self._counters.errors += 1
             _log.exception("a request failed", method=scope["method"])
-            await self._answer(
-                PartylineError("the server failed; its log says why, and the request may be tried again"),
-                sending,
-                started=started,
-            )
-
-    async def _answer(self, error: PartylineError, send: Send, *, started: bool) -> None:
+            error = PartylineError("the server failed; its log says why, and the request may be tried again")
         if started:
             raise error  # too late for an answer: the server cuts the connection
-        body = error_body(error)
-        await send({"type": "http.response.start", "status": error.http_status, "headers": error_headers(error, body)})
-        await send({"type": "http.response.body", "body": body})
+        await _answer(error, send)
+
+
+async def _answer(error: PartylineError, send: Send) -> None:
+    body = error_body(error)
+    await send({"type": "http.response.start", "status": error.http_status, "headers": error_headers(error, body)})
+    await send({"type": "http.response.body", "body": body})
 
 
 def _from_starlette(error: HTTPException) -> PartylineError:

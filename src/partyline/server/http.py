@@ -8,13 +8,14 @@ upgrade's head, upgrades to protocols we do not speak, and letting go of parser 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from enum import Enum
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import unquote
 
 import httptools
 from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from partyline import log
 from partyline.errors import HeadTooLarge, MalformedRequest, NotFound, PartylineError, RequestTimeout
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 _log = log.get("server")
 
 _LINGER = 2.0  # seconds a refused client may go on sending before it is cut
+_NOTHING_YET = -1  # bytes since the last of a body, where none of it has come
 _END_OF_HEAD = b"\r\n\r\n"
 
 
@@ -41,6 +43,7 @@ class _Phase(Enum):
     BODY = "reading a body"
     HANDLING = "the application has it all"
     LINGER = "refused; what still comes is dropped"
+    GONE = "lost, or a WebSocket now"
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -52,9 +55,12 @@ class HttpProtocol(HttpToolsProtocol):
         self._address = ""
         self._phase = _Phase.HEAD
         self._head_size = 0  # bytes of the current head, as counted by the parser's callbacks
-        self._pending = 0  # bytes fed since the current head began
+        self._pending = 0  # bytes fed since the current head began, or since the last of a body
         self._refusal: PartylineError | None = None
         self._foreign_upgrade = False  # Upgrade names a protocol we do not speak: served as if it were not there
+        self._head_end = b""  # the last bytes of an unfinished head: its end may come in two pieces
+        self._running: RequestResponseCycle | None = None  # the request whose answer is being made
+        self._later: Callable[[], None] | None = None  # what waits for the answers to earlier requests
         self.timer_slot = 0
 
     # asyncio.Protocol
@@ -80,11 +86,17 @@ class HttpProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._site.timers.cancel(self)
         self._site.leave(self._address)
+        # uvicorn tells the newest request only; those before it in the pipeline would wait for ever.
+        for cycle in (self._running, *(cycle for cycle, _ in self.pipeline)):
+            if cycle is not None and not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
+        self.pipeline.clear()
         super().connection_lost(exc)
         self._release()
 
     def data_received(self, data: bytes) -> None:
-        if self._phase is _Phase.LINGER:
+        if self._phase is _Phase.LINGER or self._later is not None:
             return
         self._unset_keepalive_if_required()
         if self._phase is _Phase.IDLE:
@@ -92,22 +104,27 @@ class HttpProtocol(HttpToolsProtocol):
         try:
             if self._phase is _Phase.HEAD:
                 self._check_head_size(data)
+            elif self._phase is _Phase.BODY:
+                self._pending = max(0, self._pending) + len(data)
+            began_with = self._phase
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            self._upgraded(data[upgrade.args[0] :])
+            rest = data[upgrade.args[0] :]
+            self._when_answered(lambda: self._upgraded(rest))
             return
         except httptools.HttpParserCallbackError as error:
-            self._refuse(self._cause(error))
+            self._refuse_next(self._cause(error))
             return
         except httptools.HttpParserError as error:
-            self._refuse(MalformedRequest(f"this is not an HTTP/1.1 request: {error}"))
+            self._refuse_next(MalformedRequest(f"this is not an HTTP/1.1 request: {error}"))
             return
         except PartylineError as error:
-            self._refuse(error)
+            self._refuse_next(error)
             return
         if self._phase is _Phase.BODY:
             if not self.timer_slot:
                 self._arm(self._site.limits.body_timeout)
+            self._check_trailer_size(data if began_with is _Phase.HEAD else b"")
         elif self._phase is not _Phase.HEAD:
             self._site.timers.cancel(self)
 
@@ -130,6 +147,10 @@ class HttpProtocol(HttpToolsProtocol):
         """Drop the connection as it is."""
         self.transport.abort()
 
+    def timeout_keep_alive_handler(self) -> None:
+        self._site.counters.hit("keep_alive_timeout")
+        super().timeout_keep_alive_handler()
+
     # Parser callbacks
 
     def on_message_begin(self) -> None:
@@ -146,8 +167,7 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_header(name, value)
         self._count_head(len(name) + len(value) + 4)
         if len(self.headers) > self._site.limits.max_headers:
-            self._site.counters.hit("max_headers")
-            raise HeadTooLarge(f"more than {self._site.limits.max_headers} headers")
+            raise HeadTooLarge(f"more than {self._site.limits.max_headers} headers", limit="max_headers")
 
     def on_headers_complete(self) -> None:
         if not self._foreign_upgrade:
@@ -155,18 +175,30 @@ class HttpProtocol(HttpToolsProtocol):
         if self._refusal is not None:
             raise self._refusal
         self._phase = _Phase.BODY
-        self._pending = 0
+        self._pending = _NOTHING_YET
         self._site.timers.cancel(self)
         if self.parser.get_method() == b"CONNECT":
             raise MalformedRequest("CONNECT is for proxies, and this is none")
         if self.parser.should_upgrade():
-            self._foreign_upgrade = b"websocket" not in _tokens(self._get_upgrade() or b"")
+            # Any of several Upgrade headers, as any of several Connection headers made the parser stop here.
+            named = [value for name, value in self.headers if name == b"upgrade"]
+            self._foreign_upgrade = not any(b"websocket" in _tokens(value) for value in named)
             self.scope["method"] = self.parser.get_method().decode("ascii")
             self.scope["http_version"] = self.parser.get_http_version()
+            self._phase = _Phase.HANDLING
             return  # the parser stops behind this head and raises HttpParserUpgrade
+        if httptools.parse_url(self.url).path is None:
+            raise NotFound("there is nothing at this address")
         super().on_headers_complete()
+        # uvicorn's request closes the connection by itself where its answer says so; here that must wait for the body.
+        self.cycle.transport = cast("asyncio.Transport", _Hangup(self))
+
+    def on_chunk_header(self) -> None:
+        """A chunk begins: no trailer yet."""
+        self._pending = 0
 
     def on_body(self, body: bytes) -> None:
+        self._pending = 0
         if not self.cycle.response_complete:
             super().on_body(body)
 
@@ -176,38 +208,62 @@ class HttpProtocol(HttpToolsProtocol):
         self._phase = _Phase.HANDLING
         self._foreign_upgrade = False
         super().on_message_complete()
-        if self.cycle.response_complete:  # answered before the body was all in
-            self._phase = _Phase.IDLE
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:
+        if self._phase is _Phase.GONE:
+            return  # the client left meanwhile
         if self._phase is _Phase.HANDLING and not self.pipeline:
             self._phase = _Phase.IDLE
         super().on_response_complete()
+        if self._phase is _Phase.BODY and self.cycle.response_complete:
+            # Answered before the body was all in: what still comes of it could not be told from a next request.
+            self._linger()
+        elif self._later is not None and self.cycle.response_complete:
+            self._unset_keepalive_if_required()
+            later, self._later = self._later, None
+            later()
 
     # Heads
 
     def _begin_head(self) -> None:
         self._phase = _Phase.HEAD
         self._pending = 0
+        self._head_end = b""
         self._arm(self._site.limits.head_timeout)
 
     def _check_head_size(self, data: bytes) -> None:
         """Bound what the parser gathers of a head that does not end."""
         limit = self._site.limits.max_head_bytes
         if self._pending + len(data) > limit:
-            end = data.find(_END_OF_HEAD)
-            if end < 0 or self._pending + end > limit:
-                self._head_too_large()
+            before = self._head_end
+            end = (before + data).find(_END_OF_HEAD)
+            if end < 0 or self._pending - len(before) + end > limit:
+                raise self._head_too_large()
         self._pending += len(data)
+        self._head_end = (self._head_end + data[-3:])[-3:]
+
+    def _check_trailer_size(self, data: bytes) -> None:
+        """Bound what the parser gathers of a chunked body's trailer: bytes since the last of the body.
+
+        `data` is what a head came with, if one did: what stands behind it counts.
+        """
+        if self._pending == _NOTHING_YET:
+            self._pending = len(data) - data.rfind(_END_OF_HEAD) - len(_END_OF_HEAD) if data else 0
+        if self._pending > self._site.limits.max_head_bytes:
+            self._refuse(self._head_too_large())
 
     def _count_head(self, size: int) -> None:
         self._head_size += size
         if self._head_size > self._site.limits.max_head_bytes:
-            self._head_too_large()
+            raise self._head_too_large()
 
-    def _head_too_large(self) -> None:
-        self._site.counters.hit("max_head_bytes")
-        raise HeadTooLarge(f"the request's head is larger than {self._site.limits.max_head_bytes} bytes")
+    def _head_too_large(self) -> HeadTooLarge:
+        limit = self._site.limits.max_head_bytes
+        return HeadTooLarge(f"the request's head is larger than {limit} bytes", limit="max_head_bytes")
 
     # Upgrades
 
@@ -220,7 +276,7 @@ class HttpProtocol(HttpToolsProtocol):
         site = self._site
         try:
             peer = site.perimeter.admit(self._address, self.scheme or "http", self.headers)
-            path = unquote(url.path.decode("ascii", "replace"))
+            path = unquote((url.path or b"").decode("ascii", "replace"))
             endpoint = site.route(Upgrade(path, url.query or b"", self.headers, peer))
             if endpoint is None:
                 if self.ws_protocol_class is None:
@@ -255,8 +311,7 @@ class HttpProtocol(HttpToolsProtocol):
         """An upgrade on a path that is not ours goes to uvicorn's own ASGI WebSocket."""
         transport = self.transport
         self._site.timers.cancel(self)
-        self._site.leave(self._address)
-        self.handle_websocket_upgrade()
+        self.handle_websocket_upgrade()  # counted on: see `counted` below
         if rest:
             cast("asyncio.Protocol", transport.get_protocol()).data_received(rest)
         self._release()
@@ -271,6 +326,8 @@ class HttpProtocol(HttpToolsProtocol):
         self.parser = None  # type: ignore[assignment]
         self.scope = self.headers = self.cycle = self.flow = None  # type: ignore[assignment]
         self.transport = None  # type: ignore[assignment]
+        self._running = self._later = None
+        self._phase = _Phase.GONE
 
     def _serve_without_upgrade(self, rest: bytes) -> None:
         """RFC 9110 7.8: an Upgrade we do not know is ignored. Java's HTTP client sends one (h2c) with every request.
@@ -289,6 +346,22 @@ class HttpProtocol(HttpToolsProtocol):
         self.data_received(b"\r\n".join(head) + _END_OF_HEAD + rest)
 
     # Refusals
+
+    def _when_answered(self, action: Callable[[], None]) -> None:
+        """Do it once every earlier request of this connection has its answer (RFC 9112 9.3.2)."""
+        if self.cycle is None or self.cycle.response_complete:
+            action()
+        else:
+            self._later = action
+            self._site.timers.cancel(self)
+            self.flow.pause_reading()
+
+    def _refuse_next(self, error: PartylineError) -> None:
+        """Refuse what was being read: behind the answers to earlier requests, or in place of its own."""
+        if self._phase is _Phase.BODY:
+            self._refuse(error)
+        else:
+            self._when_answered(lambda: self._refuse(error))
 
     def _cause(self, error: httptools.HttpParserCallbackError) -> PartylineError:
         """Why a callback stopped the parser: one of our refusals, or a target that uvicorn cannot read."""
@@ -313,18 +386,73 @@ class HttpProtocol(HttpToolsProtocol):
             if cycle.response_started:
                 self.transport.abort()
                 return
+        if error.limit is not None:
+            site.counters.hit(error.limit)
         self.transport.write(raw_answer(error))
+        self._linger()
+
+    def _linger(self) -> None:
+        """End our side, and let the client run out for a moment.
+
+        Closing with unread bytes in the socket resets the connection, and the client might never see the answer.
+        """
+        if self._phase is _Phase.LINGER or self.transport.is_closing():
+            return
         self._phase = _Phase.LINGER
-        # Closing with unread bytes in the socket resets the connection, and the client might never see the answer.
+        self._unset_keepalive_if_required()
         if self.transport.can_write_eof():
             self.transport.write_eof()
+            self.flow.resume_reading()
             self._arm(_LINGER)
         else:
+            self.transport.close()
+
+    def hang_up(self) -> None:
+        """The answer was the last one of this connection."""
+        if self._phase is _Phase.BODY:
+            self._linger()
+        elif self.transport is not None:
             self.transport.close()
 
     def _arm(self, seconds: float) -> None:
         timers = self._site.timers
         timers.set(self, timers.now() + seconds)
+
+
+class _Hangup:
+    """The transport as one request sees it: closing it is up to the connection."""
+
+    __slots__ = ("_protocol",)
+
+    def __init__(self, protocol: HttpProtocol) -> None:
+        self._protocol = protocol
+
+    def write(self, data: bytes) -> None:
+        transport = self._protocol.transport
+        if transport is not None:
+            transport.write(data)
+
+    def is_closing(self) -> bool:
+        transport = self._protocol.transport
+        return transport is None or transport.is_closing()
+
+    def close(self) -> None:
+        self._protocol.hang_up()
+
+
+def counted(base: type[asyncio.Protocol], site: Site) -> type[asyncio.Protocol]:
+    """uvicorn's own WebSocket class, whose connections stay counted until they are lost."""
+
+    class Counted(base):  # type: ignore[misc, valid-type]
+        def connection_made(self, transport: asyncio.Transport) -> None:
+            self._partyline_address = (_address(transport.get_extra_info("peername")) or ("", 0))[0]
+            super().connection_made(transport)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            site.leave(self._partyline_address)
+            super().connection_lost(exc)
+
+    return Counted
 
 
 def _tokens(value: bytes) -> list[bytes]:

@@ -18,7 +18,7 @@ from uvicorn.lifespan.off import LifespanOff
 from partyline import log
 from partyline.errors import ConfigError
 from partyline.server.answers import SAFETY_HEADERS
-from partyline.server.http import HttpProtocol
+from partyline.server.http import HttpProtocol, counted
 from partyline.server.site import Live, Site
 from partyline.server.websocket import WebSocket
 
@@ -82,6 +82,8 @@ class Shell(uvicorn.Server):
         """Bind and accept; returns the addresses. Raises ConfigError where that is not possible."""
         if not self.config.loaded:
             self.config.load()
+            if self.config.ws_protocol_class is not None:
+                self.config.ws_protocol_class = counted(self.config.ws_protocol_class, self.site)
             self.lifespan = LifespanOff(self.config)
             self._tick()
         logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
@@ -150,6 +152,7 @@ class Shell(uvicorn.Server):
         await self._until(lambda: not site.live and not self.server_state.tasks, deadline)
         left: tuple[Live, ...] = tuple(site.live)
         if left:
+            site.counters.hit("drain_time")
             _log.warning("dropped at the drain time", connections=len(left))
             for connection in left:
                 # uvicorn's own WebSocket, which serves an application's paths, has no abort.

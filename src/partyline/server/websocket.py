@@ -256,6 +256,8 @@ class WebSocket(asyncio.Protocol):
                 else:
                     self._transport.close()
         else:
+            if self._due is _Due.CLOSE:
+                self._counters.hit("drain_time" if self._site.draining else "close_timeout")
             self.abort()
 
     def _set(self, due: _Due, seconds: float) -> None:
@@ -357,8 +359,8 @@ class WebSocket(asyncio.Protocol):
     def _fail(self, violation: Violation) -> None:
         """RFC 6455 7.1.7: say why, and read nothing more. What was answered before still goes out first."""
         self._counters.violations += 1
-        if violation.code == 1009:
-            self._counters.hit("max_message")
+        if violation.limit is not None:
+            self._counters.hit(violation.limit)
         self._set(_Due.LINGER, min(2.0, self._site.limits.close_timeout))
         if not self._closing:
             self._closing = True

@@ -104,13 +104,14 @@ class MemoryStore:
         return [self._take(draft) for draft in drafts]
 
     def _batch_refusal(self, drafts: Sequence[Draft]) -> PartylineError | None:
-        rooms = set(self._rooms)  # a batch is at most a thousand, and rare beside single messages
+        rooms: set[str] = set()  # those that the batch would add
         taken: dict[tuple[str | None, str, str], Draft] = {}
         for draft in drafts:
-            refusal = self._refusal(draft, len(rooms | {draft.room}) - 1)
+            if draft.room not in self._rooms:
+                rooms.add(draft.room)
+            refusal = self._refusal(draft, len(self._rooms) + len(rooms) - 1)
             if refusal is not None:
                 return refusal
-            rooms.add(draft.room)
             other = taken.setdefault((draft.sender, draft.room, draft.id), draft)
             if not _same(other, draft):
                 return _conflict(draft.id)
@@ -148,7 +149,7 @@ class MemoryStore:
             if not _same(known.draft, draft):
                 return _conflict(draft.id)
         elif draft.room not in self._rooms and rooms >= self._retention.max_rooms:
-            return TooManyTopics(f"the log keeps {self._retention.max_rooms} topics (setting max_rooms)")
+            return TooManyTopics(f"the log keeps {self._retention.max_rooms} topics (max_rooms)", limit="max_rooms")
         return None
 
     def _prune(self) -> None:

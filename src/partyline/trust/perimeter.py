@@ -23,11 +23,15 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """Who asks, and by which name: the client's address, `http` or `https`, and the checked Host with its port."""
+    """Who asks, and by which name: the client's address, `http` or `https`, and the checked Host with its port.
+
+    `local` says that a program on this machine asks for itself: from loopback, and nothing was forwarded.
+    """
 
     address: str
     scheme: str
     host: str
+    local: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +74,7 @@ class Perimeter:
         if len(hosts) != 1:
             raise MalformedRequest(f"a request has exactly one Host header (RFC 9112 3.2), this one has {len(hosts)}")
         host = hosts[0].decode("latin-1").strip()
+        local = not forwarded and is_loopback(address)
         if forwarded:
             if self.open_mode and not self.insecure:
                 raise Forbidden(
@@ -86,7 +91,7 @@ class Perimeter:
                 "a page of another site asked for this (Sec-Fetch-Site: cross-site); cors_origins names those that may",
                 code="foreign_origin",
             )
-        return Peer(address, scheme, host)
+        return Peer(address, scheme, host, local)
 
     def _behind(self, address: str, scheme: str, host: str, forwarded: dict[bytes, bytes]) -> tuple[str, str, str]:
         """What trusted proxies say of the client; an untrusted peer's words count for nothing."""

@@ -164,7 +164,9 @@ def check_depth(data: bytes) -> None:
         if match[0] in b"[{":
             depth += 1
             if depth > MAX_DEPTH:
-                raise MalformedRequest(f"the JSON nests deeper than {MAX_DEPTH} levels", code="too_deep")
+                raise MalformedRequest(
+                    f"the JSON nests deeper than {MAX_DEPTH} levels", code="too_deep", limit="json_depth"
+                )
         else:
             depth -= 1
 
@@ -201,4 +203,5 @@ def check_list(names: Sequence[str], limit: int) -> None:
             f"topics: {len(names)} are more than the {limit} one connection may have (topics_per_connection)",
             code="too_many_rooms",
             field="topics",
+            limit="topics_per_connection",
         )

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import codecs
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, TypeAlias
 
@@ -48,10 +48,14 @@ class Close:
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """Why the connection must be failed (RFC 6455 7.1.7), and the code to say it with."""
+    """Why the connection must be failed (RFC 6455 7.1.7), and the code to say it with.
+
+    `limit` names which of the Limits was passed, where one was.
+    """
 
     code: int
     reason: str
+    limit: str | None = field(default=None, compare=False)
 
 
 Event: TypeAlias = str | bytes | Ping | Pong | Close | Violation
@@ -134,15 +138,15 @@ def _begins_surrogate(pending: bytes) -> bool:
 
 
 class _Broken(Exception):
-    def __init__(self, code: int, reason: str) -> None:
-        self.violation = Violation(code, reason)
+    def __init__(self, code: int, reason: str, limit: str | None = None) -> None:
+        self.violation = Violation(code, reason, limit)
 
 
 class Connection:
     """The protocol of one connection; holds nothing but what is unfinished.
 
     `client` connections mask what they send and want unmasked frames (RFC 6455 5.1); servers the other way round.
-    `deflate` is what the handshake agreed on;
+    `deflate` is what the handshake agreed on.
     """
 
     __slots__ = ("_client", "_limits", "_message", "_ready", "_tail", "deflate", "state")
@@ -317,9 +321,9 @@ class Connection:
         message.count += 1
         message.size += size
         if message.size > self._limits.max_message:
-            raise _Broken(1009, f"a message is larger than {self._limits.max_message} bytes")
+            raise _Broken(1009, f"a message is larger than {self._limits.max_message} bytes", "max_message")
         if message.count > self._limits.max_fragments:
-            raise _Broken(1009, f"a message has more than {self._limits.max_fragments} frames")
+            raise _Broken(1009, f"a message has more than {self._limits.max_fragments} frames", "max_fragments")
         message.fin = fin
         message.key = key
         message.left = size
@@ -357,7 +361,8 @@ class Connection:
         except InflateError:
             raise _Broken(1007, "a message is not compressed as agreed") from None
         except InflatedTooLarge:
-            raise _Broken(1009, f"a message inflates to more than {self._limits.max_inflated} bytes") from None
+            reason = f"a message inflates to more than {self._limits.max_inflated} bytes"
+            raise _Broken(1009, reason, "max_inflated") from None
 
     def _control(self, opcode: int, payload: bytes, events: list[Event]) -> bool:
         """Handle a control frame; True if it was the last thing we read."""

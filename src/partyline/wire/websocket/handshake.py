@@ -141,10 +141,10 @@ def parse_extensions(value: bytes) -> list[Offer]:
     Raises MalformedRequest where a name, a parameter or a value is no token.
     """
     parsed: list[Offer] = []
-    for item in _split(value.decode("latin-1"), ","):
+    for item in (part.strip(" \t") for part in value.decode("latin-1").split(",")):
         if not item:
             continue  # RFC 9110 5.6.1: empty list elements are ignored
-        name, *rest = _split(item, ";")
+        name, *rest = (part.strip(" \t") for part in item.split(";"))
         if not _TOKEN.match(name):
             raise MalformedRequest(f"Sec-WebSocket-Extensions: {name!r} is not a token")
         parameters: Parameters = []
@@ -158,27 +158,6 @@ def parse_extensions(value: bytes) -> list[Offer]:
             parameters.append((key, text if equals else None))
         parsed.append((name, parameters))
     return parsed
-
-
-def _split(text: str, separator: str) -> list[str]:
-    """Split outside quoted strings, and strip."""
-    parts: list[str] = []
-    current: list[str] = []
-    quoted = escaped = False
-    for char in text:
-        if char == separator and not quoted:
-            parts.append("".join(current).strip(" \t"))
-            current.clear()
-            continue
-        current.append(char)
-        if escaped:
-            escaped = False
-        elif quoted and char == "\\":
-            escaped = True
-        elif char == '"':
-            quoted = not quoted
-    parts.append("".join(current).strip(" \t"))
-    return parts
 
 
 def _collect(headers: Headers) -> dict[bytes, list[bytes]]:

@@ -1,0 +1,109 @@
+"""Real servers in this process: Partyline, and plain uvicorn to compare it with."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import uvicorn
+
+from partyline import Partyline, Settings, running
+from partyline.errors import PartylineError
+from partyline.interfaces import Connection
+from partyline.server.site import Endpoint, Upgrade
+from partyline.server.websocket import WebSocket
+from tests.server.peers import WITHIN, connected, request
+
+
+@contextlib.asynccontextmanager
+async def partyline_server(*, fallback: Any = None, **settings: Any) -> AsyncIterator[tuple[Partyline, str]]:
+    """Partyline on a free port, with nothing kept and a short drain."""
+    chosen = Settings(**{"port": 0, "db": ":memory:", "drain_time": 1.0, **settings})
+    async with running(chosen, fallback=fallback) as (partyline, url):
+        yield partyline, url
+
+
+@contextlib.asynccontextmanager
+async def plain_uvicorn(app: Any, **settings: Any) -> AsyncIterator[tuple[uvicorn.Server, str]]:
+    """uvicorn as it comes, with the parser and the WebSocket protocol it takes by itself where they are installed."""
+    config = uvicorn.Config(
+        app, port=0, http="httptools", ws="websockets-sansio", lifespan="off", log_config=None, **settings
+    )
+    server = uvicorn.Server(config)
+    serving = asyncio.create_task(server.serve())
+    try:
+        await eventually(lambda: server.started or serving.done(), "uvicorn starts")
+        port = server.servers[0].sockets[0].getsockname()[1]
+        yield server, f"{'https' if config.is_ssl else 'http'}://127.0.0.1:{port}"
+    finally:
+        server.should_exit = server.force_exit = True
+        async with asyncio.timeout(WITHIN):
+            await serving
+
+
+async def eventually(condition: Callable[[], object], what: str, within: float = WITHIN) -> None:
+    """Wait for something that has no event to wait for."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + within
+    while not condition():
+        assert loop.time() < deadline, f"in vain: {what}"
+        await asyncio.sleep(0.002)
+
+
+async def nothing_is_held(partyline: Partyline) -> None:
+    """Wait until no connection, task or deadline is left; the deadlines of registrations are their own."""
+    site, shell = partyline.site, partyline.shell
+    await eventually(
+        lambda: not (site.connections or site.live or site._by_address or shell.server_state.tasks),
+        "the server lets go of its connections",
+        within=4.0,
+    )
+    waiting = sum(1 for entry in partyline.registry._by_hash.values() if entry.timer_slot)
+    assert len(site.timers) == waiting, "a deadline outlives its connection"
+
+
+async def registered(url: str, user: int | str = 1, *topics: str) -> str:
+    """Register with the server at `url`; the path of the WebSocket."""
+    names = ", ".join(f'"{topic}"' for topic in topics)
+    body = f'{{"user_id": "{user}", "topics": [{names}]}}' if topics else f'{{"user_id": "{user}"}}'
+    async with connected(url) as peer:
+        await peer.send(request("POST", "/register", body.encode()))
+        answer = await peer.answer()
+    assert answer.status == 200, answer
+    path: str = answer.json["url"].partition("//")[2].partition("/")[2]
+    return f"/{path}"
+
+
+class Echo:
+    """A session that sends every message back."""
+
+    def opened(self, connection: Connection) -> None:
+        assert isinstance(connection, WebSocket)
+        self._connection = connection
+
+    def text(self, text: str) -> None:
+        self._connection.send_text(text)
+
+    def binary(self, data: bytes) -> None:
+        self._connection.send_binary(data)
+
+    def refused(self, error: PartylineError) -> None:
+        self._connection.send_text(error.code)
+
+    def closed(self) -> None:
+        del self._connection
+
+
+def echo(upgrade: Upgrade) -> Endpoint:
+    """A route that answers every WebSocket with an echo."""
+    return Endpoint(Echo(), deflate=True)
+
+
+def small_send_buffers(partyline: Partyline) -> None:
+    """Let the kernel take little for each connection that comes from now on, so that a slow one shows soon."""
+    for server in partyline.shell.servers:
+        for listener in server.sockets:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
