@@ -337,13 +337,22 @@ def test_the_level_is_the_least_that_is_written(
 
 
 def test_other_programs_loggers_are_left_alone(
-    configured: Callable[..., Callable[[], str]], records: list[logging.LogRecord]
+    configured: Callable[..., Callable[[], str]],
 ) -> None:
     """Configuring touches our loggers and those we run on, and neither the root logger nor anybody else's."""
     root = logging.getLogger()
     before = (list(root.handlers), root.level)
     written = configured("text", "debug")
     assert (list(root.handlers), root.level) == before
+    passed_on: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = passed_on.append  # type: ignore[method-assign]
+    root.addHandler(handler)
+    for name in ("partyline.test", "uvicorn.error", "asyncio"):
+        logging.getLogger(name).error("ours")
+    root.removeHandler(handler)
+    assert len(written().splitlines()) == 3
+    assert passed_on == [], "an event is written once"
     other = logging.getLogger("somebody.else")
     other.addHandler(logging.NullHandler())
     other.propagate = False

@@ -184,9 +184,10 @@ def test_retention_that_overtakes_is_a_gap() -> None:
         store = MemoryStore(Retention(max_messages=3))
         hub = Hub(store, Counters())
         publish(hub, *range(10))
-        with pytest.raises(Gap) as caught:
-            await caught_up(hub, store, 2)
-        assert caught.value.oldest == 8
+        for after in (0, 2, 6):
+            with pytest.raises(Gap) as caught:
+                await caught_up(hub, store, after)
+            assert caught.value.oldest == 8
         assert await caught_up(hub, store, 7) == [8, 9, 10]
 
     asyncio.run(run())

@@ -229,7 +229,7 @@ def test_several_are_kept_together() -> None:
     hub = Hub(store, Counters())
     member = joined(hub, "cats")
     told: list[Receipt | PartylineError] = []
-    hub.publish_all([draft(b"a"), draft(b"b"), draft(b"c")], told.append)
+    hub.publish_all([(draft(data), told.append) for data in (b"a", b"b", b"c")])
     assert (member.got, told) == ([], [])
     store.commit()
     assert member.got == [b"a", b"b", b"c"]
@@ -247,7 +247,7 @@ def test_several_of_both_kinds_are_all_answered() -> None:
         assert isinstance(answer, Receipt)
         told[answer.id] = answer.position
 
-    hub.publish_all([draft(b"a"), draft(b"b", "tick"), draft(b"c")], done)
+    hub.publish_all([(draft(b"a"), done), (draft(b"b", "tick"), done), (draft(b"c"), done)])
     assert (member.got, told) == ([b"b"], {"b": None})
     store.commit()
     assert member.got == [b"b", b"a", b"c"]
@@ -262,6 +262,7 @@ def test_what_the_store_cannot_take_is_refused() -> None:
     told: list[Receipt | PartylineError] = []
     for number in range(3):
         hub.publish(draft(b"%d" % number))
+    assert len(store.queued) == 3
     hub.publish(draft(b"x"), told.append)
     hub.publish(draft(b"y", durable=False), told.append)
     assert isinstance(told[0], Overloaded)
@@ -269,8 +270,8 @@ def test_what_the_store_cannot_take_is_refused() -> None:
     assert told[1] == Receipt("cats", "y", None)
     assert len(counters.limits) == 1
     store.commit()
-    hub.publish_all([draft(b"a"), draft(b"b")], told.append)
-    hub.publish_all([draft(b"c"), draft(b"d")], told.append)
+    hub.publish_all([(draft(b"a"), told.append), (draft(b"b"), told.append)])
+    hub.publish_all([(draft(b"c"), told.append), (draft(b"d"), told.append)])
     assert [type(answer) for answer in told[2:]] == [Overloaded, Overloaded]
     store.commit()
     assert [answer.id for answer in told[4:] if isinstance(answer, Receipt)] == ["a", "b"]

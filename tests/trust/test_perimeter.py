@@ -43,6 +43,29 @@ def lets_in(perimeter: Perimeter, *headers: tuple[str, str], address: str = CLIE
     return isinstance(ask(perimeter, *headers, address=address, scheme=scheme), Peer)
 
 
+# Who asks for itself
+
+
+@pytest.mark.parametrize(
+    ("address", "local"), [("127.0.0.1", True), ("127.8.8.8", True), ("::1", True), (CLIENT, False), ("", False)]
+)
+def test_a_program_on_this_machine_is_local(address: str, local: bool) -> None:
+    """Who asks from loopback is local; who was forwarded is not, whoever says so, however the request reads."""
+    trusting = replace(SITE, trusted_proxies=(ipaddress.ip_network("127.0.0.0/8"),))
+    for perimeter in (SITE, trusting):
+        peer = ask(perimeter, ("host", "example.org"), address=address)
+        assert isinstance(peer, Peer)
+        assert peer.local is local
+        for header in FORWARDED:
+            if header[0] != "x-forwarded-host":
+                peer = ask(perimeter, ("host", "example.org"), header, address=address)
+                assert isinstance(peer, Peer)
+                assert not peer.local
+        peer = ask(perimeter, ("host", "example.org"), ("x-forwarded-for", "127.0.0.1"), address=address)
+        assert isinstance(peer, Peer)
+        assert not peer.local
+
+
 # Host
 
 

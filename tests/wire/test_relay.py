@@ -214,6 +214,13 @@ def test_strings_hide_no_depth() -> None:
         decode(data, Any)
 
 
+def test_brackets_that_are_closed_do_not_count() -> None:
+    """At the depth of 64 levels arrays and objects beside one another are still read, one level deeper not."""
+    for beside in ("[]", "{}", '{"a":[]}'):
+        decode((f"[{beside}," * 62 + '{"a":[]}' + "]" * 62).encode(), Any)
+        assert malformed((f"[{beside}," * 63 + '{"a":[]}' + "]" * 63).encode(), Any).code == "too_deep"
+
+
 @pytest.mark.parametrize("tail", [b"", b"\\", b'"'], ids=ascii)
 @pytest.mark.parametrize("piece", [b'\\"', b'"', b'"[', b'\\\\"', b"\\", b'"\\'], ids=ascii)
 def test_checking_depth_takes_linear_time(piece: bytes, tail: bytes) -> None:

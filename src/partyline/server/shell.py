@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import logging
 import signal
 import ssl
 import time
@@ -86,7 +85,6 @@ class Shell(uvicorn.Server):
                 self.config.ws_protocol_class = counted(self.config.ws_protocol_class, self.site)
             self.lifespan = LifespanOff(self.config)
             self._tick()
-        logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
         timeouts: dict[str, float] = {}
         if tls is not None:
             timeouts["ssl_handshake_timeout"] = self.site.limits.tls_handshake_timeout

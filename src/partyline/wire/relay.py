@@ -14,7 +14,8 @@ from partyline.models import Message
 MAX_DEPTH = 64
 
 _T = TypeVar("_T")
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+# A string, or what begins like one and has no end: possessive and never failing, or hostile quotes make it quadratic.
+_STRING = re.compile(rb'"(?>[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
 _NESTING = re.compile(rb"[\[\]{}]")
 _SURROGATE = re.compile(
     rb"(\\\\)|(\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})|\\u[dD][89a-fA-F][0-9a-fA-F]{2}"
