@@ -256,8 +256,8 @@ class WebSocket(asyncio.Protocol):
                 else:
                     self._transport.close()
         else:
-            if self._due is _Due.CLOSE:
-                self._counters.hit("drain_time" if self._site.draining else "close_timeout")
+            if self._due is _Due.CLOSE and not self._site.draining:
+                self._counters.hit("close_timeout")
             self.abort()
 
     def _set(self, due: _Due, seconds: float) -> None:
