@@ -23,7 +23,9 @@ def main(wheel: Path) -> None:
         binaries = Path(folder) / "bin"
         pip = [str(binaries / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         subprocess.run([*pip, "--constraint", str(CONSTRAINTS), str(wheel)], check=True, cwd=folder)
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "PARTYLINE"))}
+        environment = {
+            name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "PARTYLINE"))
+        }
         program = str(binaries / "partyline")
         server = subprocess.Popen(
             [program, "serve", "--port", "0", "--log-format", "json"],
