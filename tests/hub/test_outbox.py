@@ -144,7 +144,7 @@ def test_a_cleared_box_starts_anew() -> None:
 
 payloads = st.builds(
     Payload,
-    data=st.binary(max_size=12),
+    data=st.binary(min_size=1, max_size=12),  # a frame has bytes
     room=st.sampled_from(("a", "b")),
     policy=st.sampled_from(Policy),
     key=st.sampled_from((None, "x", "y")),

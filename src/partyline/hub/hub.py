@@ -179,4 +179,8 @@ class Hub:
     def _deliver(self, message: Message) -> None:
         members = self.audience(message.room, message.draft.user)
         if members:
-            self.counters.delivered += fan_out(message, members, self._rules.policy(message.room))
+            try:
+                self.counters.delivered += fan_out(message, members, self._rules.policy(message.room))
+            except Exception:  # a dialect that cannot write one message must not stop the log for everybody
+                self.counters.errors += 1
+                _log.exception("a message could not be delivered")
