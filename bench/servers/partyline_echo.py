@@ -25,7 +25,7 @@ class Echo:
     def binary(self, data: bytes) -> None:
         self._connection.send_binary(data)
 
-    def refused(self, error: Exception) -> None:
+    def refused(self, error: Exception, message: str | bytes) -> None:
         pass
 
     def closed(self) -> None:

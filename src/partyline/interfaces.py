@@ -67,8 +67,8 @@ class Session(Protocol):
         """A whole binary message."""
         ...
 
-    def refused(self, error: PartylineError) -> None:
-        """A message was not handled, because of a limit: tell the client in its dialect."""
+    def refused(self, error: PartylineError, message: str | bytes) -> None:
+        """`message` was not handled, because of a limit: tell the client in its dialect."""
         ...
 
     def closed(self) -> None:
@@ -91,6 +91,12 @@ class Refused:
 
     draft: Draft
     error: PartylineError
+
+
+class Found(Stored):
+    """A message that is in the log although its publisher was told that it is not: nobody waits for it, all see it."""
+
+    __slots__ = ()
 
 
 Outcome = Stored | Refused
@@ -118,7 +124,8 @@ class Store(Protocol):
     """The durable log. One log numbers everything: offsets grow by commit order over all rooms (guarantee 2).
 
     Every appended draft comes back exactly once through `committed`, as Stored or Refused, in the order of `append`;
-    the offsets of one batch, and of batches in turn, strictly increase. Nothing is handed out before it would survive
+    what was refused and turns out to be in the log all the same comes as Found, once, before anything new. The offsets
+    of one batch, and of batches in turn, strictly increase. Nothing is handed out before it would survive
     what the store promises to survive (memory: nothing; SQLite: a power cut).
     """
 

@@ -47,8 +47,10 @@ class Draft:
     """What a publisher hands in.
 
     `data` is compact JSON as UTF-8 bytes; `user` narrows the audience to one user's connections; `id` names the
-    message (a retry repeats it); `key` is what conflation goes by; `sender` is the authenticated publisher; `ttl` is
-    the message's life in seconds, None for ever; `durable` None leaves it to the room's rule.
+    message (a retry repeats it); `key` is what conflation goes by; `sender` is the authenticated user that publishes,
+    and `publisher` whoever does, a key too: ids of two publishers do not meet. `chosen_id` False says that the id was
+    drawn at random here, so that no retry can repeat it. `ttl` is the message's life in seconds,
+    None for ever; `durable` None leaves it to the room's rule.
     """
 
     room: str
@@ -59,6 +61,13 @@ class Draft:
     sender: str | None = None
     ttl: float | None = None
     durable: bool | None = None
+    publisher: str = ""
+    chosen_id: bool = True
+
+    @property
+    def identity(self) -> tuple[str, str, str]:
+        """What a message id is unique with: (publisher, room, id)."""
+        return self.publisher, self.room, self.id
 
 
 @dataclass(frozen=True, slots=True)

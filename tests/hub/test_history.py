@@ -1,24 +1,91 @@
-"""Catching up: everything behind a position once, in order, and then live, whatever happens meanwhile."""
+"""Where a subscription begins, and how it catches up with the log: no hole, no double, in order."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 
-from partyline.hub.history import Gap, catch_up, find_start
+from partyline.errors import StoreUnavailable
+from partyline.hub import history
+from partyline.hub.history import PAGE, Gap, Start, catch_up, find_start
 from partyline.hub.hub import Hub
 from partyline.interfaces import Committed, Outcome, View
 from partyline.metrics import Counters
 from partyline.models import Draft, Message, Page, Position
 from partyline.stores.memory import MemoryStore, Retention
+from partyline.testing.simulator import SimulatedStore
 
 from .members import Member
 
-CATS = View(frozenset(("cats",)))
+CATS = View(frozenset({"cats"}))
+
+
+def kept(count: int, **retention: Any) -> tuple[Hub, MemoryStore]:
+    """A hub whose log has so many messages in `cats`: their data are their offsets."""
+    store = MemoryStore(Retention(**retention))
+    hub = Hub(store, Counters())
+    say(hub, count)
+    return hub, store
+
+
+def say(hub: Hub, count: int = 1, room: str = "cats", **rest: Any) -> None:
+    for _ in range(count):
+        number = hub.counters.published + 1
+        hub.publish(Draft(room, b"%d" % number, f"m{number}", **rest))
+
+
+class Reader:
+    """A member that catches up: what it was given, by `deliver` or live, in order."""
+
+    def __init__(self, hub: Hub, store: Any, view: View = CATS) -> None:
+        self.member = Member(view.user)
+        self.hub, self.store, self.view = hub, store, view
+        self.attached = 0
+        self.before: Callable[[Message], Awaitable[None]] | None = None
+        hub.add(self.member)
+
+    async def deliver(self, message: Message) -> None:
+        if self.before is not None:
+            await self.before(message)
+        self.member.send(message.draft.data)
+
+    def attach(self) -> None:
+        self.attached += 1
+        for room in self.view.rooms:
+            self.hub.join(self.member, room)
+        for pattern in self.view.patterns:
+            self.hub.join_pattern(self.member, pattern)
+
+    async def catch_up(self, after: int) -> None:
+        await catch_up(self.hub, self.store, self.view, after, deliver=self.deliver, attach=self.attach)
+
+    @property
+    def got(self) -> list[int]:
+        return [int(data) for data in self.member.got]
+
+
+class Log:
+    """A MemoryStore whose reads do something first, and take a turn of the loop."""
+
+    def __init__(self, store: MemoryStore, before: Callable[[], None] = lambda: None) -> None:
+        self._store = store
+        self.before = before
+        self.reads = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    async def read(self, view: View, after: int, limit: int) -> Page:
+        self.reads += 1
+        self.before()
+        page = await self._store.read(view, after, limit)
+        await asyncio.sleep(0)
+        return page
 
 
 class LateStore(MemoryStore):
@@ -52,74 +119,149 @@ async def pause(chance: random.Random) -> None:
         await asyncio.sleep(0)
 
 
-def publish(hub: Hub, *numbers: int, room: str = "cats", user: str | None = None) -> None:
-    for number in numbers:
-        hub.publish(Draft(room, b"%d" % number, f"id{number}", user))
+# find_start
 
 
-async def caught_up(hub: Hub, store: MemoryStore, after: int, view: View = CATS) -> list[int]:
-    """The offsets that catching up delivers."""
-    got: list[int] = []
+@pytest.mark.parametrize("view", [CATS, View(patterns=("*",)), View(frozenset({"cats"}), user="ann")])
+def test_where_a_subscription_begins(view: View) -> None:
+    """A kept position is recovered; a foreign, pruned or too high one begins at the head, with the oldest told."""
+    hub, store = kept(10, max_messages=4)
 
-    async def deliver(message: Message) -> None:
-        assert message.offset is not None
-        got.append(message.offset)
+    def at(offset: int) -> Position:
+        return Position(store.epoch, offset)
 
-    await catch_up(hub, store, view, after, deliver=deliver, attach=lambda: got.append(0))
-    assert got.pop() == 0, "attaching comes last, and once"
-    return got
+    head, oldest = at(10), at(6)
+    for after, expected in (
+        (None, Start(oldest, recovered=True)),
+        (at(6), Start(at(6), recovered=True)),
+        (at(9), Start(at(9), recovered=True)),
+        (at(10), Start(head, recovered=True)),
+        (at(5), Start(head, recovered=False, oldest=oldest)),
+        (at(0), Start(head, recovered=False, oldest=oldest)),
+        (at(11), Start(head, recovered=False, oldest=oldest)),
+        (at(2**53 - 1), Start(head, recovered=False, oldest=oldest)),
+        (Position("f" * 16, 8), Start(head, recovered=False, oldest=oldest)),
+        (Position("f" * 16, 0), Start(head, recovered=False, oldest=oldest)),
+    ):
+        assert asyncio.run(find_start(hub, store, view, after)) == expected, after
 
 
-@pytest.mark.parametrize("after", [0, 1, 3, 5])
-def test_everything_behind_the_position_is_delivered(after: int) -> None:
-    """Catching up delivers each message behind the position, once and in order, and then attaches."""
+def test_an_empty_log_begins_at_nothing() -> None:
+    """In a log that never had a message the first position is both the oldest and the head."""
+    hub, store = kept(0)
+    zero = Position(store.epoch, 0)
+    for after in (None, zero):
+        assert asyncio.run(find_start(hub, store, CATS, after)) == Start(zero, recovered=True)
 
-    async def run() -> None:
-        store = MemoryStore()
+
+def test_a_position_ahead_of_the_log_is_logged_as_a_rollback(caplog: pytest.LogCaptureFixture) -> None:
+    """Who is ahead of the log tells of a rollback: that is logged; an unknown epoch or a pruned position is not."""
+    hub, store = kept(3, max_messages=1)
+    logger = logging.getLogger("partyline.hub")
+    logger.addHandler(caplog.handler)
+    try:
+        for after in (Position("f" * 16, 99), Position(store.epoch, 0), Position(store.epoch, 3)):
+            asyncio.run(find_start(hub, store, CATS, after))
+        assert caplog.records == []
+        asyncio.run(find_start(hub, store, CATS, Position(store.epoch, 4)))
+    finally:
+        logger.removeHandler(caplog.handler)
+    caplog.records[:] = caplog.records[:1]  # it may have come by two ways
+    (record,) = caplog.records
+    assert (record.levelname, record.name) == ("WARNING", "partyline.hub")
+    assert vars(record)["position"] == f"{store.epoch}-4"
+
+
+def test_a_log_that_cannot_be_read_begins_nowhere() -> None:
+    """Where the log cannot be read the error is the asker's, and nothing is said to be recovered."""
+    hub, store = kept(3)
+
+    def fail() -> None:
+        raise StoreUnavailable("gone")
+
+    with pytest.raises(StoreUnavailable):
+        asyncio.run(find_start(hub, Log(store, fail), CATS, None))  # type: ignore[arg-type]
+
+
+def test_nobody_begins_ahead_of_what_is_fanned_out() -> None:
+    """Behind a position that is committed and not fanned out yet nothing comes again, live or from the log."""
+
+    async def main() -> None:
+        store = SimulatedStore(random.Random(1))
         hub = Hub(store, Counters())
-        publish(hub, *range(5))
-        assert await caught_up(hub, store, after) == list(range(after + 1, 6))
+        say(hub)
+        store._write()
+        store._commit()
+        seen = Position(store.epoch, store.head)  # as a page of history shows it
+        reader = Reader(hub, store)
+        start = await find_start(hub, store, CATS, seen)
+        await reader.catch_up(start.position.offset)
+        store._hand_out()
+        assert not start.recovered or reader.got == []
 
-    asyncio.run(run())
-
-
-def test_only_the_views_messages_are_delivered() -> None:
-    """What is of other rooms, or for other users, is skipped."""
-
-    async def run() -> None:
-        store = MemoryStore()
-        hub = Hub(store, Counters())
-        publish(hub, 1)
-        publish(hub, 2, room="dogs")
-        publish(hub, 3, user="1")
-        publish(hub, 4, user="2")
-        publish(hub, 5, room="news.eu")
-        assert await caught_up(hub, store, 0) == [1]
-        assert await caught_up(hub, store, 0, View(frozenset(("cats",)), ("news.*",), "1")) == [1, 3, 5]
-
-    asyncio.run(run())
+    asyncio.run(main())
 
 
-def test_what_is_not_fanned_out_yet_comes_live() -> None:
-    """A message that is committed and not fanned out yet is not read from the log: it comes live, once."""
+# catch_up
 
-    async def run() -> None:
-        store = LateStore()
-        hub = Hub(store, Counters())
-        publish(hub, 1, 2, 3)
-        store.release(2)
-        member = Member()
-        got: list[int | None] = []
 
-        async def deliver(message: Message) -> None:
-            got.append(message.offset)
+@pytest.mark.parametrize("count", [0, 1, PAGE - 1, PAGE, PAGE + 1, 3 * PAGE])
+def test_all_pages_in_order(count: int) -> None:
+    """Everything behind the position is delivered once, in order, over any number of pages; then the reader is live."""
+    hub, store = kept(count)
+    reader = Reader(hub, store)
+    asyncio.run(reader.catch_up(0))
+    say(hub)
+    assert reader.got == list(range(1, count + 2))
+    assert reader.attached == 1
 
-        await catch_up(hub, store, CATS, 0, deliver=deliver, attach=lambda: hub.join(member, "cats"))
-        assert (got, member.got) == ([1, 2], [])
-        store.release()
-        assert (got, member.got) == ([1, 2], [b"3"])
 
-    asyncio.run(run())
+def test_a_view_is_delivered_and_nothing_else() -> None:
+    """Other rooms, messages for others and expired ones are skipped, and the reader is live behind them."""
+    now = 0.0
+    store = MemoryStore(clock=lambda: now)
+    hub = Hub(store, Counters())
+    say(hub)  # 1
+    say(hub, room="dogs")
+    say(hub, user="ann")  # 3
+    say(hub, user="eve")
+    say(hub, ttl=5.0)
+    say(hub)  # 6
+    now = 5.0
+    for view, expected in (
+        (CATS, [1, 6]),
+        (View(frozenset({"cats"}), user="ann"), [1, 3, 6]),
+        (View(patterns=(">",), user="eve"), [1, 2, 4, 6]),
+        (View(frozenset({"birds"})), []),
+    ):
+        reader = Reader(hub, store, view)
+        asyncio.run(reader.catch_up(0))
+        assert reader.got == expected
+        assert reader.attached == 1
+
+
+def test_hostile_13_between_the_last_page_and_live_nothing_is_lost() -> None:
+    """What is published while pages are read and delivered comes once, in order, whenever that is."""
+
+    async def main(read: int, delivered: int) -> None:
+        hub, memory = kept(2 * PAGE)
+        log = Log(memory, lambda: say(hub) if log.reads <= read else None)
+        reader = Reader(hub, log)
+
+        async def before(message: Message) -> None:
+            if len(reader.got) % 50 == 0 and len(reader.got) < delivered:
+                say(hub)
+            await asyncio.sleep(0)
+
+        reader.before = before
+        await reader.catch_up(0)
+        say(hub)
+        assert reader.got == list(range(1, memory.head + 1))
+        assert hub.fanned_out == memory.head
+
+    for read in (0, 1, 2, 5):
+        for delivered in (0, 100, 10_000):
+            asyncio.run(main(read, delivered))
 
 
 def test_no_interleaving_makes_a_hole_or_a_double() -> None:
@@ -134,8 +276,8 @@ def test_no_interleaving_makes_a_hole_or_a_double() -> None:
         total = 30
 
         async def publisher() -> None:
-            for number in range(1, total + 1):
-                publish(hub, number, room=chance.choice(("cats", "cats", "dogs")))
+            for _ in range(total):
+                say(hub, room=chance.choice(("cats", "cats", "dogs")))
                 await pause(chance)
 
         async def disk() -> None:
@@ -176,90 +318,132 @@ def test_no_interleaving_makes_a_hole_or_a_double() -> None:
     asyncio.run(run())
 
 
-def test_retention_that_overtakes_is_a_gap() -> None:
-    """When what comes next is pruned while a subscriber catches up, it is told so with the oldest that is left, and
-    does not go on as if nothing were missing."""
+def test_what_is_not_fanned_out_yet_is_left_to_come_live() -> None:
+    """Catching up stops at the fanned-out head: what is committed beyond it comes once, when it is fanned out."""
 
-    async def run() -> None:
-        store = MemoryStore(Retention(max_messages=3))
+    async def main() -> None:
+        store = SimulatedStore(random.Random(3))
         hub = Hub(store, Counters())
-        publish(hub, *range(10))
-        for after in (0, 2, 6):
-            with pytest.raises(Gap) as caught:
-                await caught_up(hub, store, after)
-            assert caught.value.oldest == 8
-        assert await caught_up(hub, store, 7) == [8, 9, 10]
+        say(hub)
+        store._write()
+        store._commit()
+        store._hand_out()
+        say(hub)
+        store._write()
+        store._commit()
+        assert (hub.fanned_out, store.head) == (1, 2)
+        reader = Reader(hub, store)
+        await reader.catch_up(0)
+        assert (reader.got, reader.attached) == ([1], 1)
+        store._hand_out()
+        assert reader.got == [1, 2]
 
-    asyncio.run(run())
+    asyncio.run(main())
 
 
-def test_cancelled_is_not_attached() -> None:
-    """A subscriber that goes away while it catches up is in no room afterwards."""
+def test_catching_up_waits_for_its_reader() -> None:
+    """A message is delivered when the one before it was taken, and the next page is read when its reader has room."""
 
-    async def run() -> None:
-        store = MemoryStore()
-        hub = Hub(store, Counters())
-        publish(hub, 1, 2)
-        attached: list[bool] = []
-        stuck = asyncio.Event()
+    async def main() -> None:
+        hub, memory = kept(PAGE + 1)
+        log = Log(memory)
+        reader = Reader(hub, log)
+        room = asyncio.Semaphore(0)
 
-        async def deliver(message: Message) -> None:
-            stuck.set()
-            await asyncio.Event().wait()
+        async def before(message: Message) -> None:
+            await room.acquire()
 
-        task = asyncio.create_task(catch_up(hub, store, CATS, 0, deliver=deliver, attach=lambda: attached.append(True)))
-        await stuck.wait()
+        reader.before = before
+        task = asyncio.create_task(reader.catch_up(0))
+        for taken in range(PAGE + 1):
+            for _ in range(3):
+                await asyncio.sleep(0)
+            assert (len(reader.got), log.reads) == (taken, 1 if taken < PAGE else 2)
+            room.release()
+        await task
+        assert reader.attached == 1
+
+    asyncio.run(main())
+
+
+def test_hostile_14_retention_that_overtakes_a_reader_is_a_gap() -> None:
+    """Where what was to come next is pruned meanwhile, catching up ends with the oldest kept, and has not attached."""
+
+    async def main() -> None:
+        hub, memory = kept(300, max_messages=300)
+        log = Log(memory, lambda: say(hub, 290) if log.reads == 2 else None)
+        reader = Reader(hub, log)
+        with pytest.raises(Gap) as gap:
+            await reader.catch_up(0)
+        assert reader.got == list(range(1, PAGE + 1))
+        assert (gap.value.oldest, reader.attached) == (291, 0)
+        assert reader.member.rooms == ()
+
+    asyncio.run(main())
+
+
+def test_a_reader_that_kept_up_sees_no_gap() -> None:
+    """Pruning what a reader has had already is no gap."""
+
+    async def main() -> None:
+        hub, memory = kept(300, max_messages=300)
+        log = Log(memory, lambda: say(hub, PAGE) if log.reads == 2 else None)
+        reader = Reader(hub, log)
+        await reader.catch_up(0)
+        assert reader.got == list(range(1, 300 + PAGE + 1))
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("failing_read", [1, 2])
+def test_an_error_or_a_cancellation_attaches_nobody(failing_read: int) -> None:
+    """If the log fails or the reader goes away, what was delivered is in order and nothing is joined."""
+
+    async def main() -> None:
+        hub, memory = kept(PAGE + 10)
+
+        def fail() -> None:
+            if log.reads == failing_read:
+                raise StoreUnavailable("gone")
+
+        log = Log(memory, fail)
+        reader = Reader(hub, log)
+        with pytest.raises(StoreUnavailable):
+            await reader.catch_up(0)
+        assert reader.got == list(range(1, (failing_read - 1) * PAGE + 1))
+        assert reader.attached == 0
+
+        stuck, at = asyncio.Event(), asyncio.Event()
+
+        async def before(message: Message) -> None:
+            if message.offset == failing_read * 100:
+                at.set()
+                await stuck.wait()
+
+        log = Log(memory)
+        reader = Reader(hub, log)
+        reader.before = before
+        task = asyncio.create_task(reader.catch_up(0))
+        await at.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert attached == []
+        assert reader.got == list(range(1, failing_read * 100))
+        assert reader.attached == 0
+        assert not hub.rooms.names()
 
-    asyncio.run(run())
-
-
-def starts(store: MemoryStore, hub: Hub, positions: Sequence[Position | None], view: View = CATS) -> list[object]:
-    async def run() -> list[object]:
-        found = [await find_start(hub, store, view, position) for position in positions]
-        return [(start.position.offset, start.recovered, start.oldest and start.oldest.offset) for start in found]
-
-    return asyncio.run(run())
+    asyncio.run(main())
 
 
-def test_a_position_that_is_kept_is_recovered() -> None:
-    """From the oldest kept position to the head, a subscriber begins where it says; none stands for the oldest."""
-    store = MemoryStore(Retention(max_messages=3))
-    hub = Hub(store, Counters())
-    publish(hub, *range(5))
-    positions = [Position(store.epoch, offset) for offset in (2, 3, 5)]
-    assert starts(store, hub, [*positions, None]) == [
-        (2, True, None),
-        (3, True, None),
-        (5, True, None),
-        (2, True, None),
-    ]
+def test_who_is_at_the_head_reads_nothing() -> None:
+    """A reader that has everything is attached without touching the log."""
+    hub, memory = kept(5)
+    log = Log(memory)
+    reader = Reader(hub, log)
+    asyncio.run(reader.catch_up(5))
+    assert (log.reads, reader.attached, reader.got) == (0, 1, [])
 
 
-def test_what_is_not_kept_is_not_recovered() -> None:
-    """A pruned position, one of another epoch, and one ahead of the log begin at the head and are told the oldest
-    position still kept (guarantee 3)."""
-    store = MemoryStore(Retention(max_messages=3))
-    hub = Hub(store, Counters())
-    publish(hub, *range(5))
-    positions = [Position(store.epoch, 1), Position(store.epoch, 0), Position("0" * 16, 3), Position(store.epoch, 6)]
-    assert starts(store, hub, positions) == [(5, False, 2)] * 4
-
-
-def test_a_rollback_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """A subscriber ahead of the log means that the log was rolled back: the log says so; another epoch does not."""
-    store = MemoryStore()
-    hub = Hub(store, Counters())
-    logger = logging.getLogger("partyline.hub")
-    logger.addHandler(caplog.handler)
-    try:
-        starts(store, hub, [Position("0" * 16, 9)])
-        assert caplog.records == []
-        starts(store, hub, [Position(store.epoch, 9)])
-    finally:
-        logger.removeHandler(caplog.handler)
-    assert {record.levelname for record in caplog.records} == {"WARNING"}
-    assert all("rolled back" in record.getMessage() for record in caplog.records)
+def test_a_page_is_bounded() -> None:
+    """Pages hold at most 256 messages, so that catching up costs a bounded amount of memory."""
+    assert history.PAGE <= 256

@@ -90,7 +90,7 @@ class Echo:
     def binary(self, data: bytes) -> None:
         self._connection.send_binary(data)
 
-    def refused(self, error: PartylineError) -> None:
+    def refused(self, error: PartylineError, message: str | bytes) -> None:
         self._connection.send_text(error.code)
 
     def closed(self) -> None:

@@ -507,6 +507,35 @@ def test_pipelined_requests(run: Run) -> None:
     run(main())
 
 
+@pytest.mark.parametrize("over", ["tcp", "tls"])
+@pytest.mark.parametrize(
+    "ask",
+    [
+        request("GET", "/health", None, "Connection: close"),
+        GET.replace(b"HTTP/1.1", b"HTTP/1.0"),
+        request("POST", "/publish", b'{"topic": "dogs", "message": "the last"}', "Connection: close"),
+    ],
+    ids=["close", "HTTP/1.0", "a body"],
+)
+def test_last_request(run: Run, certificate: Certificate, ask: bytes, over: str) -> None:
+    """A request that is its connection's last is answered whole, and nothing behind it is (RFC 9112 9.6)."""
+    files = {"certfile": certificate.certfile, "keyfile": certificate.keyfile} if over == "tls" else {}
+
+    async def main() -> None:
+        async with partyline_server(**files) as (partyline, url):
+            for pieces in ([ask], [ask[:-5], ask[-5:]], [ask + GET], [ask, GET]):
+                async with connected(url, tls=certificate.trust if files else None) as peer:
+                    await peer.send(*pieces)
+                    answer = await peer.answer()
+                    assert answer.status == 200
+                    assert answer.headers["connection"] == "close"
+                    assert await peer.rest() == b""
+            assert partyline.counters.errors == 0
+            await nothing_is_held(partyline)
+
+    run(main())
+
+
 BEHIND: dict[str, tuple[Callable[[str], bytes], int]] = {
     "an upgrade": (upgrade, 101),
     "a handshake that cannot be": (instead("Version: 13", "Version: 8"), 426),

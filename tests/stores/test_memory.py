@@ -116,9 +116,9 @@ def test_the_same_id_for_something_else_is_a_conflict(change: dict[str, object])
 def test_ids_are_of_their_publisher_and_topic() -> None:
     """Two publishers, or one in two topics, may use the same id for different messages."""
     log = Log()
-    log.kept("cats", b"1", id="x", sender="a")
-    log.kept("cats", b"2", id="x", sender="b")
-    log.kept("dogs", b"3", id="x", sender="a")
+    log.kept("cats", b"1", id="x", publisher="a")
+    log.kept("cats", b"2", id="x", publisher="b")
+    log.kept("dogs", b"3", id="x", publisher="a")
     log.kept("cats", b"4", id="x")
     assert log.store.head == 4
 

@@ -64,7 +64,7 @@ def _facts(partyline: Partyline, urls: list[str]) -> dict[str, str]:
         "version": __version__,
         "loop": loop,
         "database": f"{settings.db} ({partyline.database.sync_mode}), {len(partyline.registry)} registrations known",
-        "log": f"in memory, epoch {partyline.store.epoch}: gone when this process ends",
+        "log": _log_fact(partyline),
         "access": _access(settings),
         "origins": _origins(settings),
         "limits": (
@@ -73,6 +73,13 @@ def _facts(partyline: Partyline, urls: list[str]) -> dict[str, str]:
             f"heartbeat {limits.ping_interval:g} + {limits.ping_timeout:g} s"
         ),
     }
+
+
+def _log_fact(partyline: Partyline) -> str:
+    epoch, head = partyline.store.epoch, partyline.store.head
+    if partyline.settings.db == ":memory:":
+        return f"in memory, epoch {epoch}: gone when this process ends"
+    return f"in the database, epoch {epoch}, last offset {head:,}: what is accepted is kept"
 
 
 def _access(settings: Settings) -> str:

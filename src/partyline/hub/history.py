@@ -30,17 +30,22 @@ class Start:
 
 
 class Gap(Exception):
-    """What was to come next was pruned while catching up. `oldest` is the lowest offset still kept of the view."""
+    """What was to come next was pruned while catching up.
 
-    def __init__(self, oldest: int) -> None:
+    `oldest` is the lowest offset still kept of the view, `reached` the one up to which everything was delivered.
+    """
+
+    def __init__(self, oldest: int, reached: int) -> None:
         super().__init__(oldest)
         self.oldest = oldest
+        self.reached = reached
 
 
 async def find_start(hub: Hub, store: Store, view: View, after: Position | None) -> Start:
     """Whether everything of `view` behind `after` is still there; None stands for the oldest kept.
 
-    An unknown epoch, a position pruned away and one ahead of the log are not recovered (guarantee 3).
+    An unknown epoch, a position pruned away and one ahead of the log are not recovered (guarantee 3). Ahead is also
+    what is committed and not fanned out yet: nobody was told of it, and its fan-out is still to come.
     """
     probe = await store.read(view, store.head, 1)
     oldest = Position(store.epoch, probe.oldest - 1)
@@ -49,7 +54,7 @@ async def find_start(hub: Hub, store: Store, view: View, after: Position | None)
     head = Position(store.epoch, hub.fanned_out)
     if after.epoch == store.epoch and after.offset > store.head:
         _log.warning("a subscriber is ahead of the log: it was rolled back", position=str(after), head=str(head))
-    elif after.epoch == store.epoch and after.offset >= oldest.offset:
+    elif after.epoch == store.epoch and oldest.offset <= after.offset <= hub.fanned_out:
         return Start(after, recovered=True)
     return Start(head, recovered=False, oldest=oldest)
 
@@ -72,7 +77,7 @@ async def catch_up(
     while at < hub.fanned_out:
         page = await store.read(view, at, PAGE)
         if page.oldest > at + 1:
-            raise Gap(page.oldest)
+            raise Gap(page.oldest, at)
         reached = hub.fanned_out
         for message in page.messages:
             assert message.offset is not None

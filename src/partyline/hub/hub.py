@@ -16,7 +16,7 @@ from partyline.hub.fanout import fan_out
 from partyline.hub.patterns import Patterns
 from partyline.hub.presence import Presence
 from partyline.hub.rooms import Rooms
-from partyline.interfaces import Connection, Outcome, Refused, Store
+from partyline.interfaces import Connection, Found, Outcome, Refused, Store
 from partyline.metrics import Counters
 from partyline.models import Draft, Message, Policy, Position, Receipt
 from partyline.topics import any_covers
@@ -136,21 +136,40 @@ class Hub:
         """Publish several, each with its `done`: the durable ones of them all or none."""
         self.counters.published += len(drafts)
         kept = [pair for pair in drafts if self._durable(pair[0])]
-        if kept:
-            if len(self._waiting) + len(kept) > self._most_waiting:
-                self.counters.hit("max_waiting_publishes")
-                for _, done in drafts:
-                    if done is not None:
-                        done(Overloaded("more messages wait for the log than it can take: publish again in a moment"))
-                return
-            self._waiting.extend(done for _, done in kept)
-            self._store.append(*(draft for draft, _ in kept))
-        if len(kept) < len(drafts):
-            for draft, done in drafts:
-                if not self._durable(draft):
-                    self._deliver(Message(draft, None, self._clock()))
-                    if done is not None:
-                        done(Receipt(draft.room, draft.id, None))
+        passing = [pair for pair in drafts if not self._durable(pair[0])] if len(kept) < len(drafts) else []
+        if not kept:
+            self._pass_on(passing)
+            return
+        if len(self._waiting) + len(kept) > self._most_waiting:
+            self.counters.hit("max_waiting_publishes")
+            for _, done in drafts:
+                if done is not None:
+                    done(Overloaded("more messages wait for the log than it can take: publish again in a moment"))
+            return
+        self._waiting.extend(done for _, done in kept)
+        if passing:
+            # All or nothing for these, too: they go once the last of the others is kept.
+            last = self._waiting.pop()
+            self._waiting.append(lambda outcome: self._settle(outcome, last, passing))
+        self._store.append(*(draft for draft, _ in kept))
+
+    def _settle(
+        self, outcome: Receipt | PartylineError, last: Done | None, passing: Sequence[tuple[Draft, Done | None]]
+    ) -> None:
+        if last is not None:
+            last(outcome)
+        if isinstance(outcome, Receipt):
+            self._pass_on(passing)
+        else:
+            for _, done in passing:
+                if done is not None:
+                    done(outcome)
+
+    def _pass_on(self, ephemeral: Sequence[tuple[Draft, Done | None]]) -> None:
+        for draft, done in ephemeral:
+            self._deliver(Message(draft, None, self._clock()))
+            if done is not None:
+                done(Receipt(draft.room, draft.id, None))
 
     def _durable(self, draft: Draft) -> bool:
         return self._rules.durable(draft.room) if draft.durable is None else draft.durable
@@ -158,6 +177,11 @@ class Hub:
     def _committed(self, batch: Sequence[Outcome]) -> None:
         """The store's one callback per batch: fan out in offset order, then tell the publishers."""
         for outcome in batch:
+            if isinstance(outcome, Found):
+                assert outcome.message.offset is not None
+                self._deliver(outcome.message)
+                self.fanned_out = outcome.message.offset
+                continue
             done = self._waiting.popleft()
             answer: Receipt | PartylineError
             if isinstance(outcome, Refused):

@@ -146,7 +146,8 @@ class Api:
             # A browser gives up for ever on a 4xx, and this one cannot mend its Last-Event-ID: an epoch that no store
             # has makes it hear of the gap instead.
             after = Position("0" * 16, 0)
-        stream = EventStream(self._services, self._site, principal, topic, self._site.limits.outbox_bytes)
+        drop = request.scope.get("partyline.abort")
+        stream = EventStream(self._services, self._site, principal, topic, self._site.limits.outbox_bytes, drop)
         return StreamingResponse(
             stream.stream(after), media_type="text/event-stream", headers={"x-accel-buffering": "no"}
         )

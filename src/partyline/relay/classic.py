@@ -93,12 +93,12 @@ class ClassicSession:
                 raise InvalidValue(f"this is no command: {_KNOWN}", code="unknown_command")
             self._replace_topics(connection, decode(text.encode(), Topics).topics)
         except PartylineError as error:
-            self.refused(error)
+            self.refused(error, text)
 
     def binary(self, data: bytes) -> None:
-        self.refused(InvalidValue(f"binary messages mean nothing here: {_KNOWN}", code="unknown_command"))
+        self.refused(InvalidValue(f"binary messages mean nothing here: {_KNOWN}", code="unknown_command"), data)
 
-    def refused(self, error: PartylineError) -> None:
+    def refused(self, error: PartylineError, message: str | bytes) -> None:
         if error.limit is not None:
             self._hub.counters.hit(error.limit)
         if self._rules.answer_errors and self._connection is not None:

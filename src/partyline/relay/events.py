@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -40,7 +40,15 @@ class EventDialect:
 class EventStream:
     """One subscriber. An `interfaces.Connection` whose bytes a response takes from it one by one."""
 
-    def __init__(self, services: LineServices, site: Site, principal: Principal, topic: str, limit: int) -> None:
+    def __init__(
+        self,
+        services: LineServices,
+        site: Site,
+        principal: Principal,
+        topic: str,
+        limit: int,
+        drop: Callable[[], None] | None = None,
+    ) -> None:
         self.dialect: Dialect = _dialects.setdefault(services.store.epoch, EventDialect(services.store.epoch))
         self.user = principal.user
         self.rooms: tuple[str, ...] | set[str] = ()
@@ -51,6 +59,7 @@ class EventStream:
         self._outbox = Outbox(limit)
         self._wake = asyncio.Event()
         self._emptied = asyncio.Event()
+        self._drop = drop  # cuts the connection below, where the server can
         self._ending: bytes | None = None  # what is sent last, once the stream is to end
         self._advanced = services.hub.fanned_out
 
@@ -61,6 +70,8 @@ class EventStream:
             self._site.counters.hit("outbox_bytes")
             self._outbox.clear()
             self._end()
+            # A reader that stands still never comes to the end: its connection is cut.
+            asyncio.get_running_loop().call_later(self._site.limits.close_timeout, self.abort)
         self._wake.set()
 
     def send(self, data: bytes) -> None:
@@ -79,36 +90,49 @@ class EventStream:
         self._end()
 
     def abort(self) -> None:
+        """Drop the connection as it is, if it is still there."""
         self._end()
+        if self._drop is not None and self in self._site.live:
+            self._drop()
 
     async def stream(self, after: Position | str) -> AsyncIterator[bytes]:
         """The response's body. It ends when the client is too slow, the token is over or the server stops."""
-        services, hub = self._services, self._services.hub
+        hub = self._services.hub
         hub.add(self)
         self._site.live.add(self)
         reader = asyncio.create_task(self._read(after))
         try:
             if self._site.draining:
                 self._end()
-            while True:
+            while not self._expired():
                 while self._outbox:
                     yield self._outbox.pop().data
+                    if self._expired():
+                        return
                 self._emptied.set()
                 self._wake.clear()
                 if self._ending is not None:
                     yield self._ending
                     return
-                if self._principal.expires is not None and services.clock() >= self._principal.expires:
-                    return
                 try:
-                    async with asyncio.timeout(COMMENT_EVERY):
+                    async with asyncio.timeout(self._patience()):
                         await self._wake.wait()
                 except TimeoutError:
-                    yield self._beat()
+                    if not self._outbox and not self._expired():  # an id must not overtake its message
+                        yield self._beat()
         finally:
             reader.cancel()
             self._site.live.discard(self)
             hub.remove(self)
+
+    def _expired(self) -> bool:
+        expires = self._principal.expires
+        return expires is not None and self._services.clock() >= expires
+
+    def _patience(self) -> float:
+        """Seconds until the next heartbeat or the token's end."""
+        expires = self._principal.expires
+        return COMMENT_EVERY if expires is None else max(0.0, min(COMMENT_EVERY, expires - self._services.clock()))
 
     def _beat(self) -> bytes:
         """What a quiet stream sends: its position if that has moved on, so that it stays within retention."""
@@ -134,7 +158,8 @@ class EventStream:
                 return
             start = await find_start(hub, store, view, after if isinstance(after, Position) else None)
             if not start.recovered:
-                self._tell_gap(start.oldest)
+                self._tell_gap(start.oldest, start.position)
+            self._advanced = start.position.offset
             await catch_up(
                 hub,
                 store,
@@ -144,15 +169,16 @@ class EventStream:
                 attach=attach,
             )
         except Gap as gap:
-            self._tell_gap(Position(store.epoch, gap.oldest - 1))
+            self._tell_gap(Position(store.epoch, gap.oldest - 1), Position(store.epoch, hub.fanned_out))
             attach()
         except PartylineError as error:
             _log.warning("a stream could not be read from the log", code=error.code)
             self._end()
 
-    def _tell_gap(self, oldest: Position | None) -> None:
+    def _tell_gap(self, oldest: Position | None, going_on_at: Position) -> None:
+        """Say that something was missed; the browser's position moves behind it."""
         told = {"recovered": False, "oldest": None if oldest is None else str(oldest)}
-        self.send(b"event: gap\n" + sse.event(wire.to_json(told)))
+        self.send(b"event: gap\n" + sse.event(wire.to_json(told), id=str(going_on_at)))
 
     async def _deliver(self, message: Message) -> None:
         while self._outbox and self._ending is None:

@@ -166,7 +166,7 @@ class Relay:
         topic = check_topic(body.topic)
         principal.may_publish(topic)
         user = None if body.user_id is None else user_text(body.user_id)
-        draft = Draft(topic, compact(bytes(body.message)), secrets.token_hex(16), user)
+        draft = Draft(topic, compact(bytes(body.message)), secrets.token_hex(16), user, chosen_id=False)
         (receipt,) = await published(self._hub, draft)
         position = None if receipt.position is None else str(receipt.position)
         return answer({"topic": topic, "position": position, "id": receipt.id})

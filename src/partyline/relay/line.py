@@ -82,7 +82,12 @@ class _Subscription:
     view: View
     start: int  # everything of the view behind this offset has been or will be sent
     live: bool = False
+    earlier: tuple[int, int] = (0, 0)  # what it brought before a gap
     watcher: Callable[[str, str, bool], None] | None = field(default=None)
+
+    def has(self, offset: int) -> bool:
+        """Whether it has brought, or will bring, a message with this offset of its view."""
+        return (self.live and self.start < offset) or self.earlier[0] < offset <= self.earlier[1]
 
 
 class LineSession:
@@ -146,10 +151,10 @@ class LineSession:
             self._fail(command_id if command_id is not None else wire.find_id(text), error)
 
     def binary(self, data: bytes) -> None:
-        self.refused(InvalidValue("commands are JSON text, not binary messages", code="unknown_command"))
+        self.refused(InvalidValue("commands are JSON text, not binary messages", code="unknown_command"), data)
 
-    def refused(self, error: PartylineError) -> None:
-        self._fail(None, error)
+    def refused(self, error: PartylineError, message: str | bytes) -> None:
+        self._fail(wire.find_id(message) if isinstance(message, str) else None, error)
 
     def closed(self) -> None:
         connection, self._connection = self._connection, None
@@ -178,9 +183,9 @@ class LineSession:
             raise Unauthenticated('the first command must be auth: {"type": "auth", "token": "..."}')
         match command:
             case wire.Subscribe():
-                self._subscribe(command, principal)
+                self._in_order(command.id, lambda: self._subscribe(command, principal))
             case wire.Unsubscribe():
-                self._unsubscribe(command)
+                self._in_order(command.id, lambda: self._unsubscribe(command))
             case wire.Publish():
                 self._publish(command, principal)
             case wire.History():
@@ -209,7 +214,7 @@ class LineSession:
         self._services.hub.add(connection)
         self._arm()
 
-    def _subscribe(self, command: wire.Subscribe, principal: Principal) -> None:
+    def _subscribe(self, command: wire.Subscribe, principal: Principal) -> Awaitable[None] | None:
         name, rules = command.topic, self._services.rules
         if is_pattern(name):
             principal.may_subscribe_pattern(check_pattern(name, "topic"))
@@ -237,10 +242,9 @@ class LineSession:
             hub.presence.watch(name, subscription.watcher)
         if after == "latest":
             self._attach(name, subscription)
-            self._replied_start(command.id, hub.fanned_out)
-        else:
-            start = after if isinstance(after, Position) else None
-            self._job(command.id, lambda: self._resume(command.id, name, subscription, start))
+            self._reply(command.id, {"position": self._position(hub.fanned_out), "recovered": True})
+            return None
+        return self._resume(command.id, name, subscription, after if isinstance(after, Position) else None)
 
     async def _resume(
         self, command_id: wire.CommandId, name: str, subscription: _Subscription, after: Position | None
@@ -253,6 +257,7 @@ class LineSession:
             self._forget(name)
             raise
         subscription.start = start.position.offset
+        self._advanced = min(self._advanced, subscription.start)
         answer: dict[str, Any] = {"position": str(start.position), "recovered": start.recovered}
         if start.oldest is not None:
             answer["oldest"] = str(start.oldest)
@@ -276,6 +281,8 @@ class LineSession:
             )
         except Gap as gap:
             # Retention overtook this reader. It is told, and goes on live: a hole is never silent.
+            subscription.earlier = (subscription.start, gap.reached)
+            subscription.start = services.hub.fanned_out
             self._attach(name, subscription)
             oldest = Position(services.store.epoch, gap.oldest - 1)
             self._say(
@@ -288,11 +295,15 @@ class LineSession:
                 }
             )
 
+        except BaseException:
+            self._forget(name)  # it may be subscribed to again, from where it came to
+            raise
+
     def _has(self, message: Message, *, besides: _Subscription) -> bool:
         """Whether another subscription of this connection has brought, or will bring, this message."""
         offset = cast("int", message.offset)
         return any(
-            other.live and other.start < offset and other.view.sees(message.draft)
+            other.has(offset) and other.view.sees(message.draft)
             for other in self._subscriptions.values()
             if other is not besides
         )
@@ -310,14 +321,6 @@ class LineSession:
     def _unsubscribe(self, command: wire.Unsubscribe) -> None:
         if command.topic not in self._subscriptions:
             raise NotFound(f"this connection is not subscribed to {command.topic[:60]!r}", code="not_subscribed")
-        if self._jobs or self._worker is not None:
-            # Another subscription may be catching up over what this one has brought: behind it.
-            async def later() -> None:
-                self._forget(command.topic)
-                self._reply(command.id, {})
-
-            self._job(command.id, later)
-            return
         self._forget(command.topic)
         self._reply(command.id, {})
 
@@ -351,7 +354,7 @@ class LineSession:
     def _history(self, command: wire.History, principal: Principal) -> None:
         principal.may_subscribe(check_topic(command.topic))
         limit = check_limit(command.limit)
-        after = parse_after(command.after or "earliest")
+        after = parse_after("earliest" if command.after is None else command.after)
         view = View(frozenset((command.topic,)), user=principal.user)
 
         async def read() -> None:
@@ -361,6 +364,25 @@ class LineSession:
         self._job(command.id, read)
 
     # Jobs: what has to wait for the store, one after the other
+
+    def _in_order(self, command_id: wire.CommandId, command: Callable[[], Awaitable[None] | None]) -> None:
+        """Run a command behind those that wait: what one subscription has brought, another one relies on."""
+        if self._worker is None:
+            rest = command()
+            if rest is None:
+                return
+
+            async def job() -> None:
+                await rest
+
+        else:
+
+            async def job() -> None:
+                rest = command()
+                if rest is not None:
+                    await rest
+
+        self._job(command_id, job)
 
     def _job(self, command_id: wire.CommandId, job: Callable[[], Awaitable[None]]) -> None:
         if len(self._jobs) >= self._services.rules.max_pending_events:
@@ -397,9 +419,6 @@ class LineSession:
         if subscription is not None and subscription.watcher is not None:
             self._services.hub.presence.unwatch(name, subscription.watcher)
             subscription.watcher = None
-
-    def _replied_start(self, command_id: wire.CommandId, offset: int) -> None:
-        self._reply(command_id, {"position": self._position(offset), "recovered": True})
 
     def _position(self, offset: int) -> str:
         return f"{self._services.store.epoch}-{offset}"
@@ -481,6 +500,8 @@ def make_draft(
         user=None if user_id is None else user_text(user_id),
         key=key,
         sender=principal.user,
+        chosen_id=message_id is not None,
+        publisher=principal.name if principal.user is None else f"user {principal.user}",
         ttl=ttl,
         durable=durable,
     )
@@ -521,10 +542,12 @@ async def history_page(
     start = await find_start(services.hub, store, view, position)
     at = start.position.offset if start.recovered else (start.oldest or start.position).offset
     page = await store.read(view, at, limit)
+    # Not beyond what is fanned out: who resumed from such a position would hear of it again, live.
+    reached = services.hub.fanned_out
     return {
         "topic": topic,
-        "messages": [wire.envelope(message, store.epoch) for message in page.messages],
-        "next": f"{store.epoch}-{page.next}",
-        "more": page.more,
+        "messages": [wire.envelope(one, store.epoch) for one in page.messages if cast("int", one.offset) <= reached],
+        "next": f"{store.epoch}-{min(page.next, reached)}",
+        "more": page.more or page.next > reached,
         "recovered": start.recovered,
     }

@@ -145,7 +145,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     def abort(self) -> None:
         """Drop the connection as it is."""
-        self.transport.abort()
+        if self._phase is not _Phase.GONE:
+            self.transport.abort()
 
     def timeout_keep_alive_handler(self) -> None:
         self._site.counters.hit("keep_alive_timeout")
@@ -192,6 +193,7 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         # uvicorn's request closes the connection by itself where its answer says so; here that must wait for the body.
         self.cycle.transport = cast("asyncio.Transport", _Hangup(self))
+        self.scope["partyline.abort"] = self.abort  # type: ignore[typeddict-unknown-key]
 
     def on_chunk_header(self) -> None:
         """A chunk begins: no trailer yet."""

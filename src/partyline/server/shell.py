@@ -19,7 +19,6 @@ from partyline.errors import ConfigError
 from partyline.server.answers import SAFETY_HEADERS
 from partyline.server.http import HttpProtocol, counted
 from partyline.server.site import Live, Site
-from partyline.server.websocket import WebSocket
 
 _log = log.get("server")
 
@@ -154,7 +153,7 @@ class Shell(uvicorn.Server):
             _log.warning("dropped at the drain time", connections=len(left))
             for connection in left:
                 # uvicorn's own WebSocket, which serves an application's paths, has no abort.
-                if isinstance(connection, HttpProtocol | WebSocket):
+                if hasattr(connection, "abort"):
                     connection.abort()
                 else:
                     cast("Any", connection).transport.abort()

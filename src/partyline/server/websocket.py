@@ -271,7 +271,7 @@ class WebSocket(asyncio.Protocol):
         if self._closing:
             return  # an earlier message of this read ended the connection
         self._counters.received += 1
-        if self._bucket is not None and not self._may(self._bucket, session):
+        if self._bucket is not None and not self._may(self._bucket, session, message):
             return
         try:
             if type(message) is str:
@@ -337,14 +337,14 @@ class WebSocket(asyncio.Protocol):
         if drain is not None and not drain.done():
             drain.set_result(None)
 
-    def _may(self, bucket: Bucket, session: Session) -> bool:
+    def _may(self, bucket: Bucket, session: Session, message: str | bytes) -> bool:
         if bucket.allow(self._site.timers.now()):
             return True
         self._counters.hit("events_per_second")
         if bucket.refused > bucket.burst:
             self.close(4429, "too many events")
         else:
-            session.refused(RateLimited("too many messages: slow down", retry_after=bucket.wait()))
+            session.refused(RateLimited("too many messages: slow down", retry_after=bucket.wait()), message)
         return False
 
     def _peer_closed(self, event: Close) -> None:

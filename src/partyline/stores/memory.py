@@ -47,7 +47,7 @@ class MemoryStore:
         self._rooms: dict[str, deque[int]] = {}
         self._pruned: dict[str, int] = {}  # the highest offset of a living room that is gone
         self._pruned_everywhere = 0  # the same for rooms of which nothing is left
-        self._ids: OrderedDict[tuple[str | None, str, str], Message] = OrderedDict()
+        self._ids: OrderedDict[tuple[str, str, str], Message] = OrderedDict()
         self._bytes = 0
         self._committed: Committed | None = None
         self._closed = False
@@ -105,14 +105,14 @@ class MemoryStore:
 
     def _batch_refusal(self, drafts: Sequence[Draft]) -> PartylineError | None:
         rooms: set[str] = set()  # those that the batch would add
-        taken: dict[tuple[str | None, str, str], Draft] = {}
+        taken: dict[tuple[str, str, str], Draft] = {}
         for draft in drafts:
             if draft.room not in self._rooms:
                 rooms.add(draft.room)
             refusal = self._refusal(draft, len(self._rooms) + len(rooms) - 1)
             if refusal is not None:
                 return refusal
-            other = taken.setdefault((draft.sender, draft.room, draft.id), draft)
+            other = taken.setdefault(draft.identity, draft)
             if not _same(other, draft):
                 return _conflict(draft.id)
         return None
@@ -121,14 +121,15 @@ class MemoryStore:
         refusal = self._refusal(draft, len(self._rooms))
         if refusal is not None:
             return Refused(draft, refusal)
-        identity = (draft.sender, draft.room, draft.id)
+        identity = draft.identity
         known = self._ids.get(identity)
         if known is not None:
             return Stored(draft, known, duplicate=True)
         self._head += 1
         message = Message(draft, self._head, self._clock())
         self._log[self._head] = message
-        self._ids[identity] = message
+        if draft.chosen_id:
+            self._ids[identity] = message
         self._bytes += len(draft.data) + _OVERHEAD
         offsets = self._rooms.get(draft.room)
         if offsets is None:
@@ -144,7 +145,7 @@ class MemoryStore:
         """Why the draft cannot be taken beside so many rooms, if it cannot."""
         if self._closed:
             return StoreUnavailable("the server is shutting down: publish again in a moment")
-        known = self._ids.get((draft.sender, draft.room, draft.id))
+        known = self._ids.get(draft.identity)
         if known is not None:
             if not _same(known.draft, draft):
                 return _conflict(draft.id)

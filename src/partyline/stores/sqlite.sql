@@ -1,10 +1,14 @@
--- The schema of a Partyline database, version 1. Applied as it stands to a new file; older files are brought here step
--- by step (stores/sqlite/database.py). PRAGMA user_version holds the version.
+-- The schema of a Partyline database, version 2. Applied as it stands to a new file; older files are brought here step
+-- by step (stores/sqlite/opening.py). PRAGMA user_version holds the version.
 
--- One row: which database this is.
+-- One row: which database this is, and what outlives the messages.
 CREATE TABLE store (
-  id       INTEGER PRIMARY KEY CHECK (id = 1),
-  created  REAL NOT NULL                  -- seconds since 1970
+  id         INTEGER PRIMARY KEY CHECK (id = 1),
+  created    REAL NOT NULL,               -- seconds since 1970
+  epoch      TEXT NOT NULL,               -- 16 hex digits: the first half of every position
+  head       INTEGER NOT NULL DEFAULT 0,  -- the log's highest offset when something was last pruned
+  forgotten  INTEGER NOT NULL DEFAULT 0,  -- the highest offset pruned of rooms of which nothing is left
+  probes     INTEGER NOT NULL DEFAULT 0   -- counts the commits that tried whether the disk takes one again
 ) STRICT;
 
 -- What POST /register handed out. Ids are credentials: only their hashes are here.
@@ -15,4 +19,25 @@ CREATE TABLE registrations (
   grants   TEXT NOT NULL,                 -- JSON array of topic patterns its creator may subscribe to
   used     INTEGER NOT NULL,              -- 1 once a connection was made with it
   created  REAL NOT NULL                  -- seconds since 1970
+) STRICT, WITHOUT ROWID;
+
+-- The durable messages of all rooms, in one order.
+CREATE TABLE log (
+  offset    INTEGER PRIMARY KEY,
+  room      TEXT NOT NULL,
+  identity  INTEGER,                      -- 48 bits of BLAKE2 over (publisher, room, id): how a retry is found
+  time      INTEGER NOT NULL,             -- microseconds since 1970, the wall clock's, for people
+  at        INTEGER NOT NULL,             -- milliseconds of the log's own clock, which never goes back: for retention
+  head      TEXT NOT NULL,                -- JSON array: id, user, key, sender, ttl, durable, publisher
+  data      BLOB NOT NULL,                -- the message, JSON
+  checksum  INTEGER NOT NULL              -- CRC-32 over all of the above but identity
+) STRICT;
+
+CREATE INDEX log_by_room ON log (room);   -- and by offset within a room
+CREATE INDEX log_by_identity ON log (identity) WHERE identity IS NOT NULL;
+
+-- The rooms that have messages in the log.
+CREATE TABLE rooms (
+  name    TEXT PRIMARY KEY,
+  pruned  INTEGER NOT NULL                -- the highest offset of it that is gone, 0 if nothing is
 ) STRICT, WITHOUT ROWID;

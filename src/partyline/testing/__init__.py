@@ -1,5 +1,8 @@
 """What tests of and with Partyline need: contract suites, fakes, clocks."""
 
 from partyline.testing.clock import Clock
+from partyline.testing.saboteur import SaboteurStore
+from partyline.testing.simulator import Simulation, Violation, simulate
+from partyline.testing.store import STORE_CHECKS, check_store
 
-__all__ = ["Clock"]
+__all__ = ["STORE_CHECKS", "Clock", "SaboteurStore", "Simulation", "Violation", "check_store", "simulate"]

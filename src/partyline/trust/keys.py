@@ -23,7 +23,8 @@ def key_hash(key: str) -> str:
 class Principal:
     """Who a request comes from, and what it may do, by topic patterns.
 
-    A token also has a `user` (its `sub`), a time at which it `expires` (seconds since 1970) and perhaps an id.
+    `name` tells principals apart and opens nothing. A token also has a `user` (its `sub`), a time at which it `expires`
+    (seconds since 1970) and perhaps an id.
     """
 
     publish: tuple[str, ...] = ()
@@ -32,6 +33,7 @@ class Principal:
     user: str | None = None
     expires: float | None = None
     token_id: str | None = None
+    name: str = ""
 
     def may_publish(self, topic: str) -> None:
         """Raises Forbidden where no `publish` pattern covers `topic`."""

@@ -143,7 +143,7 @@ def find_id(text: str) -> CommandId:
     """The `id` of a command that could not be read, where it has one that can."""
     try:
         return msgspec.json.decode(text.encode("utf-8", "replace"), type=PingLike).id
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, RecursionError):
         return None
 
 

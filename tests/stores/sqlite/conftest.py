@@ -27,7 +27,7 @@ def opened(path: Path) -> Iterator[Open]:
     databases: list[Database] = []
 
     def open_one(at: Path | str = path, counters: Counters | None = None, busy_timeout: float = 0.01) -> Database:
-        databases.append(Database(str(at), counters or Counters(), busy_timeout=busy_timeout))
+        databases.append(Database(str(at), counters or Counters(), busy_timeout=busy_timeout, retry_after=0.01))
         return databases[-1]
 
     yield open_one

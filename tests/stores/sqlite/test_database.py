@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import hashlib
 import os
 import shutil
 import sqlite3
@@ -22,7 +23,7 @@ from partyline.stores.sqlite.database import SCHEMA_VERSION, Database
 from partyline.stores.sqlite.registrations import RegistrationTable, Row
 
 from .conftest import Open
-from .writer import LONG, Gate, Setback, query, settled
+from .writer import LONG, Disk, Gate, Setback, query, settled
 
 NOTE = "INSERT INTO notes VALUES (?)"
 
@@ -101,10 +102,8 @@ def test_a_new_database_has_our_schema(path: Path, opened: Open) -> None:
     opened().close()
     assert query(path, "PRAGMA user_version") == [(SCHEMA_VERSION,)]
     assert query(path, "PRAGMA journal_mode") == [("wal",)]
-    assert {name for (name,) in query(path, "SELECT name FROM sqlite_master WHERE type = 'table'")} == {
-        "registrations",
-        "store",
-    }
+    tables = {name for (name,) in query(path, "SELECT name FROM sqlite_master WHERE type = 'table'")}
+    assert {"registrations", "store"} <= tables
     assert query(path, "SELECT count(*) FROM store") == [(1,)]
 
 
@@ -254,27 +253,41 @@ def test_a_database_in_use_by_another_program_is_refused(path: Path) -> None:
         assert "locked" in refused(path)
 
 
+def hashed(number: int) -> bytes:
+    return hashlib.sha256(b"%d" % number).digest()
+
+
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A closed database of several pages."""
+    """A closed database whose registrations take several pages."""
     path = tmp_path_factory.mktemp("filled") / "partyline.db"
     database = Database(str(path), Counters())
     table = RegistrationTable(database)
     for number in range(300):
-        table.save(Row(number.to_bytes(32, "big"), str(number), ("cats", "dogs"), (">",), False, 1.0))
+        table.save(Row(hashed(number), str(number), ("cats", "dogs"), (">",), False, 1.0))
     database.close()
-    assert path.stat().st_size >= 6 * 4096
     return path
 
 
-@pytest.mark.parametrize("page", [0, 2, 5])
+def pages(path: Path) -> dict[str, int]:
+    """Where in the file the pages begin that a start has to read."""
+    ((size,),) = query(path, "PRAGMA page_size")
+    ((root,),) = query(path, "SELECT rootpage FROM sqlite_master WHERE name = 'registrations'")
+    assert isinstance(size, int)
+    assert isinstance(root, int)
+    content = path.read_bytes()
+    rows = {content.index(hashed(number)) // size for number in range(300)}
+    assert len(rows) > 3
+    return {"head": 0, "root": (root - 1) * size, "some rows": min(rows) * size, "other rows": max(rows) * size}
+
+
+@pytest.mark.parametrize("page", ["head", "root", "some rows", "other rows"])
 @pytest.mark.parametrize("damage", ["zeros", "ones", "cut"])
-def test_a_damaged_database_is_refused(path: Path, filled: Path, page: int, damage: str) -> None:
+def test_a_damaged_database_is_refused(path: Path, filled: Path, page: str, damage: str) -> None:
     """A database with a page overwritten or cut off is refused with a clear message, at the latest when the
     registrations are read, and never half served (guarantee 7, hostile 4)."""
     shutil.copy(filled, path)
-    content = bytearray(path.read_bytes())
-    start = page * 4096
+    content, start = bytearray(path.read_bytes()), pages(filled)[page]
     if damage == "cut":
         del content[start + 100 :]
     else:
@@ -305,6 +318,49 @@ def open_and_load(path: Path) -> list[Row]:
 
 
 # Migrations
+
+
+# The schemas that were written once, as they were. What a new version adds to `sqlite.sql` it leaves here for the next.
+EARLIER = {
+    1: """
+PRAGMA application_id = 1349282158;
+CREATE TABLE store (id INTEGER PRIMARY KEY CHECK (id = 1), created REAL NOT NULL) STRICT;
+CREATE TABLE registrations (
+  id_hash BLOB PRIMARY KEY, user TEXT NOT NULL, topics TEXT NOT NULL, grants TEXT NOT NULL,
+  used INTEGER NOT NULL, created REAL NOT NULL
+) STRICT, WITHOUT ROWID;
+INSERT INTO store VALUES (1, 12.5);
+""",
+}
+
+
+def shape(path: Path) -> dict[object, object]:
+    """The tables and indexes of a file with their columns, types and constraints."""
+    named = query(path, "SELECT type, name, tbl_name FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'")
+    found: dict[object, object] = {}
+    for kind, name, table in named:
+        columns = f"PRAGMA table_xinfo({name})" if kind == "table" else f"PRAGMA index_xinfo({name})"
+        found[kind, name, table] = query(path, columns)
+    found["strict"] = query(path, "SELECT name, strict, wr FROM pragma_table_list WHERE schema = 'main' ORDER BY name")
+    return found
+
+
+@pytest.mark.parametrize("version", range(1, SCHEMA_VERSION))
+def test_every_earlier_schema_becomes_the_newest(tmp_path: Path, opened: Open, version: int) -> None:
+    """A file of each earlier version has, once it was opened, the very schema of a new file, and kept its rows."""
+    old, new = tmp_path / "old.db", tmp_path / "new.db"
+    kept = Row(b"x" * 32, "ann", ("cats",), (">",), True, 2.5)
+    make(old, f"{EARLIER[version]} PRAGMA user_version = {version};")
+    with contextlib.closing(sqlite3.connect(old, isolation_level=None)) as connection:
+        connection.execute(
+            "INSERT INTO registrations (id_hash, user, topics, grants, used, created) VALUES (?, ?, ?, ?, ?, ?)",
+            (kept.id_hash, kept.user, '["cats"]', '[">"]', 1, kept.created),
+        )
+    assert list(RegistrationTable(opened(old)).load()) == [kept]
+    opened(new)
+    assert shape(old) == shape(new)
+    assert query(old, "PRAGMA user_version") == [(SCHEMA_VERSION,)]
+    assert query(old, "SELECT id, created FROM store") == [(1, 12.5)]
 
 
 def test_an_older_database_is_brought_up_to_date(path: Path, opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -399,30 +455,38 @@ def test_a_refusing_disk_is_tried_again(path: Path, opened: Open, setback: Setba
     database = opened(counters=counters)
     database.submit(notes)
     settled(database)
-    before, after, done = Note("before"), Note("after"), threading.Event()
-    large = 50 * 4096
-
-    def full(connection: sqlite3.Connection) -> None:
-        if not setback.lines:
-            connection.execute("PRAGMA max_page_count = 1")  # SQLite does not go below what is there: the disk is full
-        else:
-            connection.execute("PRAGMA max_page_count = 1000000")
-        connection.execute("INSERT INTO notes VALUES (?)", ("x" * large,))
-
-    gate = Gate()
+    disk, gate, before, after, done = Disk(), Gate(), Note("before"), Note("after"), threading.Event()
     database.submit(gate)
     gate.reached()
-    for job in (before, full, after):
+    for job in (before, disk, after):
         database.submit(job, done.set if job is after else None)
     gate.let_go()
     setback.wait()
     assert not done.is_set()
     assert noted(path) == []
-    assert counters.write_errors == 1
+    assert counters.write_errors >= 1
+    disk.refuses = False
     assert done.wait(LONG)
-    assert noted(path) == ["before", "x" * large, "after"]
-    assert (before.runs, after.runs) == (2, 1)
-    assert len(setback.lines) == 1
+    assert noted(path) == ["before", "after"]
+    assert query(path, "SELECT count(*) FROM large") == [(1,)]
+    assert before.runs == counters.write_errors + 1
+    assert after.runs == 1
+
+
+def test_memory_that_refuses_is_tried_again(opened: Open, setback: Setback) -> None:
+    """A commit in memory that fails leaves nothing behind, and is tried again like one on a disk."""
+    database, gate, disk, note = opened(":memory:"), Gate(), Disk(), Note("kept")
+    database.submit(notes)
+    database.submit(gate)
+    gate.reached()
+    database.submit(note)
+    database.submit(disk)
+    gate.let_go()
+    setback.wait()
+    disk.refuses = False
+    settled(database)
+    assert note.runs >= 2
+    assert database.rows("SELECT text FROM notes") == [("kept",)]
 
 
 def test_another_writer_only_delays(path: Path, opened: Open, setback: Setback) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from partyline.stores.sqlite.database import Database
 from partyline.stores.sqlite.registrations import RegistrationTable, Row
 
 from .conftest import Open
-from .writer import Gate, Setback, query, settled
+from .writer import Disk, Gate, Setback, query, settled
 
 SIZES = (1, 7, 8, 9, 65, 512, 600, 1_200)
 
@@ -135,28 +134,28 @@ def test_the_last_change_counts(opened: Open, changes: tuple[str, ...], left: in
 
 
 def test_a_change_during_a_retry_comes_after_it(opened: Open, setback: Setback) -> None:
-    """A change that comes while an earlier one is being tried again is the one that stays."""
+    """A change that comes while earlier ones are being tried again is the one that stays, and the others are there."""
     database, gate = opened(), Gate()
     table = RegistrationTable(database)
     database.submit(gate)
     gate.reached()
     table.save(row(1, topics=("earlier",)))
     table.save(row(2))
+    table.save(row(4))
 
-    def fail_once(connection: sqlite3.Connection) -> None:
-        if not setback.lines:
-            raise sqlite3.OperationalError("disk I/O error")
-
-    database.submit(fail_once)
+    disk = Disk()
+    database.submit(disk)
     gate.let_go()
     setback.wait()
     table.save(row(1, topics=("later",)))
     table.delete(row(2).id_hash)
     table.save(row(3))
+    disk.refuses = False
     settled(database)
     assert by_hash(table.load()) == {
         row(1).id_hash: row(1, topics=("later",)),
         row(3).id_hash: row(3),
+        row(4).id_hash: row(4),
     }
 
 

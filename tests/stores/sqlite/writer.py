@@ -32,6 +32,18 @@ class Gate:
         self._open.set()
 
 
+class Disk:
+    """A job that fails, as on a full disk, until there is room again."""
+
+    def __init__(self) -> None:
+        self.refuses = True
+
+    def __call__(self, connection: sqlite3.Connection) -> None:
+        connection.execute(f"PRAGMA max_page_count = {1 if self.refuses else 1_000_000}")
+        connection.execute("CREATE TABLE IF NOT EXISTS large (data BLOB)")
+        connection.execute("INSERT INTO large VALUES (zeroblob(200000))")
+
+
 class Setback(logging.Handler):
     """Set when the writer logs that a commit failed."""
 

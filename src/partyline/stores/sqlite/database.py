@@ -1,7 +1,8 @@
 """One database file: its lock, its schema, and the one thread that writes to it.
 
-The loop never waits for the disk: work is queued as jobs, the writer takes whatever queued up during the last commit,
-runs it in one transaction, and calls the loop back once. WAL, `synchronous=FULL`.
+The loop never waits for the disk: work is queued, the writer takes whatever queued up during the last commit, runs it
+in one transaction, and calls back once. WAL, `synchronous=FULL`. After any error the connection is opened anew, and a
+commit that tries the disk must succeed before anything else is written.
 """
 
 from __future__ import annotations
@@ -14,52 +15,111 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
-from importlib import resources
-from pathlib import Path
+from typing import Final, Protocol
 
 from partyline import log
 from partyline.errors import ConfigError
 from partyline.metrics import Counters
+from partyline.stores.sqlite import opening
 
 _log = log.get("store")
 
-APPLICATION_ID = 0x506C696E  # "Plin" in the file's head: tells our databases from those of other programs
-SCHEMA_VERSION = 1
-MIGRATIONS: dict[int, str] = {}
+SCHEMA_VERSION = 2
+MIGRATIONS: dict[int, str] = {1: opening.FROM_1}
 """SQL that brings a database from a version to the next one, by the version it starts from."""
 
-_RETRY_AFTER = 1.0  # seconds between tries while the disk refuses
+_RETRY_AFTER: Final = 0.5  # seconds between tries while the disk refuses
+_QUIET: Final = 60.0  # seconds between two log lines about the same refusing disk
+_WAL_LARGE: Final = 64 * 1024 * 1024  # bytes; a reader stood in the way of the ordinary checkpoints
+_CHECKPOINT_AFTER: Final = 1.0  # seconds between two looks at it
+_CHECKPOINT_WAIT: Final = 0.05  # seconds a try may wait for readers: commits wait with it
 
 Job = Callable[[sqlite3.Connection], None]
 """Runs on the writer's thread inside a transaction. It may run again if the transaction fails."""
 
 
+class Participant(Protocol):
+    """Takes part in every transaction of the writer, whose thread calls all of this."""
+
+    def waiting(self) -> bool:
+        """Whether there is something to write."""
+        ...
+
+    def write(self, connection: sqlite3.Connection) -> None:
+        """Write it, inside a transaction."""
+        ...
+
+    def committed(self) -> None:
+        """The transaction is on the disk."""
+        ...
+
+    def failed(self, error: Exception) -> None:
+        """It is not, as far as is known. Until `reopened`, `waiting` asks for `refuse` only."""
+        ...
+
+    def refuse(self) -> None:
+        """The disk still refuses: do not keep anybody waiting."""
+        ...
+
+    def reopened(self, connection: sqlite3.Connection) -> None:
+        """Here is what the disk holds, and a commit has just succeeded."""
+        ...
+
+    def maintain(self, connection: sqlite3.Connection) -> float | None:
+        """Do a small piece of housekeeping; seconds until the next one, None if nothing is foreseen."""
+        ...
+
+    def stopped(self) -> None:
+        """The writer has ended."""
+        ...
+
+
 class Database:
     """An open database. `:memory:` is one that is gone with the process."""
 
-    def __init__(self, path: str, counters: Counters, *, busy_timeout: float = 5.0) -> None:
+    def __init__(
+        self,
+        path: str,
+        counters: Counters,
+        *,
+        busy_timeout: float = 5.0,
+        retry_after: float = _RETRY_AFTER,
+        wal_large: int = _WAL_LARGE,
+        factory: type[sqlite3.Connection] = sqlite3.Connection,
+    ) -> None:
         """Open or create `path`, take its lock, bring the schema up to date, start the writer.
 
-        Raises ConfigError where the file cannot be used: unreadable, not a database, damaged, newer than this program,
-        or in use by another server.
+        `busy_timeout` is how long another program's lock is waited for, `retry_after` the pause between tries while
+        the disk refuses, both in seconds; `wal_large` is the size of the write-ahead log in bytes from which on it is
+        shortened. Raises ConfigError where the file cannot be used: unreadable, not a database, damaged, newer than
+        this program, or in use by another server.
         """
         self.path = path
-        self._counters = counters
+        self.counters = counters
+        self._busy_timeout = busy_timeout
+        self._retry_after = retry_after
+        self._wal_large = wal_large
+        self._factory = factory
         self._lock_file: int | None = None
         try:
             if path != ":memory:":
                 self._create_private(path)
                 self._lock(path)
-            self._connection = self._open(path, busy_timeout)
+            self._connection = self._open()
         except (OSError, sqlite3.Error) as error:
             self._unlock()
-            raise ConfigError(_explain(path, error), field="db") from None
+            raise opening.explain(path, error) from None
         except ConfigError:
             self._unlock()
             raise
         self._jobs: list[tuple[Job, Callable[[], object] | None]] = []
+        self._participant: Participant | None = None
         self._wake = threading.Condition()
+        self._sleeping = False
         self._stopping = False
+        self._stopped = False
+        self._shortened = 0.0  # when the size of the write-ahead log was last looked at
+        self._warned = 0.0
         self._thread = threading.Thread(target=self._run, name="partyline-writer", daemon=True)
         self._thread.start()
 
@@ -76,19 +136,48 @@ class Database:
             self._jobs.append((job, committed))
             self._wake.notify()
 
-    def rows(self, query: str) -> list[tuple[object, ...]]:
+    def attach(self, participant: Participant) -> None:
+        """Let `participant` take part in every transaction from now on. There can be one."""
+        with self._wake:
+            assert self._participant is None, "the log is attached once"
+            self._participant = participant
+            self._wake.notify()
+
+    def wake(self) -> bool:
+        """The participant has something to write. False if nobody will: the writer has ended."""
+        if self._sleeping:
+            with self._wake:
+                self._wake.notify()
+        return not self._stopped
+
+    def rows(self, query: str, values: tuple[object, ...] = ()) -> list[tuple[object, ...]]:
         """Read at start, before jobs are queued. Raises ConfigError where the file is damaged."""
         with self._wake:
             try:
-                return self._connection.execute(query).fetchall()
+                return self._connection.execute(query, values).fetchall()
             except sqlite3.Error as error:
-                raise damaged(self.path, str(error)) from None
+                raise opening.damaged(self.path, str(error)) from None
+
+    def inspect(self, look: Job) -> None:
+        """Call `look` with the writer's connection, at start, before jobs are queued. Raises ConfigError."""
+        with self._wake:
+            try:
+                look(self._connection)
+            except sqlite3.Error as error:
+                raise opening.damaged(self.path, str(error)) from None
 
     async def flush(self) -> None:
         """Return when everything submitted before is committed. Cancelling it loses nothing."""
+        if self._stopped:
+            return
         loop = asyncio.get_running_loop()
         committed = asyncio.Event()
-        self.submit(_nothing, lambda: loop.call_soon_threadsafe(committed.set))
+
+        def tell() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop may be gone, and with it who waited
+                loop.call_soon_threadsafe(committed.set)
+
+        self.submit(_nothing, tell)
         await committed.wait()
 
     def close(self) -> None:
@@ -104,38 +193,152 @@ class Database:
     # The writer's thread
 
     def _run(self) -> None:
+        try:
+            self._serve()
+        finally:
+            with self._wake:
+                self._stopped = True
+            if self._participant is not None:
+                self._participant.stopped()
+
+    def _serve(self) -> None:
+        pause: float | None = None
         while True:
             with self._wake:
-                self._wake.wait_for(lambda: self._jobs or self._stopping)
+                self._sleeping = True  # before the look: who queues behind it sees the flag and notifies
+                self._wake.wait_for(self._must_act, pause)
+                self._sleeping = False
                 jobs, self._jobs = self._jobs, []
-                if not jobs:
+                stopping = self._stopping
+            if jobs or self._waiting():
+                if not self._write(jobs):
                     return
-            while not self._commit([job for job, _ in jobs]):
-                with self._wake:
-                    if self._wake.wait_for(lambda: self._stopping, _RETRY_AFTER):
-                        return
-            for _, committed in jobs:
-                if committed is not None:
-                    try:
-                        committed()
-                    except Exception:  # a caller that has gone, its loop with it: the next one's work goes on
-                        _log.exception("telling of a commit failed")
+            elif stopping:
+                return
+            if not stopping:
+                pause = self._maintain()
 
-    def _commit(self, jobs: list[Job]) -> bool:
-        connection = self._connection
+    def _must_act(self) -> bool:
+        return bool(self._jobs) or self._waiting() or self._stopping
+
+    def _waiting(self) -> bool:
+        return self._participant is not None and self._participant.waiting()
+
+    def _write(self, jobs: list[tuple[Job, Callable[[], object] | None]]) -> bool:
+        """One commit, tried until it succeeds or the server is stopped; False then."""
+        while True:
+            error = self._transaction([job for job, _ in jobs])
+            if error is None:
+                break
+            if not self._recover(error):
+                return False
+            if not jobs and not self._waiting():
+                return True
+        for _, committed in jobs:
+            if committed is not None:
+                try:
+                    committed()
+                except Exception:
+                    _log.exception("telling of a commit failed")
+        return True
+
+    def _transaction(self, jobs: list[Job]) -> Exception | None:
+        connection, participant = self._connection, self._participant
         try:
             connection.execute("BEGIN IMMEDIATE")
             for job in jobs:
                 job(connection)
+            if participant is not None:
+                participant.write(connection)
             connection.execute("COMMIT")
         except Exception as error:
-            self._counters.write_errors += 1
+            self._failed(error)
+            return error
+        if participant is not None:
+            participant.committed()
+        return None
+
+    def _maintain(self) -> float | None:
+        """A slice of housekeeping between two commits."""
+        try:
+            self._shorten_wal()
+            return None if self._participant is None else self._participant.maintain(self._connection)
+        except Exception as error:
+            self._failed(error)
+            self._recover(error)
+            return self._retry_after
+
+    def _shorten_wal(self) -> None:
+        if self.path == ":memory:" or time.monotonic() - self._shortened < _CHECKPOINT_AFTER:
+            return
+        try:
+            size = os.stat(self.path + "-wal").st_size
+        except FileNotFoundError:
+            size = 0
+        self._shortened = time.monotonic()
+        if size < self._wal_large:
+            return
+        self._connection.execute(f"PRAGMA busy_timeout={int(_CHECKPOINT_WAIT * 1000)}").fetchall()
+        try:
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        finally:
+            self._connection.execute(f"PRAGMA busy_timeout={int(self._busy_timeout * 1000)}").fetchall()
+
+    # After an error
+
+    def _failed(self, error: Exception) -> None:
+        self.counters.write_errors += 1
+        now = time.monotonic()
+        if not self._warned or now - self._warned > _QUIET:
+            self._warned = now
             _log.warning("writing to the database failed; it is tried again", error=str(error))
+        with contextlib.suppress(sqlite3.Error):
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+        if self._participant is not None:
+            self._participant.failed(error)
+
+    def _recover(self, error: Exception) -> bool:
+        """Wait and open anew, as often as it takes. False if the server is stopped meanwhile."""
+        while True:
+            due = time.monotonic() + self._retry_after
+            while (left := due - time.monotonic()) > 0:
+                with self._wake:
+                    self._sleeping = True
+                    self._wake.wait_for(lambda: self._stopping or self._waiting(), left)
+                    self._sleeping = False
+                if self._participant is not None:
+                    self._participant.refuse()
+                if self._stopping:
+                    return False
+            try:
+                self._reopen(error)
+            except Exception as again:
+                error = again
+                self._failed(error)
+            else:
+                self._warned = 0.0
+                _log.info("the database takes writes again")
+                return True
+
+    def _reopen(self, error: Exception) -> None:
+        if self.path != ":memory:":
             with contextlib.suppress(sqlite3.Error):
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-            return False
-        return True
+                self._connection.close()
+            self._connection = opening.connect(self.path, self._busy_timeout, self._factory, create=False)
+            opening.prepare(self._connection)
+            if _is_io(error):
+                # After a failed fsync the kernel may hold pages for clean that never reached the disk: what the log
+                # holds is written once more, to the database, with an fsync of its own.
+                (busy, _, _) = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                if busy:
+                    raise sqlite3.OperationalError("readers kept the write-ahead log from being rewritten")
+        connection = self._connection
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("UPDATE store SET probes = probes + 1")
+        connection.execute("COMMIT")
+        if self._participant is not None:
+            self._participant.reopened(connection)
 
     # Opening
 
@@ -158,76 +361,19 @@ class Database:
             os.close(self._lock_file)
             self._lock_file = None
 
-    def _open(self, path: str, busy_timeout: float) -> sqlite3.Connection:
-        connection = sqlite3.connect(path, timeout=busy_timeout, isolation_level=None, check_same_thread=False)
+    def _open(self) -> sqlite3.Connection:
+        connection = opening.connect(self.path, self._busy_timeout, self._factory)
         try:
-            self._check_ours(connection)  # before the first write: another program's file stays as it is
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA synchronous=FULL")
-            self._migrate(connection)
+            opening.bring_up_to_date(connection, self.path, SCHEMA_VERSION, MIGRATIONS)
         except BaseException:
             connection.close()
             raise
         return connection
-
-    def _check_ours(self, connection: sqlite3.Connection) -> None:
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-        (application,) = connection.execute("PRAGMA application_id").fetchone()
-        (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        if application != APPLICATION_ID and (version or tables or application):
-            raise ConfigError(
-                f"db: {self.path} is a database of another program: choose another file with --db", field="db"
-            )
-        if version > SCHEMA_VERSION:
-            raise ConfigError(
-                f"db: {self.path} was written by a newer Partyline (schema {version}, "
-                f"this one knows {SCHEMA_VERSION}): upgrade Partyline, or choose another file with --db",
-                field="db",
-            )
-
-    def _migrate(self, connection: sqlite3.Connection) -> None:
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-        if version == SCHEMA_VERSION:
-            return
-        if version == 0:
-            steps = [resources.files("partyline.stores").joinpath("sqlite.sql").read_text("utf-8")]
-        else:
-            steps = [MIGRATIONS[step] for step in range(version, SCHEMA_VERSION)]
-        # executescript would commit between statements: a half-made schema must not survive a crash.
-        script = "\n".join(["BEGIN IMMEDIATE;", *steps, f"PRAGMA application_id={APPLICATION_ID};"])
-        script += f"PRAGMA user_version={SCHEMA_VERSION};"
-        try:
-            connection.executescript(script)
-            if version == 0:
-                connection.execute("INSERT INTO store (id, created) VALUES (1, ?)", (time.time(),))
-            connection.execute("COMMIT")
-        except BaseException:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            raise
 
 
 def _nothing(_connection: sqlite3.Connection) -> None:
     """A job that only waits for its turn."""
 
 
-def damaged(path: str, reason: str) -> ConfigError:
-    """A database that is not what was written to it."""
-    return ConfigError(
-        f"db: {path} is damaged ({reason}): restore a backup of it, or choose another file with --db", field="db"
-    )
-
-
-def _explain(path: str, error: Exception) -> str:
-    folder = str(Path(path).absolute().parent)
-    if isinstance(error, FileNotFoundError):
-        return f"db: the folder {folder} does not exist: create it, or choose another file with --db"
-    if isinstance(error, PermissionError):
-        return f"db: {path} cannot be read and written by this user: mend its rights, or choose another file with --db"
-    if isinstance(error, IsADirectoryError):
-        return f"db: {path} is a folder: name a file in it with --db"
-    if isinstance(error, sqlite3.DatabaseError) and "not a database" in str(error):
-        return f"db: {path} is not an SQLite database: choose another file with --db"
-    if isinstance(error, sqlite3.DatabaseError) and "malformed" in str(error):
-        return damaged(path, str(error)).message
-    return f"db: {path} cannot be opened: {error}"
+def _is_io(error: Exception) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_IOERR

@@ -11,7 +11,8 @@ from typing import TypeVar, cast
 
 import msgspec
 
-from partyline.stores.sqlite.database import Database, damaged
+from partyline.stores.sqlite.database import Database
+from partyline.stores.sqlite.opening import damaged
 
 _T = TypeVar("_T")
 
@@ -42,7 +43,7 @@ class RegistrationTable:
         self._lock = threading.Lock()  # held for a few bytecodes: the loop does not wait for a commit on it
 
     def load(self) -> Iterator[Row]:
-        """What an earlier process left."""
+        """What an earlier process left. Raises ConfigError where the file is damaged."""
         query = "SELECT id_hash, user, topics, grants, used, created FROM registrations"
         for row in self._database.rows(query):
             id_hash, user, topics, grants, used, created = cast("tuple[bytes, str, str, str, int, float]", row)

@@ -1,0 +1,252 @@
+"""The durable log in SQLite: group commit on the writer's thread, pages from readers of their own.
+
+`append` queues. The writer takes whatever queued up during the last commit, numbers and inserts it in one transaction,
+and after the commit hands all of it to the loop in one call. A commit that fails is refused to its publishers, though
+its rows may be on the disk: when the disk takes commits again, what is there behind the last message handed out is
+handed out as Found, once, before anything new is accepted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final, cast
+
+from partyline import log
+from partyline.errors import ConfigError, StoreUnavailable
+from partyline.interfaces import Committed, Found, Outcome, Refused, View
+from partyline.models import Draft, Page
+from partyline.stores.sqlite.database import Database
+from partyline.stores.sqlite.opening import damaged
+from partyline.stores.sqlite.placing import Batch, Group, Placer
+from partyline.stores.sqlite.reading import Reader
+from partyline.stores.sqlite.retention import LogClock, Pruner, Retention
+from partyline.stores.sqlite.rows import Damaged, Row, walk
+
+_log = log.get("store")
+
+_CHECKED: Final = 10_000  # newest rows whose checksums are verified at start
+_MAX_DRAFTS: Final = 2_048  # of one commit; the others wait for the next
+_MAX_BYTES: Final = 8 * 1024 * 1024
+_POSTPONED: Final = 60.0  # seconds after housekeeping met something it cannot handle
+
+
+class SqliteStore:
+    """A Store in a Database, which it shares with other tables and does not close."""
+
+    epoch: str
+
+    def __init__(
+        self,
+        database: Database,
+        retention: Retention | None = None,
+        *,
+        idempotency_window: float = 86400.0,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Check the newest messages and take part in the database's commits; blocks for some milliseconds.
+
+        `clock` is the wall clock, `monotonic` one that is never set, both in seconds; `idempotency_window` is how long
+        an id is remembered, in seconds. Raises ConfigError where the log is damaged, or the database is no file.
+        """
+        if database.path == ":memory:":
+            raise ConfigError("db: the log in SQLite needs a file; :memory: is for the log in memory", field="db")
+        self._database = database
+        self.epoch = cast("str", database.rows("SELECT epoch FROM store")[0][0])
+        newest = database.rows("SELECT time, at FROM log ORDER BY offset DESC LIMIT 1")
+        self._time = LogClock(cast("tuple[int, int]", newest[0]) if newest else None, clock, monotonic)
+        retention = retention or Retention()
+        self._pruner = Pruner(retention, self._time)
+        self._placer = Placer(retention, self._pruner, self._time, clock, idempotency_window, self._alarm_later)
+        self._reader = Reader(database.path)
+        self._queue: deque[tuple[Group, StoreUnavailable | None]] = deque()
+        self._taken: list[Group] = []
+        self._batch: Batch | None = None
+        self._down: StoreUnavailable | None = None  # set by the writer while the disk refuses
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._committed: Committed | None = None
+        self._outstanding = 0  # calls of append that are not answered yet; the loop's
+        self._idle: asyncio.Future[None] | None = None
+        self._closed = False
+        self._damaged: dict[str, int] = {}  # by room, the highest offset found damaged since the start
+        database.inspect(self._inspect)
+        self._head = self._handed_out = self._placer.head
+
+    @property
+    def head(self) -> int:
+        return self._head
+
+    def start(self, committed: Committed) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._committed = committed
+        self._database.attach(self)
+
+    def append(self, *drafts: Draft) -> None:
+        if not drafts:
+            return
+        refusal = _closed() if self._closed else self._down
+        self._outstanding += 1
+        if refusal is not None and self._outstanding == 1:  # nothing before it waits for an answer
+            assert self._loop is not None, "start comes before append"
+            self._loop.call_soon(self._hand_out, [Refused(draft, refusal) for draft in drafts], 1)
+            return
+        self._queue.append((drafts, refusal if self._closed else None))
+        if not self._database.wake():
+            self.stopped()
+
+    async def read(self, view: View, after: int, limit: int) -> Page:
+        if self._closed:
+            raise _closed()
+        head = self._head
+        loop = asyncio.get_running_loop()
+        try:
+            found = await loop.run_in_executor(
+                self._reader.pool, self._reader.read, view, after, limit, head, self._time.now
+            )
+        except sqlite3.Error as error:
+            self._database.counters.errors += 1
+            _log.error("the log cannot be read", error=str(error))
+            raise StoreUnavailable("the log cannot be read now: try again in a moment") from None
+        page = found.page
+        for room, offset in found.damaged:
+            self._alarm(room, offset)
+        if self._damaged:
+            behind = max((offset for room, offset in self._damaged.items() if not room or view.covers(room)), default=0)
+            if behind >= page.oldest:
+                page = Page(page.messages, page.next, page.more, behind + 1)
+        return page
+
+    async def close(self) -> None:
+        self._closed = True
+        if self._outstanding:
+            self._idle = asyncio.get_running_loop().create_future()
+            await self._idle
+        await asyncio.get_running_loop().run_in_executor(None, self._reader.close)
+
+    # On the loop
+
+    def _hand_out(self, outcomes: Sequence[Outcome], answered: int) -> None:
+        self._outstanding -= answered
+        assert self._committed is not None
+        try:
+            self._committed(outcomes)
+        finally:
+            if self._idle is not None and not self._outstanding and not self._idle.done():
+                self._idle.set_result(None)
+
+    def _alarm(self, room: str, offset: int) -> None:
+        """A row is damaged: tell people, and every reader of the room from now on (of all rooms if it is unknown)."""
+        if offset <= self._damaged.get(room, 0):
+            return
+        self._damaged[room] = offset
+        self._database.counters.errors += 1
+        _log.error("a message in the log is damaged and not served", offset=offset, topic=room)
+
+    def _alarm_later(self, room: str, offset: int) -> None:
+        self._post(self._alarm, room, offset)
+
+    # On the writer's thread: Participant
+
+    def waiting(self) -> bool:
+        return bool(self._queue)
+
+    def write(self, connection: sqlite3.Connection) -> None:
+        groups: list[Group] = []
+        drafts = size = 0
+        queue = self._queue
+        while queue and drafts < _MAX_DRAFTS and size < _MAX_BYTES:
+            if queue[0][1] is not None:
+                break
+            group, _ = queue.popleft()
+            groups.append(group)
+            drafts += len(group)
+            for draft in group:
+                size += len(draft.data)
+        self._taken = groups
+        self._batch = self._placer.place(connection, groups) if groups else None
+
+    def committed(self) -> None:
+        batch, self._batch, self._taken = self._batch, None, []
+        if batch is not None:
+            self._head = self._handed_out = batch.head
+            self._post(self._hand_out, batch.outcomes, batch.answered)
+        if self._queue and self._queue[0][1] is not None:
+            self._refuse_queued()
+
+    def failed(self, error: Exception) -> None:
+        refusal = StoreUnavailable("the log cannot take a message now: publish again in a moment")
+        self._down = refusal
+        groups, self._taken, self._batch = self._taken, [], None
+        if groups:
+            self._post(self._hand_out, [Refused(draft, refusal) for group in groups for draft in group], len(groups))
+        self._refuse_queued()
+
+    def refuse(self) -> None:
+        self._refuse_queued()
+
+    def reopened(self, connection: sqlite3.Connection) -> None:
+        found: list[Outcome] = []
+        for row in walk(connection, self._handed_out):
+            if isinstance(row, Row):
+                found.append(Found(row.message.draft, row.message))
+            else:
+                self._alarm_later(row.room, row.offset)
+        self._placer.load(connection)
+        self._head = self._handed_out = self._placer.head
+        if found:
+            _log.warning("messages of a commit that had failed are in the log", count=len(found))
+            self._post(self._hand_out, found, 0)
+        self._down = None
+
+    def maintain(self, connection: sqlite3.Connection) -> float | None:
+        try:
+            wait, gone = self._pruner.maintain(connection, self._placer.head)
+        except (sqlite3.Error, ValueError) as error:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF not in (0, sqlite3.SQLITE_CORRUPT):
+                raise
+            # Damage, where nobody reads any more: publishing goes on.
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            self._pruner.postpone(_POSTPONED)
+            _log.error("the log cannot be pruned", error=str(error))
+            return _POSTPONED
+        self._placer.gone(gone)
+        return wait
+
+    def stopped(self) -> None:
+        self._down = _closed()
+        self._refuse_queued()
+
+    def _refuse_queued(self) -> None:
+        refusal = self._down or _closed()
+        outcomes: list[Outcome] = []
+        groups = 0
+        while self._queue:
+            group, _ = self._queue.popleft()
+            outcomes += [Refused(draft, refusal) for draft in group]
+            groups += 1
+        if groups:
+            self._post(self._hand_out, outcomes, groups)
+
+    def _post(self, callback: Callable[..., None], *values: object) -> None:
+        if self._loop is None:
+            return
+        try:
+            self._loop.call_soon_threadsafe(callback, *values)
+        except RuntimeError:  # the loop is closed: nobody is left to be told
+            _log.warning("the server has ended before it was told of a commit")
+
+    def _inspect(self, connection: sqlite3.Connection) -> None:
+        """At start: what there is, and whether its newest part is whole."""
+        self._placer.load(connection)
+        for row in walk(connection, self._placer.head - _CHECKED):
+            if isinstance(row, Damaged):
+                raise damaged(self._database.path, f"the message at offset {row.offset} is not what was written")
+
+
+def _closed() -> StoreUnavailable:
+    return StoreUnavailable("the server is shutting down: publish again in a moment")

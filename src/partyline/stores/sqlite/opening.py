@@ -1,0 +1,152 @@
+"""Opening a database file: is it ours, is it whole, and is its schema the newest."""
+
+from __future__ import annotations
+
+import secrets
+import sqlite3
+import time
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Final
+
+from partyline.errors import ConfigError
+
+WAL_PAGES: Final = 4_000  # 16 MB of log before SQLite moves it into the database
+
+CHECKED_PAGES: Final = 4_096  # 16 MB: up to this size the whole structure is checked at start (measured: 15 ms)
+APPLICATION_ID: Final = 0x506C696E  # "Plin" in the file's head: tells our databases from those of other programs
+
+FROM_1: Final = """
+ALTER TABLE store RENAME TO store_1;
+CREATE TABLE store (
+  id         INTEGER PRIMARY KEY CHECK (id = 1),
+  created    REAL NOT NULL,
+  epoch      TEXT NOT NULL,
+  head       INTEGER NOT NULL DEFAULT 0,
+  forgotten  INTEGER NOT NULL DEFAULT 0,
+  probes     INTEGER NOT NULL DEFAULT 0
+) STRICT;
+INSERT INTO store (id, created, epoch) SELECT id, created, lower(hex(randomblob(8))) FROM store_1;
+DROP TABLE store_1;
+CREATE TABLE log (
+  offset    INTEGER PRIMARY KEY,
+  room      TEXT NOT NULL,
+  identity  INTEGER,
+  time      INTEGER NOT NULL,
+  at        INTEGER NOT NULL,
+  head      TEXT NOT NULL,
+  data      BLOB NOT NULL,
+  checksum  INTEGER NOT NULL
+) STRICT;
+CREATE INDEX log_by_room ON log (room);
+CREATE INDEX log_by_identity ON log (identity) WHERE identity IS NOT NULL;
+CREATE TABLE rooms (
+  name    TEXT PRIMARY KEY,
+  pruned  INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+"""
+"""Version 1 knew registrations only: the log comes to it."""
+
+
+def connect(
+    path: str, busy_timeout: float, factory: type[sqlite3.Connection], *, create: bool = True
+) -> sqlite3.Connection:
+    """A connection that commits by hand. `busy_timeout` is in seconds. Raises sqlite3.Error."""
+    if path == ":memory:":
+        where, uri = path, False
+    else:
+        where, uri = Path(path).absolute().as_uri() + ("?mode=rwc" if create else "?mode=rw"), True
+    return sqlite3.connect(
+        where, timeout=busy_timeout, isolation_level=None, check_same_thread=False, factory=factory, uri=uri
+    )
+
+
+def prepare(connection: sqlite3.Connection) -> None:
+    """What a writer's connection needs, once the database is known to be ours. Raises sqlite3.Error."""
+    for pragma in (
+        "journal_mode=WAL",
+        "synchronous=FULL",  # in WAL: fsync before a COMMIT returns
+        f"wal_autocheckpoint={WAL_PAGES}",
+        f"journal_size_limit={2 * WAL_PAGES * 4096}",
+        "cache_size=-16384",  # KiB
+        "secure_delete=FAST",  # zeros over what was deleted where that costs no page more
+        "temp_store=MEMORY",
+    ):
+        connection.execute(f"PRAGMA {pragma}").fetchall()
+
+
+def bring_up_to_date(connection: sqlite3.Connection, path: str, newest: int, migrations: Mapping[int, str]) -> None:
+    """Bring a database to the `newest` schema in one transaction; a new one gets it from sqlite.sql.
+
+    Raises ConfigError where it is another program's or a newer Partyline's, and leaves that as it is; sqlite3.Error.
+    """
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if application != APPLICATION_ID and (version or tables or application):
+        raise ConfigError(f"db: {path} is a database of another program: choose another file with --db", field="db")
+    if version > newest:
+        raise ConfigError(
+            f"db: {path} was written by a newer Partyline (schema {version}, "
+            f"this one knows {newest}): upgrade Partyline, or choose another file with --db",
+            field="db",
+        )
+    prepare(connection)
+    if version:
+        _check_structure(connection, path)
+    if version == newest:
+        return
+    if version == 0:
+        steps = [resources.files("partyline.stores").joinpath("sqlite.sql").read_text("utf-8")]
+    else:
+        steps = [migrations[step] for step in range(version, newest)]
+    # executescript would commit between statements: a half-made schema must not survive a crash.
+    marks = [f"PRAGMA application_id={APPLICATION_ID};", f"PRAGMA user_version={newest};"]
+    script = "\n".join(["BEGIN IMMEDIATE;", *steps, *marks])
+    try:
+        connection.executescript(script)
+        if version == 0:
+            values = (time.time(), secrets.token_hex(8))
+            connection.execute("INSERT INTO store (id, created, epoch) VALUES (1, ?, ?)", values)
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _check_structure(connection: sqlite3.Connection, path: str) -> None:
+    """Walk all pages of a small database; a large one would take minutes."""
+    (pages,) = connection.execute("PRAGMA page_count").fetchone()
+    if pages <= CHECKED_PAGES:
+        (answer,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        if answer != "ok":
+            raise damaged(path, answer.replace("\n", " "))
+
+
+def damaged(path: str, reason: str) -> ConfigError:
+    """A database that is not what was written to it."""
+    return ConfigError(
+        f"db: {path} is damaged ({reason}): restore a backup of it, or choose another file with --db", field="db"
+    )
+
+
+def explain(path: str, error: Exception) -> ConfigError:
+    """Why the file cannot be used and what to do about it."""
+    if isinstance(error, sqlite3.DatabaseError) and "malformed" in str(error):
+        return damaged(path, str(error))
+    return ConfigError(_explanation(path, error), field="db")
+
+
+def _explanation(path: str, error: Exception) -> str:
+    folder = str(Path(path).absolute().parent)
+    if isinstance(error, FileNotFoundError):
+        return f"db: the folder {folder} does not exist: create it, or choose another file with --db"
+    if isinstance(error, PermissionError):
+        return f"db: {path} cannot be read and written by this user: mend its rights, or choose another file with --db"
+    if isinstance(error, IsADirectoryError):
+        return f"db: {path} is a folder: name a file in it with --db"
+    if isinstance(error, sqlite3.DatabaseError) and "not a database" in str(error):
+        return f"db: {path} is not an SQLite database: choose another file with --db"
+    return f"db: {path} cannot be opened: {error}"

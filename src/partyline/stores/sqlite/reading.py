@@ -1,0 +1,194 @@
+"""Pages of the log for views: on connections of their own, off the loop, in short transactions.
+
+A view of few rooms walks the index of its rooms; one of many walks the log and leaves out what it does not cover.
+Either way a page is bounded in messages, bytes and rows looked at, so no transaction here is long.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from partyline.interfaces import View
+from partyline.models import Message, Page
+from partyline.stores.sqlite.rows import Damaged, Row, picked
+
+_READERS: Final = 2  # threads
+_FEW: Final = 64  # rooms whose indexes are merged (sizes of the prepared statements: 1, 4, 16, 64)
+_PIECE: Final = 256  # rows looked at by one statement, at least
+_PIECES: Final = 16  # statements of one page, at most
+_SCAN: Final = 20_000  # offsets that one statement walks over where a view has many rooms
+_MAX_BYTES: Final = 4 * 1024 * 1024  # of a page's data; one message may be more
+
+_ROOM: Final = "SELECT offset FROM log WHERE room = ? AND offset > ? AND offset <= ?"
+
+
+@dataclass(slots=True)
+class Found:
+    """A page, and what was found damaged on the way: rooms ("" where unknown) and offsets."""
+
+    page: Page
+    damaged: list[tuple[str, int]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """How a view's offsets are found. `rooms` None: too many, `where` and `values` filter the log."""
+
+    rooms: tuple[str, ...] | None
+    where: str
+    values: tuple[object, ...]
+    pruned: int
+
+
+class Reader:
+    """A small pool of threads with a read-only connection each."""
+
+    def __init__(self, path: str) -> None:
+        self._uri = Path(path).absolute().as_uri() + "?mode=ro"
+        self._pool = ThreadPoolExecutor(_READERS, thread_name_prefix="partyline-reader")
+        self._local = threading.local()
+        self._connections: list[sqlite3.Connection] = []
+
+    @property
+    def pool(self) -> ThreadPoolExecutor:
+        return self._pool
+
+    def close(self) -> None:
+        """Let go of the file. Blocks until the pages in hand are read."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        for connection in self._connections:
+            connection.close()
+        self._connections.clear()
+
+    def read(self, view: View, after: int, limit: int, head: int, now: Callable[[], int]) -> Found:
+        """A page of what is above `after` and not above `head`. In one of the pool's threads. Raises sqlite3.Error."""
+        connection = self._connection()
+        try:
+            connection.execute("BEGIN")
+            try:
+                return _read(connection, view, after, limit, head, now())
+            finally:
+                connection.execute("COMMIT")
+        except sqlite3.Error:
+            self._drop(connection)
+            raise
+
+    def _connection(self) -> sqlite3.Connection:
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = sqlite3.connect(
+                self._uri, uri=True, timeout=5.0, isolation_level=None, check_same_thread=False
+            )
+            connection.text_factory = bytes
+            self._local.connection = connection
+            self._connections.append(connection)
+        return connection
+
+    def _drop(self, connection: sqlite3.Connection) -> None:
+        self._local.connection = None
+        self._connections.remove(connection)
+        connection.close()
+
+
+def _read(connection: sqlite3.Connection, view: View, after: int, limit: int, head: int, now: int) -> Found:
+    plan = _plan(connection, view)
+    messages: list[Message] = []
+    found = Found(Page((), after, False, plan.pruned + 1))
+    at, room_for = after, _MAX_BYTES
+    for _ in range(_PIECES):
+        if at >= head or room_for <= 0:
+            break
+        rows, at = _piece(connection, plan, at, head, max(limit + 1, _PIECE), room_for)
+        for row in rows:
+            if isinstance(row, Damaged):
+                found.damaged.append((row.room if view.covers(row.room) else "", row.offset))
+                continue
+            if not view.sees(row.message.draft) or _expired(row, now):
+                continue
+            if len(messages) == limit:
+                at = row.offset - 1
+                room_for = 0
+                break
+            messages.append(row.message)
+            room_for -= len(row.message.draft.data)
+    oldest = max([plan.pruned, *(offset for _, offset in found.damaged if offset <= at)]) + 1
+    found.page = Page(tuple(messages), max(at, after), at < head, oldest)
+    return found
+
+
+def _expired(row: Row, now: int) -> bool:
+    ttl = row.message.draft.ttl
+    return ttl is not None and now >= row.at + ttl * 1000
+
+
+def _piece(
+    connection: sqlite3.Connection, plan: _Plan, after: int, head: int, rows: int, max_bytes: int
+) -> tuple[Sequence[Row | Damaged], int]:
+    """Some rows, and the offset up to which the log was looked at."""
+    if plan.rooms is None:
+        end = min(head, after + _SCAN)
+        picks = f"SELECT offset FROM log WHERE offset > ? AND offset <= ? AND ({plan.where}) ORDER BY offset LIMIT ?"  # noqa: S608
+        values: list[object] = [after, end, *plan.values, rows]
+    elif not plan.rooms:
+        return (), head
+    else:
+        end = head
+        size = next(size for size in (1, 4, 16, _FEW) if size >= len(plan.rooms))
+        picks = " UNION ALL ".join([_ROOM] * size) + " ORDER BY offset LIMIT ?"
+        values = [value for room in plan.rooms for value in (room, after, end)]
+        values += [None] * (3 * (size - len(plan.rooms)))
+        values.append(rows)
+    found, complete = picked(connection, picks, values, max_bytes)
+    return found, end if complete and len(found) < rows else found[-1].offset
+
+
+def _plan(connection: sqlite3.Connection, view: View) -> _Plan:
+    where, values = _conditions("name", view)
+    query = f"""
+SELECT (SELECT json_group_array(json_array(name, pruned))
+        FROM (SELECT name, pruned FROM rooms WHERE {where} LIMIT {_FEW + 1})), (SELECT forgotten FROM store)
+"""  # noqa: S608
+    listed, forgotten = connection.execute(query, values).fetchone()
+    candidates = msgspec.json.decode(listed.decode(errors="replace"), type=list[tuple[str, int]])
+    rooms = {name: pruned for name, pruned in candidates if view.covers(name)}
+    lost = forgotten if view.patterns or view.rooms - rooms.keys() else 0  # what is not there may have been
+    if len(candidates) <= _FEW:
+        return _Plan(tuple(rooms), "", (), max([lost, *rooms.values()]))
+    (pruned,) = connection.execute(f"SELECT max(pruned) FROM rooms WHERE {where}", values).fetchone()  # noqa: S608
+    if not view.patterns:
+        (count,) = connection.execute(f"SELECT count(*) FROM rooms WHERE {where}", values).fetchone()  # noqa: S608
+        lost = forgotten if count < len(view.rooms) else 0
+    where, values = _conditions("room", view)
+    return _Plan(None, where, values, max(lost, pruned or 0))
+
+
+def _conditions(column: str, view: View) -> tuple[str, tuple[object, ...]]:
+    """SQL that holds for every room of the view, and perhaps for a few others."""
+    parts: list[str] = []
+    values: list[object] = []
+    if view.rooms:
+        parts.append(f"{column} IN (SELECT value FROM json_each(?))")  # noqa: S608
+        values.append(msgspec.json.encode(sorted(view.rooms)).decode())
+    for pattern in view.patterns:
+        tokens = pattern.split(".")
+        rest = tokens[-1] == ">"
+        if tokens == [">"]:
+            return "1", ()
+        dots = f"length({column}) - length(replace({column}, '.', ''))"
+        parts.append(f"({column} GLOB ? AND {dots} {'>=' if rest else '='} ?)")
+        values += [".".join(_glob(token) for token in tokens), len(tokens) - 1]
+    return " OR ".join(parts) or "0", tuple(values)
+
+
+def _glob(token: str) -> str:
+    if token == "*":
+        return "?*"
+    return "?*" if token == ">" else token.replace("[", "[[]")

@@ -1,0 +1,192 @@
+"""A Store that keeps its promises in the nastiest way: for tests of what stands on a store."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from partyline.errors import Conflict, PartylineError, StoreUnavailable
+from partyline.interfaces import Committed, Found, Outcome, Refused, Stored, View
+from partyline.models import Draft, Message, Page
+
+_Key = tuple[str, str, str]
+
+
+class SaboteurStore:
+    """Commits late and in odd batches, refuses, fails, lets rows of failed commits rise again, reads in crumbs.
+
+    With a `source` it acts by itself on the running loop, the same way for the same seed and the same calls; without
+    one it does what it is told: `commit`, `refuse`, `fail`, `recover`, each for the oldest queued calls of `append`.
+    """
+
+    def __init__(self, source: random.Random | None = None, *, clock: Callable[[], float] = time.time) -> None:
+        self.epoch = f"{(source or random.Random(0)).getrandbits(64):016x}"  # noqa: S311
+        self.down = False
+        self._source = source
+        self._clock = clock
+        self._committed: Committed | None = None
+        self._queue: deque[tuple[Draft, ...]] = deque()
+        self._log: list[Message] = []
+        self._ids: dict[_Key, Message] = {}
+        self._landed: list[Message] = []  # refused, and yet on the disk
+        self._head = 0
+        self._closed = False
+        self._scheduled = False
+
+    @property
+    def head(self) -> int:
+        return self._head
+
+    @property
+    def queued(self) -> int:
+        """Calls of `append` that are not answered yet."""
+        return len(self._queue)
+
+    def start(self, committed: Committed) -> None:
+        self._committed = committed
+
+    def append(self, *drafts: Draft) -> None:
+        if not drafts:
+            return
+        self._queue.append(drafts)
+        if self.down or self._closed:
+            self.refuse()
+        else:
+            self._schedule()
+
+    async def read(self, view: View, after: int, limit: int) -> Page:
+        head = self._head
+        await self._dawdle()
+        if self._source is not None:
+            limit = self._source.randint(1, limit)
+        now = self._clock()
+        found: list[Message] = []
+        last = head
+        for message in self._log:
+            offset = message.offset or 0
+            if offset > head or offset <= after or not view.sees(message.draft) or message.expired(now):
+                continue
+            if len(found) == limit:
+                last = offset - 1
+                break
+            found.append(message)
+        if self._source is not None and found and self._source.random() < 0.2:  # nothing but a step further
+            last, found = (found[0].offset or 0) - 1, []
+            if last <= after:
+                return await self.read(view, after, limit)
+        await self._dawdle()
+        return Page(tuple(found), max(last, after), max(last, after) < head, 1)
+
+    async def close(self) -> None:
+        self._closed = True
+        await self._dawdle()
+        if self.down:
+            self.recover()
+        while self._queue:
+            self.commit(1)
+
+    # Commands
+
+    def commit(self, calls: int | None = None) -> None:
+        """Commit the oldest `calls` calls of `append`, all by default, and hand them out as one batch."""
+        outcomes: list[Outcome] = []
+        for drafts in self._take(calls):
+            outcomes += self._place(drafts, self._log, self._ids)
+        if self._log:
+            self._head = self._log[-1].offset or 0
+        self._hand_out(outcomes)
+
+    def refuse(self, calls: int | None = None) -> None:
+        """Refuse the oldest calls, as a full disk does, without a trace."""
+        error = StoreUnavailable("the disk is full, says the saboteur")
+        self._hand_out([Refused(draft, error) for drafts in self._take(calls) for draft in drafts])
+
+    def fail(self, calls: int | None = None, *, landed: bool) -> None:
+        """Fail the commit of the oldest calls and refuse everything until `recover`; `landed`: it was on the disk."""
+        log, ids = list(self._log), dict(self._ids)
+        drafts = self._take(calls)
+        for group in drafts:
+            self._place(group, log, ids)
+        if landed:
+            self._landed = log[len(self._log) :]
+        self.down = True
+        error = StoreUnavailable("the disk has failed, says the saboteur")
+        self._hand_out([Refused(draft, error) for group in drafts for draft in group])
+        self.refuse()
+
+    def recover(self) -> None:
+        """Hand out what had landed, once, and accept again."""
+        landed, self._landed = self._landed, []
+        for message in landed:
+            self._log.append(message)
+            self._ids[message.draft.identity] = message
+            self._head = message.offset or 0
+        self.down = False
+        self._hand_out([Found(message.draft, message) for message in landed])
+
+    # Inside
+
+    def _take(self, calls: int | None) -> list[tuple[Draft, ...]]:
+        count = len(self._queue) if calls is None else min(calls, len(self._queue))
+        return [self._queue.popleft() for _ in range(count)]
+
+    def _place(self, drafts: Sequence[Draft], log: list[Message], ids: dict[_Key, Message]) -> list[Outcome]:
+        own: dict[_Key, Draft] = {}
+        for draft in drafts:
+            known = ids.get(draft.identity)
+            earlier = known.draft if known is not None else own.setdefault(draft.identity, draft)
+            if (earlier.data, earlier.user, earlier.key) != (draft.data, draft.user, draft.key):
+                error: PartylineError = Conflict("this id has another body", code="id_conflict", field="id")
+                return [Refused(each, error) for each in drafts]
+        outcomes: list[Outcome] = []
+        for draft in drafts:
+            known = ids.get(draft.identity)
+            if known is None:
+                gap = self._source.choice((1, 1, 1, 2, 5)) if self._source is not None else 1
+                last = (log[-1].offset or 0) if log else 0
+                known = Message(draft, last + gap, self._clock())
+                log.append(known)
+                ids[draft.identity] = known
+                outcomes.append(Stored(draft, known))
+            else:
+                outcomes.append(Stored(draft, known, duplicate=True))
+        return outcomes
+
+    def _hand_out(self, outcomes: Sequence[Outcome]) -> None:
+        assert self._committed is not None, "start comes before append"
+        if outcomes:
+            self._committed(outcomes)
+
+    async def _dawdle(self) -> None:
+        for _ in range(self._source.choice((0, 1, 1, 5)) if self._source is not None else 0):
+            await asyncio.sleep(0)
+
+    def _schedule(self) -> None:
+        if self._source is not None and not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._act)
+
+    def _act(self) -> None:
+        """One nasty thing."""
+        self._scheduled = False
+        source = self._source
+        assert source is not None
+        if self._closed:
+            return
+        if self.down:
+            if source.random() < 0.4:
+                self.recover()
+        elif self._queue:
+            calls = source.choice((1, 2, 3, len(self._queue)))
+            match source.choices(("wait", "commit", "refuse", "fail"), (40, 40, 10, 10))[0]:
+                case "commit":
+                    self.commit(calls)
+                case "refuse":
+                    self.refuse(calls)
+                case "fail":
+                    self.fail(calls, landed=source.random() < 0.5)
+        if self._queue or self.down:
+            self._schedule()

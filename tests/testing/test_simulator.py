@@ -1,0 +1,441 @@
+"""The hub in thousands of interleavings, and mutants of it that the simulator must catch."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
+
+import pytest
+
+from partyline.errors import StoreUnavailable
+from partyline.hub.history import PAGE, Start, catch_up, find_start
+from partyline.hub.hub import Done, Hub
+from partyline.hub.timers import Timers
+from partyline.interfaces import Connection, Outcome, Refused, Store, Stored, View
+from partyline.models import Draft, Message, Page, Payload, Position, Receipt
+from partyline.relay.line import LineRules, LineServices, LineSession
+from partyline.server.websocket import WebSocket
+from partyline.testing import Clock, Simulation, Violation, simulate
+from partyline.testing.simulator import Client, Item, Link, SimulatedStore, Subscription, Want, pause
+from partyline.trust.keys import Principal
+
+STEPS = 250
+
+
+def test_the_promises_hold_in_every_interleaving() -> None:
+    """Whoever goes on first, nothing is lost, doubled, early, out of order or for others; and all of it happened."""
+    tally = simulate(range(800), STEPS)
+    assert tally["steps"] == 800 * STEPS
+    for event in ("live", "caught up", "acknowledged", "duplicate", "refused", "recovered", "not recovered"):
+        assert tally[event] > 1_000, event
+    for event in ("drop", "resume", "unreadable"):
+        assert tally[event] > 1_000, event
+    for event in ("gap", "slow"):
+        assert tally[event] > 50, event
+
+
+def test_a_run_is_its_seed() -> None:
+    """The same seed gives the same run, another seed another one."""
+    runs = [Simulation(seed).run(STEPS) for seed in (1, 1, 2)]
+    assert runs[0] == runs[1] != runs[2]
+
+
+def test_a_position_from_history_that_is_not_fanned_out_yet() -> None:
+    """History may show what is committed and not fanned out: who subscribes behind it gets none of it again."""
+    simulate(range(200), STEPS, reads_ahead=True)
+
+
+def test_a_violation_tells_how_to_see_it_again() -> None:
+    """A broken promise is reported with seed, step and what led there."""
+    with pytest.raises(Violation, match=r"twice .*\(seed \d+, step \d+\):\n  ") as broken:
+        simulate(range(50), STEPS, client=client(overlaps=True))
+    assert isinstance(broken.value, AssertionError)
+
+
+# Mutants. Each breaks one thing in the hub, in catching up, in a connection or in the store.
+
+
+class FansOutBeforeTheCommit(Hub):
+    """What is handed in leaves at once, with the number that it will probably get."""
+
+    def publish_all(self, drafts: Sequence[tuple[Draft, Done | None]]) -> None:
+        for number, (draft, _) in enumerate(drafts, self._store.head + 1):
+            super()._deliver(Message(draft, number, 0.0))
+        super().publish_all(drafts)
+
+    def _deliver(self, message: Message) -> None:
+        pass
+
+
+class AnswersBeforeTheCommit(Hub):
+    def publish_all(self, drafts: Sequence[tuple[Draft, Done | None]]) -> None:
+        for number, (draft, done) in enumerate(drafts, self._store.head + 1):
+            if done is not None:
+                done(Receipt(draft.room, draft.id, Position(self._store.epoch, number)))
+        super().publish_all([(draft, None) for draft, _ in drafts])
+
+
+class FansOutDuplicates(Hub):
+    def _committed(self, batch: Sequence[Outcome]) -> None:
+        for outcome in batch:
+            if isinstance(outcome, Stored) and outcome.duplicate:
+                self._deliver(outcome.message)
+        super()._committed(batch)
+
+
+class FansOutBackwards(Hub):
+    def _committed(self, batch: Sequence[Outcome]) -> None:
+        self._waiting.reverse()
+        super()._committed(batch[::-1])
+
+
+class ForgetsDirectMessages(Hub):
+    def audience(self, room: str, user: str | None = None) -> Collection[Connection]:
+        return super().audience(room)
+
+
+class CountsPatternsTwice(Hub):
+    def audience(self, room: str, user: str | None = None) -> Collection[Connection]:
+        if user is not None:
+            return super().audience(room, user)
+        names = (room, *self._patterns.matching(room))
+        return [member for name in names for member in self.rooms.members(name)]
+
+
+class ForgetsPatterns(Hub):
+    def join_pattern(self, member: Connection, pattern: str) -> None:
+        self.rooms.join(member, pattern)
+
+
+class KeepsTheGone(Hub):
+    def remove(self, member: Connection) -> None:
+        pass
+
+
+class ResurrectsInSilence(SimulatedStore):
+    """What it refused comes back after a failure, and is handed out to nobody."""
+
+    def _reopen(self) -> None:
+        self._commit()
+        lost = StoreUnavailable("lost, it thinks")
+        self._batch = [Refused(outcome.draft, lost) for outcome in self._batch]
+
+
+class LosesWhatItAnswered(SimulatedStore):
+    def _reopen(self) -> None:
+        super()._reopen()
+        for outcome in self._batch:
+            if isinstance(outcome, Stored) and not outcome.duplicate:
+                self.ever.pop(cast("int", outcome.message.offset), None)
+
+
+class _Committed:
+    """A hub whose fanned-out head is the committed one."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    @property
+    def fanned_out(self) -> int:
+        return self._store.head
+
+
+class _NeverPruned:
+    """A store that does not say what it has pruned."""
+
+    def __init__(self, store: Store) -> None:
+        self.epoch, self._store = store.epoch, store
+
+    @property
+    def head(self) -> int:
+        return self._store.head
+
+    async def read(self, view: View, after: int, limit: int) -> Page:
+        page = await self._store.read(view, after, limit)
+        return Page(page.messages, page.next, page.more, 1)
+
+
+CatchUp = Callable[..., Awaitable[None]]
+
+
+async def to_the_committed_head(hub: Hub, store: Store, view: View, after: int, **how: Any) -> None:
+    await catch_up(cast("Hub", _Committed(store)), store, view, after, **how)
+
+
+async def without_the_skip(hub: Hub, store: Store, view: View, after: int, *, deliver: Any, attach: Any) -> None:
+    """`catch_up` that delivers whole pages, also what is to come live."""
+    at = after
+    while at < hub.fanned_out:
+        page = await store.read(view, at, PAGE)
+        reached = hub.fanned_out
+        for message in page.messages:
+            await deliver(message)
+        at = min(page.next, reached)
+    attach()
+
+
+async def one_turn_late(hub: Hub, store: Store, view: View, after: int, *, deliver: Any, attach: Any) -> None:
+    await catch_up(hub, store, view, after, deliver=deliver, attach=lambda: None)
+    await pause()
+    attach()
+
+
+async def attached_first(hub: Hub, store: Store, view: View, after: int, *, deliver: Any, attach: Any) -> None:
+    attach()
+    await catch_up(hub, store, view, after, deliver=deliver, attach=lambda: None)
+
+
+async def not_at_all(hub: Hub, store: Store, view: View, after: int, *, deliver: Any, attach: Any) -> None:
+    attach()
+
+
+async def over_gaps(hub: Hub, store: Store, view: View, after: int, **how: Any) -> None:
+    await catch_up(hub, cast("Store", _NeverPruned(store)), view, after, **how)
+
+
+async def from_anywhere(hub: Hub, store: Store, view: View, after: Position | None) -> Start:
+    start = await find_start(hub, store, view, after)
+    return start if after is None else Start(Position(store.epoch, after.offset), recovered=True)
+
+
+async def from_what_was_pruned(hub: Hub, store: Store, view: View, after: Position | None) -> Start:
+    return await find_start(hub, cast("Store", _NeverPruned(store)), view, after)
+
+
+async def from_nowhere(hub: Hub, store: Store, view: View, after: Position | None) -> Start:
+    return Start(Position(store.epoch, hub.fanned_out), recovered=False, oldest=Position(store.epoch, 0))
+
+
+class _Overlapping(Link):
+    def has(self, message: Message, besides: Subscription | None = None) -> bool:
+        return False
+
+
+class _Eager(Link):
+    def advance(self) -> None:
+        every = list(self.subscriptions.values())
+        if every:
+            self.tell(Item("position", self.world.hub.fanned_out, every))
+
+
+class _AheadOfItsTime(Link):
+    def advance(self) -> None:
+        every = list(self.subscriptions.values())
+        if every and all(subscription.live_from is not None for subscription in every):
+            self.tell(Item("position", self.world.store.head, every))
+
+
+class _Mute(Link):
+    def tell(self, item: Item) -> None:
+        if item.kind != "gap":
+            super().tell(item)
+
+
+def client(
+    catching: CatchUp = catch_up,
+    starting: Callable[..., Awaitable[Start]] = find_start,
+    *,
+    link: type[Link] = Link,
+    overlaps: bool = False,
+) -> type[Client]:
+    """A client with another way to catch up, to begin, or to be connected."""
+    members = {
+        "catch_up": staticmethod(catching),
+        "find_start": staticmethod(starting),
+        "link_type": _Overlapping if overlaps else link,
+    }
+    changed = [
+        one.__name__ for one in (catching, starting, members["link_type"]) if one not in (catch_up, find_start, Link)
+    ]
+    return type("_".join(changed), (Client,), members)
+
+
+@pytest.mark.parametrize(
+    ("parts", "broken"),
+    [
+        ({"hub": FansOutBeforeTheCommit}, "before its commit"),
+        ({"hub": AnswersBeforeTheCommit}, "acknowledged"),
+        ({"hub": FansOutDuplicates}, "twice|not behind|before its commit|came after"),
+        ({"hub": FansOutBackwards}, "came after|acknowledged|twice"),
+        ({"hub": ForgetsDirectMessages}, "somebody else"),
+        ({"hub": CountsPatternsTwice}, "twice"),
+        ({"hub": ForgetsPatterns}, "is lost"),
+        ({"hub": KeepsTheGone}, "is gone"),
+        ({"store": ResurrectsInSilence}, "is lost|the head of the log"),
+        ({"store": LosesWhatItAnswered}, "acknowledged|before its commit"),
+        ({"client": client(to_the_committed_head)}, "twice|not behind"),
+        ({"client": client(without_the_skip)}, "twice"),
+        ({"client": client(one_turn_late)}, "is lost"),
+        ({"client": client(attached_first)}, "came after|twice|is lost"),
+        ({"client": client(not_at_all)}, "is lost"),
+        ({"client": client(over_gaps)}, "is lost"),
+        ({"client": client(starting=from_anywhere)}, "cannot be recovered"),
+        ({"client": client(starting=from_what_was_pruned)}, "cannot be recovered"),
+        ({"client": client(starting=from_nowhere)}, "could be recovered"),
+        ({"client": client(overlaps=True)}, "twice"),
+        ({"client": client(link=_Eager)}, "is lost|before the subscription began"),
+        ({"client": client(link=_AheadOfItsTime)}, "is lost"),
+        ({"client": client(link=_Mute)}, "is lost|before"),
+    ],
+    ids=lambda value: next(iter(value.values())).__name__ if isinstance(value, dict) else value.partition("|")[0],
+)
+def test_mutants_are_caught(parts: dict[str, Any], broken: str) -> None:
+    """Each way in which a hub could break a promise is found within a few hundred runs, by the promise's own words."""
+    with pytest.raises(Violation, match=broken):
+        simulate(range(400), STEPS, **parts)
+
+
+# The connection of v1 in the same interleavings
+
+
+class _Worker:
+    """A task that goes on when the scheduler says so."""
+
+    def __init__(self, work: Coroutine[Any, Any, None]) -> None:
+        self._work = work
+        self.send = work.send
+        self.close = work.close
+
+    def cancel(self) -> None:
+        self._work.close()
+
+
+class _Socket(WebSocket):
+    """A WebSocket without a socket: what is written to it, the link hears."""
+
+    def __init__(self, link: LineLink) -> None:
+        self._link = link
+        self.rooms = ()
+        self.timer_slot = 0
+
+    __slots__ = ("_link",)
+
+    @property
+    def deflate(self) -> None:
+        return None
+
+    def offer(self, payload: Payload) -> None:
+        self._link.hear(payload.data, live=True)
+
+    def send(self, data: bytes) -> None:
+        self._link.hear(data, live=False)
+
+    def send_text(self, text: str) -> None:
+        self._link.hear_text(json.loads(text))
+
+    def close(self, code: int, reason: str = "") -> None:
+        raise AssertionError(f"closed with {code}: {reason}")
+
+    async def drained(self) -> None:
+        while len(self._link.inbox) >= 3 and not self._link.closed:
+            await pause()
+
+
+class _Session(LineSession):
+    """Tells its link whose turn it is."""
+
+    __slots__ = ("catching",)
+
+    async def _resume(self, command_id: Any, name: str, *rest: Any) -> None:
+        self.catching = name
+        await super()._resume(command_id, name, *rest)
+
+
+class LineLink(Link):
+    """A link whose server's end is the real session of /v1/ws."""
+
+    def open(self) -> None:
+        world = self.world
+        services = LineServices(
+            world.hub,
+            world.store,
+            cast("Any", None),
+            Timers(cast("Any", Clock())),
+            LineRules(topics_per_connection=100, max_pending_events=100),
+            "simulated",
+            clock=float,
+        )
+        self.expected: dict[str, Callable[[Start], None] | None] = {}
+        self.socket = _Socket(self)
+        self.session = _Session(services, Principal((), (">",), user=self.user), "")
+        self.session.opened(self.socket)
+
+    def subscribe(self, want: Want, after: Position | None, *, latest: bool) -> None:
+        self.subscriptions[want.name] = Subscription(want)
+        self.expected[want.name] = None if latest else self.world.expect(want.view, after)
+        place = "latest" if latest else "earliest" if after is None else str(after)
+        self.command("subscribe", want.name, after=place)
+
+    def unsubscribe(self, name: str) -> None:
+        self.command("unsubscribe", name)
+
+    def advance(self) -> None:
+        self.session.on_deadline(0.0)
+
+    def drop(self) -> None:
+        self.session.closed()
+
+    def command(self, kind: str, name: str, **fields: Any) -> None:
+        with stepping(self):
+            self.session.text(json.dumps({"type": kind, "id": f"{kind} {name}", "topic": name, **fields}))
+
+    def hear(self, data: bytes, *, live: bool) -> None:
+        message = json.loads(data[2:] if data[1] < 126 else data[4:])
+        for name, ours in self.subscriptions.items():
+            theirs = self.session._subscriptions.get(name)
+            ours.live_from = 0 if theirs is not None and theirs.live else None
+        of = None if live else self.subscriptions[self.session.catching]
+        self.take(int(message["position"].rpartition("-")[2]), message["id"], of)
+
+    def hear_text(self, frame: dict[str, Any]) -> None:
+        if frame["type"] == "welcome":
+            return
+        kind, _, name = frame.get("id", "").partition(" ")
+        offset = int(frame.get("position", "-0").rpartition("-")[2])
+        if frame["type"] == "error":
+            self.world.check(frame["code"] == "store_unavailable", f"{kind} {name}: {frame['code']}")
+            self.world.tally["unreadable"] += 1
+            self.forgotten(name)
+        elif kind == "unsubscribe":
+            self.forgotten(name)
+        elif kind == "subscribe":
+            ours, expected = self.subscriptions[name], self.expected[name]
+            oldest = Position.parse(frame["oldest"]) if "oldest" in frame else None
+            if expected is not None:
+                expected(Start(Position(self.world.store.epoch, offset), frame["recovered"], oldest))
+            ours.start = ours.last = offset
+            if expected is None or not frame["recovered"] or ours.want.position is None:
+                self.tell(Item("start", offset, [ours]))
+        elif "topic" in frame:
+            self.world.tally["gap"] += 1
+            self.tell(Item("gap", offset, [self.subscriptions[frame["topic"]]]))
+        else:
+            self.tell(Item("position", offset, list(self.subscriptions.values())))
+
+
+@contextmanager
+def stepping(link: LineLink) -> Iterator[None]:
+    """The running loop is one whose tasks are the link's jobs."""
+
+    class Loop:
+        def create_task(self, work: Coroutine[Any, Any, None]) -> _Worker:
+            worker = _Worker(work)
+            link.jobs.append(cast("Any", worker))
+            return worker
+
+    asyncio._set_running_loop(cast("Any", Loop()))
+    try:
+        yield
+    finally:
+        asyncio._set_running_loop(None)
+
+
+def test_the_promises_hold_for_v1_connections() -> None:
+    """The same holds for the sessions of /v1/ws: their jobs, overlaps, gaps, failures and heartbeats."""
+    tally = simulate(range(200), STEPS, client=client(link=LineLink))
+    for event in ("live", "caught up", "recovered", "not recovered", "drop", "resume", "unreadable"):
+        assert tally[event] > 300, event
+    assert tally["gap"] > 10
