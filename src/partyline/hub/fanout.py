@@ -9,20 +9,33 @@ from partyline.models import Message, Payload, Policy
 
 
 def fan_out(message: Message, members: Iterable[Connection], policy: Policy = Policy.CLOSE) -> int:
-    """Offer `message` to each of `members`; returns to how many. No await, no task, no copy per member."""
-    payloads: dict[Dialect, Payload] = {}
+    """Offer `message` to each of `members`; returns to how many. No await, no task, no copy per member.
+
+    Members whose dialect fails to encode it are closed (1011), since they would have a hole; all others get it, and
+    then the error is raised.
+    """
+    payloads: dict[Dialect, Payload | None] = {}
     last: Dialect | None = None
-    payload = Payload(b"")
+    payload: Payload | None = None
+    failure: Exception | None = None
     count = 0
     for member in members:
         dialect = member.dialect
         if dialect is not last:  # neighbours mostly speak alike: an identity test instead of a dict look-up
             last = dialect
-            found = payloads.get(dialect)
-            if found is None:
-                found = Payload(dialect.encode(message), message.room, policy, message.draft.key)
-                payloads[dialect] = found
-            payload = found
-        member.offer(payload)
-        count += 1
+            if dialect in payloads:
+                payload = payloads[dialect]
+            else:
+                try:
+                    payload = Payload(dialect.encode(message), message.room, policy, message.draft.key)
+                except Exception as error:
+                    payload, failure = None, error
+                payloads[dialect] = payload
+        if payload is None:
+            member.close(1011, "internal error")
+        else:
+            member.offer(payload)
+            count += 1
+    if failure is not None:
+        raise failure
     return count

@@ -156,14 +156,16 @@ class Hub:
     def _settle(
         self, outcome: Receipt | PartylineError, last: Done | None, passing: Sequence[tuple[Draft, Done | None]]
     ) -> None:
-        if last is not None:
-            last(outcome)
-        if isinstance(outcome, Receipt):
-            self._pass_on(passing)
-        else:
-            for _, done in passing:
-                if done is not None:
-                    done(outcome)
+        try:
+            if last is not None:
+                last(outcome)
+        finally:
+            if isinstance(outcome, Receipt):
+                self._pass_on(passing)
+            else:
+                for _, done in passing:
+                    if done is not None:
+                        done(outcome)
 
     def _pass_on(self, ephemeral: Sequence[tuple[Draft, Done | None]]) -> None:
         for draft, done in ephemeral:

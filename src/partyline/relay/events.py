@@ -174,6 +174,10 @@ class EventStream:
         except PartylineError as error:
             _log.warning("a stream could not be read from the log", code=error.code)
             self._end()
+        except Exception:
+            self._site.counters.errors += 1
+            _log.exception("a stream failed")
+            self._end()
 
     def _tell_gap(self, oldest: Position | None, going_on_at: Position) -> None:
         """Say that something was missed; the browser's position moves behind it."""

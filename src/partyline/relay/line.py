@@ -214,7 +214,8 @@ class LineSession:
         self._services.hub.add(connection)
         self._arm()
 
-    def _subscribe(self, command: wire.Subscribe, principal: Principal) -> Awaitable[None] | None:
+    def _subscribe(self, command: wire.Subscribe, principal: Principal) -> Callable[[], Awaitable[None]] | None:
+        """Subscribe; what is left to do behind it, if it has to catch up."""
         name, rules = command.topic, self._services.rules
         if is_pattern(name):
             principal.may_subscribe_pattern(check_pattern(name, "topic"))
@@ -244,7 +245,8 @@ class LineSession:
             self._attach(name, subscription)
             self._reply(command.id, {"position": self._position(hub.fanned_out), "recovered": True})
             return None
-        return self._resume(command.id, name, subscription, after if isinstance(after, Position) else None)
+        start = after if isinstance(after, Position) else None
+        return lambda: self._resume(command.id, name, subscription, start)
 
     async def _resume(
         self, command_id: wire.CommandId, name: str, subscription: _Subscription, after: Position | None
@@ -365,22 +367,22 @@ class LineSession:
 
     # Jobs: what has to wait for the store, one after the other
 
-    def _in_order(self, command_id: wire.CommandId, command: Callable[[], Awaitable[None] | None]) -> None:
+    def _in_order(
+        self, command_id: wire.CommandId, command: Callable[[], Callable[[], Awaitable[None]] | None]
+    ) -> None:
         """Run a command behind those that wait: what one subscription has brought, another one relies on."""
         if self._worker is None:
             rest = command()
             if rest is None:
                 return
 
-            async def job() -> None:
-                await rest
-
+            job = rest
         else:
 
             async def job() -> None:
                 rest = command()
                 if rest is not None:
-                    await rest
+                    await rest()
 
         self._job(command_id, job)
 
