@@ -227,7 +227,8 @@ class WebSocket(asyncio.Protocol):
 
     def shutdown(self) -> None:
         """uvicorn's word for: the server stops. The client is told to come back (1012)."""
-        self._close(1012, "server restarting", self._site.limits.drain_time)
+        # The shell drops who is left at the drain time; this deadline is only for a shell that does not.
+        self._close(1012, "server restarting", self._site.limits.drain_time + 1.0)
 
     def abort(self) -> None:
         """Drop the connection as it is."""
