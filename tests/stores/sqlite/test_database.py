@@ -97,6 +97,19 @@ def test_a_new_database_is_private(path: Path, opened: Open) -> None:
     assert set(modes.values()) == {0o600}
 
 
+def test_a_wider_database_is_made_private(path: Path, opened: Open) -> None:
+    """A database of ours that others may read is theirs to read no more once it is opened; a foreign one is left."""
+    opened().close()
+    path.chmod(0o644)
+    opened().close()
+    assert path.stat().st_mode & 0o777 == 0o600
+    foreign = path.with_name("foreign.db")
+    make(foreign, "CREATE TABLE customers (name TEXT)")
+    foreign.chmod(0o644)
+    refused(foreign)
+    assert foreign.stat().st_mode & 0o777 == 0o644
+
+
 def test_a_new_database_has_our_schema(path: Path, opened: Open) -> None:
     """A new file gets the schema and its version, in WAL."""
     opened().close()

@@ -106,6 +106,8 @@ class Database:
                 self._create_private(path)
                 self._lock(path)
             self._connection = self._open()
+            if path != ":memory:" and os.stat(path).st_uid == os.geteuid():
+                os.chmod(path, 0o600)  # one that was made wider, now that it is known to be ours
         except (OSError, sqlite3.Error) as error:
             self._unlock()
             raise opening.explain(path, error) from None
