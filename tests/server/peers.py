@@ -101,6 +101,14 @@ class Peer:
             data += piece
         return data
 
+    async def ends_in_order(self) -> bool:
+        """Whether the connection ends now with a FIN, not with a reset."""
+        try:
+            async with asyncio.timeout(WITHIN):
+                return await self._reader.read(1) == b""
+        except ConnectionError:
+            return False
+
     async def hears_nothing(self, seconds: float) -> bool:
         """Whether for so long nothing comes, nor an end."""
         try:

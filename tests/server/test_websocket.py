@@ -220,6 +220,22 @@ def test_close_by_the_client(run: Run, code: int) -> None:
     run(main())
 
 
+def test_close_by_a_client_that_goes_on_sending(run: Run) -> None:
+    """Bytes behind a close frame, more than one read takes, do not turn the end of the connection into a reset."""
+
+    async def main() -> None:
+        async with partyline_server() as (partyline, url):
+            path = await registered(url)
+            async with connected(url) as peer:
+                socket = await websocket(peer, path)
+                await peer.send(close_frame(1000) + bytes(1 << 20), frame(TEXT, b"ping", key=MASK))
+                assert await socket.until_close() == ([], Close(1000, ""))
+                assert await peer.ends_in_order()
+            await nothing_is_held(partyline)
+
+    run(main())
+
+
 def test_close_by_the_server(run: Run) -> None:
     """Unregistering closes with 4001, TCP ends with the client's answer, and the id is worth nothing any more."""
 

@@ -355,14 +355,14 @@ class WebSocket(asyncio.Protocol):
             if not self._write_last(self._wire.close(event.code)):
                 self._set(_Due.CLOSE, self._site.limits.close_timeout)
                 return
-        self._transport.close()
+        self._hang_up()
 
     def _fail(self, violation: Violation) -> None:
         """RFC 6455 7.1.7: say why, and read nothing more. What was answered before still goes out first."""
         self._counters.violations += 1
         if violation.limit is not None:
             self._counters.hit(violation.limit)
-        self._set(_Due.LINGER, min(2.0, self._site.limits.close_timeout))
+        self._linger()
         if not self._closing:
             self._closing = True
             if not self._write_last(self._wire.close(violation.code, violation.reason)):
@@ -372,10 +372,16 @@ class WebSocket(asyncio.Protocol):
     def _hang_up(self) -> None:
         """Both close frames are out, or ours has to do.
 
-        After a violation the peer may still be sending: closing with unread bytes in the socket would reset the
-        connection, and the reset could overtake our close frame. So only our side ends, and the peer may run out.
+        The peer may still be sending: closing with unread bytes in the socket would reset the connection, and the
+        reset could overtake our close frame. So only our side ends, and the peer may run out (RFC 6455 7.1.1).
         """
-        if self._due is _Due.LINGER and self._transport.can_write_eof():
+        if self._transport.can_write_eof():
+            self._linger()
             self._transport.write_eof()
         else:
             self._transport.close()
+
+    def _linger(self) -> None:
+        """From here on nothing that the peer sends is read, and it has not long to go."""
+        if self._due is not _Due.LINGER:
+            self._set(_Due.LINGER, min(2.0, self._site.limits.close_timeout))
