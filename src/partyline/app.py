@@ -150,7 +150,7 @@ def build(settings: Settings, *, fallback: ASGIApp | None = None) -> Partyline:
             ),
         )
         access = Access(keys, counters, settings.auth_failures_per_minute)
-        relay = Relay(hub, registry, access, counters, _relay_settings(settings, loopback))
+        relay = Relay(hub, store, timers, registry, access, counters, _relay_settings(settings, loopback))
         line_rules = LineRules(
             settings.first_command_timeout,
             settings.ping_interval,
@@ -287,8 +287,11 @@ def _relay_settings(settings: Settings, loopback: bool) -> RelaySettings:
         max_body=settings.max_body,
         topics_per_connection=settings.topics_per_connection,
         permessage_deflate=settings.permessage_deflate,
-        classic=ClassicRules(settings.classic_errors, settings.topics_per_connection, settings.compress_from),
+        classic=ClassicRules(
+            settings.classic_errors, settings.topics_per_connection, settings.compress_from, settings.ping_interval
+        ),
         registrations_per_second=(0.0 if loopback else 100.0) if rate is None else rate,
+        resume_window=settings.resume_window,
     )
 
 

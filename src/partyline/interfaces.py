@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from partyline.errors import PartylineError
 from partyline.models import Draft, Message, Page, Payload
@@ -73,6 +73,15 @@ class Session(Protocol):
 
     def closed(self) -> None:
         """The connection is gone. Called exactly once if `opened` was."""
+        ...
+
+
+@runtime_checkable
+class HearsPongs(Protocol):
+    """A session that also wants the answers to pings of its own; heartbeats carry nothing, and are not among them."""
+
+    def pong(self, payload: bytes) -> None:
+        """The peer has read everything that was sent before a ping with this payload (RFC 6455 5.5.3)."""
         ...
 
 

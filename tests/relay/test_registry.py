@@ -19,8 +19,6 @@ from partyline.relay.registry import Registry, RegistryLimits, id_hash
 from partyline.stores.sqlite.registrations import Row
 from partyline.testing import Clock
 
-from ..hub.members import Member
-
 EPSILON = SLOT * 2  # a deadline is at most one slot late
 EVERYTHING = (">",)
 
@@ -41,6 +39,23 @@ class MemoryTable:
 
     def delete(self, id_hash: bytes) -> None:
         self.rows.pop(id_hash, None)
+
+    async def flush(self) -> None:
+        pass
+
+
+class Member:
+    """A session that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.topics: list[tuple[str, ...]] = []
+        self.closed: list[int] = []
+
+    def follow(self, topics: tuple[str, ...]) -> None:
+        self.topics.append(topics)
+
+    def close(self, code: int, reason: str = "") -> None:
+        self.closed.append(code)
 
 
 class House:

@@ -168,25 +168,25 @@ class Api:
         return answer(
             {
                 "connections": [
-                    {"id": public_id, "user_id": websocket.user, "topics": sorted(websocket.rooms)}
-                    for public_id, websocket in self._websockets()
+                    {"id": session.public_id, "user_id": session.member.user, "topics": sorted(session.member.rooms)}
+                    for session, _ in self._websockets()
                 ]
             }
         )
 
     async def disconnect(self, request: Request) -> Response:
         self._services.access.principal(request).must_be_admin("closing a connection")
-        for public_id, websocket in self._websockets():
-            if public_id == request.path_params["id"]:
+        for session, websocket in self._websockets():
+            if session.public_id == request.path_params["id"]:
                 websocket.close(4001, "disconnected")
                 return answer({"status": "disconnected"})
         raise NotFound("there is no connection with this public id", code="unknown_connection")
 
-    def _websockets(self) -> list[tuple[str, WebSocket]]:
-        found: list[tuple[str, WebSocket]] = []
+    def _websockets(self) -> list[tuple[ClassicSession | LineSession, WebSocket]]:
+        found: list[tuple[ClassicSession | LineSession, WebSocket]] = []
         for connection in self._site.live:
             if isinstance(connection, WebSocket) and isinstance(connection.session, ClassicSession | LineSession):
-                found.append((connection.session.public_id, connection))  # noqa: PERF401
+                found.append((connection.session, connection))  # noqa: PERF401
         return found
 
     def _look(self, request: Request, what: str) -> None:

@@ -48,6 +48,7 @@ class ClassicRules:
     answer_errors: bool = True
     topics_per_connection: int = 1_000
     compress_from: int = 1_024
+    heartbeat: float = 25.0  # seconds
 
 
 class ClassicSession:
@@ -60,12 +61,18 @@ class ClassicSession:
         self._registry = registry
         self._registration = registration
         self._rules = rules
-        self._connection: Connection | None = None
+        self._connection: WebSocket | None = None
 
     @property
     def public_id(self) -> str:
         """What lists call this connection."""
         return self._registration.public_id
+
+    @property
+    def member(self) -> Connection:
+        """What the hub knows it as. Asked for while it is open."""
+        assert self._connection is not None
+        return self._connection
 
     def opened(self, connection: Connection) -> None:
         assert isinstance(connection, WebSocket)
@@ -73,13 +80,11 @@ class ClassicSession:
         registration = self._registration
         connection.user = registration.user
         connection.dialect = _dialect(connection.deflate, self._rules.compress_from)
-        earlier = self._registry.attach(registration, connection)
+        earlier = self._registry.attach(registration, self)
         if earlier is not None:
-            self._hub.remove(earlier)
             earlier.close(4000, "replaced by a newer connection")
-        self._hub.add(connection)
-        for topic in registration.topics:
-            self._hub.join(connection, topic)
+        self._hub.add(self.member)
+        self._begin(registration.topics)
 
     def text(self, text: str) -> None:
         connection = self._connection
@@ -91,7 +96,7 @@ class ClassicSession:
         try:
             if not text.lstrip(" \t\r\n").startswith("{"):
                 raise InvalidValue(f"this is no command: {_KNOWN}", code="unknown_command")
-            self._replace_topics(connection, decode(text.encode(), Topics).topics)
+            self._replace_topics(decode(text.encode(), Topics).topics)
         except PartylineError as error:
             self.refused(error, text)
 
@@ -105,19 +110,40 @@ class ClassicSession:
             self._connection.send_text(error_body(error).decode())
 
     def closed(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            self._hub.remove(connection)
-            self._registry.detach(self._registration, connection)
+        if self._connection is not None:
+            self._hub.remove(self.member)
+            self._connection = None
+            self._registry.detach(self._registration, self)
 
-    def _replace_topics(self, connection: Connection, names: list[str]) -> None:
+    # relay.registry.User
+
+    def close(self, code: int, reason: str = "") -> None:
+        """End the connection; nothing more is published to it."""
+        if self._connection is not None:
+            self._hub.remove(self.member)
+            self._connection.close(code, reason)
+
+    def follow(self, topics: tuple[str, ...]) -> None:
+        """Be in these topics, and in no others."""
+        if self._connection is None:
+            return
+        member, wanted = self.member, set(topics)
+        for topic in tuple(member.rooms):
+            if topic not in wanted:
+                self._hub.leave(member, topic)
+        self._join(topics)
+
+    def _begin(self, topics: tuple[str, ...]) -> None:
+        """Get what is published to these topics from now on."""
+        self._join(topics)
+
+    def _join(self, topics: tuple[str, ...]) -> None:
+        for topic in topics:
+            self._hub.join(self.member, topic)
+
+    def _replace_topics(self, names: list[str]) -> None:
         """All or nothing: every name is checked before the first changes."""
         check_list(names, self._rules.topics_per_connection)
         wanted = dict.fromkeys(check_topic(name, "topics") for name in names)
         self._registry.check_grants(self._registration, wanted)
-        for topic in tuple(connection.rooms):
-            if topic not in wanted:
-                self._hub.leave(connection, topic)
-        for topic in wanted:
-            self._hub.join(connection, topic)
         self._registry.set_topics(self._registration, tuple(wanted))

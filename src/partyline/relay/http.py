@@ -18,12 +18,15 @@ from partyline.errors import (
     UpgradeRequired,
 )
 from partyline.hub.hub import Hub
+from partyline.hub.timers import Timers
+from partyline.interfaces import Store
 from partyline.metrics import Counters
-from partyline.models import Draft
+from partyline.models import Draft, Position
 from partyline.relay.access import Access
 from partyline.relay.classic import ClassicRules, ClassicSession
 from partyline.relay.registry import Registry
 from partyline.relay.requests import answer, peer, published, read, user_text
+from partyline.relay.resuming import ResumingSession
 from partyline.server.site import Endpoint, Upgrade
 from partyline.topics import check_topic
 from partyline.trust.perimeter import Peer
@@ -62,15 +65,25 @@ class RelaySettings:
     permessage_deflate: bool = True
     classic: ClassicRules = field(default_factory=ClassicRules)
     registrations_per_second: float = 0.0  # per address; 0: off
+    resume_window: float = 120.0  # seconds
 
 
 class Relay:
     """The classic relay over one hub."""
 
     def __init__(
-        self, hub: Hub, registry: Registry, access: Access, counters: Counters, settings: RelaySettings
+        self,
+        hub: Hub,
+        store: Store,
+        timers: Timers,
+        registry: Registry,
+        access: Access,
+        counters: Counters,
+        settings: RelaySettings,
     ) -> None:
         self._hub = hub
+        self._store = store
+        self._timers = timers
         self._registry = registry
         self._access = access
         self._counters = counters
@@ -95,7 +108,12 @@ class Relay:
         if not upgrade.path.startswith(_WS):
             return None
         registration = self._registry.find(upgrade.path[len(_WS) :])
-        session = ClassicSession(self._hub, self._registry, registration, self._settings.classic)
+        rules = self._settings.classic
+        session: ClassicSession
+        if registration.confirmed is None:
+            session = ClassicSession(self._hub, self._registry, registration, rules)
+        else:
+            session = ResumingSession(self._hub, self._store, self._timers, self._registry, registration, rules)
         return Endpoint(session, deflate=self._settings.permessage_deflate)
 
     async def health(self, request: Request) -> Response:
@@ -111,9 +129,9 @@ class Relay:
                 raise RateLimited("too many registrations from this address", retry_after=bucket.wait())
         body = await read(request, Register, self._settings.max_body)
         user = user_text(body.user_id)
-        if body.resume:
+        if body.resume and not self._settings.resume_window:
             raise InvalidValue(
-                "resume: at-least-once delivery for classic connections is not there yet; leave it out or false",
+                "resume: registrations end with their connection here (resume_window = 0); leave it out or false",
                 code="not_supported",
                 field="resume",
             )
@@ -124,7 +142,10 @@ class Relay:
             topics = ()
         for topic in topics:
             principal.may_subscribe(topic)
-        connection_id = self._registry.create(user, topics, principal.subscribe)
+        start = Position(self._store.epoch, self._hub.fanned_out) if body.resume else None
+        connection_id = self._registry.create(user, topics, principal.subscribe, start)
+        if body.resume:
+            await self._registry.kept(self._registry.find(connection_id))
         return answer({"url": f"{self._base(peer(request))}/ws/{connection_id}"})
 
     async def unregister(self, request: Request) -> Response:
@@ -155,9 +176,6 @@ class Relay:
         else:
             topics.pop(topic, None)
         self._registry.set_topics(registration, tuple(topics))
-        if registration.connection is not None:
-            change = self._hub.join if add else self._hub.leave
-            change(registration.connection, topic)
         return answer({"topics": list(topics)})
 
     async def publish(self, request: Request) -> Response:

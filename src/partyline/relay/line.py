@@ -120,6 +120,12 @@ class LineSession:
         self.public_id = secrets.token_hex(8)
         self.timer_slot = 0
 
+    @property
+    def member(self) -> Connection:
+        """What the hub knows it as. Asked for while it is open."""
+        assert self._connection is not None
+        return self._connection
+
     # interfaces.Session
 
     def opened(self, connection: Connection) -> None:

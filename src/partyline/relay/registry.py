@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import secrets
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
-from partyline.errors import Forbidden, NotFound, Overloaded, RateLimited
+from partyline.errors import Forbidden, NotFound, Overloaded, RateLimited, StoreUnavailable
 from partyline.hub.timers import Timers
-from partyline.interfaces import Connection
 from partyline.metrics import Counters
+from partyline.models import Position
 from partyline.stores.sqlite.registrations import Row
 from partyline.topics import any_covers
+
+_MOST_PATIENCE: Final = 5.0  # seconds that a registration waits for the disk
 
 
 def id_hash(connection_id: str) -> bytes:
@@ -28,6 +31,19 @@ class Table(Protocol):
     def load(self) -> Iterable[Row]: ...
     def save(self, row: Row) -> None: ...
     def delete(self, id_hash: bytes) -> None: ...
+    async def flush(self) -> None: ...
+
+
+class User(Protocol):
+    """The live session that uses a registration."""
+
+    def follow(self, topics: tuple[str, ...]) -> None:
+        """The registration has these topics now."""
+        ...
+
+    def close(self, code: int, reason: str = "") -> None:
+        """End the connection; nothing more is published to it."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,19 +60,37 @@ class RegistryLimits:
 class Registration:
     """One id that was handed out. It has a deadline while no connection uses it."""
 
-    __slots__ = ("_registry", "connection", "created", "grants", "id_hash", "timer_slot", "topics", "used", "user")
+    __slots__ = (
+        "_registry",
+        "confirmed",
+        "connection",
+        "created",
+        "grants",
+        "id_hash",
+        "timer_slot",
+        "topics",
+        "used",
+        "user",
+    )
 
     def __init__(
-        self, registry: Registry, id_hash: bytes, user: str, topics: tuple[str, ...], grants: tuple[str, ...]
+        self,
+        registry: Registry,
+        id_hash: bytes,
+        user: str,
+        topics: tuple[str, ...],
+        grants: tuple[str, ...],
+        confirmed: Position | None = None,
     ) -> None:
         self._registry = registry
         self.id_hash = id_hash
         self.user = user
         self.topics = topics
         self.grants = grants
+        self.confirmed = confirmed  # what its client has surely got; None: it does not resume
         self.used = False
         self.created = 0.0
-        self.connection: Connection | None = None
+        self.connection: User | None = None
         self.timer_slot = 0
 
     @property
@@ -93,10 +127,13 @@ class Registry:
     def __len__(self) -> int:
         return len(self._by_hash)
 
-    def create(self, user: str, topics: tuple[str, ...], grants: tuple[str, ...]) -> str:
+    def create(
+        self, user: str, topics: tuple[str, ...], grants: tuple[str, ...], confirmed: Position | None = None
+    ) -> str:
         """A new registration; returns its id, 32 hex digits, which is kept nowhere.
 
-        Raises RateLimited (too many of this user) or Overloaded (too many in all).
+        One with a `confirmed` position resumes from there. Raises RateLimited (too many of this user) or Overloaded
+        (too many in all).
         """
         limits = self._limits
         if self._per_user.get(user, 0) >= limits.registrations_per_user:
@@ -112,12 +149,26 @@ class Registry:
             self._counters.hit("max_registrations")
             raise Overloaded(f"this server has {limits.max_registrations} registrations (max_registrations)")
         connection_id = secrets.token_hex(16)
-        registration = Registration(self, id_hash(connection_id), user, self._shared(topics), self._shared(grants))
+        registration = Registration(
+            self, id_hash(connection_id), user, self._shared(topics), self._shared(grants), confirmed
+        )
         registration.created = self._clock()
         self._insert(registration)
         self._timers.set(registration, self._timers.now() + limits.unused_registration_life)
         self._save(registration)
         return connection_id
+
+    async def kept(self, registration: Registration) -> None:
+        """Return when the database has it, so that a killed server still knows it; otherwise it is written behind.
+
+        Raises StoreUnavailable where the disk does not take it, and forgets it. Cancelling it loses nothing.
+        """
+        try:
+            async with asyncio.timeout(_MOST_PATIENCE):
+                await self._table.flush()
+        except TimeoutError:
+            self.remove(registration)
+            raise StoreUnavailable("the database does not take the registration now: try again in a moment") from None
 
     def find(self, connection_id: str) -> Registration:
         """The registration of an id: a memory access. Raises NotFound."""
@@ -141,7 +192,7 @@ class Registry:
         self._timers.cancel(registration)
         self._table.delete(registration.id_hash)
 
-    def attach(self, registration: Registration, connection: Connection) -> Connection | None:
+    def attach(self, registration: Registration, connection: User) -> User | None:
         """`connection` uses it from now on; returns the one that did before, if any."""
         earlier, registration.connection = registration.connection, connection
         self._timers.cancel(registration)
@@ -150,7 +201,7 @@ class Registry:
             self._save(registration)
         return earlier
 
-    def detach(self, registration: Registration, connection: Connection) -> None:
+    def detach(self, registration: Registration, connection: User) -> None:
         """`connection` is gone: the resume window begins, unless another one has taken its place."""
         if registration.connection is not connection:
             return
@@ -163,8 +214,18 @@ class Registry:
             self.remove(registration)
 
     def set_topics(self, registration: Registration, topics: tuple[str, ...]) -> None:
-        """Replace its topics; the caller has checked them."""
+        """Replace its topics, those of its live connection too; the caller has checked them."""
         registration.topics = self._shared(topics)
+        self._save(registration)
+        if registration.connection is not None:
+            registration.connection.follow(registration.topics)
+
+    def confirm(self, registration: Registration, position: Position) -> None:
+        """Its client has got everything up to `position`: a reconnect begins there. It never goes back."""
+        known = registration.confirmed
+        if known is None or (known.epoch == position.epoch and known.offset >= position.offset):
+            return
+        registration.confirmed = position
         self._save(registration)
 
     def check_grants(self, registration: Registration, topics: Iterable[str]) -> None:
@@ -189,6 +250,7 @@ class Registry:
                 registration.grants,
                 registration.used,
                 registration.created,
+                registration.confirmed,
             )
         )
 
@@ -206,7 +268,9 @@ class Registry:
         """What an earlier process left. Its clients were cut off with it: their windows begin now."""
         now, wall = self._timers.now(), self._clock()
         for row in self._table.load():
-            registration = Registration(self, row.id_hash, row.user, self._shared(row.topics), self._shared(row.grants))
+            registration = Registration(
+                self, row.id_hash, row.user, self._shared(row.topics), self._shared(row.grants), row.confirmed
+            )
             registration.used = row.used
             registration.created = row.created
             if row.used:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 from partyline import log
 from partyline.errors import RateLimited
 from partyline.hub.outbox import Outbox
-from partyline.interfaces import Dialect, Session
+from partyline.interfaces import Dialect, HearsPongs, Session
 from partyline.models import Payload
 from partyline.server.site import Site
 from partyline.trust.rate import Bucket
@@ -289,8 +289,9 @@ class WebSocket(asyncio.Protocol):
                 self._message(session, event)
             case Ping():
                 self.send(self._wire.pong(event.payload))
-            case Pong():
-                pass  # that something was heard is noted already
+            case Pong():  # that something was heard is noted already
+                if event.payload and isinstance(session, HearsPongs):
+                    session.pong(event.payload)
             case Close():
                 self._peer_closed(event)
             case Violation():

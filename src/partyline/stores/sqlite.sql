@@ -18,7 +18,8 @@ CREATE TABLE registrations (
   topics   TEXT NOT NULL,                 -- JSON array of topic names
   grants   TEXT NOT NULL,                 -- JSON array of topic patterns its creator may subscribe to
   used     INTEGER NOT NULL,              -- 1 once a connection was made with it
-  created  REAL NOT NULL                  -- seconds since 1970
+  created  REAL NOT NULL,                 -- seconds since 1970
+  confirmed TEXT                          -- the position its client has surely got; NULL: it does not resume
 ) STRICT, WITHOUT ROWID;
 
 -- The durable messages of all rooms, in one order.

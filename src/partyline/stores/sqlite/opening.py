@@ -29,6 +29,7 @@ CREATE TABLE store (
 ) STRICT;
 INSERT INTO store (id, created, epoch) SELECT id, created, lower(hex(randomblob(8))) FROM store_1;
 DROP TABLE store_1;
+ALTER TABLE registrations ADD COLUMN confirmed TEXT;
 CREATE TABLE log (
   offset    INTEGER PRIMARY KEY,
   room      TEXT NOT NULL,

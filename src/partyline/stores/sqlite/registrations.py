@@ -11,10 +11,13 @@ from typing import TypeVar, cast
 
 import msgspec
 
+from partyline.errors import InvalidValue
+from partyline.models import Position
 from partyline.stores.sqlite.database import Database
 from partyline.stores.sqlite.opening import damaged
 
 _T = TypeVar("_T")
+_Values = tuple[bytes, str, str, str, int, float, str | None]
 
 # A statement with many rows steps once: sqlite3 lets go of the GIL at every step, and beside a busy loop each return
 # costs a switch interval.
@@ -23,7 +26,10 @@ _SIZES = (512, 64, 8, 1)
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One registration as it is stored. `id_hash` is the SHA-256 of the id; `created` is seconds since 1970."""
+    """One registration as it is stored. `id_hash` is the SHA-256 of the id; `created` is seconds since 1970.
+
+    `confirmed` is the position that its client has surely got; None if it does not resume.
+    """
 
     id_hash: bytes
     user: str
@@ -31,6 +37,7 @@ class Row:
     grants: tuple[str, ...]
     used: bool
     created: float
+    confirmed: Position | None = None
 
 
 class RegistrationTable:
@@ -44,14 +51,15 @@ class RegistrationTable:
 
     def load(self) -> Iterator[Row]:
         """What an earlier process left. Raises ConfigError where the file is damaged."""
-        query = "SELECT id_hash, user, topics, grants, used, created FROM registrations"
+        query = "SELECT id_hash, user, topics, grants, used, created, confirmed FROM registrations"
         for row in self._database.rows(query):
-            id_hash, user, topics, grants, used, created = cast("tuple[bytes, str, str, str, int, float]", row)
+            id_hash, user, topics, grants, used, created, confirmed = cast("_Values", row)
             try:
                 names, patterns = (tuple(msgspec.json.decode(text, type=list[str])) for text in (topics, grants))
-            except msgspec.MsgspecError as error:
+                position = None if confirmed is None else Position.parse(confirmed)
+            except (msgspec.MsgspecError, InvalidValue) as error:
                 raise damaged(self._database.path, f"a registration: {error}") from None
-            yield Row(id_hash, user, names, patterns, bool(used), created)
+            yield Row(id_hash, user, names, patterns, bool(used), created, position)
 
     def save(self, row: Row) -> None:
         """Insert or replace."""
@@ -60,6 +68,10 @@ class RegistrationTable:
     def delete(self, id_hash: bytes) -> None:
         """Remove, if it is there."""
         self._change(id_hash, None)
+
+    async def flush(self) -> None:
+        """Return when everything so far is committed. Cancelling it loses nothing."""
+        await self._database.flush()
 
     def _change(self, id_hash: bytes, row: Row | None) -> None:
         with self._lock:
@@ -92,14 +104,22 @@ class _Flush:
             marks = ",".join("?" * len(hashes))
             connection.execute(f"DELETE FROM registrations WHERE id_hash IN ({marks})", hashes)  # noqa: S608
         for batch in _batches(rows):
-            marks = ",".join(["(?,?,?,?,?,?)"] * len(batch))
+            marks = ",".join(["(?,?,?,?,?,?,?)"] * len(batch))
             values = [value for row in batch for value in _values(row)]
             connection.execute(f"INSERT OR REPLACE INTO registrations VALUES {marks}", values)  # noqa: S608
 
 
-def _values(row: Row) -> tuple[bytes, str, str, str, int, float]:
+def _values(row: Row) -> _Values:
     topics, grants = (json.dumps(names, ensure_ascii=False) for names in (row.topics, row.grants))
-    return row.id_hash, row.user, topics, grants, int(row.used), row.created
+    return (
+        row.id_hash,
+        row.user,
+        topics,
+        grants,
+        int(row.used),
+        row.created,
+        str(row.confirmed) if row.confirmed else None,
+    )
 
 
 def _batches(items: list[_T]) -> Iterator[list[_T]]:
