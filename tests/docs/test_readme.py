@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import signal
 import sys
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,7 +76,9 @@ def test_session(tmp_path: Path) -> None:
     (tmp_path / "node_modules").symlink_to(package.parent)
 
     async def main() -> None:
-        async with serving() as server:
+        db = tmp_path / "partyline.db"
+        async with AsyncExitStack() as servers:
+            server = await servers.enter_async_context(serving(db=db))
 
             def here(text: str) -> str:
                 return text.replace("localhost:8000", f"localhost:{server.port}")
@@ -97,6 +101,9 @@ def test_session(tmp_path: Path) -> None:
             )
             shell = Shell(process)
             for block, after in zip(listed, [*listed[1:], Block("", "", "")], strict=True):
+                if block.language == "bash" and "restart" in block.words:
+                    await server.end(signal.SIGKILL)  # the harder of the two ways that are named there
+                    server = await servers.enter_async_context(serving("--port", str(server.port), db=db))
                 if block.language == "bash" and "run" in block.words:
                     shell.type(here(block.text))
                     if after.language == "text":

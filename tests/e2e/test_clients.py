@@ -6,6 +6,7 @@ import asyncio
 import functools
 import http.server
 import json
+import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -94,6 +95,48 @@ def test_browser_page() -> None:
                 ]
                 await browser.close()
                 assert await server.end() == 0
+
+    asyncio.run(main())
+
+
+def test_event_source_across_a_restart(tmp_path: Path) -> None:
+    """A browser's EventSource gets every message once and in order, over `kill -9` and a restart of the server."""
+    tools.playwright()
+    chromium = tools.program("chromium")
+    from playwright.async_api import async_playwright
+
+    async def main() -> None:
+        db = tmp_path / "party.db"
+        with pages() as origin:
+            async with async_playwright() as play:
+                browser = await play.chromium.launch(
+                    executable_path=chromium, args=["--no-sandbox", "--disable-background-networking"]
+                )
+                page = await browser.new_page()
+
+                async def shows(count: int) -> None:
+                    await page.wait_for_function(f"document.querySelectorAll('li').length >= {count}", timeout=20_000)
+                    said = await page.locator("li").all_text_contents()
+                    assert said == [f"message {number}" for number in range(count)]
+
+                async def publish(url: str, *numbers: int) -> None:
+                    for number in numbers:
+                        body = {"data": f"message {number}"}
+                        assert (await call(f"{url}/v1/topics/cats/messages", "POST", body))[0] == 200
+
+                async with serving(db=db) as server:
+                    await publish(server.url, 0, 1)
+                    await page.goto(f"{origin}/events.html?server={server.url}")
+                    await shows(2)
+                    await publish(server.url, 2)
+                    await shows(3)
+                    await server.end(signal.SIGKILL)
+                async with serving("--port", str(server.port), db=db) as server:
+                    await publish(server.url, 3, 4)
+                    await shows(5)
+                    await publish(server.url, 5)
+                    await shows(6)
+                await browser.close()
 
     asyncio.run(main())
 
