@@ -9,6 +9,7 @@ import importlib.util
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,14 @@ def playwright() -> None:
     """Playwright's Python package; the browser is Debian's."""
     if importlib.util.find_spec("playwright") is None:
         missing("playwright", "python -m pip install playwright")
+
+
+def schemathesis() -> list[str]:
+    """How to run schemathesis."""
+    path = Path(sys.executable).parent / "schemathesis"
+    if not path.exists():
+        missing("schemathesis", "python -m pip install schemathesis")
+    return [str(path)]
 
 
 def node_package(name: str, version: str) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
 import msgspec
 from starlette.requests import Request
@@ -15,6 +15,7 @@ from partyline.models import Draft, Position, Receipt
 from partyline.relay.classic import ClassicSession
 from partyline.relay.events import EventStream
 from partyline.relay.line import (
+    MAX_TTL,
     SUBPROTOCOL,
     LineServices,
     LineSession,
@@ -23,7 +24,7 @@ from partyline.relay.line import (
     make_draft,
     parse_after,
 )
-from partyline.relay.requests import answer, peer, published, read
+from partyline.relay.requests import Label, TopicName, UserId, answer, peer, published, read
 from partyline.server.site import Endpoint, Site, Upgrade
 from partyline.server.websocket import WebSocket
 from partyline.topics import check_topic, is_pattern
@@ -31,6 +32,7 @@ from partyline.trust.keys import EVERYBODY, Principal
 from partyline.wire.websocket.handshake import offered_subprotocols
 
 MAX_BATCH = 1_000
+Seconds: TypeAlias = Annotated[float, msgspec.Meta(extra_json_schema={"exclusiveMinimum": 0, "maximum": MAX_TTL})]
 _BEARER = "bearer."
 
 
@@ -38,23 +40,23 @@ class NewMessage(msgspec.Struct):
     """The body of POST /v1/topics/{topic}/messages."""
 
     data: msgspec.Raw
-    user_id: int | str | None = None
-    id: str | None = None
-    key: str | None = None
-    ttl: float | None = None
+    user_id: UserId | None = None
+    id: Label | None = None
+    key: Label | None = None
+    ttl: Seconds | None = None
     durable: bool | None = None
 
 
 class BatchMessage(NewMessage, kw_only=True):
     """One of a batch."""
 
-    topic: str
+    topic: TopicName
 
 
 class Batch(msgspec.Struct):
     """The body of POST /v1/publish: all or nothing."""
 
-    messages: list[BatchMessage]
+    messages: Annotated[list[BatchMessage], msgspec.Meta(extra_json_schema={"minItems": 1, "maxItems": MAX_BATCH})]
 
 
 class Api:
@@ -72,8 +74,7 @@ class Api:
     def routes(self) -> list[Route]:
         """The HTTP routes, for Starlette."""
         return [
-            Route("/v1/topics/{topic}/messages", self.publish, methods=["POST"]),
-            Route("/v1/topics/{topic}/messages", self.history, methods=["GET"]),
+            Route("/v1/topics/{topic}/messages", self.messages, methods=["GET", "POST"]),
             Route("/v1/topics/{topic}/events", self.events, methods=["GET"]),
             Route("/v1/topics/{topic}/presence", self.presence, methods=["GET"]),
             Route("/v1/topics", self.topics, methods=["GET"]),
@@ -101,6 +102,10 @@ class Api:
 
     async def not_upgraded(self, request: Request) -> Response:
         raise UpgradeRequired("this is a WebSocket endpoint: connect to it with a WebSocket client")
+
+    async def messages(self, request: Request) -> Response:
+        # One route for both: two of them would each name half of the methods in the Allow of a 405.
+        return await (self.publish(request) if request.method == "POST" else self.history(request))
 
     async def publish(self, request: Request) -> Response:
         principal = self._services.access.principal(request)
@@ -136,10 +141,10 @@ class Api:
         principal = self._services.access.principal(request)
         topic = check_topic(request.path_params["topic"])
         principal.may_subscribe(topic)
-        named = request.headers.get("last-event-id") or request.query_params.get("after")
+        named = request.headers.get("last-event-id") or None  # a browser sends an empty one where it knows none
         after: Position | str
         try:
-            after = parse_after(named or "latest")
+            after = parse_after(request.query_params.get("after") if named is None else named)
         except InvalidValue:
             if not request.headers.get("last-event-id"):
                 raise

@@ -25,7 +25,7 @@ from partyline.models import Draft, Position
 from partyline.relay.access import Access
 from partyline.relay.classic import ClassicRules, ClassicSession
 from partyline.relay.registry import Registry
-from partyline.relay.requests import answer, peer, published, read, user_text
+from partyline.relay.requests import TopicName, UserId, answer, peer, published, read, user_text
 from partyline.relay.resuming import ResumingSession
 from partyline.server.site import Endpoint, Upgrade
 from partyline.topics import check_topic
@@ -37,21 +37,21 @@ _WS = "/ws/"
 
 
 class Register(msgspec.Struct):
-    user_id: int | str
-    topic: str | None = None
-    topics: list[str] | None = None
+    user_id: UserId
+    topic: TopicName | None = None
+    topics: list[TopicName] | None = None
     resume: bool = False
 
 
 class TopicChange(msgspec.Struct):
-    topic: str
+    topic: TopicName
     client_id: str
 
 
 class Publish(msgspec.Struct):
-    topic: str
+    topic: TopicName
     message: msgspec.Raw
-    user_id: int | str | None = None
+    user_id: UserId | None = None
 
 
 @dataclass(frozen=True, slots=True)

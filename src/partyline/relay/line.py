@@ -21,7 +21,7 @@ from partyline.models import Draft, Message, Position, Receipt
 from partyline.relay.access import Access
 from partyline.relay.requests import user_text
 from partyline.server.websocket import WebSocket
-from partyline.topics import check_pattern, check_topic, is_pattern
+from partyline.topics import check_pattern, check_topic, is_pattern, is_printable
 from partyline.trust.keys import Principal
 from partyline.wire import relay as wire
 from partyline.wire.websocket.deflate import Deflate, deflate
@@ -31,6 +31,7 @@ _log = log.get("relay")
 
 SUBPROTOCOL: Final = "partyline.v1"
 MAX_PAGE: Final = 1_000
+MAX_TTL: Final = 366 * 86_400  # seconds
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -488,7 +489,7 @@ def make_draft(
     topic: str,
     data: bytes,
     *,
-    user_id: int | str | None = None,
+    user_id: float | str | None = None,
     message_id: str | None = None,
     key: str | None = None,
     ttl: float | None = None,
@@ -497,9 +498,9 @@ def make_draft(
     """What a v1 publish hands to the hub, checked. Raises InvalidValue or Forbidden."""
     principal.may_publish(check_topic(topic))
     for name, value in (("id", message_id), ("key", key)):
-        if value is not None and not (0 < len(value) <= 128 and value.isprintable()):
+        if value is not None and not (0 < len(value) <= 128 and is_printable(value)):
             raise InvalidValue(f"{name}: {value[:60]!r} is not 1-128 printable characters", field=name)
-    if ttl is not None and not 0 < ttl <= 366 * 86400:
+    if ttl is not None and not 0 < ttl <= MAX_TTL:
         raise InvalidValue(f"ttl: {ttl:g} is not a number of seconds between 0 and a year", field="ttl")
     return Draft(
         topic,

@@ -16,7 +16,8 @@ from partyline import __version__
 from partyline.relay.access import Access
 from partyline.relay.api import MAX_BATCH, Batch, NewMessage
 from partyline.relay.http import Publish, Register, TopicChange
-from partyline.relay.requests import answer, peer
+from partyline.relay.line import MAX_PAGE
+from partyline.relay.requests import TOPIC_SCHEMA, answer, peer
 from partyline.wire.relay import Envelope
 
 
@@ -67,6 +68,15 @@ class HistoryPage(msgspec.Struct):
     recovered: bool
 
 
+class StreamEvent(msgspec.Struct):
+    """One event of the stream: `data` is a message as in a page of history; event `gap` says what was missed."""
+
+    id: str | None = None
+    event: str | None = None
+    data: str | None = None
+    retry: int | None = None
+
+
 class Users(msgspec.Struct):
     topic: str
     users: list[str]
@@ -96,14 +106,19 @@ class _Call:
     method: str
     path: str
     about: str
-    answers: type[msgspec.Struct] | None
+    answers: type[msgspec.Struct]
     body: type[msgspec.Struct] | None = None
-    query: tuple[tuple[str, str, str], ...] = ()  # name, type, what it is
+    query: tuple[tuple[str, dict[str, Any], str], ...] = ()  # name, schema, what it is
     errors: tuple[int, ...] = ()
     media: str = "application/json"
 
 
-_AFTER: Final = ("after", "string", "a position (exclusive), earliest or latest")
+_AFTER: Final = (
+    "after",
+    {"type": "string", "pattern": "^([0-9a-f]{16}-(0|[1-9][0-9]{0,14})|earliest|latest)$"},
+    "a position (exclusive), earliest or latest",
+)
+_LIMIT: Final = ("limit", {"type": "integer", "minimum": 1, "maximum": MAX_PAGE}, "messages of a page")
 _BODY: Final = (400, 413, 415, 422)
 _CALLS: Final = (
     _Call("get", "/health", "Whether the server runs.", Status),
@@ -118,8 +133,8 @@ _CALLS: Final = (
     _Call("post", "/v1/topics/{topic}/messages", "Publish one message.", ReceiptOf, NewMessage, (),
           (*_BODY, 401, 403, 409, 503, 507)),
     _Call("get", "/v1/topics/{topic}/messages", "A page of history, oldest first.", HistoryPage, None,
-          (_AFTER, ("limit", "integer", "messages of a page, 1 to 1000")), (401, 403, 422)),
-    _Call("get", "/v1/topics/{topic}/events", "Messages as server-sent events.", None, None, (_AFTER,),
+          (_AFTER, _LIMIT), (401, 403, 422)),
+    _Call("get", "/v1/topics/{topic}/events", "Messages as server-sent events.", StreamEvent, None, (_AFTER,),
           (401, 403, 422), "text/event-stream"),
     _Call("get", "/v1/topics/{topic}/presence", "The users of a topic.", Users, errors=(401, 403, 422)),
     _Call("get", "/v1/topics", "Topics with connections.", TopicCounts, errors=(401, 403)),
@@ -165,13 +180,21 @@ def document() -> dict[str, Any]:
 
 def _operation(call: _Call) -> dict[str, Any]:
     names = [part[1:-1] for part in call.path.split("/") if part.startswith("{")]
-    parameters = [{"name": n, "in": "path", "required": True, "schema": {"type": "string"}} for n in names]
-    parameters += [
-        {"name": name, "in": "query", "description": about, "schema": {"type": kind}}
-        for name, kind, about in call.query
+    parameters: list[dict[str, Any]] = [
+        {
+            "name": name,
+            "in": "path",
+            "required": True,
+            "schema": TOPIC_SCHEMA if name == "topic" else {"type": "string"},
+        }
+        for name in names
     ]
-    schema = {"type": "string"} if call.answers is None else _reference(call.answers)
-    responses: dict[str, Any] = {"200": {"description": "Done.", "content": {call.media: {"schema": schema}}}}
+    parameters += [
+        {"name": name, "in": "query", "description": about, "schema": schema} for name, schema, about in call.query
+    ]
+    responses: dict[str, Any] = {
+        "200": {"description": "Done.", "content": {call.media: {"schema": _reference(call.answers)}}}
+    }
     for status in sorted({*call.errors, 400, 403, 421}):
         responses[str(status)] = {
             "description": _REASONS.get(status, "The Host is not one of this server's."),
@@ -196,7 +219,8 @@ def page() -> str:
     calls = []
     for call in _CALLS:
         body = "" if call.body is None else f"<h3>Body</h3>{_fields(call.body.__name__)}"
-        answers = f"<p>{call.media}</p>" if call.answers is None else _fields(call.answers.__name__)
+        media = "" if call.media == "application/json" else f"<p>{call.media}</p>"
+        answers = media + _fields(call.answers.__name__)
         query = "".join(f"<li><code>{name}</code> {html.escape(about)}</li>" for name, _, about in call.query)
         errors = ", ".join(str(status) for status in call.errors) or "-"
         calls.append(

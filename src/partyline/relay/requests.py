@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Annotated, Any, Final, TypeAlias, TypeVar, cast
 
 import msgspec
 from starlette.requests import Request
@@ -13,12 +13,30 @@ from starlette.responses import Response
 from partyline.errors import InvalidValue, PartylineError, PayloadTooLarge, UnsupportedMediaType
 from partyline.hub.hub import Hub
 from partyline.models import Draft, Receipt
+from partyline.topics import MAX_LENGTH, TOKEN, UNPRINTABLE, is_printable
 from partyline.trust.perimeter import Peer
 from partyline.wire.relay import decode, to_json
 
 _T = TypeVar("_T", bound=msgspec.Struct)
 _MAX_USER = 128
 _MAX_USER_ID = (1 << 63) - 1
+
+# What the OpenAPI document says of values; the code that uses one checks it, and with better words.
+TOPIC_SCHEMA: Final = {
+    "type": "string",
+    "pattern": rf"^(?!\$){TOKEN}(\.{TOKEN})*$",
+    "maxLength": MAX_LENGTH,
+}
+TopicName: TypeAlias = Annotated[str, msgspec.Meta(extra_json_schema=TOPIC_SCHEMA)]
+Label: TypeAlias = Annotated[
+    str, msgspec.Meta(extra_json_schema={"pattern": rf"^[^{UNPRINTABLE}]+$", "maxLength": _MAX_USER})
+]
+_WHOLE: Final = {"minimum": 0, "maximum": _MAX_USER_ID}
+UserId: TypeAlias = (
+    Annotated[int, msgspec.Meta(extra_json_schema=_WHOLE)]
+    | Annotated[float, msgspec.Meta(extra_json_schema={**_WHOLE, "multipleOf": 1})]  # 7.0 is the integer 7 in JSON
+    | Label
+)
 
 
 def peer(request: Request) -> Peer:
@@ -27,12 +45,12 @@ def peer(request: Request) -> Peer:
     return found
 
 
-def user_text(user_id: int | str) -> str:
+def user_text(user_id: float | str) -> str:
     """A user id as the text it is compared by. Raises InvalidValue."""
-    if isinstance(user_id, int):
-        if 0 <= user_id <= _MAX_USER_ID:
-            return str(user_id)
-    elif 0 < len(user_id) <= _MAX_USER and user_id.isprintable():
+    if isinstance(user_id, int | float):
+        if 0 <= user_id <= _MAX_USER_ID and user_id == int(user_id):
+            return str(int(user_id))
+    elif 0 < len(user_id) <= _MAX_USER and is_printable(user_id):
         return user_id
     raise InvalidValue(
         f"user_id: {str(user_id)[:60]!r} is neither an integer from 0 to 2^63-1 nor 1-{_MAX_USER} printable characters",
