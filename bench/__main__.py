@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from bench.build import BENCH, BUILD, ROOT, Unavailable, compile_programs
 from bench.catalog import Catalog
+from bench.durable import durable
 from bench.growth import growth
 from bench.machine import choose_cores, facts, raise_descriptor_limit
 from bench.memory import idle
@@ -29,12 +30,12 @@ SCENARIOS: dict[str, Callable[[Bench], list[Row]]] = {
     "echo": echo,
     "broadcast": broadcast,
     "latency": latency,
+    "durable": durable,
     "idle": idle,
     "growth": growth,
 }
 PAIRS = 5
 QUICK_PAIRS = 2
-CROWDED = ("broadcast", "idle", "growth")
 MIN_DESCRIPTORS = 11_000
 PLAIN_WIDTH = 132  # into a file or a pipe
 

@@ -15,10 +15,13 @@ from bench.process import Server
 ECHO = "echo"
 BROADCAST = "broadcast"
 RELAY_CONFIG = BUILD / "relay.toml"
+DURABLE_CONFIG = BUILD / "durable.toml"
+DATABASE = BUILD / "durable.db"
 
 FLOOR = "floor"
 PARTYLINE = "Partyline"
 RELAY = "Partyline relay"
+DURABLE = "Partyline durable"
 NODE_WS = "Node ws"
 WEBSOCKETS = "websockets"
 UVICORN = "uvicorn"
@@ -77,6 +80,21 @@ def _relay() -> str:
     return version
 
 
+def _durable() -> str:
+    version = _partyline()
+    DURABLE_CONFIG.write_text('ephemeral_topics = ["cats"]\n')  # for the fan-out beside it
+    return version
+
+
+def _durable_command(mode: str) -> list[str]:
+    for path in DATABASE.parent.glob(f"{DATABASE.name}*"):  # every run begins with an empty log
+        path.unlink()
+    return [
+        *(sys.executable, "-m", "partyline", "serve", "--port", "0", "--db", str(DATABASE)),
+        *("--log-format", "json", "--config", str(DURABLE_CONFIG)),
+    ]
+
+
 def _with_source() -> dict[str, str]:
     paths = [str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]
     return {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}
@@ -99,6 +117,7 @@ _CONTENDERS = (
         ],
         _with_source(),
     ),
+    Contender(DURABLE, _durable, _durable_command, _with_source()),
     Contender(
         NODE_WS,
         _node_ws,

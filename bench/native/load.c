@@ -3,6 +3,7 @@
  *     load echo   --port P [--connections 64] [--payload 64] [--operations N] [--rate R]
  *     load listen --port P [--connections N] [--operations M] [--window 1]
  *                 [--publish websocket|http] [--topic cats]
+ *     load publish --port P [--connections 64] [--window 8] [--topic cats]
  *     load idle   --port P [--connections N]
  *     all: [--paths FILE] [--timeout 20] [--binary] [--control]
  *
@@ -111,6 +112,8 @@ static void run(uint64_t operations)
         echo_run(operations);
     else if (!strcmp(options.mode, "listen"))
         listen_run(operations);
+    else if (!strcmp(options.mode, "publish"))
+        publish_run(operations);
     else
         fail(SETUP, "idle takes no runs");
     double seconds = (double)(nanoseconds() - start) / 1e9;
@@ -211,7 +214,7 @@ static void parse(int argc, char **argv)
         {"control", no_argument, &options.control, 1}, {"binary", no_argument, &options.binary, 1},
         {0}};
     if (argc < 2)
-        fail(SETUP, "which of echo, listen and idle?");
+        fail(SETUP, "which of echo, listen, publish and idle?");
     options.mode = argv[1];
     optind = 2;
     for (int option; (option = getopt_long(argc, argv, "", known, NULL)) != -1;) {
@@ -253,10 +256,12 @@ int main(int argc, char **argv)
     else if (!strcmp(options.mode, "listen")) {
         listen_start();
         count += !options.http; /* the publisher */
-    } else if (!strcmp(options.mode, "idle"))
+    } else if (!strcmp(options.mode, "publish"))
+        publish_start();
+    else if (!strcmp(options.mode, "idle"))
         on_message = ignore;
     else
-        fail(SETUP, "unknown mode %s: echo, listen or idle", options.mode);
+        fail(SETUP, "unknown mode %s: echo, listen, publish or idle", options.mode);
 
     double seconds = clients_open(count);
     printf("{\"ready\": %u, \"seconds\": %.6f, \"connections_per_second\": %.1f}\n",

@@ -7,6 +7,7 @@
  *     echo.c     one message in flight per connection, or a fixed rate
  *     listen.c   one publisher, many subscribers
  *     http.c     a publisher that speaks POST /publish
+ *     publish.c  publishers that speak v1 and wait for their positions
  *
  * One thread. A wrong, missing or surplus message ends the process at once
  * with LOST: a benchmark that loses a message is a failed test.
@@ -28,7 +29,7 @@ struct options {
     size_t payload;
     uint64_t operations;
     double rate;      /* echo: messages a second; 0 = closed loop */
-    uint32_t window;  /* listen: messages published and not yet received by all */
+    uint32_t window;  /* messages published, and (listen) not yet received by all or (publish) not yet answered */
     int http;         /* listen: publish by POST /publish */
     const char *topic;
     double timeout;   /* seconds without any progress */
@@ -124,6 +125,8 @@ void echo_start(void);
 void echo_run(uint64_t operations);
 void listen_start(void);
 void listen_run(uint64_t messages);
+void publish_start(void);
+void publish_run(uint64_t operations);
 
 /* http.c: `answered` counts the publishes that got their 200. */
 void http_open(void);

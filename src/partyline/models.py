@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import random
 import re
 from dataclasses import dataclass
 from enum import Enum
@@ -32,6 +34,18 @@ class Position:
                 code="invalid_position",
             )
         return cls(match[1], int(match[2]))
+
+
+_ids = random.Random(os.urandom(32))  # noqa: S311 - ids open nothing
+
+
+def message_id() -> str:
+    """An id for a message whose publisher names none: 32 hex digits.
+
+    Not from os.urandom: a system call lets go of the interpreter's lock, and the writer's thread would have it taken
+    in the middle of every read of the loop's (measured: half the throughput of durable publishing).
+    """
+    return f"{_ids.getrandbits(128):032x}"
 
 
 class Policy(Enum):

@@ -96,4 +96,7 @@ def contains(wide: str, narrow: str) -> bool:
 
 def any_covers(patterns: Iterable[str], name: str) -> bool:
     """Whether one of `patterns` covers `name`."""
-    return any(covers(pattern, name) for pattern in patterns)
+    for pattern in patterns:  # noqa: SIM110 - a generator costs more than the common answers
+        if pattern in (">", name) or covers(pattern, name):
+            return True
+    return False

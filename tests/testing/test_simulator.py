@@ -323,8 +323,8 @@ class _Socket(WebSocket):
     def send(self, data: bytes) -> None:
         self._link.hear(data, live=False)
 
-    def send_text(self, text: str) -> None:
-        self._link.hear_text(json.loads(text))
+    def send_utf8(self, payload: bytes) -> None:
+        self._link.hear_text(json.loads(payload))
 
     def close(self, code: int, reason: str = "") -> None:
         raise AssertionError(f"closed with {code}: {reason}")

@@ -130,7 +130,15 @@ class Hub:
         An ephemeral message fans out now; a durable one when the store has committed it. `done` may be called before
         this returns. The room's name has been checked by the caller.
         """
-        self.publish_all(((draft, done),))
+        if not self._durable(draft):
+            self.counters.published += 1
+            self._pass_on(((draft, done),))
+        elif len(self._waiting) < self._most_waiting:
+            self.counters.published += 1
+            self._waiting.append(done)
+            self._store.append(draft)
+        else:
+            self.publish_all(((draft, done),))
 
     def publish_all(self, drafts: Sequence[tuple[Draft, Done | None]]) -> None:
         """Publish several, each with its `done`: the durable ones of them all or none."""

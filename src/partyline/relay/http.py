@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
@@ -21,7 +20,7 @@ from partyline.hub.hub import Hub
 from partyline.hub.timers import Timers
 from partyline.interfaces import Store
 from partyline.metrics import Counters
-from partyline.models import Draft, Position
+from partyline.models import Draft, Position, message_id
 from partyline.relay.access import Access
 from partyline.relay.classic import ClassicRules, ClassicSession
 from partyline.relay.registry import Registry
@@ -184,7 +183,7 @@ class Relay:
         topic = check_topic(body.topic)
         principal.may_publish(topic)
         user = None if body.user_id is None else user_text(body.user_id)
-        draft = Draft(topic, compact(bytes(body.message)), secrets.token_hex(16), user, chosen_id=False)
+        draft = Draft(topic, compact(bytes(body.message)), message_id(), user, chosen_id=False)
         (receipt,) = await published(self._hub, draft)
         position = None if receipt.position is None else str(receipt.position)
         return answer({"topic": topic, "position": position, "id": receipt.id})

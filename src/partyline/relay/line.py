@@ -18,6 +18,7 @@ from partyline.hub.hub import Hub
 from partyline.hub.timers import Timers
 from partyline.interfaces import Connection, Dialect, Store, View
 from partyline.models import Draft, Message, Position, Receipt
+from partyline.models import message_id as new_id
 from partyline.relay.access import Access
 from partyline.relay.requests import user_text
 from partyline.server.websocket import WebSocket
@@ -151,7 +152,7 @@ class LineSession:
     def text(self, text: str) -> None:
         command_id: wire.CommandId = None
         try:
-            command = wire.decode_command(text.encode())
+            command = wire.decode_command(text)
             command_id = command.id
             self._handle(command)
         except PartylineError as error:
@@ -355,8 +356,8 @@ class LineSession:
         def done(outcome: Receipt | PartylineError) -> None:
             if isinstance(outcome, PartylineError):
                 self._fail(command_id, outcome)
-            else:
-                self._reply(command_id, receipt_fields(outcome))
+            elif self._connection is not None:
+                self._connection.send_utf8(wire.to_json(wire.publish_reply(command_id, outcome)))
 
         self._services.hub.publish(draft, done)
 
@@ -449,7 +450,7 @@ class LineSession:
 
     def _say(self, value: dict[str, Any]) -> None:
         if self._connection is not None:
-            self._connection.send_text(wire.to_json(value).decode())
+            self._connection.send_utf8(wire.to_json(value))
 
     def _close(self, code: int, reason: str) -> None:
         if self._connection is not None:
@@ -505,7 +506,7 @@ def make_draft(
     return Draft(
         topic,
         wire.compact(data),
-        message_id if message_id is not None else secrets.token_hex(16),
+        message_id if message_id is not None else new_id(),
         user=None if user_id is None else user_text(user_id),
         key=key,
         sender=principal.user,
@@ -514,16 +515,6 @@ def make_draft(
         ttl=ttl,
         durable=durable,
     )
-
-
-def receipt_fields(receipt: Receipt) -> dict[str, Any]:
-    """An accepted publish as v1 answers it; the message's id is `message_id` beside a command's `id`."""
-    return {
-        "topic": receipt.room,
-        "position": None if receipt.position is None else str(receipt.position),
-        "message_id": receipt.id,
-        "duplicate": receipt.duplicate,
-    }
 
 
 def parse_after(text: str | None) -> Position | str:

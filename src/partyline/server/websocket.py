@@ -198,6 +198,10 @@ class WebSocket(asyncio.Protocol):
             payload = text.encode()
         except UnicodeEncodeError:  # half a surrogate pair, from a handler
             payload = text.encode("utf-8", "replace")
+        self.send_utf8(payload)
+
+    def send_utf8(self, payload: bytes) -> None:
+        """Write a text message that is encoded already."""
         size = len(payload)
         if size < 126 and self._outbox is None and not self._closing:
             # The common answer: short, nothing queued. `compress_from` is never as small as this.

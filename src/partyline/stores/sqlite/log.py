@@ -64,6 +64,7 @@ class SqliteStore:
         self._placer = Placer(retention, self._pruner, self._time, clock, idempotency_window, self._alarm_later)
         self._reader = Reader(database.path)
         self._queue: deque[tuple[Group, StoreUnavailable | None]] = deque()
+        self._gathered: list[tuple[Group, StoreUnavailable | None]] = []  # in this turn of the loop
         self._taken: list[Group] = []
         self._batch: Batch | None = None
         self._down: StoreUnavailable | None = None  # set by the writer while the disk refuses
@@ -94,9 +95,12 @@ class SqliteStore:
             assert self._loop is not None, "start comes before append"
             self._loop.call_soon(self._hand_out, [Refused(draft, refusal) for draft in drafts], 1)
             return
-        self._queue.append((drafts, refusal if self._closed else None))
-        if not self._database.wake():
-            self.stopped()
+        if not self._gathered:
+            # For the writer at the end of this turn of the loop: otherwise it would take what the first of many ready
+            # sockets brought, and the others would wait for another commit.
+            assert self._loop is not None, "start comes before append"
+            self._loop.call_soon(self._pass_on)
+        self._gathered.append((drafts, refusal if self._closed else None))
 
     async def read(self, view: View, after: int, limit: int) -> Page:
         if self._closed:
@@ -128,6 +132,12 @@ class SqliteStore:
         await asyncio.get_running_loop().run_in_executor(None, self._reader.close)
 
     # On the loop
+
+    def _pass_on(self) -> None:
+        gathered, self._gathered = self._gathered, []
+        self._queue.extend(gathered)
+        if not self._database.wake():
+            self.stopped()
 
     def _hand_out(self, outcomes: Sequence[Outcome], answered: int) -> None:
         self._outstanding -= answered
