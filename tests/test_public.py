@@ -13,7 +13,7 @@ import pytest
 import partyline
 
 # A name that goes is a broken promise, a name that comes is a new one: either is written down here on purpose.
-NAMES = ["ConfigError", "Partyline", "PartylineError", "Position", "Settings", "build", "load", "running"]
+NAMES = ["ConfigError", "Partyline", "PartylineError", "Position", "Settings", "build", "connect", "load", "running"]
 HOMES = {
     "ConfigError": "partyline.errors",
     "Partyline": "partyline.app",
@@ -21,6 +21,7 @@ HOMES = {
     "Position": "partyline.models",
     "Settings": "partyline.config",
     "build": "partyline.app",
+    "connect": "partyline.client.connecting",
     "load": "partyline.config",
     "running": "partyline.app",
 }

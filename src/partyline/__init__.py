@@ -17,11 +17,12 @@ _WHERE = {
     "Position": "partyline.models",
     "Settings": "partyline.config",
     "build": "partyline.app",
+    "connect": "partyline.client.connecting",
     "load": "partyline.config",
     "running": "partyline.app",
 }
 
-__all__ = ["ConfigError", "Partyline", "PartylineError", "Position", "Settings", "build", "load", "running"]
+__all__ = ["ConfigError", "Partyline", "PartylineError", "Position", "Settings", "build", "connect", "load", "running"]
 
 
 def __getattr__(name: str) -> Any:

@@ -19,6 +19,9 @@
     │   ├── UpgradeRequired         426  a WebSocket handshake was expected here
     │   ├── RateLimited             429  come back after `retry_after` seconds
     │   └── HeadTooLarge            431
+    ├── LineError                 what a client of ours meets on its line
+    │   ├── Disconnected              no connection, and none to be had now
+    │   └── NotRecovered              what was missed is not kept any more
     └── ServerError               whose fault: ours, or the machine's. 5xx
         ├── Overloaded              503  a limit of the whole server is reached
         ├── StoreUnavailable        503  the log cannot take a message now
@@ -171,6 +174,30 @@ class RateLimited(RequestError):
 class HeadTooLarge(RequestError):
     code = "head_too_large"
     http_status = 431
+
+
+class LineError(PartylineError):
+    """Raised by `partyline.client`; never on the wire."""
+
+    code = "line"
+
+
+class Disconnected(LineError):
+    """There is no connection to the server. `temporary` False: and the line has given up."""
+
+    code = "disconnected"
+    temporary = True
+
+
+class NotRecovered(LineError):
+    """Messages of `topic` were missed; `oldest` is the oldest position still kept, as text, None if nobody knows."""
+
+    code = "not_recovered"
+
+    def __init__(self, message: str, *, topic: str = "", oldest: str | None = None, code: str | None = None) -> None:
+        super().__init__(message, code=code)
+        self.topic = topic
+        self.oldest = oldest
 
 
 class ServerError(PartylineError):

@@ -1,0 +1,98 @@
+"""What one subscription has got and its reader has not taken yet, and where it is in the log."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+from partyline.client.frames import After, Gap, Message
+from partyline.errors import PartylineError
+from partyline.models import Position
+from partyline.topics import covers, is_pattern
+
+
+class Feed:
+    """A bounded queue between a link, which fills it, and a `Subscription`, which is read.
+
+    When it is full it falls behind: the link unsubscribes, and subscribes again behind the last message that is in it
+    once half of it was read. So a slow reader holds nobody up, not even itself, and durable messages only come later.
+    """
+
+    __slots__ = ("after", "behind", "bound", "closed", "dropped", "error", "items", "last", "ready", "topic", "waiter")
+
+    def __init__(self, topic: str, after: After, bound: int) -> None:
+        self.topic = topic
+        self.after = after
+        self.bound = bound
+        self.last: Position | None = None  # everything of the view up to here is in it, or was
+        self.items: deque[Message | Gap] = deque()
+        self.ready = False  # the server has answered the newest `subscribe`; what comes before is an older one's
+        self.behind = False
+        self.closed = False
+        self.dropped = 0  # ephemeral messages that came while it was full
+        self.error: PartylineError | None = None
+        self.waiter: asyncio.Future[None] | None = None
+
+    @property
+    def start(self) -> After:
+        """Where to subscribe from now."""
+        return self.after if self.last is None else self.last
+
+    def covers(self, topic: str) -> bool:
+        """Whether messages of `topic` belong in it."""
+        return covers(self.topic, topic)
+
+    def overlaps(self, name: str) -> bool:
+        """Whether some topic belongs to it and to a subscription to `name` as well."""
+        return overlap(self.topic, name)
+
+    def put(self, message: Message) -> bool:
+        """Take a message; False if it is full, and the message has to be asked for again."""
+        position, last = message.position, self.last
+        if position and last and position.epoch == last.epoch and position.offset <= last.offset:
+            return True  # it was here before
+        if len(self.items) >= self.bound:
+            if position is None:
+                self.dropped += 1
+                return True
+            return False
+        if position is not None:
+            self.last = position
+        self.items.append(message)
+        self.wake()
+        return True
+
+    def gap(self, oldest: Position | None, position: Position) -> None:
+        """Messages were missed; it goes on at `position`."""
+        self.last = position
+        self.items.append(Gap(self.topic, oldest, position))
+        self.wake()
+
+    def advance(self, position: Position) -> None:
+        """Nothing of its view is between its last message and `position`."""
+        if self.ready and not self.behind:
+            self.last = position
+
+    def fail(self, error: PartylineError) -> None:
+        """It ends with an error, behind what is in it."""
+        self.error = error
+        self.wake()
+
+    def wake(self) -> None:
+        """Let a reader that waits look again."""
+        if self.waiter is not None and not self.waiter.done():
+            self.waiter.set_result(None)
+
+
+def overlap(one: str, other: str) -> bool:
+    """Whether some topic is covered by both of two patterns; a topic name is the pattern of itself."""
+    if not is_pattern(one):
+        return covers(other, one)
+    ours, theirs = one.split("."), other.split(".")
+    for mine, its in zip(ours, theirs, strict=False):
+        if mine == ">" or its == ">":
+            return True
+        if mine != its and mine != "*" and its != "*":
+            return False
+    # The rest of the longer one is matched by nothing: `>` stands for one token at least.
+    return len(ours) == len(theirs)
