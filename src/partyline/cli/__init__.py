@@ -114,6 +114,32 @@ def key(as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = 
 
 
 @app.command()
+def token(
+    sub: Annotated[str, typer.Option(help="Whose token it is: a user id.")],
+    topics: Annotated[
+        list[str] | None, typer.Option(help="A pattern it may publish and subscribe to; repeatable.")
+    ] = None,
+    publish: Annotated[list[str] | None, typer.Option(help="Pattern it may publish to; repeatable.")] = None,
+    subscribe: Annotated[list[str] | None, typer.Option(help="Pattern it may subscribe to; repeatable.")] = None,
+    admin: Annotated[bool, typer.Option("--admin", help="Admin rights, if the key may give them.")] = False,
+    expires: Annotated[str, typer.Option(help="How long it counts.")] = "1h",
+    key: Annotated[str | None, typer.Option(help="The kid of the key to sign with, if there are several.")] = None,
+    secret_file: Annotated[
+        Path | None, typer.Option(help="Sign with the secret, or the private key (PEM), in this file.")
+    ] = None,
+    config: _Config = None,
+    settings: _Set = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The token and what it says, as JSON.")] = False,
+) -> None:
+    """Make a token (JWT) for trying out, with a key of the settings."""
+    from partyline.cli.token import Wish, make_token
+
+    wish = Wish(sub, (*(topics or ()), *(publish or ())), (*(topics or ()), *(subscribe or ())), admin, expires)
+    file = None if config is None else str(config)
+    make_token(wish, _assignments(settings), file, kid=key, secret_file=secret_file, as_json=as_json)
+
+
+@app.command()
 def version() -> None:
     """Print the version."""
     from partyline import __version__

@@ -23,12 +23,12 @@ from partyline.models import Draft
 from partyline.relay.access import Access
 from partyline.relay.classic import ClassicRules, ClassicSession
 from partyline.relay.registry import Registry
-from partyline.relay.requests import answer, peer, published, read, user_text
+from partyline.relay.requests import answer, peer, published, read
 from partyline.server.site import Endpoint, Upgrade
 from partyline.topics import check_topic
 from partyline.trust.perimeter import Peer
 from partyline.trust.rate import PerAddress
-from partyline.wire.relay import check_list, compact
+from partyline.wire.relay import check_list, compact, user_text
 
 _WS = "/ws/"
 
@@ -111,6 +111,8 @@ class Relay:
                 raise RateLimited("too many registrations from this address", retry_after=bucket.wait())
         body = await read(request, Register, self._settings.max_body)
         user = user_text(body.user_id)
+        self._access.check(principal)
+        principal.may_act_for(user)
         if body.resume:
             raise InvalidValue(
                 "resume: at-least-once delivery for classic connections is not there yet; leave it out or false",
@@ -124,12 +126,13 @@ class Relay:
             topics = ()
         for topic in topics:
             principal.may_subscribe(topic)
-        connection_id = self._registry.create(user, topics, principal.subscribe)
+        connection_id = self._registry.create(user, topics, principal.subscribe, principal.token)
         return answer({"url": f"{self._base(peer(request))}/ws/{connection_id}"})
 
     async def unregister(self, request: Request) -> Response:
-        self._access.principal(request)
+        principal = self._access.principal(request)
         registration = self._registry.find(request.path_params["id"])
+        principal.may_act_for(registration.user)
         self._registry.remove(registration)
         if registration.connection is not None:
             registration.connection.close(4001, "unregistered")
@@ -145,7 +148,9 @@ class Relay:
         principal = self._access.principal(request)
         body = await read(request, TopicChange, self._settings.max_body)
         topic = check_topic(body.topic)
+        self._access.check(principal)
         registration = self._registry.find(body.client_id)
+        principal.may_act_for(registration.user)
         principal.may_subscribe(topic)
         topics = dict.fromkeys(registration.topics)
         if add:
@@ -163,10 +168,13 @@ class Relay:
     async def publish(self, request: Request) -> Response:
         principal = self._access.principal(request)
         body = await read(request, Publish, self._settings.max_body)
+        self._access.check(principal)
         topic = check_topic(body.topic)
         principal.may_publish(topic)
         user = None if body.user_id is None else user_text(body.user_id)
-        draft = Draft(topic, compact(bytes(body.message)), secrets.token_hex(16), user, chosen_id=False)
+        draft = Draft(
+            topic, compact(bytes(body.message)), secrets.token_hex(16), user, sender=principal.user, chosen_id=False
+        )
         (receipt,) = await published(self._hub, draft)
         position = None if receipt.position is None else str(receipt.position)
         return answer({"topic": topic, "position": position, "id": receipt.id})

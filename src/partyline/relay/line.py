@@ -19,7 +19,6 @@ from partyline.hub.timers import Timers
 from partyline.interfaces import Connection, Dialect, Store, View
 from partyline.models import Draft, Message, Position, Receipt
 from partyline.relay.access import Access
-from partyline.relay.requests import user_text
 from partyline.server.websocket import WebSocket
 from partyline.topics import check_pattern, check_topic, is_pattern
 from partyline.trust.keys import Principal
@@ -168,6 +167,12 @@ class LineSession:
         self._subscriptions.clear()
         if connection is not None:
             services.hub.remove(connection)
+        if self._principal is not None and (token := self._principal.token) is not None:
+            services.access.revoker.release(token, self)
+
+    def revoked(self) -> None:
+        """Its token counts no more (`relay.revocations.Holder`)."""
+        self._close(4401, "token revoked")
 
     # Commands
 
@@ -210,6 +215,10 @@ class LineSession:
         connection = self._connection
         assert connection is not None
         self._principal = principal
+        token = principal.token
+        if token is not None and not self._services.access.revoker.hold(token, self):
+            self.revoked()
+            return
         connection.user = principal.user
         self._services.hub.add(connection)
         self._arm()
@@ -499,7 +508,7 @@ def make_draft(
         topic,
         wire.compact(data),
         message_id if message_id is not None else secrets.token_hex(16),
-        user=None if user_id is None else user_text(user_id),
+        user=None if user_id is None else wire.user_text(user_id),
         key=key,
         sender=principal.user,
         chosen_id=message_id is not None,

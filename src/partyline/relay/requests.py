@@ -10,35 +10,19 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from partyline.errors import InvalidValue, PartylineError, PayloadTooLarge, UnsupportedMediaType
+from partyline.errors import PartylineError, PayloadTooLarge, UnsupportedMediaType
 from partyline.hub.hub import Hub
 from partyline.models import Draft, Receipt
 from partyline.trust.perimeter import Peer
 from partyline.wire.relay import decode, to_json
 
 _T = TypeVar("_T", bound=msgspec.Struct)
-_MAX_USER = 128
-_MAX_USER_ID = (1 << 63) - 1
 
 
 def peer(request: Request) -> Peer:
     """The peer that the gate found behind the request."""
     found: Peer = request.scope["partyline.peer"]
     return found
-
-
-def user_text(user_id: int | str) -> str:
-    """A user id as the text it is compared by. Raises InvalidValue."""
-    if isinstance(user_id, int):
-        if 0 <= user_id <= _MAX_USER_ID:
-            return str(user_id)
-    elif 0 < len(user_id) <= _MAX_USER and user_id.isprintable():
-        return user_id
-    raise InvalidValue(
-        f"user_id: {str(user_id)[:60]!r} is neither an integer from 0 to 2^63-1 nor 1-{_MAX_USER} printable characters",
-        code="invalid_user_id",
-        field="user_id",
-    )
 
 
 async def read(request: Request, kind: type[_T], limit: int, setting: str = "max_body") -> _T:

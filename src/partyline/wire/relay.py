@@ -12,6 +12,8 @@ from partyline.errors import InvalidValue, MalformedRequest
 from partyline.models import Message
 
 MAX_DEPTH = 64
+_MAX_USER = 128
+_MAX_USER_ID = (1 << 63) - 1
 
 _T = TypeVar("_T")
 # A string, or what begins like one and has no end: possessive and never failing, or hostile quotes make it quadratic.
@@ -195,6 +197,20 @@ def classic_text(message: Message) -> bytes:
 def to_json(value: Any) -> bytes:
     """A value of ours as JSON."""
     return msgspec.json.encode(value)
+
+
+def user_text(user_id: int | str, field: str = "user_id") -> str:
+    """A user id as the text it is compared by. Raises InvalidValue naming `field`."""
+    if isinstance(user_id, int):
+        if 0 <= user_id <= _MAX_USER_ID:
+            return str(user_id)
+    elif 0 < len(user_id) <= _MAX_USER and user_id.isprintable():
+        return user_id
+    raise InvalidValue(
+        f"{field}: {str(user_id)[:60]!r} is neither an integer from 0 to 2^63-1 nor 1-{_MAX_USER} printable characters",
+        code="invalid_user_id",
+        field=field,
+    )
 
 
 def check_list(names: Sequence[str], limit: int) -> None:

@@ -24,8 +24,8 @@ from partyline.stores.sqlite import opening
 
 _log = log.get("store")
 
-SCHEMA_VERSION = 2
-MIGRATIONS: dict[int, str] = {1: opening.FROM_1}
+SCHEMA_VERSION = 3
+MIGRATIONS: dict[int, str] = {1: opening.FROM_1, 2: opening.FROM_2}
 """SQL that brings a database from a version to the next one, by the version it starts from."""
 
 _RETRY_AFTER: Final = 0.5  # seconds between tries while the disk refuses

@@ -48,6 +48,17 @@ CREATE TABLE rooms (
 """
 """Version 1 knew registrations only: the log comes to it."""
 
+FROM_2: Final = """
+ALTER TABLE registrations ADD COLUMN token TEXT;
+CREATE TABLE revocations (
+  kind  TEXT NOT NULL,
+  name  TEXT NOT NULL,
+  at    REAL NOT NULL,
+  PRIMARY KEY (kind, name)
+) STRICT, WITHOUT ROWID;
+"""
+"""Version 2 knew no tokens."""
+
 
 def connect(
     path: str, busy_timeout: float, factory: type[sqlite3.Connection], *, create: bool = True

@@ -15,6 +15,7 @@ from partyline.stores.sqlite.database import Database
 from partyline.stores.sqlite.opening import damaged
 
 _T = TypeVar("_T")
+_Values = tuple[bytes, str, str, str, int, float, str | None]
 
 # A statement with many rows steps once: sqlite3 lets go of the GIL at every step, and beside a busy loop each return
 # costs a switch interval.
@@ -23,7 +24,10 @@ _SIZES = (512, 64, 8, 1)
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One registration as it is stored. `id_hash` is the SHA-256 of the id; `created` is seconds since 1970."""
+    """One registration as it is stored. `id_hash` is the SHA-256 of the id; `created` is seconds since 1970.
+
+    `token` is the id of the token that made it and when that was issued; None where a key made it.
+    """
 
     id_hash: bytes
     user: str
@@ -31,6 +35,7 @@ class Row:
     grants: tuple[str, ...]
     used: bool
     created: float
+    token: tuple[str | None, float | None] | None = None
 
 
 class RegistrationTable:
@@ -44,14 +49,15 @@ class RegistrationTable:
 
     def load(self) -> Iterator[Row]:
         """What an earlier process left. Raises ConfigError where the file is damaged."""
-        query = "SELECT id_hash, user, topics, grants, used, created FROM registrations"
+        query = "SELECT id_hash, user, topics, grants, used, created, token FROM registrations"
         for row in self._database.rows(query):
-            id_hash, user, topics, grants, used, created = cast("tuple[bytes, str, str, str, int, float]", row)
+            id_hash, user, topics, grants, used, created, made_by = cast("_Values", row)
             try:
                 names, patterns = (tuple(msgspec.json.decode(text, type=list[str])) for text in (topics, grants))
+                token = None if made_by is None else msgspec.json.decode(made_by, type=tuple[str | None, float | None])
             except msgspec.MsgspecError as error:
                 raise damaged(self._database.path, f"a registration: {error}") from None
-            yield Row(id_hash, user, names, patterns, bool(used), created)
+            yield Row(id_hash, user, names, patterns, bool(used), created, token)
 
     def save(self, row: Row) -> None:
         """Insert or replace."""
@@ -92,14 +98,15 @@ class _Flush:
             marks = ",".join("?" * len(hashes))
             connection.execute(f"DELETE FROM registrations WHERE id_hash IN ({marks})", hashes)  # noqa: S608
         for batch in _batches(rows):
-            marks = ",".join(["(?,?,?,?,?,?)"] * len(batch))
+            marks = ",".join(["(?,?,?,?,?,?,?)"] * len(batch))
             values = [value for row in batch for value in _values(row)]
             connection.execute(f"INSERT OR REPLACE INTO registrations VALUES {marks}", values)  # noqa: S608
 
 
-def _values(row: Row) -> tuple[bytes, str, str, str, int, float]:
+def _values(row: Row) -> _Values:
     topics, grants = (json.dumps(names, ensure_ascii=False) for names in (row.topics, row.grants))
-    return row.id_hash, row.user, topics, grants, int(row.used), row.created
+    token = None if row.token is None else json.dumps(row.token, ensure_ascii=False)
+    return row.id_hash, row.user, topics, grants, int(row.used), row.created, token
 
 
 def _batches(items: list[_T]) -> Iterator[list[_T]]:
