@@ -228,16 +228,18 @@ def secret_key(secret: bytes, kid: str | None = None) -> Key:
             f"a secret of {len(secret)} bytes can be guessed: HS256 needs {MIN_SECRET} random bytes at least "
             "(RFC 7518 3.2): `openssl rand -hex 32` makes one"
         )
+    method = signature("HS256")
     try:
-        return Key(kid, signature("HS256").prepare_key(secret))
+        return Key(kid, method.prepare_key(secret))
     except _errors():
         raise _unusable("the secret is a public key or a certificate, which everybody may know") from None
 
 
 def public_key(algorithm: Algorithm, pem: str, kid: str | None = None) -> Key:
     """A public key as PEM text. Raises ConfigError where it is none of this algorithm, or too short."""
+    method = signature(algorithm)
     try:
-        material = signature(algorithm).prepare_key(pem)
+        material = method.prepare_key(pem)
     except _errors():
         raise _unusable(f"the public key is not one for {algorithm}, as PEM (-----BEGIN PUBLIC KEY-----)") from None
     _check_public(algorithm, material)
@@ -265,9 +267,9 @@ def signing_key(pem: bytes) -> tuple[Algorithm, Key]:
 
 def key_set(algorithm: Algorithm, text: bytes) -> tuple[Key, ...]:
     """The keys of a JWK set (RFC 7517 5) that this algorithm can use. Raises ConfigError where there is none."""
+    signature(algorithm)
     import jwt
 
-    signature(algorithm)
     try:
         keys = msgspec.json.decode(text, type=_KeySet).keys
     except msgspec.MsgspecError:
