@@ -101,6 +101,7 @@ def named(kid: str, key: Any = ED, **header: Any) -> str:
         (JwtKey("RS256", jwks_url="file:///etc/keys"), "https"),
         (JwtKey("RS256", jwks_url="https://"), "https"),
         (JwtKey("RS256", jwks_url="keys"), "https"),
+        (JwtKey("RS256", jwks_url="https://me:pass@login.example/keys"), "password"),
         (JwtKey("RS256", jwks_url="https://login.example/keys", kid="a"), "kid"),
         (JwtKey("HS256", secret=SECRET, leeway=-1), "leeway"),
         (JwtKey("HS256", secret=SECRET, leeway=301), "leeway"),

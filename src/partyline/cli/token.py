@@ -17,12 +17,10 @@ from partyline.topics import check_pattern
 from partyline.trust.tokens import MAX_TOKEN, Algorithm, Key, signature
 from partyline.wire.relay import user_text
 
-_NO_KEY: Final = """no key can sign a token: give --secret-file, or add one to the settings (--config), for example
-
-[[jwt_keys]]
-algorithm = "HS256"
-secret = "{secret}"
-"""
+_NO_KEY: Final = (
+    "no key can sign a token: give --secret-file, or --config with settings such as "
+    'jwt_keys = [{{algorithm = "HS256", secret = "{secret}"}}]'
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +74,7 @@ def _with_secret(keys: list[JwtKey], kid: str | None) -> JwtKey:
             "give --secret-file, the secret or the private key (PEM) that belongs to it",
             field="jwt_keys",
         )
-    raise ConfigError(_NO_KEY.format(secret=secrets.token_urlsafe(32)).rstrip("\n"), field="jwt_keys")
+    raise ConfigError(_NO_KEY.format(secret=secrets.token_urlsafe(32)), field="jwt_keys")
 
 
 def _claims(wish: Wish, settings: Settings, key: JwtKey | None) -> dict[str, Any]:

@@ -161,6 +161,8 @@ def fetch_set(url: str) -> bytes:
 
 def _check_address(url: str) -> None:
     parts = urlsplit(url)
+    if parts.username is not None:
+        raise _unusable("jwks_url holds a user or a password: what everybody may verify with needs none")
     if parts.scheme == "https" and parts.hostname:
         return
     if parts.scheme != "http" or not parts.hostname or not is_loopback(parts.hostname):
