@@ -108,7 +108,7 @@ class Database:
             self._connection = self._open()
             if path != ":memory:" and os.stat(path).st_uid == os.geteuid():
                 os.chmod(path, 0o600)  # one that was made wider, now that it is known to be ours
-        except (OSError, sqlite3.Error) as error:
+        except (OSError, sqlite3.Error, UnicodeDecodeError) as error:
             self._unlock()
             raise opening.explain(path, error) from None
         except ConfigError:
