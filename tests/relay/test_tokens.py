@@ -127,7 +127,7 @@ def test_a_token_in_the_first_command() -> None:
     """A token counts in `auth`, whose reply names the user; one that does not count is an error and 4401."""
 
     async def main() -> None:
-        async with running(settings()) as (_, url):
+        async with running(settings()) as (partyline, url):
             async with line(url) as client:
                 assert await client.ask("auth", token=token("ann")) == {"type": "reply", "user": "ann"}
                 assert (await client.ask("subscribe", topic="cats"))["type"] == "reply"
@@ -136,6 +136,7 @@ def test_a_token_in_the_first_command() -> None:
                     answer = await client.ask("auth", token=wrong)
                     assert (answer["type"], answer["code"]) == ("error", code)
                     assert await client.ended() == (4401, code)
+            assert partyline.counters.refused == 2
 
     run(main())
 
@@ -689,6 +690,7 @@ def test_hostile_39_tokens_are_written_nowhere(caplog: pytest.LogCaptureFixture)
             said.append(repr(partyline.settings))
 
     run(main())
+    assert caplog.records
     said.extend([caplog.text, *(str(vars(record)) for record in caplog.records)])
     for text in said:
         for secret in (SECRET, *good.split(".")[1:], *wrong.split(".")[1:]):

@@ -94,7 +94,9 @@ def publish(
     message: Annotated[str, typer.Argument(help="The text, or - to read it from standard input.")],
     user: Annotated[str | None, typer.Option(help="Only to this user's connections.")] = None,
     url: Annotated[str, typer.Option(envvar="PARTYLINE_URL", help="Where the server is.")] = "http://127.0.0.1:8000",
-    api_key: Annotated[str | None, typer.Option(envvar="PARTYLINE_KEY", help="The key to publish with.")] = None,
+    api_key: Annotated[
+        str | None, typer.Option(envvar="PARTYLINE_KEY", help="The key or token to publish with.")
+    ] = None,
     data: Annotated[bool, typer.Option("--data", help="MESSAGE is JSON, not a text.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")] = False,
 ) -> None:

@@ -205,6 +205,8 @@ class LineSession:
         try:
             principal = self._services.access.authenticate(f"Bearer {command.token}", self._address)
         except Unauthenticated as error:
+            self._services.hub.counters.refused += 1
+            _log.info("refused", code=error.code, close_code=error.close_code, address=self._address)
             self._fail(command.id, error)
             self._close(4401, error.code)
             return
