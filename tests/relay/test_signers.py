@@ -268,6 +268,27 @@ def test_fetches_keep_their_pauses() -> None:
     run(main())
 
 
+def test_a_fetch_that_never_ends_is_not_waited_for() -> None:
+    """A key server that holds a fetch up is asked anew when the set is stale."""
+
+    async def main() -> None:
+        watch, stuck = Watch(), threading.Event()
+        watch.answer, good = b"", watch.answer
+        watch.remote._fetch = lambda url: watch.fetch(url) if stuck.wait(4) else b""
+        assert watch.remote.renew(False)
+        watch.now += STALE - 1
+        assert watch.remote.renew(True)
+        watch.remote._fetch, watch.answer = watch.fetch, good
+        assert watch.remote.renew(True)
+        assert watch.fetches == 0
+        watch.now += 1
+        assert await watch.renew(True) == (True, 1)
+        assert watch.signer.keys
+        stuck.set()
+
+    run(main())
+
+
 @pytest.mark.parametrize(
     "answer", [OSError("no route"), ValueError("unreadable"), b"no JSON", b'{"keys": []}'], ids=ascii
 )

@@ -116,15 +116,16 @@ class RemoteKeys:
         self._url = url
         self._fetch = fetch or fetch_set
         self._clock = clock
-        self._asked = 0.0
-        self._asked_once = False
+        self._asked: float | None = None  # when the last fetch began
         self._fetching = False
 
     def renew(self, missing: bool) -> bool:
         """Fetch if it is time to; returns at once. Whether there may soon be keys that are not there now."""
         pause = AGAIN if missing or not self._signer.keys else STALE
-        if not self._fetching and (not self._asked_once or self._clock() - self._asked >= pause):
-            self._asked, self._asked_once, self._fetching = self._clock(), True, True
+        elapsed = None if self._asked is None else self._clock() - self._asked
+        # One fetch at a time, unless a server that sends a byte now and then holds it up.
+        if elapsed is None or elapsed >= (STALE if self._fetching else pause):
+            self._asked, self._fetching = self._clock(), True
             loop = asyncio.get_running_loop()
             loop.run_in_executor(None, self._fetch, self._url).add_done_callback(self._fetched)
         return self._fetching or not self._signer.keys
