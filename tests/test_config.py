@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from partyline.config import FIELDS, ApiKey, Settings, load
+from partyline.config import FIELDS, ApiKey, JwtKey, Settings, load
 from partyline.errors import ConfigError
 
 HASH = "sha256:" + "0123456789abcdef" * 4
@@ -117,6 +117,10 @@ SAMPLES: dict[str, tuple[str, Any]] = {
     "rate": ("4096", 4096.0),
     "list": ("a, b", ("a", "b")),
     "keys": (HASH, (ApiKey(HASH, admin=True),)),
+    "jwt_keys": (
+        "[{algorithm = 'HS256', secret_file = 'key', leeway = '5s'}]",
+        (JwtKey("HS256", secret_file="key", leeway=5.0),),
+    ),
 }
 
 
@@ -463,3 +467,38 @@ def test_a_bad_key_is_refused_and_not_repeated(bad: Any) -> None:
         assert error.message.startswith("api_keys: ")
         assert SECRET not in error.message
         assert HASH.removeprefix("sha256:")[:20] not in error.message.lower()
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        SECRET,
+        [SECRET],
+        {"algorithm": "HS256", "secret": SECRET},
+        [{"secret": SECRET}],
+        [{"algorithm": 1, "secret": SECRET}],
+        [{"algorithm": "HS256", "secret": [SECRET]}],
+        [{"algorithm": "HS256", "secret": SECRET, "sceret": "x"}],
+        [{"algorithm": "HS256", "secret": SECRET, SECRET: "x"}],
+        [{"algorithm": "HS256", "secret": SECRET, "leeway": "soon"}],
+        [{"algorithm": "HS256", "secret": SECRET, "leeway": [SECRET]}],
+        [{"algorithm": "HS256", "secret": SECRET, "admin": "perhaps"}],
+        f"[{{algorithm = 'HS256', secret = '{SECRET}'",
+        1,
+    ],
+    ids=lambda bad: ascii(bad)[:40],
+)
+def test_a_bad_token_key_is_refused_and_not_repeated(bad: Any) -> None:
+    """What is no table of a token's key is refused with what is wrong in it, without the secret (hostile 39)."""
+    for error in (
+        refusal({"jwt_keys": bad}),
+        *([refusal(environ={"PARTYLINE_JWT_KEYS": bad})] if isinstance(bad, str) else []),
+    ):
+        assert error.field == "jwt_keys"
+        assert error.message.startswith("jwt_keys: ")
+        assert SECRET not in error.message
+
+
+def test_a_secret_is_in_no_repr() -> None:
+    """Settings that are printed by accident do not show the secret that signs tokens (hostile 39)."""
+    assert SECRET not in repr(Settings(jwt_keys=(JwtKey("HS256", secret=SECRET),)))

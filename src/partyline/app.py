@@ -35,6 +35,8 @@ from partyline.relay.http import Relay, RelaySettings
 from partyline.relay.line import LineRules, LineServices
 from partyline.relay.registry import Registry, RegistryLimits
 from partyline.relay.requests import peer
+from partyline.relay.revocations import Revoker
+from partyline.relay.signers import check_keys, signers
 from partyline.server.gate import ErrorAnswers, Gate
 from partyline.server.shell import Shell, tls_context
 from partyline.server.site import ConnectionLimits, Site
@@ -43,9 +45,11 @@ from partyline.stores.sqlite.database import Database
 from partyline.stores.sqlite.log import SqliteStore
 from partyline.stores.sqlite.registrations import RegistrationTable
 from partyline.stores.sqlite.retention import Retention as LogRetention
+from partyline.stores.sqlite.revocations import RevocationTable
 from partyline.topics import check_pattern, check_topic
 from partyline.trust.keys import KeyRing, Principal
 from partyline.trust.perimeter import Network, Perimeter, canonical_origin, is_loopback
+from partyline.trust.tokens import Tokens, revocation_life
 from partyline.wire.websocket.connection import Limits as MessageLimits
 
 _RESERVED_DESCRIPTORS = 256  # for the database, logs and listeners
@@ -132,11 +136,16 @@ def build(settings: Settings, *, fallback: ASGIApp | None = None) -> Partyline:
     keys = KeyRing(
         [(key.hash, Principal(key.publish, key.subscribe, key.admin, name=key.hash[7:23])) for key in settings.api_keys]
     )
+    tokens = Tokens(signers(settings.jwt_keys), settings.jwt_max_life) if settings.jwt_keys else None
     database = Database(settings.db, counters)
     try:
         store = _store(settings, database)
         rules = RoomRules(settings.ephemeral_topics, settings.drop_oldest_topics, settings.conflate_topics)
         hub = Hub(store, counters, rules)
+        revoker = Revoker(
+            RevocationTable(database),
+            revocation_life(settings.jwt_max_life, (key.leeway for key in settings.jwt_keys)),
+        )
         registry = Registry(
             RegistrationTable(database),
             timers,
@@ -148,8 +157,9 @@ def build(settings: Settings, *, fallback: ASGIApp | None = None) -> Partyline:
                 settings.resume_window,
                 settings.topics_per_connection,
             ),
+            revoker=revoker,
         )
-        access = Access(keys, counters, settings.auth_failures_per_minute)
+        access = Access(keys, counters, settings.auth_failures_per_minute, tokens, revoker)
         relay = Relay(hub, store, timers, registry, access, counters, _relay_settings(settings, loopback))
         line_rules = LineRules(
             settings.first_command_timeout,
@@ -182,15 +192,15 @@ def build(settings: Settings, *, fallback: ASGIApp | None = None) -> Partyline:
 
 def check(settings: Settings) -> None:
     """What settings must be together. Raises ConfigError naming the setting and the way out."""
-    open_mode = not settings.api_keys
+    open_mode = is_open(settings)
     if open_mode and not settings.insecure and not is_loopback(settings.host):
         raise ConfigError(
-            f"host: {settings.host} can be reached by others, and without api_keys everybody may do everything: "
-            "configure a key (`partyline key`), bind 127.0.0.1, or say --insecure if that is meant",
+            f"host: {settings.host} can be reached by others, and without api_keys or jwt_keys everybody may do "
+            "everything: configure a key (`partyline key`), bind 127.0.0.1, or say --insecure if that is meant",
             field="host",
         )
     if "*" in settings.cors_origins and (open_mode or settings.cors_credentials):
-        why = "in open mode (no api_keys)" if open_mode else "together with cors_credentials"
+        why = "in open mode (no api_keys, no jwt_keys)" if open_mode else "together with cors_credentials"
         raise ConfigError(
             f"cors_origins: * cannot be used {why}: any page in a visitor's browser could use this server; "
             "name the origins",
@@ -226,6 +236,7 @@ def check(settings: Settings) -> None:
         for key in settings.api_keys:
             for pattern in (*key.publish, *key.subscribe):
                 check_pattern(pattern, "api_keys")
+        check_keys(settings.jwt_keys)
     except InvalidValue as error:
         raise ConfigError(error.message, field=error.field) from None
     limit = descriptor_limit()
@@ -235,6 +246,11 @@ def check(settings: Settings) -> None:
             f"descriptors, and this process may have {limit}: raise it with `ulimit -n`, or lower the setting",
             field="max_connections",
         )
+
+
+def is_open(settings: Settings) -> bool:
+    """Whether everybody who reaches the server may do everything: open mode."""
+    return not (settings.api_keys or settings.jwt_keys)
 
 
 def descriptor_limit() -> int:
@@ -328,7 +344,7 @@ def _perimeter(settings: Settings, loopback: bool) -> Perimeter:
         cors_origins=frozenset(allowed),
         own_origins=frozenset(own),
         trusted_proxies=_networks(settings.trusted_proxies),
-        open_mode=not settings.api_keys,
+        open_mode=is_open(settings),
         insecure=settings.insecure,
     )
 

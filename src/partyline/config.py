@@ -2,8 +2,8 @@
 
 A setting has one name everywhere: `max_body` in the TOML file, `PARTYLINE_MAX_BODY` in the environment, and
 `--set max_body=...` on the command line, where the common ones have an option of their own, too. Lists are TOML arrays,
-or separated by commas elsewhere. Sizes take a suffix (`64KiB`, `1MiB`), durations too (`500ms`, `30s`, `5m`, `2h`,
-`7d`).
+or separated by commas elsewhere; lists of tables are TOML everywhere. Sizes take a suffix (`64KiB`, `1MiB`), durations
+too (`500ms`, `30s`, `5m`, `2h`, `7d`).
 """
 
 from __future__ import annotations
@@ -36,6 +36,25 @@ class ApiKey:
     admin: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class JwtKey:
+    """A key that tokens may be signed with, as it is configured. Exactly one of the fields that hold or lead to key
+    material is set. `leeway` is in seconds."""
+
+    algorithm: str
+    secret: str | None = field(default=None, repr=False)
+    secret_file: str | None = None
+    public_key: str | None = None
+    public_key_file: str | None = None
+    jwks_file: str | None = None
+    jwks_url: str | None = None
+    kid: str | None = None
+    audience: str | None = None
+    issuer: str | None = None
+    leeway: float = 0.0
+    admin: bool = False
+
+
 def _setting(
     default: Any, about: str, kind: str = "", *, least: float | None = None, choices: tuple[str, ...] = ()
 ) -> Any:
@@ -56,6 +75,8 @@ class Settings:
 
     # Who may come
     api_keys: tuple[ApiKey, ...] = _setting((), "keys for the HTTP calls; none: open mode, loopback only", "keys")
+    jwt_keys: tuple[JwtKey, ...] = _setting((), "keys that tokens (JWT) may be signed with", "jwt_keys")
+    jwt_max_life: float = _setting(86400.0, "longest life of a token", "seconds", least=1)
     insecure: bool = _setting(False, "allow open mode on an address others can reach")
     allowed_hosts: tuple[str, ...] = _setting((), "names this server answers to, beside IP addresses", "list")
     cors_origins: tuple[str, ...] = _setting((), "origins of other sites whose pages may use this server", "list")
@@ -208,6 +229,8 @@ def _convert(name: str, value: Any, kind: str) -> Any:
     annotation = str(FIELDS[name].type)
     if kind == "keys":
         return _keys(value)
+    if kind == "jwt_keys":
+        return _jwt_keys(value)
     if kind == "list":
         items = [item.strip() for item in value.split(",")] if isinstance(value, str) else value
         if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
@@ -254,6 +277,11 @@ def _number(value: Any, units: Mapping[str, float]) -> float:
     return number
 
 
+def duration(text: str) -> float:
+    """A time as settings write it (`90`, `500ms`, `1h`), in seconds. Raises ValueError."""
+    return float(_number(text, _SECONDS))
+
+
 def _keys(value: Any) -> tuple[ApiKey, ...]:
     if isinstance(value, str):
         value = [item.strip() for item in value.split(",") if item.strip()]
@@ -281,6 +309,31 @@ def _key(item: Any) -> ApiKey:
     return ApiKey(item["hash"], rights["publish"], rights["subscribe"], _boolean(item.get("admin", False)))
 
 
+def _jwt_keys(value: Any) -> tuple[JwtKey, ...]:
+    if isinstance(value, str):
+        try:
+            value = tomllib.loads(f"keys = {value}")["keys"]
+        except tomllib.TOMLDecodeError:
+            raise ValueError("is not a TOML array of tables: [{algorithm = 'HS256', secret_file = '...'}]") from None
+    if not isinstance(value, list | tuple):
+        raise ValueError("is not a list of tables: write [[jwt_keys]] in the settings file")
+    return tuple(item if isinstance(item, JwtKey) else _jwt_key(item) for item in value)
+
+
+def _jwt_key(item: Any) -> JwtKey:
+    names = [one.name for one in fields(JwtKey)]
+    if not isinstance(item, dict) or not isinstance(item.get("algorithm"), str):
+        raise ValueError('has an entry that is no table with an algorithm: [[jwt_keys]], algorithm = "HS256"')
+    if set(item) - set(names):
+        raise ValueError(f"has a key with fields other than {', '.join(names)}")
+    values = dict(item)
+    leeway, admin = values.pop("leeway", 0.0), values.pop("admin", False)
+    for name, text in values.items():
+        if not isinstance(text, str):
+            raise ValueError(f"has a key whose {name} is not a text")
+    return JwtKey(**values, leeway=float(_number(leeway, _SECONDS)), admin=_boolean(admin))
+
+
 def _shown(name: str, value: Any) -> str:
     """A value as an error repeats it; what may hold a key is not repeated."""
-    return "[not shown]" if name == "api_keys" or isinstance(value, list | dict) else repr(value)[:80]
+    return "[not shown]" if name in ("api_keys", "jwt_keys") or isinstance(value, list | dict) else repr(value)[:80]

@@ -15,7 +15,7 @@ ABOUT: Final = {
     "delivered": "Messages offered to members",
     "dropped": "Messages dropped or superseded in an outbox",
     "violations": "WebSocket connections failed for breaking the protocol",
-    "refused": "Requests and upgrades refused",
+    "refused": "Requests, upgrades and authentications refused",
     "errors": "Exceptions that reached the last resort",
     "write_errors": "Failed commits of the database",
 }

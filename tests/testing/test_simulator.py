@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -17,6 +18,7 @@ from partyline.hub.timers import Timers
 from partyline.interfaces import Connection, Outcome, Refused, Store, Stored, View
 from partyline.models import Draft, Message, Page, Payload, Position, Receipt
 from partyline.relay.line import LineRules, LineServices, LineSession
+from partyline.relay.revocations import Revoker
 from partyline.server.websocket import WebSocket
 from partyline.testing import Clock, Simulation, Violation, simulate
 from partyline.testing.simulator import Client, Item, Link, SimulatedStore, Subscription, Want, pause
@@ -344,6 +346,16 @@ class _Session(LineSession):
         await super()._resume(command_id, name, *rest)
 
 
+class _NoRevocations:
+    """A table without a row."""
+
+    def load(self) -> list[tuple[str, str, float]]:
+        return []
+
+    async def save(self, kind: str, name: str, at: float, *, oldest: float) -> None:
+        raise AssertionError("nobody revokes here")
+
+
 class LineLink(Link):
     """A link whose server's end is the real session of /v1/ws."""
 
@@ -352,7 +364,7 @@ class LineLink(Link):
         services = LineServices(
             world.hub,
             world.store,
-            cast("Any", None),
+            cast("Any", SimpleNamespace(revoker=Revoker(_NoRevocations(), 1.0))),
             Timers(cast("Any", Clock())),
             LineRules(topics_per_connection=100, max_pending_events=100),
             "simulated",

@@ -94,7 +94,9 @@ def publish(
     message: Annotated[str, typer.Argument(help="The text, or - to read it from standard input.")],
     user: Annotated[str | None, typer.Option(help="Only to this user's connections.")] = None,
     url: Annotated[str, typer.Option(envvar="PARTYLINE_URL", help="Where the server is.")] = "http://127.0.0.1:8000",
-    api_key: Annotated[str | None, typer.Option(envvar="PARTYLINE_KEY", help="The key to publish with.")] = None,
+    api_key: Annotated[
+        str | None, typer.Option(envvar="PARTYLINE_KEY", help="The key or token to publish with.")
+    ] = None,
     data: Annotated[bool, typer.Option("--data", help="MESSAGE is JSON, not a text.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")] = False,
 ) -> None:
@@ -111,6 +113,32 @@ def key(as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = 
     from partyline.cli.key import make_key
 
     make_key(as_json=as_json)
+
+
+@app.command()
+def token(
+    sub: Annotated[str, typer.Option(help="Whose token it is: a user id.")],
+    topics: Annotated[
+        list[str] | None, typer.Option(help="A pattern it may publish and subscribe to; repeatable.")
+    ] = None,
+    publish: Annotated[list[str] | None, typer.Option(help="Pattern it may publish to; repeatable.")] = None,
+    subscribe: Annotated[list[str] | None, typer.Option(help="Pattern it may subscribe to; repeatable.")] = None,
+    admin: Annotated[bool, typer.Option("--admin", help="Admin rights, if the key may give them.")] = False,
+    expires: Annotated[str, typer.Option(help="How long it counts.")] = "1h",
+    key: Annotated[str | None, typer.Option(help="The kid of the key to sign with, if there are several.")] = None,
+    secret_file: Annotated[
+        Path | None, typer.Option(help="Sign with the secret, or the private key (PEM), in this file.")
+    ] = None,
+    config: _Config = None,
+    settings: _Set = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The token and what it says, as JSON.")] = False,
+) -> None:
+    """Make a token (JWT) for trying out, with a key of the settings."""
+    from partyline.cli.token import Wish, make_token
+
+    wish = Wish(sub, (*(topics or ()), *(publish or ())), (*(topics or ()), *(subscribe or ())), admin, expires)
+    file = None if config is None else str(config)
+    make_token(wish, _assignments(settings), file, kid=key, secret_file=secret_file, as_json=as_json)
 
 
 @app.command()

@@ -12,6 +12,9 @@ from rich.table import Table
 from partyline.app import check
 from partyline.config import FIELDS, load
 
+_MATERIAL = ("secret", "secret_file", "public_key", "public_key_file", "jwks_file", "jwks_url")
+_SHOWN = (*_MATERIAL[1:], "kid", "audience", "issuer", "leeway", "admin")
+
 
 def show_settings(flags: dict[str, Any], file: str | None, *, as_json: bool) -> None:
     """Print every setting, its value and its source. Raises ConfigError as `serve` would."""
@@ -21,6 +24,13 @@ def show_settings(flags: dict[str, Any], file: str | None, *, as_json: bool) -> 
     values["api_keys"] = [
         {"hash": key.hash[:15] + "...", "publish": key.publish, "subscribe": key.subscribe, "admin": key.admin}
         for key in loaded.settings.api_keys
+    ]
+    values["jwt_keys"] = [
+        {
+            **{name: getattr(key, name) for name in ("algorithm", *_SHOWN) if getattr(key, name) is not None},
+            **({"secret": "[not shown]"} if key.secret is not None else {}),
+        }
+        for key in loaded.settings.jwt_keys
     ]
     if as_json:
         shown = {name: {"value": value, "source": loaded.sources[name]} for name, value in values.items()}
@@ -39,11 +49,19 @@ def show_settings(flags: dict[str, Any], file: str | None, *, as_json: bool) -> 
     Console(highlight=False, markup=False).print(table)
 
 
+def _entry(item: dict[str, Any]) -> str:
+    """A key in a few words."""
+    if "hash" in item:
+        return str(item["hash"])
+    source = next(name for name in item if name in _MATERIAL)
+    return f"{item['algorithm']} from {source}"
+
+
 def _text(value: Any, about: str) -> str:
     if value is None:
         return "auto" if "default" in about else "-"  # worked out at start, as the text says
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, list | tuple):
-        return ", ".join(item["hash"] if isinstance(item, dict) else str(item) for item in value) or "-"
+        return ", ".join(_entry(item) if isinstance(item, dict) else str(item) for item in value) or "-"
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from partyline import __version__, log
-from partyline.app import Partyline, build, descriptor_limit, max_connections
+from partyline.app import Partyline, build, descriptor_limit, is_open, max_connections
 from partyline.config import Settings, load
 from partyline.trust.keys import key_hash
 
@@ -83,16 +83,19 @@ def _log_fact(partyline: Partyline) -> str:
 
 
 def _access(settings: Settings) -> str:
-    if settings.api_keys:
-        count = len(settings.api_keys)
-        return f"HTTP calls need one of {count} API keys" if count > 1 else "HTTP calls need the API key"
+    count = len(settings.api_keys)
+    key = f"one of {count} API keys" if count > 1 else "the API key"
+    if settings.jwt_keys:
+        return f"calls need {key} or a token" if count else "calls need a token"
+    if count:
+        return f"HTTP calls need {key}"
     if settings.insecure:
         return "OPEN TO EVERYBODY who can reach this address (--insecure)"
     return "open, for programs on this machine only"
 
 
 def _origins(settings: Settings) -> str:
-    own = "its own pages" if settings.api_keys else "its own pages and any on loopback"
+    own = "its own pages and any on loopback" if is_open(settings) else "its own pages"
     return ", ".join([own, *settings.cors_origins])
 
 

@@ -12,6 +12,7 @@ from starlette.routing import Route
 from partyline.errors import InvalidValue, NotFound, UpgradeRequired
 from partyline.interfaces import View
 from partyline.models import Draft, Position, Receipt
+from partyline.relay.access import query_token
 from partyline.relay.classic import ClassicSession
 from partyline.relay.events import EventStream
 from partyline.relay.line import (
@@ -27,8 +28,11 @@ from partyline.relay.line import (
 from partyline.relay.requests import Label, TopicName, UserId, answer, peer, published, read
 from partyline.server.site import Endpoint, Site, Upgrade
 from partyline.server.websocket import WebSocket
-from partyline.topics import check_topic, is_pattern
+from partyline.topics import check_topic, is_pattern, is_printable
 from partyline.trust.keys import EVERYBODY, Principal
+from partyline.trust.revocations import Kind
+from partyline.trust.tokens import MAX_TOKEN_ID
+from partyline.wire.relay import user_text
 from partyline.wire.websocket.handshake import offered_subprotocols
 
 MAX_BATCH = 1_000
@@ -59,6 +63,13 @@ class Batch(msgspec.Struct):
     messages: Annotated[list[BatchMessage], msgspec.Meta(extra_json_schema={"minItems": 1, "maxItems": MAX_BATCH})]
 
 
+class Revocation(msgspec.Struct):
+    """The body of POST /v1/revocations: one of the two."""
+
+    sub: UserId | None = None
+    jti: Label | None = None
+
+
 class Api:
     """The v1 calls over one hub."""
 
@@ -81,11 +92,13 @@ class Api:
             Route("/v1/publish", self.publish_batch, methods=["POST"]),
             Route("/v1/connections", self.connections, methods=["GET"]),
             Route("/v1/connections/{id}", self.disconnect, methods=["DELETE"]),
+            Route("/v1/revocations", self.revoke, methods=["POST"]),
             Route("/v1/ws", self.not_upgraded, methods=["GET"]),
         ]
 
     def upgrade(self, upgrade: Upgrade) -> Endpoint | None:
-        """The endpoint behind /v1/ws. A credential may come in Authorization, or beside the subprotocol."""
+        """The endpoint behind /v1/ws. A credential may come in Authorization, beside the subprotocol, or if it is
+        a token that lives for minutes only, in the query."""
         if upgrade.path != "/v1/ws":
             return None
         access = self._services.access
@@ -95,8 +108,8 @@ class Api:
             if name.startswith(_BEARER):
                 authorization = f"Bearer {name[len(_BEARER) :]}"
         principal: Principal | None = EVERYBODY if access.open_mode else None
-        if authorization is not None and not access.open_mode:
-            principal = access.authenticate(authorization, upgrade.peer.address)
+        if not access.open_mode and (authorization is not None or query_token(upgrade.query) is not None):
+            principal = access.authenticate(authorization, upgrade.peer.address, upgrade.query)
         session = LineSession(self._services, principal, upgrade.peer.address)
         return Endpoint(session, subprotocols=(SUBPROTOCOL,), deflate=self._deflate)
 
@@ -110,6 +123,7 @@ class Api:
     async def publish(self, request: Request) -> Response:
         principal = self._services.access.principal(request)
         body = await read(request, NewMessage, self._max_body)
+        self._services.access.check(principal)
         named = request.headers.get("idempotency-key")
         if named is not None and body.id is not None and named != body.id:
             raise InvalidValue("id: it differs from the Idempotency-Key header; send one of them", field="id")
@@ -120,6 +134,7 @@ class Api:
     async def publish_batch(self, request: Request) -> Response:
         principal = self._services.access.principal(request)
         body = await read(request, Batch, self._max_batch_body, "max_batch_body")
+        self._services.access.check(principal)
         if not 1 <= len(body.messages) <= MAX_BATCH:
             raise InvalidValue(
                 f"messages: {len(body.messages)} are not between 1 and {MAX_BATCH}", code="batch_size", field="messages"
@@ -138,7 +153,7 @@ class Api:
         return answer(await history_page(self._services, view, topic, after, limit))
 
     async def events(self, request: Request) -> Response:
-        principal = self._services.access.principal(request)
+        principal = self._services.access.principal(request, in_query=True)
         topic = check_topic(request.path_params["topic"])
         principal.may_subscribe(topic)
         named = request.headers.get("last-event-id") or None  # a browser sends an empty one where it knows none
@@ -186,6 +201,25 @@ class Api:
                 websocket.close(4001, "disconnected")
                 return answer({"status": "disconnected"})
         raise NotFound("there is no connection with this public id", code="unknown_connection")
+
+    async def revoke(self, request: Request) -> Response:
+        access = self._services.access
+        principal = access.principal(request)
+        principal.must_be_admin("revoking")
+        body = await read(request, Revocation, self._max_body)
+        access.check(principal)
+        kind: Kind
+        match (body.sub, body.jti):
+            case (None, str(name)) if 0 < len(name) <= MAX_TOKEN_ID and is_printable(name):
+                kind = "jti"
+            case (None, str()):
+                raise InvalidValue(f"jti: it is not 1-{MAX_TOKEN_ID} printable characters", field="jti")
+            case (int() | float() | str() as user, None):
+                kind, name = "sub", user_text(user, "sub")
+            case _:
+                raise InvalidValue("send either sub, a user's id, or jti, the id of one token", field="sub")
+        at, ended = await access.revoker.revoke(kind, name)
+        return answer({kind: name, "time": at, "ended": ended})
 
     def _websockets(self) -> list[tuple[ClassicSession | LineSession, WebSocket]]:
         found: list[tuple[ClassicSession | LineSession, WebSocket]] = []

@@ -61,6 +61,8 @@ class EventStream:
         self._emptied = asyncio.Event()
         self._drop = drop  # cuts the connection below, where the server can
         self._ending: bytes | None = None  # what is sent last, once the stream is to end
+        self._over = False  # its token is: nothing is sent any more
+        self.timer_slot = 0
         self._advanced = services.hub.fanned_out
 
     # interfaces.Connection
@@ -97,42 +99,65 @@ class EventStream:
 
     async def stream(self, after: Position | str) -> AsyncIterator[bytes]:
         """The response's body. It ends when the client is too slow, the token is over or the server stops."""
-        hub = self._services.hub
+        services = self._services
+        hub, token = services.hub, self._principal.token
+        if token is not None and not services.access.revoker.hold(token, self):
+            return
         hub.add(self)
         self._site.live.add(self)
+        self._arm()
         reader = asyncio.create_task(self._read(after))
         try:
             if self._site.draining:
                 self._end()
-            while not self._expired():
-                while self._outbox:
+            while not self._finished():
+                if self._outbox:
                     yield self._outbox.pop().data
-                    if self._expired():
-                        return
+                    continue
                 self._emptied.set()
                 self._wake.clear()
                 if self._ending is not None:
                     yield self._ending
                     return
                 try:
-                    async with asyncio.timeout(self._patience()):
+                    async with asyncio.timeout(COMMENT_EVERY):
                         await self._wake.wait()
                 except TimeoutError:
-                    if not self._outbox and not self._expired():  # an id must not overtake its message
+                    if not self._outbox and not self._finished():  # an id must not overtake its message
                         yield self._beat()
         finally:
             reader.cancel()
             self._site.live.discard(self)
             hub.remove(self)
+            services.timers.cancel(self)
+            if token is not None:
+                services.access.revoker.release(token, self)
 
-    def _expired(self) -> bool:
-        expires = self._principal.expires
-        return expires is not None and self._services.clock() >= expires
+    # The token's end
 
-    def _patience(self) -> float:
-        """Seconds until the next heartbeat or the token's end."""
+    def _finished(self) -> bool:
         expires = self._principal.expires
-        return COMMENT_EVERY if expires is None else max(0.0, min(COMMENT_EVERY, expires - self._services.clock()))
+        return self._over or (expires is not None and self._services.clock() >= expires)
+
+    def on_deadline(self, now: float) -> None:
+        """Its token may be over (`hub.timers.Timed`)."""
+        if self._finished():
+            self.revoked()
+        else:
+            self._arm()
+
+    def revoked(self) -> None:
+        """Its token counts no more (`relay.revocations.Holder`): not even what is queued is sent."""
+        self._over = True
+        self._outbox.clear()
+        self._end()
+        # A reader that stands still never comes to the end: its connection is cut.
+        asyncio.get_running_loop().call_later(self._site.limits.close_timeout, self.abort)
+
+    def _arm(self) -> None:
+        services, expires = self._services, self._principal.expires
+        if expires is not None:
+            services.timers.set(self, services.timers.now() + max(0.0, expires - services.clock()))
 
     def _beat(self) -> bytes:
         """What a quiet stream sends: its position if that has moved on, so that it stays within retention."""

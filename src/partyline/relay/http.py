@@ -24,13 +24,13 @@ from partyline.models import Draft, Position, message_id
 from partyline.relay.access import Access
 from partyline.relay.classic import ClassicRules, ClassicSession
 from partyline.relay.registry import Registry
-from partyline.relay.requests import TopicName, UserId, answer, peer, published, read, user_text
+from partyline.relay.requests import TopicName, UserId, answer, peer, published, read
 from partyline.relay.resuming import ResumingSession
 from partyline.server.site import Endpoint, Upgrade
 from partyline.topics import check_topic
 from partyline.trust.perimeter import Peer
 from partyline.trust.rate import PerAddress
-from partyline.wire.relay import check_list, compact
+from partyline.wire.relay import check_list, compact, user_text
 
 _WS = "/ws/"
 
@@ -128,6 +128,8 @@ class Relay:
                 raise RateLimited("too many registrations from this address", retry_after=bucket.wait())
         body = await read(request, Register, self._settings.max_body)
         user = user_text(body.user_id)
+        self._access.check(principal)
+        principal.may_act_for(user)
         if body.resume and not self._settings.resume_window:
             raise InvalidValue(
                 "resume: registrations end with their connection here (resume_window = 0); leave it out or false",
@@ -142,14 +144,15 @@ class Relay:
         for topic in topics:
             principal.may_subscribe(topic)
         start = Position(self._store.epoch, self._hub.fanned_out) if body.resume else None
-        connection_id = self._registry.create(user, topics, principal.subscribe, start)
+        connection_id = self._registry.create(user, topics, principal.subscribe, start, principal.token)
         if body.resume:
             await self._registry.kept(self._registry.find(connection_id))
         return answer({"url": f"{self._base(peer(request))}/ws/{connection_id}"})
 
     async def unregister(self, request: Request) -> Response:
-        self._access.principal(request)
+        principal = self._access.principal(request)
         registration = self._registry.find(request.path_params["id"])
+        principal.may_act_for(registration.user)
         self._registry.remove(registration)
         if registration.connection is not None:
             registration.connection.close(4001, "unregistered")
@@ -165,7 +168,9 @@ class Relay:
         principal = self._access.principal(request)
         body = await read(request, TopicChange, self._settings.max_body)
         topic = check_topic(body.topic)
+        self._access.check(principal)
         registration = self._registry.find(body.client_id)
+        principal.may_act_for(registration.user)
         principal.may_subscribe(topic)
         topics = dict.fromkeys(registration.topics)
         if add:
@@ -180,10 +185,11 @@ class Relay:
     async def publish(self, request: Request) -> Response:
         principal = self._access.principal(request)
         body = await read(request, Publish, self._settings.max_body)
+        self._access.check(principal)
         topic = check_topic(body.topic)
         principal.may_publish(topic)
         user = None if body.user_id is None else user_text(body.user_id)
-        draft = Draft(topic, compact(bytes(body.message)), message_id(), user, chosen_id=False)
+        draft = Draft(topic, compact(bytes(body.message)), message_id(), user, sender=principal.user, chosen_id=False)
         (receipt,) = await published(self._hub, draft)
         position = None if receipt.position is None else str(receipt.position)
         return answer({"topic": topic, "position": position, "id": receipt.id})

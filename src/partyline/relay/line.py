@@ -20,7 +20,6 @@ from partyline.interfaces import Connection, Dialect, Store, View
 from partyline.models import Draft, Message, Position, Receipt
 from partyline.models import message_id as new_id
 from partyline.relay.access import Access
-from partyline.relay.requests import user_text
 from partyline.server.websocket import WebSocket
 from partyline.topics import check_pattern, check_topic, is_pattern, is_printable
 from partyline.trust.keys import Principal
@@ -176,6 +175,12 @@ class LineSession:
         self._subscriptions.clear()
         if connection is not None:
             services.hub.remove(connection)
+        if self._principal is not None and (token := self._principal.token) is not None:
+            services.access.revoker.release(token, self)
+
+    def revoked(self) -> None:
+        """Its token counts no more (`relay.revocations.Holder`)."""
+        self._close(4401, "token revoked")
 
     # Commands
 
@@ -208,6 +213,8 @@ class LineSession:
         try:
             principal = self._services.access.authenticate(f"Bearer {command.token}", self._address)
         except Unauthenticated as error:
+            self._services.hub.counters.refused += 1
+            _log.info("refused", code=error.code, close_code=error.close_code, address=self._address)
             self._fail(command.id, error)
             self._close(4401, error.code)
             return
@@ -218,6 +225,10 @@ class LineSession:
         connection = self._connection
         assert connection is not None
         self._principal = principal
+        token = principal.token
+        if token is not None and not self._services.access.revoker.hold(token, self):
+            self.revoked()
+            return
         connection.user = principal.user
         self._services.hub.add(connection)
         self._arm()
@@ -507,7 +518,7 @@ def make_draft(
         topic,
         wire.compact(data),
         message_id if message_id is not None else new_id(),
-        user=None if user_id is None else user_text(user_id),
+        user=None if user_id is None else wire.user_text(user_id),
         key=key,
         sender=principal.user,
         chosen_id=message_id is not None,

@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from partyline import __version__
 from partyline.relay.access import Access
-from partyline.relay.api import MAX_BATCH, Batch, NewMessage
+from partyline.relay.api import MAX_BATCH, Batch, NewMessage, Revocation
 from partyline.relay.http import Publish, Register, TopicChange
 from partyline.relay.line import MAX_PAGE
 from partyline.relay.requests import TOPIC_SCHEMA, answer, peer
@@ -101,6 +101,13 @@ class Connections(msgspec.Struct):
     connections: list[ConnectionOf]
 
 
+class Revoked(msgspec.Struct, omit_defaults=True):
+    time: float
+    ended: int
+    sub: str | None = None
+    jti: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class _Call:
     method: str
@@ -119,6 +126,7 @@ _AFTER: Final = (
     "a position (exclusive), earliest or latest",
 )
 _LIMIT: Final = ("limit", {"type": "integer", "minimum": 1, "maximum": MAX_PAGE}, "messages of a page")
+_TOKEN: Final = ("token", {"type": "string"}, "a token that lives 5 minutes at most, where no header can be sent")
 _BODY: Final = (400, 413, 415, 422)
 _CALLS: Final = (
     _Call("get", "/health", "Whether the server runs.", Status),
@@ -134,7 +142,7 @@ _CALLS: Final = (
           (*_BODY, 401, 403, 409, 503, 507)),
     _Call("get", "/v1/topics/{topic}/messages", "A page of history, oldest first.", HistoryPage, None,
           (_AFTER, _LIMIT), (401, 403, 422)),
-    _Call("get", "/v1/topics/{topic}/events", "Messages as server-sent events.", StreamEvent, None, (_AFTER,),
+    _Call("get", "/v1/topics/{topic}/events", "Messages as server-sent events.", StreamEvent, None, (_AFTER, _TOKEN),
           (401, 403, 422), "text/event-stream"),
     _Call("get", "/v1/topics/{topic}/presence", "The users of a topic.", Users, errors=(401, 403, 422)),
     _Call("get", "/v1/topics", "Topics with connections.", TopicCounts, errors=(401, 403)),
@@ -142,10 +150,12 @@ _CALLS: Final = (
           (*_BODY, 401, 403, 409, 503, 507)),
     _Call("get", "/v1/connections", "Live connections.", Connections, errors=(401, 403)),
     _Call("delete", "/v1/connections/{id}", "Close a connection by its public id.", Status, errors=(401, 403, 404)),
+    _Call("post", "/v1/revocations", "Revoke a user's tokens, or one token by its id; sub or jti.", Revoked, Revocation,
+          (), (*_BODY, 401, 403, 503)),
 )  # fmt: skip
 _REASONS: Final = {
     400: "Not JSON, or nested too deep.",
-    401: "No credential, or one that is not known.",
+    401: "No credential, or one that does not count.",
     403: "Not allowed: the rights, the Host or the Origin.",
     404: "There is no such thing.",
     409: "The message id was used for another message.",

@@ -14,8 +14,10 @@ from partyline.errors import Forbidden, NotFound, Overloaded, RateLimited, Store
 from partyline.hub.timers import Timers
 from partyline.metrics import Counters
 from partyline.models import Position
+from partyline.relay.revocations import Revoker
 from partyline.stores.sqlite.registrations import Row
 from partyline.topics import any_covers
+from partyline.trust.keys import Token
 
 _MOST_PATIENCE: Final = 5.0  # seconds that a registration waits for the disk
 
@@ -68,6 +70,7 @@ class Registration:
         "grants",
         "id_hash",
         "timer_slot",
+        "token",
         "topics",
         "used",
         "user",
@@ -90,6 +93,7 @@ class Registration:
         self.confirmed = confirmed  # what its client has surely got; None: it does not resume
         self.used = False
         self.created = 0.0
+        self.token: Token | None = None  # that it was made with
         self.connection: User | None = None
         self.timer_slot = 0
 
@@ -100,6 +104,10 @@ class Registration:
 
     def on_deadline(self, now: float) -> None:
         self._registry.expire(self)
+
+    def revoked(self) -> None:
+        """The token that made it counts no more (`relay.revocations.Holder`)."""
+        self._registry.revoked(self)
 
 
 class Registry:
@@ -113,8 +121,10 @@ class Registry:
         limits: RegistryLimits,
         *,
         clock: Callable[[], float] = time.time,
+        revoker: Revoker | None = None,
     ) -> None:
         self._table = table
+        self._revoker = revoker
         self._timers = timers
         self._counters = counters
         self._limits = limits
@@ -128,12 +138,18 @@ class Registry:
         return len(self._by_hash)
 
     def create(
-        self, user: str, topics: tuple[str, ...], grants: tuple[str, ...], confirmed: Position | None = None
+        self,
+        user: str,
+        topics: tuple[str, ...],
+        grants: tuple[str, ...],
+        confirmed: Position | None = None,
+        token: Token | None = None,
     ) -> str:
         """A new registration; returns its id, 32 hex digits, which is kept nowhere.
 
-        One with a `confirmed` position resumes from there. Raises RateLimited (too many of this user) or Overloaded
-        (too many in all).
+        One with a `confirmed` position resumes from there. `token` is the one that it is made with, if not a key: it
+        ends when that is revoked, not when that expires. Raises RateLimited (too many of this user) or Overloaded (too
+        many in all).
         """
         limits = self._limits
         if self._per_user.get(user, 0) >= limits.registrations_per_user:
@@ -153,6 +169,7 @@ class Registry:
             self, id_hash(connection_id), user, self._shared(topics), self._shared(grants), confirmed
         )
         registration.created = self._clock()
+        registration.token = token
         self._insert(registration)
         self._timers.set(registration, self._timers.now() + limits.unused_registration_life)
         self._save(registration)
@@ -191,6 +208,15 @@ class Registry:
             del self._per_user[registration.user]
         self._timers.cancel(registration)
         self._table.delete(registration.id_hash)
+        if registration.token is not None and self._revoker is not None:
+            self._revoker.release(registration.token, registration)
+
+    def revoked(self, registration: Registration) -> None:
+        """Its token was revoked: it ends, and with it its connection."""
+        connection = registration.connection
+        self.remove(registration)
+        if connection is not None:
+            connection.close(4001, "token revoked")
 
     def attach(self, registration: Registration, connection: User) -> User | None:
         """`connection` uses it from now on; returns the one that did before, if any."""
@@ -251,12 +277,19 @@ class Registry:
                 registration.used,
                 registration.created,
                 registration.confirmed,
+                None if registration.token is None else registration.token[1:],
             )
         )
 
     def _insert(self, registration: Registration) -> None:
         self._by_hash[registration.id_hash] = registration
         self._per_user[registration.user] = self._per_user.get(registration.user, 0) + 1
+        if registration.token is not None and self._revoker is not None:
+            self._revoker.hold(registration.token, registration)
+
+    def _refused(self, registration: Registration) -> bool:
+        token = registration.token
+        return token is not None and self._revoker is not None and self._revoker.refuses(token)
 
     def _shared(self, names: tuple[str, ...]) -> tuple[str, ...]:
         """The same tuple for the same few names: most registrations have the default topics."""
@@ -273,13 +306,15 @@ class Registry:
             )
             registration.used = row.used
             registration.created = row.created
+            if row.token is not None:
+                registration.token = Token(row.user, *row.token)
             if row.used:
                 life = self._limits.resume_window
             else:
                 # A clock that was set back must not make it live longer than it may.
                 age = max(0.0, wall - row.created)
                 life = max(self._limits.unused_registration_life - age, self._limits.resume_window)
-            if life > 0:
+            if life > 0 and not self._refused(registration):
                 self._insert(registration)
                 self._timers.set(registration, now + life)
             else:

@@ -10,16 +10,14 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from partyline.errors import InvalidValue, PartylineError, PayloadTooLarge, UnsupportedMediaType
+from partyline.errors import PartylineError, PayloadTooLarge, UnsupportedMediaType
 from partyline.hub.hub import Hub
 from partyline.models import Draft, Receipt
-from partyline.topics import MAX_LENGTH, TOKEN, UNPRINTABLE, is_printable
+from partyline.topics import MAX_LENGTH, TOKEN, UNPRINTABLE
 from partyline.trust.perimeter import Peer
-from partyline.wire.relay import decode, to_json
+from partyline.wire.relay import MAX_USER, MAX_USER_ID, decode, to_json
 
 _T = TypeVar("_T", bound=msgspec.Struct)
-_MAX_USER = 128
-_MAX_USER_ID = (1 << 63) - 1
 
 # What the OpenAPI document says of values; the code that uses one checks it, and with better words.
 TOPIC_SCHEMA: Final = {
@@ -29,9 +27,9 @@ TOPIC_SCHEMA: Final = {
 }
 TopicName: TypeAlias = Annotated[str, msgspec.Meta(extra_json_schema=TOPIC_SCHEMA)]
 Label: TypeAlias = Annotated[
-    str, msgspec.Meta(extra_json_schema={"pattern": rf"^[^{UNPRINTABLE}]+$", "maxLength": _MAX_USER})
+    str, msgspec.Meta(extra_json_schema={"pattern": rf"^[^{UNPRINTABLE}]+$", "maxLength": MAX_USER})
 ]
-_WHOLE: Final = {"minimum": 0, "maximum": _MAX_USER_ID}
+_WHOLE: Final = {"minimum": 0, "maximum": MAX_USER_ID}
 UserId: TypeAlias = (
     Annotated[int, msgspec.Meta(extra_json_schema=_WHOLE)]
     | Annotated[float, msgspec.Meta(extra_json_schema={**_WHOLE, "multipleOf": 1})]  # 7.0 is the integer 7 in JSON
@@ -43,20 +41,6 @@ def peer(request: Request) -> Peer:
     """The peer that the gate found behind the request."""
     found: Peer = request.scope["partyline.peer"]
     return found
-
-
-def user_text(user_id: float | str) -> str:
-    """A user id as the text it is compared by. Raises InvalidValue."""
-    if isinstance(user_id, int | float):
-        if 0 <= user_id <= _MAX_USER_ID and user_id == int(user_id):
-            return str(int(user_id))
-    elif 0 < len(user_id) <= _MAX_USER and is_printable(user_id):
-        return user_id
-    raise InvalidValue(
-        f"user_id: {str(user_id)[:60]!r} is neither an integer from 0 to 2^63-1 nor 1-{_MAX_USER} printable characters",
-        code="invalid_user_id",
-        field="user_id",
-    )
 
 
 async def read(request: Request, kind: type[_T], limit: int, setting: str = "max_body") -> _T:

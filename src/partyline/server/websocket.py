@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 _log = log.get("server")
 
+_CUT_OFF = frozenset((4001, 4401))  # these have no right to what is still queued
+
 
 class _Due(Enum):
     """What the one deadline of a connection is for."""
@@ -226,7 +228,10 @@ class WebSocket(asyncio.Protocol):
             await asyncio.shield(self._drain)
 
     def close(self, code: int, reason: str = "") -> None:
-        """Send our close frame behind everything queued, then wait for the peer's, at most `close_timeout`."""
+        """Send our close frame behind everything queued, then wait for the peer's, at most `close_timeout`.
+
+        Who is unregistered or no longer authenticated (4001, 4401) gets nothing of what is queued.
+        """
         self._close(code, reason, self._site.limits.close_timeout)
 
     def shutdown(self) -> None:
@@ -306,6 +311,8 @@ class WebSocket(asyncio.Protocol):
             return
         self._closing = True
         self._wake_drained()
+        if code in _CUT_OFF:
+            self._discard_outbox()
         self._write_last(self._wire.close(code, reason))
         if self._paused:  # the peer's close frame must get in
             self._paused = False

@@ -1,4 +1,4 @@
--- The schema of a Partyline database, version 2. Applied as it stands to a new file; older files are brought here step
+-- The schema of a Partyline database, version 3. Applied as it stands to a new file; older files are brought here step
 -- by step (stores/sqlite/opening.py). PRAGMA user_version holds the version.
 
 -- One row: which database this is, and what outlives the messages.
@@ -19,7 +19,16 @@ CREATE TABLE registrations (
   grants   TEXT NOT NULL,                 -- JSON array of topic patterns its creator may subscribe to
   used     INTEGER NOT NULL,              -- 1 once a connection was made with it
   created  REAL NOT NULL,                 -- seconds since 1970
-  confirmed TEXT                          -- the position its client has surely got; NULL: it does not resume
+  confirmed TEXT,                         -- the position its client has surely got; NULL: it does not resume
+  token    TEXT                           -- JSON array [jti, iat] of the token that made it; NULL: a key did
+) STRICT, WITHOUT ROWID;
+
+-- Tokens that count no more, each kept until none is left that it could concern.
+CREATE TABLE revocations (
+  kind  TEXT NOT NULL,                    -- sub or jti: what of a token `name` is
+  name  TEXT NOT NULL,
+  at    REAL NOT NULL,                    -- seconds since 1970
+  PRIMARY KEY (kind, name)
 ) STRICT, WITHOUT ROWID;
 
 -- The durable messages of all rooms, in one order.

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from partyline.errors import Forbidden, Unauthenticated
 from partyline.topics import any_covers, contains
@@ -19,12 +20,20 @@ def key_hash(key: str) -> str:
     return "sha256:" + hashlib.sha256(key.encode()).hexdigest()
 
 
+class Token(NamedTuple):
+    """What a revocation asks of a token: its user (`sub`), its id (`jti`), and when it was issued (`iat`)."""
+
+    user: str
+    id: str | None
+    issued: float | None
+
+
 @dataclass(frozen=True, slots=True)
 class Principal:
     """Who a request comes from, and what it may do, by topic patterns.
 
     `name` tells principals apart and opens nothing. A token also has a `user` (its `sub`), a time at which it `expires`
-    (seconds since 1970) and perhaps an id.
+    (seconds since 1970) and perhaps an id and a time at which it was `issued`.
     """
 
     publish: tuple[str, ...] = ()
@@ -34,26 +43,41 @@ class Principal:
     expires: float | None = None
     token_id: str | None = None
     name: str = ""
+    issued: float | None = None
+
+    @property
+    def token(self) -> Token | None:
+        """The token that it came with; None where it came with a key, or in open mode."""
+        return None if self.user is None else Token(self.user, self.token_id, self.issued)
+
+    @property
+    def _what(self) -> str:
+        return "key" if self.user is None else "token"
+
+    def may_act_for(self, user: str) -> None:
+        """Raises Forbidden for a token of another user. A key may act for everybody."""
+        if self.user is not None and self.user != user:
+            raise Forbidden("this token is another user's: its sub must be the user id", field="user_id")
 
     def may_publish(self, topic: str) -> None:
         """Raises Forbidden where no `publish` pattern covers `topic`."""
         if not any_covers(self.publish, topic):
-            raise Forbidden(f"this key may not publish to {topic!r}", field="topic")
+            raise Forbidden(f"this {self._what} may not publish to {topic!r}", field="topic")
 
     def may_subscribe(self, topic: str) -> None:
         """Raises Forbidden where no `subscribe` pattern covers `topic`."""
         if not any_covers(self.subscribe, topic):
-            raise Forbidden(f"this key may not subscribe to {topic!r}", field="topic")
+            raise Forbidden(f"this {self._what} may not subscribe to {topic!r}", field="topic")
 
     def may_subscribe_pattern(self, pattern: str) -> None:
         """Raises Forbidden where no one `subscribe` pattern covers all that `pattern` covers."""
         if not any(contains(granted, pattern) for granted in self.subscribe):
-            raise Forbidden(f"this key may not subscribe to all of {pattern!r}", field="topic")
+            raise Forbidden(f"this {self._what} may not subscribe to all of {pattern!r}", field="topic")
 
     def must_be_admin(self, what: str) -> None:
         """Raises Forbidden where the admin right is missing."""
         if not self.admin:
-            raise Forbidden(f"{what} needs a key with admin rights")
+            raise Forbidden(f"{what} needs a key or a token with admin rights")
 
 
 EVERYBODY = Principal((">",), (">",), admin=True)
@@ -73,20 +97,30 @@ class KeyRing:
         return not self._keys
 
     def authenticate(self, authorization: str | None) -> Principal:
-        """Who an Authorization header stands for. Raises Unauthenticated for none or an unknown key.
+        """Who an Authorization header stands for. Raises Unauthenticated for none or an unknown key."""
+        if not self._keys:
+            return EVERYBODY
+        found = self.find(bearer(authorization))
+        if found is None:
+            raise Unauthenticated("this API key is not known here")
+        return found
+
+    def find(self, key: str) -> Principal | None:
+        """Who a key stands for; None if it is not known.
 
         Every configured key is compared, each in constant time: the answer's time tells nothing.
         """
-        if not self._keys:
-            return EVERYBODY
-        scheme, _, key = (authorization or "").partition(" ")
-        if scheme.lower() != "bearer" or not key.strip():
-            raise Unauthenticated("this needs an API key: send Authorization: Bearer KEY")
-        presented = key_hash(key.strip()).encode()
+        presented = key_hash(key).encode()
         found: Principal | None = None
         for hashed, principal in self._keys:
             if hmac.compare_digest(hashed, presented):
                 found = principal
-        if found is None:
-            raise Unauthenticated("this API key is not known here")
         return found
+
+
+def bearer(authorization: str | None) -> str:
+    """The credential in an Authorization header (RFC 6750 2.1). Raises Unauthenticated where there is none."""
+    scheme, _, credential = (authorization or "").partition(" ")
+    if scheme.lower() != "bearer" or not credential.strip():
+        raise Unauthenticated("this needs an API key or a token: send Authorization: Bearer KEY")
+    return credential.strip()

@@ -10,8 +10,11 @@ import msgspec
 
 from partyline.errors import InvalidValue, MalformedRequest
 from partyline.models import Message, Receipt
+from partyline.topics import is_printable
 
 MAX_DEPTH = 64
+MAX_USER = 128
+MAX_USER_ID = (1 << 63) - 1
 
 _T = TypeVar("_T")
 # A string, or what begins like one and has no end: possessive and never failing, or hostile quotes make it quadratic.
@@ -226,6 +229,20 @@ def classic_text(message: Message) -> bytes:
 def to_json(value: Any) -> bytes:
     """A value of ours as JSON."""
     return msgspec.json.encode(value)
+
+
+def user_text(user_id: float | str, field: str = "user_id") -> str:
+    """A user id as the text it is compared by. Raises InvalidValue naming `field`."""
+    if isinstance(user_id, int | float):
+        if 0 <= user_id <= MAX_USER_ID and user_id == int(user_id):
+            return str(int(user_id))
+    elif 0 < len(user_id) <= MAX_USER and is_printable(user_id):
+        return user_id
+    raise InvalidValue(
+        f"{field}: {str(user_id)[:60]!r} is neither an integer from 0 to 2^63-1 nor 1-{MAX_USER} printable characters",
+        code="invalid_user_id",
+        field=field,
+    )
 
 
 def check_list(names: Sequence[str], limit: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -373,6 +374,26 @@ def test_a_flipped_bit_is_found_at_start(path: Path, which: int) -> None:
         assert f"offset {which + 1} " in caught.value.message
     finally:
         database.close()
+
+
+def test_a_flipped_bit_of_an_index_or_the_schema_is_found_at_start(path: Path) -> None:
+    """Where an index says otherwise than its table, or the schema is not even text, the database is refused."""
+
+    async def run() -> None:
+        async with opened(path) as log:
+            await log.append(*(log.draft("room1") for _ in range(20)))
+
+    asyncio.run(run())
+    content = path.read_bytes()
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        query = "SELECT rootpage FROM sqlite_master WHERE name = 'log_by_room'"
+        (page,) = connection.execute(query).fetchone()
+    for at, bit in ((content.index(b"room1", (page - 1) * 4096), 0x01), (content.index(b"TABLE registrations"), 0x80)):
+        damaged = bytearray(content)
+        damaged[at] ^= bit
+        path.write_bytes(damaged)
+        with pytest.raises(ConfigError, match="is damaged"):
+            Database(str(path), Counters())
 
 
 def test_any_flipped_byte_is_never_served(path: Path, tmp_path: Path) -> None:

@@ -50,6 +50,15 @@ def test_every_number_of_rows_comes_back(opened: Open, count: int) -> None:
     assert by_hash(RegistrationTable(opened()).load()) == {item.id_hash: item for item in rows}
 
 
+@pytest.mark.parametrize("token", [None, (None, None), ("t1", None), (None, 1.5), ('"é\\', 1_800_000_000.25)])
+def test_the_token_that_made_it_comes_back(opened: Open, token: tuple[str | None, float | None] | None) -> None:
+    """Whether a token made a registration, its id and when it was issued, are there in the next process."""
+    database = opened()
+    RegistrationTable(database).save(row(1, token=token))
+    database.close()
+    assert list(RegistrationTable(opened()).load()) == [row(1, token=token)]
+
+
 @pytest.mark.parametrize("count", SIZES)
 def test_every_number_of_rows_can_be_deleted(opened: Open, count: int) -> None:
     """However many registrations are deleted at once, exactly these are gone."""

@@ -24,8 +24,8 @@ from partyline.stores.sqlite import opening
 
 _log = log.get("store")
 
-SCHEMA_VERSION = 2
-MIGRATIONS: dict[int, str] = {1: opening.FROM_1}
+SCHEMA_VERSION = 3
+MIGRATIONS: dict[int, str] = {1: opening.FROM_1, 2: opening.FROM_2}
 """SQL that brings a database from a version to the next one, by the version it starts from."""
 
 _RETRY_AFTER: Final = 0.5  # seconds between tries while the disk refuses
@@ -108,7 +108,7 @@ class Database:
             self._connection = self._open()
             if path != ":memory:" and os.stat(path).st_uid == os.geteuid():
                 os.chmod(path, 0o600)  # one that was made wider, now that it is known to be ours
-        except (OSError, sqlite3.Error) as error:
+        except (OSError, sqlite3.Error, UnicodeDecodeError) as error:
             self._unlock()
             raise opening.explain(path, error) from None
         except ConfigError:

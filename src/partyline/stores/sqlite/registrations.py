@@ -17,7 +17,7 @@ from partyline.stores.sqlite.database import Database
 from partyline.stores.sqlite.opening import damaged
 
 _T = TypeVar("_T")
-_Values = tuple[bytes, str, str, str, int, float, str | None]
+_Values = tuple[bytes, str, str, str, int, float, str | None, str | None]
 
 # A statement with many rows steps once: sqlite3 lets go of the GIL at every step, and beside a busy loop each return
 # costs a switch interval.
@@ -28,7 +28,8 @@ _SIZES = (512, 64, 8, 1)
 class Row:
     """One registration as it is stored. `id_hash` is the SHA-256 of the id; `created` is seconds since 1970.
 
-    `confirmed` is the position that its client has surely got; None if it does not resume.
+    `confirmed` is the position that its client has surely got; None if it does not resume. `token` is the id of the
+    token that made it and when that was issued; None where a key made it.
     """
 
     id_hash: bytes
@@ -38,6 +39,7 @@ class Row:
     used: bool
     created: float
     confirmed: Position | None = None
+    token: tuple[str | None, float | None] | None = None
 
 
 class RegistrationTable:
@@ -51,15 +53,16 @@ class RegistrationTable:
 
     def load(self) -> Iterator[Row]:
         """What an earlier process left. Raises ConfigError where the file is damaged."""
-        query = "SELECT id_hash, user, topics, grants, used, created, confirmed FROM registrations"
+        query = "SELECT id_hash, user, topics, grants, used, created, confirmed, token FROM registrations"
         for row in self._database.rows(query):
-            id_hash, user, topics, grants, used, created, confirmed = cast("_Values", row)
+            id_hash, user, topics, grants, used, created, confirmed, made_by = cast("_Values", row)
             try:
                 names, patterns = (tuple(msgspec.json.decode(text, type=list[str])) for text in (topics, grants))
                 position = None if confirmed is None else Position.parse(confirmed)
+                token = None if made_by is None else msgspec.json.decode(made_by, type=tuple[str | None, float | None])
             except (msgspec.MsgspecError, InvalidValue) as error:
                 raise damaged(self._database.path, f"a registration: {error}") from None
-            yield Row(id_hash, user, names, patterns, bool(used), created, position)
+            yield Row(id_hash, user, names, patterns, bool(used), created, position, token)
 
     def save(self, row: Row) -> None:
         """Insert or replace."""
@@ -104,7 +107,7 @@ class _Flush:
             marks = ",".join("?" * len(hashes))
             connection.execute(f"DELETE FROM registrations WHERE id_hash IN ({marks})", hashes)  # noqa: S608
         for batch in _batches(rows):
-            marks = ",".join(["(?,?,?,?,?,?,?)"] * len(batch))
+            marks = ",".join(["(?,?,?,?,?,?,?,?)"] * len(batch))
             values = [value for row in batch for value in _values(row)]
             connection.execute(f"INSERT OR REPLACE INTO registrations VALUES {marks}", values)  # noqa: S608
 
@@ -118,7 +121,8 @@ def _values(row: Row) -> _Values:
         grants,
         int(row.used),
         row.created,
-        str(row.confirmed) if row.confirmed else None,
+        None if row.confirmed is None else str(row.confirmed),
+        None if row.token is None else json.dumps(row.token, ensure_ascii=False),
     )
 
 

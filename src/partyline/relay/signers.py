@@ -1,0 +1,190 @@
+"""From the settings to the keys that verify tokens: what is read from files, and what is fetched from an address."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import urllib.request
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Final, cast
+from urllib.parse import urlsplit
+
+from partyline import log
+from partyline.config import JwtKey
+from partyline.errors import ConfigError
+from partyline.trust.perimeter import is_loopback
+from partyline.trust.tokens import (
+    ALGORITHMS,
+    Algorithm,
+    Key,
+    Signer,
+    key_set,
+    public_key,
+    secret_key,
+    signature,
+    signing_key,
+)
+
+_log = log.get("relay")
+
+_SOURCES: Final = ("secret", "secret_file", "public_key", "public_key_file", "jwks_file", "jwks_url")
+_MAX_LEEWAY: Final = 300.0  # seconds
+_MAX_FILE: Final = 256 * 1024  # bytes of a key file or a fetched set
+_PATIENCE: Final = 5.0  # seconds for a whole fetch
+STALE: Final = 600.0  # seconds after which a set that is in use is fetched anew
+AGAIN: Final = 30.0  # seconds between two fetches because of a key id that is not in the set
+
+
+def check_keys(keys: Iterable[JwtKey]) -> None:
+    """Raises ConfigError for keys that cannot be meant, and where PyJWT is missing. Files are not looked at."""
+    for key in keys:
+        if key.algorithm not in ALGORITHMS:
+            raise _unusable(f"algorithm {key.algorithm[:20]!r} is none of {', '.join(ALGORITHMS)}")
+        named = [name for name in _SOURCES if getattr(key, name) is not None]
+        symmetric = key.algorithm == "HS256"
+        allowed = _SOURCES[:2] if symmetric else _SOURCES[2:]
+        if len(named) != 1 or named[0] not in allowed:
+            raise _unusable(
+                f"a key for {key.algorithm} has exactly one of {', '.join(allowed)}; "
+                f"this one has {' and '.join(named) or 'none'}"
+            )
+        if not 0 <= key.leeway <= _MAX_LEEWAY:
+            raise _unusable(f"leeway {key.leeway:g} is not between 0 and {_MAX_LEEWAY:g} seconds")
+        if key.jwks_url is not None:
+            _check_address(key.jwks_url)
+            if key.kid is not None:
+                raise _unusable("kid is for a single key: those of a set name themselves")
+        signature(_algorithm(key))
+        if key.secret is not None or key.public_key is not None:
+            read_keys(key)
+
+
+def read_keys(key: JwtKey) -> tuple[Key, ...]:
+    """The keys of one entry; none for an address, which is fetched later. Raises ConfigError."""
+    algorithm = _algorithm(key)
+    if key.secret is not None:
+        return (secret_key(key.secret.encode(), key.kid),)
+    if key.secret_file is not None:
+        return (secret_key(read_file(key.secret_file).rstrip(b"\r\n"), key.kid),)
+    if key.public_key is not None:
+        return (public_key(algorithm, key.public_key, key.kid),)
+    if key.public_key_file is not None:
+        return (public_key(algorithm, read_file(key.public_key_file).decode("ascii", "replace"), key.kid),)
+    if key.jwks_file is not None:
+        return key_set(algorithm, read_file(key.jwks_file))
+    return ()
+
+
+def private_key(data: bytes) -> tuple[Algorithm, Key]:
+    """What signs tokens, and how: a private key as PEM, or else a secret. Raises ConfigError."""
+    return signing_key(data) if data.lstrip().startswith(b"-----BEGIN") else ("HS256", secret_key(data.rstrip(b"\r\n")))
+
+
+def signers(keys: Iterable[JwtKey]) -> list[Signer]:
+    """The signers of checked settings. Reads files, starts to fetch what has an address. Raises ConfigError.
+
+    Runs on the loop.
+    """
+    found: list[Signer] = []
+    for key in keys:
+        signer = Signer(_algorithm(key), read_keys(key), key.audience, key.issuer, key.leeway, key.admin)
+        if key.jwks_url is not None:
+            signer.renew = RemoteKeys(signer, key.jwks_url).renew
+        found.append(signer)
+    for signer in found:  # now that nothing of the settings can be wrong any more
+        if signer.renew is not None:
+            signer.renew(False)
+    return found
+
+
+class RemoteKeys:
+    """Keeps a signer's keys as they are at one address, which is fetched on a thread.
+
+    What was fetched stays while the address cannot be reached.
+    """
+
+    def __init__(
+        self,
+        signer: Signer,
+        url: str,
+        *,
+        fetch: Callable[[str], bytes] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._signer = signer
+        self._url = url
+        self._fetch = fetch or fetch_set
+        self._clock = clock
+        self._asked: float | None = None  # when the last fetch began
+        self._fetching = False
+
+    def renew(self, missing: bool) -> bool:
+        """Fetch if it is time to; returns at once. Whether there may soon be keys that are not there now."""
+        pause = AGAIN if missing or not self._signer.keys else STALE
+        elapsed = None if self._asked is None else self._clock() - self._asked
+        # One fetch at a time, unless a server that sends a byte now and then holds it up.
+        if elapsed is None or elapsed >= (STALE if self._fetching else pause):
+            self._asked, self._fetching = self._clock(), True
+            loop = asyncio.get_running_loop()
+            loop.run_in_executor(None, self._fetch, self._url).add_done_callback(self._fetched)
+        return self._fetching or not self._signer.keys
+
+    def _fetched(self, done: asyncio.Future[bytes]) -> None:
+        self._fetching = False
+        if done.cancelled():
+            return
+        try:
+            self._signer.keys = key_set(self._signer.algorithm, done.result())
+        except ConfigError as error:
+            _log.warning("the keys that sign tokens could not be used", reason=error.message)
+        except (OSError, ValueError) as error:
+            _log.warning("the keys that sign tokens could not be fetched", reason=str(error))
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_: Any) -> None:
+        """The place is pinned: nobody there may name another one."""
+
+
+def fetch_set(url: str) -> bytes:
+    """What is at a pinned address. Blocks. Raises OSError (which URLError is), also after 5 seconds in all."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirects())
+    due = time.monotonic() + _PATIENCE
+    body = bytearray()
+    with opener.open(url, timeout=_PATIENCE) as answer:
+        while piece := answer.read1(65536):
+            body += piece
+            if len(body) > _MAX_FILE or time.monotonic() > due:
+                raise OSError(f"more than {_MAX_FILE} bytes, or slower than {_PATIENCE:g} seconds")
+    return bytes(body)
+
+
+def _check_address(url: str) -> None:
+    parts = urlsplit(url)
+    if parts.username is not None:
+        raise _unusable("jwks_url holds a user or a password: what everybody may verify with needs none")
+    if parts.scheme == "https" and parts.hostname:
+        return
+    if parts.scheme != "http" or not parts.hostname or not is_loopback(parts.hostname):
+        raise _unusable("jwks_url is not an https address (http is for this machine only): who changes it, signs")
+
+
+def read_file(path: str) -> bytes:
+    """The content of a key file. Raises ConfigError."""
+    try:
+        with Path(path).open("rb") as source:
+            data = source.read(_MAX_FILE + 1)
+    except OSError as error:
+        raise _unusable(f"{path} cannot be read: {error.strerror}") from None
+    if len(data) > _MAX_FILE:
+        raise _unusable(f"{path} is larger than any key")
+    return data
+
+
+def _algorithm(key: JwtKey) -> Algorithm:
+    return cast("Algorithm", key.algorithm)
+
+
+def _unusable(why: str) -> ConfigError:
+    return ConfigError(f"jwt_keys: {why}", field="jwt_keys")

@@ -1,0 +1,57 @@
+"""The revocations table: few rows, each on the disk before anybody is told that it counts."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+from collections.abc import Callable
+from typing import Final, cast
+
+from partyline.errors import StoreUnavailable
+from partyline.stores.sqlite.database import Database
+
+_PATIENCE: Final = 5.0  # seconds that a commit is waited for
+
+
+class RevocationTable:
+    """Written by the database's one writer, beside everything else."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def load(self) -> list[tuple[str, str, float]]:
+        """Kind, name and time of each, the earliest first. Raises ConfigError where the file is damaged."""
+        rows = self._database.rows("SELECT kind, name, at FROM revocations ORDER BY at")
+        return cast("list[tuple[str, str, float]]", rows)
+
+    async def save(self, kind: str, name: str, at: float, *, oldest: float) -> None:
+        """Return when it is committed; rows from before `oldest` go with the same commit.
+
+        Raises StoreUnavailable after five seconds; the row is written all the same as soon as the disk takes it.
+        Cancelled, it is written too.
+        """
+
+        def write(connection: sqlite3.Connection) -> None:
+            connection.execute("DELETE FROM revocations WHERE at < ?", (oldest,))
+            connection.execute("INSERT OR REPLACE INTO revocations VALUES (?, ?, ?)", (kind, name, at))
+
+        committed = asyncio.Event()
+        self._database.submit(write, _teller(committed))
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                await committed.wait()
+        except TimeoutError:
+            raise StoreUnavailable(
+                "the revocation holds, but it is not on the disk yet, and a restart would forget it: send it again"
+            ) from None
+
+
+def _teller(committed: asyncio.Event) -> Callable[[], None]:
+    loop = asyncio.get_running_loop()
+
+    def tell() -> None:
+        with contextlib.suppress(RuntimeError):  # the loop may be gone, and with it who waited
+            loop.call_soon_threadsafe(committed.set)
+
+    return tell
