@@ -47,13 +47,19 @@ def environment() -> dict[str, str]:
 
 
 @asynccontextmanager
-async def serving(*arguments: str, db: str | Path = ":memory:", cwd: Path | None = None) -> AsyncIterator[Server]:
-    """Run `partyline serve` on a free port; ended at the end, if it still runs then."""
+async def serving(
+    *arguments: str,
+    db: str | Path = ":memory:",
+    port: int = 0,
+    cwd: Path | None = None,
+    env: dict[str, str] | None = None,
+) -> AsyncIterator[Server]:
+    """Run `partyline serve`, by default on a free port; ended at the end, if it still runs then. `env` is added."""
     process = await asyncio.create_subprocess_exec(
-        *command("serve", "--port", "0", "--db", str(db), "--log-format", "json", *arguments),
+        *command("serve", "--port", str(port), "--db", str(db), "--log-format", "json", *arguments),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        env=environment(),
+        env=environment() | (env or {}),
         cwd=cwd,
     )
     assert process.stdout is not None
