@@ -36,9 +36,9 @@ class Server:
         return self.process.returncode
 
 
-def command(*arguments: str) -> list[str]:
+def command(*arguments: str, module: str = "partyline") -> list[str]:
     """How to run the command line with this interpreter."""
-    return [sys.executable, "-m", "partyline", *arguments]
+    return [sys.executable, "-m", module, *arguments]
 
 
 def environment() -> dict[str, str]:
@@ -53,10 +53,13 @@ async def serving(
     port: int = 0,
     cwd: Path | None = None,
     env: dict[str, str] | None = None,
+    module: str = "partyline",
 ) -> AsyncIterator[Server]:
-    """Run `partyline serve`, by default on a free port; ended at the end, if it still runs then. `env` is added."""
+    """Run `partyline serve`, by default on a free port; ended at the end, if it still runs then.
+
+    `env` is added to its environment; `module` is what Python runs."""
     process = await asyncio.create_subprocess_exec(
-        *command("serve", "--port", str(port), "--db", str(db), "--log-format", "json", *arguments),
+        *command("serve", "--port", str(port), "--db", str(db), "--log-format", "json", *arguments, module=module),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         env=environment() | (env or {}),

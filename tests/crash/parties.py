@@ -112,14 +112,18 @@ class HttpPublisher:
         ledger = self.ledger
         async with Http.open(ledger.port) as http:
             while self._waiting or not ledger.ending:
-                again = bool(self._waiting)
-                if not again:
-                    count = ledger.chance.randint(1, self._batch)
-                    self._waiting = [ledger.draft(self.name, next(self._numbers)) for _ in range(count)]
-                for draft, receipt in zip(self._waiting, await self._publish(http), strict=True):
-                    ledger.acknowledge(draft, receipt["position"], duplicate=receipt["duplicate"], again=again)
-                self._waiting = []
+                await self.publish(http)
         return False
+
+    async def publish(self, http: Http) -> None:
+        """One call. What it does not answer the next one sends again. Raises ConnectionError."""
+        ledger, again = self.ledger, bool(self._waiting)
+        if not again:
+            count = ledger.chance.randint(1, self._batch)
+            self._waiting = [ledger.draft(self.name, next(self._numbers)) for _ in range(count)]
+        for draft, receipt in zip(self._waiting, await self._publish(http), strict=True):
+            ledger.acknowledge(draft, receipt["position"], duplicate=receipt["duplicate"], again=again)
+        self._waiting = []
 
     async def _publish(self, http: Http) -> list[dict[str, Any]]:
         drafts = self._waiting
