@@ -1,4 +1,4 @@
-/* Preloaded into a server by test_faults.py: its wall clock is off by the seconds (a double) in the file CLOCK_OFFSET
+/* Preloaded into a server by test_clock.py: its wall clock is off by the seconds (a double) in the file CLOCK_OFFSET
    names, which may change at any time. Clocks that are never set stay as they are. */
 #define _GNU_SOURCE
 #include <dlfcn.h>

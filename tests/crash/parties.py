@@ -87,14 +87,16 @@ async def take_part(party: Party) -> None:
 
 @asynccontextmanager
 async def taking_part(parties: Sequence[Party]) -> AsyncIterator[list[asyncio.Task[None]]]:
-    """The tasks of these parties; cancelled at the end."""
+    """The tasks of these parties; cancelled at the end. What went wrong in one of them is raised then."""
     tasks = [asyncio.create_task(take_part(party)) for party in parties]
     try:
         yield tasks
     finally:
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        for outcome in await asyncio.gather(*tasks, return_exceptions=True):
+            if isinstance(outcome, Exception):
+                raise outcome
 
 
 # Publishers
@@ -198,9 +200,8 @@ class Subscriber:
     def sees(self, topic: str) -> bool:
         return any(covers(name, topic) for name in self.names)
 
-    def take(self, position: str | None, topic: str, message_id: str, data: bytes) -> None:
+    def take(self, position: str, topic: str, message_id: str, data: bytes) -> None:
         """A message has come."""
-        assert position is not None
         assert self.sees(topic), f"{topic} is not for {self.names}"
         offset = offset_of(position)
         self.order.append(offset)
@@ -257,6 +258,7 @@ class LineSubscriber(Subscriber):
         self.doubled = 0  # messages that came twice on one connection: never
         self.unasked = 0  # messages at or before the positions asked for: never
         self.unordered = 0  # messages that came behind a newer one of the same subscription: never
+        self.passing = 0  # ephemeral messages
         self._asked: dict[str, int] = {}
 
     async def once(self) -> bool:
@@ -275,21 +277,32 @@ class LineSubscriber(Subscriber):
 
     def _hear(self, frame: Frame) -> None:
         if frame.type == "message":
-            offset = offset_of(frame.position or "")
-            self.doubled += offset in self._here
-            topic = str(frame.topic)
-            self.unasked += all(offset <= self._asked[name] for name in self.names if covers(name, topic))
-            self.unordered += self._live and bool(self._newest) and offset < offset_of(self._newest)
-            self._here.add(offset)
-            if not self._newest or offset > offset_of(self._newest):
-                self._newest = str(frame.position)
-            self.take(frame.position, topic, str(frame.id), bytes(frame.data))
+            if frame.position is None:
+                self.passing += 1
+                return
+            self._message(frame.position, str(frame.topic), str(frame.id), bytes(frame.data))
         elif frame.type == "reply":
             if frame.id == "live":
                 self._live = True
             else:
                 assert frame.recovered, f"{frame.id} was not recovered"
+        elif frame.type == "position":
+            assert frame.topic is None, f"a gap in {frame.topic}"
+            assert frame.position is not None
+            self.unordered += bool(self._newest) and offset_of(frame.position) < offset_of(self._newest)
+            self._newest = frame.position
         else:
             assert frame.type == "welcome", frame
         if self._live and self._newest:
             self._positions = dict.fromkeys(self.names, self._newest)
+
+    def _message(self, position: str, topic: str, message_id: str, data: bytes) -> None:
+        offset = offset_of(position)
+        self.doubled += offset in self._here
+        self.unasked += all(offset <= self._asked[name] for name in self.names if covers(name, topic))
+        self._here.add(offset)
+        if not self._newest or offset > offset_of(self._newest):
+            self._newest = position
+        else:
+            self.unordered += self._live
+        self.take(position, topic, message_id, data)

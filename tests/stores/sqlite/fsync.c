@@ -1,4 +1,4 @@
-/* Preloaded into a process by tests: a disk that does what the file named in FSYNC_ORDER says, from its next call on.
+/* Preloaded into processes by tests: a disk that does what the file named in FSYNC_ORDER says, from its next call on.
 
      eio        the next fsync fails with EIO, and the order is gone
      fail       each fsync fails with EIO
