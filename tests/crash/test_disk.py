@@ -76,7 +76,7 @@ def small(tmp_path: Path) -> Iterator[Disk]:
     """A real file system that can be full where this user may mount one, otherwise a library that says so."""
     folder = tmp_path / "small"
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "partyline-test", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "partyline-test", str(folder)]
     if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
         yield OrderedDisk(tmp_path, "full")
         return
@@ -112,8 +112,8 @@ async def refused_and_resumed(disk: Disk) -> int:
         async with taking_part([everything, one]) as subscribing, Http.open(server.port) as http:
             kept: dict[str, str] = {}  # id -> position
 
-            async def publish(name: str, size: int = 10_000) -> int:
-                body = {"data": name + "x" * size, "id": name}
+            async def publish(name: str) -> int:
+                body = {"data": name + "x" * 10_000, "id": name}
                 status, answer = await http.call("POST", f"/v1/topics/{'ab'[len(name) % 2]}/messages", body)
                 if status == 200:
                     assert kept.setdefault(name, answer["position"]) == answer["position"]
@@ -128,7 +128,7 @@ async def refused_and_resumed(disk: Disk) -> int:
             until = time.monotonic() + 1.5  # the store tries again twice a second
             async with asyncio.timeout(LONG):
                 while time.monotonic() < until or answers.count(503) < 30:
-                    answers.append(await publish(f"while{len(answers)}", 50_000))
+                    answers.append(await publish(f"while{len(answers)}"))
                     disk.refuse()  # what it let go of meanwhile is taken, too
                     side.send(type="publish", id="side", topic="live", data=len(answers))
                     side.send(type="ping", id="pong")
@@ -140,7 +140,7 @@ async def refused_and_resumed(disk: Disk) -> int:
             disk.mend()
             async with asyncio.timeout(LONG):
                 for number in range(len(answers)):
-                    while await publish(f"while{number}", 50_000) != 200:
+                    while await publish(f"while{number}") != 200:
                         await asyncio.sleep(0.05)  # "in a moment", says Retry-After
             for number in range(20):
                 assert await publish(f"after{number}") == 200
