@@ -154,6 +154,7 @@ class Http:
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
+        self.retry: int | None = None  # when a stream said to come back, in milliseconds
 
     @classmethod
     @asynccontextmanager
@@ -191,8 +192,10 @@ class Http:
                 for event in events:
                     fields = dict(line.split(b": ", 1) for line in event.split(b"\n") if b": " in line)
                     assert b"event" not in fields, event  # a gap
-                    if b"id" in fields or b"retry" in fields:
-                        yield fields.get(b"id", b"").decode(), fields.get(b"data", b"")
+                    if b"retry" in fields:
+                        self.retry = int(fields[b"retry"])
+                    if b"id" in fields:
+                        yield fields[b"id"].decode(), fields.get(b"data", b"")
         except asyncio.IncompleteReadError:
             pass
         raise ConnectionResetError("the stream ended")
