@@ -59,6 +59,7 @@ async def resumed_at_once(db: Path) -> None:
                 for member in crowd.members:
                     member.come()
                 await crowd.all_in()
+                await crowd.arrive(max(map(offset_of, ledger.acknowledged.values())))
             ledger.ending = True
             await asyncio.wait_for(asyncio.gather(*publishing), LONG)
         last = max(map(offset_of, ledger.acknowledged.values()))
