@@ -142,6 +142,13 @@ class Crowd:
             self._arrived.set()
 
 
+async def publish(http: Http, data: object) -> int:
+    """Publish one message; its offset."""
+    status, answer = await http.call("POST", f"/v1/topics/{TOPIC}/messages", {"data": data})
+    assert status == 200, answer
+    return offset_of(answer["position"])
+
+
 async def publish_at(rate: float, seconds: float, port: int) -> int:
     """Publish at `rate` messages a second for so long; the last offset."""
     loop = asyncio.get_running_loop()
@@ -150,8 +157,16 @@ async def publish_at(rate: float, seconds: float, port: int) -> int:
     async with Http.open(port) as http:
         while number < rate * seconds:
             await asyncio.sleep(max(0.0, began + number / rate - loop.time()))
-            status, answer = await http.call("POST", f"/v1/topics/{TOPIC}/messages", {"data": number})
-            assert status == 200, answer
-            offset = offset_of(answer["position"])
+            offset = await publish(http, number)
             number += 1
     return offset
+
+
+async def publish_fast(count: int, port: int) -> int:
+    """Publish so many messages as fast as five publishers can; the last offset."""
+
+    async def part() -> int:
+        async with Http.open(port) as http:
+            return max([await publish(http, "x" * 300) for _ in range(count // 5)])
+
+    return max(await asyncio.gather(*(part() for _ in range(5))))

@@ -259,6 +259,7 @@ class LineSubscriber(Subscriber):
         self.unasked = 0  # messages at or before the positions asked for: never
         self.unordered = 0  # messages that came behind a newer one of the same subscription: never
         self.passing = 0  # ephemeral messages
+        self.told = 0  # of its position, without a message
         self._asked: dict[str, int] = {}
 
     async def once(self) -> bool:
@@ -289,6 +290,7 @@ class LineSubscriber(Subscriber):
         elif frame.type == "position":
             assert frame.topic is None, f"a gap in {frame.topic}"
             assert frame.position is not None
+            self.told += 1
             self.unordered += bool(self._newest) and offset_of(frame.position) < offset_of(self._newest)
             self._newest = frame.position
         else:

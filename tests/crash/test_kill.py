@@ -18,6 +18,9 @@ from .parties import EventSubscriber, HttpPublisher, Ledger, LinePublisher, Line
 
 ROUNDS = 200 if SOAK else 20
 TOPICS = ("t.0", "t.1", "t.2", "u")
+QUIET = "quiet"  # nobody publishes there before the end: its subscriber lives on what it is told of its position
+EVERY = (*TOPICS, QUIET)
+SETTINGS = ("--set", "max_messages=100000000", "--set", "ping_interval=100ms")
 
 
 def test_killed_at_any_instant(tmp_path: Path) -> None:
@@ -37,18 +40,20 @@ async def kill_and_check(db: Path) -> None:
         *(HttpPublisher(ledger, f"batch{n}", batch=8) for n in range(2)),
         *(LinePublisher(ledger, f"line{n}") for n in range(2)),
     ]
-    subscribers = [
+    quiet = LineSubscriber(ledger, QUIET)
+    subscribers: list[LineSubscriber | EventSubscriber] = [
         LineSubscriber(ledger, "t.0"),
         LineSubscriber(ledger, "t.*"),
         LineSubscriber(ledger, ">", "t.*", "t.0"),
         LineSubscriber(ledger, "t.1", "t.*", "*", "u"),
+        quiet,
         EventSubscriber(ledger, "t.1"),
         EventSubscriber(ledger, "u"),
     ]
     async with taking_part(publishers) as publishing, taking_part(subscribers) as subscribing:
         parties = [*publishing, *subscribing]
         for _ in range(ROUNDS):
-            async with serving("--set", "max_messages=100000000", db=db, port=ledger.port) as server:
+            async with serving(*SETTINGS, db=db, port=ledger.port) as server:
                 epochs.add(server.facts["log"].partition("epoch ")[2][:16])
                 ledger.up.set()
                 # The instant is what is random: from before the first connection to well into the traffic.
@@ -56,20 +61,21 @@ async def kill_and_check(db: Path) -> None:
                 ledger.up.clear()
                 assert await server.end(signal.SIGKILL) == -signal.SIGKILL
             assert not any(task.done() for task in parties), [task for task in parties if task.done()]
-        async with serving("--set", "max_messages=100000000", db=db, port=ledger.port) as server:
+        async with serving(*SETTINGS, db=db, port=ledger.port) as server:
             epochs.add(server.facts["log"].partition("epoch ")[2][:16])
             ledger.ending = True
             ledger.up.set()
             await asyncio.wait_for(asyncio.gather(*publishing), LONG)
             async with Http.open(ledger.port) as http:  # one more in each topic, so that everybody sees the end
-                last = [(await http.call("POST", f"/v1/topics/{t}/messages", {"data": "end"}))[1] for t in TOPICS]
+                last = [(await http.call("POST", f"/v1/topics/{t}/messages", {"data": "end"}))[1] for t in EVERY]
             for subscriber in subscribers:
                 subscriber.finish = max(offset_of(one["position"]) for one in last if subscriber.sees(one["topic"]))
             await asyncio.gather(*(subscriber.finished() for subscriber in subscribers))
-            log = {offset_of(m["position"]): m for topic in TOPICS for m in await history(server.port, topic)}
+            log = {offset_of(m["position"]): m for topic in EVERY for m in await history(server.port, topic)}
             ledger.up.clear()
             assert await server.end() == 0
 
+    assert quiet.told > 0, "the quiet subscriber was never told of its position"
     assert len(epochs) == 1
     assert sorted(log) == list(range(1, len(log) + 1))
     ids = [log[offset]["id"] for offset in sorted(log)]
@@ -80,7 +86,7 @@ async def kill_and_check(db: Path) -> None:
         lost += found is None or (found["id"], found["topic"], found["data"]) != (sent.id, sent.topic, sent.data)
     assert lost == 0
     assert ledger.sent.keys() == ledger.acknowledged.keys()
-    assert len(ids) == len(ledger.sent) + len(TOPICS), "something is there that nobody sent"
+    assert len(ids) == len(ledger.sent) + len(EVERY), "something is there that nobody sent"
     for publisher in publishers:
         own = [int(name.rpartition("-")[2]) for name in ids if name.startswith(f"{publisher.name}-")]
         assert own == list(range(len(own))), f"{publisher.name} is out of order"
