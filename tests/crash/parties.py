@@ -37,7 +37,7 @@ class Ledger:
 
     port: int
     topics: Sequence[str]
-    chance: random.Random
+    chance: random.Random = field(default_factory=lambda: random.Random(1))
     up: asyncio.Event = field(default_factory=asyncio.Event)  # a server is there
     ending: bool = False  # nothing new is to be published
     sent: dict[str, Sent] = field(default_factory=dict)

@@ -40,7 +40,7 @@ async def jumps(db: Path, wall: Wall) -> None:
     settings = ("--set", "max_age=1h", "--set", "idempotency_window=1h")
     positions: list[str] = []
     async with serving(*settings, db=db, env=wall.env) as server:
-        ledger = Ledger(server.port, ("a",), chance=None)  # type: ignore[arg-type]
+        ledger = Ledger(server.port, ("a",))
         ledger.up.set()
         subscriber = LineSubscriber(ledger, "a")
         async with taking_part([subscriber]), Http.open(server.port) as http:
