@@ -64,7 +64,7 @@ class Ledger:
 
 
 class Party(Protocol):
-    """Somebody who takes part until `run` returns."""
+    """Somebody who takes part, one connection after the other."""
 
     ledger: Ledger
 
@@ -80,7 +80,7 @@ async def take_part(party: Party) -> None:
         try:
             if not await party.once():
                 return
-        except (ConnectionError, TimeoutError):
+        except ConnectionError:
             party.ledger.tally["connections lost"] += 1
             await asyncio.sleep(0)
 
