@@ -36,9 +36,9 @@ class Server:
         return self.process.returncode
 
 
-def command(*arguments: str) -> list[str]:
+def command(*arguments: str, module: str = "partyline") -> list[str]:
     """How to run the command line with this interpreter."""
-    return [sys.executable, "-m", "partyline", *arguments]
+    return [sys.executable, "-m", module, *arguments]
 
 
 def environment() -> dict[str, str]:
@@ -47,13 +47,22 @@ def environment() -> dict[str, str]:
 
 
 @asynccontextmanager
-async def serving(*arguments: str, db: str | Path = ":memory:", cwd: Path | None = None) -> AsyncIterator[Server]:
-    """Run `partyline serve` on a free port; ended at the end, if it still runs then."""
+async def serving(
+    *arguments: str,
+    db: str | Path = ":memory:",
+    port: int = 0,
+    cwd: Path | None = None,
+    env: dict[str, str] | None = None,
+    module: str = "partyline",
+) -> AsyncIterator[Server]:
+    """Run `partyline serve`, by default on a free port; ended at the end, if it still runs then.
+
+    `env` is added to its environment; `module` is what Python runs."""
     process = await asyncio.create_subprocess_exec(
-        *command("serve", "--port", "0", "--db", str(db), "--log-format", "json", *arguments),
+        *command("serve", "--port", str(port), "--db", str(db), "--log-format", "json", *arguments, module=module),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        env=environment(),
+        env=environment() | (env or {}),
         cwd=cwd,
     )
     assert process.stdout is not None

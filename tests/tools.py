@@ -68,3 +68,11 @@ def node_package(name: str, version: str) -> Path:
         if done.returncode:
             missing(f"the npm package {name}", f"npm install {name}@{version} failed: {done.stderr.strip()[-300:]}")
     return folder
+
+
+def preloaded(source: Path, folder: Path) -> str:
+    """A C file of the tests as a library for LD_PRELOAD, made in `folder`."""
+    library = folder / source.with_suffix(".so").name
+    flags = ["-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror"]
+    subprocess.run([program("cc"), *flags, "-o", library, source, "-ldl", "-lpthread"], check=True, timeout=100)
+    return str(library)

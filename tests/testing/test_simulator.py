@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import random
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -15,7 +18,7 @@ from partyline.errors import StoreUnavailable
 from partyline.hub.history import PAGE, Start, catch_up, find_start
 from partyline.hub.hub import Done, Hub
 from partyline.hub.timers import Timers
-from partyline.interfaces import Connection, Outcome, Refused, Store, Stored, View
+from partyline.interfaces import Connection, Found, Outcome, Refused, Store, Stored, View
 from partyline.models import Draft, Message, Page, Payload, Position, Receipt
 from partyline.relay.line import LineRules, LineServices, LineSession
 from partyline.relay.revocations import Revoker
@@ -25,16 +28,35 @@ from partyline.testing.simulator import Client, Item, Link, SimulatedStore, Subs
 from partyline.trust.keys import Principal
 
 STEPS = 250
+SOAK = bool(os.environ.get("PARTYLINE_SOAK"))  # `make soak`: a million steps of each kind, other ones every time
+
+
+def seeds(count: int) -> range:
+    """The seeds of a test: always the same, or in a soak 4,000 from one that PARTYLINE_SEED repeats."""
+    if not SOAK:
+        return range(count)
+    first = int(os.environ.get("PARTYLINE_SEED") or random.randrange(1 << 32))
+    return range(first, first + 4_000)
+
+
+def told(tally: Counter[str], runs: range) -> Counter[str]:
+    """Print what happened."""
+    figures = ", ".join(f"{what} {count:,}" for what, count in sorted(tally.items()))
+    print(f"{len(runs):,} runs from seed {runs[0]} (PARTYLINE_SEED={runs[0]} repeats them), no violation: {figures}")
+    return tally
 
 
 def test_the_promises_hold_in_every_interleaving() -> None:
     """Whoever goes on first, nothing is lost, doubled, early, out of order or for others; and all of it happened."""
-    tally = simulate(range(800), STEPS)
-    assert tally["steps"] == 800 * STEPS
+    runs = seeds(800)
+    tally = told(simulate(runs, STEPS), runs)
+    assert tally["steps"] == len(runs) * STEPS
     for event in ("live", "caught up", "acknowledged", "duplicate", "refused", "recovered", "not recovered"):
         assert tally[event] > 1_000, event
-    for event in ("drop", "resume", "unreadable"):
+    for event in ("drop", "resume", "unreadable", "passed by"):
         assert tally[event] > 1_000, event
+    for event in ("conflict", "restart"):
+        assert tally[event] > 200, event
     for event in ("gap", "slow"):
         assert tally[event] > 50, event
 
@@ -47,7 +69,8 @@ def test_a_run_is_its_seed() -> None:
 
 def test_a_position_from_history_that_is_not_fanned_out_yet() -> None:
     """History may show what is committed and not fanned out: who subscribes behind it gets none of it again."""
-    simulate(range(200), STEPS, reads_ahead=True)
+    runs = seeds(200)
+    told(simulate(runs, STEPS, reads_ahead=True), runs)
 
 
 def test_a_violation_tells_how_to_see_it_again() -> None:
@@ -117,13 +140,42 @@ class KeepsTheGone(Hub):
         pass
 
 
+class AcceptsInPart(Hub):
+    def publish_all(self, drafts: Sequence[tuple[Draft, Done | None]]) -> None:
+        for pair in drafts:
+            super().publish_all((pair,))
+
+
+class PassesNothingOn(Hub):
+    """Ephemeral messages are answered, and reach nobody."""
+
+    def _deliver(self, message: Message) -> None:
+        if message.offset is not None:
+            super()._deliver(message)
+
+
+class KeepsWhatPasses(Hub):
+    """Ephemeral messages are kept."""
+
+    def _durable(self, draft: Draft) -> bool:
+        return True
+
+
+class BeginsAtZero(Hub):
+    """After a restart it has forgotten how far it was."""
+
+    def __init__(self, *parts: Any, **settings: Any) -> None:
+        super().__init__(*parts, **settings)
+        self.fanned_out = 0
+
+
 class ResurrectsInSilence(SimulatedStore):
     """What it refused comes back after a failure, and is handed out to nobody."""
 
     def _reopen(self) -> None:
         self._commit()
         lost = StoreUnavailable("lost, it thinks")
-        self._batch = [Refused(outcome.draft, lost) for outcome in self._batch]
+        self._batch = [Refused(outcome.draft, lost) for outcome in self._batch if not isinstance(outcome, Found)]
 
 
 class LosesWhatItAnswered(SimulatedStore):
@@ -132,6 +184,21 @@ class LosesWhatItAnswered(SimulatedStore):
         for outcome in self._batch:
             if isinstance(outcome, Stored) and not outcome.duplicate:
                 self.ever.pop(cast("int", outcome.message.offset), None)
+
+
+class IgnoresConflicts(SimulatedStore):
+    def _conflicts(self, draft: Draft, fresh: dict[str, Message]) -> bool:
+        return False
+
+
+class ForgetsInACrash(SimulatedStore):
+    """The newest message it had committed was not on the disk."""
+
+    def crash(self) -> None:
+        super().crash()
+        self.ever.pop(self._head, None)
+        self._ids = {message.draft.id: message for message in self.ever.values()}
+        self._head = max(self.ever, default=0)
 
 
 class _Committed:
@@ -266,10 +333,16 @@ def client(
         ({"hub": CountsPatternsTwice}, "twice"),
         ({"hub": ForgetsPatterns}, "is lost"),
         ({"hub": KeepsTheGone}, "is gone"),
+        ({"hub": AcceptsInPart}, "in part"),
+        ({"hub": PassesNothingOn}, "passed .* by, and is lost"),
+        ({"hub": KeepsWhatPasses}, "is ephemeral, and was acknowledged"),
+        ({"hub": BeginsAtZero}, "is lost|could be recovered"),
+        ({"store": IgnoresConflicts}, "another message is there"),
+        ({"store": ForgetsInACrash}, "acknowledged|before its commit|two positions|cannot be recovered|is lost"),
         ({"store": ResurrectsInSilence}, "is lost|the head of the log"),
         ({"store": LosesWhatItAnswered}, "acknowledged|before its commit"),
         ({"client": client(to_the_committed_head)}, "twice|not behind"),
-        ({"client": client(without_the_skip)}, "twice"),
+        ({"client": client(without_the_skip)}, "twice|is lost"),
         ({"client": client(one_turn_late)}, "is lost"),
         ({"client": client(attached_first)}, "came after|twice|is lost"),
         ({"client": client(not_at_all)}, "is lost"),
@@ -371,6 +444,7 @@ class LineLink(Link):
             clock=float,
         )
         self.expected: dict[str, Callable[[Start], None] | None] = {}
+        self.asked: dict[str, Position | None] = {}
         self.socket = _Socket(self)
         self.session = _Session(services, Principal((), (">",), user=self.user), "")
         self.session.opened(self.socket)
@@ -378,6 +452,7 @@ class LineLink(Link):
     def subscribe(self, want: Want, after: Position | None, *, latest: bool) -> None:
         self.subscriptions[want.name] = Subscription(want)
         self.expected[want.name] = None if latest else self.world.expect(want.view, after)
+        self.asked[want.name] = after
         place = "latest" if latest else "earliest" if after is None else str(after)
         self.command("subscribe", want.name, after=place)
 
@@ -394,8 +469,15 @@ class LineLink(Link):
         with stepping(self):
             self.session.text(json.dumps({"type": kind, "id": f"{kind} {name}", "topic": name, **fields}))
 
+    def is_live(self, subscription: Subscription) -> bool:
+        theirs = self.session._subscriptions.get(subscription.want.name)
+        return theirs is not None and theirs.live
+
     def hear(self, data: bytes, *, live: bool) -> None:
         message = json.loads(data[2:] if data[1] < 126 else data[4:])
+        if message["position"] is None:
+            self.pass_by(message["id"])
+            return
         for name, ours in self.subscriptions.items():
             theirs = self.session._subscriptions.get(name)
             ours.live_from = 0 if theirs is not None and theirs.live else None
@@ -419,7 +501,7 @@ class LineLink(Link):
             if expected is not None:
                 expected(Start(Position(self.world.store.epoch, offset), frame["recovered"], oldest))
             ours.start = ours.last = offset
-            if expected is None or not frame["recovered"] or ours.want.position is None:
+            if expected is None or not frame["recovered"] or self.asked[name] is None:
                 self.tell(Item("start", offset, [ours]))
         elif "topic" in frame:
             self.world.tally["gap"] += 1
@@ -447,7 +529,8 @@ def stepping(link: LineLink) -> Iterator[None]:
 
 def test_the_promises_hold_for_v1_connections() -> None:
     """The same holds for the sessions of /v1/ws: their jobs, overlaps, gaps, failures and heartbeats."""
-    tally = simulate(range(200), STEPS, client=client(link=LineLink))
-    for event in ("live", "caught up", "recovered", "not recovered", "drop", "resume", "unreadable"):
+    runs = seeds(200)
+    tally = told(simulate(runs, STEPS, client=client(link=LineLink)), runs)
+    for event in ("live", "caught up", "recovered", "not recovered", "drop", "resume", "unreadable", "passed by"):
         assert tally[event] > 300, event
     assert tally["gap"] > 10

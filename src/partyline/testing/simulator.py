@@ -1,14 +1,17 @@
 """A deterministic simulator of the hub: a seed decides every interleaving, and each step checks the promises.
 
 The hub and the catching up are the real ones. Around them are a store that commits late, fails, and brings rows back
-after a failure; clients that drop, resume, stall and overlap; and a scheduler that decides at every `await` who goes
-on. Nothing runs by itself: no loop, no thread, no clock. The same seed gives the same run, so that a broken promise is
+after a failure; publishers that retry, and use an id for something else; clients that drop, resume, stall and overlap;
+a server that is killed and starts again; and a scheduler that decides at every `await` who goes on. Nothing runs by
+itself: no loop, no thread, no clock. The same seed gives the same run, so that a broken promise is
 found again by its number. The promises, as docs/reference/guarantees.md has them:
 
 - nothing that was acknowledged is missing for a subscriber that resumes, and a skipped offset is never a loss
 - offsets strictly increase within a subscription, and one connection receives none twice
 - nothing leaves before its commit, nothing reaches another user, nothing at or before the position that was asked for
 - an unknown, pruned or too high position is not recovered, and every other one is
+- a batch is accepted whole or not at all, and an id stands for one message
+- an ephemeral message comes once to each live subscriber that it is for, and never again
 """
 
 from __future__ import annotations
@@ -17,15 +20,15 @@ import random
 import types
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Generator, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import partial
 from typing import Any, ClassVar, Final
 
-from partyline.errors import PartylineError, StoreUnavailable
+from partyline.errors import Conflict, PartylineError, StoreUnavailable
 from partyline.hub.history import Gap, Start, catch_up, find_start
 from partyline.hub.hub import Hub
-from partyline.interfaces import Committed, Dialect, Outcome, Refused, Stored, View
+from partyline.interfaces import Committed, Dialect, Found, Outcome, Refused, Stored, View
 from partyline.metrics import Counters
 from partyline.models import Draft, Message, Page, Payload, Position, Receipt
 from partyline.topics import is_pattern
@@ -61,7 +64,8 @@ class SimulatedStore:
     """A Store that keeps its promises in the nastiest way: `step` by step, with short pages, losing and resurrecting.
 
     A failed transaction is either gone, and its numbers are given again, or it turns out to be there once the store is
-    opened again. Reads see what is committed and not handed out yet; while it is broken they fail.
+    opened again; its publishers hear of the failure at once, or wait until then. Reads see what is committed and not
+    handed out yet; while it is broken they fail.
     """
 
     epoch = "5eed5eed5eed5eed"
@@ -118,10 +122,18 @@ class SimulatedStore:
     def prune(self) -> None:
         """Forget the oldest messages of a topic, of those that were handed out."""
         room = self._chance.choice(TOPICS)
-        pruned, batch = self.pruned.get(room, 0), {o.message.offset for o in self._batch if isinstance(o, Stored)}
+        pruned, batch = self.pruned.get(room, 0), {o.message.offset for o in self._batch if not isinstance(o, Refused)}
         offsets = [o for o, m in self.ever.items() if m.room == room and o > pruned and o not in batch]
         if offsets:
             self.pruned[room] = offsets[min(len(offsets) - 1, self._chance.randrange(4))]
+
+    def crash(self) -> None:
+        """The process is killed: what queued is gone, what was being written is there or not, nobody is told."""
+        if self.state in (State.WRITING, State.BROKEN) and self._chance.random() < 0.5:
+            self._commit()
+        self._queue.clear()
+        self._batch = []
+        self.state = State.IDLE
 
     def _wait(self) -> None:
         """The disk takes its time."""
@@ -130,7 +142,11 @@ class SimulatedStore:
         """Number what is queued, or a part of it."""
         number, fresh = self._head, dict[str, Message]()
         for _ in range(min(len(self._queue), self._chance.randint(1, 3))):
-            for draft in self._queue.popleft():
+            group = self._queue.popleft()
+            if any(self._conflicts(draft, fresh) for draft in group):
+                self._batch += [Refused(draft, Conflict("the id is another message's")) for draft in group]
+                continue
+            for draft in group:
                 known = self._ids.get(draft.id) or fresh.get(draft.id)
                 if known is None:
                     number += 1
@@ -140,9 +156,13 @@ class SimulatedStore:
                     self._batch.append(Stored(draft, known, duplicate=True))
         self.state = State.WRITING if self._batch else State.IDLE
 
+    def _conflicts(self, draft: Draft, fresh: dict[str, Message]) -> bool:
+        known = self._ids.get(draft.id) or fresh.get(draft.id)
+        return known is not None and known.draft.data != draft.data
+
     def _commit(self) -> None:
         for outcome in self._batch:
-            if isinstance(outcome, Stored) and not outcome.duplicate:
+            if isinstance(outcome, Found) or (isinstance(outcome, Stored) and not outcome.duplicate):
                 assert outcome.message.offset is not None
                 self._head = outcome.message.offset
                 self.ever[self._head] = self._ids[outcome.draft.id] = outcome.message
@@ -156,21 +176,30 @@ class SimulatedStore:
 
     def _fail(self) -> None:
         self.state = State.BROKEN
+        if self._chance.random() < 0.5:
+            batch, self._batch = self._batch, []
+            for outcome in batch:
+                if isinstance(outcome, Stored) and not outcome.duplicate:
+                    self._batch.append(Found(outcome.draft, outcome.message))
+            assert self._committed is not None
+            self._committed([Refused(outcome.draft, _failed()) for outcome in batch])
 
     def _reopen(self) -> None:
         if self._chance.random() < 0.5:  # the rows had reached the disk after all
             self._commit()
         else:
-            old = [o for o in self._batch if isinstance(o, Stored) and o.draft.id in self._ids]
-            lost = StoreUnavailable("the log failed")
-            self._batch = [o if o in old else Refused(o.draft, lost) for o in self._batch]
+            self._batch = [Refused(o.draft, _failed()) for o in self._batch if not isinstance(o, Found)]
             self.state = State.COMMITTED
+
+
+def _failed() -> StoreUnavailable:
+    return StoreUnavailable("the log failed")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Numbers:
     def encode(self, message: Message) -> bytes:
-        return b"%d %s" % (message.offset or 0, message.draft.id.encode())
+        return b"%d %s" % (message.offset or 0, message.draft.id.encode())  # 0: ephemeral
 
 
 _DIALECT: Final[Dialect] = _Numbers()
@@ -223,6 +252,7 @@ class Link:
         self.inbox: deque[Item] = deque()
         self.got: set[int] = set()
         self.read: set[int] = set()
+        self.passed: set[str] = set()  # ids of ephemeral messages that it was given
         self.closed = False
         self.jobs: deque[Coroutine[Any, Any, None]] = deque()
         self.open()
@@ -234,7 +264,10 @@ class Link:
 
     def offer(self, payload: Payload) -> None:
         offset, _, name = payload.data.partition(b" ")
-        self.take(int(offset), name.decode())
+        if int(offset):
+            self.take(int(offset), name.decode())
+        else:
+            self.pass_by(name.decode())
 
     def send(self, data: bytes) -> None: ...
     def send_text(self, text: str) -> None: ...
@@ -263,6 +296,22 @@ class Link:
         self.got.add(offset)
         world.tally["caught up" if of else "live"] += 1
         self.tell(Item("message", offset, given))
+
+    def pass_by(self, name: str) -> None:
+        """An ephemeral message: the promises about it are checked here."""
+        world, draft = self.world, self.world.passing[name]
+        world.check(self.client.link is self, "a connection that is gone was offered something")
+        world.check(self.wants(draft) or self.closed, f"{name} is for somebody else")
+        world.check(name not in self.passed, f"{name} was delivered twice to one connection")
+        self.passed.add(name)
+        world.tally["passed by"] += 1
+
+    def wants(self, draft: Draft) -> bool:
+        """Whether one of its subscriptions is live and sees `draft`."""
+        return any(self.is_live(s) and s.want.view.sees(draft) for s in self.subscriptions.values())
+
+    def is_live(self, subscription: Subscription) -> bool:
+        return subscription.live_from is not None
 
     def tell(self, item: Item) -> None:
         self.inbox.append(item)
@@ -483,6 +532,14 @@ class Client:
         link.subscribe(want, after, latest=False)
 
 
+@dataclass(slots=True)
+class Call:
+    """Drafts that were published together, and whether they were accepted: one answer for all of them."""
+
+    drafts: list[Draft]
+    accepted: set[bool] = field(default_factory=set)
+
+
 class Simulation:
     """One run. `hub` and `client` are types: a mutant of either must be caught."""
 
@@ -498,10 +555,12 @@ class Simulation:
         self.seed = seed
         self.chance = random.Random(seed)  # noqa: S311 - a seed that can be repeated is the point
         self.store = store(self.chance)
+        self._hub_type = hub
         self.hub = hub(self.store, Counters(), clock=float)
         self.reads_ahead = reads_ahead
         self.tally: Counter[str] = Counter()
         self.clients = [client(self, user) for user in USERS]
+        self.passing: dict[str, Draft] = {}  # the ephemeral ones, by id
         self._drafts: list[Draft] = []
         self._receipts: dict[str, Position] = {}
         self._trace: deque[str] = deque(maxlen=40)
@@ -531,6 +590,8 @@ class Simulation:
         elif roll < 0.35:
             self.store.prune()
             self._trace.append(f"pruned: {self.store.pruned}")
+        elif roll < 0.353:
+            self._trace.append(self.restart())
         else:
             client = self.chance.choice(self.clients)
             for _ in range(self.chance.choice((1, 1, 1, 8))):
@@ -553,31 +614,75 @@ class Simulation:
         self.check(self._receipts.keys() <= kept, "something was acknowledged and is not in the log")
         self.tally["steps"] += self._steps
 
+    def restart(self) -> str:
+        """The server is killed and starts again: the log is what is left."""
+        for client in self.clients:
+            if client.link is not None:
+                client.drop()
+        self.store.crash()
+        self.hub = self._hub_type(self.store, Counters(), clock=float)
+        self.tally["restart"] += 1
+        return f"restart at {self.store.head}"
+
     def publish(self) -> str:
-        """Publish one or several messages, or one again."""
+        """Publish one or several messages, one again, or another one with its id."""
         chance = self.chance
+        drafts: list[Draft] = []
         if self._drafts and chance.random() < 0.2:
-            drafts = [chance.choice(self._drafts)]
-        else:
-            first = len(self._drafts)
-            drafts = [
-                Draft(chance.choice(TOPICS), b"1", f"m{first + n}", chance.choice((None, *USERS)))
-                for n in range(chance.choice((1, 1, 2, 3)))
-            ]
-            self._drafts += drafts
-        self.hub.publish_all([(draft, partial(self._answered, draft)) for draft in drafts])
+            drafts.append(chance.choice(self._drafts))
+            if chance.random() < 0.3:
+                drafts[0] = replace(drafts[0], data=b"2")
+        if not drafts or chance.random() < 0.2:
+            drafts += [self._draft() for _ in range(chance.choice((1, 1, 2, 3)))]
+        call = Call(drafts)
+        self.hub.publish_all([(draft, partial(self._answered, draft, call)) for draft in drafts])
         return f"publish {[(draft.id, draft.room, draft.user) for draft in drafts]}"
 
-    def _answered(self, draft: Draft, outcome: Receipt | PartylineError) -> None:
-        if isinstance(outcome, PartylineError):
+    def _draft(self) -> Draft:
+        chance, number = self.chance, len(self._drafts) + len(self.passing)
+        draft = Draft(chance.choice(TOPICS), b"1", f"m{number}", chance.choice((None, *USERS)))
+        if chance.random() < 0.2:
+            draft = self.passing[draft.id] = replace(draft, durable=False)
+        else:
+            self._drafts.append(draft)
+        return draft
+
+    def _answered(self, draft: Draft, call: Call, outcome: Receipt | PartylineError) -> None:
+        accepted = isinstance(outcome, Receipt)
+        call.accepted.add(accepted)
+        self.check(len(call.accepted) == 1, f"the batch of {draft.id} was accepted in part")
+        if isinstance(outcome, Conflict):
+            known = {m.draft.id: m.draft.data for m in self.store.ever.values()}
+            conflicts = any(known.get(one.id, one.data) != one.data for one in call.drafts)
+            self.check(conflicts, f"{draft.id} was refused as another message's id, and is not")
+            self.tally["conflict"] += 1
+        elif isinstance(outcome, PartylineError):
             self.tally["refused"] += 1
-            return
-        assert outcome.position is not None
-        kept = self.store.ever.get(outcome.position.offset)
+        if draft.durable is False:
+            position = outcome.position if isinstance(outcome, Receipt) else None
+            self.check(position is None, f"{draft.id} is ephemeral, and was acknowledged with a position")
+            self._passed_by(draft, accepted=accepted)
+        elif isinstance(outcome, Receipt):
+            self._kept(draft, outcome)
+
+    def _kept(self, draft: Draft, receipt: Receipt) -> None:
+        assert receipt.position is not None
+        kept = self.store.ever.get(receipt.position.offset)
         self.check(kept is not None and kept.draft.id == draft.id, f"{draft.id} was acknowledged before its commit")
-        known = self._receipts.setdefault(draft.id, outcome.position)
-        self.check(known == outcome.position, f"{draft.id} has two positions")
-        self.tally["duplicate" if outcome.duplicate else "acknowledged"] += 1
+        assert kept is not None
+        self.check(kept.draft.data == draft.data, f"{draft.id} was acknowledged, and another message is there")
+        known = self._receipts.setdefault(draft.id, receipt.position)
+        self.check(known == receipt.position, f"{draft.id} has two positions")
+        self.tally["duplicate" if receipt.duplicate else "acknowledged"] += 1
+
+    def _passed_by(self, draft: Draft, *, accepted: bool) -> None:
+        """An ephemeral message has been answered: accepted, it is with everybody whom it is for, else with nobody."""
+        for client in self.clients:
+            link = client.link
+            if link is not None and not link.closed:
+                expected = accepted and link.wants(draft)
+                self.check(expected or draft.id not in link.passed, f"{draft.id} was refused, and delivered")
+                self.check(not expected or draft.id in link.passed, f"{draft.id} passed {client.user} by, and is lost")
 
     def expect(self, view: View, after: Position | None) -> Callable[[Start], None]:
         """What a subscription that asks for `after` now may be answered: a check for the answer."""

@@ -24,7 +24,7 @@ from partyline.metrics import Counters
 from partyline.models import Page
 from partyline.stores.sqlite.database import Database
 from partyline.stores.sqlite.log import SqliteStore
-from tests.tools import ROOT, program
+from tests.tools import ROOT, preloaded
 
 from .logs import LONG, Disk, change, opened, rows
 
@@ -214,16 +214,13 @@ def test_closing_while_it_is_down(path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def tampered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tampered(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The library that tampers with fsync."""
-    library = tmp_path_factory.mktemp("fsync") / "fsync.so"
-    source = Path(__file__).with_name("fsync.c")
-    subprocess.run([program("cc"), "-shared", "-fPIC", "-O1", "-o", library, source, "-ldl"], check=True)
-    return library
+    return preloaded(Path(__file__).with_name("fsync.c"), tmp_path_factory.mktemp("fsync"))
 
 
-def tamper(library: Path, what: str, path: Path, order: Path) -> dict[str, object]:
-    environment = {**os.environ, "LD_PRELOAD": str(library), "FSYNC_ORDER": str(order)}
+def tamper(library: str, what: str, path: Path, order: Path) -> dict[str, object]:
+    environment = {**os.environ, "LD_PRELOAD": library, "FSYNC_ORDER": str(order)}
     command = [sys.executable, "-m", "tests.stores.sqlite.slow_disk", what, path, order]
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
@@ -231,7 +228,7 @@ def tamper(library: Path, what: str, path: Path, order: Path) -> dict[str, objec
     return answer
 
 
-def test_a_failing_fsync(tampered: Path, path: Path, tmp_path: Path) -> None:
+def test_a_failing_fsync(tampered: str, path: Path, tmp_path: Path) -> None:
     """An fsync that fails with EIO: no publish of that commit is acknowledged, the store is opened anew and goes on,
     and the file is whole (hostile 3)."""
     answer = tamper(tampered, "eio", path, tmp_path / "order")
@@ -245,7 +242,7 @@ def test_a_failing_fsync(tampered: Path, path: Path, tmp_path: Path) -> None:
     assert rows(path, "PRAGMA integrity_check") == [("ok",)]
 
 
-def test_a_slow_fsync(tampered: Path, path: Path, tmp_path: Path) -> None:
+def test_a_slow_fsync(tampered: str, path: Path, tmp_path: Path) -> None:
     """While each fsync takes 300 ms the loop goes on: nothing on it is 50 ms late (hostile 5)."""
     answer = tamper(tampered, "slow", path, tmp_path / "order")
     assert float(str(answer["took"])) > 0.9
