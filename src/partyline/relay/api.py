@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, Final, TypeAlias
 
 import msgspec
 from starlette.requests import Request
@@ -25,7 +25,7 @@ from partyline.relay.line import (
     make_draft,
     parse_after,
 )
-from partyline.relay.requests import Label, TopicName, UserId, answer, peer, published, read
+from partyline.relay.requests import LABEL_SCHEMA, Label, TopicName, UserId, answer, peer, published, read
 from partyline.server.site import Endpoint, Site, Upgrade
 from partyline.server.websocket import WebSocket
 from partyline.topics import check_topic, is_pattern, is_printable
@@ -38,6 +38,9 @@ from partyline.wire.websocket.handshake import offered_subprotocols
 MAX_BATCH = 1_000
 Seconds: TypeAlias = Annotated[float, msgspec.Meta(extra_json_schema={"exclusiveMinimum": 0, "maximum": MAX_TTL})]
 _BEARER = "bearer."
+
+
+TokenId: TypeAlias = Annotated[str, msgspec.Meta(extra_json_schema={**LABEL_SCHEMA, "maxLength": MAX_TOKEN_ID})]
 
 
 class NewMessage(msgspec.Struct):
@@ -66,8 +69,11 @@ class Batch(msgspec.Struct):
 class Revocation(msgspec.Struct):
     """The body of POST /v1/revocations: one of the two."""
 
-    sub: UserId | None = None
-    jti: Label | None = None
+    sub: UserId | msgspec.UnsetType = msgspec.UNSET
+    jti: TokenId | msgspec.UnsetType = msgspec.UNSET
+
+
+ONE_OF_THE_TWO: Final = [{"required": ["sub"]}, {"required": ["jti"]}]  # for the OpenAPI document: no type says so
 
 
 class Api:
@@ -210,11 +216,11 @@ class Api:
         access.check(principal)
         kind: Kind
         match (body.sub, body.jti):
-            case (None, str(name)) if 0 < len(name) <= MAX_TOKEN_ID and is_printable(name):
+            case (msgspec.UNSET, str(name)) if 0 < len(name) <= MAX_TOKEN_ID and is_printable(name):
                 kind = "jti"
-            case (None, str()):
+            case (msgspec.UNSET, str()):
                 raise InvalidValue(f"jti: it is not 1-{MAX_TOKEN_ID} printable characters", field="jti")
-            case (int() | float() | str() as user, None):
+            case (int() | float() | str() as user, msgspec.UNSET):
                 kind, name = "sub", user_text(user, "sub")
             case _:
                 raise InvalidValue("send either sub, a user's id, or jti, the id of one token", field="sub")

@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from partyline import __version__
 from partyline.relay.access import Access
-from partyline.relay.api import MAX_BATCH, Batch, NewMessage, Revocation
+from partyline.relay.api import MAX_BATCH, ONE_OF_THE_TWO, Batch, NewMessage, Revocation
 from partyline.relay.http import Publish, Register, TopicChange
 from partyline.relay.line import MAX_PAGE
 from partyline.relay.requests import TOPIC_SCHEMA, answer, peer
@@ -173,6 +173,7 @@ def document() -> dict[str, Any]:
     """The OpenAPI 3.1 document."""
     types = [kind for call in _CALLS for kind in (call.body, call.answers) if kind is not None]
     _, schemas = msgspec.json.schema_components([*types, Error], ref_template="#/components/schemas/{name}")
+    schemas[Revocation.__name__]["oneOf"] = ONE_OF_THE_TWO
     paths: dict[str, dict[str, Any]] = {}
     for call in _CALLS:
         paths.setdefault(call.path, {})[call.method] = _operation(call)

@@ -26,9 +26,8 @@ TOPIC_SCHEMA: Final = {
     "maxLength": MAX_LENGTH,
 }
 TopicName: TypeAlias = Annotated[str, msgspec.Meta(extra_json_schema=TOPIC_SCHEMA)]
-Label: TypeAlias = Annotated[
-    str, msgspec.Meta(extra_json_schema={"pattern": rf"^[^{UNPRINTABLE}]+$", "maxLength": MAX_USER})
-]
+LABEL_SCHEMA: Final = {"pattern": rf"^[^{UNPRINTABLE}]+$", "maxLength": MAX_USER}
+Label: TypeAlias = Annotated[str, msgspec.Meta(extra_json_schema=LABEL_SCHEMA)]
 _WHOLE: Final = {"minimum": 0, "maximum": MAX_USER_ID}
 UserId: TypeAlias = (
     Annotated[int, msgspec.Meta(extra_json_schema=_WHOLE)]
