@@ -91,20 +91,41 @@ def show_config(
 @app.command()
 def publish(
     topic: Annotated[str, typer.Argument(help="One exact topic.")],
-    message: Annotated[str, typer.Argument(help="The text, or - to read it from standard input.")],
+    message: Annotated[str, typer.Argument(help="The text, or - to read it from standard input.")] = "-",
     user: Annotated[str | None, typer.Option(help="Only to this user's connections.")] = None,
     url: Annotated[str, typer.Option(envvar="PARTYLINE_URL", help="Where the server is.")] = "http://127.0.0.1:8000",
     api_key: Annotated[
         str | None, typer.Option(envvar="PARTYLINE_KEY", help="The key or token to publish with.")
     ] = None,
     data: Annotated[bool, typer.Option("--data", help="MESSAGE is JSON, not a text.")] = False,
+    lines: Annotated[bool, typer.Option("--lines", help="Each line of standard input is a message.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")] = False,
 ) -> None:
-    """Publish one message through a running server."""
-    from partyline.cli.publish import publish_one
+    """Publish a message through a running server."""
+    from partyline.cli.publish import publish_lines, publish_one
 
-    text = sys.stdin.read() if message == "-" else message
-    publish_one(url, topic, text, user=user, key=api_key, is_json=data, as_json=as_json)
+    if lines:
+        if message != "-":
+            raise typer.BadParameter("--lines reads standard input: leave the message out", param_hint="MESSAGE")
+        publish_lines(url, topic, iter(sys.stdin), user=user, key=api_key, is_json=data, as_json=as_json)
+    else:
+        text = sys.stdin.read() if message == "-" else message
+        publish_one(url, topic, text, user=user, key=api_key, is_json=data, as_json=as_json)
+
+
+@app.command()
+def tail(
+    topics: Annotated[list[str], typer.Argument(help="Topics and patterns: chat.lobby, 'chat.*', 'sensors.>'.")],
+    after: Annotated[str, typer.Option("--from", help="earliest, latest or a position.")] = "latest",
+    url: Annotated[str, typer.Option(envvar="PARTYLINE_URL", help="Where the server is.")] = "http://127.0.0.1:8000",
+    api_key: Annotated[str | None, typer.Option(envvar="PARTYLINE_KEY", help="The key or token to read with.")] = None,
+    count: Annotated[int | None, typer.Option(min=1, help="End after so many messages.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    """Print messages as they come; goes on by itself when the server was away."""
+    from partyline.cli.tail import follow
+
+    follow(url, topics, after=after, key=api_key, count=count, as_json=as_json)
 
 
 @app.command()

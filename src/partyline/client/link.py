@@ -129,7 +129,10 @@ class Link:
             self._asked.pop(number, None)
 
     def subscribe(self, feed: Feed) -> None:
-        """Fill `feed` from now on."""
+        """Fill `feed` from now on; a link that is over ends it with its error."""
+        if self.state is State.CLOSED:
+            feed.fail(self._ended())
+            return
         self.feeds.append(feed)
         self._exact[feed.topic] = feed
         self._subscribe(feed)

@@ -1,0 +1,48 @@
+"""What the commands that talk to a server share: how they connect, how they fail, how they show what others wrote."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Coroutine
+from typing import Any, NoReturn, TypeVar
+
+import typer
+
+from partyline.errors import Disconnected, InvalidValue, PartylineError
+from partyline.topics import is_printable
+
+_T = TypeVar("_T")
+
+
+def run(main: Coroutine[Any, Any, _T], url: str) -> _T:
+    """Run a command to its end. Exits with 1 and one line where the server says no, quietly at Ctrl-C and `| head`."""
+    try:
+        return asyncio.run(main)
+    except Disconnected as error:
+        fail(f"{url}: {error.message}; is `partyline serve` running there?")
+    except InvalidValue as error:
+        if error.field == "url":
+            raise typer.BadParameter(error.message, param_hint="--url") from None
+        fail(error.message)
+    except PartylineError as error:
+        fail(error.message)
+    except BrokenPipeError:
+        # Whoever read this has enough. Python would complain once more when it flushes at exit.
+        sys.stdout = None
+        raise typer.Exit from None
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+def fail(reason: str) -> NoReturn:
+    """One line on standard error, and exit code 1."""
+    sys.stderr.write(f"partyline: {reason}\n")
+    raise typer.Exit(1)
+
+
+def plain(text: str) -> str:
+    """`text` without what drives a terminal: such characters are written out."""
+    if is_printable(text):
+        return text
+    return "".join(one if is_printable(one) else one.encode("unicode_escape").decode() for one in text)

@@ -1,0 +1,209 @@
+"""The commands that talk to a server: publish and tail, as processes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+from tests.calls import call
+from tests.process import command, environment, serving
+
+
+async def start(*arguments: str, **options: Any) -> asyncio.subprocess.Process:
+    """Run `partyline ...` with pipes."""
+    return await asyncio.create_subprocess_exec(
+        *command(*arguments),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={**environment(), "PYTHONUNBUFFERED": "1"},
+        **options,
+    )
+
+
+async def finish(process: asyncio.subprocess.Process, text: str = "") -> tuple[int | None, str, str]:
+    """Exit code, output and errors."""
+    async with asyncio.timeout(20):
+        out, err = await process.communicate(text.encode())
+    return process.returncode, out.decode(), err.decode()
+
+
+async def publish(url: str, topic: str, *messages: Any) -> list[str]:
+    """Publish over HTTP; the positions."""
+    positions = []
+    for message in messages:
+        status, body = await call(f"{url}/v1/topics/{topic}/messages", "POST", {"data": message})
+        assert status == 200
+        positions.append(body["position"])
+    return positions
+
+
+async def line_of(process: asyncio.subprocess.Process) -> str:
+    assert process.stdout is not None
+    async with asyncio.timeout(20):
+        return (await process.stdout.readline()).decode().rstrip("\n")
+
+
+def test_publish_says_where_the_message_stands() -> None:
+    """The text, JSON with --data, or standard input is published; the answer names the position, --json all of it."""
+
+    async def main() -> None:
+        async with serving() as server:
+            where = ("--url", server.url)
+            code, out, err = await finish(await start("publish", "cats", "hello", *where))
+            assert (code, err) == (0, "")
+            assert out.startswith("published to cats at ")
+            code, out, _ = await finish(await start("publish", "cats", '{"lives": 9}', "--data", "--json", *where))
+            told = json.loads(out)
+            assert (code, told["topic"], told["duplicate"]) == (0, "cats", False)
+            code, out, _ = await finish(await start("publish", "cats", "-", *where), "two\nlines")
+            assert code == 0
+            _, page = await call(f"{server.url}/v1/topics/cats/messages")
+            assert [message["data"] for message in page["messages"]] == ["hello", {"lives": 9}, "two\nlines"]
+            assert page["messages"][1]["position"] == told["position"]
+            assert page["messages"][1]["id"] == told["id"]
+
+    asyncio.run(main())
+
+
+def test_publish_many_lines() -> None:
+    """--lines publishes each line of standard input, in order; one that cannot be published is named."""
+
+    async def main() -> None:
+        async with serving() as server:
+            where = ("--url", server.url)
+            text = "".join(f"line {number}\n" for number in range(1_000))
+            code, out, err = await finish(await start("publish", "cats", "--lines", *where), text)
+            assert (code, out, err) == (0, "published 1,000 messages to cats\n", "")
+            _, page = await call(f"{server.url}/v1/topics/cats/messages?limit=1000")
+            assert [message["data"] for message in page["messages"]] == text.splitlines()
+            code, out, _ = await finish(await start("publish", "dogs", "--lines", "--json", *where), "a\nb\n")
+            assert [json.loads(line)["topic"] for line in out.splitlines()] == ["dogs", "dogs"]
+            code, out, err = await finish(await start("publish", "birds", "--lines", "--data", *where), "1\n2\nno\n")
+            assert code == 1
+            assert "line 3 is not JSON" in err
+            code, out, err = await finish(await start("publish", "a b", "--lines", *where), "x\n")
+            assert (code, out) == (1, "")
+            assert err.startswith("partyline: line 1: topic 'a b' is not a topic name")
+
+    asyncio.run(main())
+
+
+def test_what_goes_wrong_is_one_line() -> None:
+    """No server, a wrong address, a wrong topic: exit code 1 or 2 and a sentence that says what to do, no traceback."""
+
+    async def main() -> None:
+        for arguments, code, words in (
+            (("publish", "cats", "x", "--url", "http://127.0.0.1:9"), 1, "is `partyline serve` running there?"),
+            (("tail", "cats", "--url", "http://127.0.0.1:9"), 1, "is `partyline serve` running there?"),
+            (("tail", "cats", "--url", "ftp://x"), 2, "is no http, https, ws or wss address"),
+            (("publish", "cats", "{", "--data"), 2, "it is not JSON"),
+            (("publish", "cats", "x", "--lines"), 2, "--lines reads standard input"),
+        ):
+            done = await finish(await start(*arguments))
+            assert done[0] == code, done
+            assert words in " ".join(done[2].replace("│", " ").split()), done
+            assert "Traceback" not in done[2]
+        async with serving() as server:
+            done = await finish(await start("tail", "a b", "--url", server.url))
+            assert (done[0], done[1]) == (1, "")
+            assert "is not a pattern" in done[2]
+            done = await finish(await start("tail", "cats", "--from", "monday", "--url", server.url))
+            assert done[0] == 1
+            assert "'monday' is not a position" in done[2]
+
+    asyncio.run(main())
+
+
+def test_tail_prints_what_comes() -> None:
+    """Messages come one a line, escaped so that none drives the terminal; topics that another covers come once."""
+
+    async def main() -> None:
+        async with serving() as server:
+            await publish(server.url, "cats", "first")
+            process = await start("tail", "cats", "*", "dogs", "--from", "earliest", "--url", server.url)
+            assert (await line_of(process)).endswith(" cats first")
+            await publish(server.url, "dogs", "\x1b[31mred\x1b]0;title\x07\n[bold]")
+            assert (await line_of(process)).endswith(r" dogs \x1b[31mred\x1b]0;title\x07\n[bold]")
+            await publish(server.url, "cats", {"lives": 9})
+            assert (await line_of(process)).endswith(' cats {"lives": 9}')
+            process.send_signal(signal.SIGINT)
+            assert await finish(process) == (130, "", "")
+
+    asyncio.run(main())
+
+
+def test_tail_as_json_can_be_resumed() -> None:
+    """--json prints objects with positions; --from one of them goes on behind it; --count ends by itself."""
+
+    async def main() -> None:
+        async with serving() as server:
+            positions = await publish(server.url, "cats", *range(5))
+            where = ("--json", "--url", server.url)
+            code, out, err = await finish(await start("tail", "cats", "--from", "earliest", "--count", "2", *where))
+            assert (code, err) == (0, "")
+            told = [json.loads(line) for line in out.splitlines()]
+            assert [(one["data"], one["position"]) for one in told] == [(0, positions[0]), (1, positions[1])]
+            code, out, _ = await finish(await start("tail", "cats", "--from", positions[1], "--count", "3", *where))
+            assert [json.loads(line)["data"] for line in out.splitlines()] == [2, 3, 4]
+            gone = "0" * 16 + "-4"
+            process = await start("tail", "cats", "--from", gone, "--count", "1", *where)
+            gap = json.loads(await line_of(process))
+            assert (gap["gap"], gap["position"]) == ("cats", positions[4])
+            await publish(server.url, "cats", "and on")
+            code, out, err = await finish(process)
+            assert (code, json.loads(out)["data"]) == (0, "and on")
+            assert "messages of cats were missed" in err
+
+    asyncio.run(main())
+
+
+def test_tail_over_a_restart(tmp_path: Path) -> None:
+    """A killed server is told on standard error, and so is its return; nothing is missed, nothing comes twice."""
+
+    async def main() -> None:
+        db = tmp_path / "party.db"
+        async with serving(db=db) as first:
+            process = await start("tail", "cats", "--from", "earliest", "--json", "--url", first.url)
+            await publish(first.url, "cats", 0)
+            assert json.loads(await line_of(process))["data"] == 0
+            await first.end(signal.SIGKILL)
+        async with serving("--port", str(first.port), db=db) as second:
+            await publish(second.url, "cats", 1, 2)
+            assert [json.loads(await line_of(process))["data"] for _ in range(2)] == [1, 2]
+            process.send_signal(signal.SIGINT)
+            code, out, err = await finish(process)
+            assert (code, out) == (130, "")
+            assert "the connection is lost" in err
+            assert "connected again" in err
+
+    asyncio.run(main())
+
+
+def test_tail_into_a_closed_pipe() -> None:
+    """`partyline tail ... | head` ends quietly when head has enough."""
+
+    async def main() -> None:
+        async with serving() as server:
+            await publish(server.url, "cats", *range(20))
+            tail = " ".join(command("tail", "cats", "--from", "earliest", "--url", server.url))
+            process = await asyncio.create_subprocess_shell(
+                f"{tail} | head -n 2; exit ${{PIPESTATUS[0]}}",
+                executable="/bin/bash",
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                env=environment(),
+            )
+            assert process.stdout is not None
+            async with asyncio.timeout(20):
+                assert (await process.stdout.readline()).endswith(b" cats 0\n")
+                assert (await process.stdout.readline()).endswith(b" cats 1\n")
+            await publish(server.url, "cats", *range(20))  # a pipe takes a while to break
+            _, out, err = await finish(process)
+            assert (out, err) == ("", "")
+
+    asyncio.run(main())
