@@ -20,7 +20,7 @@ from partyline.errors import ConfigError, StoreUnavailable
 from partyline.interfaces import Committed, Found, Outcome, Refused, View
 from partyline.models import Draft, Page
 from partyline.stores.sqlite.database import Database
-from partyline.stores.sqlite.opening import damaged
+from partyline.stores.sqlite.opening import damaged, renew_epoch
 from partyline.stores.sqlite.placing import Batch, Group, Placer
 from partyline.stores.sqlite.reading import Reader
 from partyline.stores.sqlite.retention import LogClock, Pruner, Retention
@@ -45,13 +45,15 @@ class SqliteStore:
         retention: Retention | None = None,
         *,
         idempotency_window: float = 86400.0,
+        new_epoch: bool = False,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """Check the newest messages and take part in the database's commits; blocks for some milliseconds.
 
         `clock` is the wall clock, `monotonic` one that is never set, both in seconds; `idempotency_window` is how long
-        an id is remembered, in seconds. Raises ConfigError where the log is damaged, or the database is no file.
+        an id is remembered, in seconds; `new_epoch` declares every position handed out before unknown. Raises
+        ConfigError where the log is damaged, or the database is no file.
         """
         if database.path == ":memory:":
             raise ConfigError("db: the log in SQLite needs a file; :memory: is for the log in memory", field="db")
@@ -74,6 +76,8 @@ class SqliteStore:
         self._closed = False
         self._damaged: dict[str, int] = {}  # by room, the highest offset found damaged since the start
         database.inspect(self._inspect)
+        if new_epoch:
+            database.inspect(self._renew)
         self._head = self._handed_out = self._placer.head
 
     @property
@@ -246,6 +250,10 @@ class SqliteStore:
         for row in walk(connection, self._placer.head - _CHECKED):
             if isinstance(row, Damaged):
                 raise damaged(self._database.path, f"the message at offset {row.offset} is not what was written")
+
+    def _renew(self, connection: sqlite3.Connection) -> None:
+        self.epoch = renew_epoch(connection)
+        _log.info("the log has a new epoch: positions of the one before are answered with recovered: false")
 
 
 def _closed() -> StoreUnavailable:
