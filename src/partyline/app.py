@@ -38,13 +38,14 @@ from partyline.relay.requests import peer
 from partyline.server.gate import ErrorAnswers, Gate
 from partyline.server.shell import Shell, tls_context
 from partyline.server.site import ConnectionLimits, Site
-from partyline.stores.memory import MemoryStore, Retention
+from partyline.stores.memory import MemoryStore
+from partyline.stores.memory import Retention as MemoryRetention
+from partyline.stores.retention import Bounds, Retention
 from partyline.stores.sqlite.database import Database
 from partyline.stores.sqlite.lock import Lock
 from partyline.stores.sqlite.lock import take_over as take_lock_over
 from partyline.stores.sqlite.log import SqliteStore
 from partyline.stores.sqlite.registrations import RegistrationTable
-from partyline.stores.sqlite.retention import Retention as LogRetention
 from partyline.topics import check_pattern, check_topic
 from partyline.trust.keys import KeyRing, Principal
 from partyline.trust.perimeter import Network, Perimeter, canonical_origin, is_loopback
@@ -242,6 +243,8 @@ def check(settings: Settings) -> None:
         for name in ("ephemeral_topics", "drop_oldest_topics", "conflate_topics"):
             for pattern in getattr(settings, name):
                 check_pattern(pattern, name)
+        for rule in settings.retention:
+            check_pattern(rule.topic, "retention")
         for key in settings.api_keys:
             for pattern in (*key.publish, *key.subscribe):
                 check_pattern(pattern, "api_keys")
@@ -313,12 +316,26 @@ def _relay_settings(settings: Settings, loopback: bool) -> RelaySettings:
 
 def _store(settings: Settings, database: Database, *, new_epoch: bool) -> Store:
     """The log: in the database file, or in memory where there is none."""
+    rules = tuple(
+        (
+            rule.topic,
+            Bounds(
+                settings.max_age if rule.max_age is None else rule.max_age,
+                settings.max_messages if rule.max_messages is None else rule.max_messages,
+                rule.max_bytes,
+            ),
+        )
+        for rule in settings.retention
+    )
     if settings.db != ":memory:":
-        kept = LogRetention(settings.max_age, settings.max_messages, settings.max_rooms)
+        kept = Retention(settings.max_age, settings.max_messages, settings.max_rooms, rules)
         return SqliteStore(database, kept, idempotency_window=settings.idempotency_window, new_epoch=new_epoch)
     return MemoryStore(
-        Retention(settings.max_age, settings.max_messages, settings.max_rooms, settings.max_log_bytes),
+        MemoryRetention(
+            settings.max_age, settings.max_messages, settings.max_rooms, rules, max_bytes=settings.max_log_bytes
+        ),
         idempotency_window=settings.idempotency_window,
+        counters=database.counters,
     )
 
 

@@ -12,6 +12,7 @@ import typer
 
 from partyline.cli import app
 from partyline.config import FIELDS, Settings, load
+from partyline.metrics import ABOUT
 from tests.tools import ROOT
 
 REFERENCE = ROOT / "docs" / "reference"
@@ -90,6 +91,13 @@ def test_flags() -> None:
     for name, flag in named.items():
         one = re.sub(r"ies$", "y", name).removesuffix("s")  # a flag of a list takes one, and may be repeated
         assert flag.removeprefix("--").replace("-", "_") in (name, one)
+
+
+def test_plain_counters() -> None:
+    """Every counter of /metrics that is no limit's has one row in limits.md."""
+    assert [row["metric"].strip("`") for row in rows(LIMITS) if "metric" in row] == [
+        f"partyline_{name}_total" for name in ABOUT
+    ]
 
 
 # Counted where it is hit, or by the error or violation that names it.

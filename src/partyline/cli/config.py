@@ -22,6 +22,10 @@ def show_settings(flags: dict[str, Any], file: str | None, *, as_json: bool) -> 
         {"hash": key.hash[:15] + "...", "publish": key.publish, "subscribe": key.subscribe, "admin": key.admin}
         for key in loaded.settings.api_keys
     ]
+    values["retention"] = [
+        {name: value for name in ("topic", "max_age", "max_messages", "max_bytes") if (value := getattr(rule, name))}
+        for rule in loaded.settings.retention
+    ]
     if as_json:
         shown = {name: {"value": value, "source": loaded.sources[name]} for name, value in values.items()}
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(shown), indent=2).decode() + "\n")
@@ -45,5 +49,14 @@ def _text(value: Any, about: str) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, list | tuple):
-        return ", ".join(item["hash"] if isinstance(item, dict) else str(item) for item in value) or "-"
+        return ", ".join(_item(item) for item in value) or "-"
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _item(item: Any) -> str:
+    if not isinstance(item, dict):
+        return str(item)
+    if "hash" in item:
+        return str(item["hash"])
+    bounds = (f"{name}={_text(value, '')}" for name, value in item.items() if name != "topic")
+    return " ".join([item["topic"], *bounds])

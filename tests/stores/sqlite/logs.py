@@ -15,9 +15,9 @@ from partyline.hub.hub import Hub, RoomRules
 from partyline.interfaces import Found, Outcome, Refused, Stored, View
 from partyline.metrics import Counters
 from partyline.models import Draft, Message, Receipt
+from partyline.stores.retention import Retention
 from partyline.stores.sqlite.database import Database
 from partyline.stores.sqlite.log import SqliteStore
-from partyline.stores.sqlite.retention import Retention
 
 _SERIAL = itertools.count(1)  # of all logs: an id that came before a restart is another message's
 LONG = 20.0  # seconds nothing here should ever take

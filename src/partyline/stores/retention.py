@@ -1,0 +1,50 @@
+"""What a log keeps: bounds of every room, and other bounds for the rooms of a pattern."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from partyline.topics import covers
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What one room keeps: seconds, messages, and bytes of data (None: whatever the others allow).
+
+    The newest message of a room stays, however large it is, until its age is over.
+    """
+
+    max_age: float = 7 * 86400.0
+    max_messages: int = 100_000
+    max_bytes: int | None = None
+
+    def exceeded(self, count: int, size: int) -> bool:
+        """Whether so many messages with so many bytes in all are too much."""
+        if count > self.max_messages:
+            return True
+        return self.max_bytes is not None and size > self.max_bytes and count > 1
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """What is kept: seconds and messages of each room, rooms, and what `rules` say instead of the first two.
+
+    A rule is a pattern and its bounds; the first that covers a room holds.
+    """
+
+    max_age: float = 7 * 86400.0
+    max_messages: int = 100_000
+    max_rooms: int = 1_000_000
+    rules: tuple[tuple[str, Bounds], ...] = ()
+
+    def of(self, room: str) -> Bounds:
+        """The bounds of a room."""
+        for pattern, bounds in self.rules:
+            if covers(pattern, room):
+                return bounds
+        return Bounds(self.max_age, self.max_messages)
+
+    @property
+    def ages(self) -> tuple[float, ...]:
+        """Every age at which some room's messages go, in seconds, each once."""
+        return tuple(dict.fromkeys((self.max_age, *(bounds.max_age for _, bounds in self.rules))))
