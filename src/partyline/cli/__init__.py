@@ -114,6 +114,21 @@ def restore(
     restore_database(str(file), {"db": db}, None if config is None else str(config), replace=force, as_json=as_json)
 
 
+@app.command()
+def doctor(
+    deep: Annotated[bool, typer.Option("--deep", help="Verify every message and the whole structure.")] = False,
+    db: _Db = None,
+    config: _Config = None,
+    settings: _Set = None,
+    as_json: _Json = False,
+) -> None:
+    """Look for what would keep a server from running well. Changes nothing; the server may run."""
+    from partyline.cli.doctor import diagnose
+
+    flags = {"db": db, **_assignments(settings)}
+    diagnose(flags, None if config is None else str(config), deep=deep, as_json=as_json)
+
+
 @app.command("config")
 def show_config(
     show: Annotated[bool, typer.Option("--show", help="Every setting, its value, where it came from.")] = True,
