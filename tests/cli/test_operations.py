@@ -8,8 +8,11 @@ import re
 import signal
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tests.calls import call
 from tests.process import command, environment, serving
@@ -272,3 +275,51 @@ def test_a_stale_lock_file_means_nothing(tmp_path: Path) -> None:
             assert held == {"pid": server.pid, "draining": False}
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("memory", [False, True])
+def test_retention_by_settings(tmp_path: Path, memory: bool) -> None:
+    """Rules of the settings file hold for their topics, what went is counted, who resumes from before is told, and a
+    topic beyond max_rooms is 507 (rows max_messages, max_rooms)."""
+    file = tmp_path / "partyline.toml"
+    file.write_text('max_rooms = 2\n[[retention]]\ntopic = "logs.*"\nmax_messages = 5\nmax_bytes = "1kB"\n')
+
+    async def main() -> None:
+        db = ":memory:" if memory else tmp_path / "partyline.db"
+        async with serving("--config", str(file), db=db) as server:
+            first = await publish(server.url, 0, "logs.a")
+            for number in range(1, 20):
+                await publish(server.url, number, "logs.a")
+                await publish(server.url, number)
+            async with asyncio.timeout(LONG):
+                while len(data(page := await history(server.url, topic="logs.a"))) > 5:
+                    pass
+            assert data(page) == [15, 16, 17, 18, 19]
+            assert not (await history(server.url, first, "logs.a"))["recovered"]
+            assert len(data(await history(server.url))) == 19
+            status, answer = await call(f"{server.url}/v1/topics/dogs/messages", "POST", {"data": 1})
+            assert (status, answer["error"]["code"]) == (507, "too_many_topics")
+            metrics = await asyncio.to_thread(_text, f"{server.url}/metrics")
+            assert "partyline_pruned_total 15.0" in metrics
+            assert "partyline_damaged_total 0.0" in metrics
+            assert 'partyline_limit_hits_total{limit="max_rooms"} 1.0' in metrics
+
+    asyncio.run(main())
+
+
+def test_a_rule_that_is_no_pattern(tmp_path: Path) -> None:
+    """A rule whose topic is neither a topic nor a pattern stops the start with one line."""
+    done = subprocess.run(
+        command("serve", "--db", ":memory:", "--set", "retention=[{topic='a.>.b', max_messages=1}]"),
+        capture_output=True,
+        text=True,
+        env=environment(),
+        timeout=LONG,
+    )
+    assert done.returncode == 2
+    assert "retention 'a.>.b' is not a pattern" in done.stderr
+
+
+def _text(url: str) -> str:
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=LONG) as answer:
+        return str(answer.read().decode())

@@ -20,6 +20,7 @@ from partyline.stores.retention import Bounds, Retention
 from partyline.stores.sqlite.database import Database
 from partyline.stores.sqlite.log import SqliteStore
 from partyline.testing.store import Bench
+from partyline.topics import is_pattern
 
 LONG = 20.0
 _SERIAL = itertools.count()  # of all logs: an id that came before a restart is another message's
@@ -39,7 +40,8 @@ class Log(Bench):
         return [message.offset or 0 for message in await self.walk(View(frozenset((room,))))]
 
     async def oldest(self, *rooms: str) -> int:
-        view = View(frozenset(room for room in rooms if ">" not in room), tuple(r for r in rooms if ">" in r))
+        patterns = tuple(filter(is_pattern, rooms))
+        view = View(frozenset(rooms) - set(patterns), patterns)
         return (await self.store.read(view, self.store.head, 1)).oldest
 
     async def pruned(self, count: int) -> None:
@@ -227,6 +229,36 @@ def test_the_head_survives(opened: Opened, tmp_path: Path) -> None:
             async with sqlite(tmp_path, *rules, now=log.now) as log:
                 assert log.store.head == 10
                 assert await log.add("cats") == [11]
+
+    asyncio.run(run())
+
+
+@both
+def test_a_rule_hides_nothing_of_others(opened: Opened, tmp_path: Path) -> None:
+    """When a rule has emptied its rooms, only who asks for rooms that it may have bounded is told that something is
+    gone: others resume as before, by pattern and by a topic that is not there yet (guarantee 3)."""
+
+    async def look(log: Log) -> None:
+        for view in (("orders.*",), ("orders.none",), ("orders.a", "birds"), ("orders.a", "*.b.>")):
+            assert await log.oldest(*view) == 1, view
+        for view in (("logs.none",), ("logs.a", "orders.a"), ("logs.>",), (">",), ("*.a",), ("orders.a", "logs.*")):
+            assert await log.oldest(*view) == 3, view
+
+    async def run() -> None:
+        rules = (("logs.*", Bounds(max_age=HOUR)),)
+        async with opened(tmp_path, *rules, max_age=100 * HOUR) as log:
+            await log.add("orders.a")
+            await log.add("logs.a")
+            now = log.now = log.now + 2 * HOUR
+            await log.pruned(1)
+            await look(log)
+            await log.add("logs.b")
+            await log.add("birds")
+            assert await log.oldest("logs.b") == 3
+            assert await log.oldest("birds") == 1
+        if opened is sqlite:
+            async with sqlite(tmp_path, now=now, max_age=100 * HOUR) as log:
+                await look(log)
 
     asyncio.run(run())
 

@@ -55,7 +55,7 @@ class MemoryStore:
         self._head = 0
         self._log: OrderedDict[int, Message] = OrderedDict()
         self._rooms: dict[str, _Room] = {}
-        self._pruned_everywhere = 0  # the highest offset that is gone of rooms of which nothing is left
+        self._forgotten: dict[str, int] = {}  # the highest offset gone of rooms of which nothing is left, by rule
         ages = self._retention.ages
         # What goes at which age, oldest first. With one age for all rooms that is the log itself.
         self._aging = {age: OrderedDict[int, Message]() for age in ages} if len(ages) > 1 else {ages[0]: self._log}
@@ -94,9 +94,7 @@ class MemoryStore:
             if view.sees(message.draft) and not message.expired(now):
                 found.append(message)
         pruned = max((self._rooms[room].pruned for room in rooms), default=0)
-        gone = view.rooms - self._rooms.keys() if not view.patterns else view.rooms or view.patterns
-        if gone:
-            pruned = max(pruned, self._pruned_everywhere)
+        pruned = max(pruned, kept.lost(self._forgotten, view.rooms - self._rooms.keys(), view.patterns))
         return Page(tuple(found), last, last < self._head, pruned + 1)
 
     def _above(self, room: str, after: int) -> Iterator[int]:
@@ -146,7 +144,7 @@ class MemoryStore:
         room = self._rooms.get(draft.room)
         if room is None:
             # It may have been here before, and lost all it had.
-            room = _Room(self._retention.of(draft.room), pruned=self._pruned_everywhere)
+            room = _Room(self._retention.of(draft.room), pruned=kept.lost(self._forgotten, (draft.room,)))
             self._rooms[draft.room] = room
         self._log[self._head] = self._aging[room.bounds.max_age][self._head] = message
         room.offsets.append(self._head)
@@ -197,7 +195,8 @@ class MemoryStore:
         room.pruned = offset
         if not room.offsets:
             del self._rooms[draft.room]
-            self._pruned_everywhere = max(self._pruned_everywhere, offset)
+            rule, _ = self._retention.rule(draft.room)
+            self._forgotten[rule] = max(self._forgotten.get(rule, 0), offset)
 
 
 def _same(one: Draft, other: Draft) -> bool:

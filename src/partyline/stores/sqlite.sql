@@ -1,4 +1,4 @@
--- The schema of a Partyline database, version 2. Applied as it stands to a new file; older files are brought here step
+-- The schema of a Partyline database, version 3. Applied as it stands to a new file; older files are brought here step
 -- by step (stores/sqlite/opening.py). PRAGMA user_version holds the version.
 
 -- One row: which database this is, and what outlives the messages.
@@ -35,6 +35,12 @@ CREATE TABLE log (
 
 CREATE INDEX log_by_room ON log (room);   -- and by offset within a room
 CREATE INDEX log_by_identity ON log (identity) WHERE identity IS NOT NULL;
+
+-- As store.forgotten, of rooms that a retention rule bounded, by the pattern of the rule.
+CREATE TABLE forgotten (
+  topic   TEXT PRIMARY KEY,
+  offset  INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
 
 -- The rooms that have messages in the log.
 CREATE TABLE rooms (

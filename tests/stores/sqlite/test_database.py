@@ -344,6 +344,25 @@ CREATE TABLE registrations (
 ) STRICT, WITHOUT ROWID;
 INSERT INTO store VALUES (1, 12.5);
 """,
+    2: """
+PRAGMA application_id = 1349282158;
+CREATE TABLE store (
+  id INTEGER PRIMARY KEY CHECK (id = 1), created REAL NOT NULL, epoch TEXT NOT NULL, head INTEGER NOT NULL DEFAULT 0,
+  forgotten INTEGER NOT NULL DEFAULT 0, probes INTEGER NOT NULL DEFAULT 0
+) STRICT;
+CREATE TABLE registrations (
+  id_hash BLOB PRIMARY KEY, user TEXT NOT NULL, topics TEXT NOT NULL, grants TEXT NOT NULL,
+  used INTEGER NOT NULL, created REAL NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE log (
+  offset INTEGER PRIMARY KEY, room TEXT NOT NULL, identity INTEGER, time INTEGER NOT NULL, at INTEGER NOT NULL,
+  head TEXT NOT NULL, data BLOB NOT NULL, checksum INTEGER NOT NULL
+) STRICT;
+CREATE INDEX log_by_room ON log (room);
+CREATE INDEX log_by_identity ON log (identity) WHERE identity IS NOT NULL;
+CREATE TABLE rooms (name TEXT PRIMARY KEY, pruned INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+INSERT INTO store (id, created, epoch) VALUES (1, 12.5, '00112233445566ff');
+""",
 }
 
 
@@ -618,3 +637,12 @@ def test_closing_twice_does_nothing(path: Path, opened: Open) -> None:
     first.close()
     with pytest.raises(ConfigError, match="in use"):
         Database(str(path), Counters())
+
+
+def test_a_damaged_schema_is_refused(path: Path, opened: Open) -> None:
+    """A schema whose text is none any more is called damaged, though SQLite cannot even say why (hostile 4)."""
+    opened().close()
+    content = bytearray(path.read_bytes())
+    content[content.index(b"CREATE TABLE log")] = 0xFF
+    path.write_bytes(content)
+    assert "is damaged" in refused(path)

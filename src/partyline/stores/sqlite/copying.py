@@ -62,7 +62,7 @@ def back_up(path: str, target: str, *, replace: bool = False, progress: Progress
             os.rename(partial, target)
             opening.sync_folder(target)
             return copy
-    except (OSError, sqlite3.Error) as error:
+    except (OSError, *opening.UNREADABLE) as error:
         raise _explain(path, target, error) from None
 
 
@@ -92,7 +92,7 @@ def restore(backup: str, path: str, *, replace: bool = False, progress: Progress
             return _restore(backup, path, progress)
         finally:
             held.release()
-    except (OSError, sqlite3.Error) as error:
+    except (OSError, *opening.UNREADABLE) as error:
         raise _explain(backup, path, error) from None
 
 
@@ -161,7 +161,8 @@ def _checked(partial: str, name: str, source: str, progress: Progress | None, ne
     with closing(opening.look(partial)) as connection:
         if progress is not None:
             connection.set_progress_handler(lambda: progress("checking", 0, 0), _BEAT)
-        (answer,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        check = "integrity_check" if newest is None else "quick_check"
+        (answer,) = connection.execute(f"PRAGMA {check}(1)").fetchone()
         if answer != "ok":
             raise opening.damaged(source, answer.replace("\n", " "))
         connection.set_progress_handler(None, 0)

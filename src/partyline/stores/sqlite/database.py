@@ -23,8 +23,8 @@ from partyline.stores.sqlite import lock, opening
 
 _log = log.get("store")
 
-SCHEMA_VERSION = 2
-MIGRATIONS: dict[int, str] = {1: opening.FROM_1}
+SCHEMA_VERSION = 3
+MIGRATIONS: dict[int, str] = {1: opening.FROM_1, 2: opening.FROM_2}
 """SQL that brings a database from a version to the next one, by the version it starts from."""
 
 _RETRY_AFTER: Final = 0.5  # seconds between tries while the disk refuses
@@ -114,7 +114,7 @@ class Database:
             self._connection = self._open()
             if path != ":memory:" and os.stat(path).st_uid == os.geteuid():
                 os.chmod(path, 0o600)  # one that was made wider, now that it is known to be ours
-        except (OSError, sqlite3.Error) as error:
+        except (OSError, *opening.UNREADABLE) as error:
             self._unlock()
             raise opening.explain(path, error) from None
         except ConfigError:
@@ -163,7 +163,7 @@ class Database:
         with self._wake:
             try:
                 return self._connection.execute(query, values).fetchall()
-            except sqlite3.Error as error:
+            except opening.UNREADABLE as error:
                 raise opening.damaged(self.path, str(error)) from None
 
     def inspect(self, look: Job) -> None:
@@ -171,7 +171,7 @@ class Database:
         with self._wake:
             try:
                 look(self._connection)
-            except sqlite3.Error as error:
+            except opening.UNREADABLE as error:
                 raise opening.damaged(self.path, str(error)) from None
 
     def finishing(self) -> None:

@@ -46,7 +46,7 @@ def examine(path: str, *, deep: bool = False, progress: Progress | None = None) 
     try:
         with closing(opening.look(path)) as connection:
             yield from _content(connection, path, deep, progress)
-    except (ConfigError, sqlite3.Error) as error:
+    except (ConfigError, *opening.UNREADABLE) as error:
         reason = error if isinstance(error, ConfigError) else opening.explain(path, error)
         text, _, advice = reason.message.removeprefix("db: ").rpartition(": ")
         if not advice.endswith("--db"):  # it says what is wrong, and not what to do
@@ -120,11 +120,10 @@ def _structure(connection: sqlite3.Connection, deep: bool, progress: Progress | 
         return ok("structure", "too large for a quick look: --deep takes one")
     if progress is not None:
         connection.set_progress_handler(lambda: progress("checking the structure", 0, 0), _BEAT)
-    check = "integrity_check" if deep else "quick_check"
-    answers = [answer for (answer,) in connection.execute(f"PRAGMA {check}({_NAMED})")]
+    answers = [answer for (answer,) in connection.execute(f"PRAGMA integrity_check({_NAMED})")]
     connection.set_progress_handler(None, 0)
     if answers == ["ok"]:
-        return ok("structure", "whole, indexes too" if deep else "whole")
+        return ok("structure", "whole, indexes too")
     return problem("structure", "damaged: " + "; ".join(" ".join(answer.split()) for answer in answers), _RESTORE)
 
 

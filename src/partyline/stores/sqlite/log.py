@@ -21,7 +21,7 @@ from partyline.interfaces import Committed, Found, Outcome, Refused, View
 from partyline.models import Draft, Page
 from partyline.stores.retention import Retention
 from partyline.stores.sqlite.database import Database
-from partyline.stores.sqlite.opening import damaged, renew_epoch
+from partyline.stores.sqlite.opening import UNREADABLE, damaged, renew_epoch
 from partyline.stores.sqlite.placing import Batch, Group, Placer
 from partyline.stores.sqlite.reading import Reader
 from partyline.stores.sqlite.retention import LogClock, Pruner
@@ -114,7 +114,7 @@ class SqliteStore:
             found = await loop.run_in_executor(
                 self._reader.pool, self._reader.read, view, after, limit, head, self._time.now
             )
-        except sqlite3.Error as error:
+        except UNREADABLE as error:
             self._database.counters.errors += 1
             _log.error("the log cannot be read", error=str(error))
             raise StoreUnavailable("the log cannot be read now: try again in a moment") from None

@@ -12,8 +12,8 @@ import msgspec
 from partyline.errors import Conflict, InvalidValue, PartylineError, StoreUnavailable, TooManyTopics
 from partyline.interfaces import Outcome, Refused, Stored
 from partyline.models import MAX_OFFSET, Draft, Message
-from partyline.stores.retention import Retention
-from partyline.stores.sqlite.retention import LogClock, Pruner
+from partyline.stores.retention import Retention, lost
+from partyline.stores.sqlite.retention import FORGOTTEN, LogClock, Pruner, read_forgotten
 from partyline.stores.sqlite.rows import Damaged, checksum, decode, encode_head, identity, insert, padded
 
 _KNOWN_ROOMS: Final = 100_000  # names kept in memory; beyond, all are looked up again
@@ -185,9 +185,12 @@ class Placer:
 
 
 def _insert_rooms(connection: sqlite3.Connection, names: list[str]) -> None:
+    (listed,) = connection.execute(FORGOTTEN).fetchone()
+    forgotten = read_forgotten(listed)
     # It may have been here before, and lost all it had.
-    listed = msgspec.json.encode(names).decode()
-    connection.execute("INSERT INTO rooms SELECT value, (SELECT forgotten FROM store) FROM json_each(?)", (listed,))
+    rooms = msgspec.json.encode([(name, lost(forgotten, (name,))) for name in names]).decode()
+    query = "INSERT INTO rooms SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?)"
+    connection.execute(query, (rooms,))
 
 
 def _conflict(message_id: str) -> Conflict:

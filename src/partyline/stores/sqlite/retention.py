@@ -7,7 +7,7 @@ set right, or wrong, neither deletes messages early nor keeps them for ever.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,6 +15,12 @@ import msgspec
 
 from partyline.metrics import Counters
 from partyline.stores.retention import Bounds, Retention
+
+FORGOTTEN: Final = """
+SELECT json_group_array(json_array(topic, offset))
+FROM (SELECT '' AS topic, forgotten AS offset FROM store UNION ALL SELECT topic, offset FROM forgotten)
+"""
+"""How far rooms of which nothing is left had come, by the rule that bounded them, as JSON in one row."""
 
 _SLICE: Final = 1_000  # rows deleted in one transaction (measured: 2-5 ms)
 _COUNTED: Final = 5_000  # rows whose sizes are added up at a time
@@ -199,6 +205,7 @@ SELECT json_group_array(json_array(room, count, size, last)) FROM (
         if len(self._ages) > 1:
             touched = [one for one in touched if self._retention.of(one[0]).max_age == age.seconds]
         gone = _delete(connection, age.after, last, touched, head) if touched else []
+        self._remember(connection, {room: upto for room, _, _, upto in touched}, gone)
         connection.execute("COMMIT")
         age.after = last
         if touched:
@@ -210,6 +217,26 @@ SELECT json_group_array(json_array(room, count, size, last)) FROM (
             self._rooms.pop(room, None)
             self._crowded.pop(room, None)
         return gone
+
+    def _remember(self, connection: sqlite3.Connection, upto: Mapping[str, int], gone: list[str]) -> None:
+        """How far rooms of which nothing is left had come, by the rule that bounded them."""
+        forgotten: dict[str, int] = {}
+        for room in gone:
+            rule, _ = self._retention.rule(room)
+            forgotten[rule] = max(forgotten.get(rule, 0), upto[room])
+        for rule, offset in forgotten.items():
+            if not rule:
+                connection.execute("UPDATE store SET forgotten = max(forgotten, ?)", (offset,))
+                continue
+            query = (
+                "INSERT INTO forgotten VALUES (?, ?) ON CONFLICT DO UPDATE SET offset = max(offset, excluded.offset)"
+            )
+            connection.execute(query, (rule, offset))
+
+
+def read_forgotten(listed: str | bytes) -> dict[str, int]:
+    """What FORGOTTEN gives, as `partyline.stores.retention.lost` takes it."""
+    return dict(msgspec.json.decode(listed, type=list[tuple[str, int]]))
 
 
 def _delete(
@@ -234,7 +261,5 @@ WHERE name IN (SELECT value FROM json_each(?)) AND NOT EXISTS (SELECT 1 FROM log
     gone = msgspec.json.decode(empty, type=list[str])
     if gone:
         connection.execute("DELETE FROM rooms WHERE name IN (SELECT value FROM json_each(?))", (empty,))
-    left = set(gone)
-    lost = max((upto for room, _, _, upto in touched if room in left), default=0)
-    connection.execute("UPDATE store SET head = ?, forgotten = max(forgotten, ?)", (head, lost))
+    connection.execute("UPDATE store SET head = ?", (head,))
     return gone
