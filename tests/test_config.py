@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from partyline.config import FIELDS, ApiKey, JwtKey, Settings, load
+from partyline.config import FIELDS, ApiKey, JwtKey, RetentionRule, Settings, load
 from partyline.errors import ConfigError
 
 HASH = "sha256:" + "0123456789abcdef" * 4
@@ -121,6 +121,7 @@ SAMPLES: dict[str, tuple[str, Any]] = {
         "[{algorithm = 'HS256', secret_file = 'key', leeway = '5s'}]",
         (JwtKey("HS256", secret_file="key", leeway=5.0),),
     ),
+    "retention": ("[{ topic = 'logs.>', max_age = '1h' }]", (RetentionRule("logs.>", 3600.0),)),
 }
 
 
@@ -258,6 +259,40 @@ def test_keys() -> None:
     assert value("api_keys", [{"hash": HASH}]) == (ApiKey(HASH, (">",), (">",), admin=False),)
     given = {"hash": HASH, "publish": ["orders.*"], "subscribe": [], "admin": True}
     assert value("api_keys", [given]) == (ApiKey(HASH, ("orders.*",), (), admin=True),)
+
+
+def test_retention_rules_are_tables(tmp_path: Path) -> None:
+    """In the file a rule is a table `[[retention]]`, whose bounds take units; their order is kept."""
+    path = written(
+        tmp_path,
+        '[[retention]]\ntopic = "logs.audit"\nmax_age = "365d"\n'
+        '[[retention]]\ntopic = "logs.>"\nmax_age = "1h"\nmax_messages = 1000\nmax_bytes = "10MB"\n',
+    )
+    assert load(file=str(path), environ={}).settings.retention == (
+        RetentionRule("logs.audit", 365 * 86400.0),
+        RetentionRule("logs.>", 3600.0, 1000, 10_000_000),
+    )
+
+
+@pytest.mark.parametrize(
+    ("bad", "words"),
+    [
+        ("logs", ("is not a list such as",)),
+        (["logs"], ("without a topic pattern",)),
+        ([{"max_age": 1}], ("without a topic pattern",)),
+        ([{"topic": "logs.>"}], ("'logs.>'", "bounds nothing", "max_bytes")),
+        ([{"topic": "logs.>", "max_size": 1}], ("'logs.>'", "max_size", "max_bytes")),
+        ([{"topic": "logs.>", "max_age": "soon"}], ("'logs.>'", "max_age", "unit")),
+        ([{"topic": "logs.>", "max_bytes": 0}], ("'logs.>'", "max_bytes", "above 0")),
+        ([{"topic": "logs.>", "max_messages": 1.5}], ("'logs.>'", "max_messages", "whole number")),
+    ],
+)
+def test_a_bad_rule_is_named(bad: Any, words: tuple[str, ...]) -> None:
+    """A rule that cannot be used is refused by its topic, its bound and what it may be."""
+    error = refusal({"retention": bad})
+    assert error.field == "retention"
+    for word in words:
+        assert word in error.message
 
 
 def test_keys_in_a_file_are_tables(tmp_path: Path) -> None:

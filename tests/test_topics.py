@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import unicodedata
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from partyline.errors import InvalidValue
-from partyline.topics import MAX_LENGTH, any_covers, check_pattern, check_topic, covers
+from partyline.topics import MAX_LENGTH, any_covers, check_pattern, check_topic, covers, overlap
 
 NAMES = [
     "a",
@@ -207,3 +208,13 @@ def test_every_text_is_a_name_or_refused(text: str) -> None:
         assert not is_name
     else:
         assert is_name
+
+
+def test_overlap() -> None:
+    """Two patterns overlap exactly if some topic is covered by both."""
+    topics = [".".join(tokens) for length in range(1, 5) for tokens in itertools.product("abc", repeat=length)]
+    patterns = [".".join(tokens) for length in range(1, 4) for tokens in itertools.product("ab*", repeat=length)]
+    patterns += [f"{pattern}.>" for pattern in patterns if pattern.count(".") < 2] + [">"]
+    covered = {pattern: {topic for topic in topics if covers(pattern, topic)} for pattern in patterns}
+    for one, other in itertools.product(patterns, repeat=2):
+        assert overlap(one, other) == bool(covered[one] & covered[other]), (one, other)

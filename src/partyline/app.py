@@ -40,11 +40,14 @@ from partyline.relay.signers import check_keys, signers
 from partyline.server.gate import ErrorAnswers, Gate
 from partyline.server.shell import Shell, tls_context
 from partyline.server.site import ConnectionLimits, Site
-from partyline.stores.memory import MemoryStore, Retention
+from partyline.stores.memory import MemoryStore
+from partyline.stores.memory import Retention as MemoryRetention
+from partyline.stores.retention import Bounds, Retention
 from partyline.stores.sqlite.database import Database
+from partyline.stores.sqlite.lock import Lock
+from partyline.stores.sqlite.lock import take_over as take_lock_over
 from partyline.stores.sqlite.log import SqliteStore
 from partyline.stores.sqlite.registrations import RegistrationTable
-from partyline.stores.sqlite.retention import Retention as LogRetention
 from partyline.stores.sqlite.revocations import RevocationTable
 from partyline.topics import check_pattern, check_topic
 from partyline.trust.keys import KeyRing, Principal
@@ -53,6 +56,7 @@ from partyline.trust.tokens import Tokens, revocation_life
 from partyline.wire.websocket.connection import Limits as MessageLimits
 
 _RESERVED_DESCRIPTORS = 256  # for the database, logs and listeners
+_CLOSING = 10.0  # seconds that a server may need behind its drain to close the log
 
 _log = log.get("app")
 
@@ -121,10 +125,25 @@ async def running(settings: Settings, *, fallback: ASGIApp | None = None) -> Asy
         await partyline.close()
 
 
-def build(settings: Settings, *, fallback: ASGIApp | None = None) -> Partyline:
+async def take_over(settings: Settings, *, handover: bool = False) -> Lock | None:
+    """The lock of the settings' database, for `build`; None where there is no file.
+
+    A server that drains is waited for until its drain time is over and its log closed; with `handover` one that does
+    not drain yet, too. Nothing listens meanwhile (docs/decisions/0010-handover-by-the-lock.md). Raises ConfigError.
+    """
+    check(settings)
+    if settings.db == ":memory:":
+        return None
+    return await take_lock_over(settings.db, settings.drain_time + _CLOSING, whoever=handover)
+
+
+def build(
+    settings: Settings, *, fallback: ASGIApp | None = None, held: Lock | None = None, new_epoch: bool = False
+) -> Partyline:
     """Put a server together from its settings; runs on the loop that will serve.
 
-    `fallback` is an ASGI application for the paths that are not ours, WebSockets included. Raises ConfigError before
+    `fallback` is an ASGI application for the paths that are not ours, WebSockets included; `held` the lock of the
+    database, if it was taken before; `new_epoch` makes all positions of the log unknown. Raises ConfigError before
     anything is opened that would have to be closed again.
     """
     check(settings)
@@ -137,9 +156,9 @@ def build(settings: Settings, *, fallback: ASGIApp | None = None) -> Partyline:
         [(key.hash, Principal(key.publish, key.subscribe, key.admin, name=key.hash[7:23])) for key in settings.api_keys]
     )
     tokens = Tokens(signers(settings.jwt_keys), settings.jwt_max_life) if settings.jwt_keys else None
-    database = Database(settings.db, counters)
+    database = Database(settings.db, counters, held=held)
     try:
-        store = _store(settings, database)
+        store = _store(settings, database, new_epoch=new_epoch)
         rules = RoomRules(settings.ephemeral_topics, settings.drop_oldest_topics, settings.conflate_topics)
         hub = Hub(store, counters, rules)
         revoker = Revoker(
@@ -184,6 +203,7 @@ def build(settings: Settings, *, fallback: ASGIApp | None = None) -> Partyline:
         answering = ErrorAnswers(router, counters)
         asgi = Gate(_cors(answering, settings), perimeter, counters, native=True)
         shell = Shell(site, asgi, websocket_fallback=fallback is not None)
+        shell.on_drain = database.finishing
     except BaseException:
         database.close()
         raise
@@ -233,6 +253,8 @@ def check(settings: Settings) -> None:
         for name in ("ephemeral_topics", "drop_oldest_topics", "conflate_topics"):
             for pattern in getattr(settings, name):
                 check_pattern(pattern, name)
+        for rule in settings.retention:
+            check_pattern(rule.topic, "retention")
         for key in settings.api_keys:
             for pattern in (*key.publish, *key.subscribe):
                 check_pattern(pattern, "api_keys")
@@ -311,14 +333,28 @@ def _relay_settings(settings: Settings, loopback: bool) -> RelaySettings:
     )
 
 
-def _store(settings: Settings, database: Database) -> Store:
+def _store(settings: Settings, database: Database, *, new_epoch: bool) -> Store:
     """The log: in the database file, or in memory where there is none."""
+    rules = tuple(
+        (
+            rule.topic,
+            Bounds(
+                settings.max_age if rule.max_age is None else rule.max_age,
+                settings.max_messages if rule.max_messages is None else rule.max_messages,
+                rule.max_bytes,
+            ),
+        )
+        for rule in settings.retention
+    )
     if settings.db != ":memory:":
-        kept = LogRetention(settings.max_age, settings.max_messages, settings.max_rooms)
-        return SqliteStore(database, kept, idempotency_window=settings.idempotency_window)
+        kept = Retention(settings.max_age, settings.max_messages, settings.max_rooms, rules)
+        return SqliteStore(database, kept, idempotency_window=settings.idempotency_window, new_epoch=new_epoch)
     return MemoryStore(
-        Retention(settings.max_age, settings.max_messages, settings.max_rooms, settings.max_log_bytes),
+        MemoryRetention(
+            settings.max_age, settings.max_messages, settings.max_rooms, rules, max_bytes=settings.max_log_bytes
+        ),
         idempotency_window=settings.idempotency_window,
+        counters=database.counters,
     )
 
 

@@ -55,6 +55,16 @@ class JwtKey:
     admin: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class RetentionRule:
+    """What the topics of a pattern keep: seconds, messages and bytes of each. None leaves it to the settings of all."""
+
+    topic: str
+    max_age: float | None = None
+    max_messages: int | None = None
+    max_bytes: int | None = None
+
+
 def _setting(
     default: Any, about: str, kind: str = "", *, least: float | None = None, choices: tuple[str, ...] = ()
 ) -> Any:
@@ -139,6 +149,7 @@ class Settings:
     # The log
     max_age: float = _setting(7 * 86400.0, "age of a kept message", "seconds", least=0.001)
     max_messages: int = _setting(100_000, "kept messages of one topic", "count", least=1)
+    retention: tuple[RetentionRule, ...] = _setting((), "other bounds for the topics of a pattern", "retention")
     max_rooms: int = _setting(1_000_000, "topics in the log", "count", least=1)
     max_log_bytes: int = _setting(64 * 1024 * 1024, "kept messages in all (log in memory)", "bytes", least=1)
     idempotency_window: float = _setting(86400.0, "how long a message id is remembered", "seconds", least=0)
@@ -231,6 +242,8 @@ def _convert(name: str, value: Any, kind: str) -> Any:
         return _keys(value)
     if kind == "jwt_keys":
         return _jwt_keys(value)
+    if kind == "retention":
+        return _retention(value)
     if kind == "list":
         items = [item.strip() for item in value.split(",")] if isinstance(value, str) else value
         if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
@@ -332,6 +345,46 @@ def _jwt_key(item: Any) -> JwtKey:
         if not isinstance(text, str):
             raise ValueError(f"has a key whose {name} is not a text")
     return JwtKey(**values, leeway=float(_number(leeway, _SECONDS)), admin=_boolean(admin))
+
+
+def _retention(value: Any) -> tuple[RetentionRule, ...]:
+    if isinstance(value, str):  # outside of the file: as the file would have it on one line
+        try:
+            value = tomllib.loads(f"rules = {value}")["rules"]
+        except tomllib.TOMLDecodeError:
+            raise ValueError('is not a list such as [{ topic = "logs.>", max_age = "1h" }]') from None
+    if not isinstance(value, list | tuple):
+        raise ValueError("is not a list of rules")
+    return tuple(_rule(item) for item in value)
+
+
+def _rule(item: Any) -> RetentionRule:
+    if isinstance(item, RetentionRule):
+        return item
+    if not isinstance(item, dict) or not isinstance(item.get("topic"), str):
+        raise ValueError("has a rule without a topic pattern")
+    where = f"has a rule for {item['topic'][:60]!r}"
+    kinds: dict[str, Mapping[str, float]] = {"max_age": _SECONDS, "max_messages": {"": 1}, "max_bytes": _SIZES}
+    unknown = ", ".join(sorted(set(item) - {"topic", *kinds}))
+    if unknown:
+        raise ValueError(f"{where} with {unknown[:60]}: a rule has topic, {', '.join(kinds)}")
+    if len(item) == 1:
+        raise ValueError(f"{where} that bounds nothing: {', '.join(kinds)} are what it may have")
+    bounds: dict[str, float] = {}
+    for name, units in kinds.items():
+        if name in item:
+            try:
+                bounds[name] = number = _number(item[name], units)
+            except ValueError as error:
+                raise ValueError(f"{where} whose {name} {error}") from None
+            if number <= 0 or (name != "max_age" and number != int(number)):
+                raise ValueError(f"{where} whose {name} is not {'above 0' if number <= 0 else 'a whole number'}")
+    return RetentionRule(
+        item["topic"],
+        float(bounds["max_age"]) if "max_age" in bounds else None,
+        int(bounds["max_messages"]) if "max_messages" in bounds else None,
+        int(bounds["max_bytes"]) if "max_bytes" in bounds else None,
+    )
 
 
 def _shown(name: str, value: Any) -> str:

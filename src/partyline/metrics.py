@@ -18,6 +18,8 @@ ABOUT: Final = {
     "refused": "Requests, upgrades and authentications refused",
     "errors": "Exceptions that reached the last resort",
     "write_errors": "Failed commits of the database",
+    "damaged": "Messages in the log that are not what was written, found when they were read",
+    "pruned": "Messages that retention took out of the log",
 }
 
 
@@ -39,6 +41,8 @@ class Counters:
     refused: int = 0
     errors: int = 0
     write_errors: int = 0
+    damaged: int = 0
+    pruned: int = 0
     limits: dict[str, int] = field(default_factory=dict)
 
     def hit(self, limit: str) -> None:

@@ -94,6 +94,17 @@ def contains(wide: str, narrow: str) -> bool:
     return all((want == "*" and token != ">") or want == token for want, token in zip(wanted, tokens, strict=False))
 
 
+def overlap(one: str, other: str) -> bool:
+    """Whether some topic is covered by both patterns."""
+    ours, theirs = one.split("."), other.split(".")
+    for left, right in zip(ours, theirs, strict=False):
+        if ">" in (left, right):
+            return True
+        if left != right and "*" not in (left, right):
+            return False
+    return len(ours) == len(theirs)
+
+
 def any_covers(patterns: Iterable[str], name: str) -> bool:
     """Whether one of `patterns` covers `name`."""
     for pattern in patterns:  # noqa: SIM110 - a generator costs more than the common answers

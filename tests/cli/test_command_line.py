@@ -201,6 +201,6 @@ def test_publish_without_a_server() -> None:
 def test_help_names_the_commands() -> None:
     """`partyline --help` lists the commands."""
     done = run("--help")
-    for name in ("serve", "config", "publish", "key", "token", "version"):
+    for name in ("serve", "backup", "restore", "doctor", "config", "publish", "tail", "key", "token", "version"):
         assert name in done.stdout
     assert run("version").stdout.startswith("partyline 0.")

@@ -12,6 +12,7 @@ import typer
 
 from partyline.cli import app
 from partyline.config import FIELDS, Settings, load
+from partyline.metrics import ABOUT
 from tests.tools import ROOT
 
 REFERENCE = ROOT / "docs" / "reference"
@@ -86,10 +87,17 @@ def test_flags() -> None:
     serve = typer.main.get_command(app).commands["serve"]  # type: ignore[attr-defined]
     options = {option for parameter in serve.params for option in parameter.opts}
     named = {name: row["flag"].strip("`") for name, row in documented(SETTINGS).items() if row["flag"]}
-    assert set(named.values()) == options - {"--config", "--set"}
+    assert set(named.values()) == options - {"--config", "--set", "--handover", "--new-epoch"}  # for one start only
     for name, flag in named.items():
         one = re.sub(r"ies$", "y", name).removesuffix("s")  # a flag of a list takes one, and may be repeated
         assert flag.removeprefix("--").replace("-", "_") in (name, one)
+
+
+def test_plain_counters() -> None:
+    """Every counter of /metrics that is no limit's has one row in limits.md."""
+    assert [row["metric"].strip("`") for row in rows(LIMITS) if "metric" in row] == [
+        f"partyline_{name}_total" for name in ABOUT
+    ]
 
 
 # Counted where it is hit, or by the error or violation that names it.

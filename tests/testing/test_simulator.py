@@ -211,6 +211,9 @@ class _Committed:
     def fanned_out(self) -> int:
         return self._store.head
 
+    def conflates(self, room: str) -> bool:
+        return False
+
 
 class _NeverPruned:
     """A store that does not say what it has pruned."""

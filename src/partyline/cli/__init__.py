@@ -52,6 +52,12 @@ def serve(
     log_format: Annotated[str | None, typer.Option(help="text or json. (default text)")] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error. (default info)")] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="Open to everybody beyond loopback, no key.")] = False,
+    handover: Annotated[
+        bool, typer.Option("--handover", help="Wait for the server that has the database: it is about to be stopped.")
+    ] = False,
+    new_epoch: Annotated[
+        bool, typer.Option("--new-epoch", help="Forget all positions handed out: the database was rolled back.")
+    ] = False,
     settings: _Set = None,
 ) -> None:
     """Run the server until Ctrl-C or SIGTERM."""
@@ -72,7 +78,55 @@ def serve(
         "log_level": log_level,
         "insecure": insecure or None,
     }
-    run({**flags, **_assignments(settings)}, None if config is None else str(config))
+    file = None if config is None else str(config)
+    run({**flags, **_assignments(settings)}, file, new_epoch=new_epoch, handover=handover)
+
+
+_Db = Annotated[str | None, typer.Option(help="Database file. (default: as serve)")]
+_Json = Annotated[bool, typer.Option("--json", help="For scripts.")]
+
+
+@app.command()
+def backup(
+    file: Annotated[Path, typer.Argument(help="Where the copy goes: a new file.")],
+    db: _Db = None,
+    config: _Config = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace FILE if it exists.")] = False,
+    as_json: _Json = False,
+) -> None:
+    """Copy the database to FILE, beside a running server or without one."""
+    from partyline.cli.copies import back_up_database
+
+    back_up_database(str(file), {"db": db}, None if config is None else str(config), replace=force, as_json=as_json)
+
+
+@app.command()
+def restore(
+    file: Annotated[Path, typer.Argument(help="A backup.")],
+    db: _Db = None,
+    config: _Config = None,
+    force: Annotated[bool, typer.Option("--force", help="Put a database that is there aside.")] = False,
+    as_json: _Json = False,
+) -> None:
+    """Put a backup in the database's place, with a new epoch. The server must be stopped."""
+    from partyline.cli.copies import restore_database
+
+    restore_database(str(file), {"db": db}, None if config is None else str(config), replace=force, as_json=as_json)
+
+
+@app.command()
+def doctor(
+    deep: Annotated[bool, typer.Option("--deep", help="Verify every message and the whole structure.")] = False,
+    db: _Db = None,
+    config: _Config = None,
+    settings: _Set = None,
+    as_json: _Json = False,
+) -> None:
+    """Look for what would keep a server from running well. Changes nothing; the server may run."""
+    from partyline.cli.doctor import diagnose
+
+    flags = {"db": db, **_assignments(settings)}
+    diagnose(flags, None if config is None else str(config), deep=deep, as_json=as_json)
 
 
 @app.command("config")

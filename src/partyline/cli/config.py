@@ -32,6 +32,10 @@ def show_settings(flags: dict[str, Any], file: str | None, *, as_json: bool) -> 
         }
         for key in loaded.settings.jwt_keys
     ]
+    values["retention"] = [
+        {name: value for name in ("topic", "max_age", "max_messages", "max_bytes") if (value := getattr(rule, name))}
+        for rule in loaded.settings.retention
+    ]
     if as_json:
         shown = {name: {"value": value, "source": loaded.sources[name]} for name, value in values.items()}
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(shown), indent=2).decode() + "\n")
@@ -49,19 +53,22 @@ def show_settings(flags: dict[str, Any], file: str | None, *, as_json: bool) -> 
     Console(highlight=False, markup=False).print(table)
 
 
-def _entry(item: dict[str, Any]) -> str:
-    """A key in a few words."""
-    if "hash" in item:
-        return str(item["hash"])
-    source = next(name for name in item if name in _MATERIAL)
-    return f"{item['algorithm']} from {source}"
-
-
 def _text(value: Any, about: str) -> str:
     if value is None:
         return "auto" if "default" in about else "-"  # worked out at start, as the text says
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, list | tuple):
-        return ", ".join(_entry(item) if isinstance(item, dict) else str(item) for item in value) or "-"
+        return ", ".join(_item(item) for item in value) or "-"
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _item(item: Any) -> str:
+    if not isinstance(item, dict):
+        return str(item)
+    if "hash" in item:
+        return str(item["hash"])
+    if "algorithm" in item:
+        return f"{item['algorithm']} from {next(name for name in item if name in _MATERIAL)}"
+    bounds = (f"{name}={_text(value, '')}" for name, value in item.items() if name != "topic")
+    return " ".join([item["topic"], *bounds])

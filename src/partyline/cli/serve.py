@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from partyline import __version__, log
-from partyline.app import Partyline, build, descriptor_limit, is_open, max_connections
+from partyline.app import Partyline, build, descriptor_limit, is_open, max_connections, take_over
 from partyline.config import Settings, load
 from partyline.trust.keys import key_hash
 
@@ -22,16 +22,17 @@ def hashed_keys(keys: Iterable[str]) -> list[dict[str, object]]:
     return [{"hash": key if key.startswith("sha256:") else key_hash(key), "admin": True} for key in keys]
 
 
-def run(flags: dict[str, Any], file: str | None) -> None:
+def run(flags: dict[str, Any], file: str | None, *, new_epoch: bool = False, handover: bool = False) -> None:
     """Serve until a signal comes. Raises ConfigError before anything listens."""
     settings = load(flags, file=file).settings
     log.configure("json" if settings.log_format == "json" else "text", settings.log_level)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_serve(settings))
+        runner.run(_serve(settings, new_epoch, handover))
 
 
-async def _serve(settings: Settings) -> None:
-    partyline = build(settings)
+async def _serve(settings: Settings, new_epoch: bool, handover: bool) -> None:
+    held = await take_over(settings, handover=handover)
+    partyline = build(settings, held=held, new_epoch=new_epoch)
     partyline.shell.stop_on_signals()
     try:
         urls = await partyline.listen()

@@ -7,8 +7,9 @@ of the loop. So nothing live is queued while it catches up, and no offset is off
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import Final, cast
 
 from partyline import log
 from partyline.hub.hub import Hub
@@ -18,6 +19,8 @@ from partyline.models import Message, Position
 _log = log.get("hub")
 
 PAGE = 256  # messages read at a time
+_HELD: Final = 256  # messages that may wait for a newer one of their key, and their bytes
+_HELD_BYTES: Final = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,18 +73,66 @@ async def catch_up(
 ) -> None:
     """Deliver what `view` sees behind offset `after`, then `attach` in the turn in which nothing is missing.
 
+    Of a room that conflates, only the newest message of each key that is among the next few hundred comes (guarantee
+    5): the log stays whole, and the newest of all comes in any case.
     `deliver` returns when there is room for the next message: catching up waits for the outbox, and no page is larger
     in memory than its messages. Raises Gap where retention overtook the reader. Cancelled, it has not attached.
     """
     at = after
+    newest = _Newest(hub)
     while at < hub.fanned_out:
         page = await store.read(view, at, PAGE)
         if page.oldest > at + 1:
+            for message in newest.rest():
+                await deliver(message)
             raise Gap(page.oldest, at)
         reached = hub.fanned_out
         for message in page.messages:
             assert message.offset is not None
             if message.offset <= reached:
-                await deliver(message)
+                for due in newest.put(message):
+                    await deliver(due)
         at = min(page.next, reached)
+        if at >= hub.fanned_out:
+            for message in newest.rest():
+                await deliver(message)  # and what is fanned out meanwhile is the next page
     attach()
+
+
+class _Newest:
+    """Messages in their order, of which one that conflates waits for a newer one of its room and key to take over."""
+
+    __slots__ = ("_held", "_hub", "_size")
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self._held: dict[int | tuple[str, str | None], Message] = {}
+        self._size = 0
+
+    def put(self, message: Message) -> Sequence[Message]:
+        """Add a message; those that need not wait any longer."""
+        conflates = self._hub.conflates(message.room)
+        if not conflates and not self._held:
+            return (message,)
+        place = (message.room, message.draft.key) if conflates else cast("int", message.offset)
+        if place in self._held:
+            self._take(place)
+        self._held[place] = message  # at the end, though an older one stood before
+        self._size += len(message.draft.data)
+        due: list[Message] = []
+        while self._held:
+            first = next(iter(self._held))
+            if isinstance(first, tuple) and len(self._held) <= _HELD and self._size <= _HELD_BYTES:
+                break
+            due.append(self._take(first))
+        return due
+
+    def rest(self) -> Sequence[Message]:
+        """All that waits."""
+        held, self._held, self._size = tuple(self._held.values()), {}, 0
+        return held
+
+    def _take(self, place: int | tuple[str, str | None]) -> Message:
+        message = self._held.pop(place)
+        self._size -= len(message.draft.data)
+        return message

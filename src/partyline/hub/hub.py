@@ -181,6 +181,10 @@ class Hub:
             if done is not None:
                 done(Receipt(draft.room, draft.id, None))
 
+    def conflates(self, room: str) -> bool:
+        """Whether only the newest message of each key of `room` has to reach who is behind."""
+        return self._rules.policy(room) is Policy.CONFLATE
+
     def _durable(self, draft: Draft) -> bool:
         return self._rules.durable(draft.room) if draft.durable is None else draft.durable
 

@@ -71,6 +71,7 @@ class Shell(uvicorn.Server):
         self.site = site
         self._stop = asyncio.Event()
         self._hurry = False
+        self.on_drain: Callable[[], object] = lambda: None  # told when the drain begins
         self.server_state.connections = cast("Any", site.live)
         self.servers: list[asyncio.base_events.Server] = []
 
@@ -139,6 +140,7 @@ class Shell(uvicorn.Server):
         """Stop accepting, tell every client, finish what is in hand, and drop the rest at the drain time."""
         site = self.site
         site.draining = True
+        self.on_drain()
         for server in self.servers:
             server.close()
         _log.info("draining", connections=len(site.live), seconds=site.limits.drain_time)

@@ -9,23 +9,32 @@ import time
 from bisect import bisect_right
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from partyline.errors import Conflict, PartylineError, StoreUnavailable, TooManyTopics
 from partyline.interfaces import Committed, Outcome, Refused, Stored, View
+from partyline.metrics import Counters
 from partyline.models import Draft, Message, Page
+from partyline.stores import retention as kept
 
 _OVERHEAD = 600  # bytes a kept message costs beside its data: two dict entries, a draft, ids (measured: 520-550)
 
 
 @dataclass(frozen=True, slots=True)
-class Retention:
-    """What is kept: seconds, messages per room, rooms, and bytes in all (with what a message costs beside its data)."""
+class Retention(kept.Retention):
+    """The same with a bound for all rooms: `max_bytes`, of data and of what a message costs beside it."""
 
-    max_age: float = 7 * 86400.0
-    max_messages: int = 100_000
-    max_rooms: int = 1_000_000
     max_bytes: int = 64 * 1024 * 1024
+
+
+@dataclass(slots=True)
+class _Room:
+    """The offsets of a room, the bytes of data behind them, and the highest one that is gone."""
+
+    bounds: kept.Bounds
+    offsets: deque[int] = field(default_factory=deque)
+    size: int = 0
+    pruned: int = 0
 
 
 class MemoryStore:
@@ -37,6 +46,7 @@ class MemoryStore:
         *,
         idempotency_window: float = 86400.0,
         clock: Callable[[], float] = time.time,
+        counters: Counters | None = None,
     ) -> None:
         self.epoch = secrets.token_hex(8)
         self._retention = retention or Retention()
@@ -44,9 +54,12 @@ class MemoryStore:
         self._clock = clock
         self._head = 0
         self._log: OrderedDict[int, Message] = OrderedDict()
-        self._rooms: dict[str, deque[int]] = {}
-        self._pruned: dict[str, int] = {}  # the highest offset of a living room that is gone
-        self._pruned_everywhere = 0  # the same for rooms of which nothing is left
+        self._rooms: dict[str, _Room] = {}
+        self._forgotten: dict[str, int] = {}  # the highest offset gone of rooms of which nothing is left, by rule
+        ages = self._retention.ages
+        # What goes at which age, oldest first. With one age for all rooms that is the log itself.
+        self._aging = {age: OrderedDict[int, Message]() for age in ages} if len(ages) > 1 else {ages[0]: self._log}
+        self._counters = counters or Counters()
         self._ids: OrderedDict[tuple[str, str, str], Message] = OrderedDict()
         self._bytes = 0
         self._committed: Committed | None = None
@@ -80,14 +93,12 @@ class MemoryStore:
                 break
             if view.sees(message.draft) and not message.expired(now):
                 found.append(message)
-        pruned = max((self._pruned[room] for room in rooms if room in self._pruned), default=0)
-        gone = view.rooms - self._rooms.keys() if not view.patterns else view.rooms or view.patterns
-        if gone:
-            pruned = max(pruned, self._pruned_everywhere)
+        pruned = max((self._rooms[room].pruned for room in rooms), default=0)
+        pruned = max(pruned, kept.lost(self._forgotten, view.rooms - self._rooms.keys(), view.patterns))
         return Page(tuple(found), last, last < self._head, pruned + 1)
 
     def _above(self, room: str, after: int) -> Iterator[int]:
-        offsets = self._rooms[room]
+        offsets = self._rooms[room].offsets
         skip = bisect_right(offsets, after)
         return itertools.islice(offsets, skip, None)
 
@@ -127,18 +138,19 @@ class MemoryStore:
             return Stored(draft, known, duplicate=True)
         self._head += 1
         message = Message(draft, self._head, self._clock())
-        self._log[self._head] = message
         if draft.chosen_id:
             self._ids[identity] = message
         self._bytes += len(draft.data) + _OVERHEAD
-        offsets = self._rooms.get(draft.room)
-        if offsets is None:
-            offsets = self._rooms[draft.room] = deque()
-            if self._pruned_everywhere:  # it may have been here before, and lost all it had
-                self._pruned[draft.room] = self._pruned_everywhere
-        offsets.append(self._head)
-        if len(offsets) > self._retention.max_messages:
-            self._forget(offsets[0])
+        room = self._rooms.get(draft.room)
+        if room is None:
+            # It may have been here before, and lost all it had.
+            room = _Room(self._retention.of(draft.room), pruned=kept.lost(self._forgotten, (draft.room,)))
+            self._rooms[draft.room] = room
+        self._log[self._head] = self._aging[room.bounds.max_age][self._head] = message
+        room.offsets.append(self._head)
+        room.size += len(draft.data)
+        while room.bounds.exceeded(len(room.offsets), room.size):
+            self._forget(room.offsets[0])
         return Stored(draft, message)
 
     def _refusal(self, draft: Draft, rooms: int) -> PartylineError | None:
@@ -155,28 +167,36 @@ class MemoryStore:
 
     def _prune(self) -> None:
         now = self._clock()
-        while self._log:
-            offset, message = next(iter(self._log.items()))
-            if self._bytes <= self._retention.max_bytes and now - message.time <= self._retention.max_age:
-                break
-            self._forget(offset)
+        while self._bytes > self._retention.max_bytes:
+            self._forget(next(iter(self._log)))
+        for age, aging in self._aging.items():
+            while aging:
+                offset, message = next(iter(aging.items()))
+                if now - message.time <= age:
+                    break
+                self._forget(offset)
         while self._ids:
             identity, message = next(iter(self._ids.items()))
-            if now - message.time <= self._window and message.offset in self._log:
+            if now - message.time <= self._window:
                 break
             del self._ids[identity]
 
     def _forget(self, offset: int) -> None:
         message = self._log.pop(offset)
-        self._bytes -= len(message.draft.data) + _OVERHEAD
-        offsets = self._rooms[message.room]
-        offsets.popleft()  # the oldest message is the oldest of its room
-        if offsets:
-            self._pruned[message.room] = offset
-        else:
-            del self._rooms[message.room]
-            self._pruned.pop(message.room, None)
-            self._pruned_everywhere = offset
+        draft = message.draft
+        room = self._rooms[draft.room]
+        self._aging[room.bounds.max_age].pop(offset, None)
+        if draft.chosen_id and self._ids.get(draft.identity) is message:
+            del self._ids[draft.identity]
+        self._bytes -= len(draft.data) + _OVERHEAD
+        self._counters.pruned += 1
+        room.size -= len(draft.data)
+        room.offsets.popleft()  # whatever goes is the oldest of its room
+        room.pruned = offset
+        if not room.offsets:
+            del self._rooms[draft.room]
+            rule, _ = self._retention.rule(draft.room)
+            self._forgotten[rule] = max(self._forgotten.get(rule, 0), offset)
 
 
 def _same(one: Draft, other: Draft) -> bool:

@@ -46,6 +46,12 @@ CREATE TABLE log (
 CREATE INDEX log_by_room ON log (room);   -- and by offset within a room
 CREATE INDEX log_by_identity ON log (identity) WHERE identity IS NOT NULL;
 
+-- As store.forgotten, of rooms that a retention rule bounded, by the pattern of the rule.
+CREATE TABLE forgotten (
+  topic   TEXT PRIMARY KEY,
+  offset  INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
 -- The rooms that have messages in the log.
 CREATE TABLE rooms (
   name    TEXT PRIMARY KEY,

@@ -372,6 +372,35 @@ async def _lives(bench: Bench) -> None:
     assert (await bench.store.read(_rooms("cats"), 0, 10)).oldest == 1
 
 
+async def _lives_and_pages(bench: Bench) -> None:
+    """Pages of any size pass over messages whose life is over: they take no place in one and make no hole."""
+    lives = [10.0 if number % 3 else None for number in range(40)]
+    drafts = [bench.draft(("cats", "dogs")[number % 2], ttl=life) for number, life in enumerate(lives)]
+    offsets = [offset for draft in drafts for offset in await bench.keep(draft)]
+    bench.now += 11.0
+    living = [offset for offset, life in zip(offsets, lives, strict=True) if life is None]
+    for limit in (1, 2, 5, 14, 100):
+        assert _offsets(await bench.walk(_rooms("cats", "dogs"), limit)) == living
+        assert _offsets(await bench.walk(View(patterns=("*",)), limit)) == living
+    behind = await bench.store.read(_rooms("cats", "dogs"), living[-1], 10)
+    assert (behind.messages, behind.more, behind.oldest) == ((), False, 1)
+    page = await bench.store.read(_rooms("cats", "dogs"), 0, len(living))
+    assert _offsets(page.messages) == living[: len(page.messages)]
+
+
+async def _newest_of_each_key(bench: Bench) -> None:
+    """Every message of a key is kept, in order: the last one of a walk is the newest, whatever the page size
+    (guarantee 5)."""
+    newest: dict[tuple[str, str | None], int] = {}
+    for number in range(60):
+        room, key = ("cats", "dogs")[number % 2], (None, "a", "b")[number % 3]
+        (newest[room, key],) = await bench.keep(bench.draft(room, b"%d" % number, key=key))
+    for limit in (1, 7, 100):
+        found = await bench.walk(_rooms("cats", "dogs"), limit)
+        assert len(found) == 60
+        assert {(message.room, message.draft.key): message.offset for message in found} == newest
+
+
 async def _clock_jumps(bench: Bench) -> None:
     """A wall clock that is set back orders nothing: offsets grow on, pages stay whole (hostile 8)."""
     offsets = []
@@ -456,6 +485,8 @@ STORE_CHECKS: Final[dict[str, Check]] = {
         _nothing_there,
         _views,
         _lives,
+        _lives_and_pages,
+        _newest_of_each_key,
         _clock_jumps,
         _cancelled_reads,
         _reads_beside_appends,

@@ -10,12 +10,14 @@ import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
+from partyline.errors import PartylineError
+from partyline.hub.hub import Hub, RoomRules
 from partyline.interfaces import Found, Outcome, Refused, Stored, View
 from partyline.metrics import Counters
-from partyline.models import Draft, Message
+from partyline.models import Draft, Message, Receipt
+from partyline.stores.retention import Retention
 from partyline.stores.sqlite.database import Database
 from partyline.stores.sqlite.log import SqliteStore
-from partyline.stores.sqlite.retention import Retention
 
 _SERIAL = itertools.count(1)  # of all logs: an id that came before a restart is another message's
 LONG = 20.0  # seconds nothing here should ever take
@@ -211,3 +213,30 @@ def change(path: Path, sql: str, *values: object) -> None:
     """What another program does to the file."""
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute(sql, values)
+
+
+@contextlib.asynccontextmanager
+async def hubbed(
+    path: Path, retention: Retention | None = None, *, rules: RoomRules | None = None, **settings: object
+) -> AsyncIterator[tuple[Hub, SqliteStore]]:
+    """A hub on a log at `path`."""
+    database = Database(str(path), Counters())
+    try:
+        store = SqliteStore(database, retention, **settings)  # type: ignore[arg-type]
+        yield Hub(store, database.counters, rules), store
+        await asyncio.wait_for(store.close(), LONG)
+    finally:
+        await asyncio.to_thread(database.close)
+
+
+async def published(hub: Hub, *drafts: Draft) -> list[int]:
+    """Publish, each when the one before is kept; the offsets."""
+    offsets: list[int] = []
+    for draft in drafts:
+        answer: asyncio.Future[Receipt | PartylineError] = asyncio.get_running_loop().create_future()
+        hub.publish(draft, answer.set_result)
+        receipt = await asyncio.wait_for(answer, LONG)
+        assert isinstance(receipt, Receipt), receipt
+        assert receipt.position is not None
+        offsets.append(receipt.position.offset)
+    return offsets

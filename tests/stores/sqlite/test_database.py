@@ -637,3 +637,12 @@ def test_closing_twice_does_nothing(path: Path, opened: Open) -> None:
     first.close()
     with pytest.raises(ConfigError, match="in use"):
         Database(str(path), Counters())
+
+
+def test_a_damaged_schema_is_refused(path: Path, opened: Open) -> None:
+    """A schema whose text is none any more is called damaged, though SQLite cannot even say why (hostile 4)."""
+    opened().close()
+    content = bytearray(path.read_bytes())
+    content[content.index(b"CREATE TABLE log")] = 0xFF
+    path.write_bytes(content)
+    assert "is damaged" in refused(path)

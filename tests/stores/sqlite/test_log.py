@@ -13,7 +13,8 @@ import pytest
 from partyline.errors import StoreUnavailable, TooManyTopics
 from partyline.interfaces import Refused, Stored, View
 from partyline.models import MAX_OFFSET, Draft
-from partyline.stores.sqlite.retention import LogClock, Retention
+from partyline.stores.retention import Retention
+from partyline.stores.sqlite.retention import LogClock
 from partyline.stores.sqlite.rows import SIZES, pieces
 
 from .logs import Disk, change, opened, rows

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import sqlite3
 import threading
@@ -20,7 +19,7 @@ from typing import Final, Protocol
 from partyline import log
 from partyline.errors import ConfigError
 from partyline.metrics import Counters
-from partyline.stores.sqlite import opening
+from partyline.stores.sqlite import lock, opening
 
 _log = log.get("store")
 
@@ -86,29 +85,36 @@ class Database:
         retry_after: float = _RETRY_AFTER,
         wal_large: int = _WAL_LARGE,
         factory: type[sqlite3.Connection] = sqlite3.Connection,
+        held: lock.Lock | None = None,
     ) -> None:
-        """Open or create `path`, take its lock, bring the schema up to date, start the writer.
+        """Open or create `path`, take its lock unless it is `held` already, bring the schema up to date, start the
+        writer.
 
         `busy_timeout` is how long another program's lock is waited for, `retry_after` the pause between tries while
         the disk refuses, both in seconds; `wal_large` is the size of the write-ahead log in bytes from which on it is
         shortened. Raises ConfigError where the file cannot be used: unreadable, not a database, damaged, newer than
         this program, or in use by another server.
         """
-        self.path = path
+        # SQLite follows links too: one file has one lock and one write-ahead log, by whatever name it is called.
+        self.path = path = path if path == ":memory:" else os.path.realpath(path)
         self.counters = counters
         self._busy_timeout = busy_timeout
         self._retry_after = retry_after
         self._wal_large = wal_large
         self._factory = factory
-        self._lock_file: int | None = None
+        self._lock = held
         try:
             if path != ":memory:":
+                if os.path.isdir(path):
+                    raise IsADirectoryError(path)
+                self._lock = held or lock.take(path)
+                if (aside := opening.finish_restore(path)) is not None:
+                    _log.info("an interrupted restore is finished", kept=aside)
                 self._create_private(path)
-                self._lock(path)
             self._connection = self._open()
             if path != ":memory:" and os.stat(path).st_uid == os.geteuid():
                 os.chmod(path, 0o600)  # one that was made wider, now that it is known to be ours
-        except (OSError, sqlite3.Error, UnicodeDecodeError) as error:
+        except (OSError, *opening.UNREADABLE) as error:
             self._unlock()
             raise opening.explain(path, error) from None
         except ConfigError:
@@ -128,7 +134,7 @@ class Database:
     @property
     def sync_mode(self) -> str:
         """How commits reach the disk, for people."""
-        return "kept nowhere" if self.path == ":memory:" else "WAL, synchronous=FULL"
+        return "kept nowhere" if self.path == ":memory:" else opening.SYNC_MODE
 
     # From the loop
 
@@ -157,7 +163,7 @@ class Database:
         with self._wake:
             try:
                 return self._connection.execute(query, values).fetchall()
-            except sqlite3.Error as error:
+            except opening.UNREADABLE as error:
                 raise opening.damaged(self.path, str(error)) from None
 
     def inspect(self, look: Job) -> None:
@@ -165,8 +171,13 @@ class Database:
         with self._wake:
             try:
                 look(self._connection)
-            except sqlite3.Error as error:
+            except opening.UNREADABLE as error:
                 raise opening.damaged(self.path, str(error)) from None
+
+    def finishing(self) -> None:
+        """The server drains: who waits for the database will get it."""
+        if self._lock is not None:
+            self._lock.draining()
 
     async def flush(self) -> None:
         """Return when everything submitted before is committed. Cancelling it loses nothing."""
@@ -348,20 +359,9 @@ class Database:
         # Ids in it are hashed, messages are not: nobody else on this machine is to read them.
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
-    def _lock(self, path: str) -> None:
-        handle = os.open(path + ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        self._lock_file = handle
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(
-                f"db: {path} is in use by another server: stop it, or choose another file with --db", field="db"
-            ) from None
-
     def _unlock(self) -> None:
-        if self._lock_file is not None:
-            os.close(self._lock_file)
-            self._lock_file = None
+        if self._lock is not None:
+            self._lock.release()
 
     def _open(self) -> sqlite3.Connection:
         connection = opening.connect(self.path, self._busy_timeout, self._factory)

@@ -19,11 +19,12 @@ from partyline import log
 from partyline.errors import ConfigError, StoreUnavailable
 from partyline.interfaces import Committed, Found, Outcome, Refused, View
 from partyline.models import Draft, Page
+from partyline.stores.retention import Retention
 from partyline.stores.sqlite.database import Database
-from partyline.stores.sqlite.opening import damaged
+from partyline.stores.sqlite.opening import UNREADABLE, damaged, renew_epoch
 from partyline.stores.sqlite.placing import Batch, Group, Placer
 from partyline.stores.sqlite.reading import Reader
-from partyline.stores.sqlite.retention import LogClock, Pruner, Retention
+from partyline.stores.sqlite.retention import LogClock, Pruner
 from partyline.stores.sqlite.rows import Damaged, Row, walk
 
 _log = log.get("store")
@@ -31,6 +32,7 @@ _log = log.get("store")
 _CHECKED: Final = 10_000  # newest rows whose checksums are verified at start
 _MAX_DRAFTS: Final = 2_048  # of one commit; the others wait for the next
 _MAX_BYTES: Final = 8 * 1024 * 1024
+_MOST_ALARMS: Final = 10_000  # damaged messages that are counted and logged, each once
 _POSTPONED: Final = 60.0  # seconds after housekeeping met something it cannot handle
 
 
@@ -45,13 +47,15 @@ class SqliteStore:
         retention: Retention | None = None,
         *,
         idempotency_window: float = 86400.0,
+        new_epoch: bool = False,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """Check the newest messages and take part in the database's commits; blocks for some milliseconds.
 
         `clock` is the wall clock, `monotonic` one that is never set, both in seconds; `idempotency_window` is how long
-        an id is remembered, in seconds. Raises ConfigError where the log is damaged, or the database is no file.
+        an id is remembered, in seconds; `new_epoch` declares every position handed out before unknown. Raises
+        ConfigError where the log is damaged, or the database is no file.
         """
         if database.path == ":memory:":
             raise ConfigError("db: the log in SQLite needs a file; :memory: is for the log in memory", field="db")
@@ -60,7 +64,7 @@ class SqliteStore:
         newest = database.rows("SELECT time, at FROM log ORDER BY offset DESC LIMIT 1")
         self._time = LogClock(cast("tuple[int, int]", newest[0]) if newest else None, clock, monotonic)
         retention = retention or Retention()
-        self._pruner = Pruner(retention, self._time)
+        self._pruner = Pruner(retention, self._time, database.counters)
         self._placer = Placer(retention, self._pruner, self._time, clock, idempotency_window, self._alarm_later)
         self._reader = Reader(database.path)
         self._queue: deque[tuple[Group, StoreUnavailable | None]] = deque()
@@ -74,7 +78,10 @@ class SqliteStore:
         self._idle: asyncio.Future[None] | None = None
         self._closed = False
         self._damaged: dict[str, int] = {}  # by room, the highest offset found damaged since the start
+        self._alarmed: set[int] = set()  # offsets of which people were told
         database.inspect(self._inspect)
+        if new_epoch:
+            database.inspect(self._renew)
         self._head = self._handed_out = self._placer.head
 
     @property
@@ -111,7 +118,7 @@ class SqliteStore:
             found = await loop.run_in_executor(
                 self._reader.pool, self._reader.read, view, after, limit, head, self._time.now
             )
-        except sqlite3.Error as error:
+        except UNREADABLE as error:
             self._database.counters.errors += 1
             _log.error("the log cannot be read", error=str(error))
             raise StoreUnavailable("the log cannot be read now: try again in a moment") from None
@@ -150,11 +157,13 @@ class SqliteStore:
 
     def _alarm(self, room: str, offset: int) -> None:
         """A row is damaged: tell people, and every reader of the room from now on (of all rooms if it is unknown)."""
-        if offset <= self._damaged.get(room, 0):
+        if offset > self._damaged.get(room, 0):
+            self._damaged[room] = offset
+        if offset in self._alarmed or len(self._alarmed) >= _MOST_ALARMS:
             return
-        self._damaged[room] = offset
-        self._database.counters.errors += 1
-        _log.error("a message in the log is damaged and not served", offset=offset, topic=room)
+        self._alarmed.add(offset)
+        self._database.counters.damaged += 1
+        _log.error("a message in the log is damaged and not served", position=f"{self.epoch}-{offset}", topic=room)
 
     def _alarm_later(self, room: str, offset: int) -> None:
         self._post(self._alarm, room, offset)
@@ -256,6 +265,10 @@ class SqliteStore:
         for row in walk(connection, self._placer.head - _CHECKED):
             if isinstance(row, Damaged):
                 raise damaged(self._database.path, f"the message at offset {row.offset} is not what was written")
+
+    def _renew(self, connection: sqlite3.Connection) -> None:
+        self.epoch = renew_epoch(connection)
+        _log.info("the log has a new epoch: positions of the one before are answered with recovered: false")
 
 
 def _closed() -> StoreUnavailable:

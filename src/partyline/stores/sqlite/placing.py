@@ -12,7 +12,8 @@ import msgspec
 from partyline.errors import Conflict, InvalidValue, PartylineError, StoreUnavailable, TooManyTopics
 from partyline.interfaces import Outcome, Refused, Stored
 from partyline.models import MAX_OFFSET, Draft, Message
-from partyline.stores.sqlite.retention import LogClock, Pruner, Retention
+from partyline.stores.retention import Retention, lost
+from partyline.stores.sqlite.retention import FORGOTTEN, LogClock, Pruner, read_forgotten
 from partyline.stores.sqlite.rows import Damaged, checksum, decode, encode_head, identity, insert, padded
 
 _KNOWN_ROOMS: Final = 100_000  # names kept in memory; beyond, all are looked up again
@@ -87,7 +88,7 @@ class Placer:
         time, at = wall / 1e6, self._clock.now()
         outcomes: list[Outcome] = []
         values: list[object] = []
-        added: dict[str, int] = {}
+        added: dict[str, list[int]] = {}  # messages and bytes of data by room
         fresh: list[str] = []
         head = self.head
         for number, group in enumerate(groups):
@@ -110,7 +111,10 @@ class Placer:
                 if room not in self._rooms:
                     self._rooms.add(room)
                     fresh.append(room)
-                added[room] = added.get(room, 0) + 1
+                if (tally := added.get(room)) is None:
+                    tally = added[room] = [0, 0]
+                tally[0] += 1
+                tally[1] += len(draft.data)
                 total = checksum(head, room.encode(), wall, at, text.encode(), draft.data)
                 values += (head, room, keys.get(key), wall, at, text, draft.data, total)
                 known[key] = message = Message(draft, head, time)
@@ -119,8 +123,8 @@ class Placer:
             self._count += len(fresh)
             _insert_rooms(connection, fresh)
         insert(connection, values)
-        for room, count in added.items():
-            self._pruner.added(room, count)
+        for room, (count, size) in added.items():
+            self._pruner.added(room, count, size)
         self.head = head
         return Batch(outcomes, head, len(groups))
 
@@ -145,7 +149,7 @@ class Placer:
             except (UnicodeEncodeError, msgspec.MsgspecError):
                 raise _unfit() from None
         if rooms and self._count + fresh + len(rooms) > self._retention.max_rooms:
-            raise TooManyTopics(f"the log keeps {self._retention.max_rooms} topics (setting max_rooms)")
+            raise TooManyTopics(f"the log keeps {self._retention.max_rooms} topics (max_rooms)", limit="max_rooms")
         if head + len(own) > MAX_OFFSET:
             raise StoreUnavailable("the log has given its last offset, 2^53 - 1: begin a new database")
         return heads
@@ -181,9 +185,12 @@ class Placer:
 
 
 def _insert_rooms(connection: sqlite3.Connection, names: list[str]) -> None:
+    (listed,) = connection.execute(FORGOTTEN).fetchone()
+    forgotten = read_forgotten(listed)
     # It may have been here before, and lost all it had.
-    listed = msgspec.json.encode(names).decode()
-    connection.execute("INSERT INTO rooms SELECT value, (SELECT forgotten FROM store) FROM json_each(?)", (listed,))
+    rooms = msgspec.json.encode([(name, lost(forgotten, (name,))) for name in names]).decode()
+    query = "INSERT INTO rooms SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?)"
+    connection.execute(query, (rooms,))
 
 
 def _conflict(message_id: str) -> Conflict:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +18,8 @@ import msgspec
 
 from partyline.interfaces import View
 from partyline.models import Message, Page
+from partyline.stores.retention import lost
+from partyline.stores.sqlite.retention import FORGOTTEN, read_forgotten
 from partyline.stores.sqlite.rows import Damaged, Row, picked
 
 _READERS: Final = 2  # threads
@@ -154,20 +156,22 @@ def _plan(connection: sqlite3.Connection, view: View) -> _Plan:
     where, values = _conditions("name", view)
     query = f"""
 SELECT (SELECT json_group_array(json_array(name, pruned))
-        FROM (SELECT name, pruned FROM rooms WHERE {where} LIMIT {_FEW + 1})), (SELECT forgotten FROM store)
+        FROM (SELECT name, pruned FROM rooms WHERE {where} LIMIT {_FEW + 1})), ({FORGOTTEN})
 """  # noqa: S608
-    listed, forgotten = connection.execute(query, values).fetchone()
+    listed, gone = connection.execute(query, values).fetchone()
+    forgotten = read_forgotten(gone)
     candidates = msgspec.json.decode(listed.decode(errors="replace"), type=list[tuple[str, int]])
     rooms = {name: pruned for name, pruned in candidates if view.covers(name)}
-    lost = forgotten if view.patterns or view.rooms - rooms.keys() else 0  # what is not there may have been
     if len(candidates) <= _FEW:
-        return _Plan(tuple(rooms), "", (), max([lost, *rooms.values()]))
+        before = lost(forgotten, view.rooms - rooms.keys(), view.patterns)  # what is not there may have been
+        return _Plan(tuple(rooms), "", (), max([before, *rooms.values()]))
     (pruned,) = connection.execute(f"SELECT max(pruned) FROM rooms WHERE {where}", values).fetchone()  # noqa: S608
+    absent: Collection[str] = view.rooms  # perhaps: which of so many are there is not asked for
     if not view.patterns:
         (count,) = connection.execute(f"SELECT count(*) FROM rooms WHERE {where}", values).fetchone()  # noqa: S608
-        lost = forgotten if count < len(view.rooms) else 0
+        absent = view.rooms if count < len(view.rooms) else ()
     where, values = _conditions("room", view)
-    return _Plan(None, where, values, max(lost, pruned or 0))
+    return _Plan(None, where, values, max(lost(forgotten, absent, view.patterns), pruned or 0))
 
 
 def _conditions(column: str, view: View) -> tuple[str, tuple[object, ...]]:

@@ -7,24 +7,26 @@ set right, or wrong, neither deletes messages early nor keeps them for ever.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 import msgspec
 
+from partyline.metrics import Counters
+from partyline.stores.retention import Bounds, Retention
+
+FORGOTTEN: Final = """
+SELECT json_group_array(json_array(topic, offset))
+FROM (SELECT '' AS topic, forgotten AS offset FROM store UNION ALL SELECT topic, offset FROM forgotten)
+"""
+"""How far rooms of which nothing is left had come, by the rule that bounded them, as JSON in one row."""
+
 _SLICE: Final = 1_000  # rows deleted in one transaction (measured: 2-5 ms)
+_COUNTED: Final = 5_000  # rows whose sizes are added up at a time
 _SLACK: Final = 50  # a crowded room is cut back to its bound when it is a 50th above it: not one row per commit
 _LONGEST: Final = 60.0  # seconds between two looks at the oldest message
-
-
-@dataclass(frozen=True, slots=True)
-class Retention:
-    """What is kept: seconds, messages per room (cut back when a 50th above), rooms."""
-
-    max_age: float = 7 * 86400.0
-    max_messages: int = 100_000
-    max_rooms: int = 1_000_000
+_KNOWN: Final = 100_000  # rooms whose content is remembered; beyond, all are counted again
 
 
 class LogClock:
@@ -48,119 +50,216 @@ class LogClock:
         return int(self._base + self.monotonic() * 1000)
 
 
+@dataclass(slots=True)
+class _Room:
+    """What a room holds, as far as offset `after`; all of it once it is `known`."""
+
+    bounds: Bounds
+    count: int = 0
+    size: int = 0
+    after: int = 0
+    known: bool = False
+
+    def add(self, count: int, size: int) -> None:
+        self.count += count
+        self.size += size
+
+    def crowded(self) -> bool:
+        messages, most = self.bounds.max_messages, self.bounds.max_bytes
+        if self.count > messages + messages // _SLACK:
+            return True
+        return most is not None and self.size > most + most // _SLACK and self.count > 1
+
+
+@dataclass(slots=True)
+class _Age:
+    """An age that some rooms have: up to offset `after` they have nothing that is older."""
+
+    seconds: float
+    after: int = 0
+    next_look: float = float("-inf")  # monotonic
+
+
 class Pruner:
     """Counts what rooms hold and deletes what is too much. On the writer's thread."""
 
-    def __init__(self, retention: Retention, clock: LogClock) -> None:
+    def __init__(self, retention: Retention, clock: LogClock, counters: Counters) -> None:
         self._retention = retention
         self._clock = clock
-        self._slack = retention.max_messages // _SLACK
-        self._counts: dict[str, int] = {}  # of rooms that were counted; others when something comes to them
+        self._counters = counters
+        self._rooms: dict[str, _Room] = {}  # those that were counted; others when something comes to them
         self._uncounted: dict[str, None] = {}
         self._crowded: dict[str, None] = {}
-        self._next_look = float("-inf")  # monotonic: when the oldest message may be too old
+        self._ages = [_Age(seconds) for seconds in retention.ages]
         self.slices = 0
 
-    def added(self, room: str, count: int) -> None:
-        """A commit brought `count` messages to `room`."""
-        known = self._counts.get(room)
-        if known is None:
+    def added(self, room: str, count: int, size: int) -> None:
+        """A commit brought `count` messages with `size` bytes of data to `room`."""
+        held = self._rooms.get(room)
+        if held is None or not held.known:
             self._uncounted[room] = None
             return
-        self._counts[room] = known = known + count
-        if known > self._retention.max_messages + self._slack:
+        held.add(count, size)
+        if held.crowded():
             self._crowded[room] = None
 
     def forget(self) -> None:
         """A commit failed: what was counted may not be so."""
-        self._counts.clear()
+        self._rooms.clear()
         self._uncounted.clear()
         self._crowded.clear()
-        self._next_look = float("-inf")
+        self._ages = [_Age(age.seconds) for age in self._ages]
 
     def postpone(self, seconds: float) -> None:
         """Leave everything as it is for a while."""
         self.forget()
-        self._next_look = self._clock.monotonic() + seconds
+        for age in self._ages:
+            age.next_look = self._clock.monotonic() + seconds
 
     def maintain(self, connection: sqlite3.Connection, head: int) -> tuple[float, list[str]]:
         """Do one slice if one is due: (seconds until the next, rooms of which nothing is left)."""
         if self._crowded:
-            room = next(iter(self._crowded))
-            self._cut(connection, room, head)
+            self._cut(connection, next(iter(self._crowded)), head)
             return 0.0, []
         if self._uncounted:
-            room = next(iter(self._uncounted))
-            del self._uncounted[room]
-            (count,) = connection.execute("SELECT count(*) FROM log WHERE room = ?", (room,)).fetchone()
-            if len(self._counts) > 100_000:
-                self._counts.clear()
-            self._counts[room] = count
-            self.added(room, 0)
+            self._count(connection, next(iter(self._uncounted)))
             return 0.0, []
-        wait = self._next_look - self._clock.monotonic()
+        age = min(self._ages, key=lambda age: age.next_look)
+        wait = age.next_look - self._clock.monotonic()
         if wait > 0:
             return wait, []
-        return self._age(connection, head)
+        return 0.0, self._expire(connection, age, head)
+
+    def _count(self, connection: sqlite3.Connection, room: str) -> None:
+        if len(self._rooms) > _KNOWN:
+            self._rooms.clear()
+        held = self._rooms.get(room) or self._rooms.setdefault(room, _Room(self._retention.of(room)))
+        if held.bounds.max_bytes is None:
+            (held.count,) = connection.execute("SELECT count(*) FROM log WHERE room = ?", (room,)).fetchone()
+            held.known = True
+        else:
+            query = """
+SELECT count(*), coalesce(sum(length(data)), 0), max(offset)
+FROM (SELECT offset, data FROM log WHERE room = ? AND offset > ? ORDER BY offset LIMIT ?)
+"""
+            count, size, last = connection.execute(query, (room, held.after, _COUNTED)).fetchone()
+            held.add(count, size)
+            held.after = last or 0
+            held.known = count < _COUNTED
+        if held.known:
+            del self._uncounted[room]
+            self.added(room, 0, 0)
 
     def _cut(self, connection: sqlite3.Connection, room: str, head: int) -> None:
-        excess = self._counts[room] - self._retention.max_messages
+        held = self._rooms[room]
         connection.execute("BEGIN IMMEDIATE")
-        query = "SELECT count(*), max(offset) FROM (SELECT offset FROM log WHERE room = ? ORDER BY offset LIMIT ?)"
-        count, last = connection.execute(query, (room, min(excess, _SLICE))).fetchone()
+        query = """
+SELECT json_group_array(json_array(offset, length(data)))
+FROM (SELECT offset, data FROM log WHERE room = ? ORDER BY offset LIMIT ?)
+"""
+        (listed,) = connection.execute(query, (room, _SLICE)).fetchone()
+        count = size = last = 0
+        for offset, length in sorted(msgspec.json.decode(listed, type=list[tuple[int, int]])):
+            if not held.bounds.exceeded(held.count - count, held.size - size):
+                break
+            count, size, last = count + 1, size + length, offset
         connection.execute("DELETE FROM log WHERE room = ? AND offset <= ?", (room, last))
         connection.execute("UPDATE rooms SET pruned = max(pruned, ?) WHERE name = ?", (last, room))
         connection.execute("UPDATE store SET head = ?", (head,))
         connection.execute("COMMIT")
-        self.slices += 1
-        self._counts[room] -= count
-        if excess <= count:
+        self._pruned(count)
+        held.add(-count, -size)
+        if not count or not held.bounds.exceeded(held.count, held.size):
             del self._crowded[room]
 
-    def _age(self, connection: sqlite3.Connection, head: int) -> tuple[float, list[str]]:
+    def _pruned(self, count: int) -> None:
+        self.slices += 1
+        self._counters.pruned += count
+
+    def _expire(self, connection: sqlite3.Connection, age: _Age, head: int) -> list[str]:
+        """Delete a slice of what is older than `age` in its rooms; the rooms of which nothing is left."""
         # Offsets and the log's clock grow together: what is too old is a piece of the log's beginning.
-        oldest = connection.execute("SELECT at FROM log ORDER BY offset LIMIT 1").fetchone()
-        limit = self._retention.max_age * 1000
+        query = "SELECT at FROM log WHERE offset > ? ORDER BY offset LIMIT 1"
+        oldest = connection.execute(query, (age.after,)).fetchone()
+        limit = age.seconds * 1000
         now = self._clock.now()
         if oldest is None or now - oldest[0] <= limit:
             left = limit if oldest is None else oldest[0] + limit - now
             # A hundredth late, so that what grows old message by message goes in slices.
             wait = min(_LONGEST, max(0.001, left / 1000) + min(1.0, limit / 100_000))
-            self._next_look = self._clock.monotonic() + wait
-            return wait, []
+            age.next_look = self._clock.monotonic() + wait
+            return []
         connection.execute("BEGIN IMMEDIATE")
-        query = "SELECT max(offset) FROM (SELECT offset, at FROM log ORDER BY offset LIMIT ?) WHERE at < ?"
-        (last,) = connection.execute(query, (_SLICE, now - limit)).fetchone()
+        query = (
+            "SELECT max(offset) FROM (SELECT offset, at FROM log WHERE offset > ? ORDER BY offset LIMIT ?) WHERE at < ?"
+        )
+        (last,) = connection.execute(query, (age.after, _SLICE, now - limit)).fetchone()
         query = """
-SELECT json_group_array(json_array(room, count, last))
-FROM (SELECT room, count(*) AS count, max(offset) AS last FROM log WHERE offset <= ? GROUP BY room)
+SELECT json_group_array(json_array(room, count, size, last)) FROM (
+  SELECT room, count(*) AS count, sum(length(data)) AS size, max(offset) AS last
+  FROM log NOT INDEXED WHERE offset > ? AND offset <= ? GROUP BY room
+)
 """
-        (listed,) = connection.execute(query, (last,)).fetchone()
-        touched = msgspec.json.decode(listed, type=list[tuple[str, int, int]])
-        connection.execute("DELETE FROM log WHERE offset <= ?", (last,))
-        query = """
+        (listed,) = connection.execute(query, (age.after, last)).fetchone()
+        touched = msgspec.json.decode(listed, type=list[tuple[str, int, int, int]])
+        if len(self._ages) > 1:
+            touched = [one for one in touched if self._retention.of(one[0]).max_age == age.seconds]
+        gone = _delete(connection, age.after, last, touched, head) if touched else []
+        self._remember(connection, {room: upto for room, _, _, upto in touched}, gone)
+        connection.execute("COMMIT")
+        age.after = last
+        if touched:
+            self._pruned(sum(count for _, count, _, _ in touched))
+        for room, count, size, _ in touched:
+            if (held := self._rooms.get(room)) is not None:
+                held.add(-count, -size)
+        for room in gone:
+            self._rooms.pop(room, None)
+            self._crowded.pop(room, None)
+        return gone
+
+    def _remember(self, connection: sqlite3.Connection, upto: Mapping[str, int], gone: list[str]) -> None:
+        """How far rooms of which nothing is left had come, by the rule that bounded them."""
+        forgotten: dict[str, int] = {}
+        for room in gone:
+            rule, _ = self._retention.rule(room)
+            forgotten[rule] = max(forgotten.get(rule, 0), upto[room])
+        for rule, offset in forgotten.items():
+            if not rule:
+                connection.execute("UPDATE store SET forgotten = max(forgotten, ?)", (offset,))
+                continue
+            query = (
+                "INSERT INTO forgotten VALUES (?, ?) ON CONFLICT DO UPDATE SET offset = max(offset, excluded.offset)"
+            )
+            connection.execute(query, (rule, offset))
+
+
+def read_forgotten(listed: str | bytes) -> dict[str, int]:
+    """What FORGOTTEN gives, as `partyline.stores.retention.lost` takes it."""
+    return dict(msgspec.json.decode(listed, type=list[tuple[str, int]]))
+
+
+def _delete(
+    connection: sqlite3.Connection, after: int, last: int, touched: list[tuple[str, int, int, int]], head: int
+) -> list[str]:
+    """Delete these rooms' messages between two offsets; the rooms of which nothing is left."""
+    listed = msgspec.json.encode([(room, upto) for room, _, _, upto in touched]).decode()
+    names = msgspec.json.encode([room for room, _, _, _ in touched]).decode()
+    query = "DELETE FROM log WHERE offset > ? AND offset <= ? AND +room IN (SELECT value FROM json_each(?))"
+    connection.execute(query, (after, last, names))
+    query = """
 UPDATE rooms SET pruned = max(pruned, touched.last)
-FROM (SELECT json_extract(value, '$[0]') AS name, json_extract(value, '$[2]') AS last FROM json_each(?)) AS touched
+FROM (SELECT json_extract(value, '$[0]') AS name, json_extract(value, '$[1]') AS last FROM json_each(?)) AS touched
 WHERE rooms.name = touched.name
 """
-        connection.execute(query, (listed,))
-        query = """
+    connection.execute(query, (listed,))
+    query = """
 SELECT json_group_array(name) FROM rooms
-WHERE name IN (SELECT json_extract(value, '$[0]') FROM json_each(?))
-  AND NOT EXISTS (SELECT 1 FROM log WHERE room = name)
+WHERE name IN (SELECT value FROM json_each(?)) AND NOT EXISTS (SELECT 1 FROM log WHERE room = name)
 """
-        (empty,) = connection.execute(query, (listed,)).fetchone()
-        gone = msgspec.json.decode(empty, type=list[str])
-        if gone:
-            connection.execute("DELETE FROM rooms WHERE name IN (SELECT value FROM json_each(?))", (empty,))
-        lost = max((last for room, _, last in touched if room in set(gone)), default=0)
-        connection.execute("UPDATE store SET head = ?, forgotten = max(forgotten, ?)", (head, lost))
-        connection.execute("COMMIT")
-        self.slices += 1
-        for room, count, _ in touched:
-            if room in self._counts:
-                self._counts[room] -= count
-        for room in gone:
-            self._counts.pop(room, None)
-            self._crowded.pop(room, None)
-        return 0.0, gone
+    (empty,) = connection.execute(query, (names,)).fetchone()
+    gone = msgspec.json.decode(empty, type=list[str])
+    if gone:
+        connection.execute("DELETE FROM rooms WHERE name IN (SELECT value FROM json_each(?))", (empty,))
+    connection.execute("UPDATE store SET head = ?", (head,))
+    return gone

@@ -1,0 +1,73 @@
+"""What a log keeps: bounds of every room, and other bounds for the rooms of a pattern."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from partyline.topics import covers, overlap
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What one room keeps: seconds, messages, and bytes of data (None: whatever the others allow).
+
+    The newest message of a room stays, however large it is, until its age is over.
+    """
+
+    max_age: float = 7 * 86400.0
+    max_messages: int = 100_000
+    max_bytes: int | None = None
+
+    def exceeded(self, count: int, size: int) -> bool:
+        """Whether so many messages with so many bytes in all are too much."""
+        if count > self.max_messages:
+            return True
+        return self.max_bytes is not None and size > self.max_bytes and count > 1
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """What is kept: seconds and messages of each room, rooms, and what `rules` say instead of the first two.
+
+    A rule is a pattern and its bounds; the first that covers a room holds.
+    """
+
+    max_age: float = 7 * 86400.0
+    max_messages: int = 100_000
+    max_rooms: int = 1_000_000
+    rules: tuple[tuple[str, Bounds], ...] = ()
+
+    def rule(self, room: str) -> tuple[str, Bounds]:
+        """The rule that holds for a room; its pattern is "" where none does, and the bounds are those of all rooms."""
+        for rule in self.rules:
+            if covers(rule[0], room):
+                return rule
+        return "", Bounds(self.max_age, self.max_messages)
+
+    def of(self, room: str) -> Bounds:
+        """The bounds of a room."""
+        return self.rule(room)[1]
+
+    @property
+    def ages(self) -> tuple[float, ...]:
+        """Every age at which some room's messages go, in seconds, each once."""
+        return tuple(dict.fromkeys((self.max_age, *(bounds.max_age for _, bounds in self.rules))))
+
+
+def lost(forgotten: Mapping[str, int], rooms: Collection[str], patterns: Collection[str] = ()) -> int:
+    """The highest offset that `rooms` of which nothing is left, or any rooms of `patterns`, may have lost.
+
+    `forgotten` is the highest offset that is gone of rooms of which nothing is left, by the pattern of the rule that
+    bounded them, "" for those without one: these may have been any.
+    """
+    return max(
+        (
+            offset
+            for rule, offset in forgotten.items()
+            if (not rule and (rooms or patterns))
+            or any(covers(rule, room) for room in rooms)
+            or any(overlap(rule, pattern) for pattern in patterns)
+        ),
+        default=0,
+    )
