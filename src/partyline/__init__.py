@@ -14,6 +14,7 @@ _WHERE = {
     "Partyline": "partyline.app",
     "PartylineError": "partyline.errors",
     "ConfigError": "partyline.errors",
+    "EngineIO": "partyline.engineio.engine",
     "Position": "partyline.models",
     "Settings": "partyline.config",
     "build": "partyline.app",
@@ -21,7 +22,7 @@ _WHERE = {
     "running": "partyline.app",
 }
 
-__all__ = ["ConfigError", "Partyline", "PartylineError", "Position", "Settings", "build", "load", "running"]
+__all__ = ["ConfigError", "EngineIO", "Partyline", "PartylineError", "Position", "Settings", "build", "load", "running"]
 
 
 def __getattr__(name: str) -> Any:

@@ -291,6 +291,7 @@ class HttpProtocol(HttpToolsProtocol):
                 self.headers,
                 subprotocols=endpoint.subprotocols,
                 deflate=endpoint.deflate,
+                extra=endpoint.headers,
             )
         except PartylineError as error:
             self._refuse(error)
@@ -303,7 +304,12 @@ class HttpProtocol(HttpToolsProtocol):
     def _become_websocket(self, endpoint: Endpoint, accepted: handshake.Accepted, rest: bytes) -> None:
         site, transport = self._site, self.transport
         websocket = WebSocket(
-            site, endpoint.session, self._address, endpoint.limits or site.limits.message, accepted.deflate
+            site,
+            endpoint.session,
+            self._address,
+            endpoint.limits or site.limits.message,
+            accepted.deflate,
+            heartbeat=endpoint.heartbeat,
         )
         self._leave_transport()
         transport.set_protocol(websocket)

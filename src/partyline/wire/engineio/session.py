@@ -178,6 +178,11 @@ class Session:
         """Whether a packet would go out at once: volatile ones are dropped where it would not."""
         return self.state is State.WEBSOCKET or (self.hanging and not self._queue)
 
+    @property
+    def waiting(self) -> bool:
+        """Whether packets wait for a GET."""
+        return bool(self._queue)
+
     def send(self, *packets: Packet) -> list[Effect]:
         """Packets for the client. Those for polling wait for `flush`, so that what one turn sends leaves together."""
         if self.state is State.WEBSOCKET:
