@@ -625,8 +625,9 @@ def test_protocol_3_on_polling() -> None:
                 assert answer.headers["content-type"] == "application/octet-stream"
                 assert answer.body == b"\x01\x04\xff\x04\x01\x02\x03\x00\x02\xff4a"
             async with Polling.at(url, 3, "&b64=1") as client:
-                await client.say("6:b4AQID")
-                assert await client.fetch() == "6:b4AQID"
+                client.path = client.path.replace("&b64=1", "")  # the handshake said it for the session
+                await client.say("6:4hello6:b4AQID")
+                assert await client.fetch() == "6:4hello6:b4AQID"
             assert watched.seen[:4] == ["connect", "hello", "🎉", b"\x01\x02\x03"]
 
     asyncio.run(main())
@@ -668,6 +669,25 @@ def test_protocol_3_is_in_a_hurry() -> None:
             await client.say("4early")
             assert (await client.text())[0] == "0"
             assert await client.text() == "4early"
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(("version", "text"), [(3, "b4AQID"), (4, "bAQID")])
+def test_a_websocket_that_takes_text_only(version: int, text: str) -> None:
+    """Who says `b64=1` gets binary as text on a WebSocket, too, from the hub as well."""
+    watched = Watched(version_3=True)
+
+    async def main() -> None:
+        async with served(watched) as (_, url), connected(url) as peer:
+            client = await websocket(peer, f"/engine.io/?EIO={version}&transport=websocket&b64=1")
+            await client.text()
+            await client.say(text)
+            assert await client.text() == text
+            assert watched.last is not None
+            watched.last.offer(Payload(Frames.of(["a", b"\x01\x02\x03"], version)))
+            assert [await client.text() for _ in range(2)] == ["4a", text]
+            assert watched.seen == ["connect", b"\x01\x02\x03"]
 
     asyncio.run(main())
 

@@ -85,6 +85,7 @@ class Connection:
     """One client. An `interfaces.Connection` (payloads are `Frames`), and the `interfaces.Session` of its WebSocket."""
 
     __slots__ = (
+        "_base64",
         "_bucket",
         "_candidate",
         "_engine",
@@ -103,13 +104,16 @@ class Connection:
     dialect: Dialect
     rooms: tuple[str, ...] | set[str]
 
-    def __init__(self, engine: EngineIO, sid: str, protocol: int, rules: Rules, websocket: WebSocket | None) -> None:
+    def __init__(
+        self, engine: EngineIO, sid: str, protocol: int, rules: Rules, websocket: WebSocket | None, *, base64: bool
+    ) -> None:
         now = engine.site.timers.now()
         self.sid = sid
         self.user: str | None = None
         self.rooms = ()
         self.timer_slot = 0
         self._engine = engine
+        self._base64 = base64
         self._session = Session(protocol, rules, now, websocket=websocket is not None)
         self._websocket = websocket
         self._candidate: WebSocket | None = None
@@ -136,6 +140,11 @@ class Connection:
         return self._session.protocol
 
     @property
+    def base64(self) -> bool:
+        """Whether what carries it now takes text only, as it said (`b64=1`)."""
+        return self._base64
+
+    @property
     def transport(self) -> str:
         """`polling` or `websocket`."""
         return "polling" if self._websocket is None else "websocket"
@@ -159,7 +168,7 @@ class Connection:
         elif isinstance(data, str):
             websocket.send_text("4" + data)
         else:
-            websocket.send_binary(data if self._session.protocol == 4 else b"\x04" + data)
+            self._write_binary(websocket, data)
 
     def send_messages(self, messages: Iterable[str | bytes]) -> None:
         """Send several messages, with nothing between them."""
@@ -168,17 +177,17 @@ class Connection:
 
     def offer(self, payload: Payload) -> None:
         """A published message, as `Frames`."""
-        if self._websocket is not None:
-            self._websocket.offer(payload)
+        if self._websocket is None or self._base64:
+            self._send_packets(cast("Frames", payload.data).packets)
         else:
-            self._queue(*cast("Frames", payload.data).packets)
+            self._websocket.offer(payload)
 
     def send(self, data: bytes) -> None:
         """The same for this client alone."""
-        if self._websocket is not None:
-            self._websocket.send(data)
+        if self._websocket is None or self._base64:
+            self._send_packets(cast("Frames", data).packets)
         else:
-            self._queue(*cast("Frames", data).packets)
+            self._websocket.send(data)
 
     def send_text(self, text: str) -> None:
         self.send_message(text)
@@ -197,6 +206,12 @@ class Connection:
     def abort(self) -> None:
         """As `shutdown`: what carries it ends by itself."""
         self.shutdown()
+
+    def _send_packets(self, sent: tuple[Packet, ...]) -> None:
+        if self._websocket is None:
+            self._queue(*sent)
+        else:
+            self._write(self._websocket, sent)
 
     def _queue(self, *queued: Packet) -> None:
         session = self._session
@@ -269,8 +284,8 @@ class Connection:
         self._arm()
         return True
 
-    def probe(self, websocket: WebSocket, message: str | bytes) -> bool:
-        """A message has come on the candidate; True once it has taken over."""
+    def probe(self, websocket: WebSocket, message: str | bytes, *, base64: bool) -> bool:
+        """A message has come on the candidate; True once it has taken over. `base64` as for the constructor."""
         if websocket is not self._candidate:
             return False
         session = self._session
@@ -283,6 +298,7 @@ class Connection:
         taken = session.state is State.WEBSOCKET
         if taken:
             self._websocket, self._candidate = websocket, None
+            self._base64 = base64
             self._engine.site.live.discard(self)
         self._do(effects)
         return taken
@@ -434,7 +450,14 @@ class Connection:
             if isinstance(packet, str):
                 websocket.send_text(packet)
             else:
-                websocket.send_binary(packet if self._session.protocol == 4 else b"\x04" + packet)
+                self._write_binary(websocket, packet)
+
+    def _write_binary(self, websocket: WebSocket, data: bytes) -> None:
+        protocol = self._session.protocol
+        if self._base64:
+            websocket.send_text(packets.to_base64(data, protocol))
+        else:
+            websocket.send_binary(data if protocol == 4 else b"\x04" + data)
 
     def _failed(self, what: str) -> None:
         self._engine.site.counters.errors += 1

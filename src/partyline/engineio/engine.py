@@ -143,7 +143,7 @@ class EngineIO:
                 session = _Opening(self, asked, handshake, self.new_id(handshake))
                 headers = self.answer_headers(handshake, session.sid)
             else:
-                session = _Candidate(self.find(asked))
+                session = _Candidate(self.find(asked), asked)
                 headers = self.answer_headers(handshake)
         return Endpoint(
             session,
@@ -182,7 +182,9 @@ class EngineIO:
         """A new connection and the packet that opens it; `begin` it once that is on its way."""
         if sid in self.connections:
             raise refusal(BAD_REQUEST, "Bad request: this id is taken")
-        connection = self.connections[sid] = Connection(self, sid, asked.protocol, self._rules, websocket)
+        connection = self.connections[sid] = Connection(
+            self, sid, asked.protocol, self._rules, websocket, base64=asked.base64
+        )
         text = open_packet(
             sid,
             upgrades=websocket is None and WEBSOCKET in self._transports,
@@ -295,10 +297,11 @@ class _Opening:
 class _Candidate:
     """A WebSocket that is to take over a session from polling."""
 
-    __slots__ = ("_connection", "_websocket")
+    __slots__ = ("_base64", "_connection", "_websocket")
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, asked: Asked) -> None:
         self._connection: Connection | None = connection
+        self._base64 = asked.base64
         self._websocket: WebSocket | None = None
 
     def opened(self, connection: AnyConnection) -> None:
@@ -327,7 +330,7 @@ class _Candidate:
         websocket, connection = self._websocket, self._connection
         if websocket is None or connection is None:
             return False
-        if connection.probe(websocket, message):
+        if connection.probe(websocket, message, base64=self._base64):
             websocket.hand_to(connection)
             self._websocket = None
         return True

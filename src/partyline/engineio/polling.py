@@ -35,13 +35,13 @@ class Polling:
                 engine.check(handshake)
                 sid = engine.new_id(handshake)
                 text, connection = engine.open(asked, handshake, sid, None)
-                body, kind = self._written(asked, (text,))
+                body, kind = self._written(asked, connection, (text,))
             else:
                 connection = engine.find(asked)
                 if scope["method"] == "POST":
                     body, kind = await self._post(connection, asked, scope, receive)
                 else:
-                    body, kind = self._written(asked, await self._get(connection, receive))
+                    body, kind = self._written(asked, connection, await self._get(connection, receive))
         headers = engine.answer_headers(handshake, sid)
         if sid is not None:
             # Before the answer is out: the client's next request must find somebody behind the connection.
@@ -98,10 +98,10 @@ class Polling:
             more = message.get("more_body", False)
         return b"".join(pieces)
 
-    def _written(self, asked: Asked, packets: tuple[Packet, ...]) -> tuple[bytes, str]:
+    def _written(self, asked: Asked, connection: Connection, packets: tuple[Packet, ...]) -> tuple[bytes, str]:
         if asked.script is not None:
             return payloads.write_script(packets, asked.protocol, asked.script)
-        return payloads.write(packets, asked.protocol, base64=asked.base64)
+        return payloads.write(packets, asked.protocol, base64=connection.base64)
 
     async def _answer(self, scope: Scope, send: Send, body: bytes, kind: str, extra: Headers) -> None:
         headers = [(b"content-type", kind.encode("ascii"))]
