@@ -392,6 +392,35 @@ def test_too_many_messages_by_polling() -> None:
     asyncio.run(main())
 
 
+def test_sessions_on_polling_have_limits() -> None:
+    """A session on polling holds no socket, and is counted all the same: in all, and for each address."""
+    watched = Watched(ping_interval=25.0)
+
+    async def main() -> None:
+        for settings, status, code in (
+            ({"max_connections": 3}, 503, "overloaded"),
+            ({"max_connections_per_address": 3}, 429, "too_many_connections"),
+        ):
+            async with served(watched, **settings) as (_, url), connected(url) as peer:
+                sids = []
+                for _ in range(3):
+                    await peer.send(request("GET", "/engine.io/?EIO=4&transport=polling"))
+                    sids.append(json.loads((await peer.answer()).body[1:])["sid"])
+                await peer.send(request("GET", "/engine.io/?EIO=4&transport=polling"))
+                answer = await peer.answer()
+                assert (answer.status, answer.code) == (status, code)
+                await peer.send(request("POST", f"/engine.io/?EIO=4&transport=polling&sid={sids[0]}", b"1"))
+                assert (await peer.answer()).body == b"ok"
+                await peer.send(request("GET", f"/engine.io/?EIO=4&transport=polling&sid={sids[0]}"))
+                assert (await peer.answer()).body == b"6"
+                await peer.send(request("GET", "/engine.io/?EIO=4&transport=polling"))
+                assert (await peer.answer()).status == 200
+            assert watched.engine.connections == {}
+            assert watched.engine._polling == {}
+
+    asyncio.run(main())
+
+
 # Heartbeat
 
 

@@ -94,6 +94,8 @@ class Connection:
         "_receiver",
         "_session",
         "_websocket",
+        "address",
+        "began_polling",
         "dialect",
         "rooms",
         "sid",
@@ -105,10 +107,20 @@ class Connection:
     rooms: tuple[str, ...] | set[str]
 
     def __init__(
-        self, engine: EngineIO, sid: str, protocol: int, rules: Rules, websocket: WebSocket | None, *, base64: bool
+        self,
+        engine: EngineIO,
+        sid: str,
+        address: str,
+        protocol: int,
+        rules: Rules,
+        websocket: WebSocket | None,
+        *,
+        base64: bool,
     ) -> None:
         now = engine.site.timers.now()
         self.sid = sid
+        self.address = address
+        self.began_polling = websocket is None
         self.user: str | None = None
         self.rooms = ()
         self.timer_slot = 0
@@ -199,9 +211,9 @@ class Connection:
         self._do(self._session.close(self._now()))
 
     def shutdown(self) -> None:
-        """The server stops: a GET that hangs is answered; there is nothing to wait for."""
+        """The server stops: a GET that hangs is answered, and no other one can come."""
         self._do(self._session.close(self._now()))
-        self._engine.site.live.discard(self)
+        self._engine.forget(self)
 
     def abort(self) -> None:
         """As `shutdown`: what carries it ends by itself."""
@@ -311,16 +323,15 @@ class Connection:
 
     # Polling
 
-    async def get(self, aborted: asyncio.Future[None]) -> tuple[Packet, ...]:
-        """What answers a GET; waits until there is something. `aborted` is done when the client has gone.
+    def get(self) -> tuple[Packet, ...] | asyncio.Future[tuple[Packet, ...]]:
+        """What answers a GET, now or later: then `let_go` of the future whatever becomes of it.
 
-        Raises HandshakeRefused. Cancelling it is as if the client had gone.
+        Raises HandshakeRefused.
         """
-        session = self._session
-        before, answer, refused = self._poll, None, None
+        hanging, answer, refused = self._poll, None, None
         effects: list[Effect] = []
-        for effect in session.get(self._now()):
-            if isinstance(effect, Send) and effect.channel is Channel.POLL and before is None:
+        for effect in self._session.get(self._now()):
+            if isinstance(effect, Send) and effect.channel is Channel.POLL and hanging is None:
                 answer = effect.packets
             elif isinstance(effect, Refuse):
                 refused = refusal(effect.number)
@@ -331,14 +342,14 @@ class Connection:
             raise refused
         if answer is not None:
             return answer
-        poll = self._poll = asyncio.get_running_loop().create_future()
-        try:
-            await asyncio.wait((poll, aborted), return_when=asyncio.FIRST_COMPLETED)
-            return poll.result() if poll.done() else ()
-        finally:
-            if self._poll is poll:
-                self._poll = None
-                self._do(session.abort(self._now()))
+        self._poll = asyncio.get_running_loop().create_future()
+        return self._poll
+
+    def let_go(self, poll: asyncio.Future[tuple[Packet, ...]]) -> None:
+        """The GET that waited is over. If nothing has answered it, its client has gone."""
+        if self._poll is poll:
+            self._poll = None
+            self._do(self._session.abort(self._now()))
 
     def post(self, posted: list[Packet] | None) -> None:
         """Take a POST's packets, None where its body was malformed. Raises HandshakeRefused."""

@@ -13,7 +13,7 @@ from starlette.routing import BaseRoute, Route
 from partyline import log
 from partyline.engineio.connection import Connection, Handshake, Receiver
 from partyline.engineio.polling import Polling
-from partyline.errors import ConfigError, HandshakeRefused, PartylineError
+from partyline.errors import ConfigError, HandshakeRefused, Overloaded, PartylineError, RateLimited
 from partyline.interfaces import Connection as AnyConnection
 from partyline.server.site import Endpoint, Site, Upgrade
 from partyline.server.websocket import WebSocket
@@ -98,6 +98,7 @@ class EngineIO:
         self._initial_headers = initial_headers
         self._headers = headers
         self._connection_error = connection_error
+        self._polling: dict[str, int] = {}  # sessions that began on polling, by address
         self._connected: list[Callable[[Connection], object]] = []
         self._messages: list[Callable[[Connection, str | bytes], object]] = []
         self._disconnected: list[Callable[[Connection, str], object]] = []
@@ -182,9 +183,14 @@ class EngineIO:
         """A new connection and the packet that opens it; `begin` it once that is on its way."""
         if sid in self.connections:
             raise refusal(BAD_REQUEST, "Bad request: this id is taken")
+        address = handshake.peer.address
+        if websocket is None:
+            self._count(address)
         connection = self.connections[sid] = Connection(
-            self, sid, asked.protocol, self._rules, websocket, base64=asked.base64
+            self, sid, address, asked.protocol, self._rules, websocket, base64=asked.base64
         )
+        if websocket is None:
+            self.site.live.add(connection)
         text = open_packet(
             sid,
             upgrades=websocket is None and WEBSOCKET in self._transports,
@@ -194,16 +200,43 @@ class EngineIO:
         )
         return text, connection
 
+    def _count(self, address: str) -> None:
+        """Sessions on polling hold no socket while they wait, so the limits of connections are asked here, too.
+
+        Raises Overloaded (503) or RateLimited (429).
+        """
+        limits, here = self.site.limits, self._polling.get(address, 0)
+        if len(self.connections) >= limits.max_connections:
+            self.site.counters.hit("max_connections")
+            raise Overloaded("this server has all the sessions it may have (max_connections): come back later")
+        if 0 < limits.max_connections_per_address <= here:
+            self.site.counters.hit("max_connections_per_address")
+            raise RateLimited(
+                "too many sessions from this address (max_connections_per_address)",
+                retry_after=10,
+                code="too_many_connections",
+            )
+        self._polling[address] = here + 1
+
     def begin(self, connection: Connection, handshake: Handshake) -> None:
         """The open packet is on its way: now the application hears of the connection."""
         connection.begin(self._accept(connection, handshake))
+        if self.site.draining and connection.transport == POLLING:
+            connection.shutdown()
 
     def forget(self, connection: Connection) -> None:
         """It is over, and everything fetched."""
         self.site.timers.cancel(connection)
         self.site.live.discard(connection)
-        if self.connections.get(connection.sid) is connection:
-            del self.connections[connection.sid]
+        if self.connections.get(connection.sid) is not connection:
+            return
+        del self.connections[connection.sid]
+        if connection.began_polling:
+            left = self._polling[connection.address] - 1
+            if left:
+                self._polling[connection.address] = left
+            else:
+                del self._polling[connection.address]
 
     def answer_headers(self, handshake: Handshake, sid: str | None = None) -> Headers:
         """The headers of an answer besides its own; `sid` is the id that a handshake got."""

@@ -45,24 +45,19 @@ class Polling:
         headers = engine.answer_headers(handshake, sid)
         if sid is not None:
             # Before the answer is out: the client's next request must find somebody behind the connection.
-            engine.site.live.add(connection)
             engine.begin(connection, handshake)
         await self._answer(scope, send, body, kind, headers)
 
     async def _get(self, connection: Connection, receive: Receive) -> tuple[Packet, ...]:
-        gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        async def watch() -> None:
-            while (await receive())["type"] != "http.disconnect":
-                pass
-            if not gone.done():
-                gone.set_result(None)
-
-        watching = asyncio.create_task(watch())
+        answer = connection.get()
+        if isinstance(answer, tuple):
+            return answer
+        watching = asyncio.create_task(_watch(receive, answer))
         try:
-            return await connection.get(gone)
+            return await answer
         finally:
             watching.cancel()
+            connection.let_go(answer)
 
     async def _post(self, connection: Connection, asked: Asked, scope: Scope, receive: Receive) -> tuple[bytes, str]:
         types = [value for name, value in scope["headers"] if name == b"content-type"]
@@ -113,6 +108,14 @@ class Polling:
         headers += [(name.encode("latin-1"), value.encode("latin-1")) for name, value in extra]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})
+
+
+async def _watch(receive: Receive, answer: asyncio.Future[tuple[Packet, ...]]) -> None:
+    """End the wait for an answer when the client has gone."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    if not answer.done():
+        answer.set_result(())
 
 
 def _takes_gzip(scope: Scope) -> bool:

@@ -104,6 +104,7 @@ MALFORMED = [
     ("not UTF-8", 4, False, b"4\xff"),
     ("a surrogate", 4, False, b"4\xed\xa0\x80"),
     ("base64 with a foreign character", 4, False, b"bAQ*D"),
+    ("base64 with a foreign character between", 4, False, b"bAQ*ID"),
     ("base64 without its padding", 4, False, b"bAQI"),
     ("base64 beyond ASCII", 4, False, "bé===".encode()),
     ("octets", 4, True, b"\x00\x01\xff4"),
