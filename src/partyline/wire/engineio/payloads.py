@@ -19,6 +19,9 @@ from partyline.wire.engineio.packets import Packet, read_binary, read_text, to_b
 
 SEPARATOR: Final = "\x1e"
 MOST_PACKETS: Final = 16  # in one body of ours: default Python clients refuse more
+MOST_POSTED: Final = (
+    10_000  # in one body of a client: a megabyte of empty packets must not become half a million values
+)
 
 TEXT: Final = "text/plain; charset=UTF-8"
 OCTETS: Final = "application/octet-stream"
@@ -36,8 +39,8 @@ _DIGITS = bytes(range(10))
 def read(body: bytes, protocol: int, *, octets: bool = False) -> list[Packet]:
     """The packets of a POST's body. `octets` says that its type is application/octet-stream.
 
-    Raises InvalidPacket if any of them is malformed, or there is none. What it allocates is a fixed multiple of the
-    body, whose size the caller has checked.
+    Raises InvalidPacket if any of them is malformed, there is none, or there are more than 10,000. What it allocates is
+    little more than the body, whose size the caller has checked.
     """
     if octets:
         if protocol == 4:
@@ -48,6 +51,8 @@ def read(body: bytes, protocol: int, *, octets: bool = False) -> list[Packet]:
     except UnicodeDecodeError as error:
         raise InvalidPacket(f"a polling body is not UTF-8 at byte {error.start}") from None
     if protocol == 4:
+        if text.count(SEPARATOR) >= MOST_POSTED:
+            raise _too_many()
         return [read_text(piece, 4) for piece in text.split(SEPARATOR)]
     return _read_lengths(text)
 
@@ -64,6 +69,10 @@ def read_form(body: bytes, protocol: int) -> list[Packet]:
     return read(data.encode(), protocol)
 
 
+def _too_many() -> InvalidPacket:
+    return InvalidPacket(f"a polling body has more than {MOST_POSTED} packets")
+
+
 def _read_lengths(text: str) -> list[Packet]:
     if not text:
         raise InvalidPacket("a polling body is empty")
@@ -71,7 +80,9 @@ def _read_lengths(text: str) -> list[Packet]:
         return _read_code_units(text)
     packets: list[Packet] = []
     at, end = 0, len(text)
-    while at < end:
+    for _ in range(MOST_POSTED + 1):
+        if at >= end:
+            return packets
         found = _LENGTH.match(text, at)
         if found is None:
             raise InvalidPacket("a packet of a polling body has no length before it")
@@ -80,7 +91,7 @@ def _read_lengths(text: str) -> list[Packet]:
             raise InvalidPacket("a packet of a polling body is shorter than its length says")
         if at > found.end():
             packets.append(read_text(text[found.end() : at], 3))
-    return packets
+    raise _too_many()
 
 
 def _read_code_units(text: str) -> list[Packet]:
@@ -88,7 +99,9 @@ def _read_code_units(text: str) -> list[Packet]:
     packets: list[Packet] = []
     units = text.encode("utf-16-le")
     at, end = 0, len(units)
-    while at < end:
+    for _ in range(MOST_POSTED + 1):
+        if at >= end:
+            return packets
         head = units[at : at + 22].decode("utf-16-le", "replace")
         found = _LENGTH.match(head)
         if found is None:
@@ -100,7 +113,7 @@ def _read_code_units(text: str) -> list[Packet]:
         if at > start:
             # A length that cuts a character in two leaves half of it where the next length should be.
             packets.append(read_text(units[start:at].decode("utf-16-le", "replace"), 3))
-    return packets
+    raise _too_many()
 
 
 def _read_octets(body: bytes) -> list[Packet]:
@@ -108,7 +121,9 @@ def _read_octets(body: bytes) -> list[Packet]:
         raise InvalidPacket("a polling body is empty")
     packets: list[Packet] = []
     at, end = 0, len(body)
-    while at < end:
+    for _ in range(MOST_POSTED + 1):
+        if at >= end:
+            return packets
         kind = body[at]
         stop = body.find(b"\xff", at + 1, at + 12)
         digits = body[at + 1 : stop]
@@ -125,7 +140,7 @@ def _read_octets(body: bytes) -> list[Packet]:
                 packets.append(read_text(body[start:at].decode(), 3))
             except UnicodeDecodeError as error:
                 raise InvalidPacket(f"a packet is not UTF-8 at byte {error.start}") from None
-    return packets
+    raise _too_many()
 
 
 # Out
