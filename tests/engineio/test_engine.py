@@ -754,6 +754,26 @@ def test_jsonp() -> None:
     asyncio.run(main())
 
 
+def test_a_page_of_another_origin() -> None:
+    """A page that may ask gets its answers with headers of CORS, refusals too; one that may not is refused before."""
+
+    async def main() -> None:
+        async with served(Watched(), cors_origins=("https://app.example",)) as (_, url), connected(url) as peer:
+            path = "/engine.io/?EIO=4&transport=polling"
+            for target, status in ((path, 200), (f"{path}&sid=unknown", 400)):
+                await peer.send(request("GET", target, None, "Origin: https://app.example"))
+                answer = await peer.answer()
+                assert answer.status == status
+                assert answer.headers["access-control-allow-origin"] == "https://app.example"
+            await peer.send(request("GET", path))
+            assert "access-control-allow-origin" not in (await peer.answer()).headers
+            await peer.send(request("GET", path, None, "Origin: https://evil.example"))
+            answer = await peer.answer()
+            assert (answer.status, answer.code) == (403, "foreign_origin")
+
+    asyncio.run(main())
+
+
 # The end of the server
 
 

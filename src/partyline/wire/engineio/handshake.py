@@ -61,10 +61,7 @@ def read_request(query: bytes, method: str, *, upgrade: bool, version_3: bool = 
 
     Raises HandshakeRefused: 0, 2, 3 or 5. Where a name is there twice, its last value counts.
     """
-    try:
-        fields = dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True, max_num_fields=64))
-    except ValueError:
-        raise refusal(BAD_REQUEST, "Bad request: too many parameters") from None
+    fields = _fields(query)
     transport = fields.get("transport")
     if transport not in (POLLING, WEBSOCKET):
         raise refusal(UNKNOWN_TRANSPORT)
@@ -83,6 +80,16 @@ def read_request(query: bytes, method: str, *, upgrade: bool, version_3: bool = 
             raise refusal(BAD_REQUEST)
         script = int(number)
     return Asked(int(version), transport, sid, fields.get("b64") in ("1", "true"), script)
+
+
+def _fields(query: bytes) -> dict[str, str]:
+    text = query.decode("latin-1")
+    if text.count("&") >= 64:
+        raise refusal(BAD_REQUEST, "Bad request: too many parameters")
+    if "%" in text or "+" in text:
+        return dict(parse_qsl(text, keep_blank_values=True))
+    # What clients send: nothing is escaped, so that five times less is to be done.
+    return {name: value for name, _, value in (field.partition("=") for field in text.split("&"))}
 
 
 def open_packet(sid: str, *, upgrades: bool, ping_interval: float, ping_timeout: float, max_payload: int) -> str:
