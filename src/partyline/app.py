@@ -173,19 +173,12 @@ def build(settings: Settings, *, fallback: ASGIApp | None = None, extras: Sequen
         for extra in extras:
             extra.attach(site)
         routes: list[BaseRoute] = [*relay.routes(), *api.routes(), *openapi.routes(access), *_own_routes(site, access)]
-        extra_routes = [route for extra in extras for route in extra.routes()]
-        routes += extra_routes
-        # An application that takes every method of one path needs no routing.
-        direct = {
-            route.path: ErrorAnswers(route.app, counters)
-            for route in extra_routes
-            if isinstance(route, Route) and route.methods is None and "{" not in route.path
-        }
+        routes += [route for extra in extras for route in extra.routes()]
         router = Router(routes=routes, redirect_slashes=False)
         if fallback is not None:
             router.default = fallback
         answering = ErrorAnswers(router, counters)
-        asgi = Gate(_cors(answering, settings), perimeter, counters, native=True, direct=direct)
+        asgi = Gate(_cors(answering, settings), perimeter, counters, native=True)
         shell = Shell(site, asgi, websocket_fallback=fallback is not None)
     except BaseException:
         database.close()

@@ -87,6 +87,7 @@ class EngineIO:
         self.version_3 = version_3
         self.jsonp = jsonp
         self.compress_from = compress_from
+        self._requests = Polling(self)
         self.site: Site
         self._accept = accept or self._with_callbacks
         self._rules = Rules(ping_interval, ping_timeout, upgrade_timeout)
@@ -127,9 +128,10 @@ class EngineIO:
 
     def attach(self, site: Site) -> None:
         self.site = site
+        site.direct[self.path.encode("ascii")] = self._requests
 
     def routes(self) -> Sequence[BaseRoute]:
-        return [Route(self.path, Polling(self))]
+        return [Route(self.path, self._requests)]
 
     def upgrade(self, upgrade: Upgrade) -> Endpoint | None:
         """The endpoint of a WebSocket on our path. Raises HandshakeRefused."""

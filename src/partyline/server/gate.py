@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -21,21 +19,10 @@ class Gate:
     """Wraps an ASGI application: checks Host and Origin, and leaves the peer in the scope as `partyline.peer`.
 
     `native` says that the server adds the safety headers itself (server/shell.py); elsewhere they are added here.
-    Requests of the paths in `direct` go to applications of their own, past routes and CORS, unless a page asks that
-    says where it comes from: those answers need headers of CORS.
     """
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        perimeter: Perimeter,
-        counters: Counters,
-        *,
-        native: bool,
-        direct: Mapping[str, ASGIApp] | None = None,
-    ) -> None:
+    def __init__(self, app: ASGIApp, perimeter: Perimeter, counters: Counters, *, native: bool) -> None:
         self._app = app
-        self._direct = direct or {}
         self._perimeter = perimeter
         self._counters = counters
         self._extra = [] if native else [(n.encode(), v.encode()) for n, v in SAFETY_HEADERS]
@@ -54,10 +41,6 @@ class Gate:
             await _answer(error, send)
             return
         scope["partyline.peer"] = peer
-        direct = self._direct.get(scope["path"])
-        if direct is not None and not any(name == b"origin" for name, _ in scope["headers"]):
-            await direct(scope, receive, send)
-            return
         scope["app"] = self  # Starlette's router raises its 404 and 405 where it has an application
         await self._app(scope, receive, send)
 

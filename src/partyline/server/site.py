@@ -12,6 +12,7 @@ from partyline.errors import Overloaded, PartylineError, RateLimited
 from partyline.hub.timers import Timers
 from partyline.interfaces import Session
 from partyline.metrics import Counters
+from partyline.server.exchange import Direct
 from partyline.trust.perimeter import Peer, Perimeter
 from partyline.wire.websocket.connection import Limits as MessageLimits
 
@@ -121,6 +122,7 @@ class Site:
     connections: int = 0
     draining: bool = False
     live: set[Live] = field(default_factory=set)
+    direct: dict[bytes, Direct] = field(default_factory=dict)  # paths that are answered without ASGI
     _by_address: dict[str, int] = field(default_factory=dict)
 
     def enter(self, address: str) -> PartylineError | None:
