@@ -10,6 +10,7 @@ import pytest
 from partyline import errors
 from partyline.errors import (
     ConfigError,
+    HandshakeRefused,
     InvalidValue,
     MethodNotAllowed,
     Overloaded,
@@ -32,6 +33,8 @@ CLOSE_CODES = {1002, 1003, 1007, 1009, 1011, 1012, 1013, 4000, 4001, 4008, 4408,
 def make(kind: type[PartylineError], **rest: str) -> PartylineError:
     if issubclass(kind, MethodNotAllowed):
         return kind("what is wrong", allow="GET, POST")
+    if issubclass(kind, HandshakeRefused):
+        return kind(3, "what is wrong")
     return kind("what is wrong", **rest)
 
 

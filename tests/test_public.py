@@ -13,9 +13,21 @@ import pytest
 import partyline
 
 # A name that goes is a broken promise, a name that comes is a new one: either is written down here on purpose.
-NAMES = ["ConfigError", "Partyline", "PartylineError", "Position", "Settings", "build", "connect", "load", "running"]
+NAMES = [
+    "ConfigError",
+    "EngineIO",
+    "Partyline",
+    "PartylineError",
+    "Position",
+    "Settings",
+    "build",
+    "connect",
+    "load",
+    "running",
+]
 HOMES = {
     "ConfigError": "partyline.errors",
+    "EngineIO": "partyline.engineio.engine",
     "Partyline": "partyline.app",
     "PartylineError": "partyline.errors",
     "Position": "partyline.models",

@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -76,3 +78,24 @@ def preloaded(source: Path, folder: Path) -> str:
     flags = ["-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror"]
     subprocess.run([program("cc"), *flags, "-o", library, source, "-ldl", "-lpthread"], check=True, timeout=100)
     return str(library)
+
+
+def node_packages(name: str, packages: Mapping[str, str]) -> Path:
+    """The node_modules folder of a set of npm packages, by the name to require each under: `{"ws": "ws@8.23.0"}`.
+
+    Installed on first use, each set in a folder of its own, so that two versions of one package can stand side by side.
+    """
+    folder = NODE_MODULES / f".{name}"
+    wanted = json.dumps({"private": True, "dependencies": {at: f"npm:{package}" for at, package in packages.items()}})
+    made = folder / "installed.json"
+    if not made.exists() or made.read_text("utf-8") != wanted:
+        npm = program("npm")
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        (folder / "package.json").write_text(wanted, "utf-8")
+        command = [npm, "install", "--prefix", str(folder), "--no-package-lock", "--ignore-scripts", "--silent"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+        if done.returncode:
+            missing(f"npm packages ({name})", f"npm install failed: {done.stderr.strip()[-300:]}")
+        made.write_text(wanted, "utf-8")
+    return folder / "node_modules"

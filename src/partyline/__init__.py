@@ -14,6 +14,7 @@ _WHERE = {
     "Partyline": "partyline.app",
     "PartylineError": "partyline.errors",
     "ConfigError": "partyline.errors",
+    "EngineIO": "partyline.engineio.engine",
     "Position": "partyline.models",
     "Settings": "partyline.config",
     "build": "partyline.app",
@@ -22,7 +23,18 @@ _WHERE = {
     "running": "partyline.app",
 }
 
-__all__ = ["ConfigError", "Partyline", "PartylineError", "Position", "Settings", "build", "connect", "load", "running"]
+__all__ = [
+    "ConfigError",
+    "EngineIO",
+    "Partyline",
+    "PartylineError",
+    "Position",
+    "Settings",
+    "build",
+    "connect",
+    "load",
+    "running",
+]
 
 
 def __getattr__(name: str) -> Any:

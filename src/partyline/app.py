@@ -10,14 +10,14 @@ import re
 import resource
 import ssl
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route, Router
+from starlette.routing import BaseRoute, Route, Router
 from starlette.types import ASGIApp
 
 from partyline import __version__, log
@@ -39,7 +39,7 @@ from partyline.relay.revocations import Revoker
 from partyline.relay.signers import check_keys, signers
 from partyline.server.gate import ErrorAnswers, Gate
 from partyline.server.shell import Shell, tls_context
-from partyline.server.site import ConnectionLimits, Site
+from partyline.server.site import ConnectionLimits, Extra, Site, first_of
 from partyline.stores.memory import MemoryStore
 from partyline.stores.memory import Retention as MemoryRetention
 from partyline.stores.retention import Bounds, Retention
@@ -110,9 +110,11 @@ class Partyline:
 
 
 @contextlib.asynccontextmanager
-async def running(settings: Settings, *, fallback: ASGIApp | None = None) -> AsyncIterator[tuple[Partyline, str]]:
+async def running(
+    settings: Settings, *, fallback: ASGIApp | None = None, extras: Sequence[Extra] = ()
+) -> AsyncIterator[tuple[Partyline, str]]:
     """A server in this process: `async with running(Settings(port=0)) as (partyline, url)`. Drains at the end."""
-    partyline = build(settings, fallback=fallback)
+    partyline = build(settings, fallback=fallback, extras=extras)
     try:
         url = (await partyline.listen())[0]
         serving = asyncio.create_task(partyline.shell.run_until_stopped())
@@ -138,12 +140,18 @@ async def take_over(settings: Settings, *, handover: bool = False) -> Lock | Non
 
 
 def build(
-    settings: Settings, *, fallback: ASGIApp | None = None, held: Lock | None = None, new_epoch: bool = False
+    settings: Settings,
+    *,
+    fallback: ASGIApp | None = None,
+    extras: Sequence[Extra] = (),
+    held: Lock | None = None,
+    new_epoch: bool = False,
 ) -> Partyline:
     """Put a server together from its settings; runs on the loop that will serve.
 
-    `fallback` is an ASGI application for the paths that are not ours, WebSockets included; `held` the lock of the
-    database, if it was taken before; `new_epoch` makes all positions of the log unknown. Raises ConfigError before
+    `fallback` is an ASGI application for the paths that are not ours, WebSockets included; `extras` are served beside
+    the relay, such as an EngineIO; `held` is the lock of the database, if it was taken before; `new_epoch` makes all
+    positions of the log unknown. Raises ConfigError before
     anything is opened that would have to be closed again.
     """
     check(settings)
@@ -195,8 +203,11 @@ def build(
             max_batch_body=settings.max_batch_body,
             deflate=settings.permessage_deflate,
         )
-        site.route = lambda upgrade: relay.upgrade(upgrade) or api.upgrade(upgrade)
-        routes = [*relay.routes(), *api.routes(), *openapi.routes(access), *_own_routes(site, access)]
+        site.route = first_of(relay.upgrade, api.upgrade, *(extra.upgrade for extra in extras))
+        for extra in extras:
+            extra.attach(site)
+        routes: list[BaseRoute] = [*relay.routes(), *api.routes(), *openapi.routes(access), *_own_routes(site, access)]
+        routes += [route for extra in extras for route in extra.routes()]
         router = Router(routes=routes, redirect_slashes=False)
         if fallback is not None:
             router.default = fallback

@@ -6,6 +6,8 @@
     ├── ConfigError               a setting cannot be used; the process stops with exit code 2
     ├── RequestError              whose fault: the caller's. 4xx
     │   ├── MalformedRequest        400  not HTTP, not JSON, nested too deep
+    │   ├── InvalidPacket           400  not an Engine.IO or Socket.IO packet; its connection ends
+    │   ├── HandshakeRefused        400  an Engine.IO request that is not served, with Engine.IO's number
     │   ├── Unauthenticated         401  no key, or one we do not know
     │   ├── Forbidden               403  known, but not allowed; a foreign origin
     │   ├── NotFound                404  no such thing (any more)
@@ -77,6 +79,27 @@ class RequestError(PartylineError):
 class MalformedRequest(RequestError):
     code = "malformed"
     close_code = 1002
+
+
+class InvalidPacket(RequestError):
+    """A peer sent what is no packet. Nothing can be answered to it: the session is closed (a POST gets a 400)."""
+
+    code = "invalid_packet"
+    close_code = 1002
+
+
+class HandshakeRefused(RequestError):
+    """`number` is Engine.IO's: 0 transport unknown, 1 session id unknown, 2 bad handshake method, 3 bad request,
+    4 forbidden, 5 unsupported protocol version."""
+
+    code = "handshake_refused"
+    close_code = 1002
+
+    def __init__(self, number: int, message: str) -> None:
+        super().__init__(message)
+        self.number = number
+        if number == 4:
+            self.http_status = 403
 
 
 class Unauthenticated(RequestError):

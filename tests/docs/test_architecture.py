@@ -5,9 +5,15 @@ from __future__ import annotations
 import re
 import subprocess
 import tomllib
+from collections.abc import Mapping
+from enum import Enum
 from pathlib import Path
 
-from partyline.wire.websocket.connection import TRANSITIONS
+import pytest
+
+from partyline.wire.engineio import session
+from partyline.wire.socketio import namespaces
+from partyline.wire.websocket import connection
 from tests.tools import ROOT
 
 PACKAGE = ROOT / "src" / "partyline"
@@ -77,12 +83,20 @@ def test_paths_exist() -> None:
     assert not missing
 
 
-def test_transitions() -> None:
-    """The table between the markers is the close handshake's table in the code."""
-    rows = [f"| {state.value} | {step.value} | {after.value} |" for (state, step), after in TRANSITIONS.items()]
+@pytest.mark.parametrize(
+    ("name", "transitions"),
+    [
+        ("transitions", connection.TRANSITIONS),
+        ("engineio transitions", session.TRANSITIONS),
+        ("socketio transitions", namespaces.TRANSITIONS),
+    ],
+)
+def test_transitions(name: str, transitions: Mapping[tuple[Enum, Enum], Enum]) -> None:
+    """The table between the markers is the state machine's table in the code."""
+    rows = [f"| {state.value} | {step.value} | {after.value} |" for (state, step), after in transitions.items()]
     wanted = ["| state | step | next state |", "| --- | --- | --- |", *rows]
-    _, opened, rest = page().partition("<!-- transitions -->\n")
-    table, closed, _ = rest.partition("\n<!-- /transitions -->")
+    _, opened, rest = page().partition(f"<!-- {name} -->\n")
+    table, closed, _ = rest.partition(f"\n<!-- /{name} -->")
     assert opened
     assert closed
     assert table.splitlines() == wanted, "the table should be:\n" + "\n".join(wanted)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import uvicorn
@@ -13,16 +13,18 @@ import uvicorn
 from partyline import Partyline, Settings, running
 from partyline.errors import PartylineError
 from partyline.interfaces import Connection
-from partyline.server.site import Endpoint, Upgrade
+from partyline.server.site import Endpoint, Extra, Upgrade
 from partyline.server.websocket import WebSocket
 from tests.server.peers import WITHIN, connected, request
 
 
 @contextlib.asynccontextmanager
-async def partyline_server(*, fallback: Any = None, **settings: Any) -> AsyncIterator[tuple[Partyline, str]]:
+async def partyline_server(
+    *, fallback: Any = None, extras: Sequence[Extra] = (), **settings: Any
+) -> AsyncIterator[tuple[Partyline, str]]:
     """Partyline on a free port, with nothing kept and a short drain."""
     chosen = Settings(**{"port": 0, "db": ":memory:", "drain_time": 1.0, **settings})
-    async with running(chosen, fallback=fallback) as (partyline, url):
+    async with running(chosen, fallback=fallback, extras=extras) as (partyline, url):
         yield partyline, url
 
 

@@ -463,7 +463,7 @@ ATTRIBUTES: dict[str, list[str]] = {
         "transport",
         "ws_protocol_class",
     ],
-    "message": ["url", "scope", "headers"],
+    "message": ["url", "scope", "headers", "expect_100_continue"],
     "cycle": ["disconnected", "message_event", "response_complete", "response_started", "keep_alive", "transport"],
 }
 

@@ -6,7 +6,8 @@ from http import HTTPStatus
 
 import msgspec
 
-from partyline.errors import PartylineError
+from partyline.errors import HandshakeRefused, PartylineError
+from partyline.wire.engineio.handshake import refusal_body
 
 SAFETY_HEADERS: list[tuple[str, str]] = [
     ("x-content-type-options", "nosniff"),
@@ -16,7 +17,9 @@ SAFETY_HEADERS: list[tuple[str, str]] = [
 
 
 def error_body(error: PartylineError) -> bytes:
-    """`{"error": {"code", "message", "field"?}}`"""
+    """`{"error": {"code", "message", "field"?}}`; what Engine.IO refuses, in its own form."""
+    if isinstance(error, HandshakeRefused):
+        return refusal_body(error)
     inner = {"code": error.code, "message": error.message}
     if error.field is not None:
         inner["field"] = error.field

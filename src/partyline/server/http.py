@@ -20,6 +20,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from partyline import log
 from partyline.errors import HeadTooLarge, MalformedRequest, NotFound, PartylineError, RequestTimeout
 from partyline.server.answers import raw_answer
+from partyline.server.exchange import Direct, Exchange, too_large
 from partyline.server.site import Endpoint, Site, Upgrade
 from partyline.server.websocket import WebSocket
 from partyline.wire.websocket import handshake
@@ -188,8 +189,12 @@ class HttpProtocol(HttpToolsProtocol):
             self.scope["http_version"] = self.parser.get_http_version()
             self._phase = _Phase.HANDLING
             return  # the parser stops behind this head and raises HttpParserUpgrade
-        if httptools.parse_url(self.url).path is None:
+        url = httptools.parse_url(self.url)
+        if url.path is None:
             raise NotFound("there is nothing at this address")
+        direct = self._site.direct.get(url.path)
+        if direct is not None and self._begin_exchange(direct, url.query or b""):
+            return
         super().on_headers_complete()
         # uvicorn's request closes the connection by itself where its answer says so; here that must wait for the body.
         self.cycle.transport = cast("asyncio.Transport", _Hangup(self))
@@ -201,7 +206,10 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         self._pending = 0
-        if not self.cycle.response_complete:
+        exchange = cast("object", self.cycle)
+        if isinstance(exchange, Exchange):
+            exchange.take(body)
+        elif not self.cycle.response_complete:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -209,7 +217,40 @@ class HttpProtocol(HttpToolsProtocol):
             return
         self._phase = _Phase.HANDLING
         self._foreign_upgrade = False
-        super().on_message_complete()
+        exchange = cast("object", self.cycle)
+        if isinstance(exchange, Exchange):
+            self._respond(exchange)
+        else:
+            super().on_message_complete()
+
+    def _begin_exchange(self, direct: Direct, query: bytes) -> bool:
+        """Answer this request without ASGI, unless something about it is out of the ordinary."""
+        if self.expect_100_continue or not (self.cycle is None or self.cycle.response_complete):
+            return False
+        for name, value in self.headers:
+            if name == b"origin":
+                return False
+            if name == b"content-length" and int(value) > direct.max_body:
+                raise too_large(direct.max_body)
+        peer = self._site.perimeter.admit(self._address, self.scheme or "http", self.headers)
+        method = self.parser.get_method().decode("ascii")
+        keep_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
+        exchange = Exchange(self, direct, method, query, self.headers, peer, keep_alive=keep_alive)
+        self.cycle = self._running = cast("RequestResponseCycle", exchange)
+        return True
+
+    def _respond(self, exchange: Exchange) -> None:
+        try:
+            exchange.respond()
+        except PartylineError as error:
+            self._site.counters.refused += 1
+            if error.limit is not None:
+                self._site.counters.hit(error.limit)
+            exchange.refuse(error)
+        except Exception:
+            self._site.counters.errors += 1
+            _log.exception("a request failed", method=exchange.method)
+            exchange.refuse(PartylineError("the server failed; its log says why, and the request may be tried again"))
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
@@ -291,6 +332,7 @@ class HttpProtocol(HttpToolsProtocol):
                 self.headers,
                 subprotocols=endpoint.subprotocols,
                 deflate=endpoint.deflate,
+                extra=endpoint.headers,
             )
         except PartylineError as error:
             self._refuse(error)
@@ -303,7 +345,12 @@ class HttpProtocol(HttpToolsProtocol):
     def _become_websocket(self, endpoint: Endpoint, accepted: handshake.Accepted, rest: bytes) -> None:
         site, transport = self._site, self.transport
         websocket = WebSocket(
-            site, endpoint.session, self._address, endpoint.limits or site.limits.message, accepted.deflate
+            site,
+            endpoint.session,
+            self._address,
+            endpoint.limits or site.limits.message,
+            accepted.deflate,
+            heartbeat=endpoint.heartbeat,
         )
         self._leave_transport()
         transport.set_protocol(websocket)

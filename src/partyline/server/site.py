@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
+
+from starlette.routing import BaseRoute
 
 from partyline.errors import Overloaded, PartylineError, RateLimited
 from partyline.hub.timers import Timers
 from partyline.interfaces import Session
 from partyline.metrics import Counters
+from partyline.server.exchange import Direct
 from partyline.trust.perimeter import Peer, Perimeter
 from partyline.wire.websocket.connection import Limits as MessageLimits
 
@@ -59,10 +62,40 @@ class Endpoint:
     subprotocols: tuple[str, ...] = ()
     deflate: bool = False
     limits: MessageLimits | None = None  # None: the server's
+    heartbeat: bool = True  # False: the protocol inside has its own
+    headers: tuple[tuple[bytes, bytes], ...] = ()  # of the 101
 
 
 Route = Callable[[Upgrade], Endpoint | None]
 """Finds the endpoint of an upgrade; None if the path is not ours. Raises a PartylineError to refuse. Never blocks."""
+
+
+def first_of(*routes: Route) -> Route:
+    """The route that asks each of `routes` in turn."""
+
+    def route(upgrade: Upgrade) -> Endpoint | None:
+        for one in routes:
+            if (endpoint := one(upgrade)) is not None:
+                return endpoint
+        return None
+
+    return route
+
+
+class Extra(Protocol):
+    """Something that is served beside the relay on the same port: `build(settings, extras=[...])`."""
+
+    def attach(self, site: Site) -> None:
+        """The server is built; called once, on its loop, before anything below."""
+        ...
+
+    def routes(self) -> Sequence[BaseRoute]:
+        """Its HTTP paths. Requests have passed the gate: `scope["partyline.peer"]` is who asks."""
+        ...
+
+    def upgrade(self, upgrade: Upgrade) -> Endpoint | None:
+        """As `Route` above."""
+        ...
 
 
 class Live(Protocol):
@@ -89,6 +122,7 @@ class Site:
     connections: int = 0
     draining: bool = False
     live: set[Live] = field(default_factory=set)
+    direct: dict[bytes, Direct] = field(default_factory=dict)  # paths that are answered without ASGI
     _by_address: dict[str, int] = field(default_factory=dict)
 
     def enter(self, address: str) -> PartylineError | None:

@@ -33,6 +33,7 @@ _CUT_OFF = frozenset((4001, 4401))  # these have no right to what is still queue
 class _Due(Enum):
     """What the one deadline of a connection is for."""
 
+    NOTHING = 0
     PING = 1
     PONG = 2
     CLOSE = 3
@@ -67,7 +68,14 @@ class WebSocket(asyncio.Protocol):
     rooms: tuple[str, ...] | set[str]
 
     def __init__(
-        self, site: Site, session: Session, address: str, limits: Limits, deflate: Deflate | None = None
+        self,
+        site: Site,
+        session: Session,
+        address: str,
+        limits: Limits,
+        deflate: Deflate | None = None,
+        *,
+        heartbeat: bool = True,
     ) -> None:
         self._site = site
         self._counters = site.counters
@@ -82,7 +90,7 @@ class WebSocket(asyncio.Protocol):
         self._paused = False  # we stopped reading, because our answers do not get out
         self._closing = False  # our close frame is written or queued: nothing may follow it
         self._heard = True
-        self._due = _Due.PING
+        self._due = _Due.PING if heartbeat else _Due.NOTHING
         self.timer_slot = 0
         self.user: str | None = None
         self.rooms = ()
@@ -97,7 +105,8 @@ class WebSocket(asyncio.Protocol):
         now = site.timers.now()
         if limits.events_per_second:
             self._bucket = Bucket(limits.events_per_second, limits.events_burst, now)
-        site.timers.set(self, now + limits.ping_interval)
+        if self._due is _Due.PING:
+            site.timers.set(self, now + limits.ping_interval)
         site.live.add(self)
         session = self._session
         assert session is not None
@@ -116,6 +125,11 @@ class WebSocket(asyncio.Protocol):
     def session(self) -> Session | None:
         """What stands behind it; None once it is gone."""
         return self._session
+
+    def hand_to(self, session: Session) -> None:
+        """From the next read on, what arrives is for `session`. Its `opened` is not called."""
+        if self._session is not None:
+            self._session = session
 
     @property
     def deflate(self) -> Deflate | None:

@@ -6,6 +6,7 @@ import ipaddress
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from partyline.errors import Forbidden, MalformedRequest, MisdirectedRequest
 
@@ -157,15 +158,23 @@ def is_loopback(host: str) -> bool:
     """Whether a host name or address, as one binds or writes it, is this machine's loopback."""
     if host.lower() == "localhost":
         return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
+    address = _address(host.strip("[]"))
+    return address is not None and address.is_loopback
 
 
 def _is_address(text: str) -> bool:
+    return _address(text) is not None
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    # No address is as long, so that what strangers write cannot fill the cache with more than it is worth.
+    return _parsed(text) if len(text) <= 64 else None
+
+
+@lru_cache(maxsize=1024)
+def _parsed(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Every request asks for two: its peer's, and often its Host's."""
     try:
-        ipaddress.ip_address(text)
+        return ipaddress.ip_address(text)
     except ValueError:
-        return False
-    return True
+        return None

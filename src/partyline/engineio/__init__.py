@@ -1,0 +1,1 @@
+"""Engine.IO: one connection over whatever transports carry it."""

@@ -1,0 +1,481 @@
+"""One Engine.IO connection: the session's state machine, and the transports that carry it now.
+
+The state machine (wire/engineio/session.py) says what to do, and this file does it. On a WebSocket a message goes
+straight through: no effect, no list, no time is asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, cast
+
+from partyline import log
+from partyline.errors import InvalidPacket, PartylineError, RateLimited
+from partyline.interfaces import Dialect
+from partyline.models import Payload
+from partyline.server.websocket import WebSocket
+from partyline.trust.perimeter import Peer
+from partyline.trust.rate import Bucket
+from partyline.wire.engineio import packets
+from partyline.wire.engineio.handshake import refusal
+from partyline.wire.engineio.packets import Packet
+from partyline.wire.engineio.session import Channel, Effect, HangUp, Over, Reason, Refuse, Rules, Send, Session, State
+
+if TYPE_CHECKING:
+    from partyline.engineio.engine import EngineIO
+
+_log = log.get("engineio")
+
+_CLOSE_CODES = {
+    Reason.PING_TIMEOUT: 1011,
+    Reason.PARSE_ERROR: 1002,
+    Reason.FORCED_CLOSE: 1000,
+    Reason.TRANSPORT_CLOSE: 1000,
+    Reason.TRANSPORT_ERROR: 1011,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Handshake:
+    """The request that opened a connection. `query` is raw, header names are in lower case."""
+
+    transport: str
+    query: bytes
+    headers: list[tuple[bytes, bytes]]
+    peer: Peer
+
+
+class Receiver(Protocol):
+    """What stands behind one connection. Called in order of arrival; an exception costs the message only."""
+
+    def connected(self) -> None:
+        """The connection is open: it may be sent to."""
+        ...
+
+    def message(self, data: str | bytes) -> None:
+        """A message of the client."""
+        ...
+
+    def refused(self, error: PartylineError, data: str | bytes) -> None:
+        """A message that was not handled, because of a limit."""
+        ...
+
+    def disconnected(self, reason: str) -> None:
+        """It is over; called exactly once if `connected` was. `reason` is one of Node's words."""
+        ...
+
+
+class Frames(bytes):
+    """WebSocket frames that remember the packets in them, for members on polling: what a dialect here encodes to."""
+
+    packets: tuple[Packet, ...]
+
+    @classmethod
+    def of(cls, messages: Iterable[str | bytes], protocol: int) -> Frames:
+        """The frames of some messages, in one piece."""
+        written = tuple(packets.message(message) for message in messages)
+        frames = cls(packets.write_frames(written, protocol))
+        frames.packets = written
+        return frames
+
+
+class Connection:
+    """One client. An `interfaces.Connection` (payloads are `Frames`), and the `interfaces.Session` of its WebSocket."""
+
+    __slots__ = (
+        "_base64",
+        "_bucket",
+        "_candidate",
+        "_engine",
+        "_flushing",
+        "_poll",
+        "_receiver",
+        "_session",
+        "_websocket",
+        "address",
+        "began_polling",
+        "dialect",
+        "rooms",
+        "sid",
+        "timer_slot",
+        "user",
+    )
+
+    dialect: Dialect
+    rooms: tuple[str, ...] | set[str]
+
+    def __init__(
+        self,
+        engine: EngineIO,
+        sid: str,
+        address: str,
+        protocol: int,
+        rules: Rules,
+        websocket: WebSocket | None,
+        *,
+        base64: bool,
+    ) -> None:
+        now = engine.site.timers.now()
+        self.sid = sid
+        self.address = address
+        self.began_polling = websocket is None
+        self.user: str | None = None
+        self.rooms = ()
+        self.timer_slot = 0
+        self._engine = engine
+        self._base64 = base64
+        self._session = Session(protocol, rules, now, websocket=websocket is not None)
+        self._websocket = websocket
+        self._candidate: WebSocket | None = None
+        self._receiver: Receiver | None = None
+        self._poll: asyncio.Future[tuple[Packet, ...]] | None = None  # the GET that hangs
+        self._flushing = False
+        self._bucket: Bucket | None = None
+
+    # Life
+
+    def begin(self, receiver: Receiver) -> None:
+        """The open packet is out."""
+        self._receiver = receiver
+        self._arm()
+        try:
+            receiver.connected()
+        except Exception:
+            self._failed("a connection could not be opened")
+            self.close(1011, "internal error")
+
+    @property
+    def protocol(self) -> int:
+        """The version of Engine.IO: 4 or 3."""
+        return self._session.protocol
+
+    @property
+    def base64(self) -> bool:
+        """Whether what carries it now takes text only, as it said (`b64=1`)."""
+        return self._base64
+
+    @property
+    def transport(self) -> str:
+        """`polling` or `websocket`."""
+        return "polling" if self._websocket is None else "websocket"
+
+    @property
+    def is_open(self) -> bool:
+        return self._receiver is not None
+
+    @property
+    def writable(self) -> bool:
+        """Whether a message would go out at once."""
+        return self._session.writable
+
+    # Out
+
+    def send_message(self, data: str | bytes) -> None:
+        """Send one message. Does nothing once the connection is over."""
+        websocket = self._websocket
+        if websocket is None:
+            self._queue(packets.message(data))
+        elif isinstance(data, str):
+            websocket.send_text("4" + data)
+        else:
+            self._write_binary(websocket, data)
+
+    def send_messages(self, messages: Iterable[str | bytes]) -> None:
+        """Send several messages, with nothing between them."""
+        for message in messages:
+            self.send_message(message)
+
+    def offer(self, payload: Payload) -> None:
+        """A published message, as `Frames`."""
+        if self._websocket is None or self._base64:
+            self._send_packets(cast("Frames", payload.data).packets)
+        else:
+            self._websocket.offer(payload)
+
+    def send(self, data: bytes) -> None:
+        """The same for this client alone."""
+        if self._websocket is None or self._base64:
+            self._send_packets(cast("Frames", data).packets)
+        else:
+            self._websocket.send(data)
+
+    def send_text(self, text: str) -> None:
+        self.send_message(text)
+
+    def close(self, code: int = 1000, reason: str = "") -> None:
+        """End the connection behind what was sent. A WebSocket is closed with this code."""
+        if self._websocket is not None and code != 1000:
+            self._websocket.close(code, reason)
+        self._do(self._session.close(self._now()))
+
+    def shutdown(self) -> None:
+        """The server stops: a GET that hangs is answered, and no other one can come."""
+        self._do(self._session.close(self._now()))
+        self._engine.forget(self)
+
+    def abort(self) -> None:
+        """As `shutdown`: what carries it ends by itself."""
+        self.shutdown()
+
+    def _send_packets(self, sent: tuple[Packet, ...]) -> None:
+        if self._websocket is None:
+            self._queue(*sent)
+        else:
+            self._write(self._websocket, sent)
+
+    def _queue(self, *queued: Packet) -> None:
+        session = self._session
+        session.send(*queued)
+        site = self._engine.site
+        if session.queued > site.limits.outbox_bytes and self._receiver is not None:
+            site.counters.hit("outbox_bytes")
+            self._do(session.close(self._now()))
+        elif session.hanging and not self._flushing:
+            self._flush_soon()
+
+    def _flush_soon(self) -> None:
+        """What one turn of the loop sends leaves in one body."""
+        self._flushing = True
+        asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flushing = False
+        self._do(self._session.flush())
+
+    # interfaces.Session, of the WebSocket that carries it
+
+    def opened(self, connection: object) -> None:
+        """Whoever opened the WebSocket has handed it over."""
+
+    def text(self, text: str) -> None:
+        receiver = self._receiver
+        if receiver is not None and text[:1] == "4":
+            receiver.message(text[1:])
+        else:
+            self._packet(text)
+
+    def binary(self, data: bytes) -> None:
+        receiver = self._receiver
+        if receiver is not None and self._session.protocol == 4:
+            receiver.message(data)
+        else:
+            self._packet(data)
+
+    def refused(self, error: PartylineError, message: str | bytes) -> None:
+        receiver = self._receiver
+        if isinstance(message, str) and message[:1] != "4":
+            self._packet(message)  # a heartbeat is no event
+        elif receiver is not None:
+            receiver.refused(error, message[1:] if isinstance(message, str) else message)
+
+    def closed(self) -> None:
+        self._websocket = None
+        self._do(self._session.lose(self._now()))
+
+    def _packet(self, message: str | bytes) -> None:
+        session, now = self._session, self._now()
+        try:
+            packet = _read(message, session.protocol)
+        except InvalidPacket:
+            self._do(session.broken(now))
+        else:
+            self._do(session.receive(packet, now))
+
+    # The upgrade
+
+    def attach(self, websocket: WebSocket) -> bool:
+        """A WebSocket has come to take over; False if it must not."""
+        effects = self._session.attach(self._now())
+        refused = any(isinstance(effect, Refuse) for effect in effects)
+        self._do(effects)
+        if refused:
+            return False
+        self._candidate = websocket
+        self._arm()
+        return True
+
+    def probe(self, websocket: WebSocket, message: str | bytes, *, base64: bool) -> bool:
+        """A message has come on the candidate; True once it has taken over. `base64` as for the constructor."""
+        if websocket is not self._candidate:
+            return False
+        session = self._session
+        packet: Packet | None
+        try:
+            packet = _read(message, session.protocol)
+        except InvalidPacket:
+            packet = None
+        effects = session.probe(packet, self._now())
+        taken = session.state is State.WEBSOCKET
+        if taken:
+            self._websocket, self._candidate = websocket, None
+            self._base64 = base64
+            self._engine.site.live.discard(self)
+        self._do(effects)
+        return taken
+
+    def detach(self, websocket: WebSocket) -> None:
+        """The candidate is gone."""
+        if websocket is self._candidate:
+            self._candidate = None
+            self._do(self._session.detach())
+
+    # Polling
+
+    def get(self) -> tuple[Packet, ...] | asyncio.Future[tuple[Packet, ...]]:
+        """What answers a GET, now or later: then `let_go` of the future whatever becomes of it.
+
+        Raises HandshakeRefused.
+        """
+        hanging, answer, refused = self._poll, None, None
+        effects: list[Effect] = []
+        for effect in self._session.get(self._now()):
+            if isinstance(effect, Send) and effect.channel is Channel.POLL and hanging is None:
+                answer = effect.packets
+            elif isinstance(effect, Refuse):
+                refused = refusal(effect.number)
+            else:
+                effects.append(effect)
+        self._do(effects)
+        if refused is not None:
+            raise refused
+        if answer is not None:
+            return answer
+        self._poll = asyncio.get_running_loop().create_future()
+        return self._poll
+
+    def let_go(self, poll: asyncio.Future[tuple[Packet, ...]]) -> None:
+        """The GET that waited is over. If nothing has answered it, its client has gone."""
+        if self._poll is poll:
+            self._poll = None
+            self._do(self._session.abort(self._now()))
+
+    def post(self, posted: list[Packet] | None) -> None:
+        """Take a POST's packets, None where its body was malformed. Raises HandshakeRefused."""
+        refused = None
+        for effect in self._session.post(posted, self._now()):
+            if isinstance(effect, Refuse):
+                refused = refusal(effect.number)
+            elif isinstance(effect, str | bytes):
+                self._message(effect)
+            else:
+                self._apply(effect)
+        self._settle()
+        if refused is not None:
+            raise refused
+
+    def _message(self, data: str | bytes) -> None:
+        """A message that came by polling."""
+        receiver = self._receiver
+        if receiver is None:
+            return  # an earlier message of this body ended the connection
+        site = self._engine.site
+        site.counters.received += 1
+        limits = site.limits
+        if limits.events_per_second:
+            if self._bucket is None:
+                self._bucket = Bucket(limits.events_per_second, limits.events_burst, self._now())
+            if not self._bucket.allow(self._now()):
+                site.counters.hit("events_per_second")
+                if self._bucket.refused > self._bucket.burst:
+                    self.close(4429, "too many events")
+                    return
+                receiver.refused(RateLimited("too many messages: slow down", retry_after=self._bucket.wait()), data)
+                return
+        try:
+            receiver.message(data)
+        except Exception:
+            self._failed("a message could not be handled")
+
+    # Time
+
+    def on_deadline(self, now: float) -> None:
+        self._do(self._session.on_deadline(now))
+
+    def _now(self) -> float:
+        return self._engine.site.timers.now()
+
+    def _arm(self) -> None:
+        when = self._session.next_deadline()
+        if when == float("inf"):
+            self._engine.site.timers.cancel(self)
+        else:
+            self._engine.site.timers.set(self, when)
+
+    # What the state machine wants
+
+    def _do(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            self._apply(effect)
+        self._settle()
+
+    def _settle(self) -> None:
+        if self._session.state is State.CLOSED:
+            self._engine.forget(self)
+            return
+        self._arm()
+        if self._session.hanging and self._session.waiting and not self._flushing:
+            self._flush_soon()
+
+    def _apply(self, effect: Effect) -> None:
+        match effect:
+            case Send(Channel.POLL, sent):
+                poll, self._poll = self._poll, None
+                if poll is not None and not poll.done():
+                    poll.set_result(sent)
+            case Send(Channel.WEBSOCKET, sent):
+                self._write(self._websocket, sent)
+            case Send(Channel.CANDIDATE, sent):
+                self._write(self._candidate, sent)
+            case HangUp(Channel.CANDIDATE):
+                candidate, self._candidate = self._candidate, None
+                if candidate is not None:
+                    candidate.close(1000)
+            case HangUp(_, reason):
+                if self._websocket is not None:
+                    assert reason is not None
+                    self._websocket.close(_CLOSE_CODES[reason], reason.value)
+            case Over(reason):
+                receiver, self._receiver = self._receiver, None
+                if receiver is not None:
+                    self._tell(receiver, reason)
+            case Refuse():
+                pass  # whoever asked has looked for it
+            case str() | bytes():
+                if self._receiver is not None:
+                    self._receiver.message(effect)
+
+    def _tell(self, receiver: Receiver, reason: Reason) -> None:
+        if reason is Reason.PING_TIMEOUT:
+            self._engine.site.counters.hit("ping_timeout")
+        try:
+            receiver.disconnected(reason.value)
+        except Exception:
+            self._failed("the end of a connection could not be handled")
+
+    def _write(self, websocket: WebSocket | None, sent: tuple[Packet, ...]) -> None:
+        if websocket is None:
+            return
+        for packet in sent:
+            if isinstance(packet, str):
+                websocket.send_text(packet)
+            else:
+                self._write_binary(websocket, packet)
+
+    def _write_binary(self, websocket: WebSocket, data: bytes) -> None:
+        protocol = self._session.protocol
+        if self._base64:
+            websocket.send_text(packets.to_base64(data, protocol))
+        else:
+            websocket.send_binary(data if protocol == 4 else b"\x04" + data)
+
+    def _failed(self, what: str) -> None:
+        self._engine.site.counters.errors += 1
+        _log.exception(what)
+
+
+def _read(message: str | bytes, protocol: int) -> Packet:
+    if isinstance(message, str):
+        return packets.read_text(message, protocol)
+    return packets.read_binary(message, protocol)

@@ -1,0 +1,404 @@
+"""Engine.IO on one path: handshakes, the connections by their ids, and the WebSockets that come for them."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from starlette.routing import BaseRoute, Route
+
+from partyline import log
+from partyline.engineio.connection import Connection, Handshake, Receiver
+from partyline.engineio.polling import Polling
+from partyline.errors import ConfigError, HandshakeRefused, Overloaded, PartylineError, RateLimited
+from partyline.interfaces import Connection as AnyConnection
+from partyline.server.site import Endpoint, Site, Upgrade
+from partyline.server.websocket import WebSocket
+from partyline.wire.engineio.handshake import (
+    BAD_REQUEST,
+    FORBIDDEN,
+    POLLING,
+    UNKNOWN_SID,
+    UNKNOWN_TRANSPORT,
+    WEBSOCKET,
+    Asked,
+    open_packet,
+    read_request,
+    refusal,
+)
+from partyline.wire.engineio.session import Rules
+from partyline.wire.websocket.connection import Limits
+
+_log = log.get("engineio")
+
+Headers = list[tuple[str, str]]
+_F = TypeVar("_F", bound=Callable[..., object])
+
+# Clients of protocol 3 lose an open packet that comes with the 101 in one read.
+_OWN_WRITE = 0.005
+
+
+class EngineIO:
+    """An Engine.IO server on one path, for `partyline.build(settings, extras=[...])`.
+
+    Times are in seconds, `max_payload` (a POST's body, a WebSocket message) in bytes. `version_3` lets clients of
+    protocol 3 in, `jsonp` those among them that load scripts. `cookie` is the name of a cookie for the session's id.
+    Polling answers from `compress_from` bytes on are compressed, 0 never; WebSocket messages where
+    `permessage_deflate` is on and the client agrees. What is given as a function must not block:
+
+    - `accept(connection, handshake)` makes what stands behind a connection, in place of the `on_...` handlers
+    - `allow_request(handshake)` returns None or True to let a client in; False, or a text for it, refuses with 403
+    - `generate_id(handshake)` makes a session's id, which must not be guessable; 128 random bits unless given
+    - `initial_headers(handshake)` adds headers to the answer to a handshake, `headers(handshake)` to each answer
+    - `connection_error(error, handshake)` hears of each request that is refused
+    """
+
+    def __init__(
+        self,
+        path: str = "/engine.io/",
+        *,
+        accept: Callable[[Connection, Handshake], Receiver] | None = None,
+        ping_interval: float = 25.0,
+        ping_timeout: float = 20.0,
+        upgrade_timeout: float = 10.0,
+        max_payload: int = 1_000_000,
+        transports: Sequence[str] = (POLLING, WEBSOCKET),
+        version_3: bool = False,
+        jsonp: bool = False,
+        cookie: str | None = None,
+        compress_from: int = 1_024,
+        permessage_deflate: bool = False,
+        allow_request: Callable[[Handshake], bool | str | None] | None = None,
+        generate_id: Callable[[Handshake], str] | None = None,
+        initial_headers: Callable[[Handshake], Headers] | None = None,
+        headers: Callable[[Handshake], Headers] | None = None,
+        connection_error: Callable[[HandshakeRefused, Handshake], object] | None = None,
+    ) -> None:
+        if not path.startswith("/") or not path.endswith("/"):
+            raise ConfigError(f"path: {path!r} must begin and end with a slash, as /engine.io/", field="path")
+        if not transports or not set(transports) <= {POLLING, WEBSOCKET}:
+            raise ConfigError(f"transports: {transports!r} must be of polling and websocket", field="transports")
+        self.path = path
+        self.connections: dict[str, Connection] = {}
+        self.max_payload = max_payload
+        self.version_3 = version_3
+        self.jsonp = jsonp
+        self.compress_from = compress_from
+        self._requests = Polling(self)
+        self.site: Site
+        self._accept = accept or self._with_callbacks
+        self._rules = Rules(ping_interval, ping_timeout, upgrade_timeout)
+        self._transports = frozenset(transports)
+        self._cookie = cookie
+        self._deflate = permessage_deflate
+        self._allow_request = allow_request
+        self.new_id = generate_id or _random_id
+        self._initial_headers = initial_headers
+        self._headers = headers
+        self._connection_error = connection_error
+        self._polling: dict[str, int] = {}  # sessions that began on polling, by address
+        self._connected: list[Callable[[Connection], object]] = []
+        self._messages: list[Callable[[Connection, str | bytes], object]] = []
+        self._disconnected: list[Callable[[Connection, str], object]] = []
+
+    # Handlers: plain functions, called in order of arrival
+
+    def on_connect(self, handler: _F) -> _F:
+        """`handler(connection)` is called for each new connection. To be used as a decorator."""
+        self._connected.append(handler)
+        return handler
+
+    def on_message(self, handler: _F) -> _F:
+        """`handler(connection, data)` is called for each message, `str` or `bytes`."""
+        self._messages.append(handler)
+        return handler
+
+    def on_disconnect(self, handler: _F) -> _F:
+        """`handler(connection, reason)` is called once for each connection that has been connected."""
+        self._disconnected.append(handler)
+        return handler
+
+    def _with_callbacks(self, connection: Connection, handshake: Handshake) -> Receiver:
+        return _Callbacks(self, connection)
+
+    # server.site.Extra
+
+    def attach(self, site: Site) -> None:
+        self.site = site
+        site.direct[self.path.encode("ascii")] = self._requests
+
+    def routes(self) -> Sequence[BaseRoute]:
+        return [Route(self.path, self._requests)]
+
+    def upgrade(self, upgrade: Upgrade) -> Endpoint | None:
+        """The endpoint of a WebSocket on our path. Raises HandshakeRefused."""
+        if upgrade.path != self.path:
+            return None
+        handshake = Handshake(WEBSOCKET, upgrade.query, upgrade.headers, upgrade.peer)
+        with self.watched(handshake):
+            asked = self.read(upgrade.query, "GET", upgrade=True)
+            session: _Opening | _Candidate
+            if asked.sid is None:
+                self.check(handshake)
+                session = _Opening(self, asked, handshake, self.new_id(handshake))
+                headers = self.answer_headers(handshake, session.sid)
+            else:
+                session = _Candidate(self.find(asked), asked)
+                headers = self.answer_headers(handshake)
+        return Endpoint(
+            session,
+            deflate=self._deflate,
+            limits=Limits(self.max_payload, self.max_payload, self.site.limits.message.max_fragments),
+            heartbeat=False,
+            headers=tuple((name.encode("latin-1"), value.encode("latin-1")) for name, value in headers),
+        )
+
+    # What both transports need
+
+    def read(self, query: bytes, method: str, *, upgrade: bool) -> Asked:
+        """Raises HandshakeRefused."""
+        asked = read_request(query, method, upgrade=upgrade, version_3=self.version_3, jsonp=self.jsonp)
+        if asked.transport not in self._transports:
+            raise refusal(UNKNOWN_TRANSPORT)
+        return asked
+
+    def find(self, asked: Asked) -> Connection:
+        """The connection that a request is for. Raises HandshakeRefused."""
+        assert asked.sid is not None
+        connection = self.connections.get(asked.sid)
+        if connection is None:
+            raise refusal(UNKNOWN_SID)
+        if connection.protocol != asked.protocol:
+            raise refusal(BAD_REQUEST)
+        return connection
+
+    def check(self, handshake: Handshake) -> None:
+        """Raises HandshakeRefused where the application does not want the client."""
+        allowed = None if self._allow_request is None else self._allow_request(handshake)
+        if allowed is not None and allowed is not True:
+            raise refusal(FORBIDDEN, allowed if isinstance(allowed, str) else None)
+
+    def open(self, asked: Asked, handshake: Handshake, sid: str, websocket: WebSocket | None) -> tuple[str, Connection]:
+        """A new connection and the packet that opens it; `begin` it once that is on its way."""
+        if sid in self.connections:
+            raise refusal(BAD_REQUEST, "Bad request: this id is taken")
+        address = handshake.peer.address
+        if websocket is None:
+            self._count(address)
+        connection = self.connections[sid] = Connection(
+            self, sid, address, asked.protocol, self._rules, websocket, base64=asked.base64
+        )
+        if websocket is None:
+            self.site.live.add(connection)
+        text = open_packet(
+            sid,
+            upgrades=websocket is None and WEBSOCKET in self._transports,
+            ping_interval=self._rules.ping_interval,
+            ping_timeout=self._rules.ping_timeout,
+            max_payload=self.max_payload,
+        )
+        return text, connection
+
+    def _count(self, address: str) -> None:
+        """Sessions on polling hold no socket while they wait, so the limits of connections are asked here, too.
+
+        Raises Overloaded (503) or RateLimited (429).
+        """
+        limits, here = self.site.limits, self._polling.get(address, 0)
+        if len(self.connections) >= limits.max_connections:
+            self.site.counters.hit("max_connections")
+            raise Overloaded("this server has all the sessions it may have (max_connections): come back later")
+        if 0 < limits.max_connections_per_address <= here:
+            self.site.counters.hit("max_connections_per_address")
+            raise RateLimited(
+                "too many sessions from this address (max_connections_per_address)",
+                retry_after=10,
+                code="too_many_connections",
+            )
+        self._polling[address] = here + 1
+
+    def begin(self, connection: Connection, handshake: Handshake) -> None:
+        """The open packet is on its way: now the application hears of the connection."""
+        connection.begin(self._accept(connection, handshake))
+        if self.site.draining and connection.transport == POLLING:
+            connection.shutdown()
+
+    def forget(self, connection: Connection) -> None:
+        """It is over, and everything fetched."""
+        self.site.timers.cancel(connection)
+        self.site.live.discard(connection)
+        if self.connections.get(connection.sid) is not connection:
+            return
+        del self.connections[connection.sid]
+        if connection.began_polling:
+            left = self._polling[connection.address] - 1
+            if left:
+                self._polling[connection.address] = left
+            else:
+                del self._polling[connection.address]
+
+    def answer_headers(self, handshake: Handshake, sid: str | None = None) -> Headers:
+        """The headers of an answer besides its own; `sid` is the id that a handshake got."""
+        found: Headers = []
+        if sid is not None:
+            if self._cookie is not None:
+                found.append(("set-cookie", f"{self._cookie}={sid}; Path=/; HttpOnly; SameSite=Lax"))
+            if self._initial_headers is not None:
+                found += self._initial_headers(handshake)
+        if self._headers is not None:
+            found += self._headers(handshake)
+        return found
+
+    def watched(self, handshake: Handshake) -> _Watched:
+        """A context in which refusals are reported to the application."""
+        return _Watched(self._connection_error, handshake)
+
+
+class _Watched:
+    __slots__ = ("_handshake", "_hook")
+
+    def __init__(self, hook: Callable[[HandshakeRefused, Handshake], object] | None, handshake: Handshake) -> None:
+        self._hook = hook
+        self._handshake = handshake
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if self._hook is not None and isinstance(error, HandshakeRefused):
+            try:
+                self._hook(error, self._handshake)
+            except Exception:
+                _log.exception("connection_error failed")
+
+
+class _Opening:
+    """A WebSocket that opens a session of its own."""
+
+    __slots__ = ("_asked", "_connection", "_engine", "_handshake", "_later", "_websocket", "sid")
+
+    def __init__(self, engine: EngineIO, asked: Asked, handshake: Handshake, sid: str) -> None:
+        self._engine = engine
+        self._asked = asked
+        self._handshake = handshake
+        self._websocket: WebSocket | None = None
+        self._connection: Connection | None = None
+        self._later: asyncio.TimerHandle | None = None
+        self.sid = sid
+
+    def opened(self, connection: AnyConnection) -> None:
+        assert isinstance(connection, WebSocket)
+        self._websocket = connection
+        if self._asked.protocol == 3:
+            self._later = asyncio.get_running_loop().call_later(_OWN_WRITE, self._begin)
+        else:
+            self._begin()
+
+    def _begin(self) -> Connection | None:
+        websocket, self._websocket = self._websocket, None
+        if websocket is not None:
+            if self._later is not None:
+                self._later.cancel()
+            text, connection = self._engine.open(self._asked, self._handshake, self.sid, websocket)
+            self._connection = connection
+            websocket.hand_to(connection)
+            websocket.send_text(text)
+            self._engine.begin(connection, self._handshake)
+        return self._connection
+
+    # Only what comes before the open packet is out, and in one read with it, comes here.
+
+    def text(self, text: str) -> None:
+        if (connection := self._begin()) is not None:
+            connection.text(text)
+
+    def binary(self, data: bytes) -> None:
+        if (connection := self._begin()) is not None:
+            connection.binary(data)
+
+    def refused(self, error: PartylineError, message: str | bytes) -> None:
+        if (connection := self._begin()) is not None:
+            connection.refused(error, message)
+
+    def closed(self) -> None:
+        self._websocket = None
+        if self._later is not None:
+            self._later.cancel()
+
+
+class _Candidate:
+    """A WebSocket that is to take over a session from polling."""
+
+    __slots__ = ("_base64", "_connection", "_websocket")
+
+    def __init__(self, connection: Connection, asked: Asked) -> None:
+        self._connection: Connection | None = connection
+        self._base64 = asked.base64
+        self._websocket: WebSocket | None = None
+
+    def opened(self, connection: AnyConnection) -> None:
+        assert isinstance(connection, WebSocket)
+        assert self._connection is not None
+        if self._connection.attach(connection):
+            self._websocket = connection
+        else:
+            self._connection = None
+            connection.close(1000)
+
+    def text(self, text: str) -> None:
+        if not self._probed(text) and self._connection is not None:
+            self._connection.text(text)
+
+    def binary(self, data: bytes) -> None:
+        if not self._probed(data) and self._connection is not None:
+            self._connection.binary(data)
+
+    def refused(self, error: PartylineError, message: str | bytes) -> None:
+        if not self._probed(message) and self._connection is not None:
+            self._connection.refused(error, message)
+
+    def _probed(self, message: str | bytes) -> bool:
+        """Take a message as a candidate's; False where it has taken over, and this came in one read with that."""
+        websocket, connection = self._websocket, self._connection
+        if websocket is None or connection is None:
+            return False
+        if connection.probe(websocket, message, base64=self._base64):
+            websocket.hand_to(connection)
+            self._websocket = None
+        return True
+
+    def closed(self) -> None:
+        if self._websocket is not None and self._connection is not None:
+            self._connection.detach(self._websocket)
+
+
+class _Callbacks:
+    """The `on_...` handlers as what stands behind a connection."""
+
+    __slots__ = ("_connection", "_engine")
+
+    def __init__(self, engine: EngineIO, connection: Connection) -> None:
+        self._engine = engine
+        self._connection = connection
+
+    def connected(self) -> None:
+        for handler in self._engine._connected:  # noqa: SLF001 - one thing in two classes
+            handler(self._connection)
+
+    def message(self, data: str | bytes) -> None:
+        for handler in self._engine._messages:  # noqa: SLF001
+            handler(self._connection, data)
+
+    def refused(self, error: PartylineError, data: str | bytes) -> None:
+        """Engine.IO has no words for it: the message is dropped, and counted."""
+
+    def disconnected(self, reason: str) -> None:
+        for handler in self._engine._disconnected:  # noqa: SLF001
+            handler(self._connection, reason)
+
+
+def _random_id(handshake: Handshake) -> str:
+    return base64.urlsafe_b64encode(os.urandom(16)).rstrip(b"=").decode("ascii")

@@ -1,0 +1,189 @@
+"""HTTP long-polling on one path: GETs fetch, POSTs send. Answers exchanges, and is an ASGI application besides."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
+
+from partyline.engineio.connection import Connection, Handshake
+from partyline.errors import InvalidPacket
+from partyline.server.exchange import Exchange, too_large
+from partyline.wire.engineio import payloads
+from partyline.wire.engineio.handshake import POLLING, Asked
+from partyline.wire.engineio.packets import Packet
+
+if TYPE_CHECKING:
+    from partyline.engineio.engine import EngineIO
+
+_OCTETS = payloads.OCTETS.encode("ascii")
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    headers: list[tuple[bytes, bytes]]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """A GET that hangs."""
+
+    handshake: Handshake
+    asked: Asked
+    connection: Connection
+    poll: asyncio.Future[tuple[Packet, ...]]
+
+
+class Polling:
+    """Serves the polling requests of one engine."""
+
+    def __init__(self, engine: EngineIO) -> None:
+        self._engine = engine
+        self.max_body = engine.max_payload
+
+    # server.exchange.Direct
+
+    def respond(self, exchange: Exchange) -> None:
+        handshake = Handshake(POLLING, exchange.query, exchange.headers, exchange.peer)
+        found = self._take(handshake, exchange.method, exchange.body)
+        if isinstance(found, _Answer):
+            exchange.answer(found.headers, found.body)
+            return
+        waiting = found
+
+        def answered(poll: asyncio.Future[tuple[Packet, ...]]) -> None:
+            if not poll.cancelled() and not exchange.disconnected:
+                answer = self._fetched(waiting, poll.result())
+                exchange.answer(answer.headers, answer.body)
+
+        exchange.gone = lambda: waiting.connection.let_go(waiting.poll)
+        waiting.poll.add_done_callback(answered)
+
+    # ASGI
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        handshake = Handshake(POLLING, scope["query_string"], scope["headers"], scope["partyline.peer"])
+        body = await self._read(scope, receive)
+        answer = self._take(handshake, scope["method"], body)
+        if isinstance(answer, _Waiting):
+            answer = self._fetched(answer, await _wait(answer, receive))
+        headers = [*answer.headers, (b"content-length", b"%d" % len(answer.body))]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": answer.body})
+
+    async def _read(self, scope: Scope, receive: Receive) -> bytes:
+        """The body. Raises PayloadTooLarge, before reading it where its length is known."""
+        for name, value in scope["headers"]:
+            if name == b"content-length" and int(value) > self.max_body:
+                raise too_large(self.max_body)
+        pieces: list[bytes] = []
+        size, more = 0, True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            pieces.append(message.get("body", b""))
+            size += len(pieces[-1])
+            if size > self.max_body:
+                raise too_large(self.max_body)
+            more = message.get("more_body", False)
+        return b"".join(pieces)
+
+    # Both
+
+    def _take(self, handshake: Handshake, method: str, body: bytes) -> _Answer | _Waiting:
+        """Handle a whole request. Raises PartylineError."""
+        engine = self._engine
+        with engine.watched(handshake):
+            asked = engine.read(handshake.query, method, upgrade=False)
+            if asked.sid is None:
+                return self._open(handshake, asked)
+            connection = engine.find(asked)
+            if method == "POST":
+                connection.post(self._posted(handshake, asked, body))
+                return self._answer(handshake, b"ok", "text/html")
+            fetched = connection.get()
+        waiting = _Waiting(handshake, asked, connection, fetched) if isinstance(fetched, asyncio.Future) else None
+        if waiting is not None:
+            return waiting
+        assert isinstance(fetched, tuple)
+        return self._written(handshake, asked, connection, fetched)
+
+    def _open(self, handshake: Handshake, asked: Asked) -> _Answer:
+        engine = self._engine
+        engine.check(handshake)
+        sid = engine.new_id(handshake)
+        text, connection = engine.open(asked, handshake, sid, None)
+        answer = self._written(handshake, asked, connection, (text,), sid)
+        # Before the answer is out: the client's next request must find somebody behind the connection.
+        engine.begin(connection, handshake)
+        return answer
+
+    def _posted(self, handshake: Handshake, asked: Asked, body: bytes) -> list[Packet] | None:
+        try:
+            if asked.script is not None:
+                return payloads.read_form(body, asked.protocol)
+            octets = next((value for name, value in handshake.headers if name == b"content-type"), b"") == _OCTETS
+            return payloads.read(body, asked.protocol, octets=octets)
+        except InvalidPacket:
+            return None
+
+    def _fetched(self, waiting: _Waiting, packets: tuple[Packet, ...]) -> _Answer:
+        return self._written(waiting.handshake, waiting.asked, waiting.connection, packets)
+
+    def _written(
+        self,
+        handshake: Handshake,
+        asked: Asked,
+        connection: Connection,
+        packets: tuple[Packet, ...],
+        sid: str | None = None,
+    ) -> _Answer:
+        if asked.script is not None:
+            body, kind = payloads.write_script(packets, asked.protocol, asked.script)
+        else:
+            body, kind = payloads.write(packets, asked.protocol, base64=connection.base64)
+        return self._answer(handshake, body, kind, sid)
+
+    def _answer(self, handshake: Handshake, body: bytes, kind: str, sid: str | None = None) -> _Answer:
+        headers = [(b"content-type", kind.encode("ascii"))]
+        least = self._engine.compress_from
+        if least and len(body) >= least and _takes_gzip(handshake.headers):
+            body = gzip.compress(body, 6 if len(body) < 65536 else 1)  # the loop waits for it: 8 ms a megabyte
+            headers += [(b"content-encoding", b"gzip"), (b"vary", b"accept-encoding")]
+        for name, value in self._engine.answer_headers(handshake, sid):
+            headers.append((name.encode("latin-1"), value.encode("latin-1")))
+        return _Answer(headers, body)
+
+
+async def _wait(waiting: _Waiting, receive: Receive) -> tuple[Packet, ...]:
+    """What answers the GET; nothing once its client has gone."""
+
+    async def watch() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        if not waiting.poll.done():
+            waiting.poll.set_result(())
+
+    watching = asyncio.create_task(watch())
+    try:
+        return await waiting.poll
+    finally:
+        watching.cancel()
+        waiting.connection.let_go(waiting.poll)
+
+
+def _takes_gzip(headers: list[tuple[bytes, bytes]]) -> bool:
+    """Whether the client named gzip, not with `q=0` (RFC 9110 12.5.3)."""
+    for name, value in headers:
+        if name == b"accept-encoding":
+            for item in value.lower().split(b","):
+                coding, _, weight = item.partition(b";")
+                if coding.strip() == b"gzip" and weight.strip() not in (b"q=0", b"q=0.0", b"q=0.00", b"q=0.000"):
+                    return True
+    return False

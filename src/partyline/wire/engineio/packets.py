@@ -1,0 +1,98 @@
+"""Engine.IO packets, and how a WebSocket carries them.
+
+A packet is a `str`, its type's digit followed by its data, or `bytes`, a binary message. That is its very form on a
+WebSocket of protocol 4, so there nothing is built per packet. Protocol 3 puts the type of a binary message before it,
+as a byte.
+"""
+
+from __future__ import annotations
+
+import binascii
+from collections.abc import Iterable
+from typing import Final, TypeAlias
+
+from partyline.errors import InvalidPacket
+from partyline.wire.websocket.frames import BINARY, frame, text_frame
+
+Packet: TypeAlias = str | bytes
+
+OPEN: Final = "0"
+CLOSE: Final = "1"
+PING: Final = "2"
+PONG: Final = "3"
+MESSAGE: Final = "4"
+UPGRADE: Final = "5"
+NOOP: Final = "6"
+
+PROBE: Final = "2probe"
+PROBE_ANSWER: Final = "3probe"
+
+_TYPES: Final = frozenset("0123456")
+_BINARY_MESSAGE: Final = b"\x04"  # protocol 3
+
+
+def message(data: str | bytes) -> Packet:
+    """A message's packet."""
+    return MESSAGE + data if isinstance(data, str) else data
+
+
+def content(packet: Packet) -> str | bytes | None:
+    """What a message carries; None for a packet of any other type."""
+    if type(packet) is str:
+        return packet[1:] if packet[0] == MESSAGE else None
+    return packet
+
+
+def read_text(text: str, protocol: int) -> Packet:
+    """The packet in a text message, or in one piece of a polling body. Raises InvalidPacket."""
+    first = text[:1]
+    if first in _TYPES and first:
+        return text
+    if first == "b":
+        # Protocol 3 names the type of a packet in base64, too; only messages can be binary.
+        if protocol == 4:
+            return from_base64(text[1:])
+        if text[1:2] == MESSAGE:
+            return from_base64(text[2:])
+    raise InvalidPacket(f"an Engine.IO packet begins with a digit from 0 to 6, not with {first!r}")
+
+
+def read_binary(data: bytes, protocol: int) -> bytes:
+    """The packet in a binary WebSocket message. Raises InvalidPacket."""
+    if protocol == 4:
+        return data
+    if data[:1] != _BINARY_MESSAGE:
+        raise InvalidPacket("in Engine.IO 3 a binary message begins with the byte 4")
+    return data[1:]
+
+
+def write_frames(packets: Iterable[Packet], protocol: int) -> bytes:
+    """Unmasked WebSocket frames, one for each packet, in one piece: nothing can get in between."""
+    return b"".join([_frame(packet, protocol) for packet in packets])
+
+
+def _frame(packet: Packet, protocol: int) -> bytes:
+    if isinstance(packet, str):
+        return text_frame(utf8(packet))
+    return frame(BINARY, packet if protocol == 4 else _BINARY_MESSAGE + packet)
+
+
+def to_base64(data: bytes, protocol: int) -> str:
+    """A binary message as text, for a transport that has only that."""
+    return ("b" if protocol == 4 else "b4") + binascii.b2a_base64(data, newline=False).decode("ascii")
+
+
+def from_base64(text: str) -> bytes:
+    """Raises InvalidPacket where `text` is not the padded form of RFC 4648 4."""
+    try:
+        return binascii.a2b_base64(text, strict_mode=True)
+    except ValueError:  # binascii.Error, and what is not ASCII
+        raise InvalidPacket("a binary packet is not base64 (RFC 4648 4)") from None
+
+
+def utf8(text: str) -> bytes:
+    """`text` as it goes out; half a surrogate pair, from an application, becomes U+FFFD."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()

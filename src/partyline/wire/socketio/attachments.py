@@ -1,0 +1,82 @@
+"""Binary values beside JSON: each is a message of its own, and a placeholder stands where it was."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+
+from partyline.errors import InvalidPacket
+
+_PLAIN: Final = frozenset((str, int, float, bool, type(None)))
+_BINARY: Final = (bytes, bytearray, memoryview)
+
+
+def take_out(values: Sequence[Any]) -> tuple[Sequence[Any], list[bytes]]:
+    """The values with placeholders in place of what is binary, at any depth, and the binary values in order.
+
+    Values without any come back as they are; nothing is ever changed in place.
+    """
+    attachments: list[bytes] = []
+    replaced = _replaced(values, attachments)
+    return replaced, attachments
+
+
+def put_in(values: list[Any], attachments: Sequence[bytes]) -> None:
+    """Put binary values back in place of their placeholders, in place.
+
+    Raises InvalidPacket where a placeholder has no attachment, an attachment none, or two the same.
+    """
+    used: set[int] = set()
+    # No recursion: how deep a peer's JSON nests has been checked, how deep an application may call us has not.
+    waiting: list[list[Any] | dict[Any, Any]] = [values]
+    while waiting:
+        container = waiting.pop()
+        for key, value in list(container.items()) if isinstance(container, dict) else enumerate(container):
+            if type(value) is list:
+                waiting.append(value)
+            elif type(value) is dict:
+                if value.get("_placeholder") is not True:
+                    waiting.append(value)
+                    continue
+                number = value.get("num")
+                if type(number) is not int or not 0 <= number < len(attachments) or number in used:
+                    raise InvalidPacket("a placeholder has no attachment of its own")
+                used.add(number)
+                container[key] = attachments[number]
+    if len(used) < len(attachments):
+        raise InvalidPacket("an attachment has no placeholder")
+
+
+def _replaced(value: Any, attachments: list[bytes]) -> Any:
+    kind = type(value)
+    if kind in _PLAIN:
+        return value
+    if isinstance(value, _BINARY):
+        attachments.append(bytes(value))
+        return {"_placeholder": True, "num": len(attachments) - 1}
+    if kind is list or kind is tuple:
+        copy: list[Any] | None = None
+        for at, item in enumerate(value):
+            if type(item) in _PLAIN:
+                continue
+            new = _replaced(item, attachments)
+            if new is not item:
+                if copy is None:
+                    copy = list(value)
+                copy[at] = new
+        return value if copy is None else copy
+    if kind is dict:
+        changed: dict[Any, Any] | None = None
+        for key, item in value.items():
+            if type(item) in _PLAIN:
+                continue
+            new = _replaced(item, attachments)
+            if new is not item:
+                if changed is None:
+                    changed = dict(value)
+                changed[key] = new
+        return value if changed is None else changed
+    plain = msgspec.to_builtins(value, builtin_types=_BINARY, str_keys=True)
+    return plain if type(plain) in _PLAIN else _replaced(plain, attachments)

@@ -1,0 +1,277 @@
+"""Socket.IO packets in MessagePack, as socket.io-msgpack-parser writes them: a map in one binary message.
+
+JavaScript has values that MessagePack has not: `undefined` is extension 0 of one byte (d4), a Date extension 0 of eight
+(d7), an ArrayBuffer extension 0 of any length, with its length written out (c7, c8, c9).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import msgspec
+
+from partyline.errors import InvalidPacket, PayloadTooLarge
+from partyline.wire.socketio.packets import (
+    ACK,
+    CONNECT,
+    CONNECT_ERROR,
+    DISCONNECT,
+    EVENT,
+    MAX_NAMESPACE,
+    Ack,
+    Connect,
+    ConnectError,
+    Disconnect,
+    Event,
+    Messages,
+    Packet,
+    check_name,
+    connect_data,
+    connect_error_data,
+    event_values,
+    unwritable,
+)
+
+_UNDEFINED: Final = b"\xd4\x00\x00"
+_BINARY: Final = (bytes, bytearray, memoryview)
+_EXACT_UP_TO: Final = 16 * 1024  # bytes that are read in Python, where msgspec cannot tell what it sees
+_LATEST: Final = 253_402_300_799_999  # milliseconds: the last of year 9999, which Python can name
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class _Packed(msgspec.Struct):
+    type: int
+    nsp: str
+    data: msgspec.Raw = msgspec.Raw(_UNDEFINED)
+    id: msgspec.Raw = msgspec.Raw(_UNDEFINED)
+
+
+class _Ambiguous(Exception):
+    """Extension 0 of one or eight bytes: only its first byte, which msgspec does not show, tells what it is."""
+
+
+def _extension(code: int, data: memoryview) -> Any:
+    if code:
+        return msgspec.msgpack.Ext(code, bytes(data))
+    if len(data) in (1, 8):
+        raise _Ambiguous
+    return bytes(data)
+
+
+def _likely_extension(code: int, data: memoryview) -> Any:
+    """The same by what the bytes look like: `undefined` is a zero, a Date lies in JavaScript's range of them."""
+    if code:
+        return msgspec.msgpack.Ext(code, bytes(data))
+    if len(data) == 1 and not data[0]:
+        return None
+    if len(data) == 8 and abs(milliseconds := int.from_bytes(data, "big", signed=True)) <= _LATEST:
+        return _EPOCH + timedelta(milliseconds=milliseconds)
+    return bytes(data)
+
+
+_read_packed = msgspec.msgpack.Decoder(_Packed).decode
+_read_raws = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
+_read_value = msgspec.msgpack.Decoder(ext_hook=_extension).decode
+_read_likely = msgspec.msgpack.Decoder(ext_hook=_likely_extension).decode
+
+
+class MsgpackReader:
+    """Reads packets one message at a time; nothing is ever unfinished."""
+
+    __slots__ = ("_max_total",)
+
+    def __init__(self, max_total: int = 1_000_000) -> None:
+        self._max_total = max_total
+
+    def receive(self, message: str | bytes) -> Packet:
+        if isinstance(message, str):
+            raise InvalidPacket("with the MessagePack parser every message is binary")
+        if len(message) > self._max_total:
+            raise PayloadTooLarge(f"a packet is larger than {self._max_total} bytes", limit="max_message")
+        try:
+            packed = _read_packed(message)
+        except (msgspec.MsgspecError, RecursionError, ValueError) as error:
+            raise InvalidPacket(f"this is no packet in MessagePack: {error}") from None
+        if len(packed.nsp) > MAX_NAMESPACE or not packed.nsp.startswith("/"):
+            raise InvalidPacket(f"a namespace begins with / and has at most {MAX_NAMESPACE} characters")
+        data = bytes(packed.data)
+        if packed.type == EVENT:
+            return Event(packed.nsp, _name(data), _id(packed), None, lambda: _list(data))
+        if packed.type == ACK:
+            number = _id(packed)
+            if number is None:
+                raise InvalidPacket("an acknowledgement has no id")
+            _raws(data)
+            return Ack(packed.nsp, number, None, lambda: _list(data))
+        if packed.type == DISCONNECT:
+            if data != _UNDEFINED:
+                raise InvalidPacket("a DISCONNECT carries nothing")
+            return Disconnect(packed.nsp)
+        value = _value(data)
+        if packed.type == CONNECT:
+            if not (value is None and data == _UNDEFINED) and not isinstance(value, dict):
+                raise InvalidPacket("a CONNECT carries an object or nothing")
+            return Connect(packed.nsp, value)
+        if packed.type == CONNECT_ERROR and isinstance(value, str | dict):
+            return ConnectError(packed.nsp, value)
+        raise InvalidPacket("a packet has a type from 0 to 4, and what belongs to it")
+
+
+class MsgpackParser:
+    """Packets in MessagePack: the client has to be told to use socket.io-msgpack-parser."""
+
+    __slots__ = ()
+
+    def reader(self, protocol: int, *, max_attachments: int = 10, max_total: int = 1_000_000) -> MsgpackReader:
+        """A reader; there are no attachments here, and Socket.IO 4 reads alike."""
+        return MsgpackReader(max_total)
+
+    def connect(self, namespace: str, sid: str | None = None, pid: str | None = None) -> Messages:
+        if sid is None:
+            return (_encode({"type": CONNECT, "nsp": namespace}),)
+        return (_encode({"type": CONNECT, "data": connect_data(sid, pid), "nsp": namespace}),)
+
+    def connect_error(self, namespace: str, message: str, data: Any = None, *, protocol: int = 5) -> Messages:
+        return _write(CONNECT_ERROR, namespace, None, connect_error_data(message, data, protocol))
+
+    def disconnect(self, namespace: str) -> Messages:
+        return (_encode({"type": DISCONNECT, "nsp": namespace}),)  # clients refuse one that has `data`
+
+    def event(
+        self,
+        namespace: str,
+        name: str,
+        arguments: Sequence[Any],
+        id: int | None = None,  # noqa: A002 - the protocol's word
+        offset: str | None = None,
+    ) -> Messages:
+        return _write(EVENT, namespace, id, event_values(name, arguments, offset))
+
+    def ack(self, namespace: str, id: int, arguments: Sequence[Any]) -> Messages:  # noqa: A002
+        return _write(ACK, namespace, id, list(arguments))
+
+
+MSGPACK: Final = MsgpackParser()
+
+
+def _write(kind: int, namespace: str, identifier: int | None, data: Any) -> Messages:
+    try:
+        # Dates and the like become text, as in JSON; keys become text, too.
+        packet = {"type": kind, "data": msgspec.to_builtins(data, builtin_types=_BINARY, str_keys=True)}
+        packet["nsp"] = namespace
+        if identifier is not None:
+            packet["id"] = identifier
+        return (_encode(packet),)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise unwritable(error) from None
+
+
+def _id(packed: _Packed) -> int | None:
+    raw = bytes(packed.id)
+    if raw == _UNDEFINED:
+        return None
+    number = _value(raw)
+    if type(number) is not int or number < 0:
+        raise InvalidPacket("an id is a whole number")
+    return number
+
+
+def _raws(data: bytes) -> list[msgspec.Raw]:
+    try:
+        return _read_raws(data)
+    except (msgspec.MsgspecError, RecursionError, ValueError):
+        raise InvalidPacket("events and acknowledgements carry an array") from None
+
+
+def _name(data: bytes) -> str:
+    raws = _raws(data)
+    if not raws:
+        raise InvalidPacket("an event has no name")
+    return check_name(_value(bytes(raws[0])))
+
+
+def _list(data: bytes) -> list[Any]:
+    values = _value(data)
+    assert isinstance(values, list)  # it was read as one before
+    return values
+
+
+def _value(data: bytes) -> Any:
+    """A value that is known to be complete. Raises InvalidPacket where it cannot be one here."""
+    try:
+        try:
+            return _read_value(data)
+        except _Ambiguous:
+            return _Exact(data).value() if len(data) <= _EXACT_UP_TO else _read_likely(data)
+    except (msgspec.MsgspecError, RecursionError, ValueError, TypeError, OverflowError) as error:
+        raise InvalidPacket(f"a value in MessagePack is none here: {error}") from None
+
+
+class _Exact:
+    """Reads what msgspec has found complete, one value after the other, looking at each extension's first byte."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._at = 0
+
+    def value(self) -> Any:
+        start = self._at
+        first = self._data[start]
+        self._at = start + 1
+        if 0x80 <= first <= 0x8F or first in (0xDE, 0xDF):
+            return self._map(first & 0x0F if first <= 0x8F else self._integer(2 if first == 0xDE else 4))
+        if 0x90 <= first <= 0x9F or first in (0xDC, 0xDD):
+            count = first & 0x0F if first <= 0x9F else self._integer(2 if first == 0xDC else 4)
+            return [self.value() for _ in range(count)]
+        if 0xC7 <= first <= 0xC9:
+            return self._extension(self._integer(1 << (first - 0xC7)), fixed=False)
+        if 0xD4 <= first <= 0xD8:
+            return self._extension(1 << (first - 0xD4), fixed=True)
+        self._at += self._size(first)
+        return msgspec.msgpack.decode(self._data[start : self._at])
+
+    def _size(self, first: int) -> int:
+        """The bytes behind the first one of a value that holds no others."""
+        if 0xA0 <= first <= 0xBF:
+            return first & 0x1F
+        if 0xC4 <= first <= 0xC6 or 0xD9 <= first <= 0xDB:
+            width = 1 << (first - (0xC4 if first <= 0xC6 else 0xD9))
+            return width + int.from_bytes(self._data[self._at : self._at + width], "big")
+        if 0xCA <= first <= 0xD3:
+            return (4, 8, 1, 2, 4, 8, 1, 2, 4, 8)[first - 0xCA]
+        return 0
+
+    def _integer(self, width: int) -> int:
+        self._at += width
+        return int.from_bytes(self._data[self._at - width : self._at], "big")
+
+    def _map(self, count: int) -> dict[Any, Any]:
+        values = {}
+        for _ in range(count):
+            key = self.value()
+            values[key] = self.value()
+        return values
+
+    def _extension(self, size: int, *, fixed: bool) -> Any:
+        code = struct.unpack_from("b", self._data, self._at)[0]
+        start = self._at + 1
+        self._at = start + size
+        data = self._data[start : self._at]
+        if code == -1:
+            return msgspec.msgpack.decode(_timestamp_head(size) + data)
+        if code:
+            return msgspec.msgpack.Ext(code, data)
+        if fixed and size == 1:
+            return None
+        if fixed and size == 8:
+            return _EPOCH + timedelta(milliseconds=int.from_bytes(data, "big", signed=True))
+        return data
+
+
+def _timestamp_head(size: int) -> bytes:
+    """The head of MessagePack's own timestamps, in their shortest form."""
+    return {4: b"\xd6\xff", 8: b"\xd7\xff"}.get(size, bytes((0xC7, size, 0xFF)))

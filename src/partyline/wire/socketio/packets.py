@@ -1,0 +1,455 @@
+"""Socket.IO packets as values, and their JSON form (Socket.IO 5 and 4, which differ in CONNECT and its refusal only).
+
+A packet is one text message, `<type>[<attachments>-][<namespace>,][<ack id>][<JSON>]`, and one binary message for each
+attachment. Reading finds namespace, id and event name and checks that the rest is JSON; arguments stay as they came
+until somebody asks for them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Protocol, TypeAlias
+from urllib.parse import parse_qsl
+
+import msgspec
+
+from partyline.errors import InvalidPacket, InvalidValue, PartylineError, PayloadTooLarge
+from partyline.wire.relay import MAX_DEPTH, check_depth, mend_surrogates
+from partyline.wire.socketio.attachments import put_in, take_out
+
+CONNECT: Final = 0
+DISCONNECT: Final = 1
+EVENT: Final = 2
+ACK: Final = 3
+CONNECT_ERROR: Final = 4
+BINARY_EVENT: Final = 5
+BINARY_ACK: Final = 6
+
+# No event of a peer may have these names: libraries raise them themselves, on one side or the other.
+RESERVED: Final = frozenset(
+    ("connect", "connect_error", "disconnect", "disconnecting", "newListener", "removeListener")
+)
+MAX_NAMESPACE: Final = 1_024  # characters
+
+Messages: TypeAlias = tuple[str | bytes, ...]
+"""A packet as Engine.IO messages, in order; nothing may get in between."""
+
+_HEAD = re.compile(r"([0-6])(?:([0-9]{1,10})-)?(?:(/[^,]*)(?:,|\Z))?([0-9]{1,16})?")
+_read_raws = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_read_json = msgspec.json.Decoder().decode
+_write_json = msgspec.json.Encoder().encode
+
+
+class Connect:
+    """A client asks for a namespace. `auth` is what it sent along: an object, or in Socket.IO 4 the query in the
+    namespace."""
+
+    __slots__ = ("auth", "namespace")
+
+    def __init__(self, namespace: str, auth: dict[str, Any] | None) -> None:
+        self.namespace = namespace
+        self.auth = auth
+
+
+class Disconnect:
+    """A client leaves a namespace."""
+
+    __slots__ = ("namespace",)
+
+    def __init__(self, namespace: str) -> None:
+        self.namespace = namespace
+
+
+class ConnectError:
+    """A server refuses a namespace. Nothing a client may send."""
+
+    __slots__ = ("data", "namespace")
+
+    def __init__(self, namespace: str, data: Any) -> None:
+        self.namespace = namespace
+        self.data = data
+
+
+class Event:
+    """An event with its arguments. `id` is None where no acknowledgement is wanted.
+
+    `raws` is the name and the arguments as JSON that nobody has decoded, for decoders with types of their own; None
+    where `arguments` has to be asked: with attachments, and in MessagePack.
+    """
+
+    __slots__ = ("_rest", "id", "name", "namespace", "raws")
+
+    def __init__(
+        self,
+        namespace: str,
+        name: str,
+        id: int | None,  # noqa: A002 - the protocol's word
+        raws: list[msgspec.Raw] | None,
+        rest: Callable[[], list[Any]] | None = None,
+    ) -> None:
+        self.namespace = namespace
+        self.name = name
+        self.id = id
+        self.raws = raws
+        self._rest = rest
+
+    def arguments(self) -> list[Any]:
+        """The arguments, decoded anew at each call. Raises InvalidPacket where one cannot be a value here."""
+        if self.raws is not None:
+            return _decoded(self.raws)[1:]
+        assert self._rest is not None
+        return self._rest()[1:]
+
+
+class Ack:
+    """The acknowledgement of the event with this `id`. `raws` and `arguments` as an event's, without a name."""
+
+    __slots__ = ("_rest", "id", "namespace", "raws")
+
+    def __init__(
+        self,
+        namespace: str,
+        id: int,  # noqa: A002 - the protocol's word
+        raws: list[msgspec.Raw] | None,
+        rest: Callable[[], list[Any]] | None = None,
+    ) -> None:
+        self.namespace = namespace
+        self.id = id
+        self.raws = raws
+        self._rest = rest
+
+    def arguments(self) -> list[Any]:
+        """The arguments, decoded anew at each call. Raises InvalidPacket where one cannot be a value here."""
+        if self.raws is not None:
+            return _decoded(self.raws)
+        assert self._rest is not None
+        return self._rest()
+
+
+Packet: TypeAlias = Connect | Disconnect | Event | Ack | ConnectError
+
+
+class Reader(Protocol):
+    """Reads one connection's messages."""
+
+    def receive(self, message: str | bytes) -> Packet | None:
+        """The packet that a message completes; None while attachments are missing.
+
+        Raises InvalidPacket, or PayloadTooLarge where a packet with its attachments is larger than allowed: the
+        connection has to be closed, and the reader is of no use any more.
+        """
+        ...
+
+
+class Parser(Protocol):
+    """One way to write packets. Raises InvalidValue where an argument has no form there."""
+
+    def reader(self, protocol: int, *, max_attachments: int = 10, max_total: int = 1_000_000) -> Reader:
+        """A reader for a connection that speaks Socket.IO 5 or 4. `max_total` is in bytes, for a packet in all."""
+        ...
+
+    def connect(self, namespace: str, sid: str | None = None, pid: str | None = None) -> Messages:
+        """The answer to CONNECT. Socket.IO 4 has no `sid` in it; `pid` is there where recovery is on."""
+        ...
+
+    def connect_error(self, namespace: str, message: str, data: Any = None, *, protocol: int = 5) -> Messages:
+        """The refusal of a CONNECT. In Socket.IO 4 it is `data`, or the bare message."""
+        ...
+
+    def disconnect(self, namespace: str) -> Messages: ...
+
+    def event(
+        self,
+        namespace: str,
+        name: str,
+        arguments: Sequence[Any],
+        id: int | None = None,  # noqa: A002 - the protocol's word
+        offset: str | None = None,
+    ) -> Messages:
+        """An event. `offset` is the place in the log that a client with recovery remembers: the last argument."""
+        ...
+
+    def ack(self, namespace: str, id: int, arguments: Sequence[Any]) -> Messages: ...  # noqa: A002
+
+
+class JsonReader:
+    """Reads packets of the JSON form; holds what is unfinished."""
+
+    __slots__ = (
+        "_attachments",
+        "_max_attachments",
+        "_max_total",
+        "_missing",
+        "_protocol",
+        "_room",
+        "_unfinished",
+        "_values",
+    )
+
+    def __init__(self, protocol: int, *, max_attachments: int = 10, max_total: int = 1_000_000) -> None:
+        self._protocol = protocol
+        self._max_attachments = max_attachments
+        self._max_total = max_total
+        self._unfinished: Event | Ack | None = None
+        self._values: list[Any] = []
+        self._attachments: list[bytes] = []
+        self._missing = 0
+        self._room = 0  # bytes that the attachments still to come may have
+
+    def receive(self, message: str | bytes) -> Packet | None:
+        if isinstance(message, bytes):
+            return self._attachment(message)
+        if self._unfinished is not None:
+            raise InvalidPacket("a packet came before the attachments of the last one were there")
+        if len(message) > self._max_total:
+            raise _too_large(self._max_total)
+        if message.startswith('2["'):  # what most messages are: an event of the main namespace, no ack
+            text = message[1:]
+            raws = _raws(text)
+            return Event("/", _name(text, raws), None, raws)
+        return self._general(message)
+
+    def _general(self, message: str) -> Packet | None:
+        head = _HEAD.match(message)
+        if head is None:
+            raise InvalidPacket("a Socket.IO packet begins with a digit from 0 to 6")
+        kind, count, named, number = head.groups()
+        namespace = named or "/"
+        text = message[head.end() :]
+        if (count is not None) is not (kind in "56"):
+            raise InvalidPacket("binary packets announce their attachments, and others have none")
+        if kind == "0":
+            return self._connect(namespace, number, text)
+        if len(namespace) > MAX_NAMESPACE:
+            raise InvalidPacket(f"a namespace is longer than {MAX_NAMESPACE} characters")
+        identifier = None if number is None else int(number)
+        if kind == "2":
+            raws = _raws(text)
+            return Event(namespace, _name(text, raws), identifier, raws)
+        if kind in "36" and identifier is None:
+            raise InvalidPacket("an acknowledgement has no id")
+        if kind == "3":
+            return Ack(namespace, identifier, _raws(text))  # type: ignore[arg-type]
+        if count is not None:
+            self._begin(kind, namespace, identifier, int(count), text)
+            self._room = self._max_total - len(message)
+            return None
+        if number is not None:
+            raise InvalidPacket("this packet cannot have an id")
+        if kind == "1":
+            if text:
+                raise InvalidPacket("a DISCONNECT carries nothing")
+            return Disconnect(namespace)
+        data = _json(text)
+        if not isinstance(data, str | dict):
+            raise InvalidPacket("a CONNECT_ERROR carries a text or an object")
+        return ConnectError(namespace, data)
+
+    def _connect(self, namespace: str, number: str | None, text: str) -> Connect:
+        auth = _json(text) if text else None
+        if number is not None or not (auth is None or isinstance(auth, dict)) or text == "null":
+            raise InvalidPacket("a CONNECT carries an object or nothing")
+        if self._protocol == 4:
+            namespace, asked, query = namespace.partition("?")
+            if asked:
+                auth = _read_query(query)
+        if len(namespace) > MAX_NAMESPACE:
+            raise InvalidPacket(f"a namespace is longer than {MAX_NAMESPACE} characters")
+        return Connect(namespace, auth)
+
+    def _begin(self, kind: str, namespace: str, identifier: int | None, count: int, text: str) -> None:
+        """A packet whose attachments follow. It is decoded now: placeholders may be anywhere in it."""
+        if not 1 <= count <= self._max_attachments:
+            raise InvalidPacket(
+                f"a packet announces {count} attachments, and may have 1 to {self._max_attachments} (max_attachments)"
+            )
+        raws = _raws(text)
+        values = self._values = _decoded(raws)
+
+        def rest() -> list[Any]:
+            return values
+
+        if kind == "5":
+            self._unfinished = Event(namespace, _name(text, raws), identifier, None, rest)
+        else:
+            assert identifier is not None
+            self._unfinished = Ack(namespace, identifier, None, rest)
+        self._missing = count
+
+    def _attachment(self, data: bytes) -> Packet | None:
+        if self._unfinished is None:
+            raise InvalidPacket("a binary message came that no packet announced")
+        attachments = self._attachments
+        attachments.append(data)
+        self._room -= len(data)
+        if self._room < 0:
+            raise _too_large(self._max_total)
+        self._missing -= 1
+        if self._missing:
+            return None
+        put_in(self._values, attachments)
+        packet, self._unfinished = self._unfinished, None
+        self._attachments = []
+        self._values = []
+        return packet
+
+
+class JsonParser:
+    """Packets as Socket.IO writes them unless told otherwise."""
+
+    __slots__ = ()
+
+    def reader(self, protocol: int, *, max_attachments: int = 10, max_total: int = 1_000_000) -> JsonReader:
+        return JsonReader(protocol, max_attachments=max_attachments, max_total=max_total)
+
+    def connect(self, namespace: str, sid: str | None = None, pid: str | None = None) -> Messages:
+        return (_head("0", namespace) + ("" if sid is None else _text(connect_data(sid, pid))),)
+
+    def connect_error(self, namespace: str, message: str, data: Any = None, *, protocol: int = 5) -> Messages:
+        return (_head("4", namespace) + _text(connect_error_data(message, data, protocol)),)
+
+    def disconnect(self, namespace: str) -> Messages:
+        return (_head("1", namespace),)
+
+    def event(
+        self,
+        namespace: str,
+        name: str,
+        arguments: Sequence[Any],
+        id: int | None = None,  # noqa: A002 - the protocol's word
+        offset: str | None = None,
+    ) -> Messages:
+        return _write("2", "5", namespace, id, event_values(name, arguments, offset))
+
+    def ack(self, namespace: str, id: int, arguments: Sequence[Any]) -> Messages:  # noqa: A002
+        return _write("3", "6", namespace, id, arguments)
+
+
+JSON: Final = JsonParser()
+
+
+# Of every parser
+
+
+def event_values(name: str, arguments: Sequence[Any], offset: str | None) -> list[Any]:
+    """What an event carries. Raises InvalidValue for a name that peers refuse."""
+    if name in RESERVED:
+        raise InvalidValue(f"{name!r} is a name that Socket.IO keeps for itself: choose another", field="event")
+    return [name, *arguments] if offset is None else [name, *arguments, offset]
+
+
+def connect_data(sid: str, pid: str | None) -> dict[str, str]:
+    return {"sid": sid} if pid is None else {"sid": sid, "pid": pid}
+
+
+def connect_error_data(message: str, data: Any, protocol: int) -> Any:
+    if protocol == 4:
+        return message if data is None else data
+    return {"message": message} if data is None else {"message": message, "data": data}
+
+
+def check_name(name: Any) -> str:
+    """An event's name as text; a number's digits are its name. Raises InvalidPacket."""
+    if isinstance(name, int | float) and not isinstance(name, bool):
+        return str(name)
+    if not isinstance(name, str):
+        raise InvalidPacket("an event begins with its name, a text or a number")
+    if name in RESERVED:
+        raise InvalidPacket(f"an event has the reserved name {name!r}")
+    return name
+
+
+def unwritable(error: Exception) -> InvalidValue:
+    """Why an argument cannot be sent."""
+    reason = "it nests too deep, or in a circle" if isinstance(error, RecursionError) else str(error)
+    return InvalidValue(f"an argument cannot be sent: {reason}", code="invalid_arguments", field="arguments")
+
+
+def _too_large(limit: int) -> PayloadTooLarge:
+    return PayloadTooLarge(f"a packet with its attachments is larger than {limit} bytes", limit="max_message")
+
+
+# Reading JSON
+
+
+def _raws(text: str) -> list[msgspec.Raw]:
+    """The items of a JSON array, checked for being JSON, not decoded. Raises InvalidPacket."""
+    if "\\u" in text or text.count("[") + text.count("{") > MAX_DEPTH:
+        text = _mended(text)
+    try:
+        return _read_raws(text)
+    except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
+        raise InvalidPacket(f"a packet carries no JSON array: {error}") from None
+
+
+def _json(text: str) -> Any:
+    try:
+        return _read_json(_mended(text))
+    except (msgspec.MsgspecError, RecursionError, ValueError) as error:
+        raise InvalidPacket(f"a packet carries no JSON: {error}") from None
+
+
+def _mended(text: str) -> str:
+    """Lone surrogates replaced, nesting checked."""
+    try:
+        data = text.encode()
+        check_depth(data)
+    except UnicodeError as error:
+        raise InvalidPacket(f"a packet is no text: {error}") from None
+    except PartylineError as error:
+        raise InvalidPacket(error.message, limit=error.limit) from None
+    return mend_surrogates(data).decode()
+
+
+def _decoded(raws: list[msgspec.Raw]) -> list[Any]:
+    try:
+        return [_read_json(raw) for raw in raws]
+    except (msgspec.MsgspecError, RecursionError, ValueError) as error:
+        raise InvalidPacket(f"an argument is no value here: {error}") from None
+
+
+def _name(text: str, raws: list[msgspec.Raw]) -> str:
+    """The first item of an array that has been read: its text between the quotes, unless it is written oddly."""
+    if text.startswith('["'):
+        name = text[2 : text.find('"', 2)]
+        if "\\" not in name:
+            if name in RESERVED:
+                raise InvalidPacket(f"an event has the reserved name {name!r}")
+            return name
+    if not raws:
+        raise InvalidPacket("an event has no name")
+    return check_name(_decoded(raws[:1])[0])
+
+
+def _read_query(query: str) -> dict[str, Any]:
+    try:
+        return dict(parse_qsl(query, keep_blank_values=True, max_num_fields=64))
+    except ValueError:
+        raise InvalidPacket("a CONNECT carries more than 64 parameters") from None
+
+
+# Writing JSON
+
+
+def _head(kind: str, namespace: str, identifier: int | None = None) -> str:
+    head = kind if namespace == "/" else f"{kind}{namespace},"
+    return head if identifier is None else f"{head}{identifier}"
+
+
+def _text(value: Any) -> str:
+    try:
+        return _write_json(value).decode()
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise unwritable(error) from None
+
+
+def _write(kind: str, binary: str, namespace: str, identifier: int | None, values: Sequence[Any]) -> Messages:
+    try:
+        values, attachments = take_out(values)
+        text = _write_json(values).decode()
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise unwritable(error) from None
+    if attachments:
+        return (_head(f"{binary}{len(attachments)}-", namespace, identifier) + text, *attachments)
+    return (_head(kind, namespace, identifier) + text,)

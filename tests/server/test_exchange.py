@@ -1,0 +1,232 @@
+"""Requests that are answered without ASGI: as HTTP they are like all others."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import BaseRoute, Route
+
+from partyline.errors import Conflict
+from partyline.server.exchange import Exchange
+from partyline.server.site import Endpoint, Site, Upgrade
+
+from .conftest import Run
+from .peers import connected, request
+from .servers import eventually, nothing_is_held, partyline_server
+
+_LATER = "/direct?later"
+
+
+class Telling:
+    """Answers with what was asked; `?later` waits for `release`, `?refuse` and `?fail` are what they say."""
+
+    max_body = 1_000
+
+    def __init__(self) -> None:
+        self.waiting: list[Exchange] = []
+        self.gone = 0
+
+    def attach(self, site: Site) -> None:
+        site.direct[b"/direct"] = self
+
+    def routes(self) -> Sequence[BaseRoute]:
+        async def asgi(request: Request) -> PlainTextResponse:
+            return PlainTextResponse(f"asgi {(await request.body()).decode()}")
+
+        return [Route("/direct", asgi, methods=["GET", "POST"])]
+
+    def upgrade(self, upgrade: Upgrade) -> Endpoint | None:
+        return None
+
+    def respond(self, exchange: Exchange) -> None:
+        if exchange.query == b"later":
+            self.waiting.append(exchange)
+            exchange.gone = self.count
+        elif exchange.query == b"refuse":
+            raise Conflict("not twice")
+        elif exchange.query == b"fail":
+            raise RuntimeError("as asked")
+        else:
+            self.tell(exchange)
+
+    def count(self) -> None:
+        self.gone += 1
+
+    def tell(self, exchange: Exchange) -> None:
+        text = f"{exchange.method} {exchange.peer.address} {exchange.query.decode()} {exchange.body.decode()}"
+        exchange.answer([(b"x-direct", b"1")], text.encode())
+
+
+def test_requests_on_one_connection(run: Run) -> None:
+    """Answers come one after the other, with the headers that every answer has, on a connection that stays."""
+
+    async def main() -> None:
+        async with partyline_server(extras=[Telling()]) as (partyline, url), connected(url) as peer:
+            for method, query, body in (
+                ("GET", "a=1", None),
+                ("POST", "", b"hello"),
+                ("PUT", "", b""),
+                ("GET", "", None),
+            ):
+                await peer.send(request(method, f"/direct?{query}", body))
+                answer = await peer.answer()
+                assert answer.status == 200
+                assert answer.body.decode() == f"{method} 127.0.0.1 {query} {(body or b'').decode()}"
+                assert answer.headers["x-direct"] == "1"
+                assert answer.headers["x-content-type-options"] == "nosniff"
+                assert "date" in answer.headers
+            await peer.send(request("GET", "/health"))
+            assert (await peer.answer()).status == 200
+            assert partyline.counters.requests == 5
+
+    run(main())
+
+
+def test_a_body_in_pieces(run: Run) -> None:
+    """A body may come byte by byte and in chunks."""
+
+    async def main() -> None:
+        async with partyline_server(extras=[Telling()]) as (_, url), connected(url) as peer:
+            data = request("POST", "/direct", b"hello")
+            await peer.send(*[data[at : at + 1] for at in range(len(data))])
+            assert (await peer.answer()).body.endswith(b" hello")
+            head = request("POST", "/direct", None, "Transfer-Encoding: chunked")
+            await peer.send(head, b"2\r\nhe\r\n", b"3\r\nllo\r\n0\r\n\r\n")
+            assert (await peer.answer()).body.endswith(b" hello")
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    "head", ["GET /direct HTTP/1.0\r\nHost: x", "GET /direct HTTP/1.1\r\nHost: x\r\nConnection: close"]
+)
+def test_the_last_request_of_a_connection(run: Run, head: str) -> None:
+    """Where the client wants no other answer, the connection ends behind this one."""
+
+    async def main() -> None:
+        async with partyline_server(extras=[Telling()], allowed_hosts=("x",)) as (partyline, url):
+            async with connected(url) as peer:
+                await peer.send(head.encode() + b"\r\n\r\n")
+                answer = await peer.answer()
+                assert answer.headers["connection"] == "close"
+                assert await peer.ends_in_order()
+            await nothing_is_held(partyline)
+
+    run(main())
+
+
+def test_an_answer_that_comes_later(run: Run) -> None:
+    """The connection waits for it, and goes on then; pipelined requests are answered behind it, in order."""
+    telling = Telling()
+
+    async def main() -> None:
+        async with partyline_server(extras=[telling]) as (_, url), connected(url) as peer:
+            await peer.send(request("GET", _LATER) + request("POST", "/direct", b"second") + request("GET", "/health"))
+            await eventually(lambda: telling.waiting, "it waits")
+            assert await peer.hears_nothing(0.05)
+        async with partyline_server(extras=[telling]) as (_, url), connected(url) as peer:
+            telling.waiting.clear()
+            await peer.send(request("GET", _LATER) + request("POST", "/direct", b"second") + request("GET", "/health"))
+            await eventually(lambda: telling.waiting, "it waits")
+            telling.tell(telling.waiting[0])
+            telling.tell(telling.waiting[0])  # only the first answer counts
+            assert (await peer.answer()).body == b"GET 127.0.0.1 later "
+            assert (await peer.answer()).body == b"asgi second"
+            assert (await peer.answer()).json == {"status": "ok"}
+            await peer.send(request("GET", "/direct"))
+            assert (await peer.answer()).headers["x-direct"] == "1"
+
+    run(main())
+
+
+def test_a_client_that_goes_away(run: Run) -> None:
+    """Whoever was to answer is told once, and an answer then goes nowhere."""
+    telling = Telling()
+
+    async def main() -> None:
+        async with partyline_server(extras=[telling]) as (partyline, url):
+            async with connected(url) as peer:
+                await peer.send(request("GET", _LATER))
+                await eventually(lambda: telling.waiting, "it waits")
+                assert telling.gone == 0
+            await eventually(lambda: telling.gone == 1, "it is told")
+            telling.tell(telling.waiting[0])
+            await nothing_is_held(partyline)
+            assert telling.gone == 1
+
+    run(main())
+
+
+def test_refusals_and_failures(run: Run) -> None:
+    """Errors have the usual form, what went wrong in us is a 500 without details, and the connection goes on."""
+
+    async def main() -> None:
+        async with partyline_server(extras=[Telling()]) as (partyline, url), connected(url) as peer:
+            for query, status, code in (("refuse", 409, "conflict"), ("fail", 500, "internal")):
+                await peer.send(request("GET", f"/direct?{query}"))
+                answer = await peer.answer()
+                assert (answer.status, answer.code) == (status, code)
+                assert "as asked" not in answer.body.decode()
+            await peer.send(request("GET", "/direct", host="evil.example"))
+            assert (await peer.answer()).status == 421
+        assert (partyline.counters.errors, partyline.counters.refused) == (1, 2)
+
+    run(main())
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_body_that_is_too_large(run: Run, chunked: bool) -> None:
+    """It is refused from its length, or once it is too long, and the connection ends."""
+
+    async def main() -> None:
+        async with partyline_server(extras=[Telling()]) as (partyline, url):
+            async with connected(url) as peer:
+                if chunked:
+                    head = request("POST", "/direct", None, "Transfer-Encoding: chunked")
+                    await peer.send(head + b"3e9\r\n" + b"x" * 1001 + b"\r\n0\r\n\r\n")
+                else:
+                    await peer.send(request("POST", "/direct", None, "Content-Length: 1001"))
+                answer = await peer.answer()
+                assert (answer.status, answer.code) == (413, "payload_too_large")
+                assert await peer.ends_in_order()
+            await nothing_is_held(partyline)
+            assert partyline.counters.limits["max_message"] == 1
+
+    run(main())
+
+
+@pytest.mark.parametrize("header", ["Origin: http://127.0.0.1", "Expect: 100-continue"])
+def test_what_is_out_of_the_ordinary_goes_the_usual_way(header: str) -> None:
+    """A page of an origin needs CORS, a client that waits for 100 Continue gets it: both from the ASGI application."""
+
+    async def main() -> None:
+        async with partyline_server(extras=[Telling()]) as (_, url), connected(url) as peer:
+            await peer.send(request("POST", "/direct", b"hello", header))
+            answer = await peer.answer()
+            if answer.status == 100:
+                answer = await peer.answer()
+            assert answer.body == b"asgi hello"
+
+    asyncio.run(main())
+
+
+def test_deadlines(run: Run) -> None:
+    """A body that does not come is a 408; a connection that is idle behind an answer ends."""
+
+    async def main() -> None:
+        settings = {"body_timeout": 0.2, "keep_alive_timeout": 0.2}
+        async with partyline_server(extras=[Telling()], **settings) as (partyline, url):
+            async with connected(url) as peer:
+                await peer.send(request("POST", "/direct", None, "Content-Length: 5") + b"he")
+                assert (await peer.answer()).status == 408
+            async with connected(url) as peer:
+                await peer.send(request("GET", "/direct"))
+                await peer.answer()
+                assert await peer.ends_in_order()
+            await nothing_is_held(partyline)
+
+    run(main())

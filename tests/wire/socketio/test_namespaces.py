@@ -1,0 +1,168 @@
+"""Which namespaces a connection is in, as scenes and in any order."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from partyline.errors import InvalidPacket
+from partyline.wire.socketio.namespaces import TRANSITIONS, Namespaces, State, Step
+from partyline.wire.socketio.packets import Ack, Connect, ConnectError, Disconnect, Event, Packet
+
+
+def event(namespace: str) -> Packet:
+    return Event(namespace, "say", None, [])
+
+
+def connected(*names: str) -> Namespaces:
+    one = Namespaces(0.0)
+    for name in names:
+        one.receive(Connect(name, None))
+        assert one.accept(name)
+    return one
+
+
+def test_connect_talk_and_leave() -> None:
+    """A namespace that was asked for and accepted takes events until it is left."""
+    one = connected("/", "/a")
+    assert one.receive(event("/"))
+    assert one.receive(Ack("/a", 1, []))
+    assert one.connected() == ["/", "/a"]
+    assert one.receive(Disconnect("/"))
+    assert one.connected() == ["/a"]
+    with pytest.raises(InvalidPacket):
+        one.receive(event("/"))
+    assert one.receive(Connect("/", None))
+
+
+@pytest.mark.parametrize(
+    "packet", [event("/x"), Ack("/x", 1, []), Disconnect("/x"), ConnectError("/x", "no"), ConnectError("/", "no")]
+)
+def test_packets_out_of_place(packet: Packet) -> None:
+    """What is for a namespace that is not connected, and what only servers say, ends the connection."""
+    with pytest.raises(InvalidPacket):
+        connected("/").receive(packet)
+
+
+def test_a_client_waits_for_its_answer() -> None:
+    """Before the answer to CONNECT nothing else may come, not a second CONNECT either; behind it neither."""
+    for packet in (event("/"), Disconnect("/"), Connect("/", None)):
+        one = Namespaces(0.0)
+        one.receive(Connect("/", None))
+        with pytest.raises(InvalidPacket):
+            one.receive(packet)
+    with pytest.raises(InvalidPacket):
+        connected("/").receive(Connect("/", None))
+
+
+def test_a_refusal() -> None:
+    """A client that was refused may ask again."""
+    one = Namespaces(0.0)
+    one.receive(Connect("/a", None))
+    assert one.refuse("/a")
+    assert not one.accept("/a")
+    with pytest.raises(InvalidPacket):
+        one.receive(event("/a"))
+    assert one.receive(Connect("/a", None))
+    assert one.accept("/a")
+
+
+def test_what_was_under_way_when_we_disconnected_it() -> None:
+    """Events, acknowledgements and the client's own DISCONNECT that crossed ours are dropped, and it may come back."""
+    one = connected("/a", "/b")
+    assert one.drop("/a")
+    assert not one.receive(event("/a"))
+    assert not one.receive(Ack("/a", 1, []))
+    assert one.receive(Connect("/a", None))
+    assert one.accept("/a")
+    assert one.receive(event("/a"))
+    one.drop("/a")
+    assert not one.receive(Disconnect("/a"))
+    assert one.state("/a") is State.ABSENT
+    assert one.connected() == ["/b"]
+
+
+def test_socketio_4_is_in_the_main_namespace_at_once() -> None:
+    """The server asks for it itself."""
+    one = Namespaces(0.0)
+    one.ask("/")
+    assert one.accept("/")
+    assert one.receive(event("/"))
+
+
+def test_connect_timeout() -> None:
+    """Who is in no namespace in time is closed; being refused does not count as being in."""
+    one = Namespaces(5.0, connect_timeout=45.0)
+    one.receive(Connect("/", None))
+    one.refuse("/")
+    assert one.next_deadline() == 50.0
+    assert not one.on_deadline(49.9)
+    assert one.on_deadline(50.0)
+    one.receive(Connect("/", None))
+    one.accept("/")
+    assert one.next_deadline() == float("inf")
+    one.drop("/")
+    assert not one.on_deadline(99.0)
+
+
+def test_at_most_so_many_namespaces() -> None:
+    """A client cannot make us remember namespaces without bound, not by having us disconnect them either."""
+    one = Namespaces(0.0, most=2)
+    for name in ("/a", "/b"):
+        one.receive(Connect(name, None))
+        one.accept(name)
+        one.drop(name)
+    with pytest.raises(InvalidPacket):
+        one.receive(Connect("/c", None))
+    assert one.receive(Connect("/a", None))
+
+
+def test_transitions() -> None:
+    """Every state is reached and left, and every step taken somewhere."""
+    assert {state for state, _ in TRANSITIONS} == set(TRANSITIONS.values()) == set(State)
+    assert {step for _, step in TRANSITIONS} == set(Step)
+
+
+some = st.sampled_from(["/", "/a", "/b"])
+
+
+class Connection(RuleBasedStateMachine):
+    """Three namespaces in any order: each goes by the table, whatever happens to the others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.namespaces = Namespaces(0.0)
+        self.states = {"/": State.ABSENT, "/a": State.ABSENT, "/b": State.ABSENT}
+
+    def step(self, name: str, step: Step) -> bool:
+        after = TRANSITIONS.get((self.states[name], step))
+        if after is not None:
+            self.states[name] = after
+        return after is not None
+
+    @rule(name=some, step=st.sampled_from([Step.ASK, Step.TALK, Step.LEAVE]))
+    def receive(self, name: str, step: Step) -> None:
+        before = self.states[name]
+        packet = {Step.ASK: Connect(name, None), Step.TALK: event(name), Step.LEAVE: Disconnect(name)}[step]
+        if self.step(name, step):
+            assert self.namespaces.receive(packet) is (before is not State.DROPPED or step is Step.ASK)
+        else:
+            with pytest.raises(InvalidPacket):
+                self.namespaces.receive(packet)
+
+    @rule(name=some, step=st.sampled_from([Step.ACCEPT, Step.REFUSE, Step.DROP]))
+    def answer(self, name: str, step: Step) -> None:
+        namespaces = self.namespaces
+        call = {Step.ACCEPT: namespaces.accept, Step.REFUSE: namespaces.refuse, Step.DROP: namespaces.drop}[step]
+        assert call(name) is self.step(name, step)
+
+    @invariant()
+    def the_states_are_the_tables(self) -> None:
+        assert {name: self.namespaces.state(name) for name in self.states} == self.states
+        assert set(self.namespaces.connected()) == {n for n, s in self.states.items() if s is State.CONNECTED}
+
+
+TestConnection = Connection.TestCase
+TestConnection.settings = settings(stateful_step_count=20, deadline=None)
