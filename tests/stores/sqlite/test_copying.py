@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -204,6 +205,33 @@ def test_a_restored_log_has_a_new_epoch(path: Path, tmp_path: Path) -> None:
 
     asyncio.run(after())
     assert offsets(path) == list(range(1, 26))
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_what_was_revoked_stays_revoked(path: Path, tmp_path: Path, damaged: bool) -> None:
+    """A token that was revoked after the backup is revoked in the restored database, too, with the later time of two;
+    a database that cannot be read is put aside all the same."""
+    backup = tmp_path / "copy.db"
+    first = [("jti", "early", 100.0), ("sub", "alice", 50.0)]
+
+    def write(*changes: tuple[str, str, float]) -> None:
+        with closing(sqlite3.connect(path)) as connection, connection:
+            connection.executemany("INSERT OR REPLACE INTO revocations VALUES (?, ?, ?)", changes)
+
+    async def fill() -> None:
+        async with opened(path) as log:
+            await log.keep(3)
+
+    asyncio.run(fill())
+    write(*first)
+    back_up(str(path), str(backup))
+    write(("sub", "alice", 200.0), ("jti", "late", 300.0))
+    if damaged:
+        path.write_bytes(b"no database any more")
+    restore(str(backup), str(path), replace=True)
+    expected = first if damaged else [("jti", "early", 100.0), ("jti", "late", 300.0), ("sub", "alice", 200.0)]
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT * FROM revocations ORDER BY kind, name").fetchall() == expected
 
 
 def test_the_old_database_is_kept(path: Path, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from partyline.stores.sqlite.database import SCHEMA_VERSION
 from partyline.stores.sqlite.rows import Damaged, walk
 
 _STEP: Final = 1_024  # pages (4 MiB) between two fsyncs of the copy: a server's commits never wait for more than that
+_REVOCATIONS: Final = 3  # the schema that has them, from this version on
 _NEWEST: Final = 10_000  # rows whose checksums a backup verifies, as a server's start does; a restore verifies all
 _BEAT: Final = 1_000_000  # SQLite's instructions between two beats of a check that does not know how far it is
 
@@ -105,6 +106,8 @@ def _restore(backup: str, path: str, progress: Progress | None) -> Copy:
         if version >= 2:
             with closing(sqlite3.connect(partial, isolation_level=None)) as connection:
                 opening.renew_epoch(connection)
+                if version >= _REVOCATIONS:
+                    _keep_revoked(connection, path)
         copy = _checked(partial, path, backup, progress)
         os.fsync(handle)
         os.rename(partial, path + opening.RESTORED)
@@ -112,6 +115,27 @@ def _restore(backup: str, path: str, progress: Progress | None) -> Copy:
         # From here on it is done: whoever opens the database goes on with this if it is interrupted.
         kept = opening.finish_restore(path)
         return Copy(path, copy.bytes, copy.epoch, copy.head, kept)
+
+
+def _keep_revoked(connection: sqlite3.Connection, path: str) -> None:
+    """What the database that is put aside says of revoked tokens holds on: a backup must not bring one back."""
+    if not os.path.exists(path):
+        return
+    beside = [path + suffix for suffix in ("-wal", "-shm") if not os.path.exists(path + suffix)]
+    try:
+        with closing(opening.look(path)) as old:
+            if opening.recognize(old, path, SCHEMA_VERSION) < _REVOCATIONS:
+                return
+            rows = old.execute("SELECT kind, name, at FROM revocations").fetchall()
+    except (ConfigError, *opening.UNREADABLE):
+        return  # damaged, which is why there is a restore: docs/howto/backup.md says what it means
+    finally:
+        for file in beside:  # made by looking
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(file)
+    connection.executemany(
+        "INSERT INTO revocations VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET at = max(at, excluded.at)", rows
+    )
 
 
 def _check_target(path: str, target: str, *, replace: bool) -> None:
