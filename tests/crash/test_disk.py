@@ -250,7 +250,7 @@ async def second(db: Path) -> None:
         assert done.returncode == 2
         assert done.stdout == ""
         (line,) = done.stderr.strip().splitlines()
-        assert f"{db} is in use by another server: stop it, or choose another file with --db" in line
+        assert f"{db} is in use by another server (process {server.pid}): stop it" in line
         async with Http.open(server.port) as http:
             assert (await http.call("POST", "/v1/topics/a/messages", {"data": 1}))[0] == 200
         await server.end(number=9)
