@@ -141,10 +141,17 @@ class WebSocket(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._heard = True
         session = self._session
-        if session is None or self._due is _Due.LINGER:
+        if session is None:
             return
         text = self._wire.short_text(data)
-        if text is not None:
+        if text is not None and self._bucket is None and not self._closing:
+            # The common read, without a call more than it needs.
+            self._counters.received += 1
+            try:
+                session.text(text)
+            except Exception:
+                self._failed(session)
+        elif text is not None:
             self._message(session, text)
         else:
             for event in self._wire.receive(data):
@@ -303,8 +310,11 @@ class WebSocket(asyncio.Protocol):
             else:
                 session.binary(cast("bytes", message))
         except Exception:
-            self._counters.errors += 1
-            _log.exception("a message could not be handled", session=type(session).__name__)
+            self._failed(session)
+
+    def _failed(self, session: Session) -> None:
+        self._counters.errors += 1
+        _log.exception("a message could not be handled", session=type(session).__name__)
 
     def _event(self, session: Session, event: Event) -> None:
         match event:
