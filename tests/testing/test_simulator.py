@@ -61,6 +61,14 @@ def test_the_promises_hold_in_every_interleaving() -> None:
         assert tally[event] > 50, event
 
 
+@pytest.mark.parametrize("size", [1, 2])
+def test_the_promises_hold_for_large_audiences(size: int) -> None:
+    """The same holds where an audience takes several turns of the loop, in which others publish, join and leave."""
+    runs = seeds(400)
+    tally = told(simulate(runs, STEPS, slice_size=size), runs)
+    assert tally["slice"] > 500
+
+
 def test_a_run_is_its_seed() -> None:
     """The same seed gives the same run, another seed another one."""
     runs = [Simulation(seed).run(STEPS) for seed in (1, 1, 2)]
@@ -138,6 +146,41 @@ class ForgetsPatterns(Hub):
 class KeepsTheGone(Hub):
     def remove(self, member: Connection) -> None:
         pass
+
+
+class ForgetsWhoJoins(Hub):
+    """Who joins while a large audience is served is in no audience for that message."""
+
+    def _crowd_changed(self, member: Connection) -> None:
+        pass
+
+
+class ServesAgainWhoJoins(Hub):
+    def _crowd_changed(self, member: Connection) -> None:
+        if self._crowd is not None:
+            self._crowd._seen = set()
+        super()._crowd_changed(member)
+
+
+class TellsTooEarly(Hub):
+    """A message counts as delivered when the first slice of its audience has it."""
+
+    def _deliver(self, message: Message) -> None:
+        super()._deliver(message)
+        if message.offset is not None:
+            self.fanned_out = message.offset
+
+
+class Overtakes(Hub):
+    """What is published does not wait behind a large audience."""
+
+    def _send(self, message: Message, done: Done | None = None) -> None:
+        if self._crowd is None:
+            super()._send(message, done)
+        else:
+            for member in self.audience(message.room, message.draft.user):
+                member.offer(Payload(member.dialect.encode(message)))
+            self._delivered(message, done)
 
 
 class AcceptsInPart(Hub):
@@ -339,6 +382,10 @@ def client(
         ({"hub": AcceptsInPart}, "in part"),
         ({"hub": PassesNothingOn}, "passed .* by, and is lost"),
         ({"hub": KeepsWhatPasses}, "is ephemeral, and was acknowledged"),
+        ({"hub": ForgetsWhoJoins, "slice_size": 1}, "is lost|somebody else"),
+        ({"hub": ServesAgainWhoJoins, "slice_size": 1}, "twice"),
+        ({"hub": TellsTooEarly, "slice_size": 1}, "is lost|not behind"),
+        ({"hub": Overtakes, "slice_size": 1}, "came after|is lost|twice"),
         ({"hub": BeginsAtZero}, "is lost|could be recovered"),
         ({"store": IgnoresConflicts}, "another message is there"),
         ({"store": ForgetsInACrash}, "acknowledged|before its commit|two positions|cannot be recovered|is lost"),

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TypeAlias
 
 from partyline.interfaces import Connection, Dialect
 from partyline.models import Message, Payload, Policy
 
+Payloads: TypeAlias = dict[Dialect, Payload | None]
+"""A message as each dialect writes it; None where one could not."""
 
-def fan_out(message: Message, members: Iterable[Connection], policy: Policy = Policy.CLOSE) -> int:
+
+def fan_out(
+    message: Message, members: Iterable[Connection], policy: Policy = Policy.CLOSE, payloads: Payloads | None = None
+) -> int:
     """Offer `message` to each of `members`; returns to how many. No await, no task, no copy per member.
+
+    `payloads` is what it has been encoded to so far, where its audience is served in pieces.
 
     Members whose dialect fails to encode it are closed (1011), since they would have a hole; all others get it, and
     then the error is raised.
     """
-    payloads: dict[Dialect, Payload | None] = {}
+    if payloads is None:
+        payloads = {}
     last: Dialect | None = None
     payload: Payload | None = None
     failure: Exception | None = None

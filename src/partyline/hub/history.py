@@ -51,10 +51,11 @@ async def find_start(hub: Hub, store: Store, view: View, after: Position | None)
     what is committed and not fanned out yet: nobody was told of it, and its fan-out is still to come.
     """
     probe = await store.read(view, store.head, 1)
-    oldest = Position(store.epoch, probe.oldest - 1)
+    head = Position(store.epoch, hub.fanned_out)
+    # What is not fanned out yet comes live, though retention may have taken it from the log already.
+    oldest = Position(store.epoch, min(probe.oldest - 1, head.offset))
     if after is None:
         return Start(oldest, recovered=True)
-    head = Position(store.epoch, hub.fanned_out)
     if after.epoch == store.epoch and after.offset > store.head:
         _log.warning("a subscriber is ahead of the log: it was rolled back", position=str(after), head=str(head))
     elif after.epoch == store.epoch and oldest.offset <= after.offset <= hub.fanned_out:

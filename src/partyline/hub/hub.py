@@ -5,13 +5,16 @@ All of it is plain functions on the loop's thread: between `publish` and the mem
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from partyline.errors import Overloaded, PartylineError
+from partyline.hub.crowd import Crowd
 from partyline.hub.fanout import fan_out
 from partyline.hub.patterns import Patterns
 from partyline.hub.presence import Presence
@@ -24,6 +27,9 @@ from partyline.topics import any_covers
 _log = logging.getLogger("partyline.hub")
 
 Done = Callable[[Receipt | PartylineError], None]
+
+_SLICE: Final = 512  # members served in one turn of the loop
+_MOST_BEHIND: Final = 1_000  # messages behind a large audience; beyond, it is served without a pause
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +62,14 @@ class Hub:
         *,
         clock: Callable[[], float] = time.time,
         most_waiting: int = 50_000,
+        slice_size: int = _SLICE,
+        later: Callable[[Callable[[], None]], object] | None = None,
     ) -> None:
+        """`clock` is the wall clock in seconds; at most `most_waiting` publishes wait for the store.
+
+        `slice_size` members are served in one turn of the loop, and `later` calls a function in the next turn: the
+        running loop's `call_soon`, unless a simulator has another one.
+        """
         self.rooms = Rooms()
         self.presence = Presence(self.rooms)
         self._patterns = Patterns()
@@ -67,6 +80,10 @@ class Hub:
         self._clock = clock
         self._most_waiting = most_waiting  # publishes that wait for the store: beyond it, it is slower than its users
         self._waiting: deque[Done | None] = deque()  # publishers, in the order in which the store answers
+        self._slice = slice_size
+        self._later = later or _call_soon
+        self._crowd: Crowd | None = None  # the large audience that is being served
+        self._behind: deque[tuple[Message, Done | None]] = deque()  # what waits until it is
         self.fanned_out = store.head  # every offset up to this one has been offered to its audience
         store.start(self._committed)
 
@@ -93,11 +110,13 @@ class Hub:
     def join(self, member: Connection, room: str) -> None:
         if self.rooms.join(member, room):
             self.presence.joined(room, member)
+            self._crowd_changed(member)
 
     def join_pattern(self, member: Connection, pattern: str) -> None:
         """Into all rooms that `pattern` covers, now and later."""
         if self.rooms.join(member, pattern):
             self._patterns.add(pattern)
+            self._crowd_changed(member)
 
     def leave(self, member: Connection, room: str) -> None:
         """Out of a room, or of a pattern."""
@@ -107,6 +126,18 @@ class Hub:
                     self._patterns.remove(room)
             else:
                 self.presence.left(room, member)
+            self._crowd_changed(member)
+
+    def _crowd_changed(self, member: Connection) -> None:
+        """Its rooms have changed: it may belong to the audience that is being served, or not any more."""
+        if self._crowd is None:
+            return
+        draft = self._crowd.message.draft
+        rooms = (draft.room, *self._patterns.matching(draft.room))
+        if (draft.user is None or draft.user == member.user) and any(name in member.rooms for name in rooms):
+            self._crowd.joined(member)
+        else:
+            self._crowd.left(member)
 
     def audience(self, room: str, user: str | None = None) -> Collection[Connection]:
         """The members of `room`, or those of one user, each once: O(receivers), never a scan over all connections."""
@@ -177,9 +208,7 @@ class Hub:
 
     def _pass_on(self, ephemeral: Sequence[tuple[Draft, Done | None]]) -> None:
         for draft, done in ephemeral:
-            self._deliver(Message(draft, None, self._clock()))
-            if done is not None:
-                done(Receipt(draft.room, draft.id, None))
+            self._send(Message(draft, None, self._clock()), done)
 
     def conflates(self, room: str) -> bool:
         """Whether only the newest message of each key of `room` has to reach who is behind."""
@@ -192,9 +221,7 @@ class Hub:
         """The store's one callback per batch: fan out in offset order, then tell the publishers."""
         for outcome in batch:
             if isinstance(outcome, Found):
-                assert outcome.message.offset is not None
-                self._deliver(outcome.message)
-                self.fanned_out = outcome.message.offset
+                self._send(outcome.message)
                 continue
             done = self._waiting.popleft()
             answer: Receipt | PartylineError
@@ -204,8 +231,7 @@ class Hub:
                 message = outcome.message
                 assert message.offset is not None
                 if not outcome.duplicate:
-                    self._deliver(message)
-                    self.fanned_out = message.offset
+                    self._send(message)
                 position = Position(self._store.epoch, message.offset)
                 answer = Receipt(message.room, message.draft.id, position, outcome.duplicate)
             if done is not None:
@@ -214,11 +240,69 @@ class Hub:
                 except Exception:  # one publisher's trouble must not reach the next one's message
                     _log.exception("telling a publisher of its message failed")
 
+    def _send(self, message: Message, done: Done | None = None) -> None:
+        """Deliver a message, behind a large audience that is still being served. `done` is told of an ephemeral one."""
+        if self._crowd is not None or self._behind:
+            self._behind.append((message, done))
+            if len(self._behind) > _MOST_BEHIND:
+                while self._serve():
+                    pass
+        elif not self._begin(message, done):
+            self._later(self._go_on)
+
+    def _begin(self, message: Message, done: Done | None) -> bool:
+        """Deliver it; False where that takes more than this turn."""
+        self._deliver(message)
+        if self._crowd is not None:
+            self._behind.appendleft((message, done))  # told when all of its audience is served
+            return False
+        self._delivered(message, done)
+        return True
+
+    def _delivered(self, message: Message, done: Done | None) -> None:
+        if message.offset is not None:
+            self.fanned_out = message.offset
+        if done is not None:
+            done(Receipt(message.room, message.draft.id, None))
+
+    def _go_on(self) -> None:
+        if self._serve():
+            self._later(self._go_on)
+
+    def _serve(self) -> bool:
+        """The next slice; behind the last one what waits, up to the next large audience. Whether there is more."""
+        crowd = self._crowd
+        if crowd is None:
+            return False
+        self._fan_out(lambda: crowd.serve(self._slice))
+        if not crowd.served:
+            return True
+        self._crowd = None
+        self._delivered(*self._behind.popleft())
+        while self._behind:
+            if not self._begin(*self._behind.popleft()):
+                return True
+        return False
+
     def _deliver(self, message: Message) -> None:
+        """Offer a message to its audience, or to the first slice of a large one."""
         members = self.audience(message.room, message.draft.user)
-        if members:
-            try:
-                self.counters.delivered += fan_out(message, members, self._rules.policy(message.room))
-            except Exception:  # a dialect that cannot write one message must not stop the log for everybody
-                self.counters.errors += 1
-                _log.exception("a message could not be delivered")
+        if not members:
+            return
+        policy = self._rules.policy(message.room)
+        if len(members) <= self._slice:
+            self._fan_out(lambda: fan_out(message, members, policy))
+        else:
+            crowd = self._crowd = Crowd(message, members, policy)
+            self._fan_out(lambda: crowd.serve(self._slice))
+
+    def _fan_out(self, offer: Callable[[], int]) -> None:
+        try:
+            self.counters.delivered += offer()
+        except Exception:  # a dialect that cannot write one message must not stop the log for everybody
+            self.counters.errors += 1
+            _log.exception("a message could not be delivered")
+
+
+def _call_soon(callback: Callable[[], None]) -> None:
+    asyncio.get_running_loop().call_soon(callback)

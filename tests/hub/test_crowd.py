@@ -1,0 +1,180 @@
+"""A large audience: served a slice a turn, with everything in order, whoever comes and goes meanwhile."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from partyline.errors import PartylineError
+from partyline.hub.hub import Hub, RoomRules
+from partyline.metrics import Counters
+from partyline.models import Draft, Receipt
+from partyline.stores.memory import MemoryStore
+
+from .members import Member, Tagged
+
+
+class Party:
+    """A hub that serves two members a turn, and the turns that it has asked for."""
+
+    def __init__(self, members: int) -> None:
+        self.turns: deque[Callable[[], None]] = deque()
+        self.hub = Hub(MemoryStore(), Counters(), RoomRules(ephemeral=(">",)), slice_size=2, later=self.turns.append)
+        self.members = [Member() for _ in range(members)]
+        for member in self.members:
+            self.hub.add(member)
+            self.hub.join(member, "cats")
+        self.told: list[str] = []
+
+    def publish(self, text: str, room: str = "cats", user: str | None = None) -> None:
+        def done(outcome: Receipt | PartylineError) -> None:
+            assert isinstance(outcome, Receipt)
+            self.told.append(text)
+
+        self.hub.publish(Draft(room, text.encode(), text, user=user), done)
+
+    def turn(self) -> None:
+        self.turns.popleft()()
+
+    def rest(self) -> None:
+        while self.turns:
+            self.turn()
+
+    @property
+    def got(self) -> list[list[bytes]]:
+        return [member.got for member in self.members]
+
+
+def test_a_small_audience_is_served_at_once() -> None:
+    """As many members as one slice has get a message before `publish` returns."""
+    party = Party(2)
+    party.publish("a")
+    assert party.got == [[b"a"]] * 2
+    assert party.told == ["a"]
+    assert not party.turns
+
+
+def test_a_large_audience_is_served_in_slices() -> None:
+    """The first slice at once, then one a turn; the publisher of an ephemeral message hears of it behind the last."""
+    party = Party(5)
+    party.publish("a")
+    assert party.got == [[b"a"], [b"a"], [], [], []]
+    assert party.told == []
+    party.turn()
+    assert party.got == [[b"a"], [b"a"], [b"a"], [b"a"], []]
+    party.turn()
+    assert party.got == [[b"a"]] * 5
+    assert party.told == ["a"]
+    assert not party.turns
+    assert party.hub.counters.delivered == 5
+
+
+def test_what_is_published_meanwhile_waits() -> None:
+    """Later messages, to whomever, come behind it, in their order; one dialect encodes each message once."""
+    party = Party(5)
+    dialect = Tagged()
+    for member in party.members:
+        member.dialect = dialect
+    other = Member()
+    party.hub.join(other, "dogs")
+    party.publish("a")
+    party.publish("b")
+    party.publish("c", "dogs")
+    assert other.got == []
+    party.rest()
+    assert party.got == [[b"a", b"b"]] * 5
+    assert other.got == [b"c"]
+    assert party.told == ["a", "b", "c"]
+    assert dialect.encoded == 2
+
+
+def test_who_joins_meanwhile_is_served_last() -> None:
+    """Who joins, by the room or by a pattern, while a message is on its way gets it, once."""
+    party = Party(5)
+    party.publish("a")
+    late, by_pattern, elsewhere = Member(), Member(), Member()
+    party.hub.join(late, "cats")
+    party.hub.join_pattern(by_pattern, "*")
+    party.hub.join_pattern(late, "*")
+    party.hub.join(elsewhere, "dogs")
+    party.hub.join_pattern(party.members[0], ">")
+    party.rest()
+    assert (late.got, by_pattern.got, elsewhere.got) == ([b"a"], [b"a"], [])
+    assert party.got == [[b"a"]] * 5
+
+
+def test_who_leaves_meanwhile_gets_nothing_more() -> None:
+    """Who leaves before its turn is passed over, and served after all if it comes back; who had it gets it once."""
+    party = Party(6)
+    party.publish("a")
+    first, gone, back = party.members[0], party.members[3], party.members[4]
+    for member in (first, gone, back):
+        party.hub.leave(member, "cats")
+    party.turn()
+    party.turn()
+    assert party.got == [[b"a"], [b"a"], [b"a"], [], [], [b"a"]]
+    party = Party(8)
+    party.publish("a")
+    back, skipped = party.members[3], party.members[2]
+    party.hub.leave(back, "cats")
+    party.hub.join(back, "cats")
+    party.hub.leave(skipped, "cats")
+    party.hub.leave(party.members[0], "cats")
+    party.hub.join(party.members[0], "cats")
+    party.turn()
+    party.hub.join(skipped, "cats")
+    party.rest()
+    assert party.got == [[b"a"]] * 8
+
+
+def test_another_users_message_stays_its_own() -> None:
+    """Who joins while a message for one user is on its way gets it only as that user (hostile 40)."""
+    party = Party(0)
+    party.members = [Member("ann") for _ in range(4)]
+    for member in party.members:
+        party.hub.add(member)
+        party.hub.join(member, "cats")
+    party.publish("a", user="ann")
+    ann, bob = Member("ann"), Member("bob")
+    for member in (ann, bob):
+        party.hub.add(member)
+        party.hub.join(member, "cats")
+    party.rest()
+    assert (ann.got, bob.got) == ([b"a"], [])
+
+
+def test_a_publisher_that_answers_by_publishing_waits_its_turn() -> None:
+    """What is published from within an answer comes behind what was published before."""
+    party = Party(3)
+    party.hub.publish(Draft("cats", b"a", "a"), lambda _: party.publish("late"))
+    party.publish("b")
+    party.rest()
+    assert party.got == [[b"a", b"b", b"late"]] * 3
+
+
+def test_what_waits_is_bounded() -> None:
+    """Behind a thousand waiting messages all are served at once: publishers are as slow as the writing is."""
+    party = Party(3)
+    for number in range(1_003):
+        party.publish(str(number))
+    assert party.told == [str(number) for number in range(1_001)]
+    party.rest()
+    assert party.got == [[str(number).encode() for number in range(1_003)]] * 3
+
+
+def test_a_dialect_that_fails_costs_its_members_only() -> None:
+    """Members whose dialect fails are closed, in every slice; the others get the message."""
+
+    class Broken(Tagged):
+        def encode(self, message: object) -> bytes:
+            raise ValueError("no")
+
+    party = Party(5)
+    broken = Broken()
+    for member in party.members[1::2]:
+        member.dialect = broken
+    party.publish("a")
+    party.rest()
+    assert party.got == [[b"a"], [], [b"a"], [], [b"a"]]
+    assert [member.closed for member in party.members] == [[], [1011], [], [1011], []]
+    assert party.hub.counters.errors == 1
