@@ -20,7 +20,7 @@ from partyline import Partyline, Settings, running
 from partyline.config import ApiKey
 from partyline.errors import StoreUnavailable
 from partyline.interfaces import View
-from partyline.models import Page
+from partyline.models import Draft, Page
 from partyline.trust.keys import Principal, key_hash
 from tests.calls import call, register
 
@@ -1352,5 +1352,29 @@ def test_one_publish_reaches_every_kind_of_client() -> None:
                 assert await client.data(3) == [{"by": "line"}, "by http", "by classic"]
                 async with asyncio.timeout(WITHIN):
                     assert [await classic.recv() for _ in range(3)] == ['{"by":"line"}', "by http", "by classic"]
+
+    run(main())
+
+
+def test_unsubscribing_ends_catching_up() -> None:
+    """Who unsubscribes while a long log comes gets what was sent already and the reply, and can go on from there."""
+
+    async def main() -> None:
+        async with running(settings()) as (partyline, url), line(url) as client:
+            for number in range(2_000):
+                partyline.hub.publish(Draft("cats", b"%d" % number, f"{number}"))
+            await client.position()
+            slow_reads(partyline)
+            for command in ("subscribe", "unsubscribe"):
+                assert (await client.ask(command, topic="cats", after="earliest"))["type"] == "reply"
+            early = [frame for frame in client.heard if frame["type"] == "message"]
+            assert len(early) < 1_000
+            client.heard.clear()
+            after = early[-1]["position"] if early else behind(await client.position(), -2_000)
+            await client.ask("subscribe", topic="cats", after=after)
+            assert await client.data(2_000 - len(early)) == list(range(len(early), 2_000))
+            assert [frame["data"] for frame in early] == list(range(len(early)))
+            await client.ask("unsubscribe", topic="cats")
+            assert (await client.ask("unsubscribe", topic="cats"))["code"] == "not_subscribed"
 
     run(main())

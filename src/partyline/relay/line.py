@@ -83,12 +83,17 @@ class _Subscription:
     view: View
     start: int  # everything of the view behind this offset has been or will be sent
     live: bool = False
+    unwanted: bool = False  # its unsubscribe waits behind it: catching up may stop
     earlier: tuple[int, int] = (0, 0)  # what it brought before a gap
     watcher: Callable[[str, str, bool], None] | None = field(default=None)
 
     def has(self, offset: int) -> bool:
         """Whether it has brought, or will bring, a message with this offset of its view."""
         return (self.live and self.start < offset) or self.earlier[0] < offset <= self.earlier[1]
+
+
+class _Unwanted(Exception):
+    """A subscription that is ended while it catches up."""
 
 
 class LineSession:
@@ -198,6 +203,8 @@ class LineSession:
             case wire.Subscribe():
                 self._in_order(command.id, lambda: self._subscribe(command, principal))
             case wire.Unsubscribe():
+                if (ending := self._subscriptions.get(command.topic)) is not None:
+                    ending.unwanted = True
                 self._in_order(command.id, lambda: self._unsubscribe(command))
             case wire.Publish():
                 self._publish(command, principal)
@@ -288,6 +295,8 @@ class LineSession:
 
         async def deliver(message: Message) -> None:
             await connection.drained()
+            if subscription.unwanted:
+                raise _Unwanted
             if not self._has(message, besides=subscription):
                 connection.send(connection.dialect.encode(message))
 
@@ -300,6 +309,8 @@ class LineSession:
                 deliver=deliver,
                 attach=lambda: self._attach(name, subscription),
             )
+        except _Unwanted:
+            pass  # its unsubscribe is next
         except Gap as gap:
             # Retention overtook this reader. It is told, and goes on live: a hole is never silent.
             subscription.earlier = (subscription.start, gap.reached)
