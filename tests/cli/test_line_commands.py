@@ -8,6 +8,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+from partyline.topics import is_printable
 from tests.calls import call
 from tests.process import command, environment, serving
 
@@ -205,5 +206,70 @@ def test_tail_into_a_closed_pipe() -> None:
             await publish(server.url, "cats", *range(20))  # a pipe takes a while to break
             _, out, err = await finish(process)
             assert (out, err) == ("", "")
+
+    asyncio.run(main())
+
+
+def test_publish_does_not_wait_for_lines_that_do_not_come() -> None:
+    """A line is published when it comes, and a refusal or Ctrl-C ends the command, while standard input stays open."""
+
+    async def main() -> None:
+        async with serving() as server:
+            where = ("--lines", "--json", "--url", server.url)
+            process = await start("publish", "cats", *where)
+            assert process.stdin is not None
+            for text in ("one", "two"):
+                process.stdin.write(text.encode() + b"\r\n")
+                assert json.loads(await line_of(process))["topic"] == "cats"
+            process.send_signal(signal.SIGINT)
+            async with asyncio.timeout(20):
+                assert await process.wait() == 130
+            _, page = await call(f"{server.url}/v1/topics/cats/messages")
+            assert [message["data"] for message in page["messages"]] == ["one", "two"]
+            process = await start("publish", "no spaces", *where)
+            assert process.stdin is not None
+            assert process.stderr is not None
+            process.stdin.write(b"x\n")
+            async with asyncio.timeout(20):
+                assert await process.wait() == 1
+            assert "line 1: topic 'no spaces'" in (await process.stderr.read()).decode()
+
+    asyncio.run(main())
+
+
+def test_publish_stops_at_a_line_that_is_none() -> None:
+    """Lines before one that is not UTF-8 or not JSON are published and told, those behind it are not; it is named."""
+
+    async def main() -> None:
+        async with serving() as server:
+            for topic, flags, bad, words in (
+                ("cats", (), b"\xff", "line 3 is not UTF-8"),
+                ("dogs", ("--data",), b"{", "line 3 is not JSON"),
+            ):
+                process = await start("publish", topic, "--lines", "--json", *flags, "--url", server.url)
+                async with asyncio.timeout(20):
+                    out, err = await process.communicate(b"1\n2\n" + bad + b"\n4")
+                assert process.returncode == 1
+                assert len(out.splitlines()) == 2
+                assert words in err.decode()
+                assert "Traceback" not in err.decode()
+                _, page = await call(f"{server.url}/v1/topics/{topic}/messages")
+                assert [str(message["data"]) for message in page["messages"]] == ["1", "2"]
+
+    asyncio.run(main())
+
+
+def test_tail_as_json_drives_no_terminal() -> None:
+    """Control characters come escaped in --json, too, and mean the same."""
+    nasty = "\x7f\x9b31m \u202e \U000e0001 fine ü 🐈"
+
+    async def main() -> None:
+        async with serving() as server:
+            assert (await finish(await start("publish", "cats", nasty, "--url", server.url)))[0] == 0
+            process = await start("tail", "cats", "--from", "earliest", "--count", "1", "--json", "--url", server.url)
+            _, out, _ = await finish(process)
+            assert json.loads(out)["data"] == nasty
+            assert is_printable(out.rstrip("\n"))
+            assert "ü 🐈" in out
 
     asyncio.run(main())

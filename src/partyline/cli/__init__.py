@@ -161,7 +161,7 @@ def publish(
     if lines:
         if message != "-":
             raise typer.BadParameter("--lines reads standard input: leave the message out", param_hint="MESSAGE")
-        publish_lines(url, topic, iter(sys.stdin), user=user, key=api_key, is_json=data, as_json=as_json)
+        publish_lines(url, topic, sys.stdin.fileno(), user=user, key=api_key, is_json=data, as_json=as_json)
     else:
         text = sys.stdin.read() if message == "-" else message
         publish_one(url, topic, text, user=user, key=api_key, is_json=data, as_json=as_json)

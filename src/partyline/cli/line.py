@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 from collections.abc import Coroutine
 from typing import Any, NoReturn, TypeVar
@@ -39,6 +40,15 @@ def fail(reason: str) -> NoReturn:
     """One line on standard error, and exit code 1."""
     sys.stderr.write(f"partyline: {reason}\n")
     raise typer.Exit(1)
+
+
+def printable_json(text: str) -> str:
+    """JSON that means the same, without what drives a terminal: such characters are escaped."""
+    return text if is_printable(text) else "".join(one if is_printable(one) else _escaped(one) for one in text)
+
+
+def _escaped(character: str) -> str:
+    return json.dumps(character)[1:-1] if character != "\x7f" else "\\u007f"  # json writes DEL as it is
 
 
 def plain(text: str) -> str:

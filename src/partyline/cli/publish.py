@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import typer
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from partyline.cli.line import fail, run
+from partyline.cli.line import run
+from partyline.cli.lines import Lines
 from partyline.client import Line, connect
-from partyline.errors import PartylineError
+from partyline.errors import InvalidValue, PartylineError
 from partyline.models import Receipt
 from partyline.topics import check_topic
 
@@ -35,36 +35,71 @@ def publish_one(
 
 
 def publish_lines(
-    url: str, topic: str, lines: Iterator[str], *, user: str | None, key: str | None, is_json: bool, as_json: bool
+    url: str, topic: str, descriptor: int, *, user: str | None, key: str | None, is_json: bool, as_json: bool
 ) -> None:
-    """Publish one message for each line, in their order; exits with 1 and one line at the first that is refused."""
+    """Publish one message for each line of a file, in their order; exits with 1 and one line at the first refusal.
+
+    The lines before it are published then; some behind it may be.
+    """
+    columns = (TextColumn("publishing"), MofNCompleteColumn(), TimeElapsedColumn())
 
     async def main() -> int:
-        waiting: deque[asyncio.Task[Receipt]] = deque()
-        done = number = 0
-        columns = (TextColumn("publishing"), MofNCompleteColumn(), TimeElapsedColumn())
         async with connect(url, token=key, open_timeout=0) as line:
             with Progress(*columns, transient=True, disable=not sys.stderr.isatty()) as progress:
                 bar = progress.add_task("", total=None)
-                while True:
-                    # Standard input may block for as long as it likes: not on the loop, which answers pings.
-                    text = await asyncio.to_thread(next, lines, None)
-                    if text is not None:
-                        number += 1
-                        data = _data(text.rstrip("\n"), is_json=is_json, where=f"line {number}")
-                        waiting.append(asyncio.create_task(_publish(line, topic, data, user, number)))
-                    while waiting and (text is None or len(waiting) > _AHEAD or waiting[0].done()):
-                        receipt = await waiting.popleft()
-                        done += 1
-                        progress.update(bar, completed=done)
-                        if as_json:
-                            _say(receipt, as_json=True)
-                    if text is None:
-                        return done
+
+                def told(receipt: Receipt, done: int) -> None:
+                    progress.update(bar, completed=done)
+                    if as_json:
+                        _say(receipt, as_json=True)
+
+                return await _send(line, topic, Lines(descriptor), user, told, is_json=is_json)
 
     count = run(main(), url)
     if not as_json:
         sys.stdout.write(f"published {count:,} messages to {topic}\n")
+
+
+async def _send(
+    line: Line, topic: str, lines: Lines, user: str | None, told: Callable[[Receipt, int], None], *, is_json: bool
+) -> int:
+    """Publish each line, `told` of each in their order; how many there were. Raises PartylineError for the first that
+    cannot be published, as soon as that is known: also while the next line does not come."""
+    waiting: asyncio.Queue[asyncio.Task[Receipt] | PartylineError | None] = asyncio.Queue(_AHEAD)
+
+    async def read() -> None:
+        number = 0
+        try:
+            while (text := await lines.next()) is not None:
+                number += 1
+                data = _line(text, number, is_json=is_json)
+                one = asyncio.create_task(_publish(line, topic, data, user, number))
+                one.add_done_callback(_seen)
+                await waiting.put(one)
+        except OSError as error:
+            await waiting.put(InvalidValue(f"standard input cannot be read: {error.strerror}"))
+        except InvalidValue as error:
+            await waiting.put(error)
+        await waiting.put(None)
+
+    done = 0
+    reading = asyncio.create_task(read())
+    try:
+        while (one := await waiting.get()) is not None:
+            if isinstance(one, PartylineError):
+                raise one
+            receipt = await one
+            done += 1
+            told(receipt, done)
+    finally:
+        reading.cancel()
+    return done
+
+
+def _seen(task: asyncio.Task[Receipt]) -> None:
+    """Of those behind the first that fails, nobody asks."""
+    if not task.cancelled():
+        task.exception()
 
 
 async def _publish(line: Line, topic: str, data: Any, user: str | None, number: int) -> Receipt:
@@ -75,15 +110,19 @@ async def _publish(line: Line, topic: str, data: Any, user: str | None, number: 
         raise
 
 
-def _data(text: str, *, is_json: bool, where: str = "it") -> Any:
-    if not is_json:
-        return text
+def _line(text: bytes, number: int, *, is_json: bool) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text) if is_json else text.decode()
     except ValueError as error:
-        if where == "it":
-            raise typer.BadParameter(f"it is not JSON: {error}", param_hint="MESSAGE") from None
-        fail(f"{where} is not JSON: {error}")
+        what = "UTF-8" if isinstance(error, UnicodeDecodeError) else "JSON"
+        raise InvalidValue(f"line {number} is not {what}: {error}") from None
+
+
+def _data(text: str, *, is_json: bool) -> Any:
+    try:
+        return json.loads(text) if is_json else text
+    except ValueError as error:
+        raise typer.BadParameter(f"it is not JSON: {error}", param_hint="MESSAGE") from None
 
 
 def _say(receipt: Receipt, *, as_json: bool) -> None:

@@ -11,7 +11,7 @@ import msgspec
 from rich.console import Console
 from rich.text import Text
 
-from partyline.cli.line import plain, run
+from partyline.cli.line import plain, printable_json, run
 from partyline.client import Gap, Message, State, Subscription, connect
 from partyline.topics import check_pattern, contains
 
@@ -81,7 +81,8 @@ class _Printer:
                 f"partyline: messages of {plain(item.topic)} were missed; {oldest}", style="bold red", markup=False
             )
             if self._as_json:
-                self._write({"gap": item.topic, "oldest": str(item.oldest), "position": str(item.position)})
+                known = None if item.oldest is None else str(item.oldest)
+                self._write({"gap": item.topic, "oldest": known, "position": str(item.position)})
         elif self._as_json:
             fields = {"from": item.sender, "user_id": item.user, "key": item.key}
             self._write(
@@ -106,4 +107,4 @@ class _Printer:
         sys.stdout.flush()
 
     def _write(self, value: dict[str, object]) -> None:
-        sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
+        sys.stdout.write(printable_json(msgspec.json.encode(value).decode()) + "\n")
