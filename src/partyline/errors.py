@@ -46,6 +46,7 @@ class PartylineError(Exception):
     http_status: int = 500
     close_code: int = 1011
     temporary: bool = False
+    retry_after: float = 0.0  # seconds to wait at least, where somebody said so
 
     def __init__(
         self, message: str, *, code: str | None = None, field: str | None = None, limit: str | None = None

@@ -15,6 +15,7 @@ from partyline.client import Line, State, connect
 from partyline.client.link import Link, Options
 from partyline.client.socket import Address
 from partyline.errors import Disconnected, PartylineError, RateLimited, Unauthenticated
+from partyline.wire.websocket.connection import Close, Connection, Event, Limits
 from partyline.wire.websocket.frames import TEXT, frame, text_frame
 from partyline.wire.websocket.handshake import accept_value
 
@@ -22,23 +23,40 @@ WELCOME = b'{"type":"welcome","connection":"1","server":"fake","heartbeat":25.0}
 
 
 @contextlib.asynccontextmanager
-async def fake(answer: Callable[[bytes], bytes], *, end: bool = True) -> AsyncIterator[str]:
-    """A server that reads one request, writes what `answer` makes of it, and ends the connection."""
+async def fake(
+    answer: Callable[[bytes], bytes], *, end: bool = True, heard: list[Event] | None = None
+) -> AsyncIterator[str]:
+    """A server that reads one request, writes what `answer` makes of it, and ends the connection: at once, or when it
+    hears a close frame or the end. What it hears goes into `heard`."""
+
+    handlers: set[asyncio.Task[None]] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        handlers.add(task)
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
             request = await reader.readuntil(b"\r\n\r\n")
             writer.write(answer(request))
             await writer.drain()
-            if not end:
-                await reader.read()
+            wire = Connection(Limits())
+            while not end and (data := await reader.read(1 << 16)):
+                events = wire.receive(data)
+                if heard is not None:
+                    heard.extend(events)
+                if any(isinstance(event, Close) for event in events):
+                    break
         writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     try:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:
         server.close()
+        if handlers:
+            await asyncio.wait(handlers, timeout=10)
 
 
 def upgraded(request: bytes, *frames: bytes, headers: str = "") -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import signal
 from pathlib import Path
 from typing import Any
@@ -487,3 +488,83 @@ def test_it_is_typed() -> None:
 
     assert partyline.connect is connect
     assert connect.__aenter__.__annotations__["return"] == Line.__name__
+
+
+def test_readers_share_a_subscription() -> None:
+    """Tasks that read one subscription get each message once between them, and none of them waits for ever."""
+
+    async def main() -> None:
+        async with partyline_server() as (_, url), quick(url) as line:
+            cats = await line.subscribe("cats").ready()
+            readers = [asyncio.create_task(take(cats, 1)) for _ in range(3)]
+            await asyncio.sleep(0)
+            for number in range(3):
+                await line.publish("cats", number)
+            assert sorted(await asyncio.gather(*readers)) == [[0], [1], [2]]
+
+    asyncio.run(main())
+
+
+def test_a_position_before_anything_is_read() -> None:
+    """Where to go on is known as soon as the server has answered, also while messages wait to be read."""
+
+    async def main() -> None:
+        async with partyline_server() as (_, url), quick(url) as line:
+            start = (await line.publish("cats", 0)).position
+            now = await line.subscribe("cats", after=None).ready()
+            later = line.subscribe("cats", after=start)
+            assert (now.position, later.position) == (start, start)
+            await line.publish("cats", 1)
+            for subscription in (now, later):
+                await eventually(lambda one=subscription: one._feed.items, "the message comes")
+                assert subscription.position == start
+                assert await take(subscription, 1) == [1]
+                assert subscription.position != start
+
+    asyncio.run(main())
+
+
+def test_the_state_of_all_connections() -> None:
+    """A line with a connection for an overlapping subscription is OPEN when both are, and says each change once."""
+
+    async def main() -> None:
+        told: list[State] = []
+        async with partyline_server() as (partyline, url):
+            async with quick(url, on_state=lambda state, _: told.append(state)) as line:
+                cats = await line.subscribe("cats").ready()
+                wide = await line.subscribe("*").ready()
+                assert line.state is State.OPEN
+                assert told == [State.CONNECTING, State.OPEN] * 2
+                told.clear()
+                for live in tuple(partyline.site.live):
+                    assert isinstance(live, WebSocket)
+                    live.close(1012, "server restarting")
+                await eventually(lambda: State.WAITING in told and line.state is State.OPEN, "both come back")
+                assert told[-1] is State.OPEN
+                assert all(one is not other for one, other in itertools.pairwise(told))
+                assert told.count(State.OPEN) == 1
+                del cats, wide
+            assert told[-1] is State.CLOSED
+            assert line.closed
+
+    asyncio.run(main())
+
+
+def test_a_subscription_beside_a_connection_that_is_over() -> None:
+    """Where the connection of an overlapping subscription ended for good, the next one gets another."""
+
+    async def main() -> None:
+        async with partyline_server() as (partyline, url), quick(url) as line:
+            cats, dogs = line.subscribe("cats"), line.subscribe("dogs.a")
+            wide = await line.subscribe("dogs.*").ready()
+            (second,) = (one for one in partyline.site.live if isinstance(one, WebSocket) and "dogs.*" in one.rooms)
+            second.close(4001, "disconnected")
+            with pytest.raises(Disconnected):
+                await asyncio.wait_for(anext(wide), WITHIN)
+            assert line.state is State.OPEN
+            other = await asyncio.wait_for(line.subscribe("*").ready(), WITHIN)
+            await line.publish("cats", 1)
+            assert await take(other, 1) == await take(cats, 1) == [1]
+            del dogs
+
+    asyncio.run(main())

@@ -16,8 +16,9 @@ class connect:  # noqa: N801 - it reads as the function that it is
     """Connect to a server: `async with connect(url) as line`, or `line = await connect(url)`.
 
     `url` is the server's (http, https, ws or wss). `token` is an API key or a JWT, or a function (async or not) that
-    gives one and is asked at every connection; `tls` a context for certificates that the system does not know.
-    `on_state(state, reason)` hears of the connection. `open_timeout` is how long the first connection may take in
+    gives one and is asked at every connection: what it raises counts as a server that is not there, unless it is a
+    PartylineError that is not `temporary`. `tls` is a context for certificates that the system does not know.
+    `on_state(state, reason)` hears of `Line.state`. `open_timeout` is how long the first connection may take in
     seconds: until then a server that is not there (yet) is tried again, 0 tries once. `least_delay` and `most_delay`
     bound the waits between later tries in seconds, each drawn from the whole range below a bound that doubles. At most
     `in_flight` publishes wait for their answers; more of them wait for a place. A message above `max_message` bytes
@@ -44,9 +45,8 @@ class connect:  # noqa: N801 - it reads as the function that it is
             Address.parse(url, "/v1/ws"),
             token,
             tls,
-            max(open_timeout, 10.0),
-            least_delay,
-            most_delay,
+            least_delay=least_delay,
+            most_delay=most_delay,
             max_message=max_message,
             on_state=on_state,
         )

@@ -18,20 +18,34 @@ class Feed:
     once half of it was read. So a slow reader holds nobody up, not even itself, and durable messages only come later.
     """
 
-    __slots__ = ("after", "behind", "bound", "closed", "dropped", "error", "items", "last", "ready", "topic", "waiter")
+    __slots__ = (
+        "after",
+        "behind",
+        "bound",
+        "changed",
+        "closed",
+        "dropped",
+        "error",
+        "given",
+        "items",
+        "last",
+        "ready",
+        "topic",
+    )
 
     def __init__(self, topic: str, after: After, bound: int) -> None:
         self.topic = topic
         self.after = after
         self.bound = bound
         self.last: Position | None = None  # everything of the view up to here is in it, or was
+        self.given = after if isinstance(after, Position) else None  # and up to here its reader has it
         self.items: deque[Message | Gap] = deque()
         self.ready = False  # the server has answered the newest `subscribe`; what comes before is an older one's
         self.behind = False
         self.closed = False
         self.dropped = 0  # ephemeral messages that came while it was full
         self.error: PartylineError | None = None
-        self.waiter: asyncio.Future[None] | None = None
+        self.changed = asyncio.Event()
 
     @property
     def start(self) -> After:
@@ -45,6 +59,13 @@ class Feed:
     def overlaps(self, name: str) -> bool:
         """Whether some topic belongs to it and to a subscription to `name` as well."""
         return overlap(self.topic, name)
+
+    def begin(self, position: Position) -> None:
+        """The server brings everything behind `position`."""
+        self.last = position
+        if self.given is None:
+            self.given = position
+        self.wake()
 
     def put(self, message: Message) -> bool:
         """Take a message; False if it is full, and the message has to be asked for again."""
@@ -79,9 +100,8 @@ class Feed:
         self.wake()
 
     def wake(self) -> None:
-        """Let a reader that waits look again."""
-        if self.waiter is not None and not self.waiter.done():
-            self.waiter.set_result(None)
+        """Let readers that wait look again."""
+        self.changed.set()
 
 
 def overlap(one: str, other: str) -> bool:

@@ -10,43 +10,52 @@ import msgspec
 from partyline.errors import (
     Conflict,
     Forbidden,
+    HeadTooLarge,
     InvalidValue,
+    MalformedRequest,
     MisdirectedRequest,
     NotFound,
     Overloaded,
     PartylineError,
+    PayloadTooLarge,
     RateLimited,
     RequestError,
+    RequestTimeout,
     ServerError,
     StoreUnavailable,
     TooManyTopics,
     Unauthenticated,
+    UnsupportedMediaType,
+    UpgradeRequired,
 )
 from partyline.models import Position
 from partyline.wire.relay import to_json
 
-_NAMED: Final = (
-    Conflict,
-    Forbidden,
-    InvalidValue,
-    MisdirectedRequest,
-    NotFound,
-    Overloaded,
-    RateLimited,
-    StoreUnavailable,
-    TooManyTopics,
-    Unauthenticated,
-)
-_KINDS: Final = {
-    **{kind.code: kind for kind in _NAMED},
-    "id_conflict": Conflict,
-    "invalid_topic": InvalidValue,
-    "invalid_position": InvalidValue,
-    "already_subscribed": Conflict,
-    "not_subscribed": NotFound,
-    "too_many_rooms": InvalidValue,
+# Whose codes are what: the table of docs/reference/limits.md. A frame has no status, so the code alone must do.
+_CODES: Final[dict[type[PartylineError], tuple[str, ...]]] = {
+    MalformedRequest: ("malformed_json", "too_deep"),
+    Unauthenticated: ("token_expired", "token_revoked"),
+    Forbidden: ("foreign_origin", "forwarded_in_open_mode"),
+    NotFound: ("unknown_connection", "not_subscribed"),
+    RequestTimeout: (),
+    Conflict: ("id_conflict", "already_subscribed", "already_authenticated"),
+    PayloadTooLarge: (),
+    UnsupportedMediaType: (),
+    MisdirectedRequest: (),
+    InvalidValue: (
+        *("invalid_topic", "invalid_user_id", "invalid_position", "too_many_rooms", "batch_size", "not_supported"),
+        *("unknown_command", "too_many_pending"),
+    ),
+    UpgradeRequired: (),
+    RateLimited: ("too_many_connections", "too_many_registrations"),
+    HeadTooLarge: (),
+    StoreUnavailable: (),
+    Overloaded: ("keys_unavailable",),
+    TooManyTopics: (),
 }
-_STATUSES: Final = {kind.http_status: kind for kind in _NAMED if kind is not StoreUnavailable}
+_KINDS: Final = {code: kind for kind, codes in _CODES.items() for code in (kind.code, *codes)}
+_STATUSES: Final = {kind.http_status: kind for kind in _CODES if kind is not StoreUnavailable}
+_LONGEST: Final = 3600.0  # seconds: nobody is sent away for longer than this
 
 After = Position | Literal["earliest", "latest"]
 """Where a subscription begins: behind a position, at the oldest message kept, or now."""
@@ -96,9 +105,11 @@ def read(text: str) -> Frame:
 def error_of(code: str, message: str, *, status: int = 0, retry_after: str | None = None) -> PartylineError:
     """A refusal of the server as one of our errors: by its code, or else by its HTTP status."""
     kind = _KINDS.get(code) or _STATUSES.get(status) or (RequestError if status and status < 500 else ServerError)
-    seconds = float(retry_after) if retry_after is not None and retry_after.isdigit() else 1.0
-    error = RateLimited(message, retry_after=seconds) if kind is RateLimited else kind(message)
+    error = kind(message)
     error.code = code
+    if retry_after is not None and retry_after.isascii() and retry_after.isdigit():
+        # RFC 9110 10.2.3. Its other form, a date, is not read: clocks differ, and backoff does it as well.
+        error.retry_after = min(float(retry_after[:9]), _LONGEST)
     if kind is ServerError or kind is RequestError:
         error.temporary = status in (500, 502, 503, 504)
     return error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Final, Generic, Literal, Self, TypeVar, cast, overload
 
@@ -32,7 +33,6 @@ class Subscription(Generic[_Item]):
         self._link = link
         self._feed = feed
         self._gaps = gaps
-        self._given: Position | None = None
 
     @property
     def topic(self) -> str:
@@ -42,7 +42,8 @@ class Subscription(Generic[_Item]):
     @property
     def position(self) -> Position | None:
         """Where to subscribe again for everything that it has not given out; None before anything is known."""
-        return self._given if self._feed.items else self._feed.last or self._given
+        feed = self._feed
+        return feed.given if feed.items else feed.last or feed.given
 
     @property
     def dropped(self) -> int:
@@ -67,7 +68,8 @@ class Subscription(Generic[_Item]):
         return self
 
     async def __anext__(self) -> _Item:
-        """The next message (or Gap, with `gaps`). Cancelling it loses nothing.
+        """The next message (or Gap, with `gaps`). Cancelling it loses nothing. Several tasks may share the messages:
+        each goes to one of them.
 
         Raises NotRecovered where messages were missed, once, and then goes on; the server's error where it refuses the
         subscription; Disconnected where the line has given up.
@@ -80,7 +82,7 @@ class Subscription(Generic[_Item]):
                 raise StopAsyncIteration
             await self._changed()
         item = feed.items.popleft()
-        self._given = item.position or self._given
+        feed.given = item.position or feed.given
         if feed.behind and len(feed.items) <= feed.bound // 2:
             self._link.caught_up(feed)
         if isinstance(item, Gap) and not self._gaps:
@@ -100,8 +102,8 @@ class Subscription(Generic[_Item]):
         self._feed.wake()
 
     async def _changed(self) -> None:
-        self._feed.waiter = asyncio.get_running_loop().create_future()
-        await self._feed.waiter
+        self._feed.changed.clear()
+        await self._feed.changed.wait()
 
     async def __aenter__(self) -> Self:
         return await self.ready()
@@ -122,14 +124,25 @@ class Line:
     """Connections to one server that heal by themselves. Made by `connect`; used by one event loop."""
 
     def __init__(self, options: Options, *, in_flight: int) -> None:
-        self._options = options
-        self._links = [Link(options)]
+        self._on_state = options.on_state
+        self._told: State | None = None
+        self._options = replace(options, on_state=self._changed)
+        self._links = [Link(self._options)]
         self._in_flight = asyncio.Semaphore(in_flight)
 
     @property
     def state(self) -> State:
-        """Of its first connection, on which it publishes."""
-        return self._links[0].state
+        """Of its connections together: `OPEN` says that each of them is, `CLOSED` that the line is over."""
+        first = self._links[0].state
+        if first is State.CLOSED:
+            return first
+        states = {first, *(link.state for link in self._links[1:] if link.feeds)}
+        return next((state for state in (State.WAITING, State.CONNECTING) if state in states), first)
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is over, by `aclose` or by an error that no retry mends."""
+        return self.state is State.CLOSED
 
     async def publish(
         self,
@@ -150,8 +163,9 @@ class Line:
         is not sent again: Disconnected is raised. (Where only the server's rules make a topic ephemeral, such a message
         may come twice.)
 
-        Raises the server's error; Disconnected where the line is closed or has given up. Cancelled, it may have been
-        published: with an `id` of your own it can be published again.
+        Raises the server's error (PayloadTooLarge where the message is more than the server takes); Disconnected where
+        the line is closed or has given up; TypeError for data that is no JSON. Cancelled, it may have been published:
+        with an `id` of your own it can be published again.
         """
         async with self._in_flight:
             frame = await self._links[0].ask(
@@ -170,24 +184,25 @@ class Line:
 
     @overload
     def subscribe(
-        self, topic: str, *, after: After | str = ..., gaps: Literal[False] = ..., buffer: int = ...
+        self, topic: str, *, after: After | str | None = ..., gaps: Literal[False] = ..., buffer: int = ...
     ) -> Subscription[Message]: ...
 
     @overload
     def subscribe(
-        self, topic: str, *, after: After | str = ..., gaps: Literal[True], buffer: int = ...
+        self, topic: str, *, after: After | str | None = ..., gaps: Literal[True], buffer: int = ...
     ) -> Subscription[Message | Gap]: ...
 
     def subscribe(
-        self, topic: str, *, after: After | str = "latest", gaps: bool = False, buffer: int = 1_000
+        self, topic: str, *, after: After | str | None = "latest", gaps: bool = False, buffer: int = 1_000
     ) -> Subscription[Message] | Subscription[Message | Gap]:
-        """Subscribe to a topic or a pattern, behind a position, from the `earliest` message kept, or (`latest`) now.
+        """Subscribe to a topic or a pattern, behind a position, from the `earliest` message, or now (`latest` or None).
 
         At most `buffer` messages wait for the reader. One that reads too slowly falls behind and gets the rest from the
         log; ephemeral messages that come meanwhile are dropped and counted in `dropped`. With `gaps` a `Gap` stands
         where messages were missed; without it NotRecovered is raised there. Raises InvalidValue for an `after` that is
         none.
         """
+        after = "latest" if after is None else after
         known = isinstance(after, Position) or after in ("earliest", "latest")
         start = cast("After", after if known else Position.parse(str(after)))
         if buffer < 1:
@@ -214,9 +229,13 @@ class Line:
         return (await self._links[0].ask("presence", again=True, topic=topic)).users
 
     async def aclose(self) -> None:
-        """Close all connections. Publishes without an answer raise Disconnected, subscriptions end."""
+        """Close all connections. Publishes without an answer raise Disconnected, subscriptions end.
+
+        Returns when the server has ended them, too, or after two seconds. Cancelled, they are closed all the same.
+        """
         for link in self._links:
-            await link.close()
+            link.end()
+        await asyncio.gather(*(link.close() for link in self._links))
 
     def _link_for(self, topic: str) -> Link:
         """A connection on which nothing overlaps with `topic`.
@@ -224,6 +243,8 @@ class Line:
         A server sends a message once on one connection, whatever number of subscriptions cover it: two that overlap
         and begin at different places could not each have all of theirs.
         """
+        first, *others = self._links
+        self._links = [first, *(link for link in others if link.state is not State.CLOSED)]
         for link in self._links:
             if len(link.feeds) < _TOPICS and not any(feed.overlaps(topic) for feed in link.feeds):
                 return link
@@ -231,6 +252,13 @@ class Line:
         link.start()
         self._links.append(link)
         return link
+
+    def _changed(self, _: State, reason: str) -> None:
+        state = self.state
+        if state is not self._told:
+            self._told = state
+            if self._on_state is not None:
+                self._on_state(state, reason)
 
     async def __aenter__(self) -> Self:
         return self

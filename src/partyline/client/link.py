@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from partyline import log
 from partyline.client.feed import Feed
 from partyline.client.frames import Frame, command, error_of, message_of, position_of, read
 from partyline.client.socket import Address, Socket
-from partyline.errors import Disconnected, PartylineError, RateLimited, Unauthenticated
+from partyline.errors import Disconnected, InvalidValue, PartylineError, PayloadTooLarge, Unauthenticated
 
 _log = log.get("client")
 
@@ -24,6 +25,8 @@ SUBPROTOCOL: Final = "partyline.v1"
 _AGAIN: Final = frozenset({1001, 1006, 1011, 1012, 1013, 4008})  # docs/reference/limits.md
 _SUBSCRIBING: Final = 32
 _RETRY_SUBSCRIBE: Final = 1.0  # seconds after the server could not subscribe us now
+_LEAST_TRY: Final = 0.1  # seconds for a try that begins when the time for opening is almost over
+_VISIBLE: Final = re.compile(r"[!-~]+")
 
 
 class State(Enum):
@@ -49,6 +52,7 @@ class Options:
     max_message: int = 16_000_000
     on_state: Callable[[State, str], None] | None = None
     random: Callable[[], float] = random.random
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 
 
 @dataclass(slots=True)
@@ -74,35 +78,46 @@ class Link:
     _to_subscribe: dict[Feed, None] = field(default_factory=dict)
     _number: int = 0
     _socket: Socket | None = None
+    _closing: Socket | None = None
     _lost: asyncio.Future[tuple[int, str]] | None = None
     _task: asyncio.Task[None] | None = None
     _opened: asyncio.Future[None] | None = None
     _exact: dict[str, Feed] = field(default_factory=dict)
+    _token: str | None = None  # of the newest connection
+    _expired: str | None = None  # the token that the server closed the last connection for
 
     async def open(self, patience: float) -> None:
         """Connect; a server that cannot be reached is tried again for `patience` seconds. Raises what it met last."""
         loop = asyncio.get_running_loop()
-        self._opened = loop.create_future()
-        self._task = loop.create_task(self._run(loop.time() + patience))
+        opened = self._opened = loop.create_future()
+        self._task = loop.create_task(self._run(patience))
         try:
-            await asyncio.shield(self._opened)
+            await asyncio.shield(opened)
         except asyncio.CancelledError:
-            await self.close()
+            opened.cancel()
+            self.end()
             raise
 
     def start(self) -> None:
         """Connect in the background, for ever."""
         self._task = asyncio.get_running_loop().create_task(self._run(float("inf")))
 
-    async def close(self) -> None:
-        """Close the connection; commands without an answer fail with Disconnected, subscriptions end."""
+    def end(self) -> None:
+        """Begin to close; commands without an answer fail with Disconnected, subscriptions end."""
         self._over(None)
         if self._socket is not None:
-            self._socket.close(1000, "")
-            self._socket = None
-        if self._task is not None and self._task is not asyncio.current_task():
+            self._closing, self._socket = self._socket, None
+            self._closing.close(1000, "")
+        if self._task is not None:
             self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def close(self) -> None:
+        """Close the connection, and return when it is gone. Cancelling it changes nothing."""
+        self.end()
+        if self._task is not None:
+            await asyncio.wait((self._task,))
+        if self._closing is not None:
+            await self._closing.ended()
 
     # Commands
 
@@ -156,6 +171,10 @@ class Link:
         self._to_subscribe[feed] = None
         self._send_subscribes()
 
+    def _subscribe_again(self, feed: Feed, socket: Socket | None) -> None:
+        if socket is self._socket and not feed.closed and feed.error is None:  # a new connection subscribed by itself
+            self._subscribe(feed)
+
     def _send_subscribes(self) -> None:
         """A few at a time: a server lets so many commands wait, and no more."""
         while self._to_subscribe and self._socket is not None and len(self._subscribing) < _SUBSCRIBING:
@@ -172,48 +191,96 @@ class Link:
 
     # Connecting
 
-    async def _run(self, until: float) -> None:
-        loop = asyncio.get_running_loop()
-        tries, refreshed = 0, False
+    async def _run(self, patience: float) -> None:
+        try:
+            await self._stay(patience)
+        except Exception as error:
+            _log.exception("the line failed")
+            self._over(PartylineError(f"the line failed: {type(error).__name__}: {error}"))
+
+    async def _stay(self, patience: float) -> None:
+        """Connect, again and again. Returns when the line is over."""
+        loop, options = asyncio.get_running_loop(), self.options
+        until = loop.time() + patience
+        tries = 0
         while True:
+            bound = min(options.most_delay, options.least_delay * 2.0**tries)
             wait = 0.0
+            self._tell(State.CONNECTING, "")
             try:
-                self._tell(State.CONNECTING, "")
                 self._lost = loop.create_future()
-                await self._connect()
-                tries = 0
+                opening = self._opened is not None and not self._opened.done()
+                left = max(until - loop.time(), _LEAST_TRY) if opening and patience else options.open_timeout
+                await self._connect(min(left, options.open_timeout))
+                since = loop.time()
                 code, reason = await self._lost
                 self._socket = None
-                if code not in _AGAIN and not (code == 4401 and callable(self.options.token) and not refreshed):
+                if not self._comes_back(code):
                     self._over(_final(code, reason))
                     return
-                refreshed = code == 4401
+                if loop.time() - since > bound:
+                    tries = 0  # not at once: a server that takes us and sends us off again is no better than none
                 self._cut_off()
             except PartylineError as error:
                 self._socket = None
-                if not error.temporary:
-                    self._over(error)
-                    return
-                code, reason = 0, error.message
-                if isinstance(error, RateLimited):
-                    wait = error.retry_after
-                if self._opened is not None and not self._opened.done() and loop.time() >= until:
+                reason, wait = error.message, error.retry_after
+                opening = self._opened is not None and not self._opened.done()
+                if not error.temporary or (opening and loop.time() + wait >= until):
                     self._over(error)
                     return
             # Full jitter: a crowd that was cut off at one moment comes back spread over the whole delay.
-            delay = self.options.random() * min(self.options.most_delay, self.options.least_delay * 2.0**tries)
+            delay = options.random() * min(options.most_delay, options.least_delay * 2.0**tries)
             tries = min(tries + 1, 30)
             if self._opened is not None and not self._opened.done():
                 delay = min(delay, max(0.0, until - loop.time()))
             self._tell(State.WAITING, reason)
-            await asyncio.sleep(max(wait, delay))
+            await options.sleep(max(wait, delay))
 
-    async def _connect(self) -> None:
-        options = self.options
-        token = options.token
+    def _comes_back(self, code: int) -> bool:
+        """Whether to connect again after this close code (docs/reference/limits.md)."""
+        if code == 4401 and callable(self.options.token):
+            self._expired = self._token
+            return True
+        if code == 1009:
+            # One message was too large for the server, so the largest one is. It must not be sent again.
+            largest = max(self._asked, key=lambda number: len(self._asked[number].text), default=None)
+            if largest is None:
+                return False
+            asked = self._asked.pop(largest)
+            if not asked.answer.done():
+                asked.answer.set_exception(
+                    PayloadTooLarge(f"a command of {len(asked.text)} bytes is more than the server takes (max_message)")
+                )
+            return True
+        return code in _AGAIN
+
+    async def _new_token(self) -> str | None:
+        token = self.options.token
+        if token is None:
+            return None
         if callable(token):
-            made = token()
-            token = made if isinstance(made, str) else await made
+            try:
+                made = token()
+                token = made if isinstance(made, str) else await made
+            except PartylineError:
+                raise
+            except Exception as error:  # whatever asks for tokens over a network fails now and then
+                raise Disconnected(f"no token could be had: {type(error).__name__}: {error}") from error
+            if token and token == self._expired:
+                raise Unauthenticated("the server does not take this token any more, and there is no other")
+        if not (isinstance(token, str) and _VISIBLE.fullmatch(token)):
+            raise InvalidValue(
+                "token: it has to be visible ASCII characters, without spaces and line ends", field="token"
+            )
+        return token
+
+    async def _connect(self, timeout: float) -> None:  # noqa: ASYNC109 - of the attempt, and the error says so
+        options = self.options
+        try:
+            async with asyncio.timeout(timeout):
+                token = self._token = await self._new_token()
+        except TimeoutError:
+            raise Disconnected(f"no token could be had within {timeout:g} s") from None
         headers = [] if token is None else [("Authorization", f"Bearer {token}")]
         self._socket = await Socket.open(
             options.address,
@@ -222,7 +289,7 @@ class Link:
             self._heard,
             self._gone,
             tls=options.tls,
-            timeout=options.open_timeout,
+            timeout=timeout,
             max_message=options.max_message,
         )
         self._subscribing.clear()
@@ -336,22 +403,22 @@ class Link:
                 asked.answer.set_result(frame)
 
     def _subscribed(self, feed: Feed, frame: Frame) -> None:
+        if feed.closed:
+            return
         if frame.type == "error":
             error = error_of(frame.code, frame.message)
             if error.temporary or frame.code == "too_many_pending":
-                asyncio.get_running_loop().call_later(_RETRY_SUBSCRIBE, self._subscribe, feed)
+                loop = asyncio.get_running_loop()
+                loop.call_later(_RETRY_SUBSCRIBE, self._subscribe_again, feed, self._socket)
             else:
                 self.feeds.remove(feed)
                 del self._exact[feed.topic]
                 feed.fail(error)
             return
-        if feed.closed:
-            return
         position = position_of(frame.position)
         feed.ready = True
         if frame.recovered:
-            feed.last = position
-            feed.wake()
+            feed.begin(position)
         else:
             feed.gap(None if frame.oldest is None else position_of(frame.oldest), position)
 
@@ -360,6 +427,6 @@ def _final(code: int, reason: str) -> PartylineError:
     """Why a line does not come back after this close code (docs/reference/limits.md)."""
     if code == 4401:
         return Unauthenticated(f"the server closed the line: {reason or 'not authenticated'}")
-    error = Disconnected(f"the server closed the line with {code} {reason}".rstrip())
+    error = Disconnected(f"the server closed the line with {code} {reason}".rstrip() if code else reason)
     error.temporary = False
     return error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
+import re
 import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from partyline.wire.websocket.handshake import accept_value, parse_extensions
 _MAX_HEAD: Final = 32 * 1024
 _MAX_BODY: Final = 64 * 1024
 _OFFER: Final = "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
+_FAREWELL: Final = 2.0  # seconds for the server to end a connection that we closed
 _SCHEMES: Final = {"http": False, "ws": False, "https": True, "wss": True}
 
 
@@ -45,15 +47,17 @@ class Address:
             parts = urlsplit(url)
             secure = _SCHEMES[parts.scheme]
             port = parts.port or (443 if secure else 80)
+            host = (parts.hostname or "").encode("idna").decode()
         except (ValueError, KeyError):
             raise InvalidValue(f"url: {url[:200]!r} is no http, https, ws or wss address", field="url") from None
-        if not parts.hostname or parts.username is not None or parts.query or parts.fragment:
+        if not host or parts.username is not None or parts.query or parts.fragment:
             raise InvalidValue(f"url: {url[:200]!r} has to be a scheme, a host, a port and a path", field="url")
         where = parts.path.rstrip("/")
         where = where if where.endswith(path) else where + path
         if not where.isascii() or not where.isprintable() or " " in where:
             raise InvalidValue(f"url: the path of {url[:200]!r} has to be percent-encoded", field="url")
-        return cls(parts.hostname, port, secure, where, parts.netloc)
+        authority = f"[{host}]" if ":" in host else host
+        return cls(host, port, secure, where, authority if parts.port is None else f"{authority}:{port}")
 
 
 class Socket(asyncio.Protocol):
@@ -84,6 +88,8 @@ class Socket(asyncio.Protocol):
         self._writable.set()
         self._heard = True
         self._patience: asyncio.TimerHandle | None = None
+        self._owed: bytes | None = None
+        self._end = asyncio.Event()
 
     @classmethod
     async def open(
@@ -167,11 +173,14 @@ class Socket(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._writable.set()
+        if self._owed is not None:
+            self._pong(self._owed)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self._upgraded.done():
             self._upgraded.set_exception(Disconnected(f"{self._address.authority} closed the connection"))
         self._gone(1006, str(exc) if exc is not None else "the connection broke")
+        self._end.set()
 
     # For the line
 
@@ -195,12 +204,15 @@ class Socket(asyncio.Protocol):
         await self._writable.wait()
 
     def close(self, code: int = 1000, reason: str = "") -> None:
-        """Say good-bye; nothing is heard any more."""
+        """Say good-bye; nothing is heard any more. The server ends the connection, or we do: see `ended`."""
         if self._wire is not None and self._on_lost is not None and not self._transport.is_closing():
             self._transport.write(self._wire.close(code, reason))
         self._gone(code, reason)
-        if self._transport is not None:
-            self._transport.close()
+        self._patience = self._loop.call_later(_FAREWELL, self.abort)
+
+    async def ended(self) -> None:
+        """Return when nothing of the connection is left. Cancelling it loses nothing."""
+        await self._end.wait()
 
     def abort(self) -> None:
         """Drop the connection as it is."""
@@ -226,23 +238,27 @@ class Socket(asyncio.Protocol):
 
     def _frames(self, wire: Connection, data: bytes) -> None:
         for event in wire.receive(data):
-            if self._on_lost is None:
-                return
             match event:
-                case str():
-                    self._on_text(event)
-                case Ping():
-                    self._transport.write(wire.pong(event.payload))
                 case Close():
                     self._transport.write(wire.close(event.code))
                     self._gone(event.code, event.reason)
                     self._transport.close()
                 case Violation():
                     self._transport.write(wire.close(event.code, event.reason))
-                    self._gone(event.code, f"the server broke the protocol: {event.reason}")
+                    self._gone(0, f"the server broke the protocol, or max_message of this line: {event.reason}")
                     self._transport.close()
+                case str() if self._on_lost is not None:
+                    self._on_text(event)
+                case Ping() if self._on_lost is not None:
+                    self._pong(event.payload)
                 case _:
-                    pass  # pongs, and binary messages: v1 has none
+                    pass  # pongs, and binary messages: v1 has none; and what comes behind our close
+
+    def _pong(self, payload: bytes) -> None:
+        # RFC 6455 5.5.3: only the newest ping needs its pong. So a server that does not read costs no memory here.
+        self._owed = payload if self.blocked else None
+        if self._owed is None and self._wire is not None and self._on_lost is not None:
+            self._transport.write(self._wire.pong(payload))
 
     def _answer(self) -> bytes | None:
         """What came behind a whole 101; None while it is not whole. Raises the server's refusal."""
@@ -253,7 +269,7 @@ class Socket(asyncio.Protocol):
             return None
         first, *lines = head.decode("latin-1").split("\r\n")
         version, _, status = first.partition(" ")
-        if not version.startswith("HTTP/1.") or not status[:3].isdigit():
+        if not version.startswith("HTTP/1.") or not re.match(r"[0-9]{3}(?: |\Z)", status):
             raise Disconnected(f"{self._address.authority} does not speak HTTP")
         headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
         if status[:3] != "101":
@@ -284,7 +300,7 @@ class Socket(asyncio.Protocol):
 
     def _refused(self, status: int, headers: dict[str, str], body: bytes) -> None:
         length = headers.get("content-length", "")
-        if length.isdigit() and len(body) < min(int(length), _MAX_BODY):
+        if re.fullmatch("[0-9]{1,9}", length) and len(body) < min(int(length), _MAX_BODY):
             return  # the rest is still to come
         try:
             error = msgspec.json.decode(body, type=dict[str, dict[str, str]])["error"]
