@@ -1,0 +1,1 @@
+"""The chat: an application on Partyline's public names only."""
