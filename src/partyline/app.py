@@ -330,6 +330,12 @@ def _connection_limits(settings: Settings, loopback: bool) -> ConnectionLimits:
         events_burst=settings.events_burst,
         compress_from=settings.compress_from,
         drain_time=settings.drain_time,
+        upgrade_timeout=settings.upgrade_timeout,
+        connect_timeout=settings.connect_timeout,
+        max_attachments=settings.max_attachments,
+        max_pending_events=settings.max_pending_events,
+        max_pending_bytes=settings.max_pending_bytes,
+        rooms_per_connection=settings.rooms_per_connection,
         message=MessageLimits(
             settings.max_message,
             settings.max_message if settings.max_inflated is None else settings.max_inflated,

@@ -42,6 +42,12 @@ class ConnectionLimits:
     events_burst: float = 200.0
     compress_from: int = 1024
     drain_time: float = 30.0
+    upgrade_timeout: float = 10.0
+    connect_timeout: float = 45.0
+    max_attachments: int = 10
+    max_pending_events: int = 64
+    max_pending_bytes: int = 1024 * 1024
+    rooms_per_connection: int = 1_000
     message: MessageLimits = field(default_factory=MessageLimits)
 
 

@@ -249,6 +249,7 @@ class Namespace(Broadcast):
         most = self.io.rooms_per_connection
         for room in rooms:
             if len(socket.rooms) > most and room not in socket.rooms:  # its own room is one more
+                self.io.counters.hit("rooms_per_connection")
                 raise InvalidValue(
                     f"a socket may be in {most} rooms (rooms_per_connection)",
                     code="too_many_rooms",

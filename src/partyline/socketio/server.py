@@ -39,17 +39,19 @@ Matcher = Callable[[str, dict[str, Any]], Any]
 class SocketIO(Namespace):
     """A Socket.IO server on one path, for `partyline.build(settings, extras=[...])`; itself its main namespace, `/`.
 
-    Times are in seconds. `version_3` lets clients of Socket.IO 2 in (Engine.IO 3). `parser` is "json"
-    or "msgpack", the same for all clients. A client has `connect_timeout` for its first CONNECT. Of a connection
-    `max_pending_events` events, `max_pending_bytes` of them, may wait for handlers before it is not read any more. A
-    disconnected socket's handlers have `disconnect_grace` before they are cancelled. With a `recovery_window` events
-    are kept in the log, and a client that comes back within it gets what it missed, past the middlewares unless
-    `skip_middlewares` is False. Further arguments are those of `partyline.EngineIO`. Raises ConfigError.
+    Times are in seconds; limits that are None follow the server's settings of the same names. `version_3` lets clients
+    of Socket.IO 2 in (Engine.IO 3). `parser` is "json" or "msgpack", the same for all clients. A client has
+    `connect_timeout` for its first CONNECT. Of a connection `max_pending_events` events, `max_pending_bytes` of them,
+    may wait for handlers before it is not read any more. A disconnected socket's handlers have `disconnect_grace`
+    before they are cancelled. With a `recovery_window` events are kept in the log, and a client that comes back within
+    it gets what it missed, past the middlewares unless `skip_middlewares` is False. Further arguments are those of
+    `partyline.EngineIO`. Raises ConfigError.
     """
 
     __slots__ = (
         "_dialects",
         "_dynamic",
+        "_given",
         "_namespaces",
         "connect_timeout",
         "connections",
@@ -73,11 +75,11 @@ class SocketIO(Namespace):
         path: str = "/socket.io/",
         *,
         parser: str | Parser = "json",
-        connect_timeout: float = 45.0,
-        max_attachments: int = 10,
-        max_pending_events: int = 64,
-        max_pending_bytes: int = 1024 * 1024,
-        rooms_per_connection: int = 1_000,
+        connect_timeout: float | None = None,
+        max_attachments: int | None = None,
+        max_pending_events: int | None = None,
+        max_pending_bytes: int | None = None,
+        rooms_per_connection: int | None = None,
         namespaces_per_connection: int = 1_000,
         disconnect_grace: float = 5.0,
         recovery_window: float | None = None,
@@ -86,16 +88,23 @@ class SocketIO(Namespace):
     ) -> None:
         super().__init__(self, "/")
         self.parser = _parser(parser)
-        self.connect_timeout = connect_timeout
-        self.max_attachments = max_attachments
-        self.max_pending_events = max_pending_events
-        self.max_pending_bytes = max_pending_bytes
-        self.rooms_per_connection = rooms_per_connection
+        self.connect_timeout: float
+        self.max_attachments: int
+        self.max_pending_events: int
+        self.max_pending_bytes: int
+        self.rooms_per_connection: int
         self.namespaces_per_connection = namespaces_per_connection
         self.disconnect_grace = disconnect_grace
         self.recovery_window = recovery_window
         self.skip_middlewares = skip_middlewares
         self.recovery: Recovery | None = None
+        self._given = {
+            "connect_timeout": connect_timeout,
+            "max_attachments": max_attachments,
+            "max_pending_events": max_pending_events,
+            "max_pending_bytes": max_pending_bytes,
+            "rooms_per_connection": rooms_per_connection,
+        }
         self.engine = EngineIO(path, accept=self._accept, **engine)
         self.counters = Counters()
         self.connections: set[Connection] = set()
@@ -186,6 +195,8 @@ class SocketIO(Namespace):
         """The server is built."""
         self.engine.attach(site)
         self.counters = site.counters
+        for name, value in self._given.items():
+            setattr(self, name, getattr(site.limits, name) if value is None else value)
         if self.recovery_window is not None and site.hub is not None and site.store is not None:
             table = site.sessions or MemoryTable()
             self.recovery = Recovery(site.hub, site.store, table, site.timers, self.recovery_window)
