@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from starlette.routing import BaseRoute
 
@@ -102,6 +102,19 @@ class Extra(Protocol):
 
     def upgrade(self, upgrade: Upgrade) -> Endpoint | None:
         """As `Route` above."""
+        ...
+
+
+@runtime_checkable
+class Background(Protocol):
+    """An extra that has something to do before the server listens, and when it has drained."""
+
+    async def start(self) -> None:
+        """Before the first connection. What it raises keeps the server from starting."""
+        ...
+
+    async def stop(self) -> None:
+        """Behind the last one."""
         ...
 
 

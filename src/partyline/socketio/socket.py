@@ -459,14 +459,13 @@ class Socket:
         return found is not None and all(handler.concurrent for handler in found) and self._listeners is None
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None], *, keep: bool = True) -> None:
+        if not keep:
+            self.namespace.io.keep(coroutine)
+            return
+        others = self._others = set() if self._others is None else self._others
         task = asyncio.get_running_loop().create_task(coroutine)
-        if keep:
-            others = self._others = set() if self._others is None else self._others
-            others.add(task)
-            task.add_done_callback(others.discard)
-        else:
-            self.namespace.io.tasks.add(task)
-            task.add_done_callback(self.namespace.io.tasks.discard)
+        others.add(task)
+        task.add_done_callback(others.discard)
 
     async def _run(self, event: Event) -> None:
         """All handlers of an event, one behind the other. The first value that is not None is the acknowledgement."""
