@@ -340,4 +340,4 @@ class Connection:
                 function(socket, event.name, error)
             except Exception:
                 self.failed()
-                _log.exception("on_invalid failed", socket=socket.id, name=event.name)
+                _log.exception("on_invalid failed", socket=socket.id, event_name=event.name)

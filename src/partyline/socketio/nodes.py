@@ -41,6 +41,11 @@ class Nodes:
         self._io = io
         self._cluster = cluster
 
+    @property
+    def others(self) -> list[str]:
+        """The ids of the other nodes, sorted."""
+        return self._cluster.others
+
     async def start(self) -> None:
         """Begin to listen. Raises what the adapter raises."""
         await self._cluster.start(self._heard)
@@ -202,13 +207,13 @@ class Nodes:
                 value = result if value is None else value
             except Exception:
                 self._io.counters.errors += 1
-                _log.exception("a handler of server-side events failed", name=said.event)
+                _log.exception("a handler of server-side events failed", event_name=said.event)
                 value = {"error": "internal"}
         if said.request is not None:
             try:
                 self._tell(ServerSideAnswer(said.namespace, said.request, value), node)
             except PartylineError as error:
-                _log.error("an answer to a server cannot be sent", name=said.event, error=error.message)
+                _log.error("an answer to a server cannot be sent", event_name=said.event, error=error.message)
                 self._tell(ServerSideAnswer(said.namespace, said.request, {"error": "internal"}), node)
 
 

@@ -286,7 +286,7 @@ class Socket:
             try:
                 function(event, *arguments)
             except Exception:
-                _log.exception("a listener of outgoing events failed", socket=self.id, name=event)
+                _log.exception("a listener of outgoing events failed", socket=self.id, event_name=event)
 
     # Life
 
@@ -525,7 +525,9 @@ class Socket:
         try:
             messages = parser.ack(self.namespace.name, event.id, values)
         except InvalidValue as error:
-            _log.error("what a handler returned cannot be sent", socket=self.id, name=event.name, error=error.message)
+            _log.error(
+                "what a handler returned cannot be sent", socket=self.id, event_name=event.name, error=error.message
+            )
             messages = parser.ack(self.namespace.name, event.id, (_INTERNAL,))
         self.namespace.in_turn(self, messages)
 
@@ -540,7 +542,7 @@ class Socket:
 
     def _failed(self, what: str) -> None:
         self._connection.failed()
-        _log.exception("a handler failed", socket=self.id, name=what)
+        _log.exception("a handler failed", socket=self.id, event_name=what)
 
 
 class Direct:
