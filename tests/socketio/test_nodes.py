@@ -89,15 +89,19 @@ def test_an_event_reaches_a_room_on_all_nodes(run: Run) -> None:
     """To a room: its members on every node, each once, and nobody else; excluded ones do not get it, local stays."""
 
     async def main() -> None:
-        async with nodes(3) as (one, two, three), client(one, "a") as first, client(two, "a", "b") as second:
-            async with client(three, "b") as third:
-                two.io.to("a").to("b").emit("said", {"n": 1}, b"\x01".hex())
-                two.io.to("a").except_("b").emit("first only")
-                two.io.to("a").local.emit("here")
-                two.io.emit("end")
-                assert [await first.event() for _ in range(3)] == [["said", {"n": 1}, "01"], ["first only"], ["end"]]
-                assert [await second.event() for _ in range(3)] == [["said", {"n": 1}, "01"], ["here"], ["end"]]
-                assert [await third.event() for _ in range(2)] == [["said", {"n": 1}, "01"], ["end"]]
+        async with (
+            nodes(3) as (one, two, three),
+            client(one, "a") as first,
+            client(two, "a", "b") as second,
+            client(three, "b") as third,
+        ):
+            two.io.to("a").to("b").emit("said", {"n": 1}, b"\x01".hex())
+            two.io.to("a").except_("b").emit("first only")
+            two.io.to("a").local.emit("here")
+            two.io.emit("end")
+            assert [await first.event() for _ in range(3)] == [["said", {"n": 1}, "01"], ["first only"], ["end"]]
+            assert [await second.event() for _ in range(3)] == [["said", {"n": 1}, "01"], ["here"], ["end"]]
+            assert [await third.event() for _ in range(2)] == [["said", {"n": 1}, "01"], ["end"]]
 
     run(main())
 
@@ -146,7 +150,7 @@ def test_a_broadcast_names_who_is_missing(run: Run) -> None:
 
 
 def test_sockets_of_all_nodes(run: Run) -> None:
-    """`fetch_sockets` finds the sockets of every node with their rooms and data, those of a room, or only local ones."""
+    """`fetch_sockets` finds the sockets of every node with rooms and data, those of a room, or local ones."""
 
     async def main() -> None:
         async with nodes(2) as (one, two), client(one, "a", name="ann") as near, client(two, "a", name="bob") as far:
