@@ -12,10 +12,10 @@ Answered = Callable[[list[Any]], object]
 
 
 def one(arguments: list[Any]) -> Any:
-    """An acknowledgement as a value: nothing, its only argument, or a list of several."""
+    """An acknowledgement as a value: nothing, its only argument, or a tuple of several."""
     if len(arguments) == 1:
         return arguments[0]
-    return arguments or None
+    return tuple(arguments) or None
 
 
 class Gathering:

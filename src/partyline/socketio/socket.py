@@ -103,7 +103,7 @@ class Socket:
         self.emit("message", *arguments)
 
     async def call(self, event: str, *arguments: Any, timeout: float = _CALL_TIMEOUT) -> Any:  # noqa: ASYNC109
-        """Send an event and await its acknowledgement: None, its only value, or a list of several.
+        """Send an event and await its acknowledgement: None, its only value, or a tuple of several.
 
         Raises CallTimeout after `timeout` seconds, PeerGone where the socket is disconnected. Cancelled, a late answer
         is dropped.
