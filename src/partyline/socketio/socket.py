@@ -274,11 +274,16 @@ class Socket:
 
     def send_event(self, event: str, arguments: tuple[Any, ...], ack: int | None = None) -> None:
         """Send an event to this socket alone, without an offset."""
-        messages = self._connection.parser.event(self.namespace.name, event, arguments, ack)
+        namespace = self.namespace
+        messages = self._connection.parser.event(namespace.name, event, arguments, ack)
         if self._outgoing:
             self.tell_outgoing(event, arguments)
-        if self.connected:
-            self.namespace.in_turn(self, messages)
+        if not self.connected:
+            return
+        if namespace.log is None and self._held is None and len(messages) == 1:
+            self._connection.engine.send_message(messages[0])  # the common way, without a call more than it needs
+        else:
+            namespace.in_turn(self, messages)
 
     def tell_outgoing(self, event: str, arguments: tuple[Any, ...]) -> None:
         """An event leaves: tell who wants to know."""
@@ -391,9 +396,9 @@ class Socket:
 
     def _begin(self, event: Event) -> None:
         """Handle an event that nothing stands before: at once, or in a task behind which the others wait."""
-        namespace = self.namespace
-        found = namespace.handlers.events.get(event.name)
-        if not namespace.handlers.any and self._listeners is None and not self._incoming:
+        handlers = self.namespace.handlers
+        found = handlers.events.get(event.name)
+        if self._listeners is None and not handlers.any and not self._incoming:
             if found is None:
                 return
             handler = found[0]
@@ -425,7 +430,8 @@ class Socket:
         else:
             if event.id is not None:
                 self._acknowledge(event, result)
-            self.namespace.handled(self)
+            if self.namespace.io.recovery is not None:
+                self.namespace.handled(self)
 
     async def _finish(self, event: Event, result: Any) -> None:
         try:
