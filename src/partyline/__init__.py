@@ -11,6 +11,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _WHERE = {
+    "Acknowledge": "partyline.socketio.acks",
     "Partyline": "partyline.app",
     "PartylineError": "partyline.errors",
     "CallTimeout": "partyline.errors",
@@ -30,6 +31,7 @@ _WHERE = {
 }
 
 __all__ = [
+    "Acknowledge",
     "CallTimeout",
     "ConfigError",
     "ConnectionRefused",

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, Final
 from partyline import log
 from partyline.errors import CallTimeout, InvalidPacket, InvalidValue, PeerGone
 from partyline.models import Audience, Payload
-from partyline.socketio.acks import Answered, one
+from partyline.socketio.acks import Acknowledge, Answered, one
 from partyline.socketio.broadcast import Broadcast, names
 from partyline.socketio.handlers import Function, Handler, awaited, check_event, problem, result_of
-from partyline.wire.socketio.packets import Event, Messages
+from partyline.wire.socketio.packets import Event, Messages, Parser
 
 if TYPE_CHECKING:
+    from partyline.engineio.connection import Connection as EngineConnection
     from partyline.interfaces import Dialect
     from partyline.socketio.connection import Connection
     from partyline.socketio.handshake import Handshake
@@ -244,6 +245,18 @@ class Socket:
         if not self._outgoing:
             self.namespace.watched.discard(self)
 
+    # What carries it
+
+    @property
+    def engine(self) -> EngineConnection:
+        """The Engine.IO connection that it shares with its client's other namespaces."""
+        return self._connection.engine
+
+    @property
+    def parser(self) -> Parser:
+        """How its packets are written."""
+        return self._connection.parser
+
     # interfaces.Connection, for the rooms
 
     @property
@@ -418,6 +431,8 @@ class Socket:
             self._invalid(event, error)
             return
         try:
+            if handler.acknowledges:
+                arguments = (*arguments, self._acknowledge_of(event))
             result = handler.function(self, *arguments)
             if handler.coroutine:
                 result = result_of(result)
@@ -426,20 +441,22 @@ class Socket:
             self._acknowledge(event, _INTERNAL)
             return
         if result is not None and inspect.isawaitable(result):
-            self._start(self._finish(event, result))
+            self._start(self._finish(event, result, answers=not handler.acknowledges))
         else:
-            if event.id is not None:
+            if event.id is not None and not handler.acknowledges:
                 self._acknowledge(event, result)
             if self.namespace.io.recovery is not None:
                 self.namespace.handled(self)
 
-    async def _finish(self, event: Event, result: Any) -> None:
+    async def _finish(self, event: Event, result: Any, *, answers: bool) -> None:
         try:
             answer = await result
         except Exception:
             self._failed(event.name)
-            answer = _INTERNAL
-        self._acknowledge(event, answer)
+            self._acknowledge(event, _INTERNAL)
+        else:
+            if answers:
+                self._acknowledge(event, answer)
         self.namespace.handled(self)
 
     def _start(self, coroutine: Coroutine[Any, Any, None]) -> None:
@@ -494,22 +511,24 @@ class Socket:
             except Exception:
                 self._failed(event.name)
                 answer = _INTERNAL
-        heard = False
+        answers = False
         for handler, leading in self._hearing(event.name):
-            heard = True
+            answers = answers or not handler.acknowledges
             try:
                 bound = handler.bind(event)
             except (InvalidValue, InvalidPacket) as error:
                 self._invalid(event, error)
                 return
+            if handler.acknowledges:
+                bound = (*bound, self._acknowledge_of(event))
             try:
                 result = await awaited(handler.function(*leading, *bound))
             except Exception:
                 self._failed(event.name)
-                result = _INTERNAL
+                result, answers = _INTERNAL, True
             if answer is None:
                 answer = result
-        if heard:
+        if answers:
             self._acknowledge(event, answer)
         self.namespace.handled(self)
 
@@ -522,6 +541,16 @@ class Socket:
         return hearing
 
     # Answers
+
+    def _acknowledge_of(self, event: Event) -> Acknowledge:
+        """For a handler that acknowledges by itself: of us the client only hears that it failed."""
+
+        def send(values: tuple[Any, ...]) -> None:
+            number, event.id = event.id, None
+            if number is not None and self.connected:
+                self.namespace.in_turn(self, self.parser.ack(self.namespace.name, number, values))
+
+        return Acknowledge(send)
 
     def _acknowledge(self, event: Event, result: Any) -> None:
         if event.id is None or not self.connected:
