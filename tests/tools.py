@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import os
@@ -13,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -50,6 +52,13 @@ def playwright() -> None:
     """Playwright's Python package; the browser is Debian's."""
     if importlib.util.find_spec("playwright") is None:
         missing("playwright", "python -m pip install playwright")
+
+
+def python_socketio() -> Any:
+    """The package python-socketio, with what its asyncio client needs."""
+    if importlib.util.find_spec("socketio") is None or importlib.util.find_spec("aiohttp") is None:
+        missing("python-socketio", "python -m pip install 'python-socketio[asyncio_client]'")
+    return importlib.import_module("socketio")
 
 
 def schemathesis() -> list[str]:
