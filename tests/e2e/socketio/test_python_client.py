@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-import socketio
+from tests import tools
 
 from .kitchen import kitchen
 
