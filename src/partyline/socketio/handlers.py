@@ -5,6 +5,7 @@ Whether a function may run inline, and how each argument is decoded, is worked o
 
 from __future__ import annotations
 
+import asyncio
 import dis
 import inspect
 from collections.abc import Awaitable, Callable, Sequence
@@ -85,6 +86,18 @@ class Handler:
             return (kind.convert(given),)
         except (ValueError, RecursionError) as error:
             raise InvalidValue(f"auth: {error}", code="invalid_arguments", field="auth") from None
+
+    async def step(self, *arguments: Any) -> Any:
+        """Call it on a way that is begun outside a task: there is a `sleep(0)` before anything may await, so that the
+        caller can go on in a task from there."""
+        if not self.inline:
+            await asyncio.sleep(0)
+        result = self.function(*arguments)
+        if not inspect.isawaitable(result):
+            return result
+        if not self.coroutine:
+            await asyncio.sleep(0)
+        return await result
 
     def _wrong_number(self, name: str, count: int) -> str:
         if self._rest is not None:
@@ -198,11 +211,6 @@ class Handlers:
     disconnect: tuple[Function, ...] = ()
     middlewares: tuple[Handler, ...] = ()
     invalid: tuple[Function, ...] = ()  # (socket, event name, error)
-
-    @property
-    def at_once(self) -> bool:
-        """Whether a client can be let in without a task: nothing on the way awaits."""
-        return all(handler.inline for handler in (*self.middlewares, *self.connect))
 
     def add(self, event: str, handler: Handler) -> None:
         self.events[check_event(event)] = (*self.events.get(event, ()), handler)

@@ -36,6 +36,7 @@ class Namespace(Broadcast):
         "_acks",
         "_gatherings",
         "dynamic",
+        "entering",
         "handlers",
         "io",
         "journal",
@@ -60,6 +61,7 @@ class Namespace(Broadcast):
         self.params = params or {}
         self.handlers = Handlers() if handlers is None else handlers
         self.dynamic = params is not None
+        self.entering = 0  # clients on their way in
         self.sockets: dict[str, Socket] = {}
         self.members = Rooms()
         self.watched: set[Socket] = set()  # sockets that want to know what leaves
@@ -275,7 +277,11 @@ class Namespace(Broadcast):
         self.watched.discard(socket)
         for gathering in tuple(self._gatherings.values()):
             gathering.gone(socket.id)
-        if self.dynamic and not self.sockets:
+        self.vanish()
+
+    def vanish(self) -> None:
+        """A namespace of a pattern is there while somebody is in it, or on the way in."""
+        if self.dynamic and not self.sockets and not self.entering:
             self.io.forget(self)
 
     # Out
@@ -305,14 +311,14 @@ class Namespace(Broadcast):
         if self.log is None or not self.log.waiting:
             socket.write(messages)
         else:
-            self.log.behind(lambda: socket.write(messages) if socket.connected else None)
+            self.log.behind(lambda: socket.write(messages) if socket.reachable else None)
 
     def in_turn_all(self, message: Message, members: Collection[Socket]) -> None:
         """The same for a message to many."""
         if self.log is None or not self.log.waiting:
             self.deliver(message, members)
         else:
-            self.log.behind(lambda: self.deliver(message, [member for member in members if member.connected]))
+            self.log.behind(lambda: self.deliver(message, [member for member in members if member.reachable]))
 
     def pass_by(self, socket: Socket, event: str, arguments: tuple[Any, ...]) -> None:
         """A volatile event for one socket: past what waits."""

@@ -51,6 +51,7 @@ class Socket:
         "doomed",
         "handshake",
         "id",
+        "leaving",
         "namespace",
         "pid",
         "recovered",
@@ -69,6 +70,7 @@ class Socket:
         self.recovered = False
         self.connected = True
         self.pid: str | None = None  # what its client may come back with; a credential
+        self.leaving = False  # we have disconnected it; what was sent before is still for it
         self.doomed: bool | None = None  # disconnected before its CONNECT was answered; True: with its connection
         self.user: str | None = None
         self.rooms = ()
@@ -185,6 +187,11 @@ class Socket:
     def disconnect(self, close: bool = False) -> None:
         """Disconnect it from the namespace; with `close` the whole connection ends, with all its namespaces."""
         self._connection.disconnect(self, close=close)
+
+    @property
+    def reachable(self) -> bool:
+        """Whether what has waited for the log is still for it."""
+        return self.connected or self.leaving
 
     # Listeners of this socket alone
 
@@ -322,11 +329,15 @@ class Socket:
         grace = loop.call_later(self.namespace.io.disconnect_grace, self._cancel)
         self._spawn(self._farewell(reason, grace), keep=False)
 
-    def refuse(self) -> None:
+    def enters(self, task: asyncio.Task[None] | None) -> None:
+        """A task runs `on_connect` for it; None: no more."""
+        self._busy = task
+
+    def refuse(self, reason: str = "refused") -> None:
         """It was not let in after all."""
         self.connected = False
         self._held = None
-        self.namespace.remove(self, "refused")
+        self.namespace.remove(self, reason)
 
     async def _farewell(self, reason: str, grace: asyncio.TimerHandle) -> None:
         """Run `on_disconnect` behind what had come before the end."""
@@ -373,9 +384,10 @@ class Socket:
     def answered(self, number: int, arguments: Callable[[], list[Any]]) -> None:
         """An acknowledgement has come. It overtakes the events that wait."""
         if self._acks is not None and number in self._acks:
+            values = arguments()  # first: where it raises, the call is settled with the connection
             answered = self._acks.pop(number)
             if answered is not None:
-                answered(arguments())
+                answered(values)
         else:
             self.namespace.answered(self, number, arguments)
 
