@@ -347,13 +347,13 @@ class Connection:
     # How much waits
 
     def waits(self, size: int) -> None:
-        """One more event waits for its handler."""
+        """One more event waits for its handler, or has a concurrent one."""
         self._waiting += 1
         self._waiting_bytes += size
         self.look()
 
     def waited(self, size: int) -> None:
-        """It has its turn."""
+        """It has its turn; a concurrent one is done."""
         self._waiting -= 1
         self._waiting_bytes -= size
         if self._held:
@@ -390,4 +390,4 @@ class Connection:
                 function(socket, event.name, error)
             except Exception:
                 self.failed()
-                _log.exception("on_invalid failed", socket=socket.id, name=event.name)
+                _log.exception("on_invalid failed", socket=socket.id, event_name=event.name)

@@ -34,10 +34,22 @@ class Handler:
     where an annotation is nothing that a value could be checked against.
     """
 
-    __slots__ = ("_least", "_most", "_parameters", "_plain", "_rest", "concurrent", "coroutine", "function", "inline")
+    __slots__ = (
+        "_least",
+        "_most",
+        "_parameters",
+        "_plain",
+        "_rest",
+        "concurrent",
+        "coroutine",
+        "function",
+        "inline",
+        "wrapped",
+    )
 
     def __init__(self, function: Function, *, leading: int = 1, concurrent: bool = False) -> None:
         self.function = function
+        self.wrapped: Function | None = None  # what the application gave, where `function` is ours
         self.concurrent = concurrent
         self.coroutine = inspect.iscoroutinefunction(function)
         self.inline = not self.coroutine or not _pauses(function)
@@ -233,6 +245,12 @@ def check_event(event: str) -> str:
             + (f": use {instead[event]}" if event in instead else ", and no handler would ever hear it")
         )
     return event
+
+
+def plain(function: Function, where: str) -> None:
+    """Raises ConfigError for a coroutine function where nobody would await it."""
+    if inspect.iscoroutinefunction(function):
+        raise ConfigError(f"{where} takes a plain function, and {function!r} would have to be awaited")
 
 
 def problem(error: InvalidValue | InvalidPacket) -> dict[str, str]:

@@ -13,7 +13,7 @@ from partyline.models import Audience, Message
 from partyline.socketio.acks import Gathering, outcome
 from partyline.socketio.broadcast import Broadcast
 from partyline.socketio.dialects import Emission
-from partyline.socketio.handlers import AnyFunction, Function, Handler, Handlers
+from partyline.socketio.handlers import AnyFunction, Function, Handler, Handlers, plain
 from partyline.socketio.remote import RemoteSocket
 from partyline.wire.socketio.packets import Messages, event_values
 
@@ -118,12 +118,16 @@ class Namespace(Broadcast):
         return function
 
     def on_disconnecting(self, function: AnyFunction) -> AnyFunction:
-        """`function(socket, reason)`, a plain function, is called while it is still in its rooms."""
+        """`function(socket, reason)`, a plain function, is called while it is still in its rooms. Raises ConfigError
+        for a coroutine function."""
+        plain(function, "on_disconnecting")
         self.handlers.disconnecting = (*self.handlers.disconnecting, function)
         return function
 
     def on_invalid(self, function: AnyFunction) -> AnyFunction:
-        """`function(socket, event, error)`, a plain function, hears of arguments that fitted no handler."""
+        """`function(socket, event, error)`, a plain function, hears of arguments that fitted no handler. Raises
+        ConfigError for a coroutine function."""
+        plain(function, "on_invalid")
         self.handlers.invalid = (*self.handlers.invalid, function)
         return function
 
@@ -186,11 +190,16 @@ class Namespace(Broadcast):
         number = self.next_ack()
         members = list(self.select(audience))
         gathering = self._gatherings[number] = Gathering(member.id for member in members)
+        for member in members:
+            member.asked(1)
         try:
             self.in_turn_all(Message(self.emission(event, arguments, number), None, 0.0), members)
             await gathering.wait(seconds)
         finally:
             del self._gatherings[number]
+            for member in members:
+                if member.id in gathering.waiting:
+                    member.asked(-1)
         return outcome(gathering.answers, [*gathering.missing, *gathering.waiting], seconds)
 
     async def fetch(self, audience: Audience, *, local: bool) -> list[RemoteSocket]:
@@ -276,7 +285,9 @@ class Namespace(Broadcast):
         self.sockets.pop(socket.id, None)
         self.watched.discard(socket)
         for gathering in tuple(self._gatherings.values()):
-            gathering.gone(socket.id)
+            if socket.id in gathering.waiting:
+                gathering.gone(socket.id)
+                socket.asked(-1)
         self.vanish()
 
     def vanish(self) -> None:
@@ -294,8 +305,9 @@ class Namespace(Broadcast):
     def answered(self, socket: Socket, number: int, arguments: Callable[[], list[Any]]) -> None:
         """An acknowledgement of a broadcast. One that nobody waits for is dropped undecoded."""
         gathering = self._gatherings.get(number)
-        if gathering is not None:
+        if gathering is not None and socket.id in gathering.waiting:
             gathering.answered(socket.id, arguments())
+            socket.asked(-1)
 
     def deliver(self, message: Message, members: Collection[Socket]) -> None:
         """Write a message to sockets now. Raises InvalidValue where an argument has no form."""
