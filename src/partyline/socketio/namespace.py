@@ -13,7 +13,7 @@ from partyline.models import Audience, Message
 from partyline.socketio.acks import Gathering, outcome
 from partyline.socketio.broadcast import Broadcast
 from partyline.socketio.dialects import Emission
-from partyline.socketio.handlers import AnyFunction, Function, Handler, Handlers
+from partyline.socketio.handlers import AnyFunction, Function, Handler, Handlers, plain
 from partyline.socketio.remote import RemoteSocket
 from partyline.wire.socketio.packets import Messages, event_values
 
@@ -36,6 +36,7 @@ class Namespace(Broadcast):
         "_acks",
         "_gatherings",
         "dynamic",
+        "entering",
         "handlers",
         "io",
         "journal",
@@ -62,6 +63,7 @@ class Namespace(Broadcast):
         self.handlers = Handlers() if handlers is None else handlers
         self.dynamic = params is not None
         self.recovers = True  # where the server has recovery on
+        self.entering = 0  # clients on their way in
         self.sockets: dict[str, Socket] = {}
         self.members = Rooms()
         self.watched: set[Socket] = set()  # sockets that want to know what leaves
@@ -118,12 +120,16 @@ class Namespace(Broadcast):
         return function
 
     def on_disconnecting(self, function: AnyFunction) -> AnyFunction:
-        """`function(socket, reason)`, a plain function, is called while it is still in its rooms."""
+        """`function(socket, reason)`, a plain function, is called while it is still in its rooms. Raises ConfigError
+        for a coroutine function."""
+        plain(function, "on_disconnecting")
         self.handlers.disconnecting = (*self.handlers.disconnecting, function)
         return function
 
     def on_invalid(self, function: AnyFunction) -> AnyFunction:
-        """`function(socket, event, error)`, a plain function, hears of arguments that fitted no handler."""
+        """`function(socket, event, error)`, a plain function, hears of arguments that fitted no handler. Raises
+        ConfigError for a coroutine function."""
+        plain(function, "on_invalid")
         self.handlers.invalid = (*self.handlers.invalid, function)
         return function
 
@@ -220,12 +226,17 @@ class Namespace(Broadcast):
         if reached is not None:
             reached(identifiers)
         self._gatherings[number] = gathering
+        for member in members:
+            member.asked(1)
         try:
             gathering.reached("", identifiers)
             self.in_turn_all(Message(self.emission(event, arguments, number), None, 0.0), members)
             await gathering.wait(seconds)
         finally:
             del self._gatherings[number]
+            for member in members:
+                if member.id in gathering.waiting:
+                    member.asked(-1)
 
     async def fetch(self, audience: Audience, *, local: bool) -> list[RemoteSocket]:
         """The sockets of an audience."""
@@ -340,8 +351,14 @@ class Namespace(Broadcast):
         self.sockets.pop(socket.id, None)
         self.watched.discard(socket)
         for gathering in tuple(self._gatherings.values()):
-            gathering.gone(socket.id)
-        if self.dynamic and not self.sockets:
+            if socket.id in gathering.waiting:
+                gathering.gone(socket.id)
+                socket.asked(-1)
+        self.vanish()
+
+    def vanish(self) -> None:
+        """A namespace of a pattern is there while somebody is in it, or on the way in."""
+        if self.dynamic and not self.sockets and not self.entering:
             self.io.forget(self)
 
     # Out
@@ -354,8 +371,9 @@ class Namespace(Broadcast):
     def answered(self, socket: Socket, number: int, arguments: Callable[[], list[Any]]) -> None:
         """An acknowledgement of a broadcast. One that nobody waits for is dropped undecoded."""
         gathering = self._gatherings.get(number)
-        if gathering is not None:
+        if gathering is not None and socket.id in gathering.waiting:
             gathering.answered(socket.id, arguments())
+            socket.asked(-1)
 
     def deliver(self, message: Message, members: Collection[Socket]) -> None:
         """Write a message to sockets now. Raises InvalidValue where an argument has no form."""
@@ -371,14 +389,14 @@ class Namespace(Broadcast):
         if self.log is None or not self.log.waiting:
             socket.write(messages)
         else:
-            self.log.behind(lambda: socket.write(messages) if socket.connected else None)
+            self.log.behind(lambda: socket.write(messages) if socket.reachable else None)
 
     def in_turn_all(self, message: Message, members: Collection[Socket]) -> None:
         """The same for a message to many."""
         if self.log is None or not self.log.waiting:
             self.deliver(message, members)
         else:
-            self.log.behind(lambda: self.deliver(message, [member for member in members if member.connected]))
+            self.log.behind(lambda: self.deliver(message, [member for member in members if member.reachable]))
 
     def pass_by(self, socket: Socket, event: str, arguments: tuple[Any, ...]) -> None:
         """A volatile event for one socket: past what waits."""

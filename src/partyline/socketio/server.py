@@ -23,7 +23,7 @@ from partyline.models import Audience
 from partyline.server.site import Endpoint, Site, Upgrade
 from partyline.socketio.connection import Connection
 from partyline.socketio.dialects import EventDialect
-from partyline.socketio.handlers import Handlers, awaited
+from partyline.socketio.handlers import Handlers
 from partyline.socketio.journal import Journal
 from partyline.socketio.namespace import Namespace
 from partyline.socketio.nodes import Nodes
@@ -176,17 +176,13 @@ class SocketIO(Namespace):
         if found is not None:
             return found
         for dynamic in self._dynamic:
-            params = await awaited(dynamic.matches(name, {} if auth is None else auth))
+            params = dynamic.matches(name, {} if auth is None else auth)
+            if inspect.isawaitable(params):
+                await asyncio.sleep(0)  # as in Handler.step
+                params = await params
             if params is not None and params is not False:
                 return self._namespaces.get(name) or self._child(name, dynamic, params)
         return None
-
-    def admits_at_once(self, name: str, auth: dict[str, Any] | None) -> bool:
-        """Whether letting a client in needs no task: nothing on the way awaits."""
-        found = self._namespaces.get(name)
-        if found is not None:
-            return found.handlers.at_once and (found.log is None or auth is None or "pid" not in auth)
-        return all(dynamic.at_once for dynamic in self._dynamic)
 
     def forget(self, namespace: Namespace) -> None:
         """A namespace of a pattern is empty."""
@@ -283,13 +279,12 @@ class SocketIO(Namespace):
 class _Dynamic(Namespace):
     """What namespaces made on demand have in common. To emit to it is to emit to each of them."""
 
-    __slots__ = ("at_once", "children", "is_pattern", "matches")
+    __slots__ = ("children", "is_pattern", "matches")
 
     def __init__(self, io: SocketIO, name: str, matches: Matcher, *, is_pattern: bool) -> None:
         super().__init__(io, name, Handlers())
         self.matches = matches
         self.is_pattern = is_pattern
-        self.at_once = not inspect.iscoroutinefunction(matches)
         self.children: dict[str, Namespace] = {}
 
     def broadcast(self, event: str, arguments: tuple[Any, ...], audience: Audience, **how: bool) -> None:
