@@ -283,7 +283,7 @@ export class Conversation {
     const item = element("li", "message" + (mine ? " mine" : ""));
     item.dataset.by = mine ? "me" : by;
     const head = element("p", "by");
-    const who = element("bdi", name ? hue(by) : "", mine ? "You" : (name ?? "Stranger"));
+    const who = element("bdi", name && !mine ? hue(by) : "", mine ? "You" : (name ?? "Stranger"));
     head.append(who, " ", element("time"));
     const bubble = element("div", "bubble");
     bubble.dir = "auto";

@@ -228,13 +228,18 @@ export class Room {
 
   async #share() {
     const button = $("share");
+    const label = button.querySelector("span");
     try {
       await navigator.clipboard.writeText(location.href);
-      button.textContent = "Copied";
+      label.textContent = "Copied";
+      button.classList.add("done");
       announce("The room's address is copied");
     } catch {
-      button.textContent = "See the address bar";
+      label.textContent = "It is in the address bar";
     }
-    setTimeout(() => (button.textContent = "Copy link"), 2000);
+    setTimeout(() => {
+      label.textContent = "Copy link";
+      button.classList.remove("done");
+    }, 2000);
   }
 }
