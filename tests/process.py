@@ -27,11 +27,16 @@ class Server:
         return self.process.pid
 
     async def end(self, number: signal.Signals = signal.SIGTERM, within: float = 20.0) -> int:
-        """Send a signal; the exit code. What was logged is in `errors` then."""
+        """Send a signal; the exit code. What was logged is in `errors` then. Fails where it is still there after
+        `within` seconds, and shows where it stands."""
         if self.process.returncode is None:
             self.process.send_signal(number)
-        async with asyncio.timeout(within):
-            _, self.errors = await self.process.communicate()
+        ending = asyncio.ensure_future(self.process.communicate())
+        if not (await asyncio.wait([ending], timeout=within))[0]:
+            self.process.send_signal(signal.SIGABRT)  # faulthandler writes down every thread's stack
+            _, self.errors = await ending
+            raise AssertionError(f"the server is still there {within} s after {number.name}:\n{self.errors.decode()}")
+        _, self.errors = await ending
         assert self.process.returncode is not None
         return self.process.returncode
 
@@ -62,7 +67,7 @@ async def serving(
         *command("serve", "--port", str(port), "--db", str(db), "--log-format", "json", *arguments, module=module),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        env=environment() | (env or {}),
+        env=environment() | {"PYTHONFAULTHANDLER": "1"} | (env or {}),
         cwd=cwd,
     )
     assert process.stdout is not None

@@ -21,6 +21,10 @@
     │   ├── UpgradeRequired         426  a WebSocket handshake was expected here
     │   ├── RateLimited             429  come back after `retry_after` seconds
     │   └── HeadTooLarge            431
+    ├── ConnectionRefused         raised by a Socket.IO handler: the client is told why, and not let in
+    ├── CallError                 an acknowledgement that does not come
+    │   ├── CallTimeout               not in time
+    │   └── PeerGone                  the other side has disconnected
     ├── LineError                 what a client of ours meets on its line
     │   ├── Disconnected              no connection, and none to be had now
     │   └── NotRecovered              what was missed is not kept any more
@@ -37,6 +41,7 @@ way out. `field` names the offending part of the request where there is one, `li
 from __future__ import annotations
 
 from math import ceil
+from typing import Any
 
 
 class PartylineError(Exception):
@@ -198,6 +203,41 @@ class RateLimited(RequestError):
 class HeadTooLarge(RequestError):
     code = "head_too_large"
     http_status = 431
+
+
+class ConnectionRefused(PartylineError):
+    """Raised by a middleware or an `on_connect` handler: the client gets `message` and `data` as its CONNECT_ERROR."""
+
+    code = "refused"
+    http_status = 403
+
+    def __init__(self, message: str = "not authorized", data: Any = None) -> None:
+        super().__init__(message)
+        self.data = data
+
+
+class CallError(PartylineError):
+    """Raised by `call`; never on the wire."""
+
+    code = "call"
+    temporary = True
+
+
+class CallTimeout(CallError, TimeoutError):
+    """No acknowledgement in time. Of a broadcast: `answers` are those that came, `missing` the ids of the silent."""
+
+    code = "call_timeout"
+
+    def __init__(self, message: str, *, answers: tuple[Any, ...] = (), missing: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.answers = answers
+        self.missing = missing
+
+
+class PeerGone(CallError):
+    """The socket is disconnected: no acknowledgement can come any more."""
+
+    code = "peer_gone"
 
 
 class LineError(PartylineError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum
 
@@ -54,6 +55,18 @@ class Policy(Enum):
     CLOSE = "close"
     DROP_OLDEST = "drop_oldest"
     CONFLATE = "conflate"
+
+
+@dataclass(frozen=True, slots=True)
+class Audience:
+    """Who gets a message: the members of any of `rooms`, of all where none is named, but not those of `excluded`."""
+
+    rooms: frozenset[str] = frozenset()
+    excluded: frozenset[str] = frozenset()
+
+    def reaches(self, rooms: Collection[str]) -> bool:
+        """Whether a member of `rooms` belongs to it."""
+        return (not self.rooms or not self.rooms.isdisjoint(rooms)) and self.excluded.isdisjoint(rooms)
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,8 +90,10 @@ class Connection:
         "_candidate",
         "_engine",
         "_flushing",
+        "_held",
         "_poll",
         "_receiver",
+        "_released",
         "_session",
         "_websocket",
         "address",
@@ -132,6 +134,8 @@ class Connection:
         self._receiver: Receiver | None = None
         self._poll: asyncio.Future[tuple[Packet, ...]] | None = None  # the GET that hangs
         self._flushing = False
+        self._held = False
+        self._released: asyncio.Future[None] | None = None
         self._bucket: Bucket | None = None
 
     # Life
@@ -168,7 +172,38 @@ class Connection:
     @property
     def writable(self) -> bool:
         """Whether a message would go out at once."""
-        return self._session.writable
+        websocket = self._websocket
+        return self._session.writable if websocket is None else websocket.writable
+
+    def hold(self) -> None:
+        """Read no more from the client: its heartbeat stands still, and a POST of it is answered after `release`."""
+        if not self._held:
+            self._held = True
+            self._session.hold(self._now())
+            self._arm()
+            if self._websocket is not None:
+                self._websocket.hold()
+
+    def release(self) -> None:
+        """Read again."""
+        if self._held:
+            self._held = False
+            self._session.resume(self._now())
+            if self._websocket is not None:
+                self._websocket.release()
+            released, self._released = self._released, None
+            if released is not None and not released.done():
+                released.set_result(None)
+            if self.is_open:
+                self._arm()
+
+    def held(self) -> asyncio.Future[None] | None:
+        """What a POST waits for before it is answered; None: nothing."""
+        if not self._held:
+            return None
+        if self._released is None:
+            self._released = asyncio.get_running_loop().create_future()
+        return self._released
 
     # Out
 
@@ -310,6 +345,8 @@ class Connection:
         taken = session.state is State.WEBSOCKET
         if taken:
             self._websocket, self._candidate = websocket, None
+            if self._held:
+                websocket.hold()
             self._base64 = base64
             self._engine.site.live.discard(self)
         self._do(effects)
@@ -438,6 +475,7 @@ class Connection:
                     self._websocket.close(_CLOSE_CODES[reason], reason.value)
             case Over(reason):
                 receiver, self._receiver = self._receiver, None
+                self.release()
                 if receiver is not None:
                     self._tell(receiver, reason)
             case Refuse():

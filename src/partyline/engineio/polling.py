@@ -39,6 +39,14 @@ class _Waiting:
     poll: asyncio.Future[tuple[Packet, ...]]
 
 
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A POST of a client that we do not read from at the moment."""
+
+    handshake: Handshake
+    released: asyncio.Future[None]
+
+
 class Polling:
     """Serves the polling requests of one engine."""
 
@@ -53,6 +61,16 @@ class Polling:
         found = self._take(handshake, exchange.method, exchange.body)
         if isinstance(found, _Answer):
             exchange.answer(found.headers, found.body)
+            return
+        if isinstance(found, _Held):
+            held = found
+
+            def released(_: asyncio.Future[None]) -> None:
+                if not exchange.disconnected:
+                    answer = self._answer(held.handshake, b"ok", "text/html")
+                    exchange.answer(answer.headers, answer.body)
+
+            held.released.add_done_callback(released)
             return
         waiting = found
 
@@ -70,7 +88,10 @@ class Polling:
         handshake = Handshake(POLLING, scope["query_string"], scope["headers"], scope["partyline.peer"])
         body = await self._read(scope, receive)
         answer = self._take(handshake, scope["method"], body)
-        if isinstance(answer, _Waiting):
+        if isinstance(answer, _Held):
+            await asyncio.shield(answer.released)
+            answer = self._answer(answer.handshake, b"ok", "text/html")
+        elif isinstance(answer, _Waiting):
             answer = self._fetched(answer, await _wait(answer, receive))
         headers = [*answer.headers, (b"content-length", b"%d" % len(answer.body))]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -96,7 +117,7 @@ class Polling:
 
     # Both
 
-    def _take(self, handshake: Handshake, method: str, body: bytes) -> _Answer | _Waiting:
+    def _take(self, handshake: Handshake, method: str, body: bytes) -> _Answer | _Waiting | _Held:
         """Handle a whole request. Raises PartylineError."""
         engine = self._engine
         with engine.watched(handshake):
@@ -106,7 +127,8 @@ class Polling:
             connection = engine.find(asked)
             if method == "POST":
                 connection.post(self._posted(handshake, asked, body))
-                return self._answer(handshake, b"ok", "text/html")
+                held = connection.held()
+                return self._answer(handshake, b"ok", "text/html") if held is None else _Held(handshake, held)
             fetched = connection.get()
         waiting = _Waiting(handshake, asked, connection, fetched) if isinstance(fetched, asyncio.Future) else None
         if waiting is not None:

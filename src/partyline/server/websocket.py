@@ -51,6 +51,7 @@ class WebSocket(asyncio.Protocol):
         "_drain",
         "_due",
         "_heard",
+        "_held",
         "_outbox",
         "_paused",
         "_session",
@@ -88,6 +89,7 @@ class WebSocket(asyncio.Protocol):
         self._drain: asyncio.Future[None] | None = None
         self._write_blocked = False
         self._paused = False  # we stopped reading, because our answers do not get out
+        self._held = False  # we stopped reading, because whoever handles the messages does not keep up
         self._closing = False  # our close frame is written or queued: nothing may follow it
         self._heard = True
         self._due = _Due.PING if heartbeat else _Due.NOTHING
@@ -159,7 +161,27 @@ class WebSocket(asyncio.Protocol):
         if self._outbox and not self._paused and not self._transport.is_closing():
             # The client asks faster than it reads the answers: let it wait, not our memory.
             self._paused = True
-            self._transport.pause_reading()
+            if not self._held:
+                self._transport.pause_reading()
+
+    def hold(self) -> None:
+        """Read no more until `release`. What has been read already still comes. Heartbeats are the caller's."""
+        if not self._held and self._transport is not None and not self._transport.is_closing():
+            self._held = True
+            if not self._paused:
+                self._transport.pause_reading()
+
+    def release(self) -> None:
+        """Read again."""
+        if self._held and self._transport is not None and not self._transport.is_closing():
+            self._held = False
+            if not self._paused:
+                self._transport.resume_reading()
+
+    @property
+    def writable(self) -> bool:
+        """Whether a message would be handed to the transport at once."""
+        return self._outbox is None and not self._closing
 
     def pause_writing(self) -> None:
         self._write_blocked = True
@@ -180,7 +202,8 @@ class WebSocket(asyncio.Protocol):
         self._drop_outbox(outbox)
         if self._paused:
             self._paused = False
-            self._transport.resume_reading()
+            if not self._held:
+                self._transport.resume_reading()
         if self._wire.state is State.CLOSED:  # the close frame was the last thing in the box
             self._hang_up()
 
@@ -338,8 +361,8 @@ class WebSocket(asyncio.Protocol):
         if code in _CUT_OFF:
             self._discard_outbox()
         self._write_last(self._wire.close(code, reason))
-        if self._paused:  # the peer's close frame must get in
-            self._paused = False
+        if self._paused or self._held:  # the peer's close frame must get in
+            self._paused = self._held = False
             self._transport.resume_reading()
         self._set(_Due.CLOSE, within)
 

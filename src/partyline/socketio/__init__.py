@@ -1,0 +1,1 @@
+"""Socket.IO: namespaces, rooms, typed handlers and acknowledgements over Engine.IO."""

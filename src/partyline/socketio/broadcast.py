@@ -1,0 +1,123 @@
+"""Broadcast operators: to whom, and how. Each returns a new one, so that any of them may be kept and used again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from partyline.models import Audience
+
+if TYPE_CHECKING:
+    from partyline.socketio.namespace import Namespace
+    from partyline.socketio.remote import RemoteSocket
+
+EVERYBODY = Audience()
+
+
+class Broadcast:
+    """Some sockets of a namespace, chosen by rooms when an event is emitted.
+
+    `namespace.to("a").to("b").except_("c")` are those in a or b, but not in c. The id of a socket is a room of its own.
+    """
+
+    __slots__ = ("_audience", "_local", "_namespace", "_timeout", "_volatile")
+
+    def __init__(self, namespace: Namespace, audience: Audience = EVERYBODY) -> None:
+        self._namespace = namespace
+        self._audience = audience
+        self._local = False
+        self._volatile = False
+        self._timeout: float | None = None
+
+    # Whom
+
+    def to(self, *rooms: str | Iterable[str]) -> Broadcast:
+        """Those in any of `rooms`, besides the ones named before."""
+        return self._with(Audience(self._audience.rooms | names(rooms), self._audience.excluded))
+
+    in_ = to
+
+    def except_(self, *rooms: str | Iterable[str]) -> Broadcast:
+        """Without those in any of `rooms`."""
+        return self._with(Audience(self._audience.rooms, self._audience.excluded | names(rooms)))
+
+    # How
+
+    @property
+    def local(self) -> Broadcast:
+        """Those connected to this node."""
+        changed = self._with(self._audience)
+        changed._local = True  # noqa: SLF001
+        return changed
+
+    @property
+    def volatile(self) -> Broadcast:
+        """An event that who cannot take it at once does not get, and that is not kept for who is away."""
+        changed = self._with(self._audience)
+        changed._volatile = True  # noqa: SLF001
+        return changed
+
+    def compress(self, wanted: bool) -> Broadcast:
+        """Socket.IO's operator. It changes nothing: what goes to many is compressed for nobody, since its bytes are
+        shared."""
+        return self._with(self._audience)
+
+    def timeout(self, seconds: float) -> Broadcast:
+        """How long `call` waits for answers."""
+        changed = self._with(self._audience)
+        changed._timeout = seconds  # noqa: SLF001
+        return changed
+
+    def _with(self, audience: Audience) -> Broadcast:
+        new = Broadcast(self._namespace, audience)
+        new._local, new._volatile, new._timeout = self._local, self._volatile, self._timeout
+        return new
+
+    # What
+
+    def emit(self, event: str, *arguments: Any) -> None:
+        """Send an event. Never waits. Raises InvalidValue where the name is reserved or an argument cannot be sent."""
+        self._namespace.broadcast(event, arguments, self._audience, local=self._local, volatile=self._volatile)
+
+    def send(self, *arguments: Any) -> None:
+        """Send the event `message`."""
+        self.emit("message", *arguments)
+
+    async def call(self, event: str, *arguments: Any, timeout: float | None = None) -> list[Any]:  # noqa: ASYNC109
+        """Send an event and gather the answer of each, in the order in which they come.
+
+        Raises CallTimeout after `timeout` seconds (10 unless given here or by `timeout()`), with the answers so far
+        in `answers` and the ids of those that did not answer in `missing`. Who goes away meanwhile is not waited for,
+        and is among the missing. Cancelled, late answers are dropped.
+        """
+        seconds = self._timeout if timeout is None else timeout
+        return await self._namespace.gather(
+            event, arguments, self._audience, 10.0 if seconds is None else seconds, local=self._local
+        )
+
+    async def fetch_sockets(self, *rooms: str | Iterable[str]) -> list[RemoteSocket]:
+        """The sockets, on all nodes; of these `rooms` if some are named."""
+        audience = self.to(*rooms)._audience if rooms else self._audience  # noqa: SLF001
+        return await self._namespace.fetch(audience, local=self._local)
+
+    def sockets_join(self, *rooms: str | Iterable[str]) -> None:
+        """Let them join rooms, on all nodes."""
+        self._namespace.move(self._audience, names(rooms), frozenset(), local=self._local)
+
+    def sockets_leave(self, *rooms: str | Iterable[str]) -> None:
+        """Let them leave rooms, on all nodes."""
+        self._namespace.move(self._audience, frozenset(), names(rooms), local=self._local)
+
+    def disconnect_sockets(self, close: bool = False) -> None:
+        """Disconnect them, on all nodes; with `close` their connections end, too."""
+        self._namespace.expel(self._audience, close=close, local=self._local)
+
+
+def names(rooms: Iterable[str | Iterable[str]]) -> frozenset[str]:
+    """Rooms given one by one or as lists. Raises TypeError for what is no text."""
+    found: set[str] = set()
+    for room in rooms:
+        found.update((room,) if isinstance(room, str) else room)
+    if not all(isinstance(room, str) for room in found):
+        raise TypeError(f"rooms are texts: {sorted(map(repr, found))}")
+    return frozenset(found)

@@ -1,0 +1,232 @@
+"""Handlers: which function hears what, and a client's arguments bound to its signature.
+
+Whether a function may run inline, and how each argument is decoded, is worked out once, when it is registered.
+"""
+
+from __future__ import annotations
+
+import dis
+import inspect
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from types import CodeType
+from typing import Any, Final, TypeVar, get_args
+
+import msgspec
+
+from partyline.errors import ConfigError, InvalidPacket, InvalidValue
+from partyline.wire.socketio.packets import RESERVED, Event
+
+Function = Callable[..., Any]
+AnyFunction = TypeVar("AnyFunction", bound=Function)
+
+_ANY: Final = (Any, object, inspect.Parameter.empty)
+_BINARY: Final = (bytes, bytearray, memoryview)
+# What a coroutine's code has only if it can let go of the loop.
+_PAUSES: Final = frozenset(("GET_AWAITABLE", "GET_ANEXT", "BEFORE_ASYNC_WITH", "SEND", "YIELD_VALUE"))
+
+
+class Handler:
+    """One function that hears events. `leading` arguments are ours (the socket), the rest are the client's.
+
+    `inline` says that it needs no task: it is no coroutine function, or one without any await. Raises ConfigError
+    where an annotation is nothing that a value could be checked against.
+    """
+
+    __slots__ = ("_least", "_most", "_parameters", "_plain", "_rest", "concurrent", "coroutine", "function", "inline")
+
+    def __init__(self, function: Function, *, leading: int = 1, concurrent: bool = False) -> None:
+        self.function = function
+        self.concurrent = concurrent
+        self.coroutine = inspect.iscoroutinefunction(function)
+        self.inline = not self.coroutine or not _pauses(function)
+        parameters, self._rest, self._least = _parameters(function, leading)
+        self._parameters = parameters
+        self._most = len(parameters)
+        self._plain = all(parameter is None for parameter in parameters) and not isinstance(self._rest, _Type)
+
+    def bind(self, event: Event) -> Sequence[Any]:
+        """The client's arguments for a call. Raises InvalidValue where they do not fit, with the one that does not."""
+        raws = event.raws
+        if raws is not None and not self._plain:
+            given: Sequence[Any] = raws
+            at = 1
+        else:
+            given, raws, at = event.arguments(), None, 0
+        count = len(given) - at
+        if count < self._least or (count > self._most and self._rest is None):
+            raise InvalidValue(self._wrong_number(event.name, count), code="invalid_arguments")
+        if self._plain:
+            return given
+        bound = []
+        for number in range(count):
+            kind = self._parameters[number] if number < self._most else self._rest
+            value = given[number + at]
+            try:
+                if raws is None:
+                    bound.append(value if not isinstance(kind, _Type) else kind.convert(value))
+                else:
+                    bound.append(_read_json(value) if not isinstance(kind, _Type) else kind.decode(value))
+            except (ValueError, RecursionError) as error:  # msgspec's and pydantic's are ValueErrors
+                name = kind.name if isinstance(kind, _Type) else str(number + 1)
+                raise InvalidValue(
+                    f"{event.name}: argument {number + 1} ({name}): {error}", code="invalid_arguments", field=name
+                ) from None
+        return bound
+
+    def value(self, given: Any) -> tuple[Any, ...]:
+        """One value for a handler that may also take none (what a client sent with CONNECT). Raises InvalidValue."""
+        if not self._most and self._rest is None:
+            return ()
+        kind = self._parameters[0] if self._most else self._rest
+        if not isinstance(kind, _Type):
+            return (given,)
+        try:
+            return (kind.convert(given),)
+        except (ValueError, RecursionError) as error:
+            raise InvalidValue(f"auth: {error}", code="invalid_arguments", field="auth") from None
+
+    def _wrong_number(self, name: str, count: int) -> str:
+        if self._rest is not None:
+            wanted = f"{self._least} or more"
+        elif self._least == self._most:
+            wanted = str(self._most)
+        else:
+            wanted = f"{self._least} to {self._most}"
+        return f"{name}: {count} arguments came, and it takes {wanted}"
+
+
+class _Type:
+    """What one parameter takes."""
+
+    __slots__ = ("convert", "decode", "name")
+
+    def __init__(self, name: str, annotation: Any) -> None:
+        self.name = name
+        self.decode: Callable[[msgspec.Raw], Any]
+        self.convert: Callable[[Any], Any]
+        if _of_pydantic(annotation):
+            from pydantic import TypeAdapter  # whoever annotates with its models has it
+
+            adapter = TypeAdapter(annotation)
+            self.decode = lambda raw: adapter.validate_json(bytes(raw))
+            self.convert = adapter.validate_python
+            return
+        self.convert = lambda value: msgspec.convert(value, annotation, builtin_types=_BINARY)
+        if annotation in _BINARY:  # from JSON it would take base64
+            self.decode = lambda raw: self.convert(_read_json(raw))
+        else:
+            self.decode = msgspec.json.Decoder(annotation).decode
+
+
+_read_json = msgspec.json.Decoder().decode
+
+
+def _of_pydantic(annotation: Any) -> bool:
+    return hasattr(annotation, "__get_pydantic_core_schema__") or any(map(_of_pydantic, get_args(annotation)))
+
+
+def _parameters(function: Function, leading: int) -> tuple[list[_Type | None], _Type | bool | None, int]:
+    """What each parameter takes, what a starred one does (None: there is none), and how many there must be."""
+    where = getattr(function, "__qualname__", repr(function))
+    try:
+        signature = inspect.signature(function, eval_str=True)
+    except NameError as error:
+        raise ConfigError(
+            f"the annotations of {where} cannot be read ({error}): define the types at the top of a module"
+        ) from None
+    kinds: list[_Type | None] = []
+    rest: _Type | bool | None = None
+    least = 0
+    skip = leading
+    for parameter in signature.parameters.values():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            continue
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            if parameter.default is parameter.empty:
+                raise ConfigError(f"{where}: events have no names for arguments, and {parameter.name} needs one")
+            continue
+        if skip and parameter.kind is not parameter.VAR_POSITIONAL:
+            skip -= 1
+            continue
+        try:
+            kind = None if parameter.annotation in _ANY else _Type(parameter.name, parameter.annotation)
+        except TypeError as error:
+            raise ConfigError(
+                f"{where}: nothing can be checked against the type of {parameter.name}: {error}"
+            ) from None
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            rest = kind or True
+            skip = 0
+        else:
+            kinds.append(kind)
+            least += parameter.default is parameter.empty
+    if skip:
+        raise ConfigError(f"{where} takes too few arguments: the socket comes first")
+    return kinds, rest, least
+
+
+def _pauses(function: Function) -> bool:
+    """Whether a coroutine function may await something."""
+    code = getattr(inspect.unwrap(function, stop=lambda wrapper: hasattr(wrapper, "__code__")), "__code__", None)
+    return not isinstance(code, CodeType) or any(step.opname in _PAUSES for step in dis.get_instructions(code))
+
+
+def result_of(coroutine: Any) -> Any:
+    """What a coroutine that never awaits returns."""
+    try:
+        coroutine.send(None)
+    except StopIteration as end:
+        return end.value
+    coroutine.close()
+    raise RuntimeError("a coroutine without an await has awaited")
+
+
+async def awaited(result: Awaitable[Any] | Any) -> Any:
+    """The result of a handler that may be a coroutine's."""
+    return await result if inspect.isawaitable(result) else result
+
+
+@dataclass(slots=True)
+class Handlers:
+    """What a namespace's application wants to hear. The namespaces of one pattern share theirs."""
+
+    events: dict[str, tuple[Handler, ...]] = field(default_factory=dict)
+    any: tuple[Handler, ...] = ()  # (socket, event, *arguments)
+    connect: tuple[Handler, ...] = ()
+    disconnecting: tuple[Function, ...] = ()
+    disconnect: tuple[Function, ...] = ()
+    middlewares: tuple[Handler, ...] = ()
+    invalid: tuple[Function, ...] = ()  # (socket, event name, error)
+
+    @property
+    def at_once(self) -> bool:
+        """Whether a client can be let in without a task: nothing on the way awaits."""
+        return all(handler.inline for handler in (*self.middlewares, *self.connect))
+
+    def add(self, event: str, handler: Handler) -> None:
+        self.events[check_event(event)] = (*self.events.get(event, ()), handler)
+
+    def remove(self, event: str, function: Function | None) -> None:
+        """Take away one function, or all; nothing happens where there is none."""
+        left = tuple(one for one in self.events.get(event, ()) if function is not None and one.function is not function)
+        if left:
+            self.events[event] = left
+        else:
+            self.events.pop(event, None)
+
+
+def check_event(event: str) -> str:
+    """`event` itself if a client may send it. Raises ConfigError."""
+    if event in RESERVED:
+        instead = {"connect": "on_connect", "disconnect": "on_disconnect", "disconnecting": "on_disconnecting"}
+        raise ConfigError(
+            f"{event!r} is no event of a client"
+            + (f": use {instead[event]}" if event in instead else ", and no handler would ever hear it")
+        )
+    return event
+
+
+def problem(error: InvalidValue | InvalidPacket) -> dict[str, str]:
+    """What an acknowledgement says of arguments that do not fit."""
+    return {"error": "invalid_arguments", "message": error.message}

@@ -1,0 +1,44 @@
+"""How a socket's client came: the request that opened its connection, and what it sent with CONNECT."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import parse_qsl
+
+from partyline.engineio.connection import Handshake as Request
+
+
+class Handshake:
+    """`auth` is what came with CONNECT ({} if nothing), `address` the peer's, `time` seconds since 1970.
+
+    The request is kept packed: most applications never look at it, and there is one for each connection.
+    """
+
+    __slots__ = ("_headers", "_query", "address", "auth", "secure", "time")
+
+    def __init__(self, request: Request, time: float) -> None:
+        self._query = request.query
+        self._headers = b"\n".join(name + b":" + value for name, value in request.headers)
+        self.address = request.peer.address
+        self.secure = request.peer.scheme in ("https", "wss")
+        self.time = time
+        self.auth: dict[str, Any] = {}
+
+    def of(self, auth: dict[str, Any] | None) -> Handshake:
+        """The same with what one CONNECT brought."""
+        new = Handshake.__new__(Handshake)
+        new._query, new._headers = self._query, self._headers  # noqa: SLF001 - it is one of us
+        new.address, new.secure, new.time = self.address, self.secure, self.time
+        new.auth = {} if auth is None else auth
+        return new
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Names in lower case; of several with one name the last."""
+        pairs = (line.split(b":", 1) for line in self._headers.split(b"\n") if line)
+        return {name.decode("latin-1"): value.decode("latin-1") for name, value in pairs}
+
+    @property
+    def query(self) -> dict[str, str]:
+        """The parameters of the URL."""
+        return dict(parse_qsl(self._query.decode("latin-1"), keep_blank_values=True))

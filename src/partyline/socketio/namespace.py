@@ -1,0 +1,300 @@
+"""A namespace: its sockets, its rooms, its handlers, and how an event reaches many."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+from typing import TYPE_CHECKING, Any, cast, overload
+
+from partyline import log
+from partyline.errors import InvalidValue
+from partyline.hub.fanout import fan_out
+from partyline.hub.rooms import Rooms
+from partyline.models import Audience, Message
+from partyline.socketio.acks import Gathering, outcome
+from partyline.socketio.broadcast import Broadcast
+from partyline.socketio.dialects import Emission
+from partyline.socketio.handlers import AnyFunction, Function, Handler, Handlers
+from partyline.socketio.remote import RemoteSocket
+from partyline.wire.socketio.packets import Messages, event_values
+
+if TYPE_CHECKING:
+    from partyline.socketio.recovery import RecoveryLog
+    from partyline.socketio.server import SocketIO
+    from partyline.socketio.socket import Socket
+
+_log = log.get("socketio")
+
+
+class Namespace(Broadcast):
+    """One namespace, from `SocketIO.namespace`. As a `Broadcast` it is everybody in it.
+
+    `name` begins with a slash; `params` are what a pattern found in it; `sockets` are those of this node by id.
+    """
+
+    __slots__ = (
+        "_acks",
+        "_gatherings",
+        "dynamic",
+        "handlers",
+        "io",
+        "log",
+        "members",
+        "name",
+        "params",
+        "sockets",
+        "watched",
+    )
+
+    def __init__(
+        self,
+        io: SocketIO,
+        name: str,
+        handlers: Handlers | None = None,
+        params: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(self)
+        self.io = io
+        self.name = name
+        self.params = params or {}
+        self.handlers = Handlers() if handlers is None else handlers
+        self.dynamic = params is not None
+        self.sockets: dict[str, Socket] = {}
+        self.members = Rooms()
+        self.watched: set[Socket] = set()  # sockets that want to know what leaves
+        self.log: RecoveryLog | None = None
+        self._acks = 0
+        self._gatherings: dict[int, Gathering] = {}
+
+    def __repr__(self) -> str:
+        return f"<Namespace {self.name}>"
+
+    # Handlers
+
+    @overload
+    def on(self, event: str, *, concurrent: bool = False) -> Callable[[AnyFunction], AnyFunction]: ...
+
+    @overload
+    def on(self, event: str, function: AnyFunction, *, concurrent: bool = False) -> AnyFunction: ...
+
+    def on(self, event: str, function: Function | None = None, *, concurrent: bool = False) -> Any:
+        """Hear an event: `function(socket, *arguments)`, `def` or `async def`. Usable as a decorator.
+
+        The client's arguments are checked against the annotations (what msgspec knows, pydantic's models); those that
+        do not fit never reach it. What it returns is the acknowledgement, a tuple several values. One socket's handlers
+        run one at a time unless they are `concurrent`. Raises ConfigError.
+        """
+
+        def add(function: Function) -> Function:
+            self.handlers.add(event, Handler(function, concurrent=concurrent))
+            return function
+
+        return add if function is None else add(function)
+
+    def off(self, event: str, function: Function | None = None) -> None:
+        """Take a function away from an event, or all."""
+        self.handlers.remove(event, function)
+
+    def on_any(self, function: AnyFunction) -> AnyFunction:
+        """`function(socket, event, *arguments)` hears every event, before the event's own handlers."""
+        self.handlers.any = (*self.handlers.any, Handler(function, leading=1))
+        return function
+
+    def on_connect(self, function: AnyFunction) -> AnyFunction:
+        """`function(socket)` or `function(socket, auth)` is called before a client's CONNECT is answered.
+
+        Raise ConnectionRefused in it to refuse the client. Events that it emits arrive behind the answer.
+        """
+        self.handlers.connect = (*self.handlers.connect, Handler(function))
+        return function
+
+    def on_disconnect(self, function: AnyFunction) -> AnyFunction:
+        """`function(socket, reason)` is called once for each socket whose `on_connect` was; it is out of its rooms."""
+        self.handlers.disconnect = (*self.handlers.disconnect, function)
+        return function
+
+    def on_disconnecting(self, function: AnyFunction) -> AnyFunction:
+        """`function(socket, reason)`, a plain function, is called while it is still in its rooms."""
+        self.handlers.disconnecting = (*self.handlers.disconnecting, function)
+        return function
+
+    def on_invalid(self, function: AnyFunction) -> AnyFunction:
+        """`function(socket, event, error)`, a plain function, hears of arguments that fitted no handler."""
+        self.handlers.invalid = (*self.handlers.invalid, function)
+        return function
+
+    def use(self, middleware: AnyFunction) -> AnyFunction:
+        """`middleware(socket)` is called before `on_connect`, in the order of these calls; raise to refuse."""
+        self.handlers.middlewares = (*self.handlers.middlewares, Handler(middleware))
+        return middleware
+
+    # What Broadcast asks for
+
+    def broadcast(
+        self,
+        event: str,
+        arguments: tuple[Any, ...],
+        audience: Audience,
+        *,
+        local: bool = False,
+        volatile: bool = False,
+    ) -> None:
+        """Send an event to an audience. Raises InvalidValue."""
+        event_values(event, (), None)  # the name is checked though nobody may be there
+        emission = self._emission(event, arguments)
+        if self.log is not None and not volatile:
+            self.log.emit(emission, audience)
+            return
+        members = self.select(audience)
+        if volatile:
+            members = [member for member in members if member.writable]
+        if members:
+            self.deliver(Message(emission, None, 0.0), members)
+
+    async def gather(
+        self, event: str, arguments: tuple[Any, ...], audience: Audience, seconds: float, *, local: bool
+    ) -> list[Any]:
+        """The answers of an audience to an event."""
+        event_values(event, (), None)
+        number = self.next_ack()
+        members = list(self.select(audience))
+        gathering = self._gatherings[number] = Gathering(member.id for member in members)
+        try:
+            self.in_turn_all(Message(self._emission(event, arguments, number), None, 0.0), members)
+            await gathering.wait(seconds)
+        finally:
+            del self._gatherings[number]
+        return outcome(gathering.answers, [*gathering.missing, *gathering.waiting], seconds)
+
+    async def fetch(self, audience: Audience, *, local: bool) -> list[RemoteSocket]:
+        """The sockets of an audience."""
+        return [RemoteSocket(self, member.id, member.rooms, member.data) for member in self.select(audience)]
+
+    def move(self, audience: Audience, into: frozenset[str], out_of: frozenset[str], *, local: bool) -> None:
+        """Let an audience join and leave rooms."""
+        for member in tuple(self.select(audience)):
+            self.leave(member, out_of)
+            self.join(member, into)
+
+    def expel(self, audience: Audience, *, close: bool, local: bool) -> None:
+        """Disconnect an audience."""
+        for member in tuple(self.select(audience)):
+            member.disconnect(close)
+
+    # Rooms
+
+    def select(self, audience: Audience) -> Collection[Socket]:
+        """The sockets of an audience on this node, each once. May be a live view."""
+        rooms = audience.rooms
+        chosen: Collection[Socket]
+        if not rooms:
+            chosen = self.sockets.values()
+        elif len(rooms) == 1:
+            (room,) = rooms
+            chosen = self._in(room)
+        else:
+            union: dict[Socket, None] = {}
+            for room in rooms:
+                union.update(dict.fromkeys(self._in(room)))
+            chosen = union
+        if audience.excluded:
+            out: set[Socket] = set()
+            for room in audience.excluded:
+                out.update(self._in(room))
+            if out:
+                chosen = [socket for socket in chosen if socket not in out]
+        return chosen
+
+    def _in(self, room: str) -> Collection[Socket]:
+        return cast("Collection[Socket]", self.members.members(room))  # nobody else joins these
+
+    def rooms(self) -> list[str]:
+        """The rooms that have members on this node, sorted; ids of sockets are among them."""
+        return self.members.names()
+
+    def add(self, socket: Socket) -> None:
+        """A socket is on its way in."""
+        self.sockets[socket.id] = socket
+        self.members.join(socket, socket.id)
+
+    def join(self, socket: Socket, rooms: Iterable[str]) -> None:
+        """Raises InvalidValue."""
+        if not socket.connected:
+            return
+        most = self.io.rooms_per_connection
+        for room in rooms:
+            if len(socket.rooms) > most and room not in socket.rooms:  # its own room is one more
+                raise InvalidValue(
+                    f"a socket may be in {most} rooms (rooms_per_connection)",
+                    code="too_many_rooms",
+                    limit="rooms_per_connection",
+                )
+            self.members.join(socket, room)
+        if self.log is not None:
+            self.log.changed(socket)
+
+    def leave(self, socket: Socket, rooms: Iterable[str]) -> None:
+        for room in rooms:
+            self.members.leave(socket, room)
+        if self.log is not None and socket.connected:
+            self.log.changed(socket)
+
+    def remove(self, socket: Socket, reason: str) -> None:
+        """A socket is gone: out of all rooms, waited for no more."""
+        if self.log is not None:
+            self.log.left(socket, reason)
+        for room in tuple(socket.rooms):
+            self.members.leave(socket, room)
+        self.sockets.pop(socket.id, None)
+        self.watched.discard(socket)
+        for gathering in tuple(self._gatherings.values()):
+            gathering.gone(socket.id)
+        if self.dynamic and not self.sockets:
+            self.io.forget(self)
+
+    # Out
+
+    def next_ack(self) -> int:
+        """An id for an acknowledgement: of the namespace, so that a broadcast has the same for everybody."""
+        self._acks += 1
+        return self._acks
+
+    def answered(self, socket: Socket, number: int, arguments: Callable[[], list[Any]]) -> None:
+        """An acknowledgement of a broadcast. One that nobody waits for is dropped undecoded."""
+        gathering = self._gatherings.get(number)
+        if gathering is not None:
+            gathering.answered(socket.id, arguments())
+
+    def deliver(self, message: Message, members: Collection[Socket]) -> None:
+        """Write a message to sockets now. Raises InvalidValue where an argument has no form."""
+        emission = message.draft
+        if self.watched and isinstance(emission, Emission):
+            for socket in self.watched.intersection(members):
+                socket.tell_outgoing(emission.event, emission.arguments)
+        self.io.counters.published += 1
+        self.io.counters.delivered += fan_out(message, members)
+
+    def in_turn(self, socket: Socket, messages: Messages) -> None:
+        """Send a packet to one socket, behind the events that wait for the log."""
+        if self.log is None or not self.log.waiting:
+            socket.write(messages)
+        else:
+            self.log.behind(lambda: socket.write(messages) if socket.connected else None)
+
+    def in_turn_all(self, message: Message, members: Collection[Socket]) -> None:
+        """The same for a message to many."""
+        if self.log is None or not self.log.waiting:
+            self.deliver(message, members)
+        else:
+            self.log.behind(lambda: self.deliver(message, [member for member in members if member.connected]))
+
+    def pass_by(self, socket: Socket, event: str, arguments: tuple[Any, ...]) -> None:
+        """A volatile event for one socket: past what waits."""
+        self.broadcast(event, arguments, Audience(frozenset((socket.id,))), volatile=True)
+
+    def handled(self, socket: Socket) -> None:
+        """A handler has run: the socket's data may have changed."""
+        if self.log is not None:
+            self.log.changed(socket)
+
+    def _emission(self, event: str, arguments: tuple[Any, ...], ack: int | None = None) -> Emission:
+        return Emission(room=self.name, data=b"", id="", namespace=self.name, event=event, arguments=arguments, ack=ack)

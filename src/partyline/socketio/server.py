@@ -1,0 +1,254 @@
+"""SocketIO: the namespaces of one server, and the Engine.IO below them."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import inspect
+import os
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from starlette.routing import BaseRoute
+
+from partyline.engineio.connection import Connection as EngineConnection
+from partyline.engineio.connection import Handshake as Request
+from partyline.engineio.engine import EngineIO
+from partyline.errors import ConfigError
+from partyline.interfaces import Dialect
+from partyline.metrics import Counters
+from partyline.models import Audience
+from partyline.server.site import Endpoint, Site, Upgrade
+from partyline.socketio.connection import Connection
+from partyline.socketio.dialects import EventDialect
+from partyline.socketio.handlers import Handlers, awaited
+from partyline.socketio.namespace import Namespace
+from partyline.socketio.remote import RemoteSocket
+from partyline.wire.socketio.msgpack import MSGPACK
+from partyline.wire.socketio.packets import JSON, Parser
+
+_KINDS: Final = {"str": (r"[^/]+", str), "int": (r"[0-9]{1,18}", int), "path": (r".+", str)}
+_HOLE = re.compile(r"\{([a-zA-Z_][a-zA-Z0-9_]*)(?::([a-z]+))?\}")
+
+Matcher = Callable[[str, dict[str, Any]], Any]
+
+
+class SocketIO(Namespace):
+    """A Socket.IO server on one path, for `partyline.build(settings, extras=[...])`; itself its main namespace, `/`.
+
+    Times are in seconds. `version_3` lets clients of Socket.IO 2 in (Engine.IO 3). `parser` is "json"
+    or "msgpack", the same for all clients. A client has `connect_timeout` for its first CONNECT. Of a connection
+    `max_pending_events` events, `max_pending_bytes` of them, may wait for handlers before it is not read any more. A
+    disconnected socket's handlers have `disconnect_grace` before they are cancelled. Further arguments are those of
+    `partyline.EngineIO`. Raises ConfigError.
+    """
+
+    __slots__ = (
+        "_dialects",
+        "_dynamic",
+        "_namespaces",
+        "connect_timeout",
+        "connections",
+        "counters",
+        "disconnect_grace",
+        "engine",
+        "max_attachments",
+        "max_pending_bytes",
+        "max_pending_events",
+        "namespaces_per_connection",
+        "parser",
+        "rooms_per_connection",
+        "skip_middlewares",
+        "tasks",
+    )
+
+    def __init__(
+        self,
+        path: str = "/socket.io/",
+        *,
+        parser: str | Parser = "json",
+        connect_timeout: float = 45.0,
+        max_attachments: int = 10,
+        max_pending_events: int = 64,
+        max_pending_bytes: int = 1024 * 1024,
+        rooms_per_connection: int = 1_000,
+        namespaces_per_connection: int = 1_000,
+        disconnect_grace: float = 5.0,
+        **engine: Any,
+    ) -> None:
+        super().__init__(self, "/")
+        self.parser = _parser(parser)
+        self.connect_timeout = connect_timeout
+        self.max_attachments = max_attachments
+        self.max_pending_events = max_pending_events
+        self.max_pending_bytes = max_pending_bytes
+        self.rooms_per_connection = rooms_per_connection
+        self.namespaces_per_connection = namespaces_per_connection
+        self.disconnect_grace = disconnect_grace
+        self.skip_middlewares = True
+        self.engine = EngineIO(path, accept=self._accept, **engine)
+        self.counters = Counters()
+        self.connections: set[Connection] = set()
+        self.tasks: set[asyncio.Task[None]] = set()  # that outlive their socket
+        self._namespaces: dict[str, Namespace] = {"/": self}
+        self._dynamic: list[_Dynamic] = []
+        self._dialects: dict[tuple[int, bool], EventDialect] = {}
+
+    # Namespaces
+
+    def namespace(self, name: str | Matcher) -> Namespace:
+        """The namespace of this name, made at the first call.
+
+        A name with holes, such as `/game-{id:int}` (`str`, `int` or `path`), stands for all that match: each is a
+        namespace of its own with these handlers, and finds what was in the holes in its `params`. A function
+        `matches(name, auth)`, `def` or `async def`, says itself whether it wants a client. Raises ConfigError.
+        """
+        if callable(name):
+            return self._add_dynamic(_Dynamic(self, "/*", name))
+        name = name if name.startswith("/") else "/" + name
+        if "{" in name:
+            return self._add_dynamic(_Dynamic(self, name, _pattern(name)))
+        if "," in name or "?" in name:
+            raise ConfigError(f"namespace: {name!r} must not have , or ? in it: they end a namespace on the wire")
+        found = self._namespaces.get(name)
+        if found is None:
+            found = self._namespaces[name] = Namespace(self, name)
+        return found
+
+    def namespaces(self) -> list[str]:
+        """The names of those that exist now, sorted."""
+        return sorted(self._namespaces)
+
+    async def find(self, name: str, auth: dict[str, Any] | None) -> Namespace | None:
+        """The namespace that a client asks for."""
+        found = self._namespaces.get(name)
+        if found is not None:
+            return found
+        for dynamic in self._dynamic:
+            params = await awaited(dynamic.matches(name, {} if auth is None else auth))
+            if params is not None and params is not False:
+                return self._namespaces.get(name) or self._child(name, dynamic, params)
+        return None
+
+    def admits_at_once(self, name: str, auth: dict[str, Any] | None) -> bool:
+        """Whether letting a client in needs no task: nothing on the way awaits."""
+        found = self._namespaces.get(name)
+        if found is not None:
+            return found.handlers.at_once and (found.log is None or auth is None or "pid" not in auth)
+        return all(dynamic.at_once for dynamic in self._dynamic)
+
+    def forget(self, namespace: Namespace) -> None:
+        """A namespace of a pattern is empty."""
+        if self._namespaces.get(namespace.name) is namespace:
+            del self._namespaces[namespace.name]
+            for dynamic in self._dynamic:
+                dynamic.children.pop(namespace.name, None)
+
+    def _add_dynamic(self, dynamic: _Dynamic) -> Namespace:
+        self._dynamic.append(dynamic)
+        return dynamic
+
+    def _child(self, name: str, dynamic: _Dynamic, params: Any) -> Namespace:
+        child = Namespace(self, name, dynamic.handlers, params if isinstance(params, dict) else {})
+        self._namespaces[name] = child
+        dynamic.children[name] = child
+        return child
+
+    # server.site.Extra
+
+    def attach(self, site: Site) -> None:
+        """The server is built."""
+        self.engine.attach(site)
+        self.counters = site.counters
+
+    def routes(self) -> Sequence[BaseRoute]:
+        """Its HTTP path."""
+        return self.engine.routes()
+
+    def upgrade(self, upgrade: Upgrade) -> Endpoint | None:
+        """Its WebSockets."""
+        return self.engine.upgrade(upgrade)
+
+    # For its connections
+
+    def _accept(self, connection: EngineConnection, request: Request) -> Connection:
+        made = Connection(self, connection, request)
+        self.connections.add(made)
+        return made
+
+    def dialect(self, protocol: int, *, recovery: bool) -> Dialect:
+        """The one dialect of all who speak alike."""
+        key = (protocol, recovery)
+        found = self._dialects.get(key)
+        if found is None:
+            found = self._dialects[key] = EventDialect(self.parser, protocol)
+        return found
+
+    def new_id(self) -> str:
+        """A public id: it names a socket and opens nothing. 120 random bits."""
+        return base64.urlsafe_b64encode(os.urandom(15)).decode("ascii")
+
+
+class _Dynamic(Namespace):
+    """What namespaces made on demand have in common. To emit to it is to emit to each of them."""
+
+    __slots__ = ("at_once", "children", "matches")
+
+    def __init__(self, io: SocketIO, name: str, matches: Matcher) -> None:
+        super().__init__(io, name, Handlers())
+        self.matches = matches
+        self.at_once = not inspect.iscoroutinefunction(matches)
+        self.children: dict[str, Namespace] = {}
+
+    def broadcast(self, event: str, arguments: tuple[Any, ...], audience: Audience, **how: bool) -> None:
+        for child in self.children.values():
+            child.broadcast(event, arguments, audience, **how)
+
+    async def gather(
+        self, event: str, arguments: tuple[Any, ...], audience: Audience, seconds: float, *, local: bool
+    ) -> list[Any]:
+        children = [child.gather(event, arguments, audience, seconds, local=local) for child in self.children.values()]
+        return [answer for answers in await asyncio.gather(*children) for answer in answers]
+
+    async def fetch(self, audience: Audience, *, local: bool) -> list[RemoteSocket]:
+        children = [child.fetch(audience, local=local) for child in tuple(self.children.values())]
+        return [socket for sockets in await asyncio.gather(*children) for socket in sockets]
+
+    def move(self, audience: Audience, into: frozenset[str], out_of: frozenset[str], *, local: bool) -> None:
+        for child in tuple(self.children.values()):
+            child.move(audience, into, out_of, local=local)
+
+    def expel(self, audience: Audience, *, close: bool, local: bool) -> None:
+        for child in tuple(self.children.values()):
+            child.expel(audience, close=close, local=local)
+
+
+def _parser(parser: str | Parser) -> Parser:
+    if not isinstance(parser, str):
+        return parser
+    known: dict[str, Parser] = {"json": JSON, "msgpack": MSGPACK}
+    if parser not in known:
+        raise ConfigError(f"parser: {parser!r} must be json or msgpack", field="parser")
+    return known[parser]
+
+
+def _pattern(name: str) -> Matcher:
+    kinds: dict[str, Callable[[str], Any]] = {}
+    expression, at = "", 0
+    for hole in _HOLE.finditer(name):
+        kind = hole[2] or "str"
+        if kind not in _KINDS or hole[1] in kinds:
+            raise ConfigError(f"namespace: {hole[0]} in {name!r} must be a new name and one of {', '.join(_KINDS)}")
+        kinds[hole[1]] = _KINDS[kind][1]
+        expression += re.escape(name[at : hole.start()]) + f"(?P<{hole[1]}>{_KINDS[kind][0]})"
+        at = hole.end()
+    if "{" in name[at:] or "}" in name[at:]:
+        raise ConfigError(f"namespace: {name!r} has a brace that belongs to no hole such as {{id:int}}")
+    compiled = re.compile(expression + re.escape(name[at:]))
+
+    def matches(name: str, auth: dict[str, Any]) -> dict[str, Any] | None:
+        match = compiled.fullmatch(name)
+        return None if match is None else {key: kinds[key](value) for key, value in match.groupdict().items()}
+
+    return matches

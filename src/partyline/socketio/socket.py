@@ -1,0 +1,598 @@
+"""One client in one namespace: what an application holds, and what runs its handlers in order."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable
+from typing import TYPE_CHECKING, Any, Final
+
+from partyline import log
+from partyline.errors import CallTimeout, InvalidPacket, InvalidValue, PeerGone
+from partyline.models import Audience, Payload
+from partyline.socketio.acks import Answered, one
+from partyline.socketio.broadcast import Broadcast, names
+from partyline.socketio.handlers import Function, Handler, awaited, check_event, problem, result_of
+from partyline.wire.socketio.packets import Event, Messages
+
+if TYPE_CHECKING:
+    from partyline.interfaces import Dialect
+    from partyline.socketio.connection import Connection
+    from partyline.socketio.handshake import Handshake
+    from partyline.socketio.namespace import Namespace
+
+_log = log.get("socketio")
+
+_CALL_TIMEOUT: Final = 10.0  # seconds
+
+
+class Socket:
+    """A client in a namespace. Made by the namespace, handed to every handler.
+
+    `id` names it in public (it opens nothing); `data` is the application's; `handshake` is how it came; `recovered`
+    says that this is a session that goes on. `rooms` are its rooms, its own `id` among them: read only. As a member of
+    rooms it is an `interfaces.Connection`.
+    """
+
+    __slots__ = (
+        "_acks",
+        "_busy",
+        "_connection",
+        "_held",
+        "_incoming",
+        "_listeners",
+        "_others",
+        "_outgoing",
+        "_queue",
+        "connected",
+        "data",
+        "dialect",
+        "doomed",
+        "handshake",
+        "id",
+        "namespace",
+        "pid",
+        "recovered",
+        "rooms",
+        "user",
+    )
+
+    dialect: Dialect
+    rooms: tuple[str, ...] | set[str]
+
+    def __init__(self, namespace: Namespace, connection: Connection, id: str, handshake: Handshake) -> None:  # noqa: A002
+        self.namespace = namespace
+        self.id = id
+        self.handshake = handshake
+        self.data: dict[str, Any] = {}
+        self.recovered = False
+        self.connected = True
+        self.pid: str | None = None  # what its client may come back with; a credential
+        self.doomed: bool | None = None  # disconnected before its CONNECT was answered; True: with its connection
+        self.user: str | None = None
+        self.rooms = ()
+        self.dialect = connection.dialect(namespace)
+        self._connection = connection
+        self._held: list[Messages | bytes] | None = []  # what was sent before its CONNECT was answered
+        self._acks: dict[int, Answered | None] | None = None
+        self._queue: deque[tuple[Event | None, int]] | None = None  # what waits; None: no handler runs
+        self._busy: asyncio.Task[None] | None = None
+        self._others: set[asyncio.Task[None]] | None = None  # handlers that run beside all others
+        self._listeners: dict[str, tuple[Handler, ...]] | None = None
+        self._incoming: tuple[Function, ...] = ()  # middlewares
+        self._outgoing: tuple[Function, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"<Socket {self.id} in {self.namespace.name}>"
+
+    # Out
+
+    def emit(self, event: str, *arguments: Any) -> None:
+        """Send an event. Never waits; nothing happens once it is disconnected.
+
+        Raises InvalidValue where the name is reserved or an argument cannot be sent.
+        """
+        if self.namespace.log is not None:
+            self.namespace.broadcast(event, arguments, Audience(frozenset((self.id,))))
+        else:
+            self.send_event(event, arguments)
+
+    def send(self, *arguments: Any) -> None:
+        """Send the event `message`."""
+        self.emit("message", *arguments)
+
+    async def call(self, event: str, *arguments: Any, timeout: float = _CALL_TIMEOUT) -> Any:  # noqa: ASYNC109
+        """Send an event and await its acknowledgement: None, its only value, or a list of several.
+
+        Raises CallTimeout after `timeout` seconds, PeerGone where the socket is disconnected. Cancelled, a late answer
+        is dropped.
+        """
+        if not self.connected:
+            raise PeerGone("the socket is disconnected")
+        if self._held is not None:
+            raise PeerGone("the client cannot answer before it is connected: call it when on_connect has returned")
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+        def answered(values: list[Any]) -> None:
+            if not answer.done():
+                answer.set_result(one(values))
+
+        number = self.namespace.next_ack()
+        acks = self._acks = {} if self._acks is None else self._acks
+        acks[number] = answered
+        self.send_event(event, arguments, number)
+        self._connection.calls += 1
+        self._connection.look()
+        try:
+            async with asyncio.timeout(timeout):
+                values = await answer
+        except TimeoutError:
+            raise CallTimeout(f"{event}: no acknowledgement within {timeout:g} s") from None
+        finally:
+            acks.pop(number, None)
+            self._connection.calls -= 1
+            self._connection.look()
+        if values is _GONE:
+            raise PeerGone(f"{event}: the socket was disconnected before it answered")
+        return values
+
+    @property
+    def volatile(self) -> Direct:
+        """Events that are dropped where the client cannot take them at once."""
+        return Direct(self, volatile=True)
+
+    def timeout(self, seconds: float) -> Direct:
+        """How long `call` waits."""
+        return Direct(self, seconds=seconds)
+
+    def compress(self, wanted: bool) -> Direct:
+        """Socket.IO's operator; what is compressed follows from the settings, and this changes nothing."""
+        return Direct(self)
+
+    # Others
+
+    @property
+    def broadcast(self) -> Broadcast:
+        """Everybody in the namespace but this socket."""
+        return Broadcast(self.namespace, Audience(excluded=frozenset((self.id,))))
+
+    def to(self, *rooms: str | Iterable[str]) -> Broadcast:
+        """Those in any of the rooms, without this socket."""
+        return self.broadcast.to(*rooms)
+
+    in_ = to
+
+    def except_(self, *rooms: str | Iterable[str]) -> Broadcast:
+        """Everybody but those in any of the rooms, and but this socket."""
+        return self.broadcast.except_(*rooms)
+
+    @property
+    def local(self) -> Broadcast:
+        """Everybody else on this node."""
+        return self.broadcast.local
+
+    # Rooms
+
+    def join(self, *rooms: str | Iterable[str]) -> None:
+        """Join rooms. Nothing happens once it is disconnected. Raises InvalidValue beyond `rooms_per_connection`."""
+        self.namespace.join(self, names(rooms))
+
+    def leave(self, *rooms: str | Iterable[str]) -> None:
+        """Leave rooms; those it is not in do not matter."""
+        self.namespace.leave(self, names(rooms))
+
+    def disconnect(self, close: bool = False) -> None:
+        """Disconnect it from the namespace; with `close` the whole connection ends, with all its namespaces."""
+        self._connection.disconnect(self, close=close)
+
+    # Listeners of this socket alone
+
+    def on(self, event: str, function: Function | None = None, *, concurrent: bool = False) -> Any:
+        """Hear an event of this socket: `function(*arguments)`, without the socket. Usable as a decorator."""
+
+        def add(function: Function) -> Function:
+            listeners = self._listeners = {} if self._listeners is None else self._listeners
+            handler = Handler(function, leading=0, concurrent=concurrent)
+            listeners[check_event(event)] = (*listeners.get(event, ()), handler)
+            return function
+
+        return add if function is None else add(function)
+
+    def once(self, event: str, function: Function) -> None:
+        """Hear the next one of these events."""
+        handler = Handler(function, leading=0)
+        inner = handler.function
+
+        def only(*arguments: Any) -> Any:
+            self.off(event, only)
+            return inner(*arguments)
+
+        handler.function = only
+        listeners = self._listeners = {} if self._listeners is None else self._listeners
+        listeners[check_event(event)] = (*listeners.get(event, ()), handler)
+
+    def off(self, event: str | None = None, function: Function | None = None) -> None:
+        """Take a listener of this socket away, or all of an event, or all."""
+        if self._listeners is None:
+            return
+        if event is None:
+            self._listeners = None
+            return
+        left = tuple(
+            one for one in self._listeners.get(event, ()) if function is not None and one.function is not function
+        )
+        if left:
+            self._listeners[event] = left
+        else:
+            self._listeners.pop(event, None)
+
+    def use(self, middleware: Function) -> Function:
+        """`middleware(event, arguments)` is called before every event's handlers; what it raises keeps it from them."""
+        self._incoming = (*self._incoming, middleware)
+        return middleware
+
+    def on_any_outgoing(self, function: Function) -> Function:
+        """`function(event, *arguments)` is called for every event that is sent to this socket."""
+        self._outgoing = (*self._outgoing, function)
+        self.namespace.watched.add(self)
+        return function
+
+    def off_any_outgoing(self, function: Function | None = None) -> None:
+        """Take such a function away, or all."""
+        self._outgoing = tuple(one for one in self._outgoing if function is not None and one is not function)
+        if not self._outgoing:
+            self.namespace.watched.discard(self)
+
+    # interfaces.Connection, for the rooms
+
+    @property
+    def writable(self) -> bool:
+        """Whether an event would leave at once."""
+        return self._held is None and self._connection.writable
+
+    def offer(self, payload: Payload) -> None:
+        if self._held is None:
+            self._connection.engine.offer(payload)
+        else:
+            self._held.append(payload.data)
+
+    def close(self, code: int = 1000, reason: str = "") -> None:
+        """End the whole connection, with a WebSocket close code."""
+        self._connection.engine.close(code, reason)
+
+    def send_text(self, text: str) -> None:
+        """`interfaces.Connection`; not for packets."""
+        raise NotImplementedError
+
+    def write(self, messages: Messages) -> None:
+        """Send a packet of this namespace, in order."""
+        if self._held is None:
+            self._connection.engine.send_messages(messages)
+        else:
+            self._held.append(messages)
+
+    def send_event(self, event: str, arguments: tuple[Any, ...], ack: int | None = None) -> None:
+        """Send an event to this socket alone, without an offset."""
+        messages = self._connection.parser.event(self.namespace.name, event, arguments, ack)
+        if self._outgoing:
+            self.tell_outgoing(event, arguments)
+        if self.connected:
+            self.namespace.in_turn(self, messages)
+
+    def tell_outgoing(self, event: str, arguments: tuple[Any, ...]) -> None:
+        """An event leaves: tell who wants to know."""
+        for function in self._outgoing:
+            try:
+                function(event, *arguments)
+            except Exception:
+                _log.exception("a listener of outgoing events failed", socket=self.id, name=event)
+
+    # Life
+
+    def opened(self, messages: Messages) -> None:
+        """Its CONNECT is answered with these, then with what waited."""
+        engine = self._connection.engine
+        engine.send_messages(messages)
+        held, self._held = self._held, None
+        for waiting in held or ():
+            if isinstance(waiting, bytes):
+                engine.send(waiting)
+            else:
+                engine.send_messages(waiting)
+
+    def gone(self, reason: str) -> None:
+        """It is disconnected: out of its rooms, its calls settled; `on_disconnect` behind the handlers that run."""
+        if not self.connected:
+            return
+        handlers = self.namespace.handlers
+        for function in handlers.disconnecting:
+            self._try(function, reason)
+        self.connected = False
+        self._held = None
+        self.namespace.remove(self, reason)
+        acks, self._acks = self._acks, None
+        for answered in (acks or {}).values():
+            if answered is not None:
+                answered([_GONE])
+        if self._busy is None and not self._others:
+            self._end(reason)
+            return
+        loop = asyncio.get_running_loop()
+        grace = loop.call_later(self.namespace.io.disconnect_grace, self._cancel)
+        self._spawn(self._farewell(reason, grace), keep=False)
+
+    def refuse(self) -> None:
+        """It was not let in after all."""
+        self.connected = False
+        self._held = None
+        self.namespace.remove(self, "refused")
+
+    async def _farewell(self, reason: str, grace: asyncio.TimerHandle) -> None:
+        """Run `on_disconnect` behind what had come before the end."""
+        while self._busy is not None or self._others:
+            running = [task for task in (self._busy, *(self._others or ())) if task is not None]
+            await asyncio.wait(running)
+            await asyncio.sleep(0)  # the next one has begun
+        grace.cancel()
+        self._end(reason)
+
+    def _cancel(self) -> None:
+        """Handlers of a socket that has gone have had their time."""
+        if self._queue:
+            self._forget_queue()
+        for task in (self._busy, *(self._others or ())):
+            if task is not None:
+                task.cancel()
+
+    def _forget_queue(self) -> None:
+        while self._queue:
+            _, size = self._queue.popleft()
+            self._connection.waited(size)
+
+    def _end(self, reason: str) -> None:
+        for function in self.namespace.handlers.disconnect:
+            result = self._try(function, reason)
+            if inspect.isawaitable(result):
+                self._spawn(self._awaited(result, "on_disconnect"), keep=False)
+
+    def _try(self, function: Function, *arguments: Any) -> Any:
+        try:
+            return function(self, *arguments)
+        except Exception:
+            self._failed(getattr(function, "__qualname__", "handler"))
+
+    async def _awaited(self, result: Any, what: str) -> None:
+        try:
+            await result
+        except Exception:
+            self._failed(what)
+
+    # In
+
+    def answered(self, number: int, arguments: Callable[[], list[Any]]) -> None:
+        """An acknowledgement has come. It overtakes the events that wait."""
+        if self._acks is not None and number in self._acks:
+            answered = self._acks.pop(number)
+            if answered is not None:
+                answered(arguments())
+        else:
+            self.namespace.answered(self, number, arguments)
+
+    def event(self, event: Event, size: int) -> None:
+        """An event has come; `size` is about its bytes."""
+        if self._queue is None:
+            self._begin(event)
+        elif self._concurrent(event):
+            self._spawn(self._run(event))
+        else:
+            self._queue.append((event, size))
+            self._connection.waits(size)
+
+    def _begin(self, event: Event) -> None:
+        """Handle an event that nothing stands before: at once, or in a task behind which the others wait."""
+        namespace = self.namespace
+        found = namespace.handlers.events.get(event.name)
+        if not namespace.handlers.any and self._listeners is None and not self._incoming:
+            if found is None:
+                return
+            handler = found[0]
+            if handler.inline and len(found) == 1:
+                self._call(handler, event)
+                return
+        if self._concurrent(event):
+            self._spawn(self._run(event))
+            return
+        self._start(self._run(event))
+
+    def _call(self, handler: Handler, event: Event) -> None:
+        """The common way: one handler, without a task."""
+        try:
+            arguments = handler.bind(event)
+        except (InvalidValue, InvalidPacket) as error:
+            self._invalid(event, error)
+            return
+        try:
+            result = handler.function(self, *arguments)
+            if handler.coroutine:
+                result = result_of(result)
+        except Exception:
+            self._failed(event.name)
+            self._acknowledge(event, _INTERNAL)
+            return
+        if result is not None and inspect.isawaitable(result):
+            self._start(self._finish(event, result))
+        else:
+            if event.id is not None:
+                self._acknowledge(event, result)
+            self.namespace.handled(self)
+
+    async def _finish(self, event: Event, result: Any) -> None:
+        try:
+            answer = await result
+        except Exception:
+            self._failed(event.name)
+            answer = _INTERNAL
+        self._acknowledge(event, answer)
+        self.namespace.handled(self)
+
+    def _start(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        if self._queue is None:
+            self._queue = deque()
+        self._busy = asyncio.get_running_loop().create_task(coroutine)
+        self._busy.add_done_callback(self._next)
+
+    def _next(self, task: asyncio.Task[None]) -> None:
+        self._busy = None
+        queue = self._queue
+        assert queue is not None
+        while queue and self._busy is None:
+            event, size = queue.popleft()
+            self._connection.waited(size)
+            if event is not None:
+                self._begin(event)
+        if self._busy is None:
+            self._queue = None
+
+    def _concurrent(self, event: Event) -> bool:
+        found = self.namespace.handlers.events.get(event.name)
+        return found is not None and all(handler.concurrent for handler in found) and self._listeners is None
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None], *, keep: bool = True) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        if keep:
+            others = self._others = set() if self._others is None else self._others
+            others.add(task)
+            task.add_done_callback(others.discard)
+        else:
+            self.namespace.io.tasks.add(task)
+            task.add_done_callback(self.namespace.io.tasks.discard)
+
+    async def _run(self, event: Event) -> None:
+        """All handlers of an event, one behind the other. The first value that is not None is the acknowledgement."""
+        try:
+            arguments: list[Any] | None = None
+            if self._incoming or self.namespace.handlers.any:
+                arguments = event.arguments()
+            for middleware in self._incoming:
+                await awaited(middleware(event.name, arguments))
+        except (InvalidValue, InvalidPacket) as error:
+            self._invalid(event, error)
+            return
+        except Exception as error:
+            self._acknowledge(event, {"error": getattr(error, "code", "refused"), "message": str(error)})
+            return
+        answer: Any = None
+        for handler in self.namespace.handlers.any:
+            try:
+                await awaited(handler.function(self, event.name, *(arguments or ())))
+            except Exception:
+                self._failed(event.name)
+                answer = _INTERNAL
+        heard = False
+        for handler, leading in self._hearing(event.name):
+            heard = True
+            try:
+                bound = handler.bind(event)
+            except (InvalidValue, InvalidPacket) as error:
+                self._invalid(event, error)
+                return
+            try:
+                result = await awaited(handler.function(*leading, *bound))
+            except Exception:
+                self._failed(event.name)
+                result = _INTERNAL
+            if answer is None:
+                answer = result
+        if heard:
+            self._acknowledge(event, answer)
+        self.namespace.handled(self)
+
+    def _hearing(self, name: str) -> list[tuple[Handler, tuple[Any, ...]]]:
+        hearing: list[tuple[Handler, tuple[Any, ...]]] = [
+            (handler, (self,)) for handler in self.namespace.handlers.events.get(name, ())
+        ]
+        if self._listeners is not None:
+            hearing += [(handler, ()) for handler in self._listeners.get(name, ())]
+        return hearing
+
+    # Answers
+
+    def _acknowledge(self, event: Event, result: Any) -> None:
+        if event.id is None or not self.connected:
+            return
+        values = () if result is None else result if type(result) is tuple else (result,)
+        parser = self._connection.parser
+        try:
+            messages = parser.ack(self.namespace.name, event.id, values)
+        except InvalidValue as error:
+            _log.error("what a handler returned cannot be sent", socket=self.id, name=event.name, error=error.message)
+            messages = parser.ack(self.namespace.name, event.id, (_INTERNAL,))
+        self.namespace.in_turn(self, messages)
+
+    def refused(self, event: Event, answer: dict[str, Any]) -> None:
+        """An event was not handled, because of a limit."""
+        self._acknowledge(event, answer)
+
+    def _invalid(self, event: Event, error: InvalidValue | InvalidPacket) -> None:
+        """The client's arguments do not fit: told to it, and to who wants to know; the connection stays."""
+        self._connection.invalid(self, event, error)
+        self._acknowledge(event, problem(error))
+
+    def _failed(self, what: str) -> None:
+        self._connection.failed()
+        _log.exception("a handler failed", socket=self.id, name=what)
+
+
+class Direct:
+    """Events to one socket with something said about how they are sent."""
+
+    __slots__ = ("_seconds", "_socket", "_volatile")
+
+    def __init__(self, socket: Socket, *, volatile: bool = False, seconds: float = _CALL_TIMEOUT) -> None:
+        self._socket = socket
+        self._volatile = volatile
+        self._seconds = seconds
+
+    @property
+    def volatile(self) -> Direct:
+        """Dropped where the client cannot take it at once."""
+        return Direct(self._socket, volatile=True, seconds=self._seconds)
+
+    def timeout(self, seconds: float) -> Direct:
+        """How long `call` waits."""
+        return Direct(self._socket, volatile=self._volatile, seconds=seconds)
+
+    def compress(self, wanted: bool) -> Direct:
+        """As `Socket.compress`."""
+        return self
+
+    @property
+    def broadcast(self) -> Broadcast:
+        """Everybody else."""
+        return self._socket.broadcast.volatile if self._volatile else self._socket.broadcast
+
+    def to(self, *rooms: str | Iterable[str]) -> Broadcast:
+        """Those in any of the rooms, without this socket."""
+        return self.broadcast.to(*rooms)
+
+    in_ = to
+
+    def emit(self, event: str, *arguments: Any) -> None:
+        """As `Socket.emit`."""
+        if not self._volatile:
+            self._socket.emit(event, *arguments)
+        elif self._socket.writable:
+            self._socket.namespace.pass_by(self._socket, event, arguments)
+
+    async def call(self, event: str, *arguments: Any) -> Any:
+        """As `Socket.call`."""
+        return await self._socket.call(event, *arguments, timeout=self._seconds)
+
+
+class _Gone:
+    __slots__ = ()
+
+
+_GONE: Final = _Gone()
+_INTERNAL: Final = {"error": "internal"}
