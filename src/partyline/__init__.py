@@ -11,6 +11,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _WHERE = {
+    "Pages": "partyline.server.pages",
     "Partyline": "partyline.app",
     "PartylineError": "partyline.errors",
     "CallTimeout": "partyline.errors",
@@ -35,6 +36,7 @@ __all__ = [
     "ConnectionRefused",
     "EngineIO",
     "Namespace",
+    "Pages",
     "Partyline",
     "PartylineError",
     "PeerGone",

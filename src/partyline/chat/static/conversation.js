@@ -60,7 +60,8 @@ function day(time) {
 }
 
 /** One of eight colours for a person. @param {string} by */
-export const hue = (by) => "hue-" + ([...by].reduce((sum, letter) => (sum * 31 + letter.charCodeAt(0)) >>> 0, 7) % 8);
+export const hue = (by) =>
+  "hue-" + ([...by].reduce((sum, letter) => Math.imul(sum ^ letter.charCodeAt(0), 16_777_619), 0x811c9dc5) >>> 29);
 
 /** What may be sent: whole characters, no controls but line ends and tabs. @param {string} text */
 const clean = (text) =>

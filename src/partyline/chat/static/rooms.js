@@ -7,7 +7,7 @@ import { Socket } from "./partyline.js";
 const PAGES = 10; // that are looked through for what is known already, after a long absence
 
 /** @typedef {import("./conversation.js").Message} Message */
-/** @typedef {{code: string, message: string, field?: string, wait?: number}} Refusal */
+/** @typedef {{error: string, message: string, field?: string, wait?: number}} Refusal */
 
 export class Room {
   #me = "";
@@ -83,7 +83,7 @@ export class Room {
     const { conversation } = this;
     try {
       const answer = await this.socket.call("enter", this.who);
-      if (answer.error) return this.refused(answer.error);
+      if (answer.error) return answer.error === "rate_limited" ? this.#later(() => this.#enter(), 2000) : this.refused(answer);
       this.#me = answer.me;
       this.#people = new Map(answer.people.map((/** @type {any} */ { by, name }) => [by, name]));
       this.#count = answer.count;
@@ -159,14 +159,14 @@ export class Room {
       while (this.#inside && this.#queue.length && !this.#gone.signal.aborted) {
         const message = this.#queue[0];
         const { id, text } = message;
-        const { error } = await this.socket.call("say", { id, text });
-        if (error?.code === "rate_limited") {
+        const answer = await this.socket.call("say", { id, text });
+        if (answer.error === "rate_limited" || answer.error === "not_in_a_room") {
           this.conversation.state(id, "Sending, a little slower…");
-          await new Promise((resolve) => setTimeout(resolve, (error.wait ?? 1) * 1000));
+          await new Promise((resolve) => setTimeout(resolve, (answer.wait ?? 1) * 1000));
           continue;
         }
         this.#queue = this.#queue.filter((one) => one !== message);
-        if (error) this.#failed(message, error);
+        if (answer.error) this.#failed(message, answer);
         else this.conversation.state(id, "");
       }
     } catch {
@@ -178,13 +178,13 @@ export class Room {
   }
 
   /** @param {Message} message @param {Refusal} error */
-  #failed(message, error) {
+  #failed(message, { message: why }) {
     const again = () => {
       this.conversation.drop(message.id);
       this.#say(message.text);
     };
-    this.conversation.state(message.id, `Not sent: ${error.message}.`, again, () => this.conversation.drop(message.id));
-    announce(`Not sent: ${error.message}`);
+    this.conversation.state(message.id, `Not sent: ${why}.`, again, () => this.conversation.drop(message.id));
+    announce(`Not sent: ${why}`);
   }
 
   // Who is here

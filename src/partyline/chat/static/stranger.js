@@ -4,6 +4,9 @@
 import { $, Conversation, announce } from "./conversation.js";
 import { Socket } from "./partyline.js";
 
+/** @param {string} text */
+const sentence = (text) => text[0].toUpperCase() + text.slice(1) + ".";
+
 /** @typedef {"idle" | "waiting" | "talking" | "over"} State */
 
 export class Strangers {
@@ -159,7 +162,7 @@ export class Strangers {
     try {
       return (await this.socket.call(event, ...args)) ?? {};
     } catch {
-      return { error: { code: "lost", message: "there is no connection" } };
+      return { error: "lost", message: "there is no connection" };
     }
   }
 
@@ -167,12 +170,12 @@ export class Strangers {
   async #start(how) {
     this.#become("waiting");
     const talks = this.#talks;
-    const { error } = await this.#ask(how);
+    const { error, message } = await this.#ask(how);
     if (!error || talks !== this.#talks || this.#state !== "waiting") return;
     this.#become("idle");
-    if (error.code === "lost") return;
-    this.#meet("Not so fast", error.message + ".");
-    announce(error.message);
+    if (error === "lost") return;
+    this.#meet(error === "rate_limited" ? "Not so fast" : "Not now", sentence(message));
+    announce(message);
   }
 
   #stop() {
@@ -182,8 +185,8 @@ export class Strangers {
 
   /** @param {"block" | "report"} how @param {string} text */
   async #shut(how, text) {
-    const { error } = await this.#ask(how);
-    if (error) this.conversation.notice(`That failed: ${error.message}.`);
+    const { error, message } = await this.#ask(how);
+    if (error) this.conversation.notice(`That failed: ${message}.`);
     else this.#over(text);
   }
 
@@ -194,10 +197,10 @@ export class Strangers {
     conversation.pending({ id, by: "me", text, time: Date.now() });
     const send = async () => {
       conversation.state(id, "Sending…");
-      const { error } = await this.#ask("say", text);
+      const { error, message } = await this.#ask("say", text);
       if (conversation !== this.conversation) return;
       if (!error) conversation.add({ id, by: "me", text, time: Date.now(), mine: true });
-      else conversation.state(id, `Not sent: ${error.message}.`, this.#state === "talking" ? send : undefined);
+      else conversation.state(id, `Not sent: ${message}.`, this.#state === "talking" ? send : undefined);
     };
     await send();
   }
