@@ -49,6 +49,7 @@ from partyline.stores.sqlite.lock import take_over as take_lock_over
 from partyline.stores.sqlite.log import SqliteStore
 from partyline.stores.sqlite.registrations import RegistrationTable
 from partyline.stores.sqlite.revocations import RevocationTable
+from partyline.stores.sqlite.sessions import SessionTable
 from partyline.topics import check_pattern, check_topic
 from partyline.trust.keys import KeyRing, Principal
 from partyline.trust.perimeter import Network, Perimeter, canonical_origin, is_loopback
@@ -195,7 +196,16 @@ def build(
             settings.compress_from,
         )
         services = LineServices(hub, store, access, timers, line_rules, f"partyline/{__version__}")
-        site = Site(_connection_limits(settings, loopback), timers, counters, perimeter, relay.upgrade)
+        site = Site(
+            _connection_limits(settings, loopback),
+            timers,
+            counters,
+            perimeter,
+            relay.upgrade,
+            hub,
+            store,
+            None if settings.db == ":memory:" else SessionTable(database),
+        )
         api = Api(
             services,
             site,

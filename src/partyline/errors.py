@@ -209,7 +209,6 @@ class ConnectionRefused(PartylineError):
     """Raised by a middleware or an `on_connect` handler: the client gets `message` and `data` as its CONNECT_ERROR."""
 
     code = "refused"
-    http_status = 403
 
     def __init__(self, message: str = "not authorized", data: Any = None) -> None:
         super().__init__(message)

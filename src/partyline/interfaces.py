@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from partyline.errors import PartylineError
-from partyline.models import Draft, Message, Page, Payload
+from partyline.models import Draft, Message, Page, Payload, Position
 from partyline.topics import any_covers
 
 
@@ -164,6 +164,42 @@ class Store(Protocol):
         """
         ...
 
+    async def newest(self, room: str, before: int, limit: int) -> Sequence[Message]:
+        """The newest `limit` messages of one room with offsets below `before`, oldest first, without expired ones.
+
+        Fewer come where more would be too large. Cancelling it loses nothing.
+        """
+        ...
+
     async def close(self) -> None:
         """Commit what is queued, hand it out, and let go of the files. Afterwards appends are refused."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRow:
+    """A Socket.IO session as it is kept. `pid_hash` is the SHA-256 of its private id, `start` a position up to which
+    it has surely got everything."""
+
+    pid_hash: bytes
+    namespace: str
+    sid: str
+    rooms: tuple[str, ...]
+    data: dict[str, Any]
+    start: Position
+
+
+class SessionTable(Protocol):
+    """Where Socket.IO sessions outlive the process. Nothing here blocks; what is saved is written soon."""
+
+    def load(self) -> Iterable[SessionRow]:
+        """What an earlier process left. Raises ConfigError where it cannot be read."""
+        ...
+
+    def save(self, row: SessionRow) -> None:
+        """Insert or replace."""
+        ...
+
+    def delete(self, pid_hash: bytes) -> None:
+        """Remove, if it is there."""
         ...

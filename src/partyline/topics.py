@@ -33,6 +33,10 @@ _RULE = (
 )
 
 
+PRIVATE: Final = "\x1f"
+"""How rooms begin that are no topics: no pattern covers them, and nobody can name them (Socket.IO's are among them)."""
+
+
 def is_printable(text: str) -> bool:
     """Whether a person can see every character of `text`; spaces are, other separators and controls are not."""
     return not _NOT_PRINTABLE.search(text)
@@ -66,7 +70,7 @@ def check_pattern(pattern: str, field: str = "pattern") -> str:
 def covers(pattern: str, name: str) -> bool:
     """Whether `pattern` covers the topic `name`."""
     if pattern in (">", name):
-        return True
+        return name[0] != PRIVATE
     wanted, tokens = pattern.split("."), name.split(".")
     if wanted[-1] == ">":
         wanted.pop()
@@ -107,6 +111,8 @@ def overlap(one: str, other: str) -> bool:
 
 def any_covers(patterns: Iterable[str], name: str) -> bool:
     """Whether one of `patterns` covers `name`."""
+    if name[0] == PRIVATE:
+        return False
     for pattern in patterns:  # noqa: SIM110 - a generator costs more than the common answers
         if pattern in (">", name) or covers(pattern, name):
             return True

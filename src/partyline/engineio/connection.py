@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from partyline import log
 from partyline.errors import InvalidPacket, PartylineError, RateLimited
@@ -36,6 +36,8 @@ _CLOSE_CODES = {
     Reason.TRANSPORT_ERROR: 1011,
 }
 
+_ENOUGH: Final = 64 * 1024  # bytes that wait for a GET
+
 
 @dataclass(frozen=True, slots=True)
 class Handshake:
@@ -60,6 +62,10 @@ class Receiver(Protocol):
 
     def refused(self, error: PartylineError, data: str | bytes) -> None:
         """A message that was not handled, because of a limit."""
+        ...
+
+    def alive(self) -> None:
+        """A heartbeat was answered: what was sent before it has arrived."""
         ...
 
     def disconnected(self, reason: str) -> None:
@@ -94,6 +100,7 @@ class Connection:
         "_poll",
         "_receiver",
         "_released",
+        "_room",
         "_session",
         "_websocket",
         "address",
@@ -136,6 +143,7 @@ class Connection:
         self._flushing = False
         self._held = False
         self._released: asyncio.Future[None] | None = None
+        self._room: asyncio.Future[None] | None = None  # of whoever waits until a GET has fetched what there is
         self._bucket: Bucket | None = None
 
     # Life
@@ -239,6 +247,15 @@ class Connection:
     def send_text(self, text: str) -> None:
         self.send_message(text)
 
+    async def drained(self) -> None:
+        """Return when there is room for more, or the connection is over. Cancelling it loses nothing."""
+        if self._websocket is not None:
+            await self._websocket.drained()
+        while self._websocket is None and self.is_open and self._session.queued > _ENOUGH:
+            if self._room is None:
+                self._room = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._room)
+
     def close(self, code: int = 1000, reason: str = "") -> None:
         """End the connection behind what was sent. A WebSocket is closed with this code."""
         if self._websocket is not None and code != 1000:
@@ -317,6 +334,8 @@ class Connection:
             self._do(session.broken(now))
         else:
             self._do(session.receive(packet, now))
+            if packet == packets.PONG and self._receiver is not None:
+                self._receiver.alive()
 
     # The upgrade
 
@@ -401,6 +420,8 @@ class Connection:
         self._settle()
         if refused is not None:
             raise refused
+        if posted is not None and packets.PONG in posted and self._receiver is not None:
+            self._receiver.alive()
 
     def _message(self, data: str | bytes) -> None:
         """A message that came by polling."""
@@ -448,6 +469,9 @@ class Connection:
         self._settle()
 
     def _settle(self) -> None:
+        if self._room is not None and (self._session.queued <= _ENOUGH or not self.is_open):
+            room, self._room = self._room, None
+            room.set_result(None)
         if self._session.state is State.CLOSED:
             self._engine.forget(self)
             return

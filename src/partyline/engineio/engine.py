@@ -395,6 +395,9 @@ class _Callbacks:
     def refused(self, error: PartylineError, data: str | bytes) -> None:
         """Engine.IO has no words for it: the message is dropped, and counted."""
 
+    def alive(self) -> None:
+        pass
+
     def disconnected(self, reason: str) -> None:
         for handler in self._engine._disconnected:  # noqa: SLF001
             handler(self._connection, reason)

@@ -22,7 +22,7 @@ from partyline.hub.rooms import Rooms
 from partyline.interfaces import Connection, Found, Outcome, Refused, Store
 from partyline.metrics import Counters
 from partyline.models import Draft, Message, Policy, Position, Receipt
-from partyline.topics import any_covers
+from partyline.topics import PRIVATE, any_covers
 
 _log = logging.getLogger("partyline.hub")
 
@@ -84,6 +84,7 @@ class Hub:
         self._later = later or _call_soon
         self._crowd: Crowd | None = None  # the large audience that is being served
         self._behind: deque[tuple[Message, Done | None]] = deque()  # what waits until it is
+        self._private: dict[str, Callable[[Message], None]] = {}
         self.fanned_out = store.head  # every offset up to this one has been offered to its audience
         store.start(self._committed)
 
@@ -152,6 +153,16 @@ class Hub:
         for pattern in patterns:
             everybody.update(dict.fromkeys(self.rooms.members(pattern)))
         return everybody
+
+    def attend(self, name: str, deliver: Callable[[Message], None] | None) -> None:
+        """Let `deliver` have the messages of private rooms, instead of their members; None: nobody.
+
+        These are the rooms called PRIVATE, `name`, and perhaps PRIVATE and more.
+        """
+        if deliver is None:
+            self._private.pop(name, None)
+        else:
+            self._private[name] = deliver
 
     # Messages
 
@@ -286,6 +297,11 @@ class Hub:
 
     def _deliver(self, message: Message) -> None:
         """Offer a message to its audience, or to the first slice of a large one."""
+        if message.draft.room[0] == PRIVATE:
+            deliver = self._private.get(message.draft.room.split(PRIVATE, 2)[1])
+            if deliver is not None:
+                self._fan_out(lambda: deliver(message) or 0)
+            return
         members = self.audience(message.room, message.draft.user)
         if not members:
             return

@@ -9,8 +9,9 @@ from typing import Protocol
 from starlette.routing import BaseRoute
 
 from partyline.errors import Overloaded, PartylineError, RateLimited
+from partyline.hub.hub import Hub
 from partyline.hub.timers import Timers
-from partyline.interfaces import Session
+from partyline.interfaces import Session, SessionTable, Store
 from partyline.metrics import Counters
 from partyline.server.exchange import Direct
 from partyline.trust.perimeter import Peer, Perimeter
@@ -119,6 +120,9 @@ class Site:
     counters: Counters
     perimeter: Perimeter
     route: Route
+    hub: Hub | None = None  # with its log, where there is one
+    store: Store | None = None
+    sessions: SessionTable | None = None
     connections: int = 0
     draining: bool = False
     live: set[Live] = field(default_factory=set)

@@ -19,6 +19,7 @@ from partyline.wire.socketio.namespaces import Namespaces
 from partyline.wire.socketio.packets import Ack, Connect, Disconnect, Event, Parser
 
 if TYPE_CHECKING:
+    from partyline.socketio.recovery import Recovery, Restored
     from partyline.socketio.server import SocketIO
 
 _log = log.get("socketio")
@@ -125,6 +126,13 @@ class Connection:
         except InvalidPacket as error:
             self._broken(error)
 
+    def alive(self) -> None:
+        """A heartbeat was answered."""
+        recovery = self._io.recovery
+        if recovery is not None:
+            for socket in self._sockets.values():
+                recovery.heard(socket)
+
     def refused(self, error: PartylineError, data: str | bytes) -> None:
         """Too many events: the acknowledgement says so. What belongs to other packets must not get lost."""
         try:
@@ -180,23 +188,23 @@ class Connection:
                 self._refuse(name, "Invalid namespace")
                 return
             handshake = self._handshake.of(packet.auth)
+            recovery = self._io.recovery
             restored = None
-            if namespace.log is not None and packet.auth is not None and "pid" in packet.auth:
-                restored = await namespace.log.restore(packet.auth)
-            socket = Socket(namespace, self, self._io.new_id() if restored is None else restored.id, handshake)
+            if recovery is not None and "pid" in handshake.auth:
+                restored = await recovery.restore(namespace, handshake.auth)
+            socket = Socket(namespace, self, self._io.new_id() if restored is None else restored.row.sid, handshake)
             if restored is not None:
-                socket.data, socket.recovered = restored.data, True
-            if not (socket.recovered and self._io.skip_middlewares):
-                for middleware in namespace.handlers.middlewares:
-                    await awaited(middleware.function(socket))
-            if not self.engine.is_open:
-                return
-            if restored is not None and namespace.log is not None:
-                await namespace.log.replay(restored, socket)
+                socket.data, socket.recovered = dict(restored.row.data), True
+            if restored is None or not self._io.skip_middlewares:
+                await self._pass_middlewares(namespace, socket, restored)
+            if recovery is not None:
+                await self._begin_session(recovery, socket, restored)
             else:
                 namespace.add(socket)
             entering = self._entering = {} if self._entering is None else self._entering
             entering[name] = socket
+            if not self.engine.is_open:
+                return
             for handler in namespace.handlers.connect:
                 await awaited(handler.function(socket, *handler.value(handshake.auth)))
         except ConnectionRefused as refusal:
@@ -213,6 +221,27 @@ class Connection:
         else:
             self._welcome(name, socket)
 
+    async def _pass_middlewares(self, namespace: Namespace, socket: Socket, restored: Restored | None) -> None:
+        try:
+            for middleware in namespace.handlers.middlewares:
+                await awaited(middleware.function(socket))
+        except BaseException:
+            if restored is not None and self._io.recovery is not None:
+                self._io.recovery.put_back(restored)
+            raise
+
+    async def _begin_session(self, recovery: Recovery, socket: Socket, restored: Restored | None) -> None:
+        """Into the namespace: as the session it was, or as a new one."""
+        if restored is not None and await recovery.replay(restored, socket, self):
+            socket.pid = socket.handshake.auth["pid"]
+            recovery.entered(socket, restored.after)
+            return
+        if restored is not None:  # retention has taken what was missed
+            socket.id, socket.data, socket.recovered = self._io.new_id(), {}, False
+        socket.pid = self._io.new_id()
+        socket.namespace.add(socket)
+        recovery.entered(socket, recovery.start())
+
     def _welcome(self, name: str, socket: Socket) -> None:
         (self._entering or {}).pop(name, None)
         if not self.engine.is_open:
@@ -223,9 +252,6 @@ class Connection:
         self._sockets[name] = socket
         timers = self._io.engine.site.timers
         timers.cancel(self)
-        namespace = socket.namespace
-        if namespace.log is not None:
-            namespace.log.entered(socket)
         sid = socket.id if self.protocol == 5 else None
         socket.opened(self.parser.connect(name, sid, socket.pid))
         if socket.doomed is not None:

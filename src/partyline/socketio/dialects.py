@@ -21,11 +21,11 @@ class Emission(Draft):
 
 
 class EventDialect:
-    """Events for clients with one parser and one version of Engine.IO. `epoch` writes offsets, where there are any."""
+    """Events for clients with one parser and one version of Engine.IO; with an `epoch`, they get positions, too."""
 
     __slots__ = ("_epoch", "_parser", "_protocol")
 
-    def __init__(self, parser: Parser, protocol: int, epoch: str = "") -> None:
+    def __init__(self, parser: Parser, protocol: int, epoch: str | None = None) -> None:
         self._parser = parser
         self._protocol = protocol
         self._epoch = epoch
@@ -34,6 +34,6 @@ class EventDialect:
         """Raises InvalidValue where an argument has no form."""
         emission = message.draft
         assert isinstance(emission, Emission)
-        offset = None if message.offset is None else f"{self._epoch}-{message.offset}"
+        offset = None if message.offset is None or self._epoch is None else f"{self._epoch}-{message.offset}"
         messages = self._parser.event(emission.namespace, emission.event, emission.arguments, emission.ack, offset)
         return Frames.of(messages, self._protocol)

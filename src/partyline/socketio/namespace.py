@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING, Any, cast, overload
 
 from partyline import log
-from partyline.errors import InvalidValue
+from partyline.errors import ConfigError, InvalidValue
 from partyline.hub.fanout import fan_out
 from partyline.hub.rooms import Rooms
 from partyline.models import Audience, Message
@@ -18,7 +18,8 @@ from partyline.socketio.remote import RemoteSocket
 from partyline.wire.socketio.packets import Messages, event_values
 
 if TYPE_CHECKING:
-    from partyline.socketio.recovery import RecoveryLog
+    from partyline.models import Position
+    from partyline.socketio.journal import Entry, Journal
     from partyline.socketio.server import SocketIO
     from partyline.socketio.socket import Socket
 
@@ -37,6 +38,7 @@ class Namespace(Broadcast):
         "dynamic",
         "handlers",
         "io",
+        "journal",
         "log",
         "members",
         "name",
@@ -61,7 +63,8 @@ class Namespace(Broadcast):
         self.sockets: dict[str, Socket] = {}
         self.members = Rooms()
         self.watched: set[Socket] = set()  # sockets that want to know what leaves
-        self.log: RecoveryLog | None = None
+        self.journal: Journal | None = None
+        self.log: Journal | None = None  # the journal, where everything that is emitted is kept
         self._acks = 0
         self._gatherings: dict[int, Gathering] = {}
 
@@ -127,6 +130,29 @@ class Namespace(Broadcast):
         self.handlers.middlewares = (*self.handlers.middlewares, Handler(middleware))
         return middleware
 
+    # The log
+
+    async def publish(self, room: str, event: str, *arguments: Any) -> Position:
+        """Keep an event in the durable log, then send it to a room; its position, once it is kept.
+
+        Raises InvalidValue; StoreUnavailable, Overloaded or TooManyTopics where it is not kept: then nobody gets it.
+        Cancelled, it is published all the same.
+        """
+        event_values(event, (), None)
+        return await self._kept().publish(self.emission(event, arguments), room)
+
+    async def history(self, room: str, *, before: Position | None = None, limit: int = 50) -> list[Entry]:
+        """What was published to a room: the newest `limit` (at most 1,000) entries before a position, oldest first.
+
+        Each has `position`, `event`, `arguments` and `time`. Raises StoreUnavailable.
+        """
+        return await self._kept().history(room, before, limit)
+
+    def _kept(self) -> Journal:
+        if self.journal is None:
+            raise ConfigError("there is no log here: build a server with this SocketIO among its extras")
+        return self.journal
+
     # What Broadcast asks for
 
     def broadcast(
@@ -140,7 +166,7 @@ class Namespace(Broadcast):
     ) -> None:
         """Send an event to an audience. Raises InvalidValue."""
         event_values(event, (), None)  # the name is checked though nobody may be there
-        emission = self._emission(event, arguments)
+        emission = self.emission(event, arguments)
         if self.log is not None and not volatile:
             self.log.emit(emission, audience)
             return
@@ -159,7 +185,7 @@ class Namespace(Broadcast):
         members = list(self.select(audience))
         gathering = self._gatherings[number] = Gathering(member.id for member in members)
         try:
-            self.in_turn_all(Message(self._emission(event, arguments, number), None, 0.0), members)
+            self.in_turn_all(Message(self.emission(event, arguments, number), None, 0.0), members)
             await gathering.wait(seconds)
         finally:
             del self._gatherings[number]
@@ -229,19 +255,19 @@ class Namespace(Broadcast):
                     limit="rooms_per_connection",
                 )
             self.members.join(socket, room)
-        if self.log is not None:
-            self.log.changed(socket)
+        if self.io.recovery is not None:
+            self.io.recovery.changed(socket)
 
     def leave(self, socket: Socket, rooms: Iterable[str]) -> None:
         for room in rooms:
             self.members.leave(socket, room)
-        if self.log is not None and socket.connected:
-            self.log.changed(socket)
+        if self.io.recovery is not None and socket.connected:
+            self.io.recovery.changed(socket)
 
     def remove(self, socket: Socket, reason: str) -> None:
         """A socket is gone: out of all rooms, waited for no more."""
-        if self.log is not None:
-            self.log.left(socket, reason)
+        if self.io.recovery is not None:
+            self.io.recovery.left(socket, reason)
         for room in tuple(socket.rooms):
             self.members.leave(socket, room)
         self.sockets.pop(socket.id, None)
@@ -293,8 +319,9 @@ class Namespace(Broadcast):
 
     def handled(self, socket: Socket) -> None:
         """A handler has run: the socket's data may have changed."""
-        if self.log is not None:
-            self.log.changed(socket)
+        if self.io.recovery is not None:
+            self.io.recovery.changed(socket)
 
-    def _emission(self, event: str, arguments: tuple[Any, ...], ack: int | None = None) -> Emission:
+    def emission(self, event: str, arguments: tuple[Any, ...], ack: int | None = None) -> Emission:
+        """An event of this namespace, for the fan-out."""
         return Emission(room=self.name, data=b"", id="", namespace=self.name, event=event, arguments=arguments, ack=ack)

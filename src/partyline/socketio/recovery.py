@@ -1,38 +1,260 @@
-"""Connection state recovery (being built)."""
+"""Connection state recovery: sessions whose clients come back, and what they have missed.
+
+In Node's wire form: CONNECT is answered with a private id (`pid`), events carry their position as a last argument, and
+who comes back names both. What was missed comes from the durable log, before the answer. At least once: an event that
+had arrived with the connection's last bytes may come again.
+"""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+import hashlib
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
 
-from partyline.models import Audience
-from partyline.socketio.dialects import Emission
+import msgspec
+
+from partyline import log
+from partyline.errors import InvalidValue, StoreUnavailable
+from partyline.hub.history import Gap, catch_up, find_start
+from partyline.hub.hub import Hub
+from partyline.hub.timers import Timers
+from partyline.interfaces import SessionRow, SessionTable, Store, View
+from partyline.models import Message, Position
+from partyline.socketio.journal import read_record
 
 if TYPE_CHECKING:
+    from partyline.socketio.connection import Connection
+    from partyline.socketio.namespace import Namespace
     from partyline.socketio.socket import Socket
 
+_log = log.get("socketio")
 
-class RecoveryLog:
-    waiting: deque[Any]
+# Behind these the client meant to go, or must not come back as it was.
+_FINAL: Final = frozenset(("client namespace disconnect", "server namespace disconnect", "parse error", "refused"))
+_STEP: Final = 1_000  # offsets that a session's start moves before it is written again
 
-    def emit(self, emission: Emission, audience: Audience) -> None:
-        raise NotImplementedError
 
-    def behind(self, action: Callable[[], object]) -> None:
-        raise NotImplementedError
+@dataclass(slots=True)
+class _Live:
+    """A session in use."""
+
+    row: SessionRow
+    data: bytes  # as it was last written
+    confirmed: int  # the offset up to which it has surely got everything
+    seen: int  # what has been sent at its last heartbeat, and is confirmed by the next one
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """A session on its way back."""
+
+    row: SessionRow
+    after: Position
+    view: View
+
+
+class Recovery:
+    """The sessions of all namespaces of a server: `window` seconds for a client to come back."""
+
+    def __init__(self, hub: Hub, store: Store, table: SessionTable, timers: Timers, window: float) -> None:
+        self._hub = hub
+        self._store = store
+        self._table = table
+        self._timers = timers
+        self._window = window
+        self._live: dict[Socket, _Live] = {}
+        self._waiting: OrderedDict[bytes, tuple[SessionRow, float]] = OrderedDict()  # and until when
+        self.timer_slot = 0
+        until = timers.now() + window
+        for row in table.load():  # after a kill the window counts from the server's start
+            self._waiting[row.pid_hash] = (row, until)
+        self._arm()
+
+    def __len__(self) -> int:
+        """How many sessions there are, in use or not."""
+        return len(self._live) + len(self._waiting)
+
+    # A socket's life
+
+    def start(self) -> Position:
+        """Where a session begins that is new now."""
+        return Position(self._store.epoch, self._hub.fanned_out)
+
+    def entered(self, socket: Socket, start: Position) -> None:
+        """A socket is connected: from now on its client may come back. `pid` is its private id."""
+        assert socket.pid is not None
+        data = _encode(socket)
+        row = SessionRow(
+            _hash(socket.pid),
+            socket.namespace.name,
+            socket.id,
+            _rooms(socket),
+            msgspec.json.decode(data or b"{}"),
+            start,
+        )
+        self._live[socket] = _Live(row, data or b"", start.offset, start.offset)
+        if data is not None:
+            self._table.save(row)
 
     def changed(self, socket: Socket) -> None:
-        raise NotImplementedError
+        """Its rooms or its data may have changed."""
+        live = self._live.get(socket)
+        if live is None:
+            return
+        rooms = _rooms(socket)
+        data = _encode(socket) if socket.data or live.data != b"{}" else live.data
+        if data is None or (rooms == live.row.rooms and data == live.data):
+            return
+        live.row, live.data = replace(live.row, rooms=rooms, data=msgspec.json.decode(data)), data
+        self._table.save(live.row)
 
-    def entered(self, socket: Socket) -> None:
-        raise NotImplementedError
+    def heard(self, socket: Socket) -> None:
+        """A heartbeat of it was answered: what was sent before the last one has arrived."""
+        live = self._live.get(socket)
+        if live is None:
+            return
+        live.confirmed, live.seen = live.seen, self._hub.fanned_out
+        if live.confirmed - live.row.start.offset >= _STEP:
+            live.row = replace(live.row, start=Position(self._store.epoch, live.confirmed))
+            self._table.save(live.row)
 
     def left(self, socket: Socket, reason: str) -> None:
-        raise NotImplementedError
+        """It is gone; its rooms are still there."""
+        live = self._live.pop(socket, None)
+        if live is None:
+            return
+        data = _encode(socket)
+        if reason in _FINAL or data is None:
+            self._table.delete(live.row.pid_hash)
+            return
+        start = Position(live.row.start.epoch, live.confirmed)
+        self._keep(replace(live.row, rooms=_rooms(socket), data=msgspec.json.decode(data), start=start))
 
-    async def restore(self, auth: dict[str, Any]) -> Any:
-        raise NotImplementedError
+    def _keep(self, row: SessionRow) -> None:
+        self._table.save(row)
+        self._waiting[row.pid_hash] = (row, self._timers.now() + self._window)
+        self._arm()
 
-    async def replay(self, session: Any, socket: Socket) -> None:
-        raise NotImplementedError
+    # Coming back
+
+    async def restore(self, namespace: Namespace, auth: dict[str, Any]) -> Restored | None:
+        """The session that a client names, if it can go on; it is in use then, and cannot be had twice."""
+        pid, offset = auth.get("pid"), auth.get("offset")
+        journal = namespace.journal
+        if not isinstance(pid, str) or journal is None:
+            return None
+        kept = self._waiting.get(_hash(pid))
+        if kept is None or kept[0].namespace != namespace.name or self._timers.now() >= kept[1]:
+            return None
+        row = kept[0]
+        del self._waiting[row.pid_hash]
+        after = row.start
+        if offset is not None and offset != "":
+            try:
+                named = Position.parse(offset) if isinstance(offset, str) else None
+            except InvalidValue:
+                named = None
+            if named is None or named.epoch != after.epoch:
+                self._table.delete(row.pid_hash)
+                return None
+            after = max(after, named, key=lambda position: position.offset)
+        view = View(journal.rooms(row.rooms))
+        try:
+            start = await find_start(self._hub, self._store, view, after)
+        except StoreUnavailable:
+            self._keep(row)
+            return None
+        except BaseException:
+            self._keep(row)
+            raise
+        if not start.recovered or after.offset <= journal.hole:
+            self._table.delete(row.pid_hash)
+            return None
+        return Restored(row, after, view)
+
+    async def replay(self, restored: Restored, socket: Socket, connection: Connection) -> bool:
+        """Send what was missed, and let the socket into its rooms in the turn in which nothing is missing.
+
+        False where retention has taken something meanwhile: then it is nowhere. Cancelled, or where the connection
+        breaks, the session waits for its client again.
+        """
+        namespace, row = socket.namespace, restored.row
+        rooms = set(row.rooms)
+
+        async def deliver(message: Message) -> None:
+            record = read_record(message)
+            if record.audience().reaches(rooms):
+                name, arguments = record.event()
+                offset = f"{self._store.epoch}-{message.offset}"
+                connection.engine.send_messages(connection.parser.event(namespace.name, name, arguments, None, offset))
+                await connection.engine.drained()
+
+        def attach() -> None:
+            namespace.add(socket)
+            for room in row.rooms:
+                namespace.members.join(socket, room)
+            if namespace.journal is not None:
+                namespace.journal.joined(socket)
+
+        try:
+            await catch_up(self._hub, self._store, restored.view, restored.after.offset, deliver=deliver, attach=attach)
+        except Gap:
+            self._table.delete(row.pid_hash)
+            return False
+        except BaseException:
+            self._keep(row)
+            raise
+        return True
+
+    def put_back(self, restored: Restored) -> None:
+        """It was not to be: the session waits for its client again."""
+        self._keep(restored.row)
+
+    # Time
+
+    def on_deadline(self, now: float) -> None:
+        """Sessions whose client has not come back are over."""
+        while self._waiting:
+            pid_hash, (_, until) = next(iter(self._waiting.items()))
+            if now < until:
+                break
+            del self._waiting[pid_hash]
+            self._table.delete(pid_hash)
+        self._arm()
+
+    def _arm(self) -> None:
+        if self._waiting:
+            self._timers.set(self, next(iter(self._waiting.values()))[1])
+        else:
+            self._timers.cancel(self)
+
+
+class MemoryTable:
+    """Sessions that live as long as the process."""
+
+    def load(self) -> list[SessionRow]:
+        return []
+
+    def save(self, row: SessionRow) -> None:
+        """It is in memory already."""
+
+    def delete(self, pid_hash: bytes) -> None:
+        """It is gone from memory already."""
+
+
+def _hash(pid: str) -> bytes:
+    return hashlib.sha256(pid.encode("utf-8", "replace")).digest()
+
+
+def _rooms(socket: Socket) -> tuple[str, ...]:
+    return tuple(sorted(socket.rooms))
+
+
+def _encode(socket: Socket) -> bytes | None:
+    """Its data as JSON; None, with a warning, where it has no form there: then its session cannot go on."""
+    try:
+        return msgspec.json.encode(socket.data) if socket.data else b"{}"
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        _log.warning("a socket's data is no JSON: it cannot recover", socket=socket.id, error=str(error))
+        return None

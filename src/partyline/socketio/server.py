@@ -23,7 +23,9 @@ from partyline.server.site import Endpoint, Site, Upgrade
 from partyline.socketio.connection import Connection
 from partyline.socketio.dialects import EventDialect
 from partyline.socketio.handlers import Handlers, awaited
+from partyline.socketio.journal import Journal
 from partyline.socketio.namespace import Namespace
+from partyline.socketio.recovery import MemoryTable, Recovery
 from partyline.socketio.remote import RemoteSocket
 from partyline.wire.socketio.msgpack import MSGPACK
 from partyline.wire.socketio.packets import JSON, Parser
@@ -40,8 +42,9 @@ class SocketIO(Namespace):
     Times are in seconds. `version_3` lets clients of Socket.IO 2 in (Engine.IO 3). `parser` is "json"
     or "msgpack", the same for all clients. A client has `connect_timeout` for its first CONNECT. Of a connection
     `max_pending_events` events, `max_pending_bytes` of them, may wait for handlers before it is not read any more. A
-    disconnected socket's handlers have `disconnect_grace` before they are cancelled. Further arguments are those of
-    `partyline.EngineIO`. Raises ConfigError.
+    disconnected socket's handlers have `disconnect_grace` before they are cancelled. With a `recovery_window` events
+    are kept in the log, and a client that comes back within it gets what it missed, past the middlewares unless
+    `skip_middlewares` is False. Further arguments are those of `partyline.EngineIO`. Raises ConfigError.
     """
 
     __slots__ = (
@@ -58,6 +61,8 @@ class SocketIO(Namespace):
         "max_pending_events",
         "namespaces_per_connection",
         "parser",
+        "recovery",
+        "recovery_window",
         "rooms_per_connection",
         "skip_middlewares",
         "tasks",
@@ -75,6 +80,8 @@ class SocketIO(Namespace):
         rooms_per_connection: int = 1_000,
         namespaces_per_connection: int = 1_000,
         disconnect_grace: float = 5.0,
+        recovery_window: float | None = None,
+        skip_middlewares: bool = True,
         **engine: Any,
     ) -> None:
         super().__init__(self, "/")
@@ -86,7 +93,9 @@ class SocketIO(Namespace):
         self.rooms_per_connection = rooms_per_connection
         self.namespaces_per_connection = namespaces_per_connection
         self.disconnect_grace = disconnect_grace
-        self.skip_middlewares = True
+        self.recovery_window = recovery_window
+        self.skip_middlewares = skip_middlewares
+        self.recovery: Recovery | None = None
         self.engine = EngineIO(path, accept=self._accept, **engine)
         self.counters = Counters()
         self.connections: set[Connection] = set()
@@ -105,16 +114,31 @@ class SocketIO(Namespace):
         `matches(name, auth)`, `def` or `async def`, says itself whether it wants a client. Raises ConfigError.
         """
         if callable(name):
-            return self._add_dynamic(_Dynamic(self, "/*", name))
+            return self._add_dynamic(_Dynamic(self, "/*", name, is_pattern=False))
         name = name if name.startswith("/") else "/" + name
         if "{" in name:
-            return self._add_dynamic(_Dynamic(self, name, _pattern(name)))
+            return self._add_dynamic(_Dynamic(self, name, _pattern(name), is_pattern=True))
         if "," in name or "?" in name:
             raise ConfigError(f"namespace: {name!r} must not have , or ? in it: they end a namespace on the wire")
         found = self._namespaces.get(name)
-        if found is None:
-            found = self._namespaces[name] = Namespace(self, name)
-        return found
+        if found is not None:
+            return found
+        for dynamic in self._dynamic:
+            params = dynamic.matches(name, {}) if dynamic.is_pattern else None
+            if params is not None:
+                return self._child(name, dynamic, params)
+        return self._add(Namespace(self, name))
+
+    def _add(self, namespace: Namespace) -> Namespace:
+        self._namespaces[namespace.name] = namespace
+        if self.attached:
+            self._open_journal(namespace)
+        return namespace
+
+    @property
+    def attached(self) -> bool:
+        """Whether it belongs to a server by now."""
+        return hasattr(self.engine, "site")
 
     def namespaces(self) -> list[str]:
         """The names of those that exist now, sorted."""
@@ -142,6 +166,8 @@ class SocketIO(Namespace):
         """A namespace of a pattern is empty."""
         if self._namespaces.get(namespace.name) is namespace:
             del self._namespaces[namespace.name]
+            if namespace.journal is not None:
+                namespace.journal.close()
             for dynamic in self._dynamic:
                 dynamic.children.pop(namespace.name, None)
 
@@ -150,8 +176,7 @@ class SocketIO(Namespace):
         return dynamic
 
     def _child(self, name: str, dynamic: _Dynamic, params: Any) -> Namespace:
-        child = Namespace(self, name, dynamic.handlers, params if isinstance(params, dict) else {})
-        self._namespaces[name] = child
+        child = self._add(Namespace(self, name, dynamic.handlers, params if isinstance(params, dict) else {}))
         dynamic.children[name] = child
         return child
 
@@ -161,6 +186,17 @@ class SocketIO(Namespace):
         """The server is built."""
         self.engine.attach(site)
         self.counters = site.counters
+        if self.recovery_window is not None and site.hub is not None and site.store is not None:
+            table = site.sessions or MemoryTable()
+            self.recovery = Recovery(site.hub, site.store, table, site.timers, self.recovery_window)
+        for namespace in self._namespaces.values():
+            self._open_journal(namespace)
+
+    def _open_journal(self, namespace: Namespace) -> None:
+        site = self.engine.site
+        if site.hub is not None and site.store is not None:
+            namespace.journal = Journal(namespace, site.hub, site.store, recovery=self.recovery is not None)
+            namespace.log = namespace.journal if self.recovery is not None else None
 
     def routes(self) -> Sequence[BaseRoute]:
         """Its HTTP path."""
@@ -182,7 +218,8 @@ class SocketIO(Namespace):
         key = (protocol, recovery)
         found = self._dialects.get(key)
         if found is None:
-            found = self._dialects[key] = EventDialect(self.parser, protocol)
+            epoch = self.engine.site.store.epoch if recovery and self.engine.site.store is not None else None
+            found = self._dialects[key] = EventDialect(self.parser, protocol, epoch)
         return found
 
     def new_id(self) -> str:
@@ -193,11 +230,12 @@ class SocketIO(Namespace):
 class _Dynamic(Namespace):
     """What namespaces made on demand have in common. To emit to it is to emit to each of them."""
 
-    __slots__ = ("at_once", "children", "matches")
+    __slots__ = ("at_once", "children", "is_pattern", "matches")
 
-    def __init__(self, io: SocketIO, name: str, matches: Matcher) -> None:
+    def __init__(self, io: SocketIO, name: str, matches: Matcher, *, is_pattern: bool) -> None:
         super().__init__(io, name, Handlers())
         self.matches = matches
+        self.is_pattern = is_pattern
         self.at_once = not inspect.iscoroutinefunction(matches)
         self.children: dict[str, Namespace] = {}
 

@@ -97,6 +97,19 @@ class MemoryStore:
         pruned = max(pruned, kept.lost(self._forgotten, view.rooms - self._rooms.keys(), view.patterns))
         return Page(tuple(found), last, last < self._head, pruned + 1)
 
+    async def newest(self, room: str, before: int, limit: int) -> Sequence[Message]:
+        self._prune()
+        now = self._clock()
+        found: list[Message] = []
+        for offset in reversed(self._rooms[room].offsets if room in self._rooms else ()):
+            if len(found) == limit:
+                break
+            message = self._log[offset]
+            if offset < before and not message.expired(now):
+                found.append(message)
+        found.reverse()
+        return found
+
     def _above(self, room: str, after: int) -> Iterator[int]:
         offsets = self._rooms[room].offsets
         skip = bisect_right(offsets, after)

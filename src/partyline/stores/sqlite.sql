@@ -1,4 +1,4 @@
--- The schema of a Partyline database, version 3. Applied as it stands to a new file; older files are brought here step
+-- The schema of a Partyline database, version 4. Applied as it stands to a new file; older files are brought here step
 -- by step (stores/sqlite/opening.py). PRAGMA user_version holds the version.
 
 -- One row: which database this is, and what outlives the messages.
@@ -56,4 +56,14 @@ CREATE TABLE forgotten (
 CREATE TABLE rooms (
   name    TEXT PRIMARY KEY,
   pruned  INTEGER NOT NULL                -- the highest offset of it that is gone, 0 if nothing is
+) STRICT, WITHOUT ROWID;
+
+-- Socket.IO sessions that may go on after a reconnect. Their private ids are credentials: only hashes are here.
+CREATE TABLE sessions (
+  pid_hash   BLOB PRIMARY KEY,            -- SHA-256 of the private id
+  namespace  TEXT NOT NULL,
+  sid        TEXT NOT NULL,               -- the socket's public id
+  rooms      TEXT NOT NULL,               -- JSON array of the rooms it is in
+  data       TEXT NOT NULL,               -- JSON object: what the application keeps with it
+  start      TEXT NOT NULL                -- a position up to which it has surely got everything
 ) STRICT, WITHOUT ROWID;

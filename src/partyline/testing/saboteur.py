@@ -57,6 +57,16 @@ class SaboteurStore:
         else:
             self._schedule()
 
+    async def newest(self, room: str, before: int, limit: int) -> Sequence[Message]:
+        await self._dawdle()
+        now = self._clock()
+        found = [
+            message
+            for message in self._log
+            if message.room == room and (message.offset or 0) < before and not message.expired(now)
+        ]
+        return found[-limit:]
+
     async def read(self, view: View, after: int, limit: int) -> Page:
         head = self._head
         await self._dawdle()

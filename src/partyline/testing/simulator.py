@@ -19,7 +19,7 @@ from __future__ import annotations
 import random
 import types
 from collections import Counter, deque
-from collections.abc import Callable, Coroutine, Generator, Iterable
+from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import partial
@@ -106,6 +106,9 @@ class SimulatedStore:
         page = Page(tuple(found[:limit]), last if len(found) <= limit else last - 1, len(found) > limit, pruned + 1)
         await pause()
         return page
+
+    async def newest(self, room: str, before: int, limit: int) -> Sequence[Message]:
+        raise NotImplementedError  # nobody simulated looks back
 
     async def close(self) -> None: ...
 

@@ -363,6 +363,29 @@ CREATE INDEX log_by_identity ON log (identity) WHERE identity IS NOT NULL;
 CREATE TABLE rooms (name TEXT PRIMARY KEY, pruned INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 INSERT INTO store (id, created, epoch) VALUES (1, 12.5, '0123456789abcdef');
 """,
+    3: """
+PRAGMA application_id = 1349282158;
+CREATE TABLE store (
+  id INTEGER PRIMARY KEY CHECK (id = 1), created REAL NOT NULL, epoch TEXT NOT NULL, head INTEGER NOT NULL DEFAULT 0,
+  forgotten INTEGER NOT NULL DEFAULT 0, probes INTEGER NOT NULL DEFAULT 0
+) STRICT;
+CREATE TABLE registrations (
+  id_hash BLOB PRIMARY KEY, user TEXT NOT NULL, topics TEXT NOT NULL, grants TEXT NOT NULL,
+  used INTEGER NOT NULL, created REAL NOT NULL, confirmed TEXT, token TEXT
+) STRICT, WITHOUT ROWID;
+CREATE TABLE revocations (
+  kind TEXT NOT NULL, name TEXT NOT NULL, at REAL NOT NULL, PRIMARY KEY (kind, name)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE log (
+  offset INTEGER PRIMARY KEY, room TEXT NOT NULL, identity INTEGER, time INTEGER NOT NULL, at INTEGER NOT NULL,
+  head TEXT NOT NULL, data BLOB NOT NULL, checksum INTEGER NOT NULL
+) STRICT;
+CREATE INDEX log_by_room ON log (room);
+CREATE INDEX log_by_identity ON log (identity) WHERE identity IS NOT NULL;
+CREATE TABLE forgotten (topic TEXT PRIMARY KEY, offset INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE rooms (name TEXT PRIMARY KEY, pruned INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+INSERT INTO store (id, created, epoch) VALUES (1, 12.5, '0123456789abcdef');
+""",
 }
 
 

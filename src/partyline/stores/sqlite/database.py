@@ -23,8 +23,8 @@ from partyline.stores.sqlite import lock, opening
 
 _log = log.get("store")
 
-SCHEMA_VERSION = 3
-MIGRATIONS: dict[int, str] = {1: opening.FROM_1, 2: opening.FROM_2}
+SCHEMA_VERSION = 4
+MIGRATIONS: dict[int, str] = {1: opening.FROM_1, 2: opening.FROM_2, 3: opening.FROM_3}
 """SQL that brings a database from a version to the next one, by the version it starts from."""
 
 _RETRY_AFTER: Final = 0.5  # seconds between tries while the disk refuses

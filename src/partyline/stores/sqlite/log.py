@@ -18,8 +18,9 @@ from typing import Final, cast
 from partyline import log
 from partyline.errors import ConfigError, StoreUnavailable
 from partyline.interfaces import Committed, Found, Outcome, Refused, View
-from partyline.models import Draft, Page
+from partyline.models import Draft, Message, Page
 from partyline.stores.retention import Retention
+from partyline.stores.sqlite import reading
 from partyline.stores.sqlite.database import Database
 from partyline.stores.sqlite.opening import UNREADABLE, damaged, renew_epoch
 from partyline.stores.sqlite.placing import Batch, Group, Placer
@@ -110,18 +111,8 @@ class SqliteStore:
         self._gathered.append((drafts, refusal if self._closed else None))
 
     async def read(self, view: View, after: int, limit: int) -> Page:
-        if self._closed:
-            raise _closed()
         head = self._head
-        loop = asyncio.get_running_loop()
-        try:
-            found = await loop.run_in_executor(
-                self._reader.pool, self._reader.read, view, after, limit, head, self._time.now
-            )
-        except UNREADABLE as error:
-            self._database.counters.errors += 1
-            _log.error("the log cannot be read", error=str(error))
-            raise StoreUnavailable("the log cannot be read now: try again in a moment") from None
+        found = await self._off_the_loop(lambda: self._reader.read(view, after, limit, head, self._time.now))
         page = found.page
         for room, offset in found.damaged:
             self._alarm(room, offset)
@@ -130,6 +121,24 @@ class SqliteStore:
             if behind >= page.oldest:
                 page = Page(page.messages, page.next, page.more, behind + 1)
         return page
+
+    async def newest(self, room: str, before: int, limit: int) -> Sequence[Message]:
+        before = min(before, self._head + 1)
+        found = await self._off_the_loop(lambda: self._reader.newest(room, before, limit, self._time.now))
+        for where, offset in found.damaged:
+            self._alarm(where, offset)
+        return found.page.messages
+
+    async def _off_the_loop(self, read: Callable[[], reading.Found]) -> reading.Found:
+        """A page, read by one of the reader's threads. Raises StoreUnavailable."""
+        if self._closed:
+            raise _closed()
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._reader.pool, read)
+        except UNREADABLE as error:
+            self._database.counters.errors += 1
+            _log.error("the log cannot be read", error=str(error))
+            raise StoreUnavailable("the log cannot be read now: try again in a moment") from None
 
     async def close(self) -> None:
         self._closed = True

@@ -78,6 +78,19 @@ CREATE TABLE forgotten (
 """Version 2 knew no tokens, no registrations that resume, and one retention for all topics."""
 
 
+FROM_3: Final = """
+CREATE TABLE sessions (
+  pid_hash   BLOB PRIMARY KEY,
+  namespace  TEXT NOT NULL,
+  sid        TEXT NOT NULL,
+  rooms      TEXT NOT NULL,
+  data       TEXT NOT NULL,
+  start      TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+"""
+"""Version 3 knew no Socket.IO."""
+
+
 def connect(
     path: str, busy_timeout: float, factory: type[sqlite3.Connection], *, create: bool = True
 ) -> sqlite3.Connection:

@@ -29,6 +29,7 @@ _PIECES: Final = 16  # statements of one page, at most
 _SCAN: Final = 20_000  # offsets that one statement walks over where a view has many rooms
 _MAX_BYTES: Final = 4 * 1024 * 1024  # of a page's data; one message may be more
 
+_NEWEST: Final = "SELECT offset FROM log WHERE room = ? AND offset < ? ORDER BY offset DESC LIMIT ?"
 _ROOM: Final = "SELECT offset FROM log WHERE room = ? AND offset > ? AND offset <= ?"
 
 
@@ -72,11 +73,19 @@ class Reader:
 
     def read(self, view: View, after: int, limit: int, head: int, now: Callable[[], int]) -> Found:
         """A page of what is above `after` and not above `head`. In one of the pool's threads. Raises sqlite3.Error."""
+        return self._within(lambda connection: _read(connection, view, after, limit, head, now()))
+
+    def newest(self, room: str, before: int, limit: int, now: Callable[[], int]) -> Found:
+        """The newest of one room below an offset. In one of the pool's threads. Raises sqlite3.Error."""
+        return self._within(lambda connection: _newest(connection, room, before, limit, now()))
+
+    def _within(self, read: Callable[[sqlite3.Connection], Found]) -> Found:
+        """Read in a transaction of this thread's connection."""
         connection = self._connection()
         try:
             connection.execute("BEGIN")
             try:
-                return _read(connection, view, after, limit, head, now())
+                return read(connection)
             finally:
                 connection.execute("COMMIT")
         except sqlite3.Error:
@@ -123,6 +132,24 @@ def _read(connection: sqlite3.Connection, view: View, after: int, limit: int, he
             room_for -= len(row.message.draft.data)
     oldest = max([plan.pruned, *(offset for _, offset in found.damaged if offset <= at)]) + 1
     found.page = Page(tuple(messages), max(at, after), at < head, oldest)
+    return found
+
+
+def _newest(connection: sqlite3.Connection, room: str, before: int, limit: int, now: int) -> Found:
+    found = Found(Page((), before, False, 0))
+    messages: list[Message] = []
+    for _ in range(_PIECES):
+        picks = f"SELECT offset FROM ({_NEWEST}) ORDER BY offset"  # noqa: S608
+        rows, complete = picked(connection, picks, (room, before, max(limit + 1, 16)), _MAX_BYTES)
+        if not complete:  # too large in all: one by one, from the end
+            rows, _ = picked(connection, picks, (room, before, 1), _MAX_BYTES)
+        whole = [row for row in rows if isinstance(row, Row)]
+        found.damaged += [(row.room, row.offset) for row in rows if isinstance(row, Damaged)]
+        messages[:0] = [row.message for row in whole if not _expired(row, now)]
+        if not rows or len(messages) >= limit or sum(len(message.draft.data) for message in messages) > _MAX_BYTES:
+            break
+        before = rows[0].offset
+    found.page = Page(tuple(messages[-limit:]), before, False, 0)
     return found
 
 

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import json
-import sqlite3
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypeVar, cast
+from typing import cast
 
 import msgspec
 
 from partyline.errors import InvalidValue
 from partyline.models import Position
+from partyline.stores.sqlite.behind import WriteBehind
 from partyline.stores.sqlite.database import Database
 from partyline.stores.sqlite.opening import damaged
 
-_T = TypeVar("_T")
 _Values = tuple[bytes, str, str, str, int, float, str | None, str | None]
-
-# A statement with many rows steps once: sqlite3 lets go of the GIL at every step, and beside a busy loop each return
-# costs a switch interval.
-_SIZES = (512, 64, 8, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +41,7 @@ class RegistrationTable:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._changed: dict[bytes, Row | None] = {}  # None: gone
-        self._scheduled = False
-        self._lock = threading.Lock()  # held for a few bytecodes: the loop does not wait for a commit on it
+        self._rows: WriteBehind[Row] = WriteBehind(database, "registrations", "id_hash", 8, _values)
 
     def load(self) -> Iterator[Row]:
         """What an earlier process left. Raises ConfigError where the file is damaged."""
@@ -66,50 +58,15 @@ class RegistrationTable:
 
     def save(self, row: Row) -> None:
         """Insert or replace."""
-        self._change(row.id_hash, row)
+        self._rows.put(row.id_hash, row)
 
     def delete(self, id_hash: bytes) -> None:
         """Remove, if it is there."""
-        self._change(id_hash, None)
+        self._rows.delete(id_hash)
 
     async def flush(self) -> None:
         """Return when everything so far is committed. Cancelling it loses nothing."""
-        await self._database.flush()
-
-    def _change(self, id_hash: bytes, row: Row | None) -> None:
-        with self._lock:
-            self._changed[id_hash] = row
-            scheduled, self._scheduled = self._scheduled, True
-        if not scheduled:
-            self._database.submit(_Flush(self))
-
-    def take(self) -> dict[bytes, Row | None]:
-        """The changes so far. Called by the writer's thread."""
-        with self._lock:
-            self._scheduled = False
-            changed, self._changed = self._changed, {}
-        return changed
-
-
-class _Flush:
-    """One job: takes its changes once, so that a transaction that is tried again writes the same."""
-
-    def __init__(self, table: RegistrationTable) -> None:
-        self._table = table
-        self._changes: dict[bytes, Row | None] | None = None
-
-    def __call__(self, connection: sqlite3.Connection) -> None:
-        if self._changes is None:
-            self._changes = self._table.take()
-        gone = [id_hash for id_hash, row in self._changes.items() if row is None]
-        rows = [row for row in self._changes.values() if row is not None]
-        for hashes in _batches(gone):
-            marks = ",".join("?" * len(hashes))
-            connection.execute(f"DELETE FROM registrations WHERE id_hash IN ({marks})", hashes)  # noqa: S608
-        for batch in _batches(rows):
-            marks = ",".join(["(?,?,?,?,?,?,?,?)"] * len(batch))
-            values = [value for row in batch for value in _values(row)]
-            connection.execute(f"INSERT OR REPLACE INTO registrations VALUES {marks}", values)  # noqa: S608
+        await self._rows.flush()
 
 
 def _values(row: Row) -> _Values:
@@ -124,12 +81,3 @@ def _values(row: Row) -> _Values:
         None if row.confirmed is None else str(row.confirmed),
         None if row.token is None else json.dumps(row.token, ensure_ascii=False),
     )
-
-
-def _batches(items: list[_T]) -> Iterator[list[_T]]:
-    """Pieces of the prepared sizes, the largest first."""
-    start = 0
-    for size in _SIZES:
-        while len(items) - start >= size:
-            yield items[start : start + size]
-            start += size
