@@ -52,7 +52,7 @@ class Rooms:
         self.chat = chat
         self.members: dict[str, Member] = {}  # by socket
         self.here: dict[str, dict[str, list[str]]] = {}  # by room and person: the name of each of their pages
-        self.said: OrderedDict[tuple[str, str], asyncio.Future[None]] = OrderedDict()  # by person and id
+        self.said: OrderedDict[tuple[str, str], asyncio.Future[Any]] = OrderedDict()  # by person and id
         chat.on("enter", self.enter)
         chat.on("older", self.older)
         chat.on("say", self.say)
@@ -89,9 +89,11 @@ class Rooms:
         try:
             member = self._member(socket)
             member.asks.check()
-            return await self._page(member.room, before)
+            return await self._page(member.room, partyline.Position.parse(before))
         except Refused as refused:
             return refused.answer
+        except partyline.PartylineError as error:
+            return {"error": error.code, "message": error.message, "field": "before"}
 
     async def say(self, socket: partyline.Socket, saying: Saying) -> Answer:
         """Say something to all in the room, oneself among them; answered when it is kept."""
@@ -100,25 +102,27 @@ class Rooms:
             words = text(saying.text)
             if not 8 <= len(saying.id) <= 64:
                 raise Refused("invalid_id", "the id of a message has 8 to 64 characters", field="id")
-            mark = (member.by, saying.id)
-            if mark in self.said:
-                await asyncio.shield(self.said[mark])
-                return {}
-            member.says.check()
+            kept = self.said.get((member.by, saying.id))
+            if kept is None:
+                member.says.check()
+                kept = self._keep(member, saying.id, words)
+            await asyncio.shield(kept)  # whoever goes now leaves it to be kept
         except Refused as refused:
             return refused.answer
-        kept = self.said[mark] = asyncio.get_running_loop().create_future()
+        except partyline.PartylineError as error:
+            return {"error": error.code, "message": error.message}
+        return {}
+
+    def _keep(self, member: Member, number: str, words: str) -> asyncio.Future[Any]:
+        said = {"id": number, "by": member.by, "name": member.name, "text": words, "time": int(time.time() * 1000)}
+        mark = (member.by, number)
+        kept: asyncio.Future[Any] = asyncio.ensure_future(self.chat.publish(member.room, "said", said))
+        self.said[mark] = kept
+        # What could not be kept may be said once more.
+        kept.add_done_callback(lambda done: self.said.pop(mark, None) if done.cancelled() or done.exception() else None)
         if len(self.said) > REMEMBERED:
             self.said.popitem(last=False)
-        said = {"id": saying.id, "by": member.by, "name": member.name, "text": words, "time": int(time.time() * 1000)}
-        try:
-            await self.chat.publish(member.room, "said", said)
-        except BaseException:
-            self.said.pop(mark, None)
-            raise
-        finally:
-            kept.set_result(None)
-        return {}
+        return kept
 
     def typing(self, socket: partyline.Socket, on: bool) -> None:
         """Tell the others of the room."""
@@ -152,7 +156,7 @@ class Rooms:
             if not people:
                 del self.here[member.room]
 
-    async def _page(self, room: str, before: str | None) -> dict[str, Any]:
+    async def _page(self, room: str, before: partyline.Position | None) -> Answer:
         """A page of the log, oldest message first, and the place before which the next one ends."""
         entries = await self.chat.history(room, before=before, limit=PAGE)
         messages = [entry.arguments[0] for entry in entries]
