@@ -24,6 +24,7 @@ from bench.machine import choose_cores, facts, raise_descriptor_limit
 from bench.memory import idle
 from bench.rounds import Bench
 from bench.scenarios import broadcast, echo, latency
+from bench.socketio import socketio
 from bench.table import Row, rich_tables, save, save_json
 
 SCENARIOS: dict[str, Callable[[Bench], list[Row]]] = {
@@ -31,6 +32,7 @@ SCENARIOS: dict[str, Callable[[Bench], list[Row]]] = {
     "broadcast": broadcast,
     "latency": latency,
     "durable": durable,
+    "socketio": socketio,
     "idle": idle,
     "growth": growth,
 }

@@ -16,7 +16,10 @@ NODE_MODULES = BUILD / "node" / "node_modules"
 
 PROGRAMS = {
     "floor": ("floor.c", "ws.c"),
-    "load": ("load.c", "stream.c", "client.c", "payload.c", "echo.c", "listen.c", "http.c", "publish.c", "ws.c"),
+    "load": (
+        *("load.c", "stream.c", "client.c", "payload.c", "echo.c", "listen.c", "http.c", "publish.c", "ws.c"),
+        *("socketio.c", "polling.c"),
+    ),
 }
 
 

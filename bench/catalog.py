@@ -25,6 +25,9 @@ DURABLE = "Partyline durable"
 NODE_WS = "Node ws"
 WEBSOCKETS = "websockets"
 UVICORN = "uvicorn"
+SOCKETIO = "Partyline Socket.IO"
+NODE_SOCKETIO = "Node Socket.IO"
+PYTHON_SOCKETIO = "python-socketio"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,10 @@ def _python_package(package: str, requirement: str) -> Callable[[], str]:
 
 def _node_ws() -> str:
     return f"{install_node_package('ws')}, Node {node_version()}"
+
+
+def _node_socketio() -> str:
+    return f"{install_node_package('socket.io')}, Node {node_version()}"
 
 
 def _partyline() -> str:
@@ -133,6 +140,23 @@ _CONTENDERS = (
         UVICORN,
         _python_package("uvicorn", "uvicorn>=0.54,<0.55"),
         lambda mode: [sys.executable, str(PEERS / "uvicorn_app.py"), "0"],
+    ),
+    Contender(
+        SOCKETIO,
+        _partyline,
+        lambda mode: [sys.executable, str(BENCH / "servers" / "partyline_socketio.py")],
+        _with_source(),
+    ),
+    Contender(
+        NODE_SOCKETIO,
+        _node_socketio,
+        lambda mode: ["node", str(PEERS / "socketio_server.js"), "0"],
+        {"NODE_PATH": str(NODE_MODULES)},
+    ),
+    Contender(
+        PYTHON_SOCKETIO,
+        _python_package("python-socketio", "python-socketio>=5.18,<6"),
+        lambda mode: [sys.executable, str(PEERS / "python_socketio_app.py"), "0"],
     ),
 )
 

@@ -32,6 +32,14 @@ static uint32_t random_mask(void)
 
 void client_send(struct client *client, int opcode, const uint8_t *payload, size_t size)
 {
+    if (options.socketio && opcode == WS_TEXT)
+        socketio_send(client, payload, size);
+    else
+        frame_send(client, opcode, payload, size);
+}
+
+void frame_send(struct client *client, int opcode, const uint8_t *payload, size_t size)
+{
     static uint8_t *frame;
     static size_t room;
     if (room < size + WS_MAX_HEADER) {
@@ -51,7 +59,15 @@ static void start_next(void);
 
 static const char *path_of(const struct client *client)
 {
-    return client->number < options.path_count ? options.paths[client->number] : "/";
+    const char *usual = options.socketio ? "/socket.io/?EIO=4&transport=websocket" : "/";
+    return client->number < options.path_count ? options.paths[client->number] : usual;
+}
+
+static void connected(void)
+{
+    upgraded++;
+    progress++;
+    start_next();
 }
 
 static void send_request(struct stream *stream)
@@ -95,9 +111,8 @@ static size_t on_response(struct client *client, uint8_t *data, size_t size)
         if (end - at < WS_ACCEPT_SIZE || memcmp(at, client->accept, WS_ACCEPT_SIZE))
             break;
         client->upgraded = 1;
-        upgraded++;
-        progress++;
-        start_next();
+        if (!options.socketio)
+            connected();
         return (size_t)(end + 4 - data);
     }
     fail(SETUP, "connection %u: wrong Sec-WebSocket-Accept", client->number);
@@ -134,7 +149,10 @@ static size_t on_bytes(struct stream *stream, uint8_t *data, size_t size)
         switch (frame.opcode) {
         case WS_TEXT:
         case WS_BINARY:
-            on_message(client, payload, frame.length, frame.opcode);
+            if (!options.socketio)
+                on_message(client, payload, frame.length, frame.opcode);
+            else if (socketio_receive(client, payload, frame.length))
+                connected();
             break;
         case WS_PING:
             client_send(client, WS_PONG, payload, frame.length);

@@ -4,7 +4,9 @@
  *     load listen --port P [--connections N] [--operations M] [--window 1]
  *                 [--publish websocket|http] [--topic cats]
  *     load publish --port P [--connections 64] [--window 8] [--topic cats]
+ *     load poll   --port P [--connections 64] [--payload 64] [--operations N]
  *     load idle   --port P [--connections N]
+ *     echo, listen, idle: [--socketio [--acks]]
  *     all: [--paths FILE] [--timeout 20] [--binary] [--control]
  *
  * Standard output carries one JSON object a line: {"ready": N, ...} when every
@@ -114,6 +116,8 @@ static void run(uint64_t operations)
         listen_run(operations);
     else if (!strcmp(options.mode, "publish"))
         publish_run(operations);
+    else if (!strcmp(options.mode, "poll"))
+        poll_run(operations);
     else
         fail(SETUP, "idle takes no runs");
     double seconds = (double)(nanoseconds() - start) / 1e9;
@@ -212,9 +216,10 @@ static void parse(int argc, char **argv)
         {"publish", required_argument, NULL, 'P'},     {"topic", required_argument, NULL, 't'},
         {"timeout", required_argument, NULL, 'T'},     {"paths", required_argument, NULL, 'f'},
         {"control", no_argument, &options.control, 1}, {"binary", no_argument, &options.binary, 1},
+        {"socketio", no_argument, &options.socketio, 1}, {"acks", no_argument, &options.acks, 1},
         {0}};
     if (argc < 2)
-        fail(SETUP, "which of echo, listen, publish and idle?");
+        fail(SETUP, "which of echo, listen, publish, poll and idle?");
     options.mode = argv[1];
     optind = 2;
     for (int option; (option = getopt_long(argc, argv, "", known, NULL)) != -1;) {
@@ -260,10 +265,14 @@ int main(int argc, char **argv)
         publish_start();
     else if (!strcmp(options.mode, "idle"))
         on_message = ignore;
+    else if (!strcmp(options.mode, "poll"))
+        count = 0; /* its clients are its own */
     else
-        fail(SETUP, "unknown mode %s: echo, listen, publish or idle", options.mode);
+        fail(SETUP, "unknown mode %s: echo, listen, publish, poll or idle", options.mode);
 
     double seconds = clients_open(count);
+    if (!strcmp(options.mode, "poll"))
+        poll_start();
     printf("{\"ready\": %u, \"seconds\": %.6f, \"connections_per_second\": %.1f}\n",
            count, seconds, seconds > 0 ? count / seconds : 0);
     fflush(stdout);

@@ -7,6 +7,8 @@
  *     echo.c     one message in flight per connection, or a fixed rate
  *     listen.c   one publisher, many subscribers
  *     http.c     a publisher that speaks POST /publish
+ *     socketio.c Socket.IO as an envelope around all of these
+ *     polling.c  Socket.IO on HTTP long-polling
  *     publish.c  publishers that speak v1 and wait for their positions
  *
  * One thread. A wrong, missing or surplus message ends the process at once
@@ -35,6 +37,8 @@ struct options {
     double timeout;   /* seconds without any progress */
     int control;      /* take `run N` lines from stdin */
     int binary;
+    int socketio;     /* speak Socket.IO */
+    int acks;         /* and ask for acknowledgements in place of events */
     char **paths;     /* one per connection, or NULL: all use "/" */
     uint32_t path_count;
 };
@@ -108,6 +112,15 @@ double clients_open(uint32_t count);
 /* The closing handshake on all, so that a late duplicate is still seen. */
 void clients_close(void);
 void client_send(struct client *client, int opcode, const uint8_t *payload, size_t size);
+/* The same without an envelope. */
+void frame_send(struct client *client, int opcode, const uint8_t *payload, size_t size);
+
+/* ---- socketio.c ---- */
+
+/* Sends a payload in an event. */
+void socketio_send(struct client *client, const uint8_t *payload, size_t size);
+/* Takes a text message: answers it, or unwraps it for on_message. 1: the client is connected now. */
+int socketio_receive(struct client *client, const uint8_t *text, size_t size);
 
 /* ---- payload.c ---- */
 
@@ -125,6 +138,8 @@ void echo_start(void);
 void echo_run(uint64_t operations);
 void listen_start(void);
 void listen_run(uint64_t messages);
+void poll_start(void);
+void poll_run(uint64_t operations);
 void publish_start(void);
 void publish_run(uint64_t operations);
 

@@ -11,7 +11,7 @@ import resource
 import ssl
 import sys
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from starlette.middleware.cors import CORSMiddleware
@@ -39,7 +39,7 @@ from partyline.relay.revocations import Revoker
 from partyline.relay.signers import check_keys, signers
 from partyline.server.gate import ErrorAnswers, Gate
 from partyline.server.shell import Shell, tls_context
-from partyline.server.site import ConnectionLimits, Extra, Site, first_of
+from partyline.server.site import Background, ConnectionLimits, Extra, Site, first_of
 from partyline.stores.memory import MemoryStore
 from partyline.stores.memory import Retention as MemoryRetention
 from partyline.stores.retention import Bounds, Retention
@@ -77,9 +77,14 @@ class Partyline:
     store: Store
     database: Database
     tls: ssl.SSLContext | None
+    background: tuple[Background, ...] = ()  # extras that run, too
+    _started: list[Background] = field(default_factory=list)
 
     async def listen(self) -> list[str]:
         """Bind the configured address; returns the URLs. Raises ConfigError."""
+        for extra in self.background:
+            await extra.start()
+            self._started.append(extra)
         addresses = await self.shell.listen(self.settings.host, self.settings.port, self.tls)
         scheme = "https" if self.tls else "http"
         return [
@@ -103,6 +108,13 @@ class Partyline:
 
     async def close(self) -> None:
         """Flush and close the log and the database. Idempotent."""
+        while self._started:
+            extra = self._started.pop()
+            try:
+                async with asyncio.timeout(5.0):
+                    await extra.stop()
+            except Exception:
+                _log.exception("an extra could not be stopped", extra=type(extra).__name__)
         with contextlib.suppress(TimeoutError):  # a disk that hangs must not hold the process for ever
             async with asyncio.timeout(5.0):
                 await self.store.close()
@@ -228,7 +240,8 @@ def build(
     except BaseException:
         database.close()
         raise
-    return Partyline(settings, counters, hub, registry, relay, site, asgi, shell, store, database, tls)
+    background = tuple(extra for extra in extras if isinstance(extra, Background))
+    return Partyline(settings, counters, hub, registry, relay, site, asgi, shell, store, database, tls, background)
 
 
 def check(settings: Settings) -> None:
@@ -330,6 +343,12 @@ def _connection_limits(settings: Settings, loopback: bool) -> ConnectionLimits:
         events_burst=settings.events_burst,
         compress_from=settings.compress_from,
         drain_time=settings.drain_time,
+        upgrade_timeout=settings.upgrade_timeout,
+        connect_timeout=settings.connect_timeout,
+        max_attachments=settings.max_attachments,
+        max_pending_events=settings.max_pending_events,
+        max_pending_bytes=settings.max_pending_bytes,
+        rooms_per_connection=settings.rooms_per_connection,
         message=MessageLimits(
             settings.max_message,
             settings.max_message if settings.max_inflated is None else settings.max_inflated,

@@ -142,6 +142,14 @@ class Settings:
     )
     events_burst: float = _setting(200.0, "messages from one connection at once", "count", least=1)
 
+    # Limits of Engine.IO and Socket.IO
+    upgrade_timeout: float = _setting(10.0, "for a WebSocket to take over from polling", "seconds", least=0.001)
+    connect_timeout: float = _setting(45.0, "for a Socket.IO client's first CONNECT", "seconds", least=0.001)
+    max_attachments: int = _setting(10, "binary attachments of one packet", "count", least=0)
+    max_pending_events: int = _setting(64, "events of one connection that wait for a handler", "count", least=1)
+    max_pending_bytes: int = _setting(1024 * 1024, "the same in bytes", "bytes", least=1024)
+    rooms_per_connection: int = _setting(1_000, "rooms of one socket", "count", least=1)
+
     # Limits of registrations and topics
     topics_per_connection: int = _setting(1_000, "topics of one connection", "count", least=1)
     registrations_per_user: int = _setting(100, "registrations of one user", "count", least=1)

@@ -176,6 +176,24 @@ class Store(Protocol):
         ...
 
 
+class Adapter(Protocol):
+    """Carries bytes between nodes (Socket.IO's word). What one node says reaches every other node at most once, in the
+    order in which it was said; its own words may come back to it."""
+
+    async def start(self, received: Callable[[bytes], None]) -> None:
+        """Begin. `received` is called on the loop, never from within `publish`. Raises where the nodes cannot be
+        reached."""
+        ...
+
+    def publish(self, data: bytes) -> None:
+        """Say something to all nodes. Returns at once, does not raise; while nobody can be reached it may be lost."""
+        ...
+
+    async def close(self) -> None:
+        """Send what was said, and let go. Afterwards nothing is received, and `publish` does nothing."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class SessionRow:
     """A Socket.IO session as it is kept. `pid_hash` is the SHA-256 of its private id, `start` a position up to which

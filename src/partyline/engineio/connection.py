@@ -449,7 +449,10 @@ class Connection:
     # Time
 
     def on_deadline(self, now: float) -> None:
+        candidate = self._candidate
         self._do(self._session.on_deadline(now))
+        if candidate is not None and self._candidate is None:
+            self._engine.site.counters.hit("upgrade_timeout")
 
     def _now(self) -> float:
         return self._engine.site.timers.now()

@@ -44,7 +44,8 @@ _OWN_WRITE = 0.005
 class EngineIO:
     """An Engine.IO server on one path, for `partyline.build(settings, extras=[...])`.
 
-    Times are in seconds, `max_payload` (a POST's body, a WebSocket message) in bytes. `version_3` lets clients of
+    Times are in seconds, `max_payload` (a POST's body, a WebSocket message) in bytes; what is None follows the server's
+    settings (`ping_interval`, `ping_timeout`, `upgrade_timeout`, `max_message`). `version_3` lets clients of
     protocol 3 in, `jsonp` those among them that load scripts. `cookie` is the name of a cookie for the session's id.
     Polling answers from `compress_from` bytes on are compressed, 0 never; WebSocket messages where
     `permessage_deflate` is on and the client agrees. What is given as a function must not block:
@@ -61,10 +62,10 @@ class EngineIO:
         path: str = "/engine.io/",
         *,
         accept: Callable[[Connection, Handshake], Receiver] | None = None,
-        ping_interval: float = 25.0,
-        ping_timeout: float = 20.0,
-        upgrade_timeout: float = 10.0,
-        max_payload: int = 1_000_000,
+        ping_interval: float | None = None,
+        ping_timeout: float | None = None,
+        upgrade_timeout: float | None = None,
+        max_payload: int | None = None,
         transports: Sequence[str] = (POLLING, WEBSOCKET),
         version_3: bool = False,
         jsonp: bool = False,
@@ -83,14 +84,14 @@ class EngineIO:
             raise ConfigError(f"transports: {transports!r} must be of polling and websocket", field="transports")
         self.path = path
         self.connections: dict[str, Connection] = {}
-        self.max_payload = max_payload
+        self.max_payload: int
+        self._given = (ping_interval, ping_timeout, upgrade_timeout, max_payload)
         self.version_3 = version_3
         self.jsonp = jsonp
         self.compress_from = compress_from
-        self._requests = Polling(self)
         self.site: Site
         self._accept = accept or self._with_callbacks
-        self._rules = Rules(ping_interval, ping_timeout, upgrade_timeout)
+        self._rules: Rules
         self._transports = frozenset(transports)
         self._cookie = cookie
         self._deflate = permessage_deflate
@@ -128,6 +129,15 @@ class EngineIO:
 
     def attach(self, site: Site) -> None:
         self.site = site
+        limits = site.limits
+        interval, timeout, upgrade, payload = self._given
+        self._rules = Rules(
+            limits.ping_interval if interval is None else interval,
+            limits.ping_timeout if timeout is None else timeout,
+            limits.upgrade_timeout if upgrade is None else upgrade,
+        )
+        self.max_payload = limits.message.max_message if payload is None else payload
+        self._requests = Polling(self)
         site.direct[self.path.encode("ascii")] = self._requests
 
     def routes(self) -> Sequence[BaseRoute]:

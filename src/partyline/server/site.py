@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from starlette.routing import BaseRoute
 
@@ -42,6 +42,12 @@ class ConnectionLimits:
     events_burst: float = 200.0
     compress_from: int = 1024
     drain_time: float = 30.0
+    upgrade_timeout: float = 10.0
+    connect_timeout: float = 45.0
+    max_attachments: int = 10
+    max_pending_events: int = 64
+    max_pending_bytes: int = 1024 * 1024
+    rooms_per_connection: int = 1_000
     message: MessageLimits = field(default_factory=MessageLimits)
 
 
@@ -96,6 +102,19 @@ class Extra(Protocol):
 
     def upgrade(self, upgrade: Upgrade) -> Endpoint | None:
         """As `Route` above."""
+        ...
+
+
+@runtime_checkable
+class Background(Protocol):
+    """An extra that has something to do before the server listens, and when it has drained."""
+
+    async def start(self) -> None:
+        """Before the first connection. What it raises keeps the server from starting."""
+        ...
+
+    async def stop(self) -> None:
+        """Behind the last one."""
         ...
 
 

@@ -12,43 +12,73 @@ Answered = Callable[[list[Any]], object]
 
 
 def one(arguments: list[Any]) -> Any:
-    """An acknowledgement as a value: nothing, its only argument, or a list of several."""
+    """An acknowledgement as a value: nothing, its only argument, or a tuple of several."""
     if len(arguments) == 1:
         return arguments[0]
-    return arguments or None
+    return tuple(arguments) or None
 
 
 class Gathering:
-    """The answers to a broadcast. Done when everybody has answered or gone."""
+    """The answers to a broadcast. Done when everybody has answered or gone, on all nodes that are waited for.
 
-    __slots__ = ("_done", "answers", "missing", "waiting")
+    `told_answer` and `told_gone` hear of each as it comes, where somebody else gathers.
+    """
 
-    def __init__(self, waiting: Iterable[str]) -> None:
-        self.waiting = dict.fromkeys(waiting)
+    __slots__ = ("_done", "_nodes", "_told_answer", "_told_gone", "answers", "missing", "waiting")
+
+    def __init__(
+        self,
+        told_answer: Callable[[str, list[Any]], None] | None = None,
+        told_gone: Callable[[str], None] | None = None,
+    ) -> None:
+        self.waiting: dict[str, str] = {}  # sockets, and their nodes
         self.answers: list[Any] = []
         self.missing: list[str] = []  # who went away
+        self._nodes: set[str] = set()  # that have not said yet whom they reached
+        self._told_answer = told_answer
+        self._told_gone = told_gone
         self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._look()
+
+    def expect(self, node: str) -> None:
+        """A node will say whom it has reached."""
+        self._nodes.add(node)
+
+    def reached(self, node: str, sockets: Iterable[str]) -> None:
+        """It has said so."""
+        self._nodes.discard(node)
+        self.waiting.update(dict.fromkeys(sockets, node))
+        self.look()
 
     def answered(self, socket: str, arguments: list[Any]) -> None:
         """A second answer of one socket counts for nothing."""
-        if socket in self.waiting:
-            del self.waiting[socket]
+        if self.waiting.pop(socket, None) is not None:
             self.answers.append(one(arguments))
-            self._look()
+            if self._told_answer is not None:
+                self._told_answer(socket, arguments)
+            self.look()
 
     def gone(self, socket: str) -> None:
-        if socket in self.waiting:
-            del self.waiting[socket]
+        """A socket will not answer any more."""
+        if self.waiting.pop(socket, None) is not None:
             self.missing.append(socket)
-            self._look()
+            if self._told_gone is not None:
+                self._told_gone(socket)
+            self.look()
+
+    def lost(self, node: str) -> None:
+        """A node will not."""
+        self._nodes.discard(node)
+        for socket in [socket for socket, where in self.waiting.items() if where == node]:
+            self.gone(socket)
+        self.look()
 
     async def wait(self, seconds: float) -> None:
         """Return when nobody is waited for, or the time is over."""
         await asyncio.wait([self._done], timeout=seconds)
 
-    def _look(self) -> None:
-        if not self.waiting and not self._done.done():
+    def look(self) -> None:
+        """Is it done?"""
+        if not self.waiting and not self._nodes and not self._done.done():
             self._done.set_result(None)
 
 

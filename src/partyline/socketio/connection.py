@@ -289,6 +289,8 @@ class Connection:
     def _broken(self, error: PartylineError) -> None:
         """A packet that is none: the connection ends, and its sockets hear why."""
         _log.debug("an invalid packet", error=error.message)
+        if error.limit is not None:
+            self._io.counters.hit(error.limit)
         self._all_gone(_PARSE_ERROR)
         self.engine.close(error.close_code, error.message[:100])
 
@@ -338,4 +340,4 @@ class Connection:
                 function(socket, event.name, error)
             except Exception:
                 self.failed()
-                _log.exception("on_invalid failed", socket=socket.id, name=event.name)
+                _log.exception("on_invalid failed", socket=socket.id, event_name=event.name)

@@ -198,6 +198,7 @@ class Handlers:
     disconnect: tuple[Function, ...] = ()
     middlewares: tuple[Handler, ...] = ()
     invalid: tuple[Function, ...] = ()  # (socket, event name, error)
+    server_side: dict[str, tuple[Function, ...]] = field(default_factory=dict)
 
     @property
     def at_once(self) -> bool:

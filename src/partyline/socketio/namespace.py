@@ -166,6 +166,13 @@ class Namespace(Broadcast):
     ) -> None:
         """Send an event to an audience. Raises InvalidValue."""
         event_values(event, (), None)  # the name is checked though nobody may be there
+        nodes = self.io.nodes
+        if nodes is not None and not local and not self._is_here(audience):
+            nodes.emit(self, event, arguments, audience, volatile=volatile)
+        self.emit_here(event, arguments, audience, volatile=volatile)
+
+    def emit_here(self, event: str, arguments: tuple[Any, ...], audience: Audience, *, volatile: bool = False) -> None:
+        """Send an event to an audience on this node. Raises InvalidValue."""
         emission = self.emission(event, arguments)
         if self.log is not None and not volatile:
             self.log.emit(emission, audience)
@@ -176,35 +183,92 @@ class Namespace(Broadcast):
         if members:
             self.deliver(Message(emission, None, 0.0), members)
 
+    def _is_here(self, audience: Audience) -> bool:
+        """Whether it is one socket of this node alone."""
+        return len(audience.rooms) == 1 and next(iter(audience.rooms)) in self.sockets
+
     async def gather(
         self, event: str, arguments: tuple[Any, ...], audience: Audience, seconds: float, *, local: bool
     ) -> list[Any]:
         """The answers of an audience to an event."""
         event_values(event, (), None)
+        gathering = Gathering()
+        nodes = None if local else self.io.nodes
+        request = None if nodes is None else nodes.gather(self, event, arguments, audience, seconds, gathering)
+        try:
+            await self.gather_here(event, arguments, audience, seconds, gathering)
+        finally:
+            if nodes is not None and request is not None:
+                nodes.settle(request)
+        return outcome(gathering.answers, [*gathering.missing, *gathering.waiting], seconds)
+
+    async def gather_here(
+        self,
+        event: str,
+        arguments: tuple[Any, ...],
+        audience: Audience,
+        seconds: float,
+        gathering: Gathering,
+        reached: Callable[[list[str]], None] | None = None,
+    ) -> None:
+        """Ask this node's sockets; `reached` is told which these are, before any of them can answer."""
         number = self.next_ack()
         members = list(self.select(audience))
-        gathering = self._gatherings[number] = Gathering(member.id for member in members)
+        identifiers = [member.id for member in members]
+        if reached is not None:
+            reached(identifiers)
+        self._gatherings[number] = gathering
         try:
+            gathering.reached("", identifiers)
             self.in_turn_all(Message(self.emission(event, arguments, number), None, 0.0), members)
             await gathering.wait(seconds)
         finally:
             del self._gatherings[number]
-        return outcome(gathering.answers, [*gathering.missing, *gathering.waiting], seconds)
 
     async def fetch(self, audience: Audience, *, local: bool) -> list[RemoteSocket]:
         """The sockets of an audience."""
-        return [RemoteSocket(self, member.id, member.rooms, member.data) for member in self.select(audience)]
+        here = [RemoteSocket(self, member.id, member.rooms, member.data) for member in self.select(audience)]
+        if local or self.io.nodes is None:
+            return here
+        return here + await self.io.nodes.fetch(self, audience, self.io.nodes_timeout)
 
     def move(self, audience: Audience, into: frozenset[str], out_of: frozenset[str], *, local: bool) -> None:
         """Let an audience join and leave rooms."""
+        if self.io.nodes is not None and not local:
+            self.io.nodes.move(self, audience, into, out_of)
         for member in tuple(self.select(audience)):
             self.leave(member, out_of)
             self.join(member, into)
 
     def expel(self, audience: Audience, *, close: bool, local: bool) -> None:
         """Disconnect an audience."""
+        if self.io.nodes is not None and not local:
+            self.io.nodes.expel(self, audience, close=close)
         for member in tuple(self.select(audience)):
             member.disconnect(close)
+
+    # The servers among themselves
+
+    def on_server_side(self, event: str) -> Callable[[AnyFunction], AnyFunction]:
+        """`function(*arguments)` hears what another node sends with `server_side_emit`. To be used as a decorator."""
+
+        def add(function: AnyFunction) -> AnyFunction:
+            there = self.handlers.server_side
+            there[event] = (*there.get(event, ()), function)
+            return function
+
+        return add
+
+    def server_side_emit(self, event: str, *arguments: Any) -> None:
+        """Send an event to the other nodes' `on_server_side`. Raises InvalidValue where it cannot be sent."""
+        if self.io.nodes is not None:
+            self.io.nodes.server_side(self, event, arguments)
+
+    async def server_side_call(self, event: str, *arguments: Any, timeout: float = 5.0) -> list[Any]:  # noqa: ASYNC109
+        """The same, and what each of them answers. Raises CallTimeout after `timeout` seconds."""
+        if self.io.nodes is None:
+            return []
+        return await self.io.nodes.server_side_call(self, event, arguments, timeout)
 
     # Rooms
 
@@ -249,6 +313,7 @@ class Namespace(Broadcast):
         most = self.io.rooms_per_connection
         for room in rooms:
             if len(socket.rooms) > most and room not in socket.rooms:  # its own room is one more
+                self.io.counters.hit("rooms_per_connection")
                 raise InvalidValue(
                     f"a socket may be in {most} rooms (rooms_per_connection)",
                     code="too_many_rooms",

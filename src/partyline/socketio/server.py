@@ -7,7 +7,7 @@ import base64
 import inspect
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
 from starlette.routing import BaseRoute
@@ -16,7 +16,8 @@ from partyline.engineio.connection import Connection as EngineConnection
 from partyline.engineio.connection import Handshake as Request
 from partyline.engineio.engine import EngineIO
 from partyline.errors import ConfigError
-from partyline.interfaces import Dialect
+from partyline.hub.cluster import Cluster
+from partyline.interfaces import Adapter, Dialect
 from partyline.metrics import Counters
 from partyline.models import Audience
 from partyline.server.site import Endpoint, Site, Upgrade
@@ -25,6 +26,7 @@ from partyline.socketio.dialects import EventDialect
 from partyline.socketio.handlers import Handlers, awaited
 from partyline.socketio.journal import Journal
 from partyline.socketio.namespace import Namespace
+from partyline.socketio.nodes import Nodes
 from partyline.socketio.recovery import MemoryTable, Recovery
 from partyline.socketio.remote import RemoteSocket
 from partyline.wire.socketio.msgpack import MSGPACK
@@ -39,17 +41,21 @@ Matcher = Callable[[str, dict[str, Any]], Any]
 class SocketIO(Namespace):
     """A Socket.IO server on one path, for `partyline.build(settings, extras=[...])`; itself its main namespace, `/`.
 
-    Times are in seconds. `version_3` lets clients of Socket.IO 2 in (Engine.IO 3). `parser` is "json"
-    or "msgpack", the same for all clients. A client has `connect_timeout` for its first CONNECT. Of a connection
-    `max_pending_events` events, `max_pending_bytes` of them, may wait for handlers before it is not read any more. A
-    disconnected socket's handlers have `disconnect_grace` before they are cancelled. With a `recovery_window` events
-    are kept in the log, and a client that comes back within it gets what it missed, past the middlewares unless
-    `skip_middlewares` is False. Further arguments are those of `partyline.EngineIO`. Raises ConfigError.
+    Times are in seconds; limits that are None follow the server's settings of the same names. `version_3` lets clients
+    of Socket.IO 2 in (Engine.IO 3). `parser` is "json" or "msgpack", the same for all clients. A client has
+    `connect_timeout` for its first CONNECT. Of a connection `max_pending_events` events, `max_pending_bytes` of them,
+    may wait for handlers before it is not read any more. A disconnected socket's handlers have `disconnect_grace`
+    before they are cancelled. With a `recovery_window` events are kept in the log, and a client that comes back within
+    it gets what it missed, past the middlewares unless `skip_middlewares` is False. An `adapter` joins the nodes of a
+    cluster; questions to them wait `nodes_timeout`. Further arguments are those of `partyline.EngineIO`. Raises
+    ConfigError.
     """
 
     __slots__ = (
+        "_adapter",
         "_dialects",
         "_dynamic",
+        "_given",
         "_namespaces",
         "connect_timeout",
         "connections",
@@ -60,6 +66,8 @@ class SocketIO(Namespace):
         "max_pending_bytes",
         "max_pending_events",
         "namespaces_per_connection",
+        "nodes",
+        "nodes_timeout",
         "parser",
         "recovery",
         "recovery_window",
@@ -73,29 +81,47 @@ class SocketIO(Namespace):
         path: str = "/socket.io/",
         *,
         parser: str | Parser = "json",
-        connect_timeout: float = 45.0,
-        max_attachments: int = 10,
-        max_pending_events: int = 64,
-        max_pending_bytes: int = 1024 * 1024,
-        rooms_per_connection: int = 1_000,
+        connect_timeout: float | None = None,
+        max_attachments: int | None = None,
+        max_pending_events: int | None = None,
+        max_pending_bytes: int | None = None,
+        rooms_per_connection: int | None = None,
         namespaces_per_connection: int = 1_000,
         disconnect_grace: float = 5.0,
         recovery_window: float | None = None,
         skip_middlewares: bool = True,
+        adapter: Adapter | None = None,
+        nodes_timeout: float = 5.0,
         **engine: Any,
     ) -> None:
         super().__init__(self, "/")
         self.parser = _parser(parser)
-        self.connect_timeout = connect_timeout
-        self.max_attachments = max_attachments
-        self.max_pending_events = max_pending_events
-        self.max_pending_bytes = max_pending_bytes
-        self.rooms_per_connection = rooms_per_connection
+        self.connect_timeout: float
+        self.max_attachments: int
+        self.max_pending_events: int
+        self.max_pending_bytes: int
+        self.rooms_per_connection: int
         self.namespaces_per_connection = namespaces_per_connection
         self.disconnect_grace = disconnect_grace
         self.recovery_window = recovery_window
         self.skip_middlewares = skip_middlewares
         self.recovery: Recovery | None = None
+        self.nodes: Nodes | None = None
+        self.nodes_timeout = nodes_timeout
+        self._adapter = adapter
+        if adapter is not None and recovery_window is not None:
+            raise ConfigError(
+                "recovery_window: nodes would need one log for all of them, and each has its own: leave it out, or the "
+                "adapter",
+                field="recovery_window",
+            )
+        self._given = {
+            "connect_timeout": connect_timeout,
+            "max_attachments": max_attachments,
+            "max_pending_events": max_pending_events,
+            "max_pending_bytes": max_pending_bytes,
+            "rooms_per_connection": rooms_per_connection,
+        }
         self.engine = EngineIO(path, accept=self._accept, **engine)
         self.counters = Counters()
         self.connections: set[Connection] = set()
@@ -186,15 +212,31 @@ class SocketIO(Namespace):
         """The server is built."""
         self.engine.attach(site)
         self.counters = site.counters
+        for name, value in self._given.items():
+            setattr(self, name, getattr(site.limits, name) if value is None else value)
         if self.recovery_window is not None and site.hub is not None and site.store is not None:
             table = site.sessions or MemoryTable()
             self.recovery = Recovery(site.hub, site.store, table, site.timers, self.recovery_window)
+        if self._adapter is not None:
+            self.nodes = Nodes(self, Cluster(self._adapter, site.timers))
         for namespace in self._namespaces.values():
             self._open_journal(namespace)
 
+    # server.site.Background
+
+    async def start(self) -> None:
+        """Find the other nodes. Raises what the adapter raises."""
+        if self.nodes is not None:
+            await self.nodes.start()
+
+    async def stop(self) -> None:
+        """Leave them."""
+        if self.nodes is not None:
+            await self.nodes.close()
+
     def _open_journal(self, namespace: Namespace) -> None:
         site = self.engine.site
-        if site.hub is not None and site.store is not None:
+        if site.hub is not None and site.store is not None and self._adapter is None:
             namespace.journal = Journal(namespace, site.hub, site.store, recovery=self.recovery is not None)
             namespace.log = namespace.journal if self.recovery is not None else None
 
@@ -207,6 +249,16 @@ class SocketIO(Namespace):
         return self.engine.upgrade(upgrade)
 
     # For its connections
+
+    def existing(self, name: str) -> Namespace | None:
+        """The namespace of this name, if there is one now."""
+        return self._namespaces.get(name)
+
+    def keep(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Run something that outlives its caller."""
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
 
     def _accept(self, connection: EngineConnection, request: Request) -> Connection:
         made = Connection(self, connection, request)

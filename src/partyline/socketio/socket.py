@@ -103,7 +103,7 @@ class Socket:
         self.emit("message", *arguments)
 
     async def call(self, event: str, *arguments: Any, timeout: float = _CALL_TIMEOUT) -> Any:  # noqa: ASYNC109
-        """Send an event and await its acknowledgement: None, its only value, or a list of several.
+        """Send an event and await its acknowledgement: None, its only value, or a tuple of several.
 
         Raises CallTimeout after `timeout` seconds, PeerGone where the socket is disconnected. Cancelled, a late answer
         is dropped.
@@ -286,7 +286,7 @@ class Socket:
             try:
                 function(event, *arguments)
             except Exception:
-                _log.exception("a listener of outgoing events failed", socket=self.id, name=event)
+                _log.exception("a listener of outgoing events failed", socket=self.id, event_name=event)
 
     # Life
 
@@ -459,14 +459,13 @@ class Socket:
         return found is not None and all(handler.concurrent for handler in found) and self._listeners is None
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None], *, keep: bool = True) -> None:
+        if not keep:
+            self.namespace.io.keep(coroutine)
+            return
+        others = self._others = set() if self._others is None else self._others
         task = asyncio.get_running_loop().create_task(coroutine)
-        if keep:
-            others = self._others = set() if self._others is None else self._others
-            others.add(task)
-            task.add_done_callback(others.discard)
-        else:
-            self.namespace.io.tasks.add(task)
-            task.add_done_callback(self.namespace.io.tasks.discard)
+        others.add(task)
+        task.add_done_callback(others.discard)
 
     async def _run(self, event: Event) -> None:
         """All handlers of an event, one behind the other. The first value that is not None is the acknowledgement."""
@@ -526,7 +525,9 @@ class Socket:
         try:
             messages = parser.ack(self.namespace.name, event.id, values)
         except InvalidValue as error:
-            _log.error("what a handler returned cannot be sent", socket=self.id, name=event.name, error=error.message)
+            _log.error(
+                "what a handler returned cannot be sent", socket=self.id, event_name=event.name, error=error.message
+            )
             messages = parser.ack(self.namespace.name, event.id, (_INTERNAL,))
         self.namespace.in_turn(self, messages)
 
@@ -541,7 +542,7 @@ class Socket:
 
     def _failed(self, what: str) -> None:
         self._connection.failed()
-        _log.exception("a handler failed", socket=self.id, name=what)
+        _log.exception("a handler failed", socket=self.id, event_name=what)
 
 
 class Direct:

@@ -262,7 +262,8 @@ class JsonReader:
         """A packet whose attachments follow. It is decoded now: placeholders may be anywhere in it."""
         if not 1 <= count <= self._max_attachments:
             raise InvalidPacket(
-                f"a packet announces {count} attachments, and may have 1 to {self._max_attachments} (max_attachments)"
+                f"a packet announces {count} attachments, and may have 1 to {self._max_attachments} (max_attachments)",
+                limit="max_attachments",
             )
         raws = _raws(text)
         values = self._values = _decoded(raws)

@@ -1,0 +1,239 @@
+"""The namespaces of one node among those of the others: what is done everywhere is said to them, and done here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from partyline import log
+from partyline.errors import CallTimeout, PartylineError
+from partyline.hub.cluster import (
+    Answered,
+    Cluster,
+    Collected,
+    Emit,
+    Expel,
+    Fetch,
+    Missing,
+    Move,
+    Reached,
+    Said,
+    ServerSide,
+    ServerSideAnswer,
+    Sockets,
+)
+from partyline.models import Audience
+from partyline.socketio.acks import Gathering
+from partyline.socketio.handlers import awaited
+from partyline.socketio.remote import RemoteSocket
+from partyline.wire.socketio.packets import unwritable
+
+if TYPE_CHECKING:
+    from partyline.socketio.namespace import Namespace
+    from partyline.socketio.server import SocketIO
+
+_log = log.get("socketio")
+
+
+class Nodes:
+    """A SocketIO's side of a cluster."""
+
+    def __init__(self, io: SocketIO, cluster: Cluster) -> None:
+        self._io = io
+        self._cluster = cluster
+
+    @property
+    def others(self) -> list[str]:
+        """The ids of the other nodes, sorted."""
+        return self._cluster.others
+
+    async def start(self) -> None:
+        """Begin to listen. Raises what the adapter raises."""
+        await self._cluster.start(self._heard)
+
+    async def close(self) -> None:
+        """Leave the cluster."""
+        await self._cluster.close()
+
+    # What this node says
+
+    def emit(
+        self, namespace: Namespace, event: str, arguments: tuple[Any, ...], audience: Audience, *, volatile: bool
+    ) -> None:
+        """Send an event on the other nodes, too. Raises InvalidValue."""
+        self._tell(
+            Emit(namespace.name, event, list(arguments), list(audience.rooms), list(audience.excluded), volatile)
+        )
+
+    def gather(
+        self,
+        namespace: Namespace,
+        event: str,
+        arguments: tuple[Any, ...],
+        audience: Audience,
+        seconds: float,
+        gathering: Gathering,
+    ) -> int:
+        """The same, and let `gathering` have their answers until `settle`."""
+        for node in self._cluster.others:
+            gathering.expect(node)
+        number = self._cluster.ask(_Remote(gathering))
+        self._tell(
+            Emit(
+                namespace.name,
+                event,
+                list(arguments),
+                list(audience.rooms),
+                list(audience.excluded),
+                request=number,
+                seconds=seconds,
+            )
+        )
+        return number
+
+    def settle(self, number: int) -> None:
+        """No more answers are wanted."""
+        self._cluster.settle(number)
+
+    async def fetch(self, namespace: Namespace, audience: Audience, seconds: float) -> list[RemoteSocket]:
+        """The sockets of an audience on the other nodes. Raises CallTimeout where one does not answer."""
+
+        def question(number: int) -> Said:
+            return Fetch(namespace.name, number, list(audience.rooms), list(audience.excluded))
+
+        answers = await self._ask(question, seconds)
+        return [
+            RemoteSocket(namespace, identifier, rooms, data)
+            for answer in answers
+            if isinstance(answer, Sockets)
+            for identifier, rooms, data in answer.sockets
+        ]
+
+    def move(self, namespace: Namespace, audience: Audience, into: frozenset[str], out_of: frozenset[str]) -> None:
+        """Let an audience on the other nodes join and leave rooms."""
+        self._tell(Move(namespace.name, list(audience.rooms), list(audience.excluded), list(into), list(out_of)))
+
+    def expel(self, namespace: Namespace, audience: Audience, *, close: bool) -> None:
+        """Disconnect an audience on the other nodes."""
+        self._tell(Expel(namespace.name, list(audience.rooms), list(audience.excluded), close))
+
+    def server_side(self, namespace: Namespace, event: str, arguments: tuple[Any, ...]) -> None:
+        """An event for the other servers."""
+        self._tell(ServerSide(namespace.name, event, list(arguments)))
+
+    async def server_side_call(
+        self, namespace: Namespace, event: str, arguments: tuple[Any, ...], seconds: float
+    ) -> list[Any]:
+        """The same, and what each of them answers. Raises CallTimeout."""
+        answers = await self._ask(lambda number: ServerSide(namespace.name, event, list(arguments), number), seconds)
+        return [answer.value for answer in answers if isinstance(answer, ServerSideAnswer)]
+
+    async def _ask(self, question: Any, seconds: float) -> list[Said]:
+        collected = Collected(self._cluster.others)
+        number = self._cluster.ask(collected)
+        try:
+            self._tell(question(number))
+            await collected.wait(seconds)
+        finally:
+            self._cluster.settle(number)
+        if collected.missing:
+            raise CallTimeout(
+                f"{len(collected.missing)} of the other nodes did not answer within {seconds:g} s",
+                answers=tuple(collected.answers),
+                missing=tuple(sorted(collected.missing)),
+            )
+        return collected.answers
+
+    def _tell(self, said: Said, to: str = "") -> None:
+        try:
+            self._cluster.tell(said, to)
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise unwritable(error) from None
+
+    # What the others say
+
+    def _heard(self, node: str, said: Said) -> None:
+        namespace = self._io.existing(said.namespace)
+        if namespace is None:  # nobody of it is here: there may still be a question
+            self._nobody(node, said)
+            return
+        match said:
+            case Emit(request=None):
+                namespace.emit_here(said.event, tuple(said.arguments), _audience(said), volatile=said.volatile)
+            case Emit():
+                self._io.keep(self._gather_here(node, namespace, said))
+            case Fetch():
+                sockets = [(one.id, list(one.rooms), one.data) for one in namespace.select(_audience(said))]
+                self._tell(Sockets(said.namespace, said.request, sockets), node)
+            case Move():
+                namespace.move(_audience(said), frozenset(said.into), frozenset(said.out_of), local=True)
+            case Expel():
+                namespace.expel(_audience(said), close=said.close, local=True)
+            case ServerSide():
+                self._io.keep(self._answer(node, namespace, said))
+            case _:
+                pass
+
+    def _nobody(self, node: str, said: Said) -> None:
+        if isinstance(said, Fetch):
+            self._tell(Sockets(said.namespace, said.request, []), node)
+        elif isinstance(said, Emit) and said.request is not None:
+            self._tell(Reached(said.namespace, said.request, []), node)
+        elif isinstance(said, ServerSide) and said.request is not None:
+            self._tell(ServerSideAnswer(said.namespace, said.request, None), node)
+
+    async def _gather_here(self, node: str, namespace: Namespace, said: Emit) -> None:
+        """Ask our sockets for another node, and pass on what they answer."""
+        request = said.request
+        assert request is not None
+
+        def answered(socket: str, arguments: list[Any]) -> None:
+            self._tell(Answered(said.namespace, request, socket, arguments), node)
+
+        def gone(socket: str) -> None:
+            self._tell(Missing(said.namespace, request, socket), node)
+
+        def reached(sockets: list[str]) -> None:
+            self._tell(Reached(said.namespace, request, sockets), node)
+
+        await namespace.gather_here(
+            said.event, tuple(said.arguments), _audience(said), said.seconds, Gathering(answered, gone), reached
+        )
+
+    async def _answer(self, node: str, namespace: Namespace, said: ServerSide) -> None:
+        value: Any = None
+        for function in namespace.handlers.server_side.get(said.event, ()):
+            try:
+                result = await awaited(function(*said.arguments))
+                value = result if value is None else value
+            except Exception:
+                self._io.counters.errors += 1
+                _log.exception("a handler of server-side events failed", event_name=said.event)
+                value = {"error": "internal"}
+        if said.request is not None:
+            try:
+                self._tell(ServerSideAnswer(said.namespace, said.request, value), node)
+            except PartylineError as error:
+                _log.error("an answer to a server cannot be sent", event_name=said.event, error=error.message)
+                self._tell(ServerSideAnswer(said.namespace, said.request, {"error": "internal"}), node)
+
+
+class _Remote:
+    """The other nodes' part of a gathering."""
+
+    def __init__(self, gathering: Gathering) -> None:
+        self._gathering = gathering
+
+    def heard(self, node: str, said: Said) -> None:
+        if isinstance(said, Reached):
+            self._gathering.reached(node, said.sockets)
+        elif isinstance(said, Answered):
+            self._gathering.answered(said.socket, said.arguments)
+        elif isinstance(said, Missing):
+            self._gathering.gone(said.socket)
+
+    def lost(self, node: str) -> None:
+        self._gathering.lost(node)
+
+
+def _audience(said: Emit | Fetch | Move | Expel) -> Audience:
+    return Audience(frozenset(said.rooms), frozenset(said.excluded))

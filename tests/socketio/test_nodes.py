@@ -1,0 +1,253 @@
+"""Several nodes in one process: what is done to an audience is done to all of it, wherever its sockets are."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from partyline import CallTimeout, ConfigError, Socket, SocketIO
+from partyline.testing import MemoryCluster
+from partyline.testing.cluster import MemoryAdapter
+from tests.server.conftest import Run
+from tests.server.peers import WebSocketPeer, connected, websocket
+from tests.server.servers import eventually, partyline_server
+
+PATH = "/socket.io/?EIO=4&transport=websocket"
+
+
+class Node:
+    """One server of the cluster."""
+
+    def __init__(self, io: SocketIO, url: str, adapter: MemoryAdapter) -> None:
+        self.io = io
+        self.url = url
+        self.adapter = adapter
+
+
+class Client:
+    """A client that says what it is told to."""
+
+    def __init__(self, peer: WebSocketPeer, id: str) -> None:  # noqa: A002 - the protocol's word
+        self.peer = peer
+        self.id = id
+
+    async def event(self) -> list[Any]:
+        """The next event's name and arguments."""
+        text = await self.peer.text()
+        assert text.startswith("42"), text
+        return json.loads(text[text.index("[") :])  # type: ignore[no-any-return]
+
+    async def answer(self, *values: Any) -> None:
+        """Acknowledge the next event with its id."""
+        text = await self.peer.text()
+        number = text[2 : text.index("[")]
+        await self.peer.say(f"43{number}{json.dumps(values)}")
+
+
+@contextlib.asynccontextmanager
+async def nodes(count: int) -> AsyncIterator[list[Node]]:
+    """Nodes that know each other. A client's auth may name a room."""
+    cluster = MemoryCluster()
+    async with contextlib.AsyncExitStack() as stack:
+        found = []
+        for _ in range(count):
+            adapter = cluster.adapter()
+            io = SocketIO(adapter=adapter, nodes_timeout=0.3)
+
+            @io.on_connect
+            def enter(socket: Socket, auth: dict[str, Any]) -> None:
+                socket.join(*auth.get("rooms", ()))
+                socket.data["name"] = auth.get("name", "")
+
+            _, url = await stack.enter_async_context(partyline_server(extras=[io]))
+            found.append(Node(io, url, adapter))
+        for node in found:
+            await eventually(lambda node=node: len(others(node)) == count - 1, "the nodes know each other")
+        yield found
+
+
+def others(node: Node) -> list[str]:
+    assert node.io.nodes is not None
+    return node.io.nodes.others
+
+
+@contextlib.asynccontextmanager
+async def client(node: Node, *rooms: str, name: str = "") -> AsyncIterator[Client]:
+    async with connected(node.url) as peer:
+        socket = await websocket(peer, PATH)
+        await socket.text()
+        await socket.say("40" + json.dumps({"rooms": rooms, "name": name}))
+        yield Client(socket, json.loads((await socket.text())[2:])["sid"])
+
+
+def test_an_event_reaches_a_room_on_all_nodes(run: Run) -> None:
+    """To a room: its members on every node, each once, and nobody else; excluded ones do not get it, local stays."""
+
+    async def main() -> None:
+        async with (
+            nodes(3) as (one, two, three),
+            client(one, "a") as first,
+            client(two, "a", "b") as second,
+            client(three, "b") as third,
+        ):
+            two.io.to("a").to("b").emit("said", {"n": 1}, b"\x01".hex())
+            two.io.to("a").except_("b").emit("first only")
+            two.io.to("a").local.emit("here")
+            two.io.emit("end")
+            assert [await first.event() for _ in range(3)] == [["said", {"n": 1}, "01"], ["first only"], ["end"]]
+            assert [await second.event() for _ in range(3)] == [["said", {"n": 1}, "01"], ["here"], ["end"]]
+            assert [await third.event() for _ in range(2)] == [["said", {"n": 1}, "01"], ["end"]]
+
+    run(main())
+
+
+def test_binary_crosses_nodes(run: Run) -> None:
+    """Bytes at depth are the same bytes on the other node."""
+
+    async def main() -> None:
+        async with nodes(2) as (one, two), client(two) as far:
+            one.io.emit("file", {"part": b"\x00\xff"})
+            assert await far.peer.text() == '451-["file",{"part":{"_placeholder":true,"num":0}}]'
+            assert await far.peer.next() == b"\x00\xff"
+
+    run(main())
+
+
+def test_a_broadcast_gathers_answers_from_all_nodes(run: Run) -> None:
+    """`call` returns when everybody has answered, on every node, with the values in the order in which they came."""
+
+    async def main() -> None:
+        async with nodes(3) as (one, two, _), client(one) as near, client(two) as far, client(two) as further:
+            calling = asyncio.create_task(one.io.call("how many?", timeout=5.0))
+            await near.answer(1)
+            await far.answer(2)
+            await further.answer(3, 4)
+            assert sorted(await calling, key=str) == [(3, 4), 1, 2]
+
+    run(main())
+
+
+def test_a_broadcast_names_who_is_missing(run: Run) -> None:
+    """Who goes away or keeps silent is missing, with the answers so far; whoever it is, wherever."""
+
+    async def main() -> None:
+        async with nodes(2) as (one, two), client(one) as near, client(two) as silent:
+            async with client(two) as leaving:
+                calling = asyncio.create_task(one.io.call("hello?", timeout=0.3))
+                await near.answer("yes")
+                await leaving.peer.text()
+            with pytest.raises(CallTimeout) as caught:
+                await calling
+            assert caught.value.answers == ("yes",)
+            assert set(caught.value.missing) == {silent.id, leaving.id}
+
+    run(main())
+
+
+def test_sockets_of_all_nodes(run: Run) -> None:
+    """`fetch_sockets` finds the sockets of every node with rooms and data, those of a room, or local ones."""
+
+    async def main() -> None:
+        async with nodes(2) as (one, two), client(one, "a", name="ann") as near, client(two, "a", name="bob") as far:
+            found = {socket.id: (socket.rooms, socket.data) for socket in await one.io.fetch_sockets()}
+            assert found == {
+                near.id: ({"a", near.id}, {"name": "ann"}),
+                far.id: ({"a", far.id}, {"name": "bob"}),
+            }
+            assert [socket.id for socket in await one.io.except_(near.id).fetch_sockets("a")] == [far.id]
+            assert [socket.id for socket in await one.io.local.fetch_sockets()] == [near.id]
+
+    run(main())
+
+
+def test_sockets_are_moved_and_disconnected_on_all_nodes(run: Run) -> None:
+    """Joins, leaves and disconnects reach an audience on every node; a remote socket can be spoken to by itself."""
+
+    async def main() -> None:
+        async with nodes(2) as (one, two), client(one, "a") as near, client(two, "a") as far:
+            one.io.to("a").sockets_join("b", "c")
+            one.io.to("a").sockets_leave("a")
+            (remote,) = [socket for socket in await one.io.fetch_sockets("b", "c") if socket.id == far.id]
+            assert remote.rooms == {"b", "c", far.id}
+            remote.emit("you alone")
+            assert await far.event() == ["you alone"]
+            remote.leave("b")
+            one.io.to("b").emit("near alone")
+            assert await near.event() == ["near alone"]
+            remote.disconnect()
+            assert await far.peer.text() == "41"
+            one.io.disconnect_sockets(close=True)
+            assert await near.peer.text() == "41"
+            await near.peer.until_close()
+
+    run(main())
+
+
+def test_servers_talk_among_themselves(run: Run) -> None:
+    """`server_side_emit` reaches the other servers, not this one; `server_side_call` brings what each answers, and a
+    handler that fails answers that."""
+
+    async def main() -> None:
+        async with nodes(3) as (one, two, three):
+            heard: list[Any] = []
+            for number, node in enumerate((one, two, three)):
+
+                @node.io.on_server_side("count")
+                async def count(x: int, number: int = number) -> int:
+                    heard.append(number)
+                    await asyncio.sleep(0)
+                    if x < 0:
+                        raise RuntimeError("as asked")
+                    return x + number
+
+            assert sorted(await one.io.server_side_call("count", 10)) == [11, 12]
+            assert sorted(heard) == [1, 2]
+            one.io.server_side_emit("count", 1)
+            await eventually(lambda: sorted(heard) == [1, 1, 2, 2], "the others hear it")
+            assert await one.io.server_side_call("count", -1) == [{"error": "internal"}] * 2
+            assert await one.io.server_side_call("nobody hears") == [None, None]
+
+    run(main())
+
+
+def test_a_node_that_is_cut_off_is_named(run: Run) -> None:
+    """A question to a node that does not answer ends in time, with what the others said and its name."""
+
+    async def main() -> None:
+        async with nodes(3) as (one, two, three), client(two) as far:
+            three.adapter.cut = True
+            with pytest.raises(CallTimeout) as caught:
+                await one.io.fetch_sockets()
+            assert len(caught.value.missing) == 1
+            assert caught.value.missing[0] in others(one)
+            one.io.emit("still")
+            assert await far.event() == ["still"]
+
+    run(main())
+
+
+def test_a_node_that_leaves_is_not_waited_for(run: Run) -> None:
+    """A node that stopped is asked no more: questions come back at once."""
+
+    async def main() -> None:
+        cluster = MemoryCluster()
+        ios = [SocketIO(adapter=cluster.adapter()) for _ in range(2)]
+        async with partyline_server(extras=[ios[0]]):
+            assert ios[0].nodes is not None
+            async with partyline_server(extras=[ios[1]]):
+                await eventually(lambda: ios[0].nodes.others, "the other one is there")  # type: ignore[union-attr]
+            await eventually(lambda: not ios[0].nodes.others, "the other one is gone")  # type: ignore[union-attr]
+            assert await ios[0].fetch_sockets() == []
+
+    run(main())
+
+
+def test_recovery_wants_one_log(run: Run) -> None:
+    """Nodes with a log each cannot recover each other's sessions: that is said, not half done."""
+    with pytest.raises(ConfigError, match="recovery_window"):
+        SocketIO(adapter=MemoryCluster().adapter(), recovery_window=120.0)
