@@ -127,7 +127,8 @@ def test_a_killed_server(tmp_path: Path) -> None:
 
 
 def test_a_long_absence() -> None:
-    """Who was away while more was said than a page of the log holds gets all of it, in order."""
+    """Who was away while more was said than a page of the log holds gets all of it, in order, and among it what they
+    had said themselves without knowing that it was kept."""
 
     async def main() -> None:
         extras = chat.extras()
@@ -135,8 +136,11 @@ def test_a_long_absence() -> None:
 
         async def publish(numbers: range) -> None:
             for number in numbers:
-                message = {"id": f"id {number}", "by": "x", "name": "Lin", "text": str(number), "time": number}
-                await namespace.publish(room_of("den"), "said", message)
+                await say(str(number), f"id {number}")
+
+        async def say(text: str, name: str) -> None:
+            message = {"id": name, "by": "x", "name": "Lin", "text": text, "time": 1000}
+            await namespace.publish(room_of("den"), "said", message)
 
         async with (
             partyline_server(extras=extras) as (server, url),
@@ -150,10 +154,14 @@ def test_a_long_absence() -> None:
             for connection in tuple(server.site.live):
                 connection.abort()
             await ada.page.locator("#banner", has_text="Connection lost").wait_for()
-            await publish(range(10, 180))
+            await ada.say("own")
+            await publish(range(10, 100))
+            await say("own", await ada.page.get_attribute(".pending", "data-id"))
+            await publish(range(100, 180))
             await ada.page.context.set_offline(False)
             await ada.sees("179")
-            assert await ada.texts() == [str(number) for number in range(180)]
+            assert await ada.texts() == [*map(str, range(100)), "own", *map(str, range(100, 180))]
+            assert await ada.page.locator(".pending").count() == 0
 
     asyncio.run(main())
 

@@ -170,9 +170,9 @@ export class Conversation {
 
   // The messages
 
-  /** @param {string} id */
+  /** Whether this message of the log is here; an own one on its way is not, wherever it may be. @param {string} id */
   has(id) {
-    return this.#items.has(id);
+    return this.#items.get(id)?.classList.contains("pending") === false;
   }
 
   get empty() {
@@ -183,7 +183,7 @@ export class Conversation {
   add(message) {
     const known = this.#items.get(message.id);
     if (known && !known.classList.contains("pending")) return;
-    this.#place(message, known, $("log").querySelector(".pending:not(.stuck)"));
+    this.#place(message, known, $("log").querySelector(".pending"));
     if (message.mine) return;
     const from = message.name ?? "Stranger";
     this.typing(message.by, from, false);
@@ -283,6 +283,7 @@ export class Conversation {
   #make({ id, by, name, text, mine }) {
     const item = element("li", "message" + (mine ? " mine" : ""));
     item.dataset.by = mine ? "me" : by;
+    item.dataset.id = id;
     const head = element("p", "by");
     const who = element("bdi", name && !mine ? hue(by) : "", mine ? "You" : (name ?? "Stranger"));
     head.append(who, " ", element("time"));
