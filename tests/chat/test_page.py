@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
+import partyline
 from partyline import chat
-from partyline.chat.rooms import room_of
+from partyline.chat.rooms import Rooms, room_of
 from tests import tools
 from tests.process import serving
-from tests.server.servers import partyline_server
+from tests.server.servers import eventually, partyline_server
 
 from .browser import chromium, visitors
 from .node import STATIC
@@ -101,13 +102,15 @@ def test_a_killed_server(tmp_path: Path) -> None:
                 for one in (ada, lin):
                     await one.page.locator("#banner", has_text="Connection lost").wait_for()
                 await lin.say("meanwhile from Lin")
-                await ada.say("meanwhile from Ada")
-                await ada.page.locator(".pending", has_text="meanwhile from Ada").wait_for()
+                for text in ("meanwhile from Ada", "and more", "and yet more"):
+                    await ada.say(text)
+                await ada.page.locator(".pending", has_text="and yet more").wait_for()
                 await ada.page.fill("#text", "half-typed")
                 async with serving(db=database, port=port):
+                    healed = [one.page.locator("#banner", has_text="Connected again").wait_for() for one in (ada, lin)]
+                    await asyncio.gather(*healed)
                     for one in (ada, lin):
-                        await one.page.locator("#banner", has_text="Connected again").wait_for()
-                        for text in (*burst, "meanwhile from Ada", "meanwhile from Lin"):
+                        for text in (*burst, "and yet more", "meanwhile from Lin"):
                             await one.sees(text)
                     assert await ada.page.input_value("#text") == "half-typed"
                     await ada.page.press("#text", "Enter")
@@ -117,11 +120,51 @@ def test_a_killed_server(tmp_path: Path) -> None:
                     assert seen == await lin.texts()
                     assert seen[:4] == said
                     ours = [text for text in seen[4:] if text != "meanwhile from Lin"]
-                    assert ours == [*burst, "meanwhile from Ada", "half-typed"]
-                    assert len(seen) == 12
+                    assert ours == [*burst, "meanwhile from Ada", "and more", "and yet more", "half-typed"]
+                    assert len(seen) == 14
                     await ada.page.reload()
                     await ada.sees("half-typed")
                     assert await ada.texts() == seen
+
+    asyncio.run(main())
+
+
+def test_an_answer_that_is_lost() -> None:
+    """A message that was kept, but whose answer and whose coming never arrived, is not said again to a server that has
+    forgotten its id, as one that was started again has; and it shows as sent."""
+    swallowing = True
+
+    def between(socket: Any) -> None:
+        server = socket.connect_to_server()
+        socket.on_message(lambda packet: server.send(packet))
+        server.on_message(
+            lambda packet: None if swallowing and ("text" in packet or "[{}]" in packet) else socket.send(packet)
+        )
+
+    async def main() -> None:
+        nonlocal swallowing
+        io = partyline.SocketIO()
+        namespace = io.namespace("/chat")
+        rooms = Rooms(namespace)
+        async with (
+            partyline_server(extras=[io, partyline.Pages(STATIC)]) as (server, url),
+            chromium() as browser,
+            visitors(browser, url, 1) as (ada,),
+        ):
+            await ada.page.route_web_socket(re.compile("socket.io"), between)
+            await ada.enter("Ada", "den")
+            await ada.say("hello")
+            await ada.say("hello again")
+            await eventually(lambda: server.store.head == 1, "the first one is kept")
+            assert await ada.page.locator(".pending").count() == 2
+            swallowing = False
+            rooms.said.clear()
+            for connection in tuple(server.site.live):
+                connection.abort()
+            await ada.sees("hello again")
+            assert await ada.texts() == ["hello", "hello again"]
+            entries = await namespace.history(room_of("den"))
+            assert [entry.arguments[0]["text"] for entry in entries] == ["hello", "hello again"]
 
     asyncio.run(main())
 

@@ -45,6 +45,7 @@ def test_two_talk() -> None:
         async with strangers(3) as (_, (one, other, third)):
             await pair(one, other)
             await third.call("start")
+            assert await one.call("start") == {}  # who talks goes on talking
             assert await one.call("say", "hello") == {}
             (said,) = await other.hears("said")
             assert said["text"] == "hello"
@@ -54,6 +55,7 @@ def test_two_talk() -> None:
             assert await other.call("say", "hello back") == {}
             await one.hears("said")
             assert third.all("said") == third.all("typing") == third.all("paired") == []
+            assert one.all("paired") == other.all("paired") == [[]]
 
     asyncio.run(main())
 

@@ -393,6 +393,7 @@ LINK = (("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate"), ("sec-
         ((*LINK[:2], ("sec-fetch-dest", "iframe")), False),
         ((*LINK[:2], ("sec-fetch-dest", "embed")), False),
         ((*LINK, ("sec-fetch-dest", "iframe")), False),
+        ((("sec-fetch-dest", "iframe"), *LINK), False),
         ((LINK[0], ("sec-fetch-mode", "no-cors"), ("sec-fetch-dest", "script")), False),
         ((LINK[0], ("sec-fetch-mode", "cors"), ("sec-fetch-dest", "empty")), False),
         ((*LINK, ("origin", "http://evil.com")), False),
