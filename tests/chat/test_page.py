@@ -388,6 +388,11 @@ def test_ten_thousand_characters() -> None:
             await ada.sees("x" * 4_000)
             bubble = ada.page.locator(".bubble")
             folded = (await bubble.bounding_box())["height"]
+            # The box that one writes in grows, and the end of the messages stays in sight.
+            end = "(s => s.scrollHeight - s.scrollTop - s.clientHeight)(document.querySelector('#scroller'))"
+            for text in ("line\n" * 30, "", "word " * 500):
+                await ada.page.fill("#text", text)
+                await ada.until(f"() => {end} < 2")
             await ada.page.get_by_role("button", name="Show all").click()
             assert (await bubble.bounding_box())["height"] > folded
 

@@ -76,6 +76,7 @@ export class Conversation {
   #items = new Map();
   #unread = 0;
   #near = true; // the end is in sight, and stays so
+  #height = 0; // of the window on the messages, when the end was last shown
   #typed = 0;
   /** @type {Map<string, any>} who types: the timer that ends it */
   #typists = new Map();
@@ -153,6 +154,7 @@ export class Conversation {
     const count = [...text.value.trim()].length;
     text.style.height = "auto";
     text.style.height = `${text.scrollHeight + 2}px`;
+    if (this.#near) this.toEnd();
     $("composer").querySelector("button").disabled = text.disabled || !count || count > MOST_TEXT;
     const counter = $("counter");
     counter.hidden = count < MOST_TEXT * 0.9;
@@ -329,12 +331,15 @@ export class Conversation {
   toEnd() {
     this.#near = true;
     const scroller = $("scroller");
+    this.#height = scroller.clientHeight;
     scroller.scrollTop = scroller.scrollHeight;
     $("newer").hidden = true;
   }
 
   #scrolled() {
     const { scrollTop, scrollHeight, clientHeight } = $("scroller");
+    // The window or the box to write in has taken or left place: that is nobody scrolling.
+    if (this.#height !== clientHeight && this.#near) return this.toEnd();
     this.#near = scrollHeight - scrollTop - clientHeight < 60;
     if (this.#near) $("newer").hidden = true;
     if (scrollTop < 300) this.fill();
