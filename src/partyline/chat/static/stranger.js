@@ -168,6 +168,7 @@ export class Strangers {
 
   /** @param {"start" | "next"} how */
   async #start(how) {
+    this.conversation = this.#fresh(); // nothing of the last talk stays on the page
     this.#become("waiting");
     const talks = this.#talks;
     const { error, message } = await this.#ask(how);
@@ -179,6 +180,7 @@ export class Strangers {
   }
 
   #stop() {
+    this.conversation = this.#fresh();
     this.#become("idle");
     this.#ask("stop");
   }
