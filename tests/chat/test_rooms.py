@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from partyline import chat
-from partyline.chat.rooms import PAGE, Guest, Rooms, Saying, person, room_of
+from partyline.chat.rooms import MOST_PAGE, PAGE, Guest, Rooms, Saying, person, room_of
 from partyline.errors import StoreUnavailable
 from tests.process import serving
 from tests.server.servers import partyline_server
@@ -121,8 +121,8 @@ def test_pages_of_the_log() -> None:
         async with chatting(1) as (namespace, (ada,)):
             count = PAGE * 2 + 7
             for number in range(count):
-                await namespace.publish(room_of("den"), "said", {"id": str(number)})
-                await namespace.publish(room_of("attic"), "said", {"id": "foreign"})
+                await namespace.publish(room_of("den"), "said", {"id": str(number), "text": ""})
+                await namespace.publish(room_of("attic"), "said", {"id": "foreign", "text": ""})
             page = await ada.call("enter", who("Ada"))
             found = page["messages"]
             sizes = [len(found)]
@@ -134,6 +134,25 @@ def test_pages_of_the_log() -> None:
             assert sizes == [PAGE, PAGE, 7]
             for before in ("nonsense", "0" * 16 + "-99999999999999999999", ""):
                 assert (await ada.call("older", before))["error"] == "invalid_position"
+
+    asyncio.run(main())
+
+
+def test_pages_of_long_messages() -> None:
+    """Where the longest messages stand, a page ends early, and still all of them come, each once and in order."""
+
+    async def main() -> None:
+        async with chatting(1) as (namespace, (ada,)):
+            for number in range(40):
+                await namespace.publish(room_of("den"), "said", {"id": number, "text": "\U0001f642" * 4_000})
+            page = await ada.call("enter", who("Ada"))
+            found, pages = page["messages"], 1
+            assert len(found) == MOST_PAGE // 4_000
+            while page["before"]:
+                page = await ada.call("older", page["before"])
+                found, pages = page["messages"] + found, pages + 1
+            assert [message["id"] for message in found] == list(range(40))
+            assert pages == 4
 
     asyncio.run(main())
 
@@ -183,6 +202,7 @@ HOSTILE = [
     "\x00\x07\x1b[2J\x7f\x85",
     "",
     " \u200b\ufeff ",
+    "\u200d\ufe0f\u0301",
 ]
 
 
@@ -201,6 +221,8 @@ def test_hostile_values_in_every_field() -> None:
                 assert answer == {} or (answer["error"], answer["field"]) in (("empty", "text"), ("too_long", "text"))
                 assert (await ada.call("say", {"id": value, "text": "x"})).keys() <= {"error", "message", "field"}
             assert len(lin.all("said")) >= 5
+            names = {came["name"] for (came,) in lin.all("came")}
+            assert all(any(letter.isprintable() and letter.strip() for letter in name) for name in names)
             json.dumps(lin.heard, ensure_ascii=False).encode()  # no half characters
 
     asyncio.run(main())

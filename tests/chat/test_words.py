@@ -65,6 +65,9 @@ def test_lengths() -> None:
     assert caught.value.answer["field"] == "name"
     assert name("  Ada \u202e\t Lovelace ", 40, "name") == "Ada Lovelace"
     assert name("e\u0301", 1, "name") == "é"
+    for unseen in ("", " \t", "\u200b", "\u200d\ufe0f", "\u3164\u2800", "\u0301"):
+        with pytest.raises(Refused, match="at least one character that can be seen"):
+            name(unseen, 40, "name")
 
 
 def test_the_pace() -> None:

@@ -14,7 +14,8 @@ import msgspec
 import partyline
 from partyline.chat.words import MOST_NAME, MOST_ROOM, Answer, Pace, Refused, name, text
 
-PAGE = 50  # messages
+PAGE = 50  # messages, of which as many come as have
+MOST_PAGE = 50_000  # characters
 MOST_SHOWN = 200  # people by name
 REMEMBERED = 10_000  # ids of messages, so that none is said twice
 
@@ -76,13 +77,10 @@ class Rooms:
         people.setdefault(member.by, []).append(called)
         news = {"by": member.by, "name": called, "count": len(people)}
         socket.to(room).emit("came", news)
+        shown = [{"by": by, "name": names[-1]} for by, names in list(people.items())[-MOST_SHOWN:]]
+        count = len(people)
         # In the room first, then its log: what is said meanwhile comes twice rather than not at all.
-        return {
-            "me": member.by,
-            "people": [{"by": by, "name": names[-1]} for by, names in list(people.items())[-MOST_SHOWN:]],
-            "count": len(people),
-            **await self._page(room, None),
-        }
+        return {"me": member.by, "people": shown, "count": count, **await self._page(room, None)}
 
     async def older(self, socket: partyline.Socket, before: str) -> Answer:
         """The page of the log that ends before a place in it."""
@@ -93,7 +91,7 @@ class Rooms:
         except Refused as refused:
             return refused.answer
         except partyline.PartylineError as error:
-            return {"error": error.code, "message": error.message, "field": "before"}
+            return {"error": error.code, "message": error.message}
 
     async def say(self, socket: partyline.Socket, saying: Saying) -> Answer:
         """Say something to all in the room, oneself among them; answered when it is kept."""
@@ -158,9 +156,18 @@ class Rooms:
 
     async def _page(self, room: str, before: partyline.Position | None) -> Answer:
         """A page of the log, oldest message first, and the place before which the next one ends."""
-        entries = await self.chat.history(room, before=before, limit=PAGE)
+        try:
+            entries = await self.chat.history(room, before=before, limit=PAGE)
+        except partyline.PartylineError as error:
+            return {"error": error.code, "message": error.message}
+        full, size = len(entries) == PAGE, 0
+        for number, entry in enumerate(reversed(entries)):
+            size += len(entry.arguments[0]["text"])
+            if number and size > MOST_PAGE:  # more would not fit into a slow client's outbox
+                entries, full = entries[-number:], True
+                break
         messages = [entry.arguments[0] for entry in entries]
-        return {"messages": messages, "before": str(entries[0].position) if len(entries) == PAGE else None}
+        return {"messages": messages, "before": str(entries[0].position) if full else None}
 
 
 def room_of(called: str) -> str:

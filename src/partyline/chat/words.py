@@ -16,7 +16,9 @@ Answer = dict[str, Any]
 
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # but tabs and line ends
 # What writes nothing itself and could make a name look like another; what joins emoji and letters stays.
-_HIDDEN = re.compile(r"[\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]")
+_HIDDEN = re.compile(
+    r"[\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\u115f\u1160\u2800\u3164\uffa0]"
+)
 _HALVES = re.compile(r"[\ud800-\udfff]")
 
 
@@ -44,7 +46,7 @@ def name(given: str, most: int, field: str) -> str:
     """A name in one line, without what cannot be seen, spelt in one way. Raises Refused."""
     visible = _HIDDEN.sub("", _CONTROLS.sub(" ", _HALVES.sub("\ufffd", given)))
     found = unicodedata.normalize("NFC", " ".join(visible.split()))
-    if not found:
+    if not any(unicodedata.category(letter)[0] in "LNPS" for letter in found):
         raise Refused("empty", f"the {field} needs at least one character that can be seen", field=field)
     if len(found) > most:
         raise Refused(

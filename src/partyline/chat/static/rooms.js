@@ -83,7 +83,8 @@ export class Room {
     const { conversation } = this;
     try {
       const answer = await this.socket.call("enter", this.who);
-      if (answer.error) return answer.error === "rate_limited" ? this.#later(() => this.#enter(), 2000) : this.refused(answer);
+      if (answer.field) return this.refused(answer);
+      if (answer.error) return this.#later(() => this.#enter(), 2000);
       this.#me = answer.me;
       this.#people = new Map(answer.people.map((/** @type {any} */ { by, name }) => [by, name]));
       this.#count = answer.count;
