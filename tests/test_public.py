@@ -14,6 +14,7 @@ import partyline
 
 # A name that goes is a broken promise, a name that comes is a new one: either is written down here on purpose.
 NAMES = [
+    "Acknowledge",
     "CallTimeout",
     "ConfigError",
     "ConnectionRefused",
@@ -33,6 +34,7 @@ NAMES = [
     "running",
 ]
 HOMES = {
+    "Acknowledge": "partyline.socketio.acks",
     "CallTimeout": "partyline.errors",
     "ConfigError": "partyline.errors",
     "ConnectionRefused": "partyline.errors",

@@ -8,8 +8,9 @@ from __future__ import annotations
 import socket
 import sys
 
-import socketio
 import uvicorn
+
+import socketio
 
 sio = socketio.AsyncServer(async_mode="asgi")
 

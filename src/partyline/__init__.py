@@ -11,6 +11,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _WHERE = {
+    "Acknowledge": "partyline.socketio.acks",
     "Pages": "partyline.server.pages",
     "Partyline": "partyline.app",
     "PartylineError": "partyline.errors",
@@ -31,6 +32,7 @@ _WHERE = {
 }
 
 __all__ = [
+    "Acknowledge",
     "CallTimeout",
     "ConfigError",
     "ConnectionRefused",

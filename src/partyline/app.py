@@ -21,7 +21,9 @@ from starlette.routing import BaseRoute, Route, Router
 from starlette.types import ASGIApp
 
 from partyline import __version__, log
+from partyline.bridge import serve_relay
 from partyline.config import ApiKey, Settings
+from partyline.engineio.engine import EngineIO
 from partyline.errors import ConfigError, InvalidValue, NotFound
 from partyline.hub.hub import Hub, RoomRules
 from partyline.hub.timers import Timers
@@ -40,6 +42,7 @@ from partyline.relay.signers import check_keys, signers
 from partyline.server.gate import ErrorAnswers, Gate
 from partyline.server.shell import Shell, tls_context
 from partyline.server.site import Background, ConnectionLimits, Extra, Site, first_of
+from partyline.socketio.server import SocketIO
 from partyline.stores.memory import MemoryStore
 from partyline.stores.memory import Retention as MemoryRetention
 from partyline.stores.retention import Bounds, Retention
@@ -225,6 +228,11 @@ def build(
             max_batch_body=settings.max_batch_body,
             deflate=settings.permessage_deflate,
         )
+        if not any(isinstance(extra, SocketIO | EngineIO) for extra in extras):
+            extras = (*extras, SocketIO())  # for the relay's topics
+        for extra in extras:
+            if isinstance(extra, SocketIO):
+                serve_relay(extra, services)
         site.route = first_of(relay.upgrade, api.upgrade, *(extra.upgrade for extra in extras))
         for extra in extras:
             extra.attach(site)

@@ -9,10 +9,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from websockets.asyncio.client import connect
+
 from partyline import chat
 from partyline.chat.rooms import MOST_PAGE, PAGE, Guest, Rooms, Saying, person, room_of
 from partyline.errors import StoreUnavailable
 from tests.process import serving
+from tests.server.peers import connected, request
 from tests.server.servers import partyline_server
 
 from .guests import Guest as Client
@@ -278,15 +281,20 @@ def test_a_room_can_be_named_like_a_socket() -> None:
 
 
 def test_the_setting_turns_it_off(tmp_path: Path) -> None:
-    """`chat = false`: neither the page nor its Socket.IO server is there."""
-    from tests.server.peers import connected, request
+    """`chat = false`: neither the page nor a namespace of it is there."""
 
     async def main() -> None:
         for arguments, status in (((), 200), (("--set", "chat=false"), 404)):
             async with serving(*arguments) as server, connected(server.url) as peer:
-                for path in ("/", "/socket.io/?EIO=4&transport=polling"):
+                for path in ("/", "/chat.js"):
                     await peer.send(request("GET", path))
                     assert (await peer.answer()).status == status, path
+                for namespace in ("/chat", "/stranger"):
+                    url = server.url.replace("http", "ws") + "/socket.io/?EIO=4&transport=websocket"
+                    async with connect(url) as line:
+                        await line.recv()
+                        await line.send(f"40{namespace},")
+                        assert (str(await line.recv()).startswith(f"40{namespace},")) is (status == 200)
                 assert server.facts["chat"] == (f"{server.url}/" if status == 200 else "off")
 
     asyncio.run(main())

@@ -32,8 +32,8 @@ class Block:
         return self.words.strip().removeprefix("file=") if "file=" in self.words else None
 
 
-def blocks() -> Iterator[Block]:
-    for match in _BLOCK.finditer(README.read_text("utf-8")):
+def blocks(page: Path = README) -> Iterator[Block]:
+    for match in _BLOCK.finditer(page.read_text("utf-8")):
         yield Block(match[1], match[2], match[3])
 
 

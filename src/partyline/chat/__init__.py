@@ -52,7 +52,7 @@ STATIC = Path(__file__).parent / "static"
 
 def extras() -> list[Any]:
     """What `partyline.build(settings, extras=...)` serves: the page at `/`, its Socket.IO server at `/socket.io/`."""
-    io = partyline.SocketIO(max_payload=100_000)
+    io = partyline.SocketIO()
     Rooms(io.namespace("/chat"))
     Strangers(io.namespace("/stranger"))
     return [io, partyline.Pages(STATIC)]

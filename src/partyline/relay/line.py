@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Final, cast
+from typing import Any, Final, Protocol, cast
 
 from partyline import log
 from partyline.errors import Conflict, InvalidValue, NotFound, PartylineError, Unauthenticated
@@ -47,6 +47,18 @@ class LineDialect:
         if self.agreed is not None and len(text) >= self.compress_from:
             return frame(TEXT, deflate(text, self.agreed.window_bits), rsv1=True)
         return text_frame(text)
+
+
+class LineConnection(Connection, Protocol):
+    """What carries a line: a WebSocket, or something that stands for one and has its own dialect."""
+
+    def send_utf8(self, payload: bytes) -> None:
+        """A frame of the line as JSON."""
+        ...
+
+    async def drained(self) -> None:
+        """Return when there is room for more, or the connection is gone."""
+        ...
 
 
 @lru_cache(maxsize=64)
@@ -117,7 +129,7 @@ class LineSession:
         self._services = services
         self._principal = principal
         self._address = address
-        self._connection: WebSocket | None = None
+        self._connection: LineConnection | None = None
         self._subscriptions: dict[str, _Subscription] = {}
         self._jobs: deque[tuple[wire.CommandId, Callable[[], Awaitable[None]]]] = deque()
         self._worker: asyncio.Task[None] | None = None
@@ -135,10 +147,10 @@ class LineSession:
     # interfaces.Session
 
     def opened(self, connection: Connection) -> None:
-        assert isinstance(connection, WebSocket)
-        self._connection = connection
+        self._connection = cast("LineConnection", connection)
         services = self._services
-        connection.dialect = _dialect(services.store.epoch, connection.deflate, services.rules.compress_from)
+        if isinstance(connection, WebSocket):
+            connection.dialect = _dialect(services.store.epoch, connection.deflate, services.rules.compress_from)
         self._opened_at = services.timers.now()
         self._advanced = services.hub.fanned_out
         self._say(

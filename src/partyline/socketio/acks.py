@@ -11,6 +11,24 @@ from partyline.errors import CallTimeout
 Answered = Callable[[list[Any]], object]
 
 
+class Acknowledge:
+    """A handler's parameter of this type, its last one, is a function that acknowledges the event.
+
+    `acknowledge(*values)` may be called while the handler goes on, or behind it; the second call does nothing, and what
+    the handler returns is no acknowledgement then. Where the client wants none, nothing is sent. Raises InvalidValue.
+    """
+
+    __slots__ = ("_send",)
+
+    def __init__(self, send: Callable[[tuple[Any, ...]], None] | None) -> None:
+        self._send = send
+
+    def __call__(self, *values: Any) -> None:
+        send, self._send = self._send, None
+        if send is not None:
+            send(values)
+
+
 def one(arguments: list[Any]) -> Any:
     """An acknowledgement as a value: nothing, its only argument, or a tuple of several."""
     if len(arguments) == 1:

@@ -188,7 +188,7 @@ class Connection:
                 self._refuse(name, "Invalid namespace")
                 return
             handshake = self._handshake.of(packet.auth)
-            recovery = self._io.recovery
+            recovery = None if namespace.log is None else self._io.recovery
             restored = None
             if recovery is not None and "pid" in handshake.auth:
                 restored = await recovery.restore(namespace, handshake.auth)

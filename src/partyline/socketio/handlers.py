@@ -15,6 +15,7 @@ from typing import Any, Final, TypeVar, get_args
 import msgspec
 
 from partyline.errors import ConfigError, InvalidPacket, InvalidValue
+from partyline.socketio.acks import Acknowledge
 from partyline.wire.socketio.packets import RESERVED, Event
 
 Function = Callable[..., Any]
@@ -33,14 +34,25 @@ class Handler:
     where an annotation is nothing that a value could be checked against.
     """
 
-    __slots__ = ("_least", "_most", "_parameters", "_plain", "_rest", "concurrent", "coroutine", "function", "inline")
+    __slots__ = (
+        "_least",
+        "_most",
+        "_parameters",
+        "_plain",
+        "_rest",
+        "acknowledges",
+        "concurrent",
+        "coroutine",
+        "function",
+        "inline",
+    )
 
     def __init__(self, function: Function, *, leading: int = 1, concurrent: bool = False) -> None:
         self.function = function
         self.concurrent = concurrent
         self.coroutine = inspect.iscoroutinefunction(function)
         self.inline = not self.coroutine or not _pauses(function)
-        parameters, self._rest, self._least = _parameters(function, leading)
+        parameters, self._rest, self._least, self.acknowledges = _parameters(function, leading)
         self._parameters = parameters
         self._most = len(parameters)
         self._plain = all(parameter is None for parameter in parameters) and not isinstance(self._rest, _Type)
@@ -126,8 +138,9 @@ def _of_pydantic(annotation: Any) -> bool:
     return hasattr(annotation, "__get_pydantic_core_schema__") or any(map(_of_pydantic, get_args(annotation)))
 
 
-def _parameters(function: Function, leading: int) -> tuple[list[_Type | None], _Type | bool | None, int]:
-    """What each parameter takes, what a starred one does (None: there is none), and how many there must be."""
+def _parameters(function: Function, leading: int) -> tuple[list[_Type | None], _Type | bool | None, int, bool]:
+    """What each parameter takes, what a starred one does (None: there is none), how many there must be, and whether
+    the last one is for the acknowledgement."""
     where = getattr(function, "__qualname__", repr(function))
     try:
         signature = inspect.signature(function, eval_str=True)
@@ -139,7 +152,13 @@ def _parameters(function: Function, leading: int) -> tuple[list[_Type | None], _
     rest: _Type | bool | None = None
     least = 0
     skip = leading
+    acknowledges = False
     for parameter in signature.parameters.values():
+        if acknowledges:
+            raise ConfigError(f"{where}: an argument of type Acknowledge is the last one")
+        if parameter.annotation is Acknowledge:
+            acknowledges = True
+            continue
         if parameter.kind is parameter.VAR_KEYWORD:
             continue
         if parameter.kind is parameter.KEYWORD_ONLY:
@@ -163,7 +182,7 @@ def _parameters(function: Function, leading: int) -> tuple[list[_Type | None], _
             least += parameter.default is parameter.empty
     if skip:
         raise ConfigError(f"{where} takes too few arguments: the socket comes first")
-    return kinds, rest, least
+    return kinds, rest, least, acknowledges
 
 
 def _pauses(function: Function) -> bool:

@@ -43,6 +43,7 @@ class Namespace(Broadcast):
         "members",
         "name",
         "params",
+        "recovers",
         "sockets",
         "watched",
     )
@@ -60,6 +61,7 @@ class Namespace(Broadcast):
         self.params = params or {}
         self.handlers = Handlers() if handlers is None else handlers
         self.dynamic = params is not None
+        self.recovers = True  # where the server has recovery on
         self.sockets: dict[str, Socket] = {}
         self.members = Rooms()
         self.watched: set[Socket] = set()  # sockets that want to know what leaves

@@ -237,8 +237,9 @@ class SocketIO(Namespace):
     def _open_journal(self, namespace: Namespace) -> None:
         site = self.engine.site
         if site.hub is not None and site.store is not None and self._adapter is None:
-            namespace.journal = Journal(namespace, site.hub, site.store, recovery=self.recovery is not None)
-            namespace.log = namespace.journal if self.recovery is not None else None
+            recovery = self.recovery is not None and namespace.recovers
+            namespace.journal = Journal(namespace, site.hub, site.store, recovery=recovery)
+            namespace.log = namespace.journal if recovery else None
 
     def routes(self) -> Sequence[BaseRoute]:
         """Its HTTP path."""

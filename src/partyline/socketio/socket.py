@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, Final
 from partyline import log
 from partyline.errors import CallTimeout, InvalidPacket, InvalidValue, PeerGone
 from partyline.models import Audience, Payload
-from partyline.socketio.acks import Answered, one
+from partyline.socketio.acks import Acknowledge, Answered, one
 from partyline.socketio.broadcast import Broadcast, names
 from partyline.socketio.handlers import Function, Handler, awaited, check_event, problem, result_of
-from partyline.wire.socketio.packets import Event, Messages
+from partyline.wire.socketio.packets import Event, Messages, Parser
 
 if TYPE_CHECKING:
+    from partyline.engineio.connection import Connection as EngineConnection
     from partyline.interfaces import Dialect
     from partyline.socketio.connection import Connection
     from partyline.socketio.handshake import Handshake
@@ -244,6 +245,18 @@ class Socket:
         if not self._outgoing:
             self.namespace.watched.discard(self)
 
+    # What carries it
+
+    @property
+    def engine(self) -> EngineConnection:
+        """The Engine.IO connection that it shares with its client's other namespaces."""
+        return self._connection.engine
+
+    @property
+    def parser(self) -> Parser:
+        """How its packets are written."""
+        return self._connection.parser
+
     # interfaces.Connection, for the rooms
 
     @property
@@ -274,11 +287,16 @@ class Socket:
 
     def send_event(self, event: str, arguments: tuple[Any, ...], ack: int | None = None) -> None:
         """Send an event to this socket alone, without an offset."""
-        messages = self._connection.parser.event(self.namespace.name, event, arguments, ack)
+        namespace = self.namespace
+        messages = self._connection.parser.event(namespace.name, event, arguments, ack)
         if self._outgoing:
             self.tell_outgoing(event, arguments)
-        if self.connected:
-            self.namespace.in_turn(self, messages)
+        if not self.connected:
+            return
+        if namespace.log is None and self._held is None and len(messages) == 1:
+            self._connection.engine.send_message(messages[0])  # the common way, without a call more than it needs
+        else:
+            namespace.in_turn(self, messages)
 
     def tell_outgoing(self, event: str, arguments: tuple[Any, ...]) -> None:
         """An event leaves: tell who wants to know."""
@@ -391,9 +409,9 @@ class Socket:
 
     def _begin(self, event: Event) -> None:
         """Handle an event that nothing stands before: at once, or in a task behind which the others wait."""
-        namespace = self.namespace
-        found = namespace.handlers.events.get(event.name)
-        if not namespace.handlers.any and self._listeners is None and not self._incoming:
+        handlers = self.namespace.handlers
+        found = handlers.events.get(event.name)
+        if self._listeners is None and not handlers.any and not self._incoming:
             if found is None:
                 return
             handler = found[0]
@@ -413,6 +431,8 @@ class Socket:
             self._invalid(event, error)
             return
         try:
+            if handler.acknowledges:
+                arguments = (*arguments, self._acknowledge_of(event))
             result = handler.function(self, *arguments)
             if handler.coroutine:
                 result = result_of(result)
@@ -421,19 +441,22 @@ class Socket:
             self._acknowledge(event, _INTERNAL)
             return
         if result is not None and inspect.isawaitable(result):
-            self._start(self._finish(event, result))
+            self._start(self._finish(event, result, answers=not handler.acknowledges))
         else:
-            if event.id is not None:
+            if event.id is not None and not handler.acknowledges:
                 self._acknowledge(event, result)
-            self.namespace.handled(self)
+            if self.namespace.io.recovery is not None:
+                self.namespace.handled(self)
 
-    async def _finish(self, event: Event, result: Any) -> None:
+    async def _finish(self, event: Event, result: Any, *, answers: bool) -> None:
         try:
             answer = await result
         except Exception:
             self._failed(event.name)
-            answer = _INTERNAL
-        self._acknowledge(event, answer)
+            self._acknowledge(event, _INTERNAL)
+        else:
+            if answers:
+                self._acknowledge(event, answer)
         self.namespace.handled(self)
 
     def _start(self, coroutine: Coroutine[Any, Any, None]) -> None:
@@ -488,22 +511,24 @@ class Socket:
             except Exception:
                 self._failed(event.name)
                 answer = _INTERNAL
-        heard = False
+        answers = False
         for handler, leading in self._hearing(event.name):
-            heard = True
+            answers = answers or not handler.acknowledges
             try:
                 bound = handler.bind(event)
             except (InvalidValue, InvalidPacket) as error:
                 self._invalid(event, error)
                 return
+            if handler.acknowledges:
+                bound = (*bound, self._acknowledge_of(event))
             try:
                 result = await awaited(handler.function(*leading, *bound))
             except Exception:
                 self._failed(event.name)
-                result = _INTERNAL
+                result, answers = _INTERNAL, True
             if answer is None:
                 answer = result
-        if heard:
+        if answers:
             self._acknowledge(event, answer)
         self.namespace.handled(self)
 
@@ -516,6 +541,16 @@ class Socket:
         return hearing
 
     # Answers
+
+    def _acknowledge_of(self, event: Event) -> Acknowledge:
+        """For a handler that acknowledges by itself: of us the client only hears that it failed."""
+
+        def send(values: tuple[Any, ...]) -> None:
+            number, event.id = event.id, None
+            if number is not None and self.connected:
+                self.namespace.in_turn(self, self.parser.ack(self.namespace.name, number, values))
+
+        return Acknowledge(send)
 
     def _acknowledge(self, event: Event, result: Any) -> None:
         if event.id is None or not self.connected:

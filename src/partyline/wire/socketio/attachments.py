@@ -18,9 +18,13 @@ def take_out(values: Sequence[Any]) -> tuple[Sequence[Any], list[bytes]]:
 
     Values without any come back as they are; nothing is ever changed in place.
     """
+    for value in values:
+        if type(value) not in _PLAIN:
+            break
+    else:
+        return values, []
     attachments: list[bytes] = []
-    replaced = _replaced(values, attachments)
-    return replaced, attachments
+    return _replaced(values, attachments), attachments
 
 
 def put_in(values: list[Any], attachments: Sequence[bytes]) -> None:

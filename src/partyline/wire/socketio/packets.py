@@ -97,7 +97,7 @@ class Event:
     def arguments(self) -> list[Any]:
         """The arguments, decoded anew at each call. Raises InvalidPacket where one cannot be a value here."""
         if self.raws is not None:
-            return _decoded(self.raws)[1:]
+            return _decoded(self.raws[1:])
         assert self._rest is not None
         return self._rest()[1:]
 
@@ -204,10 +204,13 @@ class JsonReader:
             raise InvalidPacket("a packet came before the attachments of the last one were there")
         if len(message) > self._max_total:
             raise _too_large(self._max_total)
-        if message.startswith('2["'):  # what most messages are: an event of the main namespace, no ack
-            text = message[1:]
-            raws = _raws(text)
-            return Event("/", _name(text, raws), None, raws)
+        if message[:1] == "2":  # what most messages are: an event of the main namespace
+            at = message.find("[", 1, 18)
+            number = message[1:at]
+            if at == 1 or (at > 1 and number.isascii() and number.isdigit()):
+                text = message[at:]
+                raws = _raws(text)
+                return Event("/", _name(text, raws), int(number) if number else None, raws)
         return self._general(message)
 
     def _general(self, message: str) -> Packet | None:

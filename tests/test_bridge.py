@@ -1,0 +1,154 @@
+"""The relay as a Socket.IO namespace: its topics for Socket.IO clients."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+from partyline import Socket, SocketIO
+from partyline.config import ApiKey
+from partyline.trust.keys import key_hash
+from tests.server.conftest import Run, run
+from tests.server.peers import WebSocketPeer, connected, request, websocket
+from tests.server.servers import nothing_is_held, partyline_server, registered
+
+__all__ = ["run"]
+
+PATH = "/socket.io/?EIO=4&transport=websocket"
+
+
+class Client:
+    """A Socket.IO client in `/relay`."""
+
+    def __init__(self, socket: WebSocketPeer) -> None:
+        self._socket = socket
+        self._asked = 0
+
+    async def call(self, command: str, **fields: Any) -> dict[str, Any]:
+        """Ask, and return the acknowledgement: nothing else may come before it."""
+        self._asked += 1
+        await self._socket.say(f"42/relay,{self._asked}{json.dumps([command, fields])}")
+        text = await self._socket.text()
+        head = f"43/relay,{self._asked}"
+        assert text.startswith(head), text
+        (answer,) = json.loads(text[len(head) :])
+        assert isinstance(answer, dict)
+        return answer
+
+    async def event(self) -> Any:
+        text = await self._socket.text()
+        assert text.startswith("42/relay,"), text
+        return json.loads(text[9:])
+
+    async def text(self) -> str:
+        return await self._socket.text()
+
+
+@contextlib.asynccontextmanager
+async def client(url: str, auth: dict[str, Any] | None = None) -> AsyncIterator[Client]:
+    async with connected(url) as peer:
+        socket = await websocket(peer, PATH)
+        await socket.text()
+        await socket.say("40/relay," + ("" if auth is None else json.dumps(auth)))
+        assert (await socket.text()).startswith("40/relay,")
+        yield Client(socket)
+
+
+async def publish(url: str, topic: str, data: Any) -> dict[str, Any]:
+    async with connected(url) as peer:
+        await peer.send(request("POST", f"/v1/topics/{topic}/messages", json.dumps({"data": data}).encode()))
+        answer = (await peer.answer()).json
+        assert isinstance(answer, dict)
+        return answer
+
+
+def test_one_publish_reaches_every_kind_of_client(run: Run) -> None:
+    """A message published over HTTP, by a Socket.IO client or on v1 reaches Socket.IO and plain WebSocket subscribers,
+    each once, with the same position; the server has it without any Socket.IO of the application's."""
+
+    async def main() -> None:
+        async with partyline_server() as (partyline, url):
+            ws = await registered(url, 1, "cats")
+            async with client(url) as one, client(url) as two, connected(url) as peer:
+                plain = await websocket(peer, ws)
+                assert (await one.call("subscribe", topic="cats"))["recovered"] is True
+                await two.call("subscribe", topic="*")
+                position = (await publish(url, "cats", {"n": 1}))["position"]
+                for member in (one, two):
+                    name, message = await member.event()
+                    assert name == "message"
+                    assert (message["topic"], message["position"], message["data"]) == ("cats", position, {"n": 1})
+                assert json.loads(await plain.text()) == {"n": 1}
+                await one.call("unsubscribe", topic="cats")
+                answer = await one.call("publish", topic="cats", data="hi", message_id="x")
+                assert answer["position"] > position
+                assert (await two.event())[1]["data"] == "hi"
+                assert await plain.text() == "hi"
+            await nothing_is_held(partyline)
+
+    run(main())
+
+
+def test_a_subscription_resumes_from_a_position(run: Run) -> None:
+    """`subscribe` with `after` brings what was missed, behind its acknowledgement, and then what is new."""
+
+    async def main() -> None:
+        async with partyline_server() as (_, url), client(url) as one:
+            first = (await publish(url, "cats", 1))["position"]
+            await publish(url, "cats", 2)
+            assert await one.call("subscribe", topic="cats", after=first) == {"position": first, "recovered": True}
+            assert (await one.event())[1]["data"] == 2
+            await publish(url, "cats", 3)
+            assert (await one.event())[1]["data"] == 3
+            page = await one.call("history", topic="cats", limit=2)
+            assert [message["data"] for message in page["messages"]] == [1, 2]
+
+    run(main())
+
+
+def test_what_is_wrong_is_answered(run: Run) -> None:
+    """A command that cannot be done is acknowledged with an error that names it; the connection stays."""
+
+    async def main() -> None:
+        async with partyline_server() as (_, url), client(url) as one:
+            assert (await one.call("subscribe", topic="a b"))["error"] == "invalid_topic"
+            assert (await one.call("unsubscribe", topic="cats"))["error"] == "not_subscribed"
+            assert "data" in (await one.call("publish", topic="cats"))["message"]
+            assert (await one.call("presence", topic="cats")) == {"users": []}
+
+    run(main())
+
+
+def test_keys_count_here_too(run: Run) -> None:
+    """A server with keys refuses who brings none, and lets a key do what it may, no more."""
+    keys = (ApiKey(key_hash("secret-key"), ("cats",), ("cats",), admin=False),)
+
+    async def main() -> None:
+        async with partyline_server(api_keys=keys) as (_, url):
+            async with connected(url) as peer:
+                socket = await websocket(peer, PATH)
+                await socket.text()
+                await socket.say("40/relay,")
+                assert json.loads((await socket.text())[len("44/relay,") :])["data"] == {"code": "unauthenticated"}
+            async with client(url, {"token": "secret-key"}) as one:
+                assert (await one.call("subscribe", topic="cats"))["recovered"] is True
+                assert (await one.call("subscribe", topic="dogs"))["error"] == "forbidden"
+
+    run(main())
+
+
+def test_an_application_may_have_the_name(run: Run) -> None:
+    """A namespace `/relay` of the application's stays what it is."""
+    io = SocketIO()
+
+    @io.namespace("/relay").on("mine")
+    def mine(socket: Socket) -> dict[str, bool]:
+        return {"mine": True}
+
+    async def main() -> None:
+        async with partyline_server(extras=[io]) as (_, url), client(url):
+            assert io.namespace("/relay").handlers.events.keys() == {"mine"}
+
+    run(main())
