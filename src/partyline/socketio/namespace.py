@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, cast, overload
 
 from partyline import log
 from partyline.errors import ConfigError, InvalidValue
-from partyline.hub.fanout import fan_out
+from partyline.hub.fanout import Payloads, fan_out
 from partyline.hub.rooms import Rooms
-from partyline.models import Audience, Message
+from partyline.models import Audience, Message, Payload
 from partyline.socketio.acks import Gathering, outcome
 from partyline.socketio.broadcast import Broadcast
 from partyline.socketio.dialects import Emission
@@ -310,13 +310,18 @@ class Namespace(Broadcast):
             socket.asked(-1)
 
     def deliver(self, message: Message, members: Collection[Socket]) -> None:
-        """Write a message to sockets now. Raises InvalidValue where an argument has no form."""
+        """Write a message to sockets now. Raises InvalidValue where an argument has no form: then nobody gets it."""
+        payloads: Payloads = {}
+        for member in members:
+            # The first one's dialect says whether it can be written at all: no member may pay for what cannot.
+            payloads[member.dialect] = Payload(member.dialect.encode(message), message.room)
+            break
         emission = message.draft
         if self.watched and isinstance(emission, Emission):
             for socket in self.watched.intersection(members):
                 socket.tell_outgoing(emission.event, emission.arguments)
         self.io.counters.published += 1
-        self.io.counters.delivered += fan_out(message, members)
+        self.io.counters.delivered += fan_out(message, members, payloads=payloads)
 
     def in_turn(self, socket: Socket, messages: Messages) -> None:
         """Send a packet to one socket, behind the events that wait for the log."""
