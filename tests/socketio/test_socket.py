@@ -554,6 +554,24 @@ async def test_too_many_events_wait() -> None:
 
 
 @looped
+async def test_reading_goes_on_at_the_half() -> None:
+    """Reading does not go on before half of max_pending_events are handled."""
+    io = SocketIO(max_pending_events=4)
+    gate = asyncio.Semaphore(0)
+    io.on("x", lambda socket: gate.acquire())
+    async with served(io) as url, entered(url) as client:
+        await client.say(*['2["x"]'] * 5)
+        (connection,) = io.connections
+        seen = []
+        for waiting in (4, 3, 2, 1):
+            await eventually(lambda waiting=waiting: connection._waiting == waiting, f"{waiting} wait")  # type: ignore[misc]
+            seen.append(connection._held)
+            gate.release()
+        assert seen == [True, True, False, False]
+        gate.release()
+
+
+@looped
 async def test_too_many_events_wait_by_polling() -> None:
     """A poller's POST is answered when there is room again, and its heartbeat stands still meanwhile."""
     io = SocketIO(max_pending_events=4, ping_interval=0.05, ping_timeout=0.03)

@@ -9,7 +9,7 @@ import asyncio
 import dis
 import inspect
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import CodeType
 from typing import Any, Final, TypeVar, get_args
 
@@ -214,7 +214,8 @@ async def awaited(result: Awaitable[Any] | Any) -> Any:
 
 @dataclass(slots=True)
 class Handlers:
-    """What a namespace's application wants to hear. The namespaces of one pattern share theirs."""
+    """What a namespace's application wants to hear. The namespaces of one pattern share theirs until one gets its
+    own."""
 
     events: dict[str, tuple[Handler, ...]] = field(default_factory=dict)
     any: tuple[Handler, ...] = ()  # (socket, event, *arguments)
@@ -223,6 +224,10 @@ class Handlers:
     disconnect: tuple[Function, ...] = ()
     middlewares: tuple[Handler, ...] = ()
     invalid: tuple[Function, ...] = ()  # (socket, event name, error)
+
+    def copy(self) -> Handlers:
+        """The same, to be changed for itself."""
+        return replace(self, events=dict(self.events))
 
     def add(self, event: str, handler: Handler) -> None:
         self.events[check_event(event)] = (*self.events.get(event, ()), handler)
