@@ -204,8 +204,8 @@ class PollingClient(Client):
                 await self.polling.say("3")
 
     async def leave(self) -> None:
-        if (await self.polling.post("1" if self.version == 4 else "1:1")).status == 200:
-            await self.polling.get()  # the rest
+        await self.polling.post("1" if self.version == 4 else "1:1")
+        await self.polling.get()  # the rest
 
 
 @contextlib.asynccontextmanager

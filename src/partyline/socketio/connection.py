@@ -361,6 +361,8 @@ class Connection:
 
     def look(self) -> None:
         """Stop or go on reading. While we wait for its answer we read on, as far as the bytes go (limits.md)."""
+        if not self.engine.is_open:
+            return
         io = self._io
         full = self._waiting >= io.max_pending_events
         over = self._waiting_bytes > io.max_pending_bytes

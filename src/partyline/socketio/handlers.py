@@ -9,7 +9,7 @@ import asyncio
 import dis
 import inspect
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import CodeType
 from typing import Any, Final, TypeVar, get_args
 
@@ -223,7 +223,8 @@ async def awaited(result: Awaitable[Any] | Any) -> Any:
 
 @dataclass(slots=True)
 class Handlers:
-    """What a namespace's application wants to hear. The namespaces of one pattern share theirs."""
+    """What a namespace's application wants to hear. The namespaces of one pattern share theirs until one gets its
+    own."""
 
     events: dict[str, tuple[Handler, ...]] = field(default_factory=dict)
     any: tuple[Handler, ...] = ()  # (socket, event, *arguments)
@@ -233,6 +234,10 @@ class Handlers:
     middlewares: tuple[Handler, ...] = ()
     invalid: tuple[Function, ...] = ()  # (socket, event name, error)
     server_side: dict[str, tuple[Function, ...]] = field(default_factory=dict)
+
+    def copy(self) -> Handlers:
+        """The same, to be changed for itself."""
+        return replace(self, events=dict(self.events))
 
     def add(self, event: str, handler: Handler) -> None:
         self.events[check_event(event)] = (*self.events.get(event, ()), handler)
