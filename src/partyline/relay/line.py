@@ -20,7 +20,7 @@ from partyline.interfaces import Connection, Dialect, Store, View
 from partyline.models import Draft, Message, Position, Receipt
 from partyline.models import message_id as new_id
 from partyline.relay.access import Access
-from partyline.server.websocket import WebSocket
+from partyline.server.site import Carrier
 from partyline.topics import check_pattern, check_topic, is_pattern, is_printable
 from partyline.trust.keys import Principal
 from partyline.wire import relay as wire
@@ -117,7 +117,7 @@ class LineSession:
         self._services = services
         self._principal = principal
         self._address = address
-        self._connection: WebSocket | None = None
+        self._connection: Carrier | None = None
         self._subscriptions: dict[str, _Subscription] = {}
         self._jobs: deque[tuple[wire.CommandId, Callable[[], Awaitable[None]]]] = deque()
         self._worker: asyncio.Task[None] | None = None
@@ -135,8 +135,7 @@ class LineSession:
     # interfaces.Session
 
     def opened(self, connection: Connection) -> None:
-        assert isinstance(connection, WebSocket)
-        self._connection = connection
+        connection = self._connection = cast("Carrier", connection)
         services = self._services
         connection.dialect = _dialect(services.store.epoch, connection.deflate, services.rules.compress_from)
         self._opened_at = services.timers.now()
@@ -501,7 +500,10 @@ class LineSession:
             self._close(4401, "token expired")
             return
         head = services.hub.fanned_out
-        if head > self._advanced and self._subscriptions and all(one.live for one in self._subscriptions.values()):
+        moved = head > self._advanced and bool(self._subscriptions)
+        # Where no pings of ours tell the client that the server lives, this does.
+        alive = self._connection is not None and not self._connection.pings
+        if (moved or alive) and all(one.live for one in self._subscriptions.values()):
             self._advanced = head
             self._say({"type": "position", "position": self._position(head)})
         self._arm()
