@@ -14,6 +14,7 @@ import partyline
 
 # A name that goes is a broken promise, a name that comes is a new one: either is written down here on purpose.
 NAMES = [
+    "Application",
     "ConfigError",
     "EngineIO",
     "Partyline",
@@ -26,6 +27,7 @@ NAMES = [
     "running",
 ]
 HOMES = {
+    "Application": "partyline.mounting",
     "ConfigError": "partyline.errors",
     "EngineIO": "partyline.engineio.engine",
     "Partyline": "partyline.app",

@@ -11,6 +11,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _WHERE = {
+    "Application": "partyline.mounting",
     "Partyline": "partyline.app",
     "PartylineError": "partyline.errors",
     "ConfigError": "partyline.errors",
@@ -24,6 +25,7 @@ _WHERE = {
 }
 
 __all__ = [
+    "Application",
     "ConfigError",
     "EngineIO",
     "Partyline",

@@ -127,6 +127,8 @@ class EngineIO:
 
     def attach(self, site: Site) -> None:
         self.site = site
+        self.connections.clear()  # of an earlier server, whose loop is gone (an ASGI application in tests)
+        self._polling.clear()
         site.direct[self.path.encode("ascii")] = self._requests
 
     def routes(self) -> Sequence[BaseRoute]:

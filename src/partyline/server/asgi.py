@@ -43,7 +43,11 @@ async def serve_websocket(site: Site, scope: Scope, receive: Receive, send: Send
                 raise refusal
             endpoint = _find(site, scope, address)
         except PartylineError as error:
-            await _refuse(site, error, scope, send)
+            site.counters.refused += 1
+            if error.limit is not None:
+                site.counters.hit(error.limit)
+            _log.info("refused", code=error.code, status=error.http_status, address=address)
+            await refuse_websocket(error, scope, send)
         else:
             await AsgiWebSocket(site, endpoint).serve(_subprotocol(endpoint, scope), receive, send)
     except OSError:
@@ -84,12 +88,8 @@ def _subprotocol(endpoint: Endpoint, scope: Scope) -> str | None:
     return next((name for name in endpoint.subprotocols if name in offered), None)
 
 
-async def _refuse(site: Site, error: PartylineError, scope: Scope, send: Send) -> None:
-    site.counters.refused += 1
-    if error.limit is not None:
-        site.counters.hit(error.limit)
-    client = scope.get("client")
-    _log.info("refused", code=error.code, status=error.http_status, address=client[0] if client else "")
+async def refuse_websocket(error: PartylineError, scope: Scope, send: Send) -> None:
+    """Answer a `websocket` scope, whose `websocket.connect` was received, with `error`."""
     if "websocket.http.response" not in (scope.get("extensions") or {}):
         await send({"type": "websocket.close", "code": 1000, "reason": ""})
         return

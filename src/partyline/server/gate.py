@@ -38,7 +38,7 @@ class Gate:
             peer = self._perimeter.admit(client[0] if client else "", scope.get("scheme", "http"), scope["headers"])
         except PartylineError as error:
             self._counters.refused += 1
-            await _answer(error, send)
+            await answer_error(error, send)
             return
         scope["partyline.peer"] = peer
         scope["app"] = self  # Starlette's router raises its 404 and 405 where it has an application
@@ -93,10 +93,11 @@ class ErrorAnswers:
             error = PartylineError("the server failed; its log says why, and the request may be tried again")
         if started:
             raise error  # too late for an answer: the server cuts the connection
-        await _answer(error, send)
+        await answer_error(error, send)
 
 
-async def _answer(error: PartylineError, send: Send) -> None:
+async def answer_error(error: PartylineError, send: Send) -> None:
+    """Answer an HTTP request with `error`."""
     body = error_body(error)
     await send({"type": "http.response.start", "status": error.http_status, "headers": error_headers(error, body)})
     await send({"type": "http.response.body", "body": body})
