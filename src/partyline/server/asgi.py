@@ -24,6 +24,8 @@ from partyline.wire.websocket import frames
 
 _log = log.get("server")
 
+_HIGH_WATER = 64 * 1024  # bytes, as asyncio's transports have it
+_LAST_WORDS = 1.0  # seconds
 _SCHEMES = {"ws": "http", "wss": "https"}
 
 
@@ -31,7 +33,7 @@ async def serve_websocket(site: Site, scope: Scope, receive: Receive, send: Send
     """Serve a `websocket` scope to its end: find the endpoint and open it, or refuse.
 
     A refusal is an answer with its status where the server can give one (the extension `websocket.http.response`), and
-    403 elsewhere. Cancelled, it ends as if the client had gone.
+    403 elsewhere. Cancelled, a client that is connected is told to come back.
     """
     await receive()  # websocket.connect
     client = scope.get("client")
@@ -69,6 +71,9 @@ def _find(site: Site, scope: Scope, address: str) -> Endpoint:
     """Raises PartylineError."""
     scheme: str = scope.get("scheme", "ws")
     headers = list(scope["headers"])
+    if scope.get("subprotocols") and not any(name == b"sec-websocket-protocol" for name, _ in headers):
+        # uvicorn's wsproto keeps the header for itself; a credential may stand there.
+        headers.append((b"sec-websocket-protocol", ", ".join(scope["subprotocols"]).encode("latin-1")))
     peer = site.perimeter.admit(address, _SCHEMES.get(scheme, scheme), headers)
     try:
         endpoint = site.route(Upgrade(mounted_path(scope), scope.get("query_string", b""), headers, peer))
@@ -99,9 +104,6 @@ async def refuse_websocket(error: PartylineError, scope: Scope, send: Send) -> N
     await send({"type": "websocket.http.response.body", "body": body})
 
 
-_ENOUGH = 64 * 1024  # bytes that wait for the writer
-
-
 class AsgiWebSocket:
     """One WebSocket connection over ASGI. A `server.site.Carrier`.
 
@@ -116,6 +118,7 @@ class AsgiWebSocket:
         "_farewell",
         "_headers",
         "_held",
+        "_high_water",
         "_max_message",
         "_next",
         "_outbox",
@@ -148,6 +151,7 @@ class AsgiWebSocket:
         # An idle connection takes one payload of any size into `_next`; what comes behind it is queued.
         self._next: Payload | None = None
         self._outbox = Outbox(limits.outbox_bytes)
+        self._high_water = min(_HIGH_WATER, limits.outbox_bytes // 2)
         self._writing = False
         self._wake = asyncio.Event()
         self._drain: asyncio.Future[None] | None = None
@@ -172,7 +176,7 @@ class AsgiWebSocket:
     async def serve(self, subprotocol: str | None, receive: Receive, send: Send) -> None:
         """Accept, and serve until the client is gone or our close is answered. Raises OSError where it cannot begin.
 
-        Cancelled, it ends as if the client had gone.
+        Cancelled, the client is told to come back (1012) if that gets out within a second.
         """
         await send({"type": "websocket.accept", "subprotocol": subprotocol, "headers": list(self._headers)})
         site = self._site
@@ -183,6 +187,10 @@ class AsgiWebSocket:
         try:
             self._open()
             await asyncio.wait((self._reader,))
+        except asyncio.CancelledError:  # as hypercorn ends those that are left when it stops
+            self.shutdown()
+            await asyncio.wait((writer,), timeout=_LAST_WORDS)
+            raise
         finally:
             self._closing = True
             site.timers.cancel(self)
@@ -245,7 +253,7 @@ class AsgiWebSocket:
     @property
     def writable(self) -> bool:
         """Whether a message would leave soon."""
-        return not self._closing and self._outbox.size < _ENOUGH
+        return not self._closing and self._outbox.size <= self._high_water
 
     def hold(self) -> None:
         """Read no more until `release`."""
@@ -259,8 +267,11 @@ class AsgiWebSocket:
             held.set()
 
     async def drained(self) -> None:
-        """Return when nothing is queued any more, or the connection is gone. Cancelling it loses nothing."""
-        while (self._writing or self._next is not None) and not self._closing:
+        """Return when little is queued, or the connection is gone. Cancelling it loses nothing.
+
+        Little is what a transport of the loop would take without pushing back.
+        """
+        while self._outbox.size > self._high_water and not self._closing:
             if self._drain is None:
                 self._drain = asyncio.get_running_loop().create_future()
             await asyncio.shield(self._drain)
@@ -300,8 +311,7 @@ class AsgiWebSocket:
             self._message(session, text if text is not None else bytes(event["bytes"]))
             while self._held is not None:
                 await self._held.wait()
-            if self._writing or self._next is not None:
-                await self.drained()  # who asks faster than it reads the answers waits, not our memory
+            await self.drained()  # who asks faster than it reads the answers waits, not our memory
 
     def _message(self, session: Session, message: str | bytes) -> None:
         self._counters.received += 1
@@ -381,7 +391,7 @@ class AsgiWebSocket:
         if self._closing:
             return
         self._closing = True
-        if code in CUT_OFF:
+        if code in CUT_OFF and self._writing:  # else all of it is of this turn of the loop, as good as written
             self._discard()
         self._farewell = code, frames.close_payload(code, reason)[2:].decode()
         self._wake.set()
