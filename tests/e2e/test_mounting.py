@@ -141,7 +141,7 @@ APPS = {
 async def process(
     *command: str, folder: Path, **variables: str
 ) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
-    """A server as its users start it, and the URL that it says it listens on."""
+    """A server as its users start it, and the URL that it says it listens on. It may print no stack trace of ours."""
     running = await asyncio.create_subprocess_exec(
         sys.executable,
         *command,
