@@ -340,12 +340,12 @@ class Namespace(Broadcast):
                 # The first one's dialect says whether it can be written at all: no member may pay for what cannot.
                 payloads[member.dialect] = _payload(member.dialect, message)
                 break
+        self.io.counters.published += 1
+        self.io.counters.delivered += fan_out(message, members, payloads=payloads)
         emission = message.draft
         if self.watched and isinstance(emission, Emission):
             for socket in self.watched.intersection(members):
                 socket.tell_outgoing(emission.event, emission.arguments)
-        self.io.counters.published += 1
-        self.io.counters.delivered += fan_out(message, members, payloads=payloads)
 
     def in_turn(self, socket: Socket, messages: Messages) -> None:
         """Send a packet to one socket, behind the events that wait for the log."""
