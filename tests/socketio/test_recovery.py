@@ -516,6 +516,22 @@ async def test_what_was_sent_and_never_arrived() -> None:
             assert await back(client, ticket(one)) == [["second"], ["third"]]
 
 
+@looped
+async def test_a_heartbeat_confirms_what_was_sent_before_it() -> None:
+    """The answer to a ping confirms what was sent before the ping, not what was sent since."""
+    io = recovering(ping_interval=0.05, ping_timeout=5.0)
+    async with served(io) as url:
+        async with session(url, io) as (client, one):
+            assert await client.wire.next() == "2"  # type: ignore[attr-defined]
+            io.emit("x")  # the client's connection breaks before it arrives
+            await client.wire.say("3")  # type: ignore[attr-defined]
+            assert io.recovery is not None
+            live = io.recovery._live[only(io)]
+            await eventually(lambda: live.seen == 1, "the answer has arrived")
+        async with opened(url) as client:
+            assert await back(client, ticket(one)) == [["x"]]
+
+
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch) -> SaboteurStore:
     """The log of the next server: it commits when it is told to."""
@@ -589,6 +605,59 @@ async def test_refused_behind_a_kept_one(store: SaboteurStore) -> None:
             one.heard(await client.event())
         async with opened(url) as client:
             await fresh(client, one, ticket(one), io)
+
+
+@looped
+async def test_refused_while_a_kept_one_waits(store: SaboteurStore) -> None:
+    """The same where the refusal is known before the kept one is: what counts is when it leaves."""
+    io = recovering()
+    async with served(io) as url:
+        hub = io.engine.site.hub
+        assert hub is not None
+        hub._most_waiting = 1
+        async with session(url, io) as (client, one):
+            io.emit("kept")
+            io.emit("refused")
+            store.commit()
+            one.heard(await client.event())
+        async with opened(url) as client:
+            await fresh(client, one, ticket(one), io)
+
+
+class _Gated(SaboteurStore):
+    """A log whose pages wait at a gate."""
+
+    gate: asyncio.Event | None = None
+    waits = 0
+
+    async def read(self, view: View, after: int, limit: int) -> Page:
+        if self.gate is not None and limit > 1:
+            self.waits += 1
+            await self.gate.wait()
+        return await super().read(view, after, limit)
+
+
+@looped
+async def test_refused_while_it_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An event that the log refuses while a session catches up would be a silent hole: the session is new instead."""
+    store = _Gated()
+    monkeypatch.setattr("partyline.app._store", lambda *arguments, **named: store)
+    io = recovering()
+    async with served(io) as url:
+        async with session(url, io) as (_, one):
+            pass
+        io.emit("missed")
+        store.commit()
+        store.gate = asyncio.Event()
+        async with opened(url) as client:
+            coming = asyncio.ensure_future(back(client, ticket(one)))
+            await eventually(lambda: store.waits, "it catches up")
+            io.emit("refused")
+            store.refuse()
+            store.gate.set()
+            assert await coming == [["missed"]]
+            assert client.sid != one.sid
+            assert not only(io).recovered
 
 
 @looped
