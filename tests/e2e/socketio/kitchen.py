@@ -1,9 +1,14 @@
-"""The kitchen sink of examples/conformance.py, as a process."""
+"""The kitchen sink of examples/conformance.py, as a process.
+
+With `SUITE_SERVER=node` in the environment it is Node's own Socket.IO server with the same handlers: what the tests
+expect holds there, too.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -22,7 +27,9 @@ PACKAGES = {
     "socket.io-client-3": "socket.io-client@3.1.3",
     "socket.io-client-4": "socket.io-client@4.8.3",
     "socket.io-msgpack-parser": "socket.io-msgpack-parser@3.0.2",
+    "socket.io": "socket.io@4.8.3",
 }
+ON_NODE = os.environ.get("SUITE_SERVER") == "node"
 
 
 class Kitchen:
@@ -42,13 +49,16 @@ class Kitchen:
         self.process.wait(10)
 
 
+def _command(mode: str, port: int, db: Path | None) -> list[str]:
+    if ON_NODE:
+        return [program("node"), str(HERE / "kitchen.cjs"), str(node_packages("socketio", PACKAGES)), mode, str(port)]
+    return [sys.executable, str(APP), "--mode", mode, "--port", str(port), *(["--db", str(db)] if db else [])]
+
+
 @contextmanager
 def kitchen(mode: str, *, port: int = 0, db: Path | None = None) -> Iterator[Kitchen]:
     """The server in a mode; it ends in order, if it was not killed."""
-    command = [sys.executable, str(APP), "--mode", mode, "--port", str(port)]
-    process = subprocess.Popen(
-        [*command, *([] if db is None else ["--db", str(db)])], stdout=subprocess.PIPE, text=True, env=environment()
-    )
+    process = subprocess.Popen(_command(mode, port, db), stdout=subprocess.PIPE, text=True, env=environment())
     try:
         assert process.stdout is not None
         url = process.stdout.readline().strip()
