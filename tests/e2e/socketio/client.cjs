@@ -62,6 +62,8 @@ const plain = (value) => {
   return value;
 };
 
+const revived = (key, value) => (typeof value?.bytes === "string" ? Buffer.from(value.bytes, "hex") : value);
+
 const scenarios = {
   async auth(way) {
     const [main, custom] = [await way.entered("/", { a: "1" }), await way.entered("/custom", { token: "x" })];
@@ -218,15 +220,15 @@ const scenarios = {
   },
 };
 
-// Told what to do line by line, instead: {"do": "connect" | "emit" | "ask" | "drop" | "state", ...}.
+// Told what to do line by line, instead: {"do": "connect" | "emit" | "ask" | "drop" | "leave" | "return", ...}.
 async function obey(way) {
   let socket;
   const say = (value) => process.stdout.write(JSON.stringify(value) + "\n");
   for await (const line of require("node:readline").createInterface({ input: process.stdin })) {
-    const told = JSON.parse(line);
+    const told = JSON.parse(line, revived);
     if (told.do === "connect") {
       const more = { reconnection: true, reconnectionDelay: 50, reconnectionDelayMax: 100, randomizationFactor: 0.2 };
-      socket = way.connect("/", told.auth, more);
+      socket = way.connect(told.namespace ?? "/", told.auth, more);
       socket.on("connect", () => say({ connected: socket.id, recovered: socket.recovered ?? null }));
       socket.on("disconnect", (reason) => say({ disconnected: reason }));
       for (const name of ["message-back", "room-message", "broadcast-message"]) {
@@ -239,6 +241,12 @@ async function obey(way) {
       say({ answer: plain(await ask(socket, ...told.values)) });
     } else if (told.do === "drop") {
       engine(socket).close(); // as if the network were gone: no DISCONNECT
+    } else if (told.do === "leave") {
+      socket.io.reconnection(false); // until it is told to return
+      engine(socket).close();
+    } else if (told.do === "return") {
+      socket.io.reconnection(true);
+      socket.connect();
     }
   }
 }
