@@ -39,6 +39,8 @@ def main(wheel: Path) -> None:
             url = json.loads(server.stdout.readline())["listening"]
             address = post(f"{url}/register", {"user_id": 1})["url"]
             assert address.startswith(url.replace("http", "ws") + "/ws/"), address
+            for path in ("", "chat.css", "chat.js", "partyline.js"):  # what is no Python is in the wheel, too
+                assert get(f"{url}/{path}"), path
             command = [program, "publish", "cats", "hello", "--url", url]
             printed = subprocess.run(command, check=True, capture_output=True, text=True, cwd=folder, env=environment)
             print(printed.stdout.strip())
@@ -47,6 +49,12 @@ def main(wheel: Path) -> None:
             server.terminate()
             assert server.wait(20) == 0
     print(f"{wheel.name} works without the repository")
+
+
+def get(url: str) -> bytes:
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=10) as answer:
+        body: bytes = answer.read()
+        return body
 
 
 def post(url: str, body: dict[str, Any]) -> dict[str, Any]:

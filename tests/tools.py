@@ -57,7 +57,7 @@ def playwright() -> None:
 def python_socketio() -> Any:
     """The package python-socketio, with what its asyncio client needs."""
     if importlib.util.find_spec("socketio") is None or importlib.util.find_spec("aiohttp") is None:
-        missing("python-socketio", "python -m pip install 'python-socketio[asyncio_client]'")
+        missing("python-socketio", "python -m pip install python-socketio aiohttp")
     return importlib.import_module("socketio")
 
 

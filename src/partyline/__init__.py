@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 _WHERE = {
     "Acknowledge": "partyline.socketio.acks",
+    "Pages": "partyline.server.pages",
     "Partyline": "partyline.app",
     "PartylineError": "partyline.errors",
     "CallTimeout": "partyline.errors",
@@ -37,6 +38,7 @@ __all__ = [
     "ConnectionRefused",
     "EngineIO",
     "Namespace",
+    "Pages",
     "Partyline",
     "PartylineError",
     "PeerGone",

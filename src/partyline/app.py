@@ -242,7 +242,7 @@ def build(
         if fallback is not None:
             router.default = fallback
         answering = ErrorAnswers(router, counters)
-        asgi = Gate(_cors(answering, settings), perimeter, counters, native=True)
+        asgi = Gate(_cors(answering, settings), perimeter, counters, native=True, pages=site.pages)
         shell = Shell(site, asgi, websocket_fallback=fallback is not None)
         shell.on_drain = database.finishing
     except BaseException:

@@ -29,7 +29,7 @@ COMMANDS: Final = ("subscribe", "unsubscribe", "publish", "history", "presence")
 
 def serve_relay(io: SocketIO, services: LineServices) -> None:
     """Put the relay's topics into the namespace `/relay` of a Socket.IO server."""
-    relay = io.namespace(NAMESPACE)
+    relay = io.own(NAMESPACE)
     if not isinstance(relay.handlers, _Relay) and (relay.handlers.events or relay.handlers.connect):
         return  # the application has a namespace of this name
     relay.handlers = _Relay()

@@ -106,6 +106,9 @@ class Settings:
     permessage_deflate: bool = _setting(True, "compress WebSocket messages for clients that offer it")
     compress_from: int = _setting(1024, "smallest message worth compressing", "bytes", least=126)
 
+    # The chat
+    chat: bool = _setting(True, "serve the chat at /")
+
     # Logs
     log_format: str = _setting("text", "text for people, json for machines", choices=("text", "json"))
     log_level: str = _setting("info", "the least that is logged", choices=("debug", "info", "warning", "error"))

@@ -51,19 +51,19 @@ async def served(watched: Watched, **settings: Any) -> AsyncIterator[tuple[Party
 class Polling:
     """A polling client: a connection for its GETs, and another one for all else."""
 
-    def __init__(self, gets: Peer, posts: Peer, version: int = 4, extra: str = "") -> None:
+    def __init__(self, gets: Peer, posts: Peer, version: int = 4, extra: str = "", base: str = "/engine.io/") -> None:
         self.gets = gets
         self.posts = posts
-        self.path = f"/engine.io/?EIO={version}&transport=polling{extra}"
+        self.path = f"{base}?EIO={version}&transport=polling{extra}"
         self.sid = ""
         self.opened: dict[str, Any] = {}
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def at(cls, url: str, version: int = 4, extra: str = "") -> AsyncIterator[Polling]:
+    async def at(cls, url: str, version: int = 4, extra: str = "", base: str = "/engine.io/") -> AsyncIterator[Polling]:
         """Connected, with a session."""
         async with connected(url) as gets, connected(url) as posts:
-            one = cls(gets, posts, version, extra)
+            one = cls(gets, posts, version, extra, base)
             answer = await one.get()
             assert answer.status == 200, answer
             text = answer.body.decode()

@@ -378,6 +378,50 @@ def test_one_cross_site_among_several_counts() -> None:
         assert not lets_in(SITE, HOST, *[("sec-fetch-site", site) for site in sites])
 
 
+LINK = (("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "document"))
+
+
+@pytest.mark.parametrize(
+    ("headers", "comes_in"),
+    [
+        (LINK, True),
+        (LINK[::-1], True),
+        ((*LINK, ("sec-fetch-user", "?1")), True),
+        (LINK[:2], False),
+        ((LINK[0], LINK[2]), False),
+        (LINK[:1], False),
+        ((*LINK[:2], ("sec-fetch-dest", "iframe")), False),
+        ((*LINK[:2], ("sec-fetch-dest", "embed")), False),
+        ((*LINK, ("sec-fetch-dest", "iframe")), False),
+        ((("sec-fetch-dest", "iframe"), *LINK), False),
+        ((LINK[0], ("sec-fetch-mode", "no-cors"), ("sec-fetch-dest", "script")), False),
+        ((LINK[0], ("sec-fetch-mode", "cors"), ("sec-fetch-dest", "empty")), False),
+        ((*LINK, ("origin", "http://evil.com")), False),
+        ((*LINK, ("origin", "null")), False),
+    ],
+)
+def test_links_to_pages_come_in(headers: tuple[tuple[str, str], ...], comes_in: bool) -> None:
+    """A browser that follows a link to a page comes in; what frames, embeds or fetches the page does not. What is no
+    page stays shut to links, too."""
+    raw = [(name.encode(), value.encode()) for name, value in (HOST, *headers)]
+    if comes_in:
+        assert isinstance(SITE.admit(CLIENT, "http", raw, page=True), Peer)
+    else:
+        with pytest.raises(Forbidden):
+            SITE.admit(CLIENT, "http", raw, page=True)
+    with pytest.raises(Forbidden):
+        SITE.admit(CLIENT, "http", raw)
+
+
+def test_links_to_pages_are_checked_for_the_rest() -> None:
+    """A link does not open a page under a foreign Host, nor through a proxy that open mode does not let in."""
+    raw = [(name.encode(), value.encode()) for name, value in LINK]
+    with pytest.raises(MisdirectedRequest):
+        SITE.admit(CLIENT, "http", [(b"host", b"evil.com"), *raw], page=True)
+    with pytest.raises(Forbidden):
+        OPEN.admit(CLIENT, "http", [(b"host", b"localhost"), (b"x-real-ip", b"192.0.2.1"), *raw], page=True)
+
+
 # Forwarded headers
 
 FORWARDED = [

@@ -1,1 +1,58 @@
-"""The chat: an application on Partyline's public names only."""
+"""The chat: rooms that remember, and a stranger at the press of a button. An application on Partyline's public names.
+
+What the page (`static/`) and the server say to each other, as Socket.IO events. An answer is the acknowledgement; one
+that refuses is `{"error": code, "message": text, "field"?, "wait"?}`, with `wait` in seconds where it is a matter of
+time.
+
+`/chat`, rooms; a message is `{id, by, name, text, time}`: `id` chosen by who says it, `by` a hash of their key, `time`
+in ms since 1970.
+
+| from the page | answer |
+| --- | --- |
+| `enter` {room, name, key} | {me, messages, before, people: [{by, name}], count}; `me` is one's own `by` |
+| `older` before | {messages, before}; `before` is null where the log begins |
+| `say` {id, text} | {}; the same id once more is not said again |
+| `typing` on | |
+
+| to the page | when |
+| --- | --- |
+| `said` message | somebody, oneself too, has said something, and it is kept |
+| `typing` {by, name, on} | |
+| `came` {by, name, count}, `left` {by, count} | a person, with the first of their pages; with the last |
+
+`/stranger`, where nothing is kept:
+
+| from the page | answer |
+| --- | --- |
+| `start`, `next` | {}; `paired` follows, at once or later |
+| `stop` | {} |
+| `say` text | {} |
+| `typing` on | |
+| `block`, `report` | {}; ends the talk |
+
+| to the page | when |
+| --- | --- |
+| `hello` {run} | it is connected; `run` names this run of the server |
+| `online` count | it is connected, and when the number of connected pages has changed |
+| `paired`, `left` | a talk begins; the other one has ended it |
+| `said` {text, time}, `typing` on | the other one |
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import partyline
+from partyline.chat.rooms import Rooms
+from partyline.chat.strangers import Strangers
+
+STATIC = Path(__file__).parent / "static"
+
+
+def extras() -> list[Any]:
+    """What `partyline.build(settings, extras=...)` serves: the page at `/`, its Socket.IO server at `/socket.io/`."""
+    io = partyline.SocketIO()
+    Rooms(io.namespace("/chat"))
+    Strangers(io.namespace("/stranger"))
+    return [io, partyline.Pages(STATIC)]

@@ -11,7 +11,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from partyline import __version__, log
+from partyline import __version__, chat, log
 from partyline.app import Partyline, build, descriptor_limit, is_open, max_connections, take_over
 from partyline.config import Settings, load
 from partyline.trust.keys import key_hash
@@ -32,7 +32,8 @@ def run(flags: dict[str, Any], file: str | None, *, new_epoch: bool = False, han
 
 async def _serve(settings: Settings, new_epoch: bool, handover: bool) -> None:
     held = await take_over(settings, handover=handover)
-    partyline = build(settings, held=held, new_epoch=new_epoch)
+    extras = chat.extras() if settings.chat else ()
+    partyline = build(settings, extras=extras, held=held, new_epoch=new_epoch)
     partyline.shell.stop_on_signals()
     try:
         urls = await partyline.listen()
@@ -62,6 +63,7 @@ def _facts(partyline: Partyline, urls: list[str]) -> dict[str, str]:
     loop = type(asyncio.get_running_loop()).__module__.partition(".")[0]
     return {
         "listening": ", ".join(urls),
+        "chat": f"{urls[0]}/" if settings.chat else "off",
         "version": __version__,
         "loop": loop,
         "database": f"{settings.db} ({partyline.database.sync_mode}), {len(partyline.registry)} registrations known",
@@ -113,7 +115,7 @@ def _print(facts: dict[str, str]) -> None:
     table.add_column(style="dim")
     table.add_column(overflow="fold")
     console.print(f"[bold]Partyline {facts['version']}[/bold] listens on [bold cyan]{facts['listening']}[/bold cyan]")
-    for name in ("database", "log", "access", "origins", "limits", "loop"):
+    for name in ("chat", "database", "log", "access", "origins", "limits", "loop"):
         style = "bold red" if facts[name].startswith("OPEN") else ""
         table.add_row(f"  {name}", f"[{style}]{facts[name]}[/{style}]" if style else facts[name])
     console.print(table)

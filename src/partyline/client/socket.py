@@ -67,15 +67,17 @@ class Socket(asyncio.Protocol):
         self,
         address: Address,
         headers: Sequence[tuple[str, str]],
-        subprotocol: str,
+        subprotocol: str | None,
         heard: Callable[[str], None],
         lost: Callable[[int, str], None],
         max_message: int,
+        heard_binary: Callable[[bytes], None] | None = None,
     ) -> None:
         self._address = address
         self._headers = headers
         self._subprotocol = subprotocol
         self._on_text = heard
+        self._on_binary = heard_binary
         self._on_lost: Callable[[int, str], None] | None = lost
         self._limits = Limits(max_message, max_message)
         self._transport = cast("asyncio.Transport", None)
@@ -96,24 +98,26 @@ class Socket(asyncio.Protocol):
         cls,
         address: Address,
         headers: Sequence[tuple[str, str]],
-        subprotocol: str,
+        subprotocol: str | None,
         heard: Callable[[str], None],
         lost: Callable[[int, str], None],
         *,
         tls: ssl.SSLContext | None = None,
         timeout: float = 10.0,  # noqa: ASYNC109 - of the attempt, and the error says so
         max_message: int = 16_000_000,
+        heard_binary: Callable[[bytes], None] | None = None,
     ) -> Socket:
         """Connect and upgrade, within `timeout` seconds.
 
-        From then on `heard` gets each text message, and `lost` the close code and reason once, 1006 if the connection
-        broke. Raises the server's own refusal as a PartylineError, Disconnected where there is no server, or none that
-        speaks WebSocket. Cancelled, it leaves nothing open.
+        From then on `heard` gets each text message, `heard_binary` each binary one (which are dropped without it), and
+        `lost` the close code and reason once, 1006 if the connection broke. Raises the server's own refusal as a
+        PartylineError, Disconnected where there is no server, or none that speaks WebSocket. Cancelled, it leaves
+        nothing open.
         """
         loop = asyncio.get_running_loop()
         context = (tls or ssl.create_default_context()) if address.secure else None
         name = address.host if context is not None else None
-        socket = cls(address, headers, subprotocol, heard, lost, max_message)
+        socket = cls(address, headers, subprotocol, heard, lost, max_message, heard_binary)
         try:
             async with asyncio.timeout(timeout):
                 await loop.create_connection(
@@ -142,7 +146,7 @@ class Socket(asyncio.Protocol):
             "Connection: Upgrade",
             f"Sec-WebSocket-Key: {self._key.decode()}",
             "Sec-WebSocket-Version: 13",
-            f"Sec-WebSocket-Protocol: {self._subprotocol}",
+            *([] if self._subprotocol is None else [f"Sec-WebSocket-Protocol: {self._subprotocol}"]),
             f"Sec-WebSocket-Extensions: {_OFFER}",
             *(f"{name}: {value}" for name, value in self._headers),
         ]
@@ -199,6 +203,11 @@ class Socket(asyncio.Protocol):
         if self._wire is not None and self._on_lost is not None:
             self._transport.write(self._wire.text(text))
 
+    def write_binary(self, data: bytes) -> None:
+        """Send a binary message."""
+        if self._wire is not None and self._on_lost is not None:
+            self._transport.write(self._wire.binary(data))
+
     async def writable(self) -> None:
         """Return when the transport takes more, or the connection is gone. Cancelling it loses nothing."""
         await self._writable.wait()
@@ -249,10 +258,12 @@ class Socket(asyncio.Protocol):
                     self._transport.close()
                 case str() if self._on_lost is not None:
                     self._on_text(event)
+                case bytes() if self._on_lost is not None and self._on_binary is not None:
+                    self._on_binary(event)
                 case Ping() if self._on_lost is not None:
                     self._pong(event.payload)
                 case _:
-                    pass  # pongs, and binary messages: v1 has none; and what comes behind our close
+                    pass  # pongs, binary messages that nobody wants, and what comes behind our close
 
     def _pong(self, payload: bytes) -> None:
         # RFC 6455 5.5.3: only the newest ping needs its pong. So a server that does not read costs no memory here.

@@ -97,6 +97,7 @@ class Connection:
         "_engine",
         "_flushing",
         "_held",
+        "_overflows",
         "_poll",
         "_receiver",
         "_released",
@@ -141,6 +142,7 @@ class Connection:
         self._receiver: Receiver | None = None
         self._poll: asyncio.Future[tuple[Packet, ...]] | None = None  # the GET that hangs
         self._flushing = False
+        self._overflows = False
         self._held = False
         self._released: asyncio.Future[None] | None = None
         self._room: asyncio.Future[None] | None = None  # of whoever waits until a GET has fetched what there is
@@ -279,11 +281,14 @@ class Connection:
 
     def _queue(self, *queued: Packet) -> None:
         session = self._session
+        if self._overflows:
+            return
         session.send(*queued)
         site = self._engine.site
         if session.queued > site.limits.outbox_bytes and self._receiver is not None:
             site.counters.hit("outbox_bytes")
-            self._do(session.close(self._now()))
+            self._overflows = True
+            asyncio.get_running_loop().call_soon(self.close)  # not now: `offer` changes no membership
         elif session.hanging and not self._flushing:
             self._flush_soon()
 

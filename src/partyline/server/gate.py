@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -19,12 +21,22 @@ class Gate:
     """Wraps an ASGI application: checks Host and Origin, and leaves the peer in the scope as `partyline.peer`.
 
     `native` says that the server adds the safety headers itself (server/shell.py); elsewhere they are added here.
+    `pages` are the paths that links of other sites may lead to.
     """
 
-    def __init__(self, app: ASGIApp, perimeter: Perimeter, counters: Counters, *, native: bool) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        perimeter: Perimeter,
+        counters: Counters,
+        *,
+        native: bool,
+        pages: Collection[str] = frozenset(),
+    ) -> None:
         self._app = app
         self._perimeter = perimeter
         self._counters = counters
+        self._pages = pages
         self._extra = [] if native else [(n.encode(), v.encode()) for n, v in SAFETY_HEADERS]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -34,8 +46,11 @@ class Gate:
         if self._extra:
             send = self._with_extra(send)
         client = scope.get("client")
+        page = scope["path"] in self._pages and scope["method"] in ("GET", "HEAD")
         try:
-            peer = self._perimeter.admit(client[0] if client else "", scope.get("scheme", "http"), scope["headers"])
+            peer = self._perimeter.admit(
+                client[0] if client else "", scope.get("scheme", "http"), scope["headers"], page=page
+            )
         except PartylineError as error:
             self._counters.refused += 1
             await _answer(error, send)

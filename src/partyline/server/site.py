@@ -145,6 +145,7 @@ class Site:
     connections: int = 0
     draining: bool = False
     live: set[Live] = field(default_factory=set)
+    pages: set[str] = field(default_factory=set)  # paths that links of other sites may lead to
     direct: dict[bytes, Direct] = field(default_factory=dict)  # paths that are answered without ASGI
     _by_address: dict[str, int] = field(default_factory=dict)
 

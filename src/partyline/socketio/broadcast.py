@@ -101,7 +101,7 @@ class Broadcast:
         return await self._namespace.fetch(audience, local=self._local)
 
     def sockets_join(self, *rooms: str | Iterable[str]) -> None:
-        """Let them join rooms, on all nodes."""
+        """Let them join rooms, on all nodes. Raises InvalidValue behind the last one, where one is in too many."""
         self._namespace.move(self._audience, names(rooms), frozenset(), local=self._local)
 
     def sockets_leave(self, *rooms: str | Iterable[str]) -> None:

@@ -11,7 +11,6 @@ from partyline.engineio.connection import Connection as Engine
 from partyline.engineio.connection import Handshake as Request
 from partyline.errors import ConnectionRefused, InvalidPacket, InvalidValue, PartylineError, PayloadTooLarge
 from partyline.interfaces import Dialect
-from partyline.socketio.handlers import awaited, result_of
 from partyline.socketio.handshake import Handshake
 from partyline.socketio.namespace import Namespace
 from partyline.socketio.socket import Socket
@@ -25,6 +24,8 @@ if TYPE_CHECKING:
 _log = log.get("socketio")
 
 _PARSE_ERROR = "parse error"
+# How connections end when the server stops.
+_OURS = ("transport close", "forced close")
 
 
 class Connection:
@@ -37,6 +38,7 @@ class Connection:
         "_held",
         "_io",
         "_namespaces",
+        "_partial",
         "_reader",
         "_sockets",
         "_waiting",
@@ -60,6 +62,7 @@ class Connection:
         self._namespaces = Namespaces(
             io.engine.site.timers.now(), connect_timeout=io.connect_timeout, most=io.namespaces_per_connection
         )
+        self._partial = 0  # bytes of a packet whose attachments are still to come
         self._sockets: dict[str, Socket] = {}  # by namespace
         self._entering: dict[str, Socket] | None = None  # whose CONNECT is not answered yet
         self._admitting: dict[str, asyncio.Task[None]] | None = None
@@ -78,8 +81,8 @@ class Connection:
         return self.engine.writable
 
     def dialect(self, namespace: Namespace) -> Dialect:
-        """How events of a namespace are written for it."""
-        return self._io.dialect(self.engine.protocol, recovery=namespace.log is not None)
+        """How events of a namespace are written for it. Socket.IO 4 knows no recovery."""
+        return self._io.dialect(self.engine.protocol, recovery=namespace.log is not None and self.protocol == 5)
 
     # engineio.Receiver
 
@@ -96,13 +99,16 @@ class Connection:
             self._broken(error)
             return
         if packet is None:
+            self._partial += len(data)
             return
         if type(packet) is Event:
             socket = self._sockets.get(packet.namespace)
             if socket is not None:
-                socket.event(packet, len(data))
+                size, self._partial = len(data) + self._partial, 0
+                socket.event(packet, size)
                 return
-        elif type(packet) is Ack:
+        self._partial = 0
+        if type(packet) is Ack:
             socket = self._sockets.get(packet.namespace)
             if socket is not None:
                 self._acknowledged(socket, packet)
@@ -151,11 +157,13 @@ class Connection:
             socket.refused(packet, {"error": error.code, "message": error.message})
 
     def disconnected(self, reason: str) -> None:
-        self._io.engine.site.timers.cancel(self)
+        site = self._io.engine.site
+        site.timers.cancel(self)
         self._io.connections.discard(self)
-        for task in tuple((self._admitting or {}).values()):
-            task.cancel()
-        self._all_gone(reason)
+        for name, task in tuple((self._admitting or {}).items()):
+            if name not in (self._entering or {}):  # who is in on_connect has his time, as any handler
+                task.cancel()
+        self._all_gone("server shutting down" if site.draining and reason in _OURS else reason)
 
     def _all_gone(self, reason: str) -> None:
         sockets = [*self._sockets.values(), *(self._entering or {}).values()]
@@ -173,24 +181,36 @@ class Connection:
     # Into a namespace
 
     def _admit(self, packet: Connect) -> None:
-        if self._io.admits_at_once(packet.namespace, packet.auth):
-            result_of(self._enter(packet))
+        """Let a client in: in this turn, unless something on the way awaits. Then a task does the rest."""
+        entering = self._enter(packet)
+        try:
+            entering.send(None)  # up to the `sleep(0)` that stands before whatever awaits
+        except StopIteration:
             return
+        name = packet.namespace
+        task = asyncio.get_running_loop().create_task(entering)
         admitting = self._admitting = {} if self._admitting is None else self._admitting
-        task = admitting[packet.namespace] = asyncio.get_running_loop().create_task(self._enter(packet))
-        task.add_done_callback(lambda _: admitting.pop(packet.namespace, None))
+        admitting[name] = task
+        task.add_done_callback(lambda _: admitting.pop(name) if admitting.get(name) is task else None)
+        socket = (self._entering or {}).get(name)
+        if socket is not None:
+            socket.enters(task)
 
     async def _enter(self, packet: Connect) -> None:
-        name, socket = packet.namespace, None
+        name = packet.namespace
+        namespace: Namespace | None = None
+        socket: Socket | None = None
         try:
             namespace = await self._io.find(name, packet.auth)
             if namespace is None:
                 self._refuse(name, "Invalid namespace")
                 return
+            namespace.entering += 1
             handshake = self._handshake.of(packet.auth)
-            recovery = None if namespace.log is None else self._io.recovery
+            recovery = self._io.recovery if namespace.log is not None and self.protocol == 5 else None
             restored = None
             if recovery is not None and "pid" in handshake.auth:
+                await asyncio.sleep(0)
                 restored = await recovery.restore(namespace, handshake.auth)
             socket = Socket(namespace, self, self._io.new_id() if restored is None else restored.row.sid, handshake)
             if restored is not None:
@@ -201,12 +221,17 @@ class Connection:
                 await self._begin_session(recovery, socket, restored)
             else:
                 namespace.add(socket)
+            if not self.engine.is_open:
+                socket.refuse("transport close")
+                return
             entering = self._entering = {} if self._entering is None else self._entering
             entering[name] = socket
-            if not self.engine.is_open:
-                return
-            for handler in namespace.handlers.connect:
-                await awaited(handler.function(socket, *handler.value(handshake.auth)))
+            socket.enters((self._admitting or {}).get(name))
+            try:
+                for handler in namespace.handlers.connect:
+                    await handler.step(socket, *handler.value(handshake.auth))
+            finally:
+                socket.enters(None)
         except ConnectionRefused as refusal:
             self._turn_away(name, socket, refusal.message, refusal.data)
         except InvalidValue as error:
@@ -220,11 +245,15 @@ class Connection:
             self._turn_away(name, socket, "internal error", {"code": "internal"})
         else:
             self._welcome(name, socket)
+        finally:
+            if namespace is not None:
+                namespace.entering -= 1
+                namespace.vanish()
 
     async def _pass_middlewares(self, namespace: Namespace, socket: Socket, restored: Restored | None) -> None:
         try:
             for middleware in namespace.handlers.middlewares:
-                await awaited(middleware.function(socket))
+                await middleware.step(socket)
         except BaseException:
             if restored is not None and self._io.recovery is not None:
                 self._io.recovery.put_back(restored)
@@ -267,24 +296,45 @@ class Connection:
 
     def _turn_away(self, name: str, socket: Socket | None, message: str, data: Any) -> None:
         self._refuse(name, message, data)
-        if socket is not None and self._entering is not None and self._entering.get(name) is socket:
-            del self._entering[name]
+        if socket is not None and socket.connected:
+            (self._entering or {}).pop(name, None)
             socket.refuse()
 
     def disconnect(self, socket: Socket, *, close: bool) -> None:
-        """We disconnect a socket, or with `close` the whole connection."""
-        name = socket.namespace.name
-        if (self._entering or {}).get(name) is socket:
+        """We disconnect a socket, or with `close` the whole connection; behind what was sent to it."""
+        if not socket.connected:
+            return
+        if self._sockets.get(socket.namespace.name) is not socket:
             socket.doomed = close or bool(socket.doomed)  # once its CONNECT is answered
         elif close:
-            for other in tuple(self._sockets.values()):
-                self.disconnect(other, close=False)
+            self._close_behind(tuple(self._sockets.values()))
+        else:
+            self._drop(socket)
+
+    def _drop(self, socket: Socket) -> None:
+        name = socket.namespace.name
+        del self._sockets[name]
+        socket.leaving = True
+        if self._namespaces.drop(name):
+            socket.namespace.in_turn(socket, self.parser.disconnect(name))
+        socket.gone("server namespace disconnect")
+
+    def _close_behind(self, sockets: tuple[Socket, ...]) -> None:
+        """Disconnect all; the connection ends when nothing for them waits for the log any more."""
+        for socket in sockets:
+            self._drop(socket)
+        journals = [socket.namespace.log for socket in sockets]
+        waiting = [journal for journal in journals if journal is not None and journal.waiting]
+
+        def released() -> None:
+            waiting.pop()
+            if not waiting:
+                self.engine.close()
+
+        for journal in tuple(waiting):
+            journal.behind(released)
+        if not waiting:
             self.engine.close()
-        elif self._sockets.get(name) is socket:
-            del self._sockets[name]
-            if self._namespaces.drop(name):
-                socket.namespace.in_turn(socket, self.parser.disconnect(name))
-            socket.gone("server namespace disconnect")
 
     def _broken(self, error: PartylineError) -> None:
         """A packet that is none: the connection ends, and its sockets hear why."""
@@ -297,13 +347,13 @@ class Connection:
     # How much waits
 
     def waits(self, size: int) -> None:
-        """One more event waits for its handler."""
+        """One more event waits for its handler, or has a concurrent one."""
         self._waiting += 1
         self._waiting_bytes += size
         self.look()
 
     def waited(self, size: int) -> None:
-        """It has its turn."""
+        """It has its turn; a concurrent one is done."""
         self._waiting -= 1
         self._waiting_bytes -= size
         if self._held:
@@ -311,6 +361,8 @@ class Connection:
 
     def look(self) -> None:
         """Stop or go on reading. While we wait for its answer we read on, as far as the bytes go (limits.md)."""
+        if not self.engine.is_open:
+            return
         io = self._io
         full = self._waiting >= io.max_pending_events
         over = self._waiting_bytes > io.max_pending_bytes

@@ -5,10 +5,11 @@ Whether a function may run inline, and how each argument is decoded, is worked o
 
 from __future__ import annotations
 
+import asyncio
 import dis
 import inspect
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import CodeType
 from typing import Any, Final, TypeVar, get_args
 
@@ -45,10 +46,12 @@ class Handler:
         "coroutine",
         "function",
         "inline",
+        "wrapped",
     )
 
     def __init__(self, function: Function, *, leading: int = 1, concurrent: bool = False) -> None:
         self.function = function
+        self.wrapped: Function | None = None  # what the application gave, where `function` is ours
         self.concurrent = concurrent
         self.coroutine = inspect.iscoroutinefunction(function)
         self.inline = not self.coroutine or not _pauses(function)
@@ -97,6 +100,18 @@ class Handler:
             return (kind.convert(given),)
         except (ValueError, RecursionError) as error:
             raise InvalidValue(f"auth: {error}", code="invalid_arguments", field="auth") from None
+
+    async def step(self, *arguments: Any) -> Any:
+        """Call it on a way that is begun outside a task: there is a `sleep(0)` before anything may await, so that the
+        caller can go on in a task from there."""
+        if not self.inline:
+            await asyncio.sleep(0)
+        result = self.function(*arguments)
+        if not inspect.isawaitable(result):
+            return result
+        if not self.coroutine:
+            await asyncio.sleep(0)
+        return await result
 
     def _wrong_number(self, name: str, count: int) -> str:
         if self._rest is not None:
@@ -208,7 +223,8 @@ async def awaited(result: Awaitable[Any] | Any) -> Any:
 
 @dataclass(slots=True)
 class Handlers:
-    """What a namespace's application wants to hear. The namespaces of one pattern share theirs."""
+    """What a namespace's application wants to hear. The namespaces of one pattern share theirs until one gets its
+    own."""
 
     events: dict[str, tuple[Handler, ...]] = field(default_factory=dict)
     any: tuple[Handler, ...] = ()  # (socket, event, *arguments)
@@ -219,10 +235,9 @@ class Handlers:
     invalid: tuple[Function, ...] = ()  # (socket, event name, error)
     server_side: dict[str, tuple[Function, ...]] = field(default_factory=dict)
 
-    @property
-    def at_once(self) -> bool:
-        """Whether a client can be let in without a task: nothing on the way awaits."""
-        return all(handler.inline for handler in (*self.middlewares, *self.connect))
+    def copy(self) -> Handlers:
+        """The same, to be changed for itself."""
+        return replace(self, events=dict(self.events))
 
     def add(self, event: str, handler: Handler) -> None:
         self.events[check_event(event)] = (*self.events.get(event, ()), handler)
@@ -245,6 +260,12 @@ def check_event(event: str) -> str:
             + (f": use {instead[event]}" if event in instead else ", and no handler would ever hear it")
         )
     return event
+
+
+def plain(function: Function, where: str) -> None:
+    """Raises ConfigError for a coroutine function where nobody would await it."""
+    if inspect.iscoroutinefunction(function):
+        raise ConfigError(f"{where} takes a plain function, and {function!r} would have to be awaited")
 
 
 def problem(error: InvalidValue | InvalidPacket) -> dict[str, str]:

@@ -204,7 +204,7 @@ class Journal:
                 first()
 
     def _send(self, waiting: _Waiting, offset: int | None, time: float) -> None:
-        members = [member for member in waiting.members if member.connected]
+        members = [member for member in waiting.members if member.reachable]
         if members:
             self._namespace.deliver(Message(waiting.emission, offset, time), members)
 

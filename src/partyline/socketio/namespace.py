@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any, cast, overload
 
 from partyline import log
 from partyline.errors import ConfigError, InvalidValue
-from partyline.hub.fanout import fan_out
+from partyline.hub.fanout import Payloads, fan_out
 from partyline.hub.rooms import Rooms
-from partyline.models import Audience, Message
+from partyline.models import Audience, Message, Payload
 from partyline.socketio.acks import Gathering, outcome
 from partyline.socketio.broadcast import Broadcast
 from partyline.socketio.dialects import Emission
-from partyline.socketio.handlers import AnyFunction, Function, Handler, Handlers
+from partyline.socketio.handlers import AnyFunction, Function, Handler, Handlers, plain
 from partyline.socketio.remote import RemoteSocket
 from partyline.wire.socketio.packets import Messages, event_values
 
@@ -36,6 +36,7 @@ class Namespace(Broadcast):
         "_acks",
         "_gatherings",
         "dynamic",
+        "entering",
         "handlers",
         "io",
         "journal",
@@ -44,6 +45,7 @@ class Namespace(Broadcast):
         "name",
         "params",
         "recovers",
+        "shares",
         "sockets",
         "watched",
     )
@@ -62,6 +64,8 @@ class Namespace(Broadcast):
         self.handlers = Handlers() if handlers is None else handlers
         self.dynamic = params is not None
         self.recovers = True  # where the server has recovery on
+        self.shares = self.dynamic  # its handlers, with the others of its pattern
+        self.entering = 0  # clients on their way in
         self.sockets: dict[str, Socket] = {}
         self.members = Rooms()
         self.watched: set[Socket] = set()  # sockets that want to know what leaves
@@ -90,18 +94,19 @@ class Namespace(Broadcast):
         """
 
         def add(function: Function) -> Function:
-            self.handlers.add(event, Handler(function, concurrent=concurrent))
+            self._own().add(event, Handler(function, concurrent=concurrent))
             return function
 
         return add if function is None else add(function)
 
     def off(self, event: str, function: Function | None = None) -> None:
         """Take a function away from an event, or all."""
-        self.handlers.remove(event, function)
+        self._own().remove(event, function)
 
     def on_any(self, function: AnyFunction) -> AnyFunction:
         """`function(socket, event, *arguments)` hears every event, before the event's own handlers."""
-        self.handlers.any = (*self.handlers.any, Handler(function, leading=1))
+        own = self._own()
+        own.any = (*own.any, Handler(function, leading=1))
         return function
 
     def on_connect(self, function: AnyFunction) -> AnyFunction:
@@ -109,28 +114,43 @@ class Namespace(Broadcast):
 
         Raise ConnectionRefused in it to refuse the client. Events that it emits arrive behind the answer.
         """
-        self.handlers.connect = (*self.handlers.connect, Handler(function))
+        own = self._own()
+        own.connect = (*own.connect, Handler(function))
         return function
 
     def on_disconnect(self, function: AnyFunction) -> AnyFunction:
         """`function(socket, reason)` is called once for each socket whose `on_connect` was; it is out of its rooms."""
-        self.handlers.disconnect = (*self.handlers.disconnect, function)
+        own = self._own()
+        own.disconnect = (*own.disconnect, function)
         return function
 
     def on_disconnecting(self, function: AnyFunction) -> AnyFunction:
-        """`function(socket, reason)`, a plain function, is called while it is still in its rooms."""
-        self.handlers.disconnecting = (*self.handlers.disconnecting, function)
+        """`function(socket, reason)`, a plain function, is called while it is still in its rooms. Raises ConfigError
+        for a coroutine function."""
+        plain(function, "on_disconnecting")
+        own = self._own()
+        own.disconnecting = (*own.disconnecting, function)
         return function
 
     def on_invalid(self, function: AnyFunction) -> AnyFunction:
-        """`function(socket, event, error)`, a plain function, hears of arguments that fitted no handler."""
-        self.handlers.invalid = (*self.handlers.invalid, function)
+        """`function(socket, event, error)`, a plain function, hears of arguments that fitted no handler. Raises
+        ConfigError for a coroutine function."""
+        plain(function, "on_invalid")
+        own = self._own()
+        own.invalid = (*own.invalid, function)
         return function
 
     def use(self, middleware: AnyFunction) -> AnyFunction:
         """`middleware(socket)` is called before `on_connect`, in the order of these calls; raise to refuse."""
-        self.handlers.middlewares = (*self.handlers.middlewares, Handler(middleware))
+        own = self._own()
+        own.middlewares = (*own.middlewares, Handler(middleware))
         return middleware
+
+    def _own(self) -> Handlers:
+        """Its handlers, to be changed: no other namespace's."""
+        if self.shares:
+            self.handlers, self.shares = self.handlers.copy(), False
+        return self.handlers
 
     # The log
 
@@ -146,8 +166,10 @@ class Namespace(Broadcast):
     async def history(self, room: str, *, before: Position | None = None, limit: int = 50) -> list[Entry]:
         """What was published to a room: the newest `limit` (at most 1,000) entries before a position, oldest first.
 
-        Each has `position`, `event`, `arguments` and `time`. Raises StoreUnavailable.
+        Each has `position`, `event`, `arguments` and `time`. Raises StoreUnavailable, InvalidValue.
         """
+        if limit < 1:
+            raise InvalidValue(f"limit: {limit} must be 1 or more", field="limit")
         return await self._kept().history(room, before, limit)
 
     def _kept(self) -> Journal:
@@ -220,12 +242,17 @@ class Namespace(Broadcast):
         if reached is not None:
             reached(identifiers)
         self._gatherings[number] = gathering
+        for member in members:
+            member.asked(1)
         try:
             gathering.reached("", identifiers)
             self.in_turn_all(Message(self.emission(event, arguments, number), None, 0.0), members)
             await gathering.wait(seconds)
         finally:
             del self._gatherings[number]
+            for member in members:
+                if member.id in gathering.waiting:
+                    member.asked(-1)
 
     async def fetch(self, audience: Audience, *, local: bool) -> list[RemoteSocket]:
         """The sockets of an audience."""
@@ -235,12 +262,18 @@ class Namespace(Broadcast):
         return here + await self.io.nodes.fetch(self, audience, self.io.nodes_timeout)
 
     def move(self, audience: Audience, into: frozenset[str], out_of: frozenset[str], *, local: bool) -> None:
-        """Let an audience join and leave rooms."""
+        """Let an audience join and leave rooms. Raises InvalidValue behind the last one, where some may not join."""
         if self.io.nodes is not None and not local:
             self.io.nodes.move(self, audience, into, out_of)
+        refusal: InvalidValue | None = None
         for member in tuple(self.select(audience)):
             self.leave(member, out_of)
-            self.join(member, into)
+            try:
+                self.join(member, into)
+            except InvalidValue as error:
+                refusal = error
+        if refusal is not None:
+            raise refusal
 
     def expel(self, audience: Audience, *, close: bool, local: bool) -> None:
         """Disconnect an audience."""
@@ -340,8 +373,14 @@ class Namespace(Broadcast):
         self.sockets.pop(socket.id, None)
         self.watched.discard(socket)
         for gathering in tuple(self._gatherings.values()):
-            gathering.gone(socket.id)
-        if self.dynamic and not self.sockets:
+            if socket.id in gathering.waiting:
+                gathering.gone(socket.id)
+                socket.asked(-1)
+        self.vanish()
+
+    def vanish(self) -> None:
+        """A namespace of a pattern is there while somebody is in it, or on the way in."""
+        if self.dynamic and not self.sockets and not self.entering:
             self.io.forget(self)
 
     # Out
@@ -354,31 +393,37 @@ class Namespace(Broadcast):
     def answered(self, socket: Socket, number: int, arguments: Callable[[], list[Any]]) -> None:
         """An acknowledgement of a broadcast. One that nobody waits for is dropped undecoded."""
         gathering = self._gatherings.get(number)
-        if gathering is not None:
+        if gathering is not None and socket.id in gathering.waiting:
             gathering.answered(socket.id, arguments())
+            socket.asked(-1)
 
     def deliver(self, message: Message, members: Collection[Socket]) -> None:
-        """Write a message to sockets now. Raises InvalidValue where an argument has no form."""
+        """Write a message to sockets now. Raises InvalidValue where an argument has no form: then nobody gets it."""
+        payloads: Payloads = {}
+        for member in members:
+            # The first one's dialect says whether it can be written at all: no member may pay for what cannot.
+            payloads[member.dialect] = Payload(member.dialect.encode(message), message.room)
+            break
         emission = message.draft
         if self.watched and isinstance(emission, Emission):
             for socket in self.watched.intersection(members):
                 socket.tell_outgoing(emission.event, emission.arguments)
         self.io.counters.published += 1
-        self.io.counters.delivered += fan_out(message, members)
+        self.io.counters.delivered += fan_out(message, members, payloads=payloads)
 
     def in_turn(self, socket: Socket, messages: Messages) -> None:
         """Send a packet to one socket, behind the events that wait for the log."""
         if self.log is None or not self.log.waiting:
             socket.write(messages)
         else:
-            self.log.behind(lambda: socket.write(messages) if socket.connected else None)
+            self.log.behind(lambda: socket.write(messages) if socket.reachable else None)
 
     def in_turn_all(self, message: Message, members: Collection[Socket]) -> None:
         """The same for a message to many."""
         if self.log is None or not self.log.waiting:
             self.deliver(message, members)
         else:
-            self.log.behind(lambda: self.deliver(message, [member for member in members if member.connected]))
+            self.log.behind(lambda: self.deliver(message, [member for member in members if member.reachable]))
 
     def pass_by(self, socket: Socket, event: str, arguments: tuple[Any, ...]) -> None:
         """A volatile event for one socket: past what waits."""

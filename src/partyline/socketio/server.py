@@ -15,15 +15,16 @@ from starlette.routing import BaseRoute
 from partyline.engineio.connection import Connection as EngineConnection
 from partyline.engineio.connection import Handshake as Request
 from partyline.engineio.engine import EngineIO
-from partyline.errors import ConfigError
+from partyline.errors import CallTimeout, ConfigError
 from partyline.hub.cluster import Cluster
 from partyline.interfaces import Adapter, Dialect
 from partyline.metrics import Counters
 from partyline.models import Audience
 from partyline.server.site import Endpoint, Site, Upgrade
+from partyline.socketio.acks import outcome as in_full
 from partyline.socketio.connection import Connection
 from partyline.socketio.dialects import EventDialect
-from partyline.socketio.handlers import Handlers, awaited
+from partyline.socketio.handlers import Handlers
 from partyline.socketio.journal import Journal
 from partyline.socketio.namespace import Namespace
 from partyline.socketio.nodes import Nodes
@@ -136,13 +137,14 @@ class SocketIO(Namespace):
         """The namespace of this name, made at the first call.
 
         A name with holes, such as `/game-{id:int}` (`str`, `int` or `path`), stands for all that match: each is a
-        namespace of its own with these handlers, and finds what was in the holes in its `params`. A function
+        namespace of its own with these handlers, and finds what was in the holes in its `params`. A `str` has no slash
+        in it, and ends at the character that stands behind its hole. A function
         `matches(name, auth)`, `def` or `async def`, says itself whether it wants a client. Raises ConfigError.
         """
         if callable(name):
             return self._add_dynamic(_Dynamic(self, "/*", name, is_pattern=False))
         name = name if name.startswith("/") else "/" + name
-        if "{" in name:
+        if "{" in name or "}" in name:
             return self._add_dynamic(_Dynamic(self, name, _pattern(name), is_pattern=True))
         if "," in name or "?" in name:
             raise ConfigError(f"namespace: {name!r} must not have , or ? in it: they end a namespace on the wire")
@@ -154,6 +156,10 @@ class SocketIO(Namespace):
             if params is not None:
                 return self._child(name, dynamic, params)
         return self._add(Namespace(self, name))
+
+    def own(self, name: str) -> Namespace:
+        """The namespace of this very name, whatever patterns there are."""
+        return self._namespaces.get(name) or self._add(Namespace(self, name))
 
     def _add(self, namespace: Namespace) -> Namespace:
         self._namespaces[namespace.name] = namespace
@@ -176,17 +182,13 @@ class SocketIO(Namespace):
         if found is not None:
             return found
         for dynamic in self._dynamic:
-            params = await awaited(dynamic.matches(name, {} if auth is None else auth))
+            params = dynamic.matches(name, {} if auth is None else auth)
+            if inspect.isawaitable(params):
+                await asyncio.sleep(0)  # as in Handler.step
+                params = await params
             if params is not None and params is not False:
                 return self._namespaces.get(name) or self._child(name, dynamic, params)
         return None
-
-    def admits_at_once(self, name: str, auth: dict[str, Any] | None) -> bool:
-        """Whether letting a client in needs no task: nothing on the way awaits."""
-        found = self._namespaces.get(name)
-        if found is not None:
-            return found.handlers.at_once and (found.log is None or auth is None or "pid" not in auth)
-        return all(dynamic.at_once for dynamic in self._dynamic)
 
     def forget(self, namespace: Namespace) -> None:
         """A namespace of a pattern is empty."""
@@ -283,13 +285,12 @@ class SocketIO(Namespace):
 class _Dynamic(Namespace):
     """What namespaces made on demand have in common. To emit to it is to emit to each of them."""
 
-    __slots__ = ("at_once", "children", "is_pattern", "matches")
+    __slots__ = ("children", "is_pattern", "matches")
 
     def __init__(self, io: SocketIO, name: str, matches: Matcher, *, is_pattern: bool) -> None:
         super().__init__(io, name, Handlers())
         self.matches = matches
         self.is_pattern = is_pattern
-        self.at_once = not inspect.iscoroutinefunction(matches)
         self.children: dict[str, Namespace] = {}
 
     def broadcast(self, event: str, arguments: tuple[Any, ...], audience: Audience, **how: bool) -> None:
@@ -300,7 +301,17 @@ class _Dynamic(Namespace):
         self, event: str, arguments: tuple[Any, ...], audience: Audience, seconds: float, *, local: bool
     ) -> list[Any]:
         children = [child.gather(event, arguments, audience, seconds, local=local) for child in self.children.values()]
-        return [answer for answers in await asyncio.gather(*children) for answer in answers]
+        answers: list[Any] = []
+        missing: list[str] = []
+        for outcome in await asyncio.gather(*children, return_exceptions=True):
+            if isinstance(outcome, CallTimeout):
+                answers += outcome.answers
+                missing += outcome.missing
+            elif isinstance(outcome, BaseException):
+                raise outcome
+            else:
+                answers += outcome
+        return in_full(answers, missing, seconds)
 
     async def fetch(self, audience: Audience, *, local: bool) -> list[RemoteSocket]:
         children = [child.fetch(audience, local=local) for child in tuple(self.children.values())]
@@ -332,8 +343,11 @@ def _pattern(name: str) -> Matcher:
         if kind not in _KINDS or hole[1] in kinds:
             raise ConfigError(f"namespace: {hole[0]} in {name!r} must be a new name and one of {', '.join(_KINDS)}")
         kinds[hole[1]] = _KINDS[kind][1]
-        expression += re.escape(name[at : hole.start()]) + f"(?P<{hole[1]}>{_KINDS[kind][0]})"
-        at = hole.end()
+        text = _KINDS[kind][0]
+        at, before = hole.end(), name[at : hole.start()]
+        if kind == "str" and at < len(name):  # it ends at what follows it: nothing to try again, however long it is
+            text = f"[^/{re.escape(name[at])}]+"
+        expression += re.escape(before) + f"(?P<{hole[1]}>{text})"
     if "{" in name[at:] or "}" in name[at:]:
         raise ConfigError(f"namespace: {name!r} has a brace that belongs to no hole such as {{id:int}}")
     compiled = re.compile(expression + re.escape(name[at:]))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import sys
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from partyline import log
-from partyline.errors import CallTimeout, InvalidPacket, InvalidValue, PeerGone
+from partyline.errors import CallTimeout, InvalidPacket, InvalidValue, PartylineError, PeerGone
 from partyline.models import Audience, Payload
 from partyline.socketio.acks import Acknowledge, Answered, one
 from partyline.socketio.broadcast import Broadcast, names
@@ -52,6 +53,7 @@ class Socket:
         "doomed",
         "handshake",
         "id",
+        "leaving",
         "namespace",
         "pid",
         "recovered",
@@ -70,6 +72,7 @@ class Socket:
         self.recovered = False
         self.connected = True
         self.pid: str | None = None  # what its client may come back with; a credential
+        self.leaving = False  # we have disconnected it; what was sent before is still for it
         self.doomed: bool | None = None  # disconnected before its CONNECT was answered; True: with its connection
         self.user: str | None = None
         self.rooms = ()
@@ -77,7 +80,7 @@ class Socket:
         self._connection = connection
         self._held: list[Messages | bytes] | None = []  # what was sent before its CONNECT was answered
         self._acks: dict[int, Answered | None] | None = None
-        self._queue: deque[tuple[Event | None, int]] | None = None  # what waits; None: no handler runs
+        self._queue: deque[tuple[Event, int]] | None = None  # what waits; None: no handler runs
         self._busy: asyncio.Task[None] | None = None
         self._others: set[asyncio.Task[None]] | None = None  # handlers that run beside all others
         self._listeners: dict[str, tuple[Handler, ...]] | None = None
@@ -122,21 +125,24 @@ class Socket:
         number = self.namespace.next_ack()
         acks = self._acks = {} if self._acks is None else self._acks
         acks[number] = answered
-        self.send_event(event, arguments, number)
-        self._connection.calls += 1
-        self._connection.look()
+        self.asked(1)
         try:
+            self.send_event(event, arguments, number)
             async with asyncio.timeout(timeout):
                 values = await answer
         except TimeoutError:
             raise CallTimeout(f"{event}: no acknowledgement within {timeout:g} s") from None
         finally:
             acks.pop(number, None)
-            self._connection.calls -= 1
-            self._connection.look()
+            self.asked(-1)
         if values is _GONE:
             raise PeerGone(f"{event}: the socket was disconnected before it answered")
         return values
+
+    def asked(self, more: int) -> None:
+        """We wait for so many more of its answers: meanwhile it is read from."""
+        self._connection.calls += more
+        self._connection.look()
 
     @property
     def volatile(self) -> Direct:
@@ -187,6 +193,11 @@ class Socket:
         """Disconnect it from the namespace; with `close` the whole connection ends, with all its namespaces."""
         self._connection.disconnect(self, close=close)
 
+    @property
+    def reachable(self) -> bool:
+        """Whether what has waited for the log is still for it."""
+        return self.connected or self.leaving
+
     # Listeners of this socket alone
 
     def on(self, event: str, function: Function | None = None, *, concurrent: bool = False) -> Any:
@@ -203,30 +214,31 @@ class Socket:
     def once(self, event: str, function: Function) -> None:
         """Hear the next one of these events."""
         handler = Handler(function, leading=0)
-        inner = handler.function
 
         def only(*arguments: Any) -> Any:
-            self.off(event, only)
-            return inner(*arguments)
+            self._forget(event, lambda one: one is handler)
+            return function(*arguments)
 
-        handler.function = only
+        handler.function, handler.wrapped = only, function
         listeners = self._listeners = {} if self._listeners is None else self._listeners
         listeners[check_event(event)] = (*listeners.get(event, ()), handler)
 
     def off(self, event: str | None = None, function: Function | None = None) -> None:
         """Take a listener of this socket away, or all of an event, or all."""
-        if self._listeners is None:
-            return
         if event is None:
             self._listeners = None
+        else:
+            self._forget(event, lambda one: function is None or function in (one.function, one.wrapped))
+
+    def _forget(self, event: str, which: Callable[[Handler], bool]) -> None:
+        if self._listeners is None:
             return
-        left = tuple(
-            one for one in self._listeners.get(event, ()) if function is not None and one.function is not function
-        )
+        left = tuple(one for one in self._listeners.get(event, ()) if not which(one))
         if left:
             self._listeners[event] = left
         else:
             self._listeners.pop(event, None)
+            self._listeners = self._listeners or None
 
     def use(self, middleware: Function) -> Function:
         """`middleware(event, arguments)` is called before every event's handlers; what it raises keeps it from them."""
@@ -336,24 +348,36 @@ class Socket:
         if self._busy is None and not self._others:
             self._end(reason)
             return
-        loop = asyncio.get_running_loop()
-        grace = loop.call_later(self.namespace.io.disconnect_grace, self._cancel)
-        self._spawn(self._farewell(reason, grace), keep=False)
+        self._spawn(self._farewell(reason))
 
-    def refuse(self) -> None:
+    def enters(self, task: asyncio.Task[None] | None) -> None:
+        """A task runs `on_connect` for it; None: no more."""
+        self._busy = task
+
+    def refuse(self, reason: str = "refused") -> None:
         """It was not let in after all."""
         self.connected = False
         self._held = None
-        self.namespace.remove(self, "refused")
+        self.namespace.remove(self, reason)
 
-    async def _farewell(self, reason: str, grace: asyncio.TimerHandle) -> None:
+    async def _farewell(self, reason: str) -> None:
         """Run `on_disconnect` behind what had come before the end."""
-        while self._busy is not None or self._others:
-            running = [task for task in (self._busy, *(self._others or ())) if task is not None]
-            await asyncio.wait(running)
-            await asyncio.sleep(0)  # the next one has begun
-        grace.cancel()
+        grace = self.namespace.io.disconnect_grace
+        if not await self._quiet(grace):
+            self._cancel()
+            await self._quiet(grace)  # who does not listen to that is left behind
         self._end(reason)
+
+    async def _quiet(self, seconds: float) -> bool:
+        """Wait until no handler runs any more; False where one still does."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + seconds
+        while running := [task for task in (self._busy, *(self._others or ())) if task is not None]:
+            if loop.time() >= until:
+                return False
+            await asyncio.wait(running, timeout=until - loop.time())
+            await asyncio.sleep(0)  # the next one has begun
+        return True
 
     def _cancel(self) -> None:
         """Handlers of a socket that has gone have had their time."""
@@ -372,7 +396,7 @@ class Socket:
         for function in self.namespace.handlers.disconnect:
             result = self._try(function, reason)
             if inspect.isawaitable(result):
-                self._spawn(self._awaited(result, "on_disconnect"), keep=False)
+                self._spawn(self._awaited(result, "on_disconnect"))
 
     def _try(self, function: Function, *arguments: Any) -> Any:
         try:
@@ -391,23 +415,24 @@ class Socket:
     def answered(self, number: int, arguments: Callable[[], list[Any]]) -> None:
         """An acknowledgement has come. It overtakes the events that wait."""
         if self._acks is not None and number in self._acks:
+            values = arguments()  # first: where it raises, the call is settled with the connection
             answered = self._acks.pop(number)
             if answered is not None:
-                answered(arguments())
+                answered(values)
         else:
             self.namespace.answered(self, number, arguments)
 
     def event(self, event: Event, size: int) -> None:
         """An event has come; `size` is about its bytes."""
         if self._queue is None:
-            self._begin(event)
+            self._begin(event, size)
         elif self._concurrent(event):
-            self._spawn(self._run(event))
+            self._beside(event, size)
         else:
             self._queue.append((event, size))
             self._connection.waits(size)
 
-    def _begin(self, event: Event) -> None:
+    def _begin(self, event: Event, size: int) -> None:
         """Handle an event that nothing stands before: at once, or in a task behind which the others wait."""
         handlers = self.namespace.handlers
         found = handlers.events.get(event.name)
@@ -419,7 +444,7 @@ class Socket:
                 self._call(handler, event)
                 return
         if self._concurrent(event):
-            self._spawn(self._run(event))
+            self._beside(event, size)
             return
         self._start(self._run(event))
 
@@ -427,8 +452,8 @@ class Socket:
         """The common way: one handler, without a task."""
         try:
             arguments = handler.bind(event)
-        except (InvalidValue, InvalidPacket) as error:
-            self._invalid(event, error)
+        except Exception as error:
+            self._unfit(event, error)
             return
         try:
             if handler.acknowledges:
@@ -436,7 +461,7 @@ class Socket:
             result = handler.function(self, *arguments)
             if handler.coroutine:
                 result = result_of(result)
-        except Exception:
+        except _FAILURES:
             self._failed(event.name)
             self._acknowledge(event, _INTERNAL)
             return
@@ -448,10 +473,18 @@ class Socket:
             if self.namespace.io.recovery is not None:
                 self.namespace.handled(self)
 
+    def _unfit(self, event: Event, error: Exception) -> None:
+        """Its arguments do not fit, or a check of the application's own has failed."""
+        if isinstance(error, InvalidValue | InvalidPacket):
+            self._invalid(event, error)
+        else:
+            self._failed(event.name)
+            self._acknowledge(event, _INTERNAL)
+
     async def _finish(self, event: Event, result: Any, *, answers: bool) -> None:
         try:
             answer = await result
-        except Exception:
+        except _FAILURES:
             self._failed(event.name)
             self._acknowledge(event, _INTERNAL)
         else:
@@ -472,8 +505,7 @@ class Socket:
         while queue and self._busy is None:
             event, size = queue.popleft()
             self._connection.waited(size)
-            if event is not None:
-                self._begin(event)
+            self._begin(event, size)
         if self._busy is None:
             self._queue = None
 
@@ -481,49 +513,58 @@ class Socket:
         found = self.namespace.handlers.events.get(event.name)
         return found is not None and all(handler.concurrent for handler in found) and self._listeners is None
 
-    def _spawn(self, coroutine: Coroutine[Any, Any, None], *, keep: bool = True) -> None:
-        if not keep:
-            self.namespace.io.keep(coroutine)
-            return
+    def _beside(self, event: Event, size: int) -> None:
+        """A concurrent handler. While it runs its event counts as one that waits: a client cannot begin any number."""
+        connection = self._connection
+        connection.waits(size)
         others = self._others = set() if self._others is None else self._others
-        task = asyncio.get_running_loop().create_task(coroutine)
+        task = asyncio.get_running_loop().create_task(self._run(event))
         others.add(task)
         task.add_done_callback(others.discard)
+        task.add_done_callback(lambda _: connection.waited(size))
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """A task that outlives the socket."""
+        self.namespace.io.keep(coroutine)
 
     async def _run(self, event: Event) -> None:
         """All handlers of an event, one behind the other. The first value that is not None is the acknowledgement."""
         try:
-            arguments: list[Any] | None = None
+            decoded: list[Any] = []
             if self._incoming or self.namespace.handlers.any:
-                arguments = event.arguments()
+                decoded = event.arguments()
             for middleware in self._incoming:
-                await awaited(middleware(event.name, arguments))
+                await awaited(middleware(event.name, decoded))
         except (InvalidValue, InvalidPacket) as error:
             self._invalid(event, error)
             return
-        except Exception as error:
-            self._acknowledge(event, {"error": getattr(error, "code", "refused"), "message": str(error)})
+        except PartylineError as error:
+            self._acknowledge(event, {"error": error.code, "message": error.message})
+            return
+        except _FAILURES:
+            self._failed(event.name)
+            self._acknowledge(event, _INTERNAL)
             return
         answer: Any = None
         for handler in self.namespace.handlers.any:
             try:
-                await awaited(handler.function(self, event.name, *(arguments or ())))
-            except Exception:
+                await awaited(handler.function(self, event.name, *decoded))
+            except _FAILURES:
                 self._failed(event.name)
                 answer = _INTERNAL
         answers = False
         for handler, leading in self._hearing(event.name):
             answers = answers or not handler.acknowledges
             try:
-                bound = handler.bind(event)
-            except (InvalidValue, InvalidPacket) as error:
-                self._invalid(event, error)
+                arguments = handler.bind(event)
+            except Exception as error:
+                self._unfit(event, error)
                 return
             if handler.acknowledges:
-                bound = (*bound, self._acknowledge_of(event))
+                arguments = (*arguments, self._acknowledge_of(event))
             try:
-                result = await awaited(handler.function(*leading, *bound))
-            except Exception:
+                result = await awaited(handler.function(*leading, *arguments))
+            except _FAILURES:
                 self._failed(event.name)
                 result, answers = _INTERNAL, True
             if answer is None:
@@ -576,6 +617,10 @@ class Socket:
         self._acknowledge(event, problem(error))
 
     def _failed(self, what: str) -> None:
+        """A handler raised. Raises CancelledError again where it is one that is meant for us."""
+        task, error = asyncio.current_task(), sys.exception()
+        if task is not None and task.cancelling() and isinstance(error, asyncio.CancelledError):
+            raise error
         self._connection.failed()
         _log.exception("a handler failed", socket=self.id, event_name=what)
 
@@ -632,3 +677,5 @@ class _Gone:
 
 _GONE: Final = _Gone()
 _INTERNAL: Final = {"error": "internal"}
+# What a handler may raise; it may also await something that somebody else has cancelled.
+_FAILURES: Final = (Exception, asyncio.CancelledError)

@@ -18,6 +18,8 @@ _DEFAULT_PORT = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 _FORWARDED = frozenset(
     (b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-forwarded-port", b"x-real-ip")
 )
+# A link, an address typed or a bookmark, in a window of its own (Fetch Metadata 2.1, 2.2); a frame is no document.
+_NAVIGATION = {b"sec-fetch-mode": b"navigate", b"sec-fetch-dest": b"document"}
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -51,16 +53,19 @@ class Perimeter:
     open_mode: bool = True
     insecure: bool = False
 
-    def admit(self, address: str, scheme: str, headers: Headers) -> Peer:
+    def admit(self, address: str, scheme: str, headers: Headers, *, page: bool = False) -> Peer:
         """The peer behind a request, if it may come in.
 
-        `address` and `scheme` are those of the connection, `headers` have lower-case names. Raises MalformedRequest
-        (400: not exactly one Host), MisdirectedRequest (421: a foreign Host) or Forbidden (403: a foreign Origin, a
-        cross-site request, or forwarded headers in open mode).
+        `address` and `scheme` are those of the connection, `headers` have lower-case names. `page` says that it reads
+        a page that links of other sites may lead to: a browser that follows one may come in, a page of theirs that
+        fetches, frames or embeds it may not. Raises MalformedRequest (400: not exactly one Host), MisdirectedRequest
+        (421: a foreign Host) or Forbidden (403: a foreign Origin, a cross-site request, or forwarded headers in open
+        mode).
         """
         hosts: list[bytes] = []
         origin: bytes | None = None
         cross_site = False
+        fetched: list[tuple[bytes, bytes]] = []
         forwarded: dict[bytes, bytes] = {}
         for name, value in headers:
             if name == b"host":
@@ -70,6 +75,8 @@ class Perimeter:
                 origin = value if origin is None else b"null"
             elif name == b"sec-fetch-site":
                 cross_site = cross_site or value.strip() == b"cross-site"
+            elif page and name in _NAVIGATION:
+                fetched.append((name, value.strip()))
             elif name in _FORWARDED:
                 forwarded[name] = forwarded[name] + b"," + value if name in forwarded else value
         if len(hosts) != 1:
@@ -87,7 +94,7 @@ class Perimeter:
         self._check_host(host)
         if origin is not None:
             self._check_origin(origin.decode("latin-1"), scheme, host)
-        elif cross_site:
+        elif cross_site and not (len(fetched) == 2 and dict(fetched) == _NAVIGATION):
             raise Forbidden(
                 "a page of another site asked for this (Sec-Fetch-Site: cross-site); cors_origins names those that may",
                 code="foreign_origin",

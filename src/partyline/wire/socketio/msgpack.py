@@ -135,6 +135,11 @@ class MsgpackParser:
             return (_encode({"type": CONNECT, "nsp": namespace}),)
         return (_encode({"type": CONNECT, "data": connect_data(sid, pid), "nsp": namespace}),)
 
+    def ask(self, namespace: str, auth: dict[str, Any] | None) -> Messages:
+        if auth is None:
+            return (_encode({"type": CONNECT, "nsp": namespace}),)
+        return _write(CONNECT, namespace, None, auth)
+
     def connect_error(self, namespace: str, message: str, data: Any = None, *, protocol: int = 5) -> Messages:
         return _write(CONNECT_ERROR, namespace, None, connect_error_data(message, data, protocol))
 

@@ -153,6 +153,10 @@ class Parser(Protocol):
         """The answer to CONNECT. Socket.IO 4 has no `sid` in it; `pid` is there where recovery is on."""
         ...
 
+    def ask(self, namespace: str, auth: dict[str, Any] | None) -> Messages:
+        """A client's CONNECT, in Socket.IO 5."""
+        ...
+
     def connect_error(self, namespace: str, message: str, data: Any = None, *, protocol: int = 5) -> Messages:
         """The refusal of a CONNECT. In Socket.IO 4 it is `data`, or the bare message."""
         ...
@@ -309,6 +313,9 @@ class JsonParser:
 
     def connect(self, namespace: str, sid: str | None = None, pid: str | None = None) -> Messages:
         return (_head("0", namespace) + ("" if sid is None else _text(connect_data(sid, pid))),)
+
+    def ask(self, namespace: str, auth: dict[str, Any] | None) -> Messages:
+        return (_head("0", namespace) + ("" if auth is None else _text(auth)),)
 
     def connect_error(self, namespace: str, message: str, data: Any = None, *, protocol: int = 5) -> Messages:
         return (_head("4", namespace) + _text(connect_error_data(message, data, protocol)),)

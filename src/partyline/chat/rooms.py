@@ -1,0 +1,180 @@
+"""Rooms: what is said is kept in the log, and who comes later reads it there."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+import partyline
+from partyline.chat.words import MOST_NAME, MOST_ROOM, Answer, Pace, Refused, name, text
+
+PAGE = 50  # messages, of which as many come as have
+MOST_PAGE = 50_000  # characters
+MOST_SHOWN = 200  # people by name
+REMEMBERED = 10_000  # ids of messages, so that none is said twice
+
+
+class Guest(msgspec.Struct):
+    """How one comes in. Who has the same `key` is the same person."""
+
+    room: str
+    name: str
+    key: str = ""
+
+
+class Saying(msgspec.Struct):
+    """A message on its way in."""
+
+    id: str
+    text: str
+
+
+@dataclass(slots=True)
+class Member:
+    """A page in a room, and how often it may ask and say something."""
+
+    name: str
+    by: str
+    room: str = ""
+    asks: Pace = field(default_factory=lambda: Pace(5, 20))
+    says: Pace = field(default_factory=lambda: Pace(1.5, 10))
+
+
+class Rooms:
+    """The handlers of the namespace `/chat`."""
+
+    def __init__(self, chat: partyline.Namespace) -> None:
+        self.chat = chat
+        self.members: dict[str, Member] = {}  # by socket
+        self.here: dict[str, dict[str, list[str]]] = {}  # by room and person: the name of each of their pages
+        self.said: OrderedDict[tuple[str, str], asyncio.Future[Any]] = OrderedDict()  # by person and id
+        chat.on("enter", self.enter)
+        chat.on("older", self.older)
+        chat.on("say", self.say)
+        chat.on("typing", self.typing)
+        chat.on_disconnect(self.gone)
+
+    async def enter(self, socket: partyline.Socket, guest: Guest) -> Answer:
+        """Come into a room, out of the one before; the newest page of its log, and who is there."""
+        try:
+            room = room_of(name(guest.room, MOST_ROOM, "room"))
+            called = name(guest.name, MOST_NAME, "name")
+            member = self.members.get(socket.id) or Member(called, person(guest.key or socket.id))
+            member.asks.check()
+        except Refused as refused:
+            return refused.answer
+        self._leave(socket)
+        member.name, member.room = called, room
+        self.members[socket.id] = member
+        socket.join(room)
+        people = self.here.setdefault(room, {})
+        people.setdefault(member.by, []).append(called)
+        news = {"by": member.by, "name": called, "count": len(people)}
+        socket.to(room).emit("came", news)
+        shown = [{"by": by, "name": names[-1]} for by, names in list(people.items())[-MOST_SHOWN:]]
+        count = len(people)
+        # In the room first, then its log: what is said meanwhile comes twice rather than not at all.
+        return {"me": member.by, "people": shown, "count": count, **await self._page(room, None)}
+
+    async def older(self, socket: partyline.Socket, before: str) -> Answer:
+        """The page of the log that ends before a place in it."""
+        try:
+            member = self._member(socket)
+            member.asks.check()
+            return await self._page(member.room, partyline.Position.parse(before))
+        except Refused as refused:
+            return refused.answer
+        except partyline.PartylineError as error:
+            return {"error": error.code, "message": error.message}
+
+    async def say(self, socket: partyline.Socket, saying: Saying) -> Answer:
+        """Say something to all in the room, oneself among them; answered when it is kept."""
+        try:
+            member = self._member(socket)
+            words = text(saying.text)
+            if not 8 <= len(saying.id) <= 64:
+                raise Refused("invalid_id", "the id of a message has 8 to 64 characters", field="id")
+            kept = self.said.get((member.by, saying.id))
+            if kept is None:
+                member.says.check()
+                kept = self._keep(member, saying.id, words)
+            await asyncio.shield(kept)  # whoever goes now leaves it to be kept
+        except Refused as refused:
+            return refused.answer
+        except partyline.PartylineError as error:
+            return {"error": error.code, "message": error.message}
+        return {}
+
+    def _keep(self, member: Member, number: str, words: str) -> asyncio.Future[Any]:
+        said = {"id": number, "by": member.by, "name": member.name, "text": words, "time": int(time.time() * 1000)}
+        mark = (member.by, number)
+        kept: asyncio.Future[Any] = asyncio.ensure_future(self.chat.publish(member.room, "said", said))
+        self.said[mark] = kept
+        # What could not be kept may be said once more.
+        kept.add_done_callback(lambda done: self.said.pop(mark, None) if done.cancelled() or done.exception() else None)
+        if len(self.said) > REMEMBERED:
+            self.said.popitem(last=False)
+        return kept
+
+    def typing(self, socket: partyline.Socket, on: bool) -> None:
+        """Tell the others of the room."""
+        member = self.members.get(socket.id)
+        if member is not None and member.asks.allows():
+            news = {"by": member.by, "name": member.name, "on": on}
+            socket.to(member.room).volatile.emit("typing", news)
+
+    def gone(self, socket: partyline.Socket, reason: str) -> None:
+        """The page is gone."""
+        self._leave(socket)
+        self.members.pop(socket.id, None)
+
+    def _member(self, socket: partyline.Socket) -> Member:
+        member = self.members.get(socket.id)
+        if member is None:
+            raise Refused("not_in_a_room", "enter a room first")
+        return member
+
+    def _leave(self, socket: partyline.Socket) -> None:
+        """Out of the room, if it is in one; the others hear of a person's last page only."""
+        member = self.members.get(socket.id)
+        if member is None:
+            return
+        socket.leave(member.room)
+        people = self.here[member.room]
+        people[member.by].remove(member.name)
+        if not people[member.by]:
+            del people[member.by]
+            self.chat.to(member.room).emit("left", {"by": member.by, "count": len(people)})
+            if not people:
+                del self.here[member.room]
+
+    async def _page(self, room: str, before: partyline.Position | None) -> Answer:
+        """A page of the log, oldest message first, and the place before which the next one ends."""
+        try:
+            entries = await self.chat.history(room, before=before, limit=PAGE)
+        except partyline.PartylineError as error:
+            return {"error": error.code, "message": error.message}
+        full, size = len(entries) == PAGE, 0
+        for number, entry in enumerate(reversed(entries)):
+            size += len(entry.arguments[0]["text"])
+            if number and size > MOST_PAGE:  # more would not fit into a slow client's outbox
+                entries, full = entries[-number:], True
+                break
+        messages = [entry.arguments[0] for entry in entries]
+        return {"messages": messages, "before": str(entries[0].position) if full else None}
+
+
+def room_of(called: str) -> str:
+    """The Socket.IO room behind a room's name: fit for any log, and never the id of a socket."""
+    return "room-" + hashlib.sha256(called.encode()).hexdigest()[:32]
+
+
+def person(key: str) -> str:
+    """What the others see of a key: who knows it cannot find the key."""
+    return hashlib.sha256(key.encode("utf-8", "replace")).hexdigest()[:16]

@@ -1,0 +1,165 @@
+// @ts-check
+/** The page: which of its views the address names, the name one goes by, and the banner of the connection. */
+
+import { $, announce } from "./conversation.js";
+import { Room } from "./rooms.js";
+import { Strangers } from "./stranger.js";
+
+/** What is kept in this browser; without storage, until the page is left. */
+const kept = {
+  /** @type {Record<string, string>} */
+  here: {},
+  /** @param {string} what @returns {string} */
+  get(what) {
+    try {
+      return localStorage.getItem("partyline." + what) ?? "";
+    } catch {
+      return this.here[what] ?? "";
+    }
+  },
+  /** @param {string} what @param {string} value */
+  set(what, value) {
+    this.here[what] = value;
+    try {
+      localStorage.setItem("partyline." + what, value);
+    } catch {
+      // private mode, full, forbidden: it is in `here`
+    }
+  },
+};
+
+/** What tells this browser from others of the same name. Rooms see a hash of it only. */
+function key() {
+  const random = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), (b) => b.toString(16).padStart(2, "0"));
+  const known = kept.get("key") || random().join("");
+  kept.set("key", known);
+  return known;
+}
+
+/** @param {string} field @param {string} [text] */
+function complain(field, text = "") {
+  const line = $(field + "-error");
+  line.textContent = text;
+  line.hidden = !text;
+  if (text) $(field).setAttribute("aria-invalid", "true");
+  else $(field).removeAttribute("aria-invalid");
+  if (text) $(field).focus();
+}
+
+/** @param {import("./partyline.js").Socket} socket @param {AbortSignal} signal */
+export function watch(socket, signal) {
+  const banner = $("banner");
+  const [text, button] = banner.children;
+  /** @type {any} */
+  let timer;
+  let lost = false;
+  /** @param {string} words @param {string} [again] what the button says */
+  const show = (words, again) => {
+    clearTimeout(timer);
+    text.textContent = words;
+    button.hidden = !again;
+    button.textContent = again ?? "";
+    banner.hidden = !words;
+    banner.classList.toggle("well", !again && !lost);
+  };
+  /** @param {{state: string, reason?: string, delay?: number}} change */
+  const tell = ({ state, reason, delay = 0 }) => {
+    if (state === "waiting") {
+      lost = true;
+      const until = Date.now() + delay;
+      const count = () => {
+        const left = Math.ceil((until - Date.now()) / 1000);
+        show(left > 1 ? `Connection lost. Next try in ${left} s` : "Connection lost. Trying again…", "Try now");
+        timer = setTimeout(count, 500);
+      };
+      count();
+    } else if (state === "connecting") {
+      if (lost) show("Connection lost. Trying again…", "Try now");
+      else timer = setTimeout(() => show("Connecting…"), 1000);
+    } else if (state === "connected") {
+      const healed = lost;
+      lost = false;
+      show(healed ? "Connected again" : "");
+      timer = setTimeout(() => show(""), 2500);
+    } else {
+      lost = true;
+      show(`The server ended the connection: ${reason}`, "Connect again");
+    }
+  };
+  show("");
+  socket.addEventListener("state", (event) => !signal.aborted && tell(/** @type {CustomEvent} */ (event).detail));
+  tell({ state: socket.state });
+  button.addEventListener("click", () => socket.open(), { signal });
+  window.addEventListener("online", () => socket.open(), { signal });
+  signal.addEventListener("abort", () => show(""));
+}
+
+/** @type {Room | Strangers | null} */
+let view = null;
+
+function home(room = "") {
+  document.title = "Partyline";
+  $("name").value = kept.get("name");
+  $("room").value = room || kept.get("room");
+  for (const field of ["name", "room"]) complain(field);
+  ($("name").value ? $("room") : $("name")).focus();
+}
+
+/** @param {string} name @param {string} room */
+function refuse(name, room) {
+  return /** @param {{field?: string, message: string}} error */ (error) => {
+    view?.close();
+    view = null;
+    show("home");
+    home(room);
+    $("name").value = name;
+    complain(error.field === "name" ? "name" : "room", error.message);
+  };
+}
+
+/** @param {"home" | "rooms" | "stranger"} what */
+function show(what) {
+  $("home").hidden = what !== "home";
+  $("talk").hidden = what === "home";
+  $("talk").dataset.view = what;
+}
+
+function route() {
+  view?.close();
+  view = null;
+  announce("");
+  const [what, rest] = location.hash.slice(1).split(/\/(.*)/s);
+  let room = "";
+  try {
+    room = decodeURIComponent(rest ?? "").trim();
+  } catch {
+    // not an address of ours: the home view
+  }
+  const name = kept.get("name");
+  if (what === "stranger") {
+    show("stranger");
+    view = new Strangers(watch);
+  } else if (what === "room" && room && name) {
+    show("rooms");
+    view = new Room({ room, name, key: key() }, watch, refuse(name, room));
+  } else {
+    show("home");
+    home(room);
+  }
+}
+
+$("join").addEventListener("submit", (/** @type {Event} */ event) => {
+  event.preventDefault();
+  const name = $("name").value.trim();
+  const room = $("room").value.trim() || "lobby";
+  complain("room");
+  complain("name", name ? "" : "Say what the others may call you");
+  if (!name) return;
+  kept.set("name", name.toWellFormed());
+  kept.set("room", room.toWellFormed());
+  const hash = "#room/" + encodeURIComponent(room.toWellFormed());
+  if (location.hash === hash) route();
+  else location.hash = hash;
+});
+window.addEventListener("hashchange", route);
+route();

@@ -1,0 +1,209 @@
+// @ts-check
+/** A stranger: one talk at a time, kept nowhere. */
+
+import { $, Conversation, announce } from "./conversation.js";
+import { Socket } from "./partyline.js";
+
+/** @param {string} text */
+const sentence = (text) => text[0].toUpperCase() + text.slice(1) + ".";
+
+/** @typedef {"idle" | "waiting" | "talking" | "over"} State */
+
+export class Strangers {
+  /** @type {State} */
+  #state = "idle";
+  #run = ""; // which run of the server this is
+  #talks = 0;
+  #ids = 0;
+  #gone = new AbortController();
+  /** @type {Conversation} */
+  conversation;
+
+  /** @param {(socket: Socket, signal: AbortSignal) => void} watch */
+  constructor(watch) {
+    const { signal } = this.#gone;
+    $("title").textContent = "Stranger";
+    $("online").textContent = "";
+    this.conversation = this.#fresh();
+    this.#become("idle");
+    this.socket = new Socket("/stranger", { base: 500, cap: 8000 });
+    this.socket.addEventListener("state", (event) => this.#turned(/** @type {CustomEvent} */ (event).detail.state));
+    this.socket.on("hello", ({ run }) => this.#hello(run));
+    this.socket.on("online", (count) => this.#online(count));
+    this.socket.on("paired", () => this.#paired());
+    this.socket.on("left", () => this.#over("The stranger has left."));
+    this.socket.on("said", ({ text, time }) => this.#hear(text, time));
+    this.socket.on("typing", (on) => this.conversation.typing("them", "The stranger", on));
+    watch(this.socket, signal);
+    /** @param {string} id @param {() => void} act */
+    const on = (id, act) => $(id).addEventListener("click", act, { signal });
+    on("start", () => (this.#state === "waiting" ? this.#stop() : this.#start("start")));
+    on("next", () => this.#start("next"));
+    on("stop", () => this.#stop());
+    on("block", () => this.#shut("block", "You will not meet this stranger again."));
+    on("report", () => this.#shut("report", "Reported. You will not meet this stranger again."));
+    const [button, items] = $("more").children;
+    /** @param {boolean} open */
+    const menu = (open) => {
+      items.hidden = !open;
+      button.setAttribute("aria-expanded", String(open));
+    };
+    button.addEventListener("click", (/** @type {Event} */ event) => (event.stopPropagation(), menu(items.hidden)), { signal });
+    document.addEventListener("click", () => menu(false), { signal });
+    document.addEventListener(
+      "keydown",
+      (event) => {
+        if (event.key !== "Escape" || items.hidden) return;
+        menu(false);
+        button.focus();
+      },
+      { signal },
+    );
+    menu(false);
+  }
+
+  close() {
+    this.#gone.abort();
+    this.conversation.close();
+    this.socket.close();
+  }
+
+  #fresh() {
+    this.conversation?.close();
+    const conversation = new Conversation({
+      send: (text) => this.#say(text),
+      typing: (on) => this.#state === "talking" && this.socket.emit("typing", on),
+      placeholder: "Message",
+    });
+    conversation.name("Stranger");
+    return conversation;
+  }
+
+  /** @param {State} state */
+  #become(state) {
+    this.#state = state;
+    const apart = state === "idle" || state === "waiting";
+    $("meet").hidden = !apart;
+    $("meet").classList.toggle("waiting", state === "waiting");
+    $("scroller").hidden = $("composer").hidden = apart;
+    $("more").hidden = state !== "talking";
+    $("stop").hidden = state !== "talking" && state !== "over";
+    $("stop").textContent = state === "over" ? "Finish" : "Stop";
+    $("next").hidden = apart;
+    $("start").textContent = state === "waiting" ? "Stop" : "Start";
+    $("start").className = state === "waiting" ? "quiet large" : "primary large";
+    $("subtitle").textContent = { idle: "", waiting: "Looking for somebody", talking: "Talking", over: "The talk is over" }[state];
+    if (state === "idle") this.#meet("Talk to a stranger", "You are paired with somebody at random. Nothing you say is kept.");
+    if (state === "waiting") this.#meet("Looking for somebody…", "As soon as anyone else presses start, you are connected.");
+    this.conversation.enable(state === "talking");
+    if (state !== "talking") this.conversation.quiet();
+  }
+
+  /** @param {string} text @param {string} about */
+  #meet(text, about) {
+    $("meet-text").textContent = text;
+    $("meet-about").textContent = about;
+  }
+
+  /** @param {number} count */
+  #online(count) {
+    $("online").textContent =
+      count > 1 ? `${count.toLocaleString()} people are here, you among them` : "You are the only one here at the moment";
+  }
+
+  // What the server says
+
+  /** @param {string} state */
+  #turned(state) {
+    $("start").disabled = state !== "connected";
+    if (state === "connected") return;
+    $("online").textContent = "";
+    // Nobody knows of the talk any more but this page, and why is known with the next connection.
+    if (this.#state === "talking") {
+      this.conversation.enable(false);
+      this.conversation.quiet();
+    }
+  }
+
+  /** @param {string} run */
+  #hello(run) {
+    const restarted = this.#run && this.#run !== run;
+    this.#run = run;
+    if (this.#state === "talking") {
+      this.#over(restarted ? "The server restarted: this talk has ended." : "Your connection was lost: this talk has ended.");
+    } else if (this.#state === "waiting") this.#start("start");
+  }
+
+  #paired() {
+    this.conversation = this.#fresh();
+    this.#talks += 1;
+    this.#become("talking");
+    this.conversation.notice("You are connected with a stranger. Say hello.");
+    this.conversation.focus();
+  }
+
+  /** @param {string} text */
+  #over(text) {
+    if (this.#state !== "talking") return;
+    this.#become("over");
+    this.conversation.notice(text);
+    $("next").focus();
+  }
+
+  /** @param {string} text @param {number} time */
+  #hear(text, time) {
+    if (this.#state === "talking") this.conversation.add({ id: `t${this.#ids++}`, by: "them", text, time });
+  }
+
+  // What one does
+
+  /** @param {string} event @param {any[]} args @returns {Promise<any>} the answer, an error as one */
+  async #ask(event, ...args) {
+    try {
+      return (await this.socket.call(event, ...args)) ?? {};
+    } catch {
+      return { error: "lost", message: "there is no connection" };
+    }
+  }
+
+  /** @param {"start" | "next"} how */
+  async #start(how) {
+    this.conversation = this.#fresh(); // nothing of the last talk stays on the page
+    this.#become("waiting");
+    const talks = this.#talks;
+    const { error, message } = await this.#ask(how);
+    if (!error || talks !== this.#talks || this.#state !== "waiting") return;
+    this.#become("idle");
+    if (error === "lost") return;
+    this.#meet(error === "rate_limited" ? "Not so fast" : "Not now", sentence(message));
+    announce(message);
+  }
+
+  #stop() {
+    this.conversation = this.#fresh();
+    this.#become("idle");
+    this.#ask("stop");
+  }
+
+  /** @param {"block" | "report"} how @param {string} text */
+  async #shut(how, text) {
+    const { error, message } = await this.#ask(how);
+    if (error) this.conversation.notice(`That failed: ${message}.`);
+    else this.#over(text);
+  }
+
+  /** @param {string} text */
+  async #say(text) {
+    const { conversation } = this;
+    const id = `m${this.#ids++}`;
+    conversation.pending({ id, by: "me", text, time: Date.now() });
+    const send = async () => {
+      conversation.state(id, "Sending…");
+      const { error, message } = await this.#ask("say", text);
+      if (conversation !== this.conversation) return;
+      if (!error) conversation.add({ id, by: "me", text, time: Date.now(), mine: true });
+      else conversation.state(id, `Not sent: ${message}.`, this.#state === "talking" ? send : undefined);
+    };
+    await send();
+  }
+}

@@ -1,0 +1,129 @@
+"""Strangers: two at a time, and nothing of it is kept, neither here behind the talk nor in any log."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from dataclasses import dataclass, field
+
+import partyline
+from partyline.chat.matching import Matching
+from partyline.chat.words import Answer, Pace, Refused, text
+
+REPORTS = 3  # of different people, from which on somebody is not paired any more
+NEWS = 1.0  # seconds between two counts of the people online
+
+
+@dataclass(slots=True)
+class Visitor:
+    """How often a page may do something, and who has reported it."""
+
+    starts: Pace = field(default_factory=lambda: Pace(1, 10))
+    says: Pace = field(default_factory=lambda: Pace(2, 10))
+    types: Pace = field(default_factory=lambda: Pace(2, 10))
+    reporters: set[str] = field(default_factory=set)
+
+
+class Strangers:
+    """The handlers of the namespace `/stranger`."""
+
+    def __init__(self, strangers: partyline.Namespace) -> None:
+        self.strangers = strangers
+        self.matching = Matching()
+        self.visitors: dict[str, Visitor] = {}  # by socket
+        self.run = secrets.token_hex(8)
+        self._telling = False
+        strangers.on_connect(self.come)
+        strangers.on("start", self.start)
+        strangers.on("next", self.next)
+        strangers.on("stop", self.stop)
+        strangers.on("say", self.say)
+        strangers.on("typing", self.typing)
+        strangers.on("block", self.block)
+        strangers.on("report", self.report)
+        strangers.on_disconnect(self.gone)
+
+    def come(self, socket: partyline.Socket) -> None:
+        """A page is open."""
+        self.visitors[socket.id] = Visitor()
+        socket.emit("hello", {"run": self.run})
+        socket.emit("online", len(self.visitors))
+        self._count()
+
+    def gone(self, socket: partyline.Socket, reason: str) -> None:
+        """A page is closed; its talk ends."""
+        self._tell(self.matching.leave(socket.id))
+        del self.visitors[socket.id]
+        self._count()
+
+    def start(self, socket: partyline.Socket) -> Answer:
+        """Be paired with somebody, now or as soon as there is somebody."""
+        visitor = self.visitors[socket.id]
+        try:
+            if len(visitor.reporters) >= REPORTS:
+                raise Refused("reported", "several people have reported you: come back another time")
+            visitor.starts.check()
+        except Refused as refused:
+            return refused.answer
+        talking = self.matching.partner(socket.id)
+        other = self.matching.start(socket.id)
+        if other is not None and talking is None:
+            self.strangers.to(socket.id, other).emit("paired")
+        return {}
+
+    def next(self, socket: partyline.Socket) -> Answer:
+        """Leave this one, and be paired with another."""
+        self._tell(self.matching.stop(socket.id))
+        return self.start(socket)
+
+    def stop(self, socket: partyline.Socket) -> Answer:
+        """Leave this one, or wait no more."""
+        self._tell(self.matching.stop(socket.id))
+        return {}
+
+    def say(self, socket: partyline.Socket, said: str) -> Answer:
+        """Say something to the other one."""
+        try:
+            words = text(said)
+            other = self.matching.partner(socket.id)
+            if other is None:
+                raise Refused("no_partner", "the talk is over")
+            self.visitors[socket.id].says.check()
+        except Refused as refused:
+            return refused.answer
+        self.strangers.to(other).emit("said", {"text": words, "time": int(time.time() * 1000)})
+        return {}
+
+    def typing(self, socket: partyline.Socket, on: bool) -> None:
+        """Tell the other one."""
+        other = self.matching.partner(socket.id)
+        if other is not None and self.visitors[socket.id].types.allows():
+            self.strangers.to(other).volatile.emit("typing", on)
+
+    def block(self, socket: partyline.Socket) -> Answer:
+        """End the talk, and never meet this one again."""
+        self._tell(self.matching.block(socket.id))
+        return {}
+
+    def report(self, socket: partyline.Socket) -> Answer:
+        """The same, and let it count."""
+        other = self.matching.partner(socket.id)
+        if other is not None:
+            self.visitors[other].reporters.add(socket.id)
+        return self.block(socket)
+
+    def _tell(self, left: str | None) -> None:
+        """The other one hears that the talk is over."""
+        if left is not None:
+            self.strangers.to(left).emit("left")
+
+    def _count(self) -> None:
+        """Soon everybody hears how many there are."""
+        if not self._telling:
+            self._telling = True
+            asyncio.get_running_loop().call_later(NEWS, self._told)
+
+    def _told(self) -> None:
+        self._telling = False
+        self.strangers.emit("online", len(self.visitors))

@@ -1,0 +1,84 @@
+"""What people may say, and how often."""
+
+from __future__ import annotations
+
+import re
+import time
+import unicodedata
+from collections.abc import Callable
+from typing import Any
+
+MOST_TEXT = 4_000  # characters; the page says so before the server does
+MOST_NAME = 40
+MOST_ROOM = 60
+
+Answer = dict[str, Any]
+
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # but tabs and line ends
+# What writes nothing itself and could make a name look like another; what joins emoji and letters stays.
+_HIDDEN = re.compile(
+    r"[\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\u115f\u1160\u2800\u3164\uffa0]"
+)
+_HALVES = re.compile(r"[\ud800-\udfff]")
+
+
+class Refused(Exception):
+    """A request that is not done; `answer` is what its acknowledgement says."""
+
+    def __init__(self, code: str, message: str, **more: Any) -> None:
+        super().__init__(message)
+        self.answer: Answer = {"error": code, "message": message, **more}
+
+
+def text(said: str) -> str:
+    """A message's text as it is sent on. Raises Refused."""
+    said = _HALVES.sub("\ufffd", said).replace("\r\n", "\n").replace("\r", "\n")
+    said = _CONTROLS.sub("", said).strip()
+    if not said:
+        raise Refused("empty", "there is nothing in it", field="text")
+    if len(said) > MOST_TEXT:
+        message = f"a message has at most {MOST_TEXT:,} characters, and this one has {len(said):,}"
+        raise Refused("too_long", message, field="text")
+    return said
+
+
+def name(given: str, most: int, field: str) -> str:
+    """A name in one line, without what cannot be seen, spelt in one way. Raises Refused."""
+    visible = _HIDDEN.sub("", _CONTROLS.sub(" ", _HALVES.sub("\ufffd", given)))
+    found = unicodedata.normalize("NFC", " ".join(visible.split()))
+    if not any(unicodedata.category(letter)[0] in "LNPS" for letter in found):
+        raise Refused("empty", f"the {field} needs at least one character that can be seen", field=field)
+    if len(found) > most:
+        raise Refused(
+            "too_long", f"a {field} has at most {most} characters, and this one has {len(found)}", field=field
+        )
+    return found
+
+
+class Pace:
+    """How often one client may do something: `rate` times a second in the long run, `burst` times at once."""
+
+    __slots__ = ("_at", "_burst", "_clock", "_left", "_rate")
+
+    def __init__(self, rate: float, burst: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._rate = rate
+        self._burst = burst
+        self._clock = clock
+        self._left = float(burst)
+        self._at = clock()
+
+    def allows(self) -> bool:
+        """Take one time, if there is one left."""
+        now = self._clock()
+        self._left = min(self._burst, self._left + (now - self._at) * self._rate)
+        self._at = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+    def check(self) -> None:
+        """The same; raises Refused, with the seconds to wait."""
+        if not self.allows():
+            wait = round((1 - self._left) / self._rate, 2)
+            raise Refused("rate_limited", "that is too fast: wait a moment", wait=wait)

@@ -1,0 +1,248 @@
+"""The server's side of strangers, over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from random import Random
+
+import pytest
+
+import partyline
+from partyline import chat
+from partyline.chat.strangers import REPORTS, Strangers
+from tests.server.servers import eventually, partyline_server
+
+from .guests import Guest, guest, guests
+
+
+@asynccontextmanager
+async def strangers(count: int) -> AsyncIterator[tuple[Strangers, list[Guest]]]:
+    """The server's side, and clients of it."""
+    io = partyline.SocketIO()
+    side = Strangers(io.namespace("/stranger"))
+    async with partyline_server(extras=[io]) as (_, url), guests(url, "/stranger", count) as found:
+        yield side, found
+
+
+async def pair(one: Guest, other: Guest) -> None:
+    """Two who talk, where nobody else waits."""
+    before = len(one.all("paired")) + 1, len(other.all("paired")) + 1
+    assert await one.call("start") == {}
+    assert await other.call("start") == {}
+    await one.hears("paired", before[0])
+    await other.hears("paired", before[1])
+
+
+def test_two_talk() -> None:
+    """Two who press start are paired; each hears what the other says and that they type, and nobody else does."""
+
+    async def main() -> None:
+        async with strangers(3) as (_, (one, other, third)):
+            await pair(one, other)
+            await third.call("start")
+            assert await one.call("start") == {}  # who talks goes on talking
+            assert await one.call("say", "hello") == {}
+            (said,) = await other.hears("said")
+            assert said["text"] == "hello"
+            assert set(said) == {"text", "time"}  # nothing that names anybody
+            other.emit("typing", True)
+            assert await one.hears("typing") == [True]
+            assert await other.call("say", "hello back") == {}
+            await one.hears("said")
+            assert third.all("said") == third.all("typing") == third.all("paired") == []
+            assert one.all("paired") == other.all("paired") == [[]]
+
+    asyncio.run(main())
+
+
+def test_leaving_is_told() -> None:
+    """Who stops, presses next or goes away ends the talk, and the other one hears it once."""
+
+    async def main() -> None:
+        async with strangers(2) as (side, (one, other)):
+            for count, leave in enumerate(("stop", "next"), 1):
+                await pair(one, other)
+                assert await one.call(leave) == {}
+                await other.hears("left", count)
+                assert (await other.call("say", "still there?"))["error"] == "no_partner"
+                await one.call("stop")
+            await pair(one, other)
+            one.leave()
+            await other.hears("left", 3)
+            assert len(other.all("left")) == 3
+            await eventually(lambda: len(side.matching) == 1, "who is gone is forgotten")
+
+    asyncio.run(main())
+
+
+def test_next_does_not_bring_back_the_one_just_left() -> None:
+    """Where somebody else waits, next brings them; where nobody does, it waits, and may bring the same again."""
+
+    async def main() -> None:
+        async with strangers(3) as (side, (one, other, third)):
+            await pair(one, other)
+            await third.call("start")
+            await one.call("next")
+            assert side.matching.partner(one.id) == third.id
+            await one.call("stop")
+            await third.call("stop")
+            await other.call("start")
+            await one.call("next")
+            assert side.matching.partner(one.id) == other.id
+
+    asyncio.run(main())
+
+
+def test_block_and_report() -> None:
+    """Who is blocked is not met again, though nobody else is there; who is reported by three is not paired any more."""
+
+    async def main() -> None:
+        async with strangers(REPORTS + 1) as (side, (one, *others)):
+            await pair(one, others[0])
+            assert await one.call("block") == {}
+            await others[0].hears("left")
+            for who in (one, others[0]):
+                await who.call("start")
+            assert len(side.matching.waiting) == 2
+            for who in (one, others[0]):
+                await who.call("stop")
+            bad, *reporters = others[0], one, *others[1:]
+            for reporter in reporters[1:]:
+                await pair(bad, reporter)
+                assert await reporter.call("report") == {}
+                assert await reporter.call("report") == {}  # nobody any more: it counts once
+            assert len(side.visitors[bad.id].reporters) == REPORTS - 1
+            assert await bad.call("start") == {}
+            side.visitors[bad.id].reporters.add("a third")
+            assert (await bad.call("next"))["error"] == "reported"
+            assert side.matching.waiting == ()
+
+    asyncio.run(main())
+
+
+def test_pressing_is_slowed_down() -> None:
+    """Beyond the burst, starts and messages are refused with the time to wait; typing is dropped without a word."""
+
+    async def main() -> None:
+        async with strangers(2) as (_, (one, other)):
+            await pair(one, other)
+            for event, *arguments in (("say", "x"), ("next",)):
+                answers = [await one.call(event, *arguments) for _ in range(15)]
+                assert answers[:9] == [{}] * 9
+                assert {answer["error"] for answer in answers if answer} == {"rate_limited"}
+                assert all(answer["wait"] > 0 for answer in answers if answer)
+
+    asyncio.run(main())
+
+
+def test_the_count_is_of_those_who_are_there() -> None:
+    """Everybody hears how many are connected, with the first event and after changes, and not one each."""
+
+    async def main() -> None:
+        async with strangers(20) as (_, (one, *others)):
+            await eventually(lambda: one.all("online")[-1] == [20], "one hears of 20")
+            for other in others[:15]:
+                other.leave()
+            await eventually(lambda: one.all("online")[-1] == [5], "one hears of 5")
+            assert len(one.all("online")) <= 5
+
+    asyncio.run(main())
+
+
+def test_nothing_of_a_talk_is_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Neither the database nor a log line, at the finest level, has a word of what strangers said, or who they are."""
+    secret = "a word that nobody else says"
+
+    async def main() -> None:
+        caplog.set_level(logging.DEBUG)
+        database = tmp_path / "partyline.db"
+        async with (
+            partyline_server(extras=chat.extras(), db=str(database)) as (server, url),
+            guests(url, "/stranger", 2) as (one, other),
+        ):
+            await pair(one, other)
+            for who in (one, other):
+                assert await who.call("say", secret) == {}
+            await other.call("report")
+            await one.hears("left")
+            one.send("42/stranger,{")  # broken: what is logged of it is not what it says
+            await eventually(lambda: one.closed, "a broken packet ends the connection")
+            assert server.store.head == 0
+            ids = [one.id, other.id]
+        for file in tmp_path.iterdir():
+            assert secret.encode() not in file.read_bytes(), file
+        told = caplog.text
+        assert secret not in told
+        assert not [who for who in ids if who in told]
+
+    asyncio.run(main())
+
+
+def test_two_thousand_press_start_and_next() -> None:
+    """2,000 clients press start, next and stop at random and some go away: nobody is paired with two, nobody waits
+    while somebody waits whom they may meet, who is gone is forgotten, and each pair hears each other and nobody else.
+    """
+    random = Random(5)
+    people, presses = 2_000, 6
+
+    async def main() -> None:
+        async with strangers(people) as (side, clients):
+            by_id = {one.id: one for one in clients}
+            matching = side.matching
+
+            def in_order() -> None:
+                waiting = matching.waiting
+                assert not any(matching.may_meet(one, other) for one, other in itertools.combinations(waiting, 2))
+                for one in by_id:
+                    other = matching.partner(one)
+                    assert other is None or (other != one and matching.partner(other) == one)
+
+            async def live(one: Guest) -> None:
+                await one.call("start")
+                for _ in range(presses):
+                    await one.call(random.choices(("next", "stop", "start"), (6, 1, 1))[0])
+                if random.random() < 0.1:
+                    one.leave()
+                    del by_id[one.id]
+                else:
+                    await one.call("start")
+
+            living = asyncio.gather(*(live(one) for one in clients))
+            while not living.done():
+                in_order()
+                await asyncio.sleep(0.05)
+            await living
+            await eventually(lambda: len(matching) == len(by_id), "those who went away are forgotten")
+            in_order()
+            assert len(matching.waiting) <= 1
+
+            for one in by_id.values():
+                if matching.partner(one.id) is not None:
+                    assert await one.call("say", one.id) == {}
+            for one in by_id.values():
+                heard = [said["text"] for (said,) in one.all("said")]
+                other = matching.partner(one.id)
+                assert heard == ([] if other is None else [other])
+            assert sum(len(one.all("paired")) for one in clients) > people * 3
+
+    asyncio.run(main())
+
+
+def test_a_new_run_says_so() -> None:
+    """Each start of the server names its run otherwise, so that a page knows that its talk is gone with the last."""
+
+    async def main() -> None:
+        runs = []
+        for _ in range(2):
+            async with partyline_server(extras=chat.extras()) as (_, url):
+                one = await guest(url, "/stranger")
+                runs.append((await one.hears("hello"))[0]["run"])
+                one.leave()
+        assert len(set(runs)) == 2
+
+    asyncio.run(main())

@@ -1,0 +1,691 @@
+"""One socket: what it sends, what it awaits, its own listeners, its end, and how much of it may wait."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from partyline.errors import CallTimeout, ConnectionRefused, InvalidValue, PeerGone
+from partyline.socketio.server import SocketIO
+from partyline.socketio.socket import Socket
+from tests.server.servers import eventually, small_send_buffers
+
+from .clients import Client, Notes, WebSocketClient, entered, looped, only, opened, polled, served, serving
+
+# Out
+
+
+@looped
+async def test_emit() -> None:
+    """Events go out compact, in order, with their attachments and nothing between them."""
+    io = SocketIO()
+    async with served(io) as url, entered(url) as client:
+        socket = only(io)
+        socket.emit("x")
+        socket.emit("x", 1, None, "é", {"a": [1.5, True]})
+        socket.emit("x", b"a", {"b": [bytearray(b"b"), memoryview(b"c")]})
+        socket.send("hello")
+        assert await client.take(7) == [
+            '2["x"]',
+            '2["x",1,null,"é",{"a":[1.5,true]}]',
+            '53-["x",{"_placeholder":true,"num":0},{"b":[{"_placeholder":true,"num":1},{"_placeholder":true,"num":2}]}]',
+            b"a",
+            b"b",
+            b"c",
+            '2["message","hello"]',
+        ]
+
+
+@pytest.mark.parametrize("name", ["connect", "connect_error", "disconnect", "disconnecting", "newListener"])
+@looped
+async def test_reserved_names(name: str) -> None:
+    """No event can be sent under a name that clients raise themselves, to nobody and in no way."""
+    io = SocketIO()
+    async with served(io) as url, entered(url) as client:
+        socket = only(io)
+        for emit in (socket.emit, socket.volatile.emit, io.emit, io.to("nowhere").emit, socket.broadcast.emit):
+            with pytest.raises(InvalidValue, match=name):
+                emit(name)
+        for call in (socket.call, io.call):
+            with pytest.raises(InvalidValue, match=name):
+                await call(name)
+        await client.sync()
+
+
+@looped
+async def test_what_cannot_be_sent() -> None:
+    """An argument without a form is the caller's error; nothing goes out, and everybody stays connected."""
+    io = SocketIO()
+    async with served(io) as url, entered(url) as client, polled(url) as other:
+        await other.enter()
+        first, _ = io.sockets.values()
+        for emit in (first.emit, first.volatile.emit, io.emit, io.volatile.emit, first.broadcast.emit):
+            with pytest.raises(InvalidValue, match="cannot be sent"):
+                emit("x", object())
+        for call in (first.call, io.call):
+            with pytest.raises(InvalidValue, match="cannot be sent"):
+                await call("x", object())
+        assert not first._acks
+        io.emit("y")
+        assert await client.event() == ["y"]
+        assert await other.event() == ["y"]
+
+
+# Calls
+
+
+@pytest.mark.parametrize(
+    ("answer", "value"),
+    [("[]", None), ("[1]", 1), ("[null]", None), ('["a",[2]]', ("a", [2])), ("[[]]", [])],
+)
+@looped
+async def test_call(answer: str, value: Any) -> None:
+    """A call gives the client's answer: nothing, its one value, or all of several."""
+    io = SocketIO()
+    async with served(io) as url, entered(url) as client:
+        call = asyncio.ensure_future(only(io).call("question", {"n": 1}))
+        assert await client.next() == '21["question",{"n":1}]'
+        await client.say(f"31{answer}")
+        got = await call
+        assert (tuple(got) if isinstance(value, tuple) else got) == value
+
+
+@looped
+async def test_a_binary_answer() -> None:
+    """Attachments go both ways with a call."""
+    io = SocketIO()
+    async with served(io) as url, entered(url) as client:
+        call = asyncio.ensure_future(only(io).call("question", b"\x01"))
+        assert await client.take(2) == ['51-1["question",{"_placeholder":true,"num":0}]', b"\x01"]
+        await client.say('61-1[{"_placeholder":true,"num":0}]', b"\x02")
+        assert await call == b"\x02"
+
+
+@looped
+async def test_calls_at_once() -> None:
+    """Each of several calls gets its own answer, in whatever order these come; a second answer counts for nothing."""
+    io = SocketIO()
+    async with served(io) as url, entered(url) as client:
+        calls = [asyncio.ensure_future(only(io).call("question", n)) for n in range(3)]
+        await client.take(3)
+        await client.say('33["c"]', '31["a"]', '31["again"]', '32["b"]', '399["nobody asked"]')
+        assert await asyncio.gather(*calls) == ["a", "b", "c"]
+        await client.sync()
+
+
+@looped
+async def test_call_timeout() -> None:
+    """A call without an answer in time fails; a late answer is dropped."""
+    io = SocketIO()
+    async with served(io) as url, entered(url) as client:
+        socket = only(io)
+        for call in (socket.call("question", timeout=0.01), socket.timeout(0.01).call("question")):
+            with pytest.raises(CallTimeout, match="no acknowledgement"):
+                await call
+        assert not socket._acks
+        await client.take(2)
+        await client.say("31[1]", "32[1]")
+        await client.sync()
+        (connection,) = io.connections
+        assert connection.calls == 0
+
+
+@looped
+async def test_a_cancelled_call() -> None:
+    """A call that is cancelled leaves nothing behind."""
+    io = SocketIO()
+    async with served(io) as url, entered(url) as client:
+        socket = only(io)
+        call = asyncio.ensure_future(socket.call("question"))
+        await client.next()
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        assert not socket._acks
+        (connection,) = io.connections
+        assert connection.calls == 0
+        await client.say("31[1]")
+        await client.sync()
+
+
+@pytest.mark.parametrize("how", ["leave", "lost", "expelled"])
+@looped
+async def test_a_call_whose_socket_goes(how: str) -> None:
+    """A pending call is settled when the socket goes, and a call to one that is gone fails at once."""
+    io = SocketIO()
+    async with served(io) as url, entered(url) as client:
+        socket = only(io)
+        call = asyncio.ensure_future(socket.call("question"))
+        await client.next()
+        match how:
+            case "leave":
+                await client.say("1")
+            case "lost":
+                client.wire.peer.transport.abort()
+            case _:
+                socket.disconnect()
+        for one in (call, socket.call("question")):
+            with pytest.raises(PeerGone):
+                await one
+
+
+@looped
+async def test_a_call_before_the_client_is_connected() -> None:
+    """on_connect cannot call its client, which is not connected yet: that fails at once and is no deadlock."""
+    io = SocketIO()
+
+    @io.on_connect
+    async def connect(socket: Socket) -> None:
+        try:
+            await socket.call("question")
+        except PeerGone as error:
+            raise ConnectionRefused(error.message) from None
+
+    async with served(io) as url, opened(url) as client:
+        await client.say("0")
+        assert "when on_connect has returned" in str(await client.next())
+
+
+@looped
+async def test_an_answer_that_is_no_value() -> None:
+    """An answer that cannot be decoded closes the connection, and the call is settled with it."""
+    io = SocketIO()
+    async with served(io) as url, entered(url) as client:
+        call = asyncio.ensure_future(only(io).call("question"))
+        await client.next()
+        await client.say("31[1e999]")
+        await client.closed()
+        with pytest.raises(PeerGone):
+            await call
+
+
+# Volatile
+
+
+@looped
+async def test_volatile() -> None:
+    """A volatile event goes to who can take it at once: not to a poller without a GET, not before CONNECT's answer."""
+    io = SocketIO()
+    io.on_connect(lambda socket: socket.volatile.emit("too early"))
+    async with served(io) as url, entered(url) as client, polled(url) as other:
+        await other.enter()
+        await other.sync()
+        io.volatile.emit("x", 1)
+        for socket in io.sockets.values():
+            socket.volatile.emit("y", 2)
+            socket.volatile.timeout(1).compress(True).emit("z")
+        assert await client.take(3) == ['2["x",1]', '2["y",2]', '2["z"]']
+        await other.sync()
+
+
+@looped
+async def test_volatile_where_the_client_does_not_read() -> None:
+    """Volatile events to a client that does not read are dropped; what is not volatile waits for it."""
+    io = SocketIO()
+    async with serving(io) as (partyline, url):
+        small_send_buffers(partyline)
+        async with entered(url) as client:
+            client.wire.peer.stop_reading()
+            socket = only(io)
+            while socket.writable:
+                socket.emit("fill", "x" * 60_000)
+                await asyncio.sleep(0)
+            for n in range(100):
+                socket.volatile.emit("volatile", n)
+                io.volatile.emit("volatile", n)
+            socket.emit("last")
+            client.wire.peer.read_again()
+            while (event := await client.event())[0] == "fill":
+                pass
+            assert event == ["last"]
+
+
+# Its own listeners
+
+
+@looped
+async def test_own_listeners() -> None:
+    """A socket has listeners of its own, without the socket as an argument, typed as any; they can be taken away."""
+    io = SocketIO()
+    notes = Notes()
+
+    def own(n: int) -> str:
+        notes.append(("own", n))
+        return "own"
+
+    io.on("x", lambda socket, n: notes.append(("all", n)))
+    async with served(io) as url, entered(url) as client, entered(url) as other:
+        socket, _ = io.sockets.values()
+        assert socket.on("x", own) is own
+        socket.on("y")(own)
+        assert await client.ask("x", 1) == ["own"]
+        assert await other.ask("x", 2) == []
+        assert notes == [("all", 1), ("own", 1), ("all", 2)]
+        (answer,) = await client.ask("x", "no number")
+        assert answer["error"] == "invalid_arguments"
+        socket.off("x", own)
+        assert await client.ask("x", 3) == []
+        assert await client.ask("y", 4) == ["own"]
+        socket.on("x", own)
+        socket.off("x")
+        assert await client.ask("x", 5) == []
+        socket.off()
+        await client.say('20["y",6]')
+        await client.sync()
+        socket.off("y")
+        assert socket._listeners is None
+
+
+@looped
+async def test_once() -> None:
+    """A listener for one event hears one, also where two have come already; `off` takes it away by its function."""
+    io = SocketIO()
+    notes = Notes()
+    gate = asyncio.Event()
+    io.on("wait", lambda socket: gate.wait())
+    async with served(io) as url, entered(url) as client:
+        socket = only(io)
+        socket.once("x", notes.append)
+        await client.say('2["wait"]', '2["x",1]', '2["x",2]')
+        gate.set()
+        await client.sync()
+        await notes.sync(1)
+        await client.sync()
+        assert notes == [1]
+        socket.once("x", notes.append)
+        socket.off("x", notes.append)
+        await client.say('2["x",3]')
+        await client.sync()
+        assert notes == [1]
+        assert socket._listeners is None
+
+
+@looped
+async def test_socket_middlewares() -> None:
+    """A socket's middlewares see every event before its handlers; what they raise keeps it from them, and is the
+    answer: ours in words, any other without."""
+    io = SocketIO()
+    notes = Notes()
+    io.on("x", lambda socket, *arguments: notes.append(arguments) or "ok")
+
+    async def check(event: str, arguments: list[Any]) -> None:
+        await asyncio.sleep(0)
+        if arguments == ["refuse"]:
+            raise ConnectionRefused("not here")
+        if arguments == ["fail"]:
+            raise KeyError("secret")
+
+    async with served(io) as url, entered(url) as client:
+        assert only(io).use(check) is check
+        assert await client.ask("x", 1) == ["ok"]
+        assert await client.ask("x", "refuse") == [{"error": "refused", "message": "not here"}]
+        assert await client.ask("x", "fail") == [{"error": "internal"}]
+        assert notes == [(1,)]
+
+
+@looped
+async def test_on_any_outgoing() -> None:
+    """Who wants to know of what leaves hears every event to the socket, whichever way it comes, and can stop it."""
+    io = SocketIO()
+    notes = Notes()
+
+    def outgoing(*values: Any) -> None:
+        notes.append(values)
+
+    def broken(*values: Any) -> None:
+        raise KeyError
+
+    async with served(io) as url, entered(url) as client, entered(url):
+        socket, other = io.sockets.values()
+        socket.on_any_outgoing(broken)
+        assert socket.on_any_outgoing(outgoing) is outgoing
+        socket.emit("a", 1)
+        io.emit("b", 2)
+        socket.volatile.emit("c")
+        other.emit("not for it")
+        other.broadcast.emit("d")
+        call = asyncio.ensure_future(socket.call("e"))
+        await client.take(5)
+        assert notes == [("a", 1), ("b", 2), ("c",), ("d",), ("e",)]
+        call.cancel()
+        socket.off_any_outgoing(outgoing)
+        socket.emit("f")
+        assert len(notes) == 5
+        assert io.watched == {socket}
+        socket.off_any_outgoing()
+        assert io.watched == set()
+
+
+# The end
+
+
+@looped
+async def test_disconnecting_and_disconnect() -> None:
+    """on_disconnecting sees the rooms, on_disconnect does not; both hear once, and can still send to others."""
+    io = SocketIO()
+    notes = Notes()
+    io.on_connect(lambda socket: socket.join("room"))
+    io.on_disconnecting(lambda socket, reason: notes.append(sorted(socket.rooms)))
+
+    @io.on_disconnect
+    async def disconnect(socket: Socket, reason: str) -> None:
+        notes.append((list(socket.rooms), socket.connected, reason))
+        await asyncio.sleep(0)
+        socket.join("again")
+        socket.to("room").emit("left", socket.id)
+
+    async with served(io) as url, entered(url) as client, entered(url) as other:
+        await other.leave()
+        assert await client.event() == ["left", other.sid]
+        assert notes == [sorted(["room", other.sid]), ([], False, "transport close")]
+        assert "again" not in io.rooms()
+
+
+@looped
+async def test_end_handlers_that_raise() -> None:
+    """What raises at the end of a socket is logged; all others are still called, and nothing is left."""
+    io = SocketIO()
+    notes = Notes()
+
+    def fail(socket: Socket, reason: str) -> None:
+        raise KeyError
+
+    async def fail_later(socket: Socket, reason: str) -> None:
+        await asyncio.sleep(0)
+        raise KeyError
+
+    io.on_disconnecting(fail)
+    io.on_disconnect(fail)
+    io.on_disconnect(fail_later)
+    io.on_disconnecting(lambda socket, reason: notes.append("disconnecting"))
+    io.on_disconnect(lambda socket, reason: notes.append("disconnect"))
+    async with serving(io) as (partyline, url), entered(url) as client:
+        await client.say("1")
+        await client.sync()
+        await eventually(lambda: partyline.counters.errors == 3, "three errors")
+        assert notes == ["disconnecting", "disconnect"]
+
+
+@looped
+async def test_on_disconnect_waits_for_handlers() -> None:
+    """on_disconnect comes behind the handlers of everything that had arrived before the end."""
+    io = SocketIO()
+    notes, go = Notes(), asyncio.Event()
+
+    @io.on("x")
+    async def x(socket: Socket, n: int) -> None:
+        await go.wait()
+        notes.append((n, socket.connected))
+
+    io.on("y", lambda socket, n: notes.append((n, socket.connected)))
+    io.on("z", x, concurrent=True)
+    io.on_disconnect(lambda socket, reason: notes.append(reason))
+    async with served(io) as url, entered(url) as client:
+        await client.say('2["x",1]', '2["y",2]', '2["z",3]', '20["x",4]', "1")
+        await client.sync()
+        assert notes == []
+        go.set()
+        await notes.sync(5)
+        assert notes[-1] == "client namespace disconnect"
+        assert sorted(notes[:-1]) == [(1, False), (2, False), (3, False), (4, False)]
+
+
+@pytest.mark.parametrize("concurrent", [False, True])
+@looped
+async def test_on_disconnect_behind_a_hung_handler(concurrent: bool) -> None:
+    """A handler that hangs is cancelled after disconnect_grace, what waited is dropped, and on_disconnect runs."""
+    io = SocketIO(disconnect_grace=0.02)
+    notes = Notes()
+
+    @io.on("hang", concurrent=concurrent)
+    async def hang(socket: Socket) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            notes.append("cancelled")
+
+    @io.on("behind")
+    async def behind(socket: Socket) -> None:
+        await asyncio.Event().wait()
+
+    io.on_disconnect(lambda socket, reason: notes.append(reason))
+    async with served(io) as url, entered(url) as client:
+        await client.say('2["hang"]', '2["behind"]', '2["behind"]', "1")
+        await notes.sync(2)
+        assert notes == ["cancelled", "client namespace disconnect"]
+        (connection,) = io.connections
+        await eventually(lambda: (connection._waiting, connection._waiting_bytes) == (0, 0), "nothing waits")
+
+
+@looped
+async def test_on_disconnect_behind_a_deaf_handler() -> None:
+    """A handler that does not listen to being cancelled does not keep on_disconnect from running."""
+    io = SocketIO(disconnect_grace=0.02)
+    notes, go = Notes(), asyncio.Event()
+
+    @io.on("deaf")
+    async def deaf(socket: Socket) -> None:
+        while not go.is_set():
+            try:
+                await go.wait()
+            except asyncio.CancelledError:
+                notes.append("told")
+
+    io.on_disconnect(lambda socket, reason: notes.append(reason))
+    async with served(io) as url, entered(url) as client:
+        await client.say('2["deaf"]', "1")
+        await notes.sync(2)
+        assert notes == ["told", "client namespace disconnect"]
+        go.set()
+
+
+@looped
+async def test_a_handler_that_disconnects_its_socket() -> None:
+    """A handler that disconnects its own socket runs to its end; events behind it are handled, unanswered."""
+    io = SocketIO()
+    notes = Notes()
+
+    @io.on("bye")
+    async def bye(socket: Socket) -> str:
+        await asyncio.sleep(0)
+        socket.disconnect()
+        await asyncio.sleep(0)
+        notes.append("bye")
+        return "nobody hears it"
+
+    io.on("x", lambda socket: notes.append("x"))
+    io.on_disconnect(lambda socket, reason: notes.append(reason))
+    async with served(io) as url, entered(url) as client:
+        await client.say('20["bye"]', '21["x"]')
+        assert await client.next() == "1"
+        await client.sync()
+        await notes.sync(3)
+        assert notes == ["bye", "x", "server namespace disconnect"]
+
+
+# How much may wait
+
+
+def gated(io: SocketIO) -> tuple[Notes, asyncio.Event]:
+    """A handler that waits at a gate."""
+    notes, gate = Notes(), asyncio.Event()
+
+    @io.on("x")
+    async def x(socket: Socket, *arguments: Any) -> None:
+        await gate.wait()
+        notes.append(len(notes))
+
+    return notes, gate
+
+
+async def fill(client: Client, io: SocketIO, most: int) -> None:
+    """Send events until reading stops."""
+    (connection,) = io.connections
+    for _ in range(most):
+        if connection._held:
+            return
+        await client.say('2["x"]')
+        await asyncio.sleep(0)
+    await eventually(lambda: connection._held, "reading stops")
+
+
+@looped
+async def test_too_many_events_wait() -> None:
+    """With max_pending_events waiting, a WebSocket is not read any more, and its heartbeat stands still: it is neither
+    pinged nor lost. It goes on when half of them are handled, and nothing is lost."""
+    io = SocketIO(max_pending_events=8, ping_interval=0.05, ping_timeout=0.03)
+    notes, gate = gated(io)
+    async with serving(io) as (partyline, url), entered(url) as client:
+        await client.say(*['2["x"]'] * 9)  # one runs, eight wait
+        (connection,) = io.connections
+        await eventually(lambda: connection._held, "reading stops")
+        assert partyline.counters.limits == {"max_pending_events": 1}
+        await client.say(*['2["x"]'] * 20)
+        assert await client.wire.peer.hears_nothing(0.3), "no ping, no end"
+        assert connection._waiting == 8
+        gate.set()
+        await notes.sync(29)
+        assert not connection._held
+        assert (connection._waiting, connection._waiting_bytes) == (0, 0)
+        assert await client.wire.next() == "2"
+
+
+@looped
+async def test_reading_goes_on_at_the_half() -> None:
+    """Reading does not go on before half of max_pending_events are handled."""
+    io = SocketIO(max_pending_events=4)
+    gate = asyncio.Semaphore(0)
+    io.on("x", lambda socket: gate.acquire())
+    async with served(io) as url, entered(url) as client:
+        await client.say(*['2["x"]'] * 5)
+        (connection,) = io.connections
+        seen = []
+        for waiting in (4, 3, 2, 1):
+            await eventually(lambda waiting=waiting: connection._waiting == waiting, f"{waiting} wait")  # type: ignore[misc]
+            seen.append(connection._held)
+            gate.release()
+        assert seen == [True, True, False, False]
+        gate.release()
+
+
+@looped
+async def test_too_many_events_wait_by_polling() -> None:
+    """A poller's POST is answered when there is room again, and its heartbeat stands still meanwhile."""
+    io = SocketIO(max_pending_events=4, ping_interval=0.05, ping_timeout=0.03)
+    notes, gate = gated(io)
+    async with served(io) as url, polled(url) as client:
+        await client.enter()
+        posting = asyncio.ensure_future(client.say(*['2["x"]'] * 5))
+        (connection,) = io.connections
+        await eventually(lambda: connection._held, "reading stops")
+        done, _ = await asyncio.wait([posting], timeout=0.2)
+        assert not done
+        assert io.engine.connections, "it is not lost"
+        gate.set()
+        await posting
+        await notes.sync(5)
+
+
+@looped
+async def test_a_call_goes_on_where_reading_would_stop() -> None:
+    """While an answer of the client is waited for it is read on, so a handler's call never deadlocks: neither one that
+    begins when reading has stopped already, nor one during which events go on coming."""
+    io = SocketIO(max_pending_events=4)
+    notes, gate = Notes(), asyncio.Event()
+
+    @io.on("ask")
+    async def ask(socket: Socket) -> Any:
+        await gate.wait()
+        return await socket.call("question")
+
+    io.on("x", lambda socket: notes.append("x"))
+    async with served(io) as url, entered(url) as client:
+        await client.say('20["ask"]', *['2["x"]'] * 10)
+        (connection,) = io.connections
+        await eventually(lambda: connection._held, "reading stops")
+        gate.set()
+        assert await client.next() == '21["question"]'
+        assert not connection._held
+        for _ in range(20):
+            await client.say('2["x"]')
+        await client.say("31[7]")
+        assert await client.next() == "30[7]"
+        await notes.sync(30)
+        assert connection.calls == 0
+
+
+@pytest.mark.parametrize("operator", ["call", "room"])
+@looped
+async def test_a_broadcast_call_goes_on_where_reading_would_stop(operator: str) -> None:
+    """The same holds for a call to many, with this client among them."""
+    io = SocketIO(max_pending_events=4)
+
+    @io.on("ask")
+    async def ask(socket: Socket) -> Any:
+        return await (io.to(socket.id) if operator == "room" else io).call("question", timeout=5)
+
+    io.on("x", lambda socket: None)
+    async with served(io) as url, entered(url) as client:
+        await client.say('20["ask"]')
+        assert await client.next() == '21["question"]'
+        for _ in range(10):
+            await client.say('2["x"]')
+        await client.say("31[7]")
+        assert await client.next() == "30[[7]]"
+        (connection,) = io.connections
+        assert connection.calls == 0
+
+
+@looped
+async def test_too_many_bytes_wait() -> None:
+    """Beyond max_pending_bytes reading stops, too; attachments count."""
+    io = SocketIO(max_pending_bytes=10_000)
+    notes, gate = gated(io)
+    async with serving(io) as (partyline, url), entered(url) as client:
+        packet = '52-["x",{"_placeholder":true,"num":0},{"_placeholder":true,"num":1}]'
+        await client.say('2["x"]', packet, bytes(9_900), b"\x00")
+        await client.sync()
+        (connection,) = io.connections
+        assert connection._waiting_bytes == 9_900 + 1 + len(packet)
+        await client.say(*['2["x",1]'] * 5)
+        await eventually(lambda: connection._held, "reading stops")
+        assert partyline.counters.limits == {"max_pending_bytes": 1}
+        gate.set()
+        await notes.sync(7)
+        await client.sync()
+
+
+@looped
+async def test_too_many_bytes_wait_behind_a_call() -> None:
+    """Who sends on beyond max_pending_bytes while it is asked for an answer is closed with 4008."""
+    io = SocketIO(max_pending_bytes=10_000)
+
+    @io.on("ask")
+    async def ask(socket: Socket) -> Any:
+        return await socket.call("question")
+
+    async with serving(io) as (partyline, url), entered(url) as client:
+        await client.say('20["ask"]')
+        await client.next()
+        await client.say(*["2" + json.dumps(["x", "y" * 900])] * 12)
+        assert (await client.closed()).code == 4008
+        assert partyline.counters.limits == {"max_pending_bytes": 1}
+
+
+@looped
+async def test_who_is_held_can_still_be_disconnected() -> None:
+    """A client that is not read from gets events and its DISCONNECT all the same, and nothing is left of it."""
+    io = SocketIO(max_pending_events=4, disconnect_grace=0.01)
+    gated(io)
+    async with served(io) as url, entered(url) as client:
+        assert isinstance(client, WebSocketClient)
+        await fill(client, io, 10)
+        only(io).emit("hello")
+        only(io).disconnect()
+        assert await client.take(2) == ['2["hello"]', "1"]
+        (connection,) = io.connections
+        await eventually(lambda: not connection._held, "it is read again")
+        await client.sync()
