@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,47 @@ forgets = pytest.mark.skipif(ON_NODE, reason="Node's server forgets its sessions
 def events(said: list[dict[str, Any]]) -> list[Any]:
     """The values of the events among it, without their positions, which are their last arguments."""
     return [one["values"][:-1] for one in said if "event" in one]
+
+
+class Tunnel:
+    """Carries connections to a port. Those that it forgets stay open at the server, without a byte more."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._carrying: set[asyncio.Task[None]] = set()
+        self._forgotten: list[Any] = []
+        self.url = ""
+
+    @classmethod
+    @asynccontextmanager
+    async def to(cls, port: int) -> AsyncIterator[Tunnel]:
+        one = cls(port)
+        server = await asyncio.start_server(one._carry, "127.0.0.1", 0)
+        one.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        try:
+            yield one
+        finally:
+            server.close()
+            one.forget()
+            for writer in one._forgotten:
+                writer.transport.abort()
+
+    def forget(self) -> None:
+        for task in self._carrying:
+            task.cancel()
+
+    async def _carry(self, client: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
+        answers, forth = await asyncio.open_connection("127.0.0.1", self._port)
+        self._forgotten += [back, forth]
+        tasks = {asyncio.create_task(_copy(client, forth)), asyncio.create_task(_copy(answers, back))}
+        self._carrying |= tasks
+        await asyncio.wait(tasks)
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(65536):
+        writer.write(data)
+    writer.close()
 
 
 @every_way
@@ -99,6 +142,37 @@ def test_no_way_back_from_a_disconnect(way: str) -> None:
                 assert back["recovered"] is False
                 assert back["connected"] != one.id
                 assert (await one.ask("whoami"))[0]["rooms"] == []
+
+    asyncio.run(main())
+
+
+@pytest.mark.skipif(ON_NODE, reason="Node's server lets nobody recover while it takes the old connection for alive")
+@every_way
+def test_a_connection_that_nobody_closes(way: str) -> None:
+    """A client whose network is another one now comes back before the server can notice that its old connection is
+    dead, and goes on as who it was."""
+    tools.program("node")
+
+    async def main() -> None:
+        with kitchen("recovery") as server:
+            async with (
+                Tunnel.to(server.port) as tunnel,
+                clients(tunnel.url, f"4 {way}") as (one,),
+                clients(server.url, "4 websocket") as (two,),
+            ):
+                await one.ask("join", "r")
+                tunnel.forget()
+                one.tell("leave")
+                await one.until("disconnected")
+                two.emit("room-send", "r", "missed")
+                assert await two.ask("room-size", "r") == [1]  # that is the old connection
+                one.tell("return")
+                missed = await one.until("connected")
+                assert missed[-1] == {"connected": one.id, "recovered": True}
+                assert events(missed) == [["r", "missed"]]
+                assert await two.ask("room-size", "r") == [1]
+                two.emit("room-send", "r", "new")
+                assert events([await one.hears()]) == [["r", "new"]]
 
     asyncio.run(main())
 
