@@ -368,10 +368,10 @@ async def test_a_dynamic_namespace_waits_for_its_log(store: SaboteurStore) -> No
         socket = only(io, "/game-1")
         socket.emit("bye")
         socket.disconnect()
-        assert io.namespaces() == ["/", "/game-1"]
+        assert io.namespaces() == ["/", "/game-1", "/relay"]
         store.commit()
         assert await client.take(2) == [f'2/game-1,["bye","{store.epoch}-1"]', "1/game-1,"]
-        assert io.namespaces() == ["/"]
+        assert io.namespaces() == ["/", "/relay"]
 
 
 @looped

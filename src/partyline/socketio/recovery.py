@@ -75,6 +75,7 @@ class Recovery:
         self._timers = timers
         self._window = window
         self._live: dict[Socket, _Live] = {}
+        self._users: dict[bytes, Socket] = {}  # the same by the hash of their private ids
         self._waiting: OrderedDict[bytes, _Kept] = OrderedDict()
         self._broken: dict[str, float] = {}  # when an event of a namespace last went out beside the log
         self.timer_slot = 0
@@ -105,6 +106,7 @@ class Recovery:
             start,
         )
         self._live[socket] = _Live(row, data or b"", start.offset, start.offset)
+        self._users[row.pid_hash] = socket
         if data is not None:
             self._table.save(row)
 
@@ -146,6 +148,7 @@ class Recovery:
         live = self._live.pop(socket, None)
         if live is None:
             return
+        del self._users[live.row.pid_hash]
         data = _encode(socket)
         if reason in _FINAL or data is None:
             self._table.delete(live.row.pid_hash)
@@ -162,12 +165,19 @@ class Recovery:
     # Coming back
 
     async def restore(self, namespace: Namespace, auth: dict[str, Any]) -> Restored | None:
-        """The session that a client names, if it can go on; it is in use then, and cannot be had twice."""
+        """The session that a client names, if it can go on; it is in use then, and cannot be had twice.
+
+        Where another connection uses it, that one is closed: the client is back before we have noticed its death.
+        """
         pid, offset = auth.get("pid"), auth.get("offset")
         journal = namespace.journal
         if not isinstance(pid, str) or journal is None:
             return None
-        kept = self._waiting.get(_hash(pid))
+        pid_hash = _hash(pid)
+        user = self._users.get(pid_hash)
+        if user is not None and user.namespace is namespace:
+            user.close()  # its client knows better than we do that this connection is dead
+        kept = self._waiting.get(pid_hash)
         now = self._timers.now()
         if kept is None or kept.row.namespace != namespace.name or now >= kept.left + self._window:
             return None

@@ -12,7 +12,7 @@ from tests import tools
 from tests.e2e.test_clients import pages
 from tests.process import environment
 
-from .kitchen import APP, PACKAGES, Client, kitchen
+from .kitchen import APP, PACKAGES, clients, kitchen
 
 HERE = Path(__file__).parent
 
@@ -29,11 +29,8 @@ def test_a_page_chats_through_a_room(tmp_path: Path) -> None:
 
     async def main() -> None:
         with kitchen("base") as server, pages(tmp_path) as origin:
-            other = await Client.start(server.url, "socket.io-client-3", ["websocket"])
-            other.tell("connect", auth={})
-            await other.hears()
-            await other.ask("join", "r")
-            async with async_playwright() as play:
+            async with clients(server.url, "3 websocket") as (other,), async_playwright() as play:
+                await other.ask("join", "r")
                 browser = await play.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
                 page = await browser.new_page()
                 address = origin.replace("127.0.0.1", "localhost")
@@ -42,11 +39,10 @@ def test_a_page_chats_through_a_room(tmp_path: Path) -> None:
                 await page.locator("#text").fill("<b>from the page</b>")
                 await page.locator("#text").press("Enter")
                 assert (await other.hears())["values"] == ["r", "<b>from the page</b>"]
-                other.tell("emit", values=["room-send", "r", "from the other"])
+                other.emit("room-send", "r", "from the other")
                 await page.locator("li", has_text="from the other").wait_for(timeout=20_000)
                 assert await page.locator("li", has_text="<b>from the page</b>").count() == 1
                 await browser.close()
-            await other.end()
 
     asyncio.run(main())
 

@@ -145,7 +145,7 @@ def test_the_last_get_never_comes() -> None:
 
 
 def test_we_close_with_packets_waiting() -> None:
-    """Everything sent before the end is fetched, sixteen at a time, and the end behind it."""
+    """Everything sent before the end is fetched, sixteen at a time, and the end behind it in a body of its own."""
     one = session()
     packets = [f"4{number}" for number in range(20)]
     one.send(*packets)
@@ -153,7 +153,9 @@ def test_we_close_with_packets_waiting() -> None:
     one.send("4too late")
     assert one.get(0.0) == [Send(POLL, tuple(packets[:16]))]
     assert one.state is State.CLOSING
-    assert one.get(0.0) == [Send(POLL, (*packets[16:], "1"))]
+    assert one.get(0.0) == [Send(POLL, tuple(packets[16:]))]
+    assert one.state is State.CLOSING
+    assert one.get(0.0) == [Send(POLL, ("1",))]
     assert one.state is State.CLOSED
     assert one.close(0.0) == []
 
