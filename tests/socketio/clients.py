@@ -205,7 +205,8 @@ class PollingClient(Client):
 
     async def leave(self) -> None:
         await self.polling.post("1" if self.version == 4 else "1:1")
-        await self.polling.get()  # the rest
+        while (await self.polling.get()).status == 200:
+            pass  # the rest, and the end
 
 
 @contextlib.asynccontextmanager
