@@ -15,6 +15,7 @@ import partyline
 # A name that goes is a broken promise, a name that comes is a new one: either is written down here on purpose.
 NAMES = [
     "Acknowledge",
+    "Application",
     "CallTimeout",
     "ConfigError",
     "ConnectionRefused",
@@ -35,6 +36,7 @@ NAMES = [
 ]
 HOMES = {
     "Acknowledge": "partyline.socketio.acks",
+    "Application": "partyline.mounting",
     "CallTimeout": "partyline.errors",
     "ConfigError": "partyline.errors",
     "ConnectionRefused": "partyline.errors",

@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 _WHERE = {
     "Acknowledge": "partyline.socketio.acks",
+    "Application": "partyline.mounting",
     "Pages": "partyline.server.pages",
     "Partyline": "partyline.app",
     "PartylineError": "partyline.errors",
@@ -33,6 +34,7 @@ _WHERE = {
 
 __all__ = [
     "Acknowledge",
+    "Application",
     "CallTimeout",
     "ConfigError",
     "ConnectionRefused",

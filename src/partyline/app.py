@@ -12,13 +12,14 @@ import ssl
 import sys
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route, Router
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from partyline import __version__, log
 from partyline.bridge import serve_relay
@@ -29,14 +30,15 @@ from partyline.hub.hub import Hub, RoomRules
 from partyline.hub.timers import Timers
 from partyline.interfaces import Store
 from partyline.metrics import Counters, exposition
+from partyline.models import Position
 from partyline.relay import openapi
 from partyline.relay.access import Access
 from partyline.relay.api import Api
 from partyline.relay.classic import ClassicRules
 from partyline.relay.http import Relay, RelaySettings
-from partyline.relay.line import LineRules, LineServices
+from partyline.relay.line import LineRules, LineServices, make_draft
 from partyline.relay.registry import Registry, RegistryLimits
-from partyline.relay.requests import peer
+from partyline.relay.requests import peer, published
 from partyline.relay.revocations import Revoker
 from partyline.relay.signers import check_keys, signers
 from partyline.server.gate import ErrorAnswers, Gate
@@ -57,9 +59,11 @@ from partyline.topics import check_pattern, check_topic
 from partyline.trust.keys import KeyRing, Principal
 from partyline.trust.perimeter import Network, Perimeter, canonical_origin, is_loopback
 from partyline.trust.tokens import Tokens, revocation_life
+from partyline.wire.relay import to_json, user_text
 from partyline.wire.websocket.connection import Limits as MessageLimits
 
 _RESERVED_DESCRIPTORS = 256  # for the database, logs and listeners
+_PROGRAM = Principal((">",), (">",), admin=True, name="this program")  # who publishes from this process
 _CLOSING = 10.0  # seconds that a server may need behind its drain to close the log
 
 _log = log.get("app")
@@ -85,29 +89,62 @@ class Partyline:
 
     async def listen(self) -> list[str]:
         """Bind the configured address; returns the URLs. Raises ConfigError."""
-        for extra in self.background:
-            await extra.start()
-            self._started.append(extra)
+        await self.start_extras()
         addresses = await self.shell.listen(self.settings.host, self.settings.port, self.tls)
         scheme = "https" if self.tls else "http"
         return [
             f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}" for host, port in addresses
         ]
 
+    async def start_extras(self) -> None:
+        """Start the extras that have something to do besides answering. Raises what they raise. Idempotent."""
+        for extra in self.background:
+            if extra not in self._started:
+                await extra.start()
+                self._started.append(extra)
+
     async def serve(self) -> None:
         """Serve until the shell is stopped, drain, and let go of everything."""
-        # Start-up's objects live for ever: taken out of the collector's sight, they need not be walked again. What
-        # connections make is freed by reference counting; the collector only looks for what handlers left behind.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(50_000, 20, 100)
-        # The writer needs the interpreter for moments between a commit and the next: with the default of 5 ms a busy
-        # loop starves it (measured: from nothing to 9,000 rows a second; 18,000 to 26,000 with this).
-        sys.setswitchinterval(0.0005)
+        tune()
         try:
             await self.shell.run_until_stopped()
         finally:
             await self.close()
+
+    async def publish(
+        self,
+        topic: str,
+        data: Any,
+        *,
+        user: int | str | None = None,
+        id: str | None = None,  # noqa: A002 - the contract's word
+        key: str | None = None,
+        ttl: float | None = None,
+        durable: bool | None = None,
+    ) -> Position | None:
+        """Publish `data`, anything that msgspec can write as JSON; where it stands in the log once it is kept there.
+
+        It reaches whoever is subscribed, as a publish over HTTP does, past keys and limits of requests. `user` narrows
+        it to one user's connections, `id` makes a repetition harmless, `key` is what conflation goes by, `ttl` its life
+        in seconds. `durable` False does not keep it; None leaves that to the topic's rule, and is True in general. None
+        is returned for what is not kept. To be called on the server's loop.
+
+        Raises InvalidValue (a topic, a user, an id that is none), TypeError for data that is no JSON, Conflict for an
+        `id` that was another message's, StoreUnavailable while the log cannot be written. Cancelled, it is published
+        all the same.
+        """
+        draft = make_draft(
+            _PROGRAM,
+            topic,
+            to_json(data),
+            user_id=None if user is None else user_text(user, "user"),
+            message_id=id,
+            key=key,
+            ttl=ttl,
+            durable=durable,
+        )
+        (receipt,) = await published(self.hub, draft)
+        return receipt.position
 
     async def close(self) -> None:
         """Flush and close the log and the database. Idempotent."""
@@ -123,6 +160,18 @@ class Partyline:
                 await self.store.close()
                 await self.database.flush()
         await asyncio.get_running_loop().run_in_executor(None, self.database.close)
+
+
+def tune() -> None:
+    """Set the interpreter up for a process that is nothing but a server, once everything is built."""
+    # Start-up's objects live for ever: taken out of the collector's sight, they need not be walked again. What
+    # connections make is freed by reference counting; the collector only looks for what handlers left behind.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
+    # The writer needs the interpreter for moments between a commit and the next: with the default of 5 ms a busy
+    # loop starves it (measured: from nothing to 9,000 rows a second; 18,000 to 26,000 with this).
+    sys.setswitchinterval(0.0005)
 
 
 @contextlib.asynccontextmanager
@@ -162,23 +211,24 @@ def build(
     extras: Sequence[Extra] = (),
     held: Lock | None = None,
     new_epoch: bool = False,
+    native: bool = True,
+    relay: bool = True,
 ) -> Partyline:
     """Put a server together from its settings; runs on the loop that will serve.
 
     `fallback` is an ASGI application for the paths that are not ours, WebSockets included; `extras` are served beside
     the relay, such as an EngineIO; `held` is the lock of the database, if it was taken before; `new_epoch` makes all
-    positions of the log unknown. Raises ConfigError before
-    anything is opened that would have to be closed again.
+    positions of the log unknown; `native` False is for another ASGI server, which calls what is built and listens
+    wherever it likes; `relay` False serves the `extras` only. Raises ConfigError before anything is opened that would
+    have to be closed again.
     """
     check(settings)
     tls = tls_context(settings.certfile, settings.keyfile) if settings.certfile else None
-    loopback = is_loopback(settings.host)
-    perimeter = _perimeter(settings, loopback)
+    loopback = is_loopback(settings.host) if native else is_open(settings) and not settings.insecure
+    perimeter = _perimeter(settings, loopback, native)
     counters = Counters()
     timers = Timers(asyncio.get_running_loop())
-    keys = KeyRing(
-        [(key.hash, Principal(key.publish, key.subscribe, key.admin, name=key.hash[7:23])) for key in settings.api_keys]
-    )
+    keys = KeyRing([(key.hash, _principal(key)) for key in settings.api_keys])
     tokens = Tokens(signers(settings.jwt_keys), settings.jwt_max_life) if settings.jwt_keys else None
     database = Database(settings.db, counters, held=held)
     try:
@@ -203,7 +253,7 @@ def build(
             revoker=revoker,
         )
         access = Access(keys, counters, settings.auth_failures_per_minute, tokens, revoker)
-        relay = Relay(hub, store, timers, registry, access, counters, _relay_settings(settings, loopback))
+        classic = Relay(hub, store, timers, registry, access, counters, _relay_settings(settings, loopback, native))
         line_rules = LineRules(
             settings.first_command_timeout,
             settings.ping_interval,
@@ -216,7 +266,7 @@ def build(
             timers,
             counters,
             perimeter,
-            relay.upgrade,
+            classic.upgrade,
             hub,
             store,
             None if settings.db == ":memory:" else SessionTable(database),
@@ -228,28 +278,30 @@ def build(
             max_batch_body=settings.max_batch_body,
             deflate=settings.permessage_deflate,
         )
-        if not any(isinstance(extra, SocketIO | EngineIO) for extra in extras):
+        if relay and not any(isinstance(extra, SocketIO | EngineIO) for extra in extras):
             extras = (*extras, SocketIO())  # for the relay's topics
         for extra in extras:
-            if isinstance(extra, SocketIO):
+            if relay and isinstance(extra, SocketIO):
                 serve_relay(extra, services)
-        site.route = first_of(relay.upgrade, api.upgrade, *(extra.upgrade for extra in extras))
+        upgrades = [classic.upgrade, api.upgrade] if relay else []
+        site.route = first_of(*upgrades, *(extra.upgrade for extra in extras))
         for extra in extras:
             extra.attach(site)
-        routes: list[BaseRoute] = [*relay.routes(), *api.routes(), *openapi.routes(access), *_own_routes(site, access)]
+        routes: list[BaseRoute] = [*classic.routes(), *api.routes(), *openapi.routes(access)] if relay else []
+        routes += _own_routes(site, access)
         routes += [route for extra in extras for route in extra.routes()]
         router = Router(routes=routes, redirect_slashes=False)
         if fallback is not None:
-            router.default = fallback
+            router.default = _outside(router.default, fallback)
         answering = ErrorAnswers(router, counters)
-        asgi = Gate(_cors(answering, settings), perimeter, counters, native=True, pages=site.pages)
+        asgi = Gate(_cors(answering, settings), perimeter, counters, native=native, pages=site.pages)
         shell = Shell(site, asgi, websocket_fallback=fallback is not None)
         shell.on_drain = database.finishing
     except BaseException:
         database.close()
         raise
     background = tuple(extra for extra in extras if isinstance(extra, Background))
-    return Partyline(settings, counters, hub, registry, relay, site, asgi, shell, store, database, tls, background)
+    return Partyline(settings, counters, hub, registry, classic, site, asgi, shell, store, database, tls, background)
 
 
 def check(settings: Settings) -> None:
@@ -365,7 +417,7 @@ def _connection_limits(settings: Settings, loopback: bool) -> ConnectionLimits:
     )
 
 
-def _relay_settings(settings: Settings, loopback: bool) -> RelaySettings:
+def _relay_settings(settings: Settings, loopback: bool, native: bool) -> RelaySettings:
     rate = settings.registrations_per_second
     return RelaySettings(
         default_topics=settings.default_topics,
@@ -378,6 +430,7 @@ def _relay_settings(settings: Settings, loopback: bool) -> RelaySettings:
         ),
         registrations_per_second=(0.0 if loopback else 100.0) if rate is None else rate,
         resume_window=settings.resume_window,
+        pings=native,
     )
 
 
@@ -411,10 +464,10 @@ def _principal(key: ApiKey) -> Principal:
     return Principal(key.publish, key.subscribe, key.admin, name="key " + key.hash.removeprefix("sha256:")[:16])
 
 
-def _perimeter(settings: Settings, loopback: bool) -> Perimeter:
+def _perimeter(settings: Settings, loopback: bool, native: bool) -> Perimeter:
     hosts = {name.lower() for name in settings.allowed_hosts}
     own: set[str] = set()
-    if loopback:
+    if loopback or not native:
         hosts.add("localhost")
     if settings.public_url is not None:
         url = urlsplit(settings.public_url)
@@ -430,6 +483,7 @@ def _perimeter(settings: Settings, loopback: bool) -> Perimeter:
         trusted_proxies=_networks(settings.trusted_proxies),
         open_mode=is_open(settings),
         insecure=settings.insecure,
+        local_only=not native and is_open(settings) and not settings.insecure,
     )
 
 
@@ -438,6 +492,15 @@ def _networks(names: tuple[str, ...]) -> tuple[Network, ...]:
         return tuple(ipaddress.ip_network(name, strict=False) for name in names)
     except ValueError as error:
         raise ConfigError(f"trusted_proxies: {error}", field="trusted_proxies") from None
+
+
+def _outside(nowhere: ASGIApp, fallback: ASGIApp) -> ASGIApp:
+    """What has a path that is not ours goes to `fallback`, unless it has come from there: where we are mounted, too."""
+
+    async def default(scope: Scope, receive: Receive, send: Send) -> None:
+        await (nowhere if "partyline.mounted" in scope else fallback)(scope, receive, send)
+
+    return default
 
 
 def _cors(app: ASGIApp, settings: Settings) -> ASGIApp:

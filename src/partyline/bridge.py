@@ -12,7 +12,7 @@ import msgspec
 
 from partyline.engineio.connection import Frames
 from partyline.errors import ConnectionRefused, InvalidValue, PartylineError
-from partyline.interfaces import Dialect
+from partyline.interfaces import Connection, Dialect
 from partyline.models import Message, Payload
 from partyline.relay.line import LineServices, LineSession
 from partyline.socketio.acks import Acknowledge
@@ -43,7 +43,7 @@ def serve_relay(io: SocketIO, services: LineServices) -> None:
         except PartylineError as error:
             services.hub.counters.refused += 1
             raise ConnectionRefused(error.message, {"code": error.code}) from None
-        session = LineSession(services, principal, socket.handshake.address)
+        session = _Session(services, principal, socket.handshake.address)
         lines[socket] = line = _Line(socket, session, services.store.epoch)
         session.opened(line)
 
@@ -97,8 +97,17 @@ class _RelayDialect:
 _dialects: dict[tuple[str, Parser, int], Dialect] = {}  # one for all who speak alike: they share the bytes
 
 
+class _Session(LineSession):
+    """A line whose messages are events."""
+
+    def choose_dialect(self, connection: Connection) -> None:
+        """It has its own."""
+
+
 class _Line:
     """A `relay.line.LineConnection`: what a line says, as events and acknowledgements of a socket."""
+
+    pings = True  # Engine.IO's heartbeat
 
     def __init__(self, socket: Socket, session: LineSession, epoch: str) -> None:
         key = (epoch, socket.parser, socket.engine.protocol)

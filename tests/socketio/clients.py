@@ -118,6 +118,15 @@ class Client:
         assert isinstance(values, list)
         return values
 
+    async def event_with_id(self, number: int) -> list[Any]:
+        """The next event, which has to want an acknowledgement with this id."""
+        packet = await self.next()
+        assert isinstance(packet, str)
+        assert packet.startswith(f"2{number}["), packet
+        values = json.loads(packet.removeprefix(f"2{number}"))
+        assert isinstance(values, list)
+        return values
+
     async def ask(self, *values: Any, number: int = 0) -> Any:
         """Send an event of the main namespace with an acknowledgement; the next packet has to be that."""
         await self.say(f"2{number}" + json.dumps(values))

@@ -35,6 +35,14 @@ def main() -> None:
 
 @app.command()
 def serve(
+    target: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[MODULE:NAME]",
+            help="What to serve beside the relay: an ASGI application, a partyline.Application, or an EngineIO.",
+            show_default=False,
+        ),
+    ] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on. (default 127.0.0.1)")] = None,
     port: Annotated[str | None, typer.Option(help="Port; 0 takes a free one. (default 8000)")] = None,
     db: Annotated[str | None, typer.Option(help="Database file, or :memory:. (default ./partyline.db)")] = None,
@@ -79,7 +87,7 @@ def serve(
         "insecure": insecure or None,
     }
     file = None if config is None else str(config)
-    run({**flags, **_assignments(settings)}, file, new_epoch=new_epoch, handover=handover)
+    run({**flags, **_assignments(settings)}, file, target, new_epoch=new_epoch, handover=handover)
 
 
 _Db = Annotated[str | None, typer.Option(help="Database file. (default: as serve)")]

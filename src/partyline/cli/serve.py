@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -12,8 +13,10 @@ from rich.console import Console
 from rich.table import Table
 
 from partyline import __version__, chat, log
-from partyline.app import Partyline, build, descriptor_limit, is_open, max_connections, take_over
+from partyline.app import Partyline, build, descriptor_limit, is_open, max_connections, take_over, tune
+from partyline.cli.target import Target, find, under
 from partyline.config import Settings, load
+from partyline.server.lifespan import lifespan
 from partyline.trust.keys import key_hash
 
 
@@ -22,31 +25,46 @@ def hashed_keys(keys: Iterable[str]) -> list[dict[str, object]]:
     return [{"hash": key if key.startswith("sha256:") else key_hash(key), "admin": True} for key in keys]
 
 
-def run(flags: dict[str, Any], file: str | None, *, new_epoch: bool = False, handover: bool = False) -> None:
-    """Serve until a signal comes. Raises ConfigError before anything listens."""
-    settings = load(flags, file=file).settings
-    log.configure("json" if settings.log_format == "json" else "text", settings.log_level)
+def run(
+    flags: dict[str, Any],
+    file: str | None,
+    target: str | None = None,
+    *,
+    new_epoch: bool = False,
+    handover: bool = False,
+) -> None:
+    """Serve until a signal comes, `target` beside the relay. Raises ConfigError before anything listens."""
+    loaded = load(flags, file=file)
+    log.configure("json" if loaded.settings.log_format == "json" else "text", loaded.settings.log_level)
+    found = Target() if target is None else find(target)
+    settings = loaded.settings if found.application is None else under(loaded, found.application.settings)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_serve(settings, new_epoch, handover))
+        runner.run(_serve(settings, found, new_epoch, handover))
 
 
-async def _serve(settings: Settings, new_epoch: bool, handover: bool) -> None:
+async def _serve(settings: Settings, target: Target, new_epoch: bool, handover: bool) -> None:
     held = await take_over(settings, handover=handover)
-    extras = chat.extras() if settings.chat else ()
-    partyline = build(settings, extras=extras, held=held, new_epoch=new_epoch)
-    partyline.shell.stop_on_signals()
+    extras = (*(chat.extras() if settings.chat and target.relay else ()), *target.extras)
+    partyline = build(
+        settings, fallback=target.fallback, extras=extras, held=held, new_epoch=new_epoch, relay=target.relay
+    )
     try:
-        urls = await partyline.listen()
-    except BaseException:
+        partyline.shell.stop_on_signals()
+        if target.application is not None:
+            target.application.adopt(partyline)
+        async with contextlib.AsyncExitStack() as stack:
+            if target.fallback is not None:
+                partyline.shell.state = await stack.enter_async_context(lifespan(target.fallback))
+            facts = _facts(partyline, await partyline.listen())
+            if settings.log_format == "json":
+                sys.stdout.write(msgspec.json.encode(facts).decode() + "\n")
+                sys.stdout.flush()
+            else:
+                _print(facts)
+            tune()
+            await partyline.shell.run_until_stopped()
+    finally:
         await partyline.close()
-        raise
-    facts = _facts(partyline, urls)
-    if settings.log_format == "json":
-        sys.stdout.write(msgspec.json.encode(facts).decode() + "\n")
-        sys.stdout.flush()
-    else:
-        _print(facts)
-    await partyline.serve()
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:

@@ -15,7 +15,7 @@ from partyline import log
 from partyline.errors import InvalidPacket, PartylineError, RateLimited
 from partyline.interfaces import Dialect
 from partyline.models import Payload
-from partyline.server.websocket import WebSocket
+from partyline.server.site import Carrier
 from partyline.trust.perimeter import Peer
 from partyline.trust.rate import Bucket
 from partyline.wire.engineio import packets
@@ -123,7 +123,7 @@ class Connection:
         address: str,
         protocol: int,
         rules: Rules,
-        websocket: WebSocket | None,
+        websocket: Carrier | None,
         *,
         base64: bool,
     ) -> None:
@@ -138,7 +138,7 @@ class Connection:
         self._base64 = base64
         self._session = Session(protocol, rules, now, websocket=websocket is not None)
         self._websocket = websocket
-        self._candidate: WebSocket | None = None
+        self._candidate: Carrier | None = None
         self._receiver: Receiver | None = None
         self._poll: asyncio.Future[tuple[Packet, ...]] | None = None  # the GET that hangs
         self._flushing = False
@@ -344,7 +344,7 @@ class Connection:
 
     # The upgrade
 
-    def attach(self, websocket: WebSocket) -> bool:
+    def attach(self, websocket: Carrier) -> bool:
         """A WebSocket has come to take over; False if it must not."""
         effects = self._session.attach(self._now())
         refused = any(isinstance(effect, Refuse) for effect in effects)
@@ -355,7 +355,7 @@ class Connection:
         self._arm()
         return True
 
-    def probe(self, websocket: WebSocket, message: str | bytes, *, base64: bool) -> bool:
+    def probe(self, websocket: Carrier, message: str | bytes, *, base64: bool) -> bool:
         """A message has come on the candidate; True once it has taken over. `base64` as for the constructor."""
         if websocket is not self._candidate:
             return False
@@ -376,7 +376,7 @@ class Connection:
         self._do(effects)
         return taken
 
-    def detach(self, websocket: WebSocket) -> None:
+    def detach(self, websocket: Carrier) -> None:
         """The candidate is gone."""
         if websocket is self._candidate:
             self._candidate = None
@@ -524,7 +524,7 @@ class Connection:
         except Exception:
             self._failed("the end of a connection could not be handled")
 
-    def _write(self, websocket: WebSocket | None, sent: tuple[Packet, ...]) -> None:
+    def _write(self, websocket: Carrier | None, sent: tuple[Packet, ...]) -> None:
         if websocket is None:
             return
         for packet in sent:
@@ -533,7 +533,7 @@ class Connection:
             else:
                 self._write_binary(websocket, packet)
 
-    def _write_binary(self, websocket: WebSocket, data: bytes) -> None:
+    def _write_binary(self, websocket: Carrier, data: bytes) -> None:
         protocol = self._session.protocol
         if self._base64:
             websocket.send_text(packets.to_base64(data, protocol))

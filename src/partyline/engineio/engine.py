@@ -6,7 +6,7 @@ import asyncio
 import base64
 import os
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from starlette.routing import BaseRoute, Route
 
@@ -15,8 +15,7 @@ from partyline.engineio.connection import Connection, Handshake, Receiver
 from partyline.engineio.polling import Polling
 from partyline.errors import ConfigError, HandshakeRefused, Overloaded, PartylineError, RateLimited
 from partyline.interfaces import Connection as AnyConnection
-from partyline.server.site import Endpoint, Site, Upgrade
-from partyline.server.websocket import WebSocket
+from partyline.server.site import Carrier, Endpoint, Site, Upgrade
 from partyline.wire.engineio.handshake import (
     BAD_REQUEST,
     FORBIDDEN,
@@ -138,6 +137,8 @@ class EngineIO:
         )
         self.max_payload = limits.message.max_message if payload is None else payload
         self._requests = Polling(self)
+        self.connections.clear()  # of an earlier server, whose loop is gone (an ASGI application in tests)
+        self._polling.clear()
         site.direct[self.path.encode("ascii")] = self._requests
 
     def routes(self) -> Sequence[BaseRoute]:
@@ -191,7 +192,7 @@ class EngineIO:
         if allowed is not None and allowed is not True:
             raise refusal(FORBIDDEN, allowed if isinstance(allowed, str) else None)
 
-    def open(self, asked: Asked, handshake: Handshake, sid: str, websocket: WebSocket | None) -> tuple[str, Connection]:
+    def open(self, asked: Asked, handshake: Handshake, sid: str, websocket: Carrier | None) -> tuple[str, Connection]:
         """A new connection and the packet that opens it; `begin` it once that is on its way."""
         if sid in self.connections:
             raise refusal(BAD_REQUEST, "Bad request: this id is taken")
@@ -294,14 +295,13 @@ class _Opening:
         self._engine = engine
         self._asked = asked
         self._handshake = handshake
-        self._websocket: WebSocket | None = None
+        self._websocket: Carrier | None = None
         self._connection: Connection | None = None
         self._later: asyncio.TimerHandle | None = None
         self.sid = sid
 
     def opened(self, connection: AnyConnection) -> None:
-        assert isinstance(connection, WebSocket)
-        self._websocket = connection
+        self._websocket = cast("Carrier", connection)
         if self._asked.protocol == 3:
             self._later = asyncio.get_running_loop().call_later(_OWN_WRITE, self._begin)
         else:
@@ -347,13 +347,13 @@ class _Candidate:
     def __init__(self, connection: Connection, asked: Asked) -> None:
         self._connection: Connection | None = connection
         self._base64 = asked.base64
-        self._websocket: WebSocket | None = None
+        self._websocket: Carrier | None = None
 
     def opened(self, connection: AnyConnection) -> None:
-        assert isinstance(connection, WebSocket)
         assert self._connection is not None
-        if self._connection.attach(connection):
-            self._websocket = connection
+        carrier = cast("Carrier", connection)
+        if self._connection.attach(carrier):
+            self._websocket = carrier
         else:
             self._connection = None
             connection.close(1000)

@@ -272,7 +272,8 @@ class Hub:
 
     def _delivered(self, message: Message, done: Done | None) -> None:
         if message.offset is not None:
-            self.fanned_out = message.offset
+            # A store may commit at once what a member publishes when it gets this one.
+            self.fanned_out = max(self.fanned_out, message.offset)
         if done is not None:
             done(Receipt(message.room, message.draft.id, None))
 

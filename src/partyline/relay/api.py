@@ -26,7 +26,8 @@ from partyline.relay.line import (
     parse_after,
 )
 from partyline.relay.requests import LABEL_SCHEMA, Label, TopicName, UserId, answer, peer, published, read
-from partyline.server.site import Endpoint, Site, Upgrade
+from partyline.server.asgi import AsgiWebSocket
+from partyline.server.site import Carrier, Endpoint, Site, Upgrade
 from partyline.server.websocket import WebSocket
 from partyline.topics import check_topic, is_pattern, is_printable
 from partyline.trust.keys import EVERYBODY, Principal
@@ -227,11 +228,13 @@ class Api:
         at, ended = await access.revoker.revoke(kind, name)
         return answer({kind: name, "time": at, "ended": ended})
 
-    def _websockets(self) -> list[tuple[ClassicSession | LineSession, WebSocket]]:
-        found: list[tuple[ClassicSession | LineSession, WebSocket]] = []
+    def _websockets(self) -> list[tuple[ClassicSession | LineSession, Carrier]]:
+        found: list[tuple[ClassicSession | LineSession, Carrier]] = []
         for connection in self._site.live:
-            if isinstance(connection, WebSocket) and isinstance(connection.session, ClassicSession | LineSession):
-                found.append((connection.session, connection))  # noqa: PERF401
+            if isinstance(connection, WebSocket | AsgiWebSocket):
+                session = connection.session
+                if isinstance(session, ClassicSession | LineSession):
+                    found.append((session, connection))
         return found
 
     def _look(self, request: Request, what: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import cast
 
 from partyline.errors import InvalidValue, PartylineError
 from partyline.hub.hub import Hub
@@ -11,7 +12,7 @@ from partyline.interfaces import Connection, Dialect
 from partyline.models import Message
 from partyline.relay.registry import Registration, Registry
 from partyline.server.answers import error_body
-from partyline.server.websocket import WebSocket
+from partyline.server.site import Carrier
 from partyline.topics import check_topic
 from partyline.wire.relay import Topics, check_list, classic_text, decode
 from partyline.wire.websocket.deflate import Deflate, deflate
@@ -61,7 +62,7 @@ class ClassicSession:
         self._registry = registry
         self._registration = registration
         self._rules = rules
-        self._connection: WebSocket | None = None
+        self._connection: Carrier | None = None
 
     @property
     def public_id(self) -> str:
@@ -75,8 +76,7 @@ class ClassicSession:
         return self._connection
 
     def opened(self, connection: Connection) -> None:
-        assert isinstance(connection, WebSocket)
-        self._connection = connection
+        connection = self._connection = cast("Carrier", connection)
         registration = self._registration
         connection.user = registration.user
         connection.dialect = _dialect(connection.deflate, self._rules.compress_from)

@@ -62,6 +62,7 @@ class EventStream:
         self._drop = drop  # cuts the connection below, where the server can
         self._ending: bytes | None = None  # what is sent last, once the stream is to end
         self._over = False  # its token is: nothing is sent any more
+        self._reader: asyncio.Task[None] | None = None
         self.timer_slot = 0
         self._advanced = services.hub.fanned_out
 
@@ -96,6 +97,7 @@ class EventStream:
         self._end()
         if self._drop is not None and self in self._site.live:
             self._drop()
+            self._leave()  # the body of an answer that was cut is not run to its end
 
     async def stream(self, after: Position | str) -> AsyncIterator[bytes]:
         """The response's body. It ends when the client is too slow, the token is over or the server stops."""
@@ -106,7 +108,7 @@ class EventStream:
         hub.add(self)
         self._site.live.add(self)
         self._arm()
-        reader = asyncio.create_task(self._read(after))
+        self._reader = asyncio.create_task(self._read(after))
         try:
             if self._site.draining:
                 self._end()
@@ -126,12 +128,20 @@ class EventStream:
                     if not self._outbox and not self._finished():  # an id must not overtake its message
                         yield self._beat()
         finally:
-            reader.cancel()
-            self._site.live.discard(self)
-            hub.remove(self)
-            services.timers.cancel(self)
-            if token is not None:
-                services.access.revoker.release(token, self)
+            self._leave()
+
+    def _leave(self) -> None:
+        """Be no subscriber any more. Doing it again does nothing."""
+        if self._reader is None:
+            return
+        services, token = self._services, self._principal.token
+        self._reader.cancel()
+        self._reader = None
+        self._site.live.discard(self)
+        services.hub.remove(self)
+        services.timers.cancel(self)
+        if token is not None:
+            services.access.revoker.release(token, self)
 
     # The token's end
 

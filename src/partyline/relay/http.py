@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import msgspec
 from starlette.requests import Request
@@ -28,7 +28,6 @@ from partyline.relay.requests import TopicName, UserId, answer, peer, published,
 from partyline.relay.resuming import ResumingSession
 from partyline.server.site import Endpoint, Upgrade
 from partyline.topics import check_topic
-from partyline.trust.perimeter import Peer
 from partyline.trust.rate import PerAddress
 from partyline.wire.relay import check_list, compact, user_text
 
@@ -65,6 +64,7 @@ class RelaySettings:
     classic: ClassicRules = field(default_factory=ClassicRules)
     registrations_per_second: float = 0.0  # per address; 0: off
     resume_window: float = 120.0  # seconds
+    pings: bool = True  # False: the server cannot ping, and what cannot be confirmed cannot be resumed
 
 
 class Relay:
@@ -136,6 +136,13 @@ class Relay:
                 code="not_supported",
                 field="resume",
             )
+        if body.resume and not self._settings.pings:
+            raise InvalidValue(
+                "resume: this server is mounted by ASGI, which carries no pings to confirm messages with; leave it out "
+                "and resume over /v1/ws, or run it with `partyline serve`",
+                code="not_supported",
+                field="resume",
+            )
         named = [*([] if body.topic is None else [body.topic]), *(body.topics or ())]
         check_list(named, self._settings.topics_per_connection)
         topics = tuple(dict.fromkeys(check_topic(name) for name in named)) or self._settings.default_topics
@@ -147,7 +154,7 @@ class Relay:
         connection_id = self._registry.create(user, topics, principal.subscribe, start, principal.token)
         if body.resume:
             await self._registry.kept(self._registry.find(connection_id))
-        return answer({"url": f"{self._base(peer(request))}/ws/{connection_id}"})
+        return answer({"url": f"{self._base(request)}/ws/{connection_id}"})
 
     async def unregister(self, request: Request) -> Response:
         principal = self._access.principal(request)
@@ -198,9 +205,10 @@ class Relay:
         self._registry.find(request.path_params["id"])
         raise UpgradeRequired("this is a WebSocket endpoint: connect to it with a WebSocket client")
 
-    def _base(self, asker: Peer) -> str:
-        """`ws://HOST`, or `wss` under TLS; `public_url` before the request's Host."""
+    def _base(self, request: Request) -> str:
+        """`ws://HOST`, or `wss` under TLS, and where we are mounted; `public_url` before the request's Host."""
         if self._settings.public_url is not None:
             url = urlsplit(self._settings.public_url)
             return f"{'wss' if url.scheme in ('https', 'wss') else 'ws'}://{url.netloc}{url.path.rstrip('/')}"
-        return f"{'wss' if asker.scheme == 'https' else 'ws'}://{asker.host}"
+        asker, mounted = peer(request), quote(request.scope.get("root_path", "").rstrip("/"))
+        return f"{'wss' if asker.scheme == 'https' else 'ws'}://{asker.host}{mounted}"

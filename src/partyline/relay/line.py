@@ -20,7 +20,7 @@ from partyline.interfaces import Connection, Dialect, Store, View
 from partyline.models import Draft, Message, Position, Receipt
 from partyline.models import message_id as new_id
 from partyline.relay.access import Access
-from partyline.server.websocket import WebSocket
+from partyline.server.site import Carrier
 from partyline.topics import check_pattern, check_topic, is_pattern, is_printable
 from partyline.trust.keys import Principal
 from partyline.wire import relay as wire
@@ -50,7 +50,12 @@ class LineDialect:
 
 
 class LineConnection(Connection, Protocol):
-    """What carries a line: a WebSocket, or something that stands for one and has its own dialect."""
+    """What carries a line: a WebSocket on whatever transport, or something that stands for one."""
+
+    @property
+    def pings(self) -> bool:
+        """Whether something tells a quiet client that the server lives."""
+        ...
 
     def send_utf8(self, payload: bytes) -> None:
         """A frame of the line as JSON."""
@@ -149,8 +154,7 @@ class LineSession:
     def opened(self, connection: Connection) -> None:
         self._connection = cast("LineConnection", connection)
         services = self._services
-        if isinstance(connection, WebSocket):
-            connection.dialect = _dialect(services.store.epoch, connection.deflate, services.rules.compress_from)
+        self.choose_dialect(connection)
         self._opened_at = services.timers.now()
         self._advanced = services.hub.fanned_out
         self._say(
@@ -164,6 +168,11 @@ class LineSession:
         if self._principal is not None:
             self._enter(self._principal)
         self._arm()
+
+    def choose_dialect(self, connection: Connection) -> None:
+        """Messages go out as frames of v1, compressed where that was agreed."""
+        agreed = cast("Carrier", connection).deflate
+        connection.dialect = _dialect(self._services.store.epoch, agreed, self._services.rules.compress_from)
 
     def text(self, text: str) -> None:
         command_id: wire.CommandId = None
@@ -513,7 +522,10 @@ class LineSession:
             self._close(4401, "token expired")
             return
         head = services.hub.fanned_out
-        if head > self._advanced and self._subscriptions and all(one.live for one in self._subscriptions.values()):
+        moved = head > self._advanced and bool(self._subscriptions)
+        # Where no pings of ours tell the client that the server lives, this does.
+        alive = self._connection is not None and not self._connection.pings
+        if (moved or alive) and all(one.live for one in self._subscriptions.values()):
             self._advanced = head
             self._say({"type": "position", "position": self._position(head)})
         self._arm()

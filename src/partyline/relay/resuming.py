@@ -113,7 +113,7 @@ class ResumingSession(ClassicSession):
         super().closed()
 
     def _begin(self, topics: tuple[str, ...]) -> None:
-        assert self._connection is not None
+        assert self._connection is not None  # over ASGI no ping can be written: then nothing is confirmed
         confirmed = self._registration.confirmed
         assert confirmed is not None
         self.dialect = self._connection.dialect

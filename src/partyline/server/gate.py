@@ -53,7 +53,7 @@ class Gate:
             )
         except PartylineError as error:
             self._counters.refused += 1
-            await _answer(error, send)
+            await answer_error(error, send)
             return
         scope["partyline.peer"] = peer
         scope["app"] = self  # Starlette's router raises its 404 and 405 where it has an application
@@ -108,10 +108,11 @@ class ErrorAnswers:
             error = PartylineError("the server failed; its log says why, and the request may be tried again")
         if started:
             raise error  # too late for an answer: the server cuts the connection
-        await _answer(error, send)
+        await answer_error(error, send)
 
 
-async def _answer(error: PartylineError, send: Send) -> None:
+async def answer_error(error: PartylineError, send: Send) -> None:
+    """Answer an HTTP request with `error`."""
     body = error_body(error)
     await send({"type": "http.response.start", "status": error.http_status, "headers": error_headers(error, body)})
     await send({"type": "http.response.body", "body": body})

@@ -74,6 +74,7 @@ class Shell(uvicorn.Server):
         self.on_drain: Callable[[], object] = lambda: None  # told when the drain begins
         self.server_state.connections = cast("Any", site.live)
         self.servers: list[asyncio.base_events.Server] = []
+        self.state: dict[str, Any] = {}  # of the fallback application's lifespan
 
     # Starting
 
@@ -101,7 +102,7 @@ class Shell(uvicorn.Server):
         return [listener.getsockname()[:2] for listener in server.sockets]
 
     def _connection(self) -> HttpProtocol:
-        return HttpProtocol(self.config, self.server_state, self.lifespan.state, self.site)
+        return HttpProtocol(self.config, self.server_state, self.state, self.site)
 
     # Running
 

@@ -11,11 +11,12 @@ from starlette.routing import BaseRoute
 from partyline.errors import Overloaded, PartylineError, RateLimited
 from partyline.hub.hub import Hub
 from partyline.hub.timers import Timers
-from partyline.interfaces import Session, SessionTable, Store
+from partyline.interfaces import Connection, Session, SessionTable, Store
 from partyline.metrics import Counters
 from partyline.server.exchange import Direct
 from partyline.trust.perimeter import Peer, Perimeter
 from partyline.wire.websocket.connection import Limits as MessageLimits
+from partyline.wire.websocket.deflate import Deflate
 
 # Connections beyond max_connections that may wait for their 503; further ones are dropped unheard, so that a flood
 # cannot eat the descriptors kept for the database and the logs.
@@ -115,6 +116,54 @@ class Background(Protocol):
 
     async def stop(self) -> None:
         """Behind the last one."""
+        ...
+
+
+class Carrier(Connection, Protocol):
+    """The WebSocket under a session, on whatever transport: what sessions use beyond `interfaces.Connection`."""
+
+    @property
+    def pings(self) -> bool:
+        """Whether the heartbeat is ours, so that pings may be written and something is heard on a quiet line."""
+        ...
+
+    @property
+    def deflate(self) -> Deflate | None:
+        """What was agreed on: members that agreed on the same share their bytes. None: no frame is compressed."""
+        ...
+
+    @property
+    def session(self) -> Session | None:
+        """What stands behind it; None once it is gone."""
+        ...
+
+    def hand_to(self, session: Session) -> None:
+        """What arrives from now on is for `session`. Its `opened` is not called."""
+        ...
+
+    def send_utf8(self, payload: bytes) -> None:
+        """An answer as a text message that is encoded already."""
+        ...
+
+    def send_binary(self, data: bytes) -> None:
+        """An answer as a binary message."""
+        ...
+
+    @property
+    def writable(self) -> bool:
+        """Whether a message would leave soon."""
+        ...
+
+    def hold(self) -> None:
+        """Read no more until `release`; what has been read already still comes. Heartbeats are the caller's."""
+        ...
+
+    def release(self) -> None:
+        """Read again."""
+        ...
+
+    async def drained(self) -> None:
+        """Return when nothing is queued any more, or the connection is gone. Cancelling it loses nothing."""
         ...
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _log = log.get("server")
 
-_CUT_OFF = frozenset((4001, 4401))  # these have no right to what is still queued
+CUT_OFF = frozenset((4001, 4401))  # these have no right to what is still queued
 
 
 class _Due(Enum):
@@ -67,6 +67,7 @@ class WebSocket(asyncio.Protocol):
 
     dialect: Dialect
     rooms: tuple[str, ...] | set[str]
+    pings = True
 
     def __init__(
         self,
@@ -358,7 +359,7 @@ class WebSocket(asyncio.Protocol):
             return
         self._closing = True
         self._wake_drained()
-        if code in _CUT_OFF:
+        if code in CUT_OFF:
             self._discard_outbox()
         self._write_last(self._wire.close(code, reason))
         if self._paused or self._held:  # the peer's close frame must get in

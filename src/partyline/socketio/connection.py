@@ -265,8 +265,10 @@ class Connection:
             socket.pid = socket.handshake.auth["pid"]
             recovery.entered(socket, restored.after)
             return
-        if restored is not None:  # retention has taken what was missed
+        if restored is not None:  # retention has taken what was missed: it comes as anybody else
             socket.id, socket.data, socket.recovered = self._io.new_id(), {}, False
+            if self._io.skip_middlewares:
+                await self._pass_middlewares(socket.namespace, socket, None)
         socket.pid = self._io.new_id()
         socket.namespace.add(socket)
         recovery.entered(socket, recovery.start())

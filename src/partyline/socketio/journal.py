@@ -10,14 +10,14 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from partyline import log
-from partyline.errors import PartylineError
+from partyline.errors import InvalidValue, PartylineError
 from partyline.hub.hub import Hub
 from partyline.interfaces import Store
 from partyline.models import Audience, Draft, Message, Position, Receipt, message_id
@@ -69,12 +69,12 @@ _write = msgspec.json.Encoder().encode
 
 
 class _Waiting:
-    """An event that waits for its commit."""
+    """An event that waits for its commit. It is kept as it was emitted, whatever becomes of its arguments."""
 
-    __slots__ = ("audience", "emission", "id", "members", "refused")
+    __slots__ = ("audience", "id", "members", "record", "refused")
 
-    def __init__(self, emission: Emission, audience: Audience, members: list[Socket], identifier: str) -> None:
-        self.emission = emission
+    def __init__(self, record: bytes, audience: Audience, members: list[Socket], identifier: str) -> None:
+        self.record = record
         self.audience = audience
         self.members = members  # who gets it, as it was emitted
         self.id = identifier
@@ -91,7 +91,6 @@ class Journal:
         self._room = PRIVATE + namespace.name
         self.recovery = recovery
         self.waiting: deque[_Waiting | Callable[[], object]] = deque()
-        self.hole = -1  # events went out without a place in the log when this was its head
         hub.attend(namespace.name, self._deliver)
 
     def close(self) -> None:
@@ -142,7 +141,7 @@ class Journal:
         if not self.recovery:
             self._hub.publish(draft, told)
             return
-        waiting = _Waiting(emission, audience, list(self._namespace.select(audience)), draft.id)
+        waiting = _Waiting(record, audience, list(self._namespace.select(audience)), draft.id)
         self.waiting.append(waiting)
 
         def done(outcome: Receipt | PartylineError) -> None:
@@ -166,18 +165,14 @@ class Journal:
     def _deliver(self, message: Message) -> None:
         """The hub's turn: an event is kept, and so is everything before it."""
         if not self.recovery:
-            record = _read(message.draft.data)
-            name, arguments = record.event()
-            emission = self._namespace.emission(name, arguments)
-            self._namespace.deliver(
-                Message(emission, message.offset, message.time), self._namespace.select(record.audience())
-            )
+            audience = _read(message.draft.data).audience()
+            self._send(message.draft.data, self._namespace.select(audience), message.offset, message.time)
             return
         first = self.waiting[0] if self.waiting else None
         if not isinstance(first, _Waiting) or first.id != message.draft.id:
             return  # its publisher was told that it is lost, and it went out without its place in the log
         self.waiting.popleft()
-        self._send(first, message.offset, message.time)
+        self._send_waiting(first, message.offset, message.time)
         self._release()
 
     def _refused(self, waiting: _Waiting, *, published: bool) -> None:
@@ -186,7 +181,7 @@ class Journal:
         if published:
             waiting.members = []
         else:
-            self.hole = max(self.hole, self._store.head)
+            self._hole()
             _log.warning("the log refused an event: sessions cannot go on over it", namespace=self._namespace.name)
         self._release()
 
@@ -198,15 +193,32 @@ class Journal:
                 if not first.refused:
                     return
                 waiting.popleft()
-                self._send(first, None, 0.0)
+                self._send_waiting(first, None, 0.0)
+                if first.members:
+                    self._hole()  # again: what stood before it has got its places meanwhile
             else:
                 waiting.popleft()
                 first()
+        self._namespace.vanish()  # if it has only waited for this
 
-    def _send(self, waiting: _Waiting, offset: int | None, time: float) -> None:
+    def _send_waiting(self, waiting: _Waiting, offset: int | None, time: float) -> None:
         members = [member for member in waiting.members if member.reachable]
-        if members:
-            self._namespace.deliver(Message(waiting.emission, offset, time), members)
+        self._send(waiting.record, members, offset, time)
+
+    def _send(self, record: bytes, members: Collection[Socket], offset: int | None, time: float) -> None:
+        if not members:
+            return
+        name, arguments = _read(record).event()
+        try:
+            self._namespace.deliver(Message(self._namespace.emission(name, arguments), offset, time), members)
+        except InvalidValue as error:  # JSON has a form for it, and the parser has none
+            _log.error("an event cannot be sent", namespace=self._namespace.name, event_name=name, error=error.message)
+
+    def _hole(self) -> None:
+        """An event goes out without a place in the log."""
+        recovery = self._namespace.io.recovery
+        if recovery is not None:
+            recovery.broken(self._namespace)
 
     # Back
 

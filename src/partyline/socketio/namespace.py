@@ -18,6 +18,7 @@ from partyline.socketio.remote import RemoteSocket
 from partyline.wire.socketio.packets import Messages, event_values
 
 if TYPE_CHECKING:
+    from partyline.interfaces import Dialect
     from partyline.models import Position
     from partyline.socketio.journal import Entry, Journal
     from partyline.socketio.server import SocketIO
@@ -380,7 +381,7 @@ class Namespace(Broadcast):
 
     def vanish(self) -> None:
         """A namespace of a pattern is there while somebody is in it, or on the way in."""
-        if self.dynamic and not self.sockets and not self.entering:
+        if self.dynamic and not self.sockets and not self.entering and (self.log is None or not self.log.waiting):
             self.io.forget(self)
 
     # Out
@@ -397,19 +398,20 @@ class Namespace(Broadcast):
             gathering.answered(socket.id, arguments())
             socket.asked(-1)
 
-    def deliver(self, message: Message, members: Collection[Socket]) -> None:
+    def deliver(self, message: Message, members: Collection[Socket], payloads: Payloads | None = None) -> None:
         """Write a message to sockets now. Raises InvalidValue where an argument has no form: then nobody gets it."""
-        payloads: Payloads = {}
-        for member in members:
-            # The first one's dialect says whether it can be written at all: no member may pay for what cannot.
-            payloads[member.dialect] = Payload(member.dialect.encode(message), message.room)
-            break
+        if payloads is None:
+            payloads = {}
+            for member in members:
+                # The first one's dialect says whether it can be written at all: no member may pay for what cannot.
+                payloads[member.dialect] = _payload(member.dialect, message)
+                break
+        self.io.counters.published += 1
+        self.io.counters.delivered += fan_out(message, members, payloads=payloads)
         emission = message.draft
         if self.watched and isinstance(emission, Emission):
             for socket in self.watched.intersection(members):
                 socket.tell_outgoing(emission.event, emission.arguments)
-        self.io.counters.published += 1
-        self.io.counters.delivered += fan_out(message, members, payloads=payloads)
 
     def in_turn(self, socket: Socket, messages: Messages) -> None:
         """Send a packet to one socket, behind the events that wait for the log."""
@@ -423,7 +425,9 @@ class Namespace(Broadcast):
         if self.log is None or not self.log.waiting:
             self.deliver(message, members)
         else:
-            self.log.behind(lambda: self.deliver(message, [member for member in members if member.reachable]))
+            # Written now: the application may go on with its arguments.
+            payloads: Payloads = {dialect: _payload(dialect, message) for dialect in {one.dialect for one in members}}
+            self.log.behind(lambda: self.deliver(message, [one for one in members if one.reachable], payloads))
 
     def pass_by(self, socket: Socket, event: str, arguments: tuple[Any, ...]) -> None:
         """A volatile event for one socket: past what waits."""
@@ -437,3 +441,7 @@ class Namespace(Broadcast):
     def emission(self, event: str, arguments: tuple[Any, ...], ack: int | None = None) -> Emission:
         """An event of this namespace, for the fan-out."""
         return Emission(room=self.name, data=b"", id="", namespace=self.name, event=event, arguments=arguments, ack=ack)
+
+
+def _payload(dialect: Dialect, message: Message) -> Payload:
+    return Payload(dialect.encode(message), message.room)

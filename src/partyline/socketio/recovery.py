@@ -43,6 +43,16 @@ class _Live:
     data: bytes  # as it was last written
     confirmed: int  # the offset up to which it has surely got everything
     seen: int  # what has been sent at its last heartbeat, and is confirmed by the next one
+    hole: int = -1  # the head of the log when an event went out beside it: it cannot go on from there, nor before
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """A session that waits for its client."""
+
+    row: SessionRow
+    left: float
+    hole: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +62,7 @@ class Restored:
     row: SessionRow
     after: Position
     view: View
+    left: float
 
 
 class Recovery:
@@ -65,11 +76,11 @@ class Recovery:
         self._window = window
         self._live: dict[Socket, _Live] = {}
         self._users: dict[bytes, Socket] = {}  # the same by the hash of their private ids
-        self._waiting: OrderedDict[bytes, tuple[SessionRow, float]] = OrderedDict()  # and until when
+        self._waiting: OrderedDict[bytes, _Kept] = OrderedDict()
+        self._broken: dict[str, float] = {}  # when an event of a namespace last went out beside the log
         self.timer_slot = 0
-        until = timers.now() + window
         for row in table.load():  # after a kill the window counts from the server's start
-            self._waiting[row.pid_hash] = (row, until)
+            self._waiting[row.pid_hash] = _Kept(row, timers.now())
         self._arm()
 
     def __len__(self) -> int:
@@ -121,6 +132,17 @@ class Recovery:
             live.row = replace(live.row, start=Position(self._store.epoch, live.confirmed))
             self._table.save(live.row)
 
+    def broken(self, namespace: Namespace) -> None:
+        """An event of a namespace goes out without a place in the log: no session of it can go on over that."""
+        now, name = self._timers.now(), namespace.name
+        if name not in self._broken:
+            self._broken = {other: when for other, when in self._broken.items() if now < when + self._window}
+        self._broken[name] = now
+        for socket in namespace.sockets.values():
+            live = self._live.get(socket)
+            if live is not None:
+                live.hole = self._store.head
+
     def left(self, socket: Socket, reason: str) -> None:
         """It is gone; its rooms are still there."""
         live = self._live.pop(socket, None)
@@ -132,11 +154,12 @@ class Recovery:
             self._table.delete(live.row.pid_hash)
             return
         start = Position(live.row.start.epoch, live.confirmed)
-        self._keep(replace(live.row, rooms=_rooms(socket), data=msgspec.json.decode(data), start=start))
+        row = replace(live.row, rooms=_rooms(socket), data=msgspec.json.decode(data), start=start)
+        self._keep(_Kept(row, self._timers.now(), live.hole))
 
-    def _keep(self, row: SessionRow) -> None:
-        self._table.save(row)
-        self._waiting[row.pid_hash] = (row, self._timers.now() + self._window)
+    def _keep(self, kept: _Kept) -> None:
+        self._table.save(kept.row)
+        self._waiting[kept.row.pid_hash] = kept
         self._arm()
 
     # Coming back
@@ -155,9 +178,10 @@ class Recovery:
         if user is not None and user.namespace is namespace:
             user.close()  # its client knows better than we do that this connection is dead
         kept = self._waiting.get(pid_hash)
-        if kept is None or kept[0].namespace != namespace.name or self._timers.now() >= kept[1]:
+        now = self._timers.now()
+        if kept is None or kept.row.namespace != namespace.name or now >= kept.left + self._window:
             return None
-        row = kept[0]
+        row = kept.row
         del self._waiting[row.pid_hash]
         after = row.start
         if offset is not None and offset != "":
@@ -173,20 +197,24 @@ class Recovery:
         try:
             start = await find_start(self._hub, self._store, view, after)
         except StoreUnavailable:
-            self._keep(row)
+            self._keep(replace(kept, left=now))
             return None
         except BaseException:
-            self._keep(row)
+            self._keep(replace(kept, left=now))
             raise
-        if not start.recovered or after.offset <= journal.hole:
+        if not start.recovered or after.offset <= kept.hole or self._is_broken(namespace, kept.left):
             self._table.delete(row.pid_hash)
             return None
-        return Restored(row, after, view)
+        return Restored(row, after, view, kept.left)
+
+    def _is_broken(self, namespace: Namespace, since: float) -> bool:
+        """Whether an event has gone out beside the log since then."""
+        return since <= self._broken.get(namespace.name, float("-inf"))
 
     async def replay(self, restored: Restored, socket: Socket, connection: Connection) -> bool:
         """Send what was missed, and let the socket into its rooms in the turn in which nothing is missing.
 
-        False where retention has taken something meanwhile: then it is nowhere. Cancelled, or where the connection
+        False where something is missing by now: then it is nowhere. Cancelled, or where the connection
         breaks, the session waits for its client again.
         """
         namespace, row = socket.namespace, restored.row
@@ -201,6 +229,8 @@ class Recovery:
                 await connection.engine.drained()
 
         def attach() -> None:
+            if self._is_broken(namespace, restored.left):
+                raise _Beside
             namespace.add(socket)
             for room in row.rooms:
                 namespace.members.join(socket, room)
@@ -209,25 +239,25 @@ class Recovery:
 
         try:
             await catch_up(self._hub, self._store, restored.view, restored.after.offset, deliver=deliver, attach=attach)
-        except Gap:
+        except (Gap, _Beside):
             self._table.delete(row.pid_hash)
             return False
         except BaseException:
-            self._keep(row)
+            self.put_back(restored)
             raise
         return True
 
     def put_back(self, restored: Restored) -> None:
         """It was not to be: the session waits for its client again."""
-        self._keep(restored.row)
+        self._keep(_Kept(restored.row, self._timers.now()))
 
     # Time
 
     def on_deadline(self, now: float) -> None:
         """Sessions whose client has not come back are over."""
         while self._waiting:
-            pid_hash, (_, until) = next(iter(self._waiting.items()))
-            if now < until:
+            pid_hash, kept = next(iter(self._waiting.items()))
+            if now < kept.left + self._window:
                 break
             del self._waiting[pid_hash]
             self._table.delete(pid_hash)
@@ -235,9 +265,13 @@ class Recovery:
 
     def _arm(self) -> None:
         if self._waiting:
-            self._timers.set(self, next(iter(self._waiting.values()))[1])
+            self._timers.set(self, next(iter(self._waiting.values())).left + self._window)
         else:
             self._timers.cancel(self)
+
+
+class _Beside(Exception):
+    """An event went out beside the log while a session caught up."""
 
 
 class MemoryTable:

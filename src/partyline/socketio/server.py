@@ -8,6 +8,7 @@ import inspect
 import os
 import re
 from collections.abc import Callable, Coroutine, Sequence
+from importlib import import_module
 from typing import Any, Final
 
 from starlette.routing import BaseRoute
@@ -207,6 +208,15 @@ class SocketIO(Namespace):
         child = self._add(Namespace(self, name, dynamic.handlers, params if isinstance(params, dict) else {}))
         dynamic.children[name] = child
         return child
+
+    def asgi(self, settings: Any = None) -> Any:
+        """This server as an ASGI application of its own, without the relay: a `partyline.Application`.
+
+        `settings` are `partyline.Settings`; None reads them as the command does. Mount it where requests still have its
+        `path`: at the root, or in front of another application.
+        """
+        application = import_module("partyline.mounting").Application  # what stands above us is not imported here
+        return application(settings, extras=[self], relay=False)
 
     # server.site.Extra
 

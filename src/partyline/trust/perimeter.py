@@ -44,6 +44,7 @@ class Perimeter:
     `allowed_hosts` are names without ports; IP literals always pass, since DNS rebinding needs a name. `own_origins`
     are further canonical origins that count as ours (that of `public_url`). `open_mode` is set where no keys are
     configured: pages on loopback count as own, and whatever a proxy forwarded is refused unless `insecure`.
+    `local_only` refuses other machines, where who listens is not ours and may listen to all: open mode under ASGI.
     """
 
     allowed_hosts: frozenset[str] = frozenset(("localhost",))
@@ -52,6 +53,7 @@ class Perimeter:
     trusted_proxies: tuple[Network, ...] = ()
     open_mode: bool = True
     insecure: bool = False
+    local_only: bool = False
 
     def admit(self, address: str, scheme: str, headers: Headers, *, page: bool = False) -> Peer:
         """The peer behind a request, if it may come in.
@@ -59,9 +61,15 @@ class Perimeter:
         `address` and `scheme` are those of the connection, `headers` have lower-case names. `page` says that it reads
         a page that links of other sites may lead to: a browser that follows one may come in, a page of theirs that
         fetches, frames or embeds it may not. Raises MalformedRequest (400: not exactly one Host), MisdirectedRequest
-        (421: a foreign Host) or Forbidden (403: a foreign Origin, a cross-site request, or forwarded headers in open
-        mode).
+        (421: a foreign Host) or Forbidden (403: a foreign Origin, a cross-site request, forwarded headers in open
+        mode, another machine where `local_only` is set).
         """
+        if self.local_only and not is_loopback(address) and (_is_address(address) or not address):
+            # A name that is no address is a test client's; no name at all is a Unix socket, behind which is a proxy.
+            raise Forbidden(
+                "this server is open to programs on its own machine only: configure an API key before you publish it",
+                code="open_mode_is_local",
+            )
         hosts: list[bytes] = []
         origin: bytes | None = None
         cross_site = False

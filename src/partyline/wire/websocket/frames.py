@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from struct import Struct
 from typing import Final
 
@@ -52,6 +53,31 @@ def text_frame(payload: bytes) -> bytes:
     if size < 126:
         return SHORT_TEXT_HEADS[size] + payload
     return frame(TEXT, payload)
+
+
+def messages(data: bytes) -> Iterator[str | bytes]:
+    """The messages in frames of our own: whole, unmasked, uncompressed, one behind the other.
+
+    For transports that frame by themselves. Control frames are left out: those have their own. Raises ValueError for
+    a compressed frame, which nobody writes for a connection that agreed on nothing.
+    """
+    at = 0
+    while at < len(data):
+        first, size = data[at], data[at + 1]
+        at += 2
+        if size > 125:
+            width = 2 if size == 126 else 8
+            size = int.from_bytes(data[at : at + width], "big")
+            at += width
+        payload = data[at : at + size]
+        at += size
+        if first & RSV1:
+            raise ValueError("a compressed frame is for a connection that agreed on compression")
+        opcode = first & 0x0F
+        if opcode == TEXT:
+            yield payload.decode()
+        elif opcode == BINARY:
+            yield payload
 
 
 def close_payload(code: int, reason: str = "") -> bytes:

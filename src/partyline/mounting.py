@@ -1,0 +1,197 @@
+"""The server as an ASGI application: to be mounted in somebody's application, or served by any ASGI server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import weakref
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+from starlette.types import Receive, Scope, Send
+
+from partyline import log
+from partyline.app import Partyline, build, take_over
+from partyline.config import Settings, load
+from partyline.errors import ConfigError, PartylineError
+from partyline.models import Position
+from partyline.server.asgi import Cut, refuse_websocket, serve_websocket
+from partyline.server.gate import answer_error
+from partyline.server.site import Extra
+
+_log = log.get("asgi")
+
+_made: weakref.WeakSet[Application] = weakref.WeakSet()
+
+
+def applications() -> list[Application]:
+    """Those that this process has made and still has."""
+    return list(_made)
+
+
+class Application:
+    """The relay, and what is served beside it, as an ASGI application.
+
+    `app.mount("/", partyline.Application(settings))` in FastAPI or Starlette, or any ASGI server by itself. `settings`
+    None reads them from the environment and the file that PARTYLINE_CONFIG names, at start; `host` and `port` are the
+    ASGI server's business. `extras` are as for `build`, such as an EngineIO; `relay` False serves nothing but them.
+
+    It starts on the loop of its first request, or before that by its lifespan, and serves this one loop. When that is
+    closed and another one asks, as in tests, it starts anew. Nothing that was acknowledged depends on an orderly end.
+    """
+
+    def __init__(self, settings: Settings | None = None, *, extras: Sequence[Extra] = (), relay: bool = True) -> None:
+        self.settings = settings
+        self.extras = tuple(extras)
+        self.relay = relay
+        self._partyline: Partyline | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._starting: asyncio.Task[Partyline] | None = None
+        self._adopted = False
+        _made.add(self)
+
+    # For programs
+
+    async def publish(
+        self,
+        topic: str,
+        data: Any,
+        *,
+        user: int | str | None = None,
+        id: str | None = None,  # noqa: A002 - the contract's word
+        key: str | None = None,
+        ttl: float | None = None,
+        durable: bool | None = None,
+    ) -> Position | None:
+        """Publish from this process, as `Partyline.publish` says; starts the server if nobody has yet.
+
+        Raises ConfigError besides, where it cannot start or serves another loop.
+        """
+        partyline = await self.start()
+        return await partyline.publish(topic, data, user=user, id=id, key=key, ttl=ttl, durable=durable)
+
+    async def start(self) -> Partyline:
+        """Start on this loop, unless that has happened; the server behind it. Raises ConfigError.
+
+        Cancelled, it starts all the same.
+        """
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            await self._leave_loop()
+            self._loop = loop
+        if self._partyline is not None:
+            return self._partyline
+        if self._starting is None:
+            self._starting = loop.create_task(self._build())
+            self._starting.add_done_callback(self._built)
+        return await asyncio.shield(self._starting)
+
+    async def close(self) -> None:
+        """Drain, flush, and let go of the database. The next request starts it anew.
+
+        Clients are told to come back (1012); who has not left after `drain_time` is dropped.
+        """
+        if self._starting is not None:
+            with contextlib.suppress(PartylineError):
+                await asyncio.shield(self._starting)
+        partyline = self._partyline
+        if partyline is None or self._adopted:
+            return
+        await partyline.shell.drain()
+        self._partyline = None
+        await partyline.close()
+
+    def lifespan(self, app: object = None) -> AbstractAsyncContextManager[None]:
+        """Start at the beginning of the block, and close at its end. Raises ConfigError.
+
+        For applications that mount this one, since mounts are told of no lifespan: `FastAPI(lifespan=relay.lifespan)`,
+        or inside a lifespan of their own `async with relay.lifespan():`.
+        """
+        return self._running()
+
+    @contextlib.asynccontextmanager
+    async def _running(self) -> AsyncIterator[None]:
+        await self.start()
+        try:
+            yield
+        finally:
+            await self.close()
+
+    def adopt(self, partyline: Partyline) -> None:
+        """Stand for a server that runs already on this loop, and is closed by whoever built it (`partyline serve`)."""
+        self._partyline, self._loop, self._adopted = partyline, asyncio.get_running_loop(), True
+
+    # ASGI
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        kind = scope["type"]
+        if kind == "lifespan":
+            await self._lifespan(receive, send)
+            return
+        if kind not in ("http", "websocket"):
+            raise ValueError(f"there is no answer to a scope of type {kind!r}")
+        partyline = self._partyline
+        if partyline is None or asyncio.get_running_loop() is not self._loop:
+            try:
+                partyline = await self.start()
+            except ConfigError as error:
+                _log.error("cannot start", error=error.message)
+                refusal = PartylineError("the server cannot start: its log says why")
+                if kind == "http":
+                    await answer_error(refusal, send)
+                else:
+                    await receive()  # websocket.connect
+                    await refuse_websocket(refusal, scope, send)
+                return
+        if kind == "websocket":
+            await serve_websocket(partyline.site, scope, receive, send)
+            return
+        with Cut() as cut:
+            await partyline.asgi({"partyline.abort": cut, **scope, "partyline.mounted": True}, receive, send)
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        await receive()  # lifespan.startup
+        try:
+            await self.start()
+        except ConfigError as error:
+            await send({"type": "lifespan.startup.failed", "message": error.message})
+            return
+        await send({"type": "lifespan.startup.complete"})
+        await receive()  # lifespan.shutdown
+        await self.close()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    # Starting
+
+    async def _build(self) -> Partyline:
+        settings = load().settings if self.settings is None else self.settings
+        held = await take_over(settings)
+        partyline = build(settings, extras=self.extras, held=held, native=False, relay=self.relay)
+        try:
+            await partyline.start_extras()
+        except BaseException:
+            await partyline.close()
+            raise
+        self._partyline = partyline
+        return partyline
+
+    def _built(self, task: asyncio.Task[Partyline]) -> None:
+        self._starting = None
+        if not task.cancelled():
+            task.exception()  # whoever waited has it; if nobody does any more, the next request meets it again
+
+    async def _leave_loop(self) -> None:
+        """Let go of what was built on an earlier loop. Raises ConfigError where that may still serve somebody."""
+        earlier, partyline = self._loop, self._partyline
+        if earlier is None:
+            return
+        if not earlier.is_closed() and (partyline is not None or self._starting is not None):
+            raise ConfigError(
+                "this application serves another event loop, and one serves one: make an application for each loop, "
+                "or publish over HTTP from there"
+            )
+        self._partyline = self._starting = None
+        self._adopted = False
+        if partyline is not None:
+            await asyncio.get_running_loop().run_in_executor(None, partyline.database.close)

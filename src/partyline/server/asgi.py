@@ -1,0 +1,425 @@
+"""The ASGI transport: a WebSocket of whatever ASGI server runs us, behind the same sessions as our own.
+
+Slower than server/websocket.py: two tasks and an outbox per connection, and every message is framed once more by that
+server. Its heartbeat, its compression and its own limits are that server's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Self
+
+from starlette.types import Receive, Scope, Send
+
+from partyline import log
+from partyline.errors import NotFound, PartylineError, RateLimited
+from partyline.hub.outbox import Outbox
+from partyline.interfaces import Dialect, Session
+from partyline.models import Payload
+from partyline.server.answers import SAFETY_HEADERS, error_body, error_headers
+from partyline.server.site import Endpoint, Site, Upgrade
+from partyline.server.websocket import CUT_OFF
+from partyline.trust.rate import Bucket
+from partyline.wire.websocket import frames
+
+_log = log.get("server")
+
+_HIGH_WATER = 64 * 1024  # bytes, as asyncio's transports have it
+_LAST_WORDS = 1.0  # seconds
+_SCHEMES = {"ws": "http", "wss": "https"}
+
+
+async def serve_websocket(site: Site, scope: Scope, receive: Receive, send: Send) -> None:
+    """Serve a `websocket` scope to its end: find the endpoint and open it, or refuse.
+
+    A refusal is an answer with its status where the server can give one (the extension `websocket.http.response`), and
+    403 elsewhere. Cancelled, a client that is connected is told to come back.
+    """
+    await receive()  # websocket.connect
+    client = scope.get("client")
+    address = client[0] if client else ""
+    refusal = site.enter(address)
+    try:
+        try:
+            if refusal is not None:
+                raise refusal
+            endpoint = _find(site, scope, address)
+        except PartylineError as error:
+            site.counters.refused += 1
+            if error.limit is not None:
+                site.counters.hit(error.limit)
+            _log.info("refused", code=error.code, status=error.http_status, address=address)
+            await refuse_websocket(error, scope, send)
+        else:
+            await AsgiWebSocket(site, endpoint).serve(_subprotocol(endpoint, scope), receive, send)
+    except OSError:
+        pass  # the client left before it had its answer
+    finally:
+        site.leave(address)
+
+
+def mounted_path(scope: Scope) -> str:
+    """The path of a request below where the application is mounted."""
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "").rstrip("/")
+    if root and path.startswith(root) and path[len(root) : len(root) + 1] in ("", "/"):
+        return path[len(root) :] or "/"
+    return path
+
+
+def _find(site: Site, scope: Scope, address: str) -> Endpoint:
+    """Raises PartylineError."""
+    scheme: str = scope.get("scheme", "ws")
+    headers = list(scope["headers"])
+    if scope.get("subprotocols") and not any(name == b"sec-websocket-protocol" for name, _ in headers):
+        # uvicorn's wsproto keeps the header for itself; a credential may stand there.
+        headers.append((b"sec-websocket-protocol", ", ".join(scope["subprotocols"]).encode("latin-1")))
+    peer = site.perimeter.admit(address, _SCHEMES.get(scheme, scheme), headers)
+    try:
+        endpoint = site.route(Upgrade(mounted_path(scope), scope.get("query_string", b""), headers, peer))
+    except PartylineError:
+        raise
+    except Exception:
+        site.counters.errors += 1
+        _log.exception("an upgrade failed")
+        raise PartylineError("the server failed; its log says why, and the request may be tried again") from None
+    if endpoint is None:
+        raise NotFound("there is no WebSocket at this address")
+    return endpoint
+
+
+def _subprotocol(endpoint: Endpoint, scope: Scope) -> str | None:
+    offered = scope.get("subprotocols") or ()
+    return next((name for name in endpoint.subprotocols if name in offered), None)
+
+
+async def refuse_websocket(error: PartylineError, scope: Scope, send: Send) -> None:
+    """Answer a `websocket` scope, whose `websocket.connect` was received, with `error`."""
+    if "websocket.http.response" not in (scope.get("extensions") or {}):
+        await send({"type": "websocket.close", "code": 1000, "reason": ""})
+        return
+    body = error_body(error)
+    headers = error_headers(error, body) + [(n.encode(), v.encode()) for n, v in SAFETY_HEADERS]
+    await send({"type": "websocket.http.response.start", "status": error.http_status, "headers": headers})
+    await send({"type": "websocket.http.response.body", "body": body})
+
+
+class AsgiWebSocket:
+    """One WebSocket connection over ASGI. A `server.site.Carrier`.
+
+    The server's own task waits for two of ours: one reads, one writes.
+    """
+
+    __slots__ = (
+        "_bucket",
+        "_closing",
+        "_counters",
+        "_drain",
+        "_farewell",
+        "_headers",
+        "_held",
+        "_high_water",
+        "_max_message",
+        "_next",
+        "_outbox",
+        "_reader",
+        "_session",
+        "_site",
+        "_wake",
+        "_writing",
+        "dialect",
+        "rooms",
+        "timer_slot",
+        "user",
+    )
+
+    dialect: Dialect
+    rooms: tuple[str, ...] | set[str]
+    pings = False
+    deflate = None
+
+    def __init__(self, site: Site, endpoint: Endpoint) -> None:
+        self._site = site
+        self._counters = site.counters
+        self._session: Session | None = endpoint.session
+        self._headers = endpoint.headers
+        self._max_message = (endpoint.limits or site.limits.message).max_message
+        limits = site.limits
+        self._bucket: Bucket | None = None
+        if limits.events_per_second:
+            self._bucket = Bucket(limits.events_per_second, limits.events_burst, site.timers.now())
+        # An idle connection takes one payload of any size into `_next`; what comes behind it is queued.
+        self._next: Payload | None = None
+        self._outbox = Outbox(limits.outbox_bytes)
+        self._high_water = min(_HIGH_WATER, limits.outbox_bytes // 2)
+        self._writing = False
+        self._wake = asyncio.Event()
+        self._drain: asyncio.Future[None] | None = None
+        self._held: asyncio.Event | None = None  # nothing is read before it is set
+        self._reader: asyncio.Task[None] | None = None
+        self._closing = False  # nothing is queued any more
+        self._farewell: tuple[int, str] | None = None  # the close behind what is queued
+        self.timer_slot = 0
+        self.user: str | None = None
+        self.rooms = ()
+
+    @property
+    def session(self) -> Session | None:
+        """What stands behind it; None once it is gone."""
+        return self._session
+
+    def hand_to(self, session: Session) -> None:
+        """What arrives from now on is for `session`. Its `opened` is not called."""
+        if self._session is not None:
+            self._session = session
+
+    async def serve(self, subprotocol: str | None, receive: Receive, send: Send) -> None:
+        """Accept, and serve until the client is gone or our close is answered. Raises OSError where it cannot begin.
+
+        Cancelled, the client is told to come back (1012) if that gets out within a second.
+        """
+        await send({"type": "websocket.accept", "subprotocol": subprotocol, "headers": list(self._headers)})
+        site = self._site
+        self._counters.upgrades += 1
+        self._reader = asyncio.create_task(self._read(receive))
+        writer = asyncio.create_task(self._write(send))
+        site.live.add(self)
+        try:
+            self._open()
+            await asyncio.wait((self._reader,))
+        except asyncio.CancelledError:  # as hypercorn ends those that are left when it stops
+            self.shutdown()
+            await asyncio.wait((writer,), timeout=_LAST_WORDS)
+            raise
+        finally:
+            self._closing = True
+            site.timers.cancel(self)
+            site.live.discard(self)
+            self._counters.dropped += self._outbox.dropped
+            self._wake_drained()
+            session, self._session = self._session, None
+            self._reader.cancel()
+            writer.cancel()
+            if session is not None:
+                session.closed()
+            await asyncio.wait((self._reader, writer))
+
+    def _open(self) -> None:
+        session = self._session
+        assert session is not None
+        try:
+            session.opened(self)
+        except Exception:
+            self._counters.errors += 1
+            _log.exception("a session could not be opened", session=type(session).__name__)
+            self.close(1011, "internal error")
+        if self._site.draining:
+            self.shutdown()
+
+    # interfaces.Connection
+
+    def offer(self, payload: Payload) -> None:
+        """Queue a published message for the writer."""
+        if self._closing:
+            return
+        if not self._writing and self._next is None and not self._outbox:
+            self._next = payload
+            self._wake.set()
+        elif not self._outbox.push(payload):
+            self._counters.hit("outbox_bytes")
+            self._discard()
+            self.close(4008, "slow consumer")
+
+    def send(self, data: bytes) -> None:
+        """Queue an answer: whole frames, uncompressed, in order behind what is queued."""
+        self.offer(Payload(data))
+
+    def send_text(self, text: str) -> None:
+        """Queue a text message."""
+        try:
+            payload = text.encode()
+        except UnicodeEncodeError:  # half a surrogate pair, from a handler
+            payload = text.encode("utf-8", "replace")
+        self.send_utf8(payload)
+
+    def send_utf8(self, payload: bytes) -> None:
+        """Queue a text message that is encoded already."""
+        self.send(frames.text_frame(payload))
+
+    def send_binary(self, data: bytes) -> None:
+        """Queue a binary message."""
+        self.send(frames.frame(frames.BINARY, data))
+
+    @property
+    def writable(self) -> bool:
+        """Whether a message would leave soon."""
+        return not self._closing and self._outbox.size <= self._high_water
+
+    def hold(self) -> None:
+        """Read no more until `release`."""
+        if self._held is None:
+            self._held = asyncio.Event()
+
+    def release(self) -> None:
+        """Read again."""
+        held, self._held = self._held, None
+        if held is not None:
+            held.set()
+
+    async def drained(self) -> None:
+        """Return when little is queued, or the connection is gone. Cancelling it loses nothing.
+
+        Little is what a transport of the loop would take without pushing back.
+        """
+        while self._outbox.size > self._high_water and not self._closing:
+            if self._drain is None:
+                self._drain = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._drain)
+
+    def close(self, code: int, reason: str = "") -> None:
+        """Close behind everything queued, then wait for the peer, at most `close_timeout`.
+
+        Who is unregistered or no longer authenticated (4001, 4401) gets nothing of what is queued.
+        """
+        self._close(code, reason, self._site.limits.close_timeout)
+
+    # server.site.Live
+
+    def shutdown(self) -> None:
+        """The server stops: the client is told to come back (1012)."""
+        self._close(1012, "server restarting", self._site.limits.drain_time + 1.0)
+
+    def abort(self) -> None:
+        """Return to the server as it is; it drops the connection."""
+        if self._reader is not None:
+            self._reader.cancel()
+
+    def on_deadline(self, now: float) -> None:
+        """Our close was not answered, or did not get out."""
+        if not self._site.draining:
+            self._counters.hit("close_timeout")
+        self.abort()
+
+    # In
+
+    async def _read(self, receive: Receive) -> None:
+        while (event := await receive())["type"] == "websocket.receive":
+            session = self._session
+            if session is None or self._closing:
+                continue
+            text = event.get("text")
+            self._message(session, text if text is not None else bytes(event["bytes"]))
+            while self._held is not None:
+                await self._held.wait()
+            await self.drained()  # who asks faster than it reads the answers waits, not our memory
+
+    def _message(self, session: Session, message: str | bytes) -> None:
+        self._counters.received += 1
+        if self._too_large(message):
+            self._counters.violations += 1
+            self._counters.hit("max_message")
+            self.close(1009, f"a message is larger than {self._max_message} bytes")
+            return
+        if self._bucket is not None and not self._may(self._bucket, session, message):
+            return
+        try:
+            if isinstance(message, str):
+                session.text(message)
+            else:
+                session.binary(message)
+        except Exception:
+            self._counters.errors += 1
+            _log.exception("a message could not be handled", session=type(session).__name__)
+
+    def _too_large(self, message: str | bytes) -> bool:
+        size = len(message)
+        if isinstance(message, str) and size * 4 > self._max_message >= size:
+            size = len(message.encode("utf-8", "surrogatepass"))
+        return size > self._max_message
+
+    def _may(self, bucket: Bucket, session: Session, message: str | bytes) -> bool:
+        if bucket.allow(self._site.timers.now()):
+            return True
+        self._counters.hit("events_per_second")
+        if bucket.refused > bucket.burst:
+            self.close(4429, "too many events")
+        else:
+            session.refused(RateLimited("too many messages: slow down", retry_after=bucket.wait()), message)
+        return False
+
+    # Out
+
+    async def _write(self, send: Send) -> None:
+        try:
+            while (payload := self._take()) is not None or self._farewell is None:
+                if payload is None:
+                    self._wake.clear()
+                    await self._wake.wait()
+                    continue
+                for message in frames.messages(payload.data):
+                    kind = "text" if isinstance(message, str) else "bytes"
+                    await send({"type": "websocket.send", kind: message})
+            code, reason = self._farewell
+            await send({"type": "websocket.close", "code": code, "reason": reason})
+        except Exception as error:  # servers differ in how they say that the client is gone
+            _log.info("a connection cannot be written to", error=f"{type(error).__name__}: {error}")
+            self.abort()
+
+    def _take(self) -> Payload | None:
+        """What is to be written next."""
+        payload, self._next = self._next, None
+        if payload is None and self._outbox:
+            payload = self._outbox.pop()
+        self._writing = payload is not None
+        if not self._writing:
+            self._wake_drained()
+        return payload
+
+    def _discard(self) -> None:
+        self._counters.dropped += len(self._outbox) + (self._next is not None)
+        self._outbox.clear()
+        self._next = None
+
+    def _wake_drained(self) -> None:
+        drain, self._drain = self._drain, None
+        if drain is not None and not drain.done():
+            drain.set_result(None)
+
+    # The end
+
+    def _close(self, code: int, reason: str, within: float) -> None:
+        if self._closing:
+            return
+        self._closing = True
+        if code in CUT_OFF and self._writing:  # else all of it is of this turn of the loop, as good as written
+            self._discard()
+        self._farewell = code, frames.close_payload(code, reason)[2:].decode()
+        self._wake.set()
+        self._wake_drained()
+        timers = self._site.timers
+        timers.set(self, timers.now() + within)
+
+
+class Cut:
+    """Ends a request of an ASGI server in its middle: `with Cut() as cut:`, and `cut()` from anywhere else on its loop.
+
+    Only while the body of the block waits for something.
+    """
+
+    def __init__(self) -> None:
+        self._done = False
+
+    def __enter__(self) -> Self:
+        task = asyncio.current_task()
+        assert task is not None
+        self._task = task
+        return self
+
+    def __call__(self) -> None:
+        self._done = True
+        self._task.cancel()
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> bool:
+        return (
+            self._done and kind is not None and issubclass(kind, asyncio.CancelledError) and not self._task.uncancel()
+        )
