@@ -55,9 +55,9 @@ def playwright() -> None:
 
 
 def python_socketio() -> Any:
-    """The package python-socketio, with what its asyncio client needs."""
-    if importlib.util.find_spec("socketio") is None or importlib.util.find_spec("aiohttp") is None:
-        missing("python-socketio", "python -m pip install python-socketio aiohttp")
+    """The package python-socketio, with what its asyncio client and its MessagePack parser need."""
+    if not all(importlib.util.find_spec(name) for name in ("socketio", "aiohttp", "msgpack")):
+        missing("python-socketio", "python -m pip install python-socketio aiohttp msgpack")
     return importlib.import_module("socketio")
 
 

@@ -59,4 +59,4 @@ io.of("/private").use((socket, next) => {
 });
 
 http.listen(Number(port), "127.0.0.1", () => console.log(`http://127.0.0.1:${http.address().port}`));
-process.on("SIGTERM", () => io.close(() => process.exit(0)));
+process.on("SIGTERM", () => process.exit(0));

@@ -24,13 +24,15 @@ def events(said: list[dict[str, Any]]) -> list[Any]:
 
 
 class Tunnel:
-    """Carries connections to a port. Those that it forgets stay open at the server, without a byte more."""
+    """Carries connections to a port. Those that it forgets stay open at the server, without a byte more; it takes no
+    others until it is `open` again."""
 
     def __init__(self, port: int) -> None:
         self._port = port
         self._carrying: set[asyncio.Task[None]] = set()
         self._forgotten: list[Any] = []
         self.url = ""
+        self.open = True
 
     @classmethod
     @asynccontextmanager
@@ -47,10 +49,14 @@ class Tunnel:
                 writer.transport.abort()
 
     def forget(self) -> None:
+        self.open = False
         for task in self._carrying:
             task.cancel()
 
     async def _carry(self, client: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
+        if not self.open:
+            back.transport.abort()
+            return
         answers, forth = await asyncio.open_connection("127.0.0.1", self._port)
         self._forgotten += [back, forth]
         tasks = {asyncio.create_task(_copy(client, forth)), asyncio.create_task(_copy(answers, back))}
@@ -166,6 +172,7 @@ def test_a_connection_that_nobody_closes(way: str) -> None:
                 await one.until("disconnected")
                 two.emit("room-send", "r", "missed")
                 assert await two.ask("room-size", "r") == [1]  # that is the old connection
+                tunnel.open = True
                 one.tell("return")
                 missed = await one.until("connected")
                 assert missed[-1] == {"connected": one.id, "recovered": True}
