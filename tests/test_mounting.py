@@ -12,11 +12,13 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 from starlette.testclient import TestClient, WebSocketDenialResponse
 from starlette.websockets import WebSocketDisconnect
+from websockets.asyncio.client import connect
 
-from partyline import Application, ConfigError, EngineIO, Partyline, Position, Settings
+from partyline import Application, ConfigError, EngineIO, Partyline, Position, Settings, running
 from partyline.config import ApiKey
 from partyline.errors import Conflict, InvalidValue, StoreUnavailable
 from partyline.trust.keys import key_hash
+from tests.calls import call, register
 from tests.server.servers import eventually
 
 OPEN = Settings(db=":memory:")
@@ -207,6 +209,25 @@ def test_after_the_end_it_starts_anew() -> None:
     asyncio.run(main())
 
 
+def test_standing_for_a_server_that_runs() -> None:
+    """Adopted, it publishes to the native server, and leaves the end to whoever runs that."""
+
+    async def main() -> None:
+        app = Application()
+        async with running(Settings(port=0, db=":memory:"), fallback=app) as (server, url):
+            app.adopt(server)
+            async with app.lifespan(), connect(await register(url)) as line:
+                assert await app.start() is server
+                await app.publish("cats", "hello")
+                assert await line.recv() == "hello"
+            assert await call(f"{url}/health") == (200, {"status": "ok"})
+            assert await app.publish("cats", "still here") is not None
+            status, answer = await call(f"{url}/nothing")
+            assert (status, answer["error"]["code"]) == (404, "not_found")
+
+    asyncio.run(main())
+
+
 # Serving
 
 
@@ -365,18 +386,18 @@ def test_publishing_from_the_program() -> None:
     app = Application(OPEN)
     with TestClient(app, base_url=HERE) as client:
         assert client.portal is not None
-        call = client.portal.call
+        run = client.portal.call
         address = client.post("/register", json={"user_id": 7, "topics": ["cats"]}).json()["url"]
         with client.websocket_connect(address) as line:
-            first: Any = call(lambda: app.publish("cats", {"n": 1}))
+            first: Any = run(lambda: app.publish("cats", {"n": 1}))
             assert isinstance(first, Position)
             assert line.receive_text() == '{"n":1}'
-            call(lambda: app.publish("cats", "not for you", user="8"))
-            to_user: Any = call(lambda: app.publish("cats", "for you", user=7, id="once"))
+            run(lambda: app.publish("cats", "not for you", user="8"))
+            to_user: Any = run(lambda: app.publish("cats", "for you", user=7, id="once"))
             assert line.receive_text() == "for you"
-            again: Any = call(lambda: app.publish("cats", "for you", user=7, id="once"))
+            again: Any = run(lambda: app.publish("cats", "for you", user=7, id="once"))
             assert again == to_user
-            assert call(lambda: app.publish("cats", [None, 1.5, "é"], durable=False)) is None
+            assert run(lambda: app.publish("cats", [None, 1.5, "é"], durable=False)) is None
             assert line.receive_text() == '[null,1.5,"é"]'
         kept = client.get("/v1/topics/cats/messages").json()["messages"]
         assert [message["data"] for message in kept] == [{"n": 1}]  # of those that are for everybody

@@ -145,7 +145,7 @@ class Application:
                     await refuse_websocket(refusal, scope, send)
                 return
         if kind == "websocket":
-            await serve_websocket(partyline.site, scope, receive, send)
+            await serve_websocket(partyline.site, scope, receive, send, counted=self._adopted)
             return
         with Cut() as cut:
             await partyline.asgi({"partyline.abort": cut, **scope, "partyline.mounted": True}, receive, send)
