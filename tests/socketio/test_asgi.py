@@ -1,0 +1,49 @@
+"""The cases of connections, sockets, broadcasts and handlers once more, under other ASGI servers."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from partyline import Partyline, Settings
+from partyline.server.site import Extra
+from tests.server.asgi_servers import running_under
+from tests.socketio import clients, test_broadcast, test_connection, test_handlers, test_socket
+
+Case = Callable[[], None]
+
+NATIVE = frozenset(
+    (
+        "test_inline_or_a_task",  # in the turn of the read: that server has its own turns
+        "test_a_poller_that_does_not_fetch",  # whose outbox holds less than a turn emits: no socket's buffer takes more
+    )
+)
+
+
+def cases(*modules: ModuleType) -> Iterator[Any]:
+    """The tests of some modules that take no arguments."""
+    for module in modules:
+        for name, case in vars(module).items():
+            if name.startswith("test_") and inspect.isfunction(case) and not inspect.signature(case).parameters:
+                if case.__module__ == module.__name__ and name not in NATIVE:
+                    yield pytest.param(case, id=f"{module.__name__.rpartition('.')[2]}::{name}")
+
+
+@pytest.mark.parametrize("name", ["uvicorn websockets-sansio", "hypercorn"])
+@pytest.mark.parametrize("case", [*cases(test_connection, test_socket, test_broadcast, test_handlers)])
+def test_it_holds_under_another_server(case: Case, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The case holds where another server has the sockets."""
+
+    @contextlib.asynccontextmanager
+    async def server(*, extras: Sequence[Extra] = (), **settings: Any) -> AsyncIterator[tuple[Partyline, str]]:
+        chosen = Settings(**{"port": 0, "db": ":memory:", "drain_time": 1.0, **settings})
+        async with running_under(name)(chosen, extras=extras) as (partyline, url):
+            yield partyline, url
+
+    monkeypatch.setattr(clients, "partyline_server", server)
+    case()
