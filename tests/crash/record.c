@@ -9,6 +9,7 @@
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -20,6 +21,21 @@
 #include <unistd.h>
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+
+/* Whether this thread is in one of these functions already: the interpreter's signal handler writes to a socket of its
+   own, and may come in the middle of any of them. What it writes goes past the record, and must not wait for the lock. */
+static __thread volatile sig_atomic_t inside;
+
+static void enter(void) {
+  inside = 1;
+  pthread_mutex_lock(&lock);
+}
+
+static void leave(void) {
+  pthread_mutex_unlock(&lock);
+  inside = 0;
+}
+
 static int out = -1;
 static const char *of;
 
@@ -90,9 +106,9 @@ static int opened(int fd, const char *path) {
     mode_t mode = flags & (O_CREAT | O_TMPFILE) ? va_arg(rest, mode_t) : 0; \
     va_end(rest); \
     if (!ours(path)) return real(path, flags, mode); \
-    pthread_mutex_lock(&lock); \
+    enter(); \
     int fd = opened(real(path, flags, mode), path); \
-    pthread_mutex_unlock(&lock); \
+    leave(); \
     return fd; \
   }
 OPEN(open)
@@ -102,10 +118,10 @@ ssize_t pwrite64(int fd, const void *data, size_t size, off64_t at) {
   REAL(ssize_t, "pwrite64", int, const void *, size_t, off64_t);
   uint64_t inode = known(fd);
   if (!inode) return real(fd, data, size, at);
-  pthread_mutex_lock(&lock);
+  enter();
   ssize_t done = real(fd, data, size, at);
   if (done > 0) note('W', inode, (uint64_t)at, data, (uint64_t)done);
-  pthread_mutex_unlock(&lock);
+  leave();
   return done;
 }
 
@@ -113,15 +129,15 @@ ssize_t pwrite(int fd, const void *data, size_t size, off_t at) { return pwrite6
 
 ssize_t write(int fd, const void *data, size_t size) {
   REAL(ssize_t, "write", int, const void *, size_t);
-  uint64_t inode = known(fd);
-  int peer = !inode && is(fd, S_IFSOCK);
+  uint64_t inode = inside ? 0 : known(fd);
+  int peer = !inside && !inode && is(fd, S_IFSOCK);
   if (!inode && !peer) return real(fd, data, size);
-  pthread_mutex_lock(&lock);
+  enter();
   off_t at = inode ? lseek(fd, 0, SEEK_CUR) : 0;
   if (peer) note('A', 0, 0, data, size);
   ssize_t done = real(fd, data, size);
   if (inode && done > 0) note('W', inode, (uint64_t)at, data, (uint64_t)done);
-  pthread_mutex_unlock(&lock);
+  leave();
   return done;
 }
 
@@ -131,31 +147,31 @@ static void sent(const struct iovec *parts, size_t number) {
 
 ssize_t writev(int fd, const struct iovec *parts, int number) {
   REAL(ssize_t, "writev", int, const struct iovec *, int);
-  if (!is(fd, S_IFSOCK)) return real(fd, parts, number);
-  pthread_mutex_lock(&lock);
+  if (inside || !is(fd, S_IFSOCK)) return real(fd, parts, number);
+  enter();
   sent(parts, (size_t)number);
   ssize_t done = real(fd, parts, number);
-  pthread_mutex_unlock(&lock);
+  leave();
   return done;
 }
 
 ssize_t sendmsg(int fd, const struct msghdr *message, int flags) {
   REAL(ssize_t, "sendmsg", int, const struct msghdr *, int);
-  if (out < 0) return real(fd, message, flags);
-  pthread_mutex_lock(&lock);
+  if (out < 0 || inside) return real(fd, message, flags);
+  enter();
   sent(message->msg_iov, message->msg_iovlen);
   ssize_t done = real(fd, message, flags);
-  pthread_mutex_unlock(&lock);
+  leave();
   return done;
 }
 
 ssize_t send(int fd, const void *data, size_t size, int flags) {
   REAL(ssize_t, "send", int, const void *, size_t, int);
-  if (out < 0) return real(fd, data, size, flags);
-  pthread_mutex_lock(&lock);
+  if (out < 0 || inside) return real(fd, data, size, flags);
+  enter();
   note('A', 0, 0, data, size);
   ssize_t done = real(fd, data, size, flags);
-  pthread_mutex_unlock(&lock);
+  leave();
   return done;
 }
 
@@ -163,10 +179,10 @@ int ftruncate64(int fd, off64_t size) {
   REAL(int, "ftruncate64", int, off64_t);
   uint64_t inode = known(fd);
   if (!inode) return real(fd, size);
-  pthread_mutex_lock(&lock);
+  enter();
   int failed = real(fd, size);
   if (!failed) note('T', inode, (uint64_t)size, NULL, 0);
-  pthread_mutex_unlock(&lock);
+  leave();
   return failed;
 }
 
@@ -175,10 +191,10 @@ int ftruncate(int fd, off_t size) { return ftruncate64(fd, size); }
 int unlink(const char *path) {
   REAL(int, "unlink", const char *);
   if (!ours(path)) return real(path);
-  pthread_mutex_lock(&lock);
+  enter();
   int failed = real(path);
   if (!failed) note('U', 0, 0, path, strlen(path));
-  pthread_mutex_unlock(&lock);
+  leave();
   return failed;
 }
 
@@ -186,13 +202,13 @@ int unlink(const char *path) {
 static int sync_file(int fd, int (*real)(int)) {
   uint64_t inode = known(fd);
   if (!inode && !is(fd, S_IFDIR)) return real(fd);
-  pthread_mutex_lock(&lock);
+  enter();
   note('B', inode, 0, NULL, 0);
-  pthread_mutex_unlock(&lock);
+  leave();
   int failed = real(fd);
-  pthread_mutex_lock(&lock);
+  enter();
   if (!failed) note('S', inode, 0, NULL, 0);
-  pthread_mutex_unlock(&lock);
+  leave();
   return failed;
 }
 

@@ -29,9 +29,9 @@ def cases(*modules: ModuleType) -> Iterator[Any]:
     """The tests of some modules that take no arguments."""
     for module in modules:
         for name, case in vars(module).items():
-            if name.startswith("test_") and inspect.isfunction(case) and not inspect.signature(case).parameters:
-                if case.__module__ == module.__name__ and name not in NATIVE:
-                    yield pytest.param(case, id=f"{module.__name__.rpartition('.')[2]}::{name}")
+            mine = inspect.isfunction(case) and case.__module__ == module.__name__ and name not in NATIVE
+            if mine and name.startswith("test_") and not inspect.signature(case).parameters:
+                yield pytest.param(case, id=f"{module.__name__.rpartition('.')[2]}::{name}")
 
 
 @pytest.mark.parametrize("name", ["uvicorn websockets-sansio", "hypercorn"])
