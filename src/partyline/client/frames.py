@@ -35,7 +35,7 @@ from partyline.wire.relay import to_json
 _CODES: Final[dict[type[PartylineError], tuple[str, ...]]] = {
     MalformedRequest: ("malformed_json", "too_deep"),
     Unauthenticated: ("token_expired", "token_revoked"),
-    Forbidden: ("foreign_origin", "forwarded_in_open_mode"),
+    Forbidden: ("foreign_origin", "forwarded_in_open_mode", "open_mode_is_local"),
     NotFound: ("unknown_connection", "not_subscribed"),
     RequestTimeout: (),
     Conflict: ("id_conflict", "already_subscribed", "already_authenticated"),
