@@ -136,7 +136,7 @@ class Application:
             try:
                 partyline = await self.start()
             except ConfigError as error:
-                _log.error("cannot start", error=error.message)
+                _log.error(f"cannot start: {error.message}")  # in the text: who has configured no logs sees that only
                 refusal = PartylineError("the server cannot start: its log says why")
                 if kind == "http":
                     await answer_error(refusal, send)
@@ -145,7 +145,7 @@ class Application:
                     await refuse_websocket(refusal, scope, send)
                 return
         if kind == "websocket":
-            await serve_websocket(partyline.site, scope, receive, send)
+            await serve_websocket(partyline.site, scope, receive, send, counted=self._adopted)
             return
         with Cut() as cut:
             await partyline.asgi({"partyline.abort": cut, **scope, "partyline.mounted": True}, receive, send)

@@ -558,17 +558,21 @@ def test_cut() -> None:
 
     async def main() -> None:
         cuts: list[Cut] = []
+        behind = asyncio.Event()
 
         async def request() -> str:
             with Cut() as cut:
                 cuts.append(cut)
                 await asyncio.Event().wait()
-            await asyncio.sleep(0)
+            await behind.wait()
             return "done"
 
         cut, cancelled = asyncio.create_task(request()), asyncio.create_task(request())
         await asyncio.sleep(0)
         cuts[0]()
+        await asyncio.sleep(0)
+        cuts[0]()  # behind its block it does nothing
+        behind.set()
         assert await cut == "done"
         cancelled.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -173,6 +174,19 @@ def publish(
     else:
         text = sys.stdin.read() if message == "-" else message
         publish_one(url, topic, text, user=user, key=api_key, is_json=data, as_json=as_json)
+
+
+@app.command()
+def chat(
+    url: Annotated[str, typer.Argument(envvar="PARTYLINE_URL", help="Where the server is.")] = "http://127.0.0.1:8000",
+    room: Annotated[str, typer.Option(help="The room to enter.")] = "lobby",
+    stranger: Annotated[bool, typer.Option("--stranger", help="Talk to a stranger instead.")] = False,
+    name: Annotated[str | None, typer.Option(help="The name to go by; default: who is logged in.")] = None,
+) -> None:
+    """Chat in the terminal: in a room, or with a stranger. Each line is said."""
+    from partyline.cli.chat import talk
+
+    talk(url, room=None if stranger else room, name=name or os.environ.get("USER") or "somebody")
 
 
 @app.command()

@@ -314,13 +314,15 @@ class _Link:
         self, route: Route, parser: Parser, *, reconnect: bool, least_delay: float, most_delay: float, patience: float
     ) -> None:
         self.parser = parser
-        self.patience = patience
+        self.patience = patience or route.timeout
+        self._tries_once = patience == 0
         self._route = route
         self._reconnect = reconnect
         self._least = least_delay
         self._most = most_delay
         self._clients: dict[str, Client] = {}
         self._engine: Engine | None = None
+        self._was_there = False  # a connection, at least once
         self._reader = parser.reader(_PROTOCOL, max_attachments=1_000, max_total=route.max_message)
         self._over: asyncio.Future[str] | None = None  # of the engine that is there
         self._running: asyncio.Task[None] | None = None
@@ -391,16 +393,18 @@ class _Link:
             began = loop.time()
             try:
                 await engine.open()
-                self._engine = engine
+                self._engine, self._was_there = engine, True
                 for client in tuple(self._clients.values()):
                     if client.state in (State.CONNECTING, State.WAITING):
                         await self._ask(client, engine)
                 reason = await self._over
             except PartylineError as error:
                 reason = error.message
-                if not self._reconnect:
+                if not self._reconnect or (self._tries_once and not self._was_there):
                     for client in self._clients.values():
                         client.fail(error)
+                        client.lost(State.CLOSED, reason)
+                    return
             finally:
                 self._engine = None
                 engine.close()
@@ -454,8 +458,9 @@ class connect:  # noqa: N801 - it reads as the function that it is
     `url` is the server's (http, https, ws or wss), `path` its Engine.IO path. `auth` goes along with CONNECT: an
     object, or a function (async too) asked at each connect. `transports` are tried in their order: polling is upgraded.
     `parser` is "json" or "msgpack", as the server's. `least_delay` and `most_delay` bound the waits between tries in
-    seconds, each drawn from the whole range below a bound that doubles; without `reconnect` there is one try.
-    `timeout` is what a connection may take, in seconds.
+    seconds, each drawn from the whole range below a bound that doubles; without `reconnect` there is one connection.
+    `open_timeout` is how long the first one may take in seconds: until then a server that is not there (yet) is tried
+    again, 0 tries once. `timeout` is what each attempt may take.
 
     Raises InvalidValue for a bad `url`, ConnectionRefused with the server's message and data, Disconnected where there
     is no server in time. Cancelled, it leaves nothing open.
@@ -473,6 +478,7 @@ class connect:  # noqa: N801 - it reads as the function that it is
         headers: Mapping[str, str] | None = None,
         tls: ssl.SSLContext | None = None,
         reconnect: bool = True,
+        open_timeout: float = 10.0,
         least_delay: float = 0.5,
         most_delay: float = 30.0,
         timeout: float = 10.0,
@@ -497,7 +503,7 @@ class connect:  # noqa: N801 - it reads as the function that it is
             reconnect=reconnect,
             least_delay=least_delay,
             most_delay=most_delay,
-            patience=timeout,
+            patience=open_timeout,
         )
         self._client = self._link.add(namespace, auth)
 

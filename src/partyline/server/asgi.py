@@ -29,16 +29,17 @@ _LAST_WORDS = 1.0  # seconds
 _SCHEMES = {"ws": "http", "wss": "https"}
 
 
-async def serve_websocket(site: Site, scope: Scope, receive: Receive, send: Send) -> None:
+async def serve_websocket(site: Site, scope: Scope, receive: Receive, send: Send, *, counted: bool = False) -> None:
     """Serve a `websocket` scope to its end: find the endpoint and open it, or refuse.
 
+    `counted` says that it comes through our own server, which counts the connection.
     A refusal is an answer with its status where the server can give one (the extension `websocket.http.response`), and
     403 elsewhere. Cancelled, a client that is connected is told to come back.
     """
     await receive()  # websocket.connect
     client = scope.get("client")
     address = client[0] if client else ""
-    refusal = site.enter(address)
+    refusal = None if counted else site.enter(address)
     try:
         try:
             if refusal is not None:
@@ -55,7 +56,8 @@ async def serve_websocket(site: Site, scope: Scope, receive: Receive, send: Send
     except OSError:
         pass  # the client left before it had its answer
     finally:
-        site.leave(address)
+        if not counted:
+            site.leave(address)
 
 
 def mounted_path(scope: Scope) -> str:
@@ -222,7 +224,7 @@ class AsgiWebSocket:
         """Queue a published message for the writer."""
         if self._closing:
             return
-        if not self._writing and self._next is None and not self._outbox:
+        if not self._writing and self._next is None:
             self._next = payload
             self._wake.set()
         elif not self._outbox.push(payload):
@@ -403,11 +405,12 @@ class AsgiWebSocket:
 class Cut:
     """Ends a request of an ASGI server in its middle: `with Cut() as cut:`, and `cut()` from anywhere else on its loop.
 
-    Only while the body of the block waits for something.
+    To be called while the block waits for something; behind it, that does nothing.
     """
 
     def __init__(self) -> None:
         self._done = False
+        self._over = False
 
     def __enter__(self) -> Self:
         task = asyncio.current_task()
@@ -416,10 +419,11 @@ class Cut:
         return self
 
     def __call__(self) -> None:
-        self._done = True
-        self._task.cancel()
+        if not self._over:
+            self._done = True
+            self._task.cancel()
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> bool:
-        return (
-            self._done and kind is not None and issubclass(kind, asyncio.CancelledError) and not self._task.uncancel()
-        )
+        self._over = True
+        ours = self._done and kind is not None and issubclass(kind, asyncio.CancelledError)
+        return ours and not self._task.uncancel()

@@ -237,7 +237,7 @@ class Handlers:
 
     def copy(self) -> Handlers:
         """The same, to be changed for itself."""
-        return replace(self, events=dict(self.events))
+        return replace(self, events=dict(self.events), server_side=dict(self.server_side))
 
     def add(self, event: str, handler: Handler) -> None:
         self.events[check_event(event)] = (*self.events.get(event, ()), handler)

@@ -153,7 +153,7 @@ def test_no_way_back_from_a_disconnect(way: str) -> None:
 
 
 @pytest.mark.skipif(ON_NODE, reason="Node's server lets nobody recover while it takes the old connection for alive")
-@every_way
+@pytest.mark.parametrize("way", ["websocket", "upgrade"])  # on polling the client's last POST says that it goes
 def test_a_connection_that_nobody_closes(way: str) -> None:
     """A client whose network is another one now comes back before the server can notice that its old connection is
     dead, and goes on as who it was."""

@@ -43,6 +43,23 @@ controls = st.lists(
 # Round trips
 
 
+@given(st.lists(st.one_of(texts, payloads, controls), max_size=6))
+@example(["x" * 125, "x" * 126, b"x" * 65_535, b"x" * 65_536])
+def test_messages_of_our_own_frames(sent: list[str | bytes | list[Event]]) -> None:
+    """What a server writes is taken apart again into the same messages, whatever control frames stand between."""
+    server = Connection(LIMITS)
+    written, expected = b"", []
+    for one in sent:
+        if isinstance(one, list):
+            for control in one:
+                assert isinstance(control, Ping | Pong)
+                written += server.ping(control.payload) if isinstance(control, Ping) else server.pong(control.payload)
+        else:
+            written += server.text(one.encode()) if isinstance(one, str) else server.binary(one)
+            expected.append(one)
+    assert list(frames.messages(written)) == expected
+
+
 @dataclass(frozen=True, slots=True)
 class Sent:
     """A message as a peer sends it."""

@@ -1,0 +1,306 @@
+"""`partyline chat`: the chat in a terminal, in a room or with a stranger. Lines that are typed are said."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import sys
+from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import Any, Final
+
+from rich.console import Console
+from rich.text import Text
+
+from partyline.cli.line import plain, run
+from partyline.client import socketio
+from partyline.client.socketio import Client, State
+from partyline.errors import CallError, Disconnected
+
+_COLOURS: Final = ("cyan", "magenta", "yellow", "blue", "green", "red")
+_PAUSE: Final = 1.0  # seconds before something that failed is said again
+_IN_A_ROOM: Final = "/older for what was said before, /who for who is here, /quit"
+_WITH_A_STRANGER: Final = "/next for somebody else, /stop, /start, /block, /report, /quit"
+
+
+def talk(url: str, *, room: str | None, name: str) -> None:
+    """Chat until standard input ends or somebody says /quit. `room` None: with a stranger."""
+    screen = _Screen()
+    run(_Room(url, screen, room, name).main() if room is not None else _Stranger(url, screen).main(), url)
+
+
+class _Screen:
+    """What is printed: others' words, and news about them."""
+
+    def __init__(self) -> None:
+        self._console = Console(highlight=False, soft_wrap=True)
+
+    def said(self, who: str, words: str, time: float, *, own: bool = False) -> None:
+        """A message. `time` is in ms since 1970."""
+        line = Text(datetime.fromtimestamp(time / 1000).astimezone().strftime("%H:%M "), style="dim")
+        line.append(f"{plain(who)}: ", style="bold" if own else _COLOURS[sum(who.encode()) % len(_COLOURS)])
+        first, *rest = words.split("\n")
+        line.append(plain(first))
+        for more in rest:
+            line.append("\n      " + plain(more))
+        self._console.print(line)
+
+    def news(self, text: str, style: str = "dim") -> None:
+        self._console.print(Text(plain(text), style=style))
+
+
+class _Session:
+    """What a room and a stranger have in common: a connection, and lines of standard input."""
+
+    namespace = ""
+
+    def __init__(self, url: str, screen: _Screen) -> None:
+        self._connecting = socketio.connect(url, self.namespace, open_timeout=0)
+        self.chat: Client = self._connecting.client
+        self.screen = screen
+        self._lost = False
+        self._healing: asyncio.Future[None] | None = None
+
+    async def main(self) -> None:
+        self.chat.on_state(self._changed)
+        self.listen()
+        async with self._connecting:
+            await self.begin()
+            async for line in _lines():
+                if line == "/quit":
+                    return
+                if line:
+                    await self.line(line)
+
+    def listen(self) -> None:
+        """Hear what the server sends."""
+
+    async def begin(self) -> None:
+        """It is connected for the first time."""
+
+    async def again(self) -> None:
+        """It is connected once more."""
+
+    async def line(self, line: str) -> None:
+        """Something was typed."""
+
+    async def ask(self, event: str, *values: Any) -> dict[str, Any] | None:
+        """Ask the server; None, and a word about it, where it refuses or cannot be asked."""
+        try:
+            answer = await self.chat.call(event, *values)
+        except (Disconnected, CallError) as error:
+            self.screen.news(f"not done: {error.message}", "red")
+            return None
+        if isinstance(answer, dict) and "error" in answer:
+            self.screen.news(str(answer.get("message", answer["error"])), "red")
+            return None
+        return answer if isinstance(answer, dict) else {}
+
+    def _changed(self, state: State, reason: str) -> None:
+        if state is State.WAITING:
+            self.screen.news(f"the connection is lost ({reason}): trying again", "yellow")
+            self._lost = True
+        elif state is State.CONNECTED and self._lost:
+            self._lost = False
+            self.screen.news("connected again", "green")
+            self._healing = asyncio.ensure_future(self.again())
+        elif state in (State.REFUSED, State.CLOSED) and reason != "client namespace disconnect":
+            self.screen.news(f"the server ended it: {reason}", "red")
+
+
+class _Room(_Session):
+    """A room: its log first, then what is said, each message once."""
+
+    namespace = "/chat"
+
+    def __init__(self, url: str, screen: _Screen, room: str, name: str) -> None:
+        super().__init__(url, screen)
+        self._guest = {"room": room, "name": name, "key": secrets.token_hex(16)}
+        self._me = ""
+        self._before: str | None = None
+        self._people: dict[str, str] = {}
+        self._shown: set[str] = set()
+
+    def listen(self) -> None:
+        self.chat.on("said", self._show)
+        self.chat.on("came", self._came)
+        self.chat.on("left", self._left)
+        self.chat.on("typing", self._typing)
+
+    async def begin(self) -> None:
+        answer = await self._enter()
+        if answer is None:
+            raise Disconnected("the room cannot be entered", code="refused")
+        self.screen.news(f"{self._guest['room']}: {answer['count']} here. {_IN_A_ROOM}")
+
+    async def again(self) -> None:
+        await self._enter()
+
+    async def _enter(self) -> dict[str, Any] | None:
+        answer = await self.ask("enter", self._guest)
+        if answer is None:
+            return None
+        self._me = answer["me"]
+        self._people = {one["by"]: one["name"] for one in answer["people"]}
+        pages = [answer["messages"]]
+        before = answer["before"]
+        # After a pause: back to what has been shown, so that nothing is missing in between.
+        while before is not None and self._shown and not any(one["id"] in self._shown for one in pages[0]):
+            older = await self.ask("older", before)
+            if older is None:
+                break
+            pages.insert(0, older["messages"])
+            before = older["before"]
+        if self._before is None or not self._shown:
+            self._before = before
+        for page in pages:
+            for message in page:
+                self._show(message)
+        return answer
+
+    async def line(self, line: str) -> None:
+        if line == "/who":
+            self.screen.news(", ".join(sorted(self._people.values())) or "nobody")
+        elif line == "/older":
+            await self._older()
+        else:
+            await self._say(line)
+
+    async def _older(self) -> None:
+        if self._before is None:
+            self.screen.news("there is nothing before")
+            return
+        answer = await self.ask("older", self._before)
+        if answer is not None:
+            self._before = answer["before"]
+            self.screen.news("— before —")
+            for message in answer["messages"]:
+                self._show(message)
+
+    async def _say(self, words: str) -> None:
+        """Until the server has it: its id makes a repetition harmless."""
+        number = secrets.token_hex(16)
+        while True:
+            try:
+                answer = await self.chat.call("say", {"id": number, "text": words})
+            except (Disconnected, CallError):
+                await asyncio.sleep(_PAUSE)
+                continue
+            if isinstance(answer, dict) and "wait" in answer:
+                await asyncio.sleep(answer["wait"])
+            elif isinstance(answer, dict) and answer.get("error") == "not_in_a_room":
+                await asyncio.sleep(_PAUSE)
+            elif isinstance(answer, dict) and "error" in answer:
+                self.screen.news(f"not said: {answer.get('message', answer['error'])}", "red")
+                return
+            else:
+                return
+
+    def _show(self, message: dict[str, Any]) -> None:
+        if message["id"] not in self._shown:
+            self._shown.add(message["id"])
+            self.screen.said(message["name"], message["text"], message["time"], own=message["by"] == self._me)
+
+    def _came(self, news: dict[str, Any]) -> None:
+        self._people[news["by"]] = news["name"]
+        self.screen.news(f"{news['name']} is here: {news['count']} in all")
+
+    def _left(self, news: dict[str, Any]) -> None:
+        self.screen.news(f"{self._people.pop(news['by'], 'somebody')} has left: {news['count']} in all")
+
+    def _typing(self, news: dict[str, Any]) -> None:
+        if news["on"]:
+            self.screen.news(f"{news['name']} is typing")
+
+
+class _Stranger(_Session):
+    """One other person; nothing is kept."""
+
+    namespace = "/stranger"
+
+    def __init__(self, url: str, screen: _Screen) -> None:
+        super().__init__(url, screen)
+        self._talking = False
+        self._online = 0
+
+    def listen(self) -> None:
+        self.chat.on("online", self._count)
+        self.chat.on("paired", self._paired)
+        self.chat.on("left", self._left)
+        self.chat.on("said", lambda message: self.screen.said("stranger", message["text"], message["time"]))
+        self.chat.on("typing", lambda on: self.screen.news("the stranger is typing") if on else None)
+
+    async def begin(self) -> None:
+        self.screen.news(_WITH_A_STRANGER)
+        await self._look("start")
+
+    async def again(self) -> None:
+        if self._talking:
+            self._talking = False
+            self.screen.news("the connection was lost, and the talk with it: /next for somebody else", "yellow")
+
+    async def line(self, line: str) -> None:
+        command = line[1:]
+        if line in ("/next", "/start"):
+            await self._look(command)
+        elif line in ("/stop", "/block", "/report"):
+            if await self.ask(command) is not None:
+                self._talking = False
+                self.screen.news("the talk is over: /next for somebody else")
+        elif not self._talking:
+            self.screen.news("nobody is there yet")
+        elif await self.ask("say", line) is not None:
+            self.screen.said("you", line, datetime.now().timestamp() * 1000, own=True)  # noqa: DTZ005 - a moment
+
+    async def _look(self, command: str) -> None:
+        self._talking = False
+        self.screen.news(f"looking for somebody; {self._online} online")
+        await self.ask(command)
+
+    def _count(self, count: int) -> None:
+        self._online = count
+
+    def _paired(self) -> None:
+        self._talking = True
+        self.screen.news("there is somebody: say hello", "green")
+
+    def _left(self) -> None:
+        self._talking = False
+        self.screen.news("the stranger has left: /next for somebody else")
+
+
+async def _lines() -> AsyncIterator[str]:
+    """The lines of standard input, without its end holding up anything."""
+    loop = asyncio.get_running_loop()
+    queue: asyncio.Queue[str | None] = asyncio.Queue()
+    descriptor = os.dup(sys.stdin.fileno())
+    waiting = b""
+
+    def read() -> None:
+        nonlocal waiting
+        data = os.read(descriptor, 65536)
+        *lines, waiting = (waiting + data).split(b"\n")
+        for line in lines:
+            queue.put_nowait(line.decode(errors="replace").rstrip("\r"))
+        if not data:
+            loop.remove_reader(descriptor)
+            if waiting:
+                queue.put_nowait(waiting.decode(errors="replace"))
+            queue.put_nowait(None)
+
+    try:
+        loop.add_reader(descriptor, read)
+    except PermissionError:  # a file can always be read
+        with contextlib.suppress(OSError):
+            for line in (await asyncio.to_thread(sys.stdin.read)).splitlines():
+                queue.put_nowait(line)
+        queue.put_nowait(None)
+    try:
+        while (line := await queue.get()) is not None:
+            yield line
+    finally:
+        with contextlib.suppress(Exception):
+            loop.remove_reader(descriptor)
+        os.close(descriptor)

@@ -1,0 +1,137 @@
+"""`partyline chat`: processes that talk to each other, in a room and as strangers, over a killed server too."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from tests.process import command, environment, serving
+
+
+class Terminal:
+    """A running `partyline chat`, with what it prints."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+        self._printed = ""
+
+    def type(self, line: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{line}\n".encode())
+
+    async def sees(self, wanted: str) -> str:
+        """Wait for a line in which there is this, and return it; what is before it counts no more."""
+        assert self._process.stdout is not None
+        try:
+            async with asyncio.timeout(20):
+                while (found := re.search(f"^.*{re.escape(wanted)}.*$", self._printed, re.MULTILINE)) is None:
+                    piece = await self._process.stdout.read(4096)
+                    assert piece, f"it ended without {wanted!r}: {self._printed}"
+                    self._printed += piece.decode()
+        except TimeoutError:
+            raise AssertionError(f"{wanted!r} did not come: {self._printed}") from None
+        self._printed = self._printed[found.end() :]
+        return found[0]
+
+    async def ends(self) -> int:
+        async with asyncio.timeout(10):
+            await self._process.communicate()
+        assert self._process.returncode is not None
+        return self._process.returncode
+
+
+@asynccontextmanager
+async def chatting(url: str, *arguments: str) -> AsyncIterator[Terminal]:
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(
+        *command("chat", url, *arguments),
+        stdin=pipe,
+        stdout=pipe,
+        stderr=asyncio.subprocess.STDOUT,
+        env=environment() | {"PYTHONUNBUFFERED": "1"},
+    )
+    try:
+        yield Terminal(process)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
+
+
+def test_a_room(tmp_path: Path) -> None:
+    """Two terminals in a room see who is there and what is said, once and in order; who comes later sees it too.
+    Control characters drive no terminal, and a killed server costs nothing that was typed meanwhile."""
+
+    async def main() -> None:
+        db = tmp_path / "partyline.db"
+        async with serving(db=db) as server:
+            port, url = server.port, server.url
+            async with chatting(url, "--room", "kitchen", "--name", "ann") as ann:
+                await ann.sees("kitchen: 1 here")
+                async with chatting(url, "--room", "kitchen", "--name", "bob") as bob:
+                    await bob.sees("kitchen: 2 here")
+                    await ann.sees("bob is here: 2 in all")
+                    ann.type("hello \x1b[31mbob")
+                    assert "\x1b" not in await ann.sees("ann: hello")
+                    assert "\x1b" not in await bob.sees("ann: hello")
+                    bob.type("/who")
+                    await bob.sees("ann, bob")
+                    await server.end(signal.SIGKILL)
+                    await ann.sees("the connection is lost")
+                    ann.type("typed meanwhile")
+                    async with serving("--port", str(port), db=db) as again:
+                        await bob.sees("ann: typed meanwhile")
+                        await ann.sees("ann: typed meanwhile")
+                        async with chatting(url, "--room", "kitchen", "--name", "cid") as cid:
+                            await cid.sees("ann: hello")
+                            await cid.sees("ann: typed meanwhile")
+                            cid.type("/quit")
+                            assert await cid.ends() == 0
+                        await ann.sees("cid has left")
+                        bob.type("/quit")
+                        assert await bob.ends() == 0
+                        await ann.sees("bob has left")
+                        ann.type("/quit")
+                        assert await ann.ends() == 0
+                        assert await again.end() == 0
+
+    asyncio.run(main())
+
+
+def test_strangers() -> None:
+    """Two terminals are paired, talk, and are told when the other one leaves."""
+
+    async def main() -> None:
+        async with serving() as server, chatting(server.url, "--stranger") as one:
+            await one.sees("looking for somebody")
+            one.type("hello?")
+            await one.sees("nobody is there yet")
+            async with chatting(server.url, "--stranger") as two:
+                await one.sees("there is somebody")
+                await two.sees("there is somebody")
+                one.type("hello")
+                await two.sees("stranger: hello")
+                await one.sees("you: hello")
+                two.type("/stop")
+                await one.sees("the stranger has left")
+                await two.sees("the talk is over")
+            one.type("/quit")
+            assert await one.ends() == 0
+
+    asyncio.run(main())
+
+
+def test_no_server() -> None:
+    """Without a server it says so in one line, and ends with 1."""
+
+    async def main() -> None:
+        async with chatting("http://127.0.0.1:9") as nobody:
+            line = await nobody.sees("partyline: http://127.0.0.1:9")
+            assert "is `partyline serve` running there?" in line
+            assert await nobody.ends() == 1
+
+    asyncio.run(main())
