@@ -4,7 +4,24 @@
 
 Modes: `base` (heartbeat 1,000/1,000 ms, protocol 3 on), `official` (300/200 ms, CONNECT within 1,000 ms), `official3`
 (the same with protocol 3 on), `recovery` (base with recovery), `msgpack` (base with that parser). It prints its address
-when it listens. What it answers is in the table of docs/reference/conformance.md.
+when it listens.
+
+`/engine.io/` echoes raw Engine.IO messages, `/echo` plain WebSocket ones. Socket.IO has the namespaces `/`, `/custom`
+and `/private`, which wants the auth {"token": "secret"}; they answer alike:
+
+    (connect)                                emits `auth` with the auth, {} where there is none
+    message ...args                          emits `message-back` ...args
+    message-with-ack ...args, ack            ack(...args)
+    join room, ack; leave room, ack          ack(room)
+    room-send room ...args                   emits `room-message` room ...args to the room
+    room-send-others room ...args            the same to the others in it
+    room-size room, ack                      ack(count)
+    broadcast ...args                        emits `broadcast-message` ...args to everybody else in the namespace
+    ask-me ...args, ack                      emits `question` ...args with an ack, waits 500 ms for it;
+                                             ack({"ok": true, "answer": [...]}) or ack({"ok": false})
+    digest bytes, ack                        ack({"length": n, "sha256": hex})
+    whoami, ack                              ack({"id", "rooms": [sorted, without its own], "recovered": bool})
+    bye close                                disconnects this socket; with true the whole connection
 """
 
 from __future__ import annotations
