@@ -116,6 +116,20 @@ def test_session(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+def test_application(tmp_path: Path) -> None:
+    """The README's application publishes what it is told over HTTP, served as the README says."""
+    (tmp_path / "main.py").write_text(next(block.text for block in blocks() if block.file == "main.py"))
+
+    async def main() -> None:
+        async with serving("main:app", cwd=tmp_path, db=tmp_path / "partyline.db") as server:
+            assert (await call(f"{server.url}/cats?name=Tom", "POST", {}))[0] == 200
+            status, page = await call(f"{server.url}/v1/topics/cats/messages")
+            assert (status, [message["data"] for message in page["messages"]]) == (200, [{"name": "Tom"}])
+            assert await server.end() == 0
+
+    asyncio.run(main())
+
+
 def test_page(tmp_path: Path) -> None:
     """The README's page, served from another port of this machine, shows what is published."""
     tools.playwright()
