@@ -23,6 +23,7 @@ from partyline.server.answers import raw_answer
 from partyline.server.exchange import Direct, Exchange, too_large
 from partyline.server.site import Endpoint, Site, Upgrade
 from partyline.server.websocket import WebSocket
+from partyline.trust.perimeter import Peer
 from partyline.wire.websocket import handshake
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._head_size = 0  # bytes of the current head, as counted by the parser's callbacks
         self._pending = 0  # bytes fed since the current head began, or since the last of a body
         self._refusal: PartylineError | None = None
+        self._admitted: tuple[list[tuple[bytes, bytes]], Peer] | None = None  # headers, and who they come from
         self._foreign_upgrade = False  # Upgrade names a protocol we do not speak: served as if it were not there
         self._head_end = b""  # the last bytes of an unfinished head: its end may come in two pieces
         self._running: RequestResponseCycle | None = None  # the request whose answer is being made
@@ -232,7 +234,12 @@ class HttpProtocol(HttpToolsProtocol):
                 return False
             if name == b"content-length" and int(value) > direct.max_body:
                 raise too_large(direct.max_body)
-        peer = self._site.perimeter.admit(self._address, self.scheme or "http", self.headers)
+        admitted = self._admitted
+        if admitted is None or admitted[0] != self.headers:
+            # One client's requests mostly have the same headers, and what they are admitted by is nothing else.
+            peer = self._site.perimeter.admit(self._address, self.scheme or "http", self.headers)
+            admitted = self._admitted = (self.headers, peer)
+        peer = admitted[1]
         method = self.parser.get_method().decode("ascii")
         keep_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
         exchange = Exchange(self, direct, method, query, self.headers, peer, keep_alive=keep_alive)
@@ -375,7 +382,7 @@ class HttpProtocol(HttpToolsProtocol):
         self.parser = None  # type: ignore[assignment]
         self.scope = self.headers = self.cycle = self.flow = None  # type: ignore[assignment]
         self.transport = None  # type: ignore[assignment]
-        self._running = self._later = None
+        self._running = self._later = self._admitted = None
         self._phase = _Phase.GONE
 
     def _serve_without_upgrade(self, rest: bytes) -> None:
