@@ -537,8 +537,8 @@ def test_pressing_next_too_fast() -> None:
             visitors(browser, url, 1) as (one,),
         ):
             await one.stranger()
-            for _ in range(24):
-                await one.page.click("#start")
+            # In the page, because however slow this machine is, these are fast.
+            await one.page.evaluate("for (let n = 0; n < 24; n++) document.getElementById('start').click()")
             await one.page.get_by_text("That is too fast: wait a moment.").wait_for()
 
     asyncio.run(main())
