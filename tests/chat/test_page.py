@@ -532,7 +532,7 @@ def test_strangers() -> None:
 
 def test_pressing_next_too_fast(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who presses faster than the server allows is told so."""
-    slow = functools.partial(strangers.Visitor, starts=Pace(0.01, 5))  # one would have to be slower than any machine
+    slow = functools.partial(strangers.Visitor, starts=Pace(0.01, 2))  # one would have to be slower than any machine
     monkeypatch.setattr(strangers, "Visitor", slow)
 
     async def main() -> None:
