@@ -28,6 +28,7 @@ _HOW = {
     "curl": "apt-get install curl",
     "openssl": "apt-get install openssl",
     "cc": "apt-get install gcc",
+    "redis-server": "apt-get install redis-server",
 }
 
 
@@ -59,6 +60,13 @@ def python_socketio() -> Any:
     if not all(importlib.util.find_spec(name) for name in ("socketio", "aiohttp", "msgpack")):
         missing("python-socketio", "python -m pip install python-socketio aiohttp msgpack")
     return importlib.import_module("socketio")
+
+
+def redis() -> Any:
+    """The package redis, with its asyncio client."""
+    if importlib.util.find_spec("redis") is None:
+        missing("redis", "python -m pip install redis")
+    return importlib.import_module("redis.asyncio")
 
 
 def schemathesis() -> list[str]:

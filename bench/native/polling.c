@@ -94,32 +94,65 @@ static void on_packet(struct poller *poller, const char *text, size_t size)
     progress++;
 }
 
-/* A whole answer: the size of its head, its body's in `*body`; 0 while it is not there. */
-static size_t answer(uint8_t *data, size_t size, size_t *body)
+/* The body of a chunked answer, moved together; 0 while it is not all there, else the bytes it took. */
+static size_t chunked(uint8_t *data, size_t size, size_t *body)
 {
-    static const char name[] = "\r\ncontent-length:";
+    size_t at = 0;
+    *body = 0;
+    for (;;) {
+        uint8_t *line = memmem(data + at, size - at, "\r\n", 2);
+        if (!line)
+            return 0;
+        size_t chunk = strtoul((char *)data + at, NULL, 16), begin = (size_t)(line + 2 - data);
+        if (size < begin + chunk + 2)
+            return 0;
+        if (!chunk)
+            return begin + 2;
+        at = begin + chunk + 2;
+        *body += chunk;
+    }
+}
+
+/* A whole answer: the bytes it took, 0 while it is not there; its body at `*text`, `*body` bytes. */
+static size_t answer(uint8_t *data, size_t size, uint8_t **text, size_t *body)
+{
+    static const char length[] = "\r\ncontent-length:", chunks[] = "\r\ntransfer-encoding: chunked";
     uint8_t *end = memmem(data, size, "\r\n\r\n", 4);
     if (!end)
         return 0;
     if (memcmp(data, "HTTP/1.1 200", 12))
         fail(LOST, "an answer: %.*s", (int)(size < 300 ? size : 300), (char *)data);
-    for (uint8_t *at = data; at + sizeof name - 1 < end; at++)
-        if (!strncasecmp((char *)at, name, sizeof name - 1)) {
-            size_t head = (size_t)(end + 4 - data);
-            *body = strtoul((char *)at + sizeof name - 1, NULL, 10);
-            return size < head + *body ? 0 : head;
+    size_t head = (size_t)(end + 4 - data);
+    *text = end + 4;
+    for (uint8_t *at = data; at + sizeof length - 1 < end; at++)
+        if (!strncasecmp((char *)at, length, sizeof length - 1)) {
+            *body = strtoul((char *)at + sizeof length - 1, NULL, 10);
+            return size < head + *body ? 0 : head + *body;
         }
-    fail(SETUP, "an answer without Content-Length");
+    for (uint8_t *at = data; at + sizeof chunks - 1 <= end; at++)
+        if (!strncasecmp((char *)at, chunks, sizeof chunks - 1)) {
+            size_t took = chunked(*text, size - head, body);
+            if (!took)
+                return 0;
+            uint8_t *to = *text, *from = *text;
+            for (size_t chunk; (chunk = strtoul((char *)from, NULL, 16)); from += chunk + 2, to += chunk) {
+                from = (uint8_t *)memmem(from, size, "\r\n", 2) + 2;
+                memmove(to, from, chunk);
+            }
+            return head + took;
+        }
+    fail(SETUP, "an answer with neither Content-Length nor chunks");
 }
 
 static size_t on_fetched(struct stream *stream, uint8_t *data, size_t size)
 {
     struct poller *poller = (struct poller *)stream;
-    size_t body, head = answer(data, size, &body);
-    if (!head)
+    uint8_t *text;
+    size_t body, took = answer(data, size, &text, &body);
+    if (!took)
         return 0;
     int opening = poller->step == OPENING;
-    for (char *at = (char *)data + head, *end = at + body; at <= end && body;) {
+    for (char *at = (char *)text, *end = at + body; at <= end && body;) {
         char *next = memchr(at, '\x1e', (size_t)(end - at));
         on_packet(poller, at, (size_t)((next ? next : end) - at));
         if (!next)
@@ -129,17 +162,18 @@ static size_t on_fetched(struct stream *stream, uint8_t *data, size_t size)
     if (!opening)
         fetch(poller);
     post_next(poller);
-    return head + body;
+    return took;
 }
 
 static size_t on_posted(struct stream *stream, uint8_t *data, size_t size)
 {
     struct poller *poller = by_post(stream);
-    size_t body, head = answer(data, size, &body);
-    if (!head)
+    uint8_t *text;
+    size_t body, took = answer(data, size, &text, &body);
+    if (!took)
         return 0;
-    if (body != 2 || memcmp(data + head, "ok", 2))
-        fail(LOST, "client %u: a POST was answered %.*s", poller->count.number, (int)body, (char *)data + head);
+    if (body != 2 || strncasecmp((char *)text, "ok", 2)) /* python-socketio says OK */
+        fail(LOST, "client %u: a POST was answered %.*s", poller->count.number, (int)body, (char *)text);
     poller->posting = 0;
     progress++;
     if (poller->step == CONNECTING) {
@@ -147,7 +181,7 @@ static size_t on_posted(struct stream *stream, uint8_t *data, size_t size)
         fetch(poller);
     }
     post_next(poller);
-    return head + body;
+    return took;
 }
 
 static void on_get_open(struct stream *stream)

@@ -1,0 +1,72 @@
+"""Handlers that use redis-py, as applications do: its timeouts and cancel scopes want to be in a task."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket as sockets
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from partyline import Socket, SocketIO
+from tests import tools
+
+from .clients import entered, looped, served
+
+
+@contextlib.asynccontextmanager
+async def redis_server(folder: Path) -> AsyncIterator[Any]:
+    """A real server on a free port, and a client of it."""
+    program, redis = tools.program("redis-server"), tools.redis()
+    with sockets.create_server(("127.0.0.1", 0)) as one:
+        port = one.getsockname()[1]
+    options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder), "--appendonly", "no"]
+    process = await asyncio.create_subprocess_exec(program, *options, stdout=asyncio.subprocess.DEVNULL)
+    client = redis.Redis(port=port, socket_timeout=5, socket_connect_timeout=5)
+    try:
+        async with asyncio.timeout(15):
+            while True:
+                try:
+                    await client.ping()
+                except redis.ConnectionError:
+                    await asyncio.sleep(0.02)
+                else:
+                    break
+        yield client
+    finally:
+        await client.aclose()
+        process.terminate()
+        await process.wait()
+
+
+@looped
+async def test_redis_in_a_handler(tmp_path: Path) -> None:
+    """A handler asks Redis, with a timeout of its own, in a pipeline, and while it waits for a message; events keep
+    their order behind it."""
+    io = SocketIO()
+    async with redis_server(tmp_path) as redis:
+
+        @io.on("count")
+        async def count(socket: Socket, by: int) -> int:
+            async with asyncio.timeout(5), redis.pipeline() as pipe:
+                pipe.incrby("counter", by)
+                pipe.expire("counter", 60)
+                counted, _ = await pipe.execute()
+            return int(counted)
+
+        @io.on("wait")
+        async def wait(socket: Socket, channel: str) -> str:
+            async with redis.pubsub() as listener:
+                await listener.subscribe(channel)
+                await listener.get_message(timeout=5)  # that it listens
+                await redis.publish(channel, "there")
+                message = await listener.get_message(ignore_subscribe_messages=True, timeout=5)
+                return str(message["data"].decode())
+
+        async with served(io) as url, entered(url) as client:
+            for number in range(1, 21):
+                await client.say(f'2{number}["count",{number}]')
+            answers = [await client.next() for _ in range(20)]
+            assert answers == [f"3{n}[{n * (n + 1) // 2}]" for n in range(1, 21)]
+            assert await client.ask("wait", "news") == ["there"]
