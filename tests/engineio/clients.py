@@ -36,7 +36,7 @@ class Watched:
         self.seen.append(data)
         if data == "fail":
             raise RuntimeError("as asked")
-        connection.send_message(data)
+        connection.send(data)
 
     def disconnect(self, connection: Connection, reason: str) -> None:
         self.seen.append(reason)

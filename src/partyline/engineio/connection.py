@@ -239,10 +239,12 @@ class Connection:
         else:
             self._websocket.offer(payload)
 
-    def send(self, data: bytes) -> None:
-        """The same for this client alone."""
-        if self._websocket is None or self._base64:
-            self._send_packets(cast("Frames", data).packets)
+    def send(self, data: str | bytes) -> None:
+        """Send one message; or, as `interfaces.Connection`, `Frames`."""
+        if not isinstance(data, Frames):
+            self.send_message(data)
+        elif self._websocket is None or self._base64:
+            self._send_packets(data.packets)
         else:
             self._websocket.send(data)
 
