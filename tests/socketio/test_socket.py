@@ -190,6 +190,47 @@ async def test_a_call_before_the_client_is_connected() -> None:
 
 
 @looped
+async def test_the_answer_to_connect_has_a_read_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What on_connect emits comes in a later read than the answer to CONNECT, on a WebSocket: a program that awaits one
+    message after the other, and whose library hands over all that one read brings at once, would lose it."""
+    monkeypatch.setattr("partyline.socketio.socket.OWN_READ", 0.2)
+    io = SocketIO()
+    io.on_connect(lambda socket: socket.emit("first"))
+
+    @io.on("ask")
+    async def ask(socket: Socket) -> Any:
+        socket.emit("second")
+        return await socket.call("question")
+
+    async with served(io) as url, opened(url) as client:
+        await client.say("0")
+        (answer,) = client.wire.wire.receive(await client.wire.peer.some())
+        assert str(answer).startswith('40{"sid"')
+        # What follows meanwhile stays in order, and the client may be called already.
+        await client.say('27["ask"]')
+        assert await client.take(2) == ['2["first"]', '2["second"]']
+        assert await client.event_with_id(1) == ["question"]
+        await client.say('31["yes"]')
+        assert await client.next() == '37["yes"]'
+
+
+@pytest.mark.parametrize("close", [False, True])
+@looped
+async def test_disconnected_before_that_read(monkeypatch: pytest.MonkeyPatch, close: bool) -> None:
+    """A socket that is disconnected in that moment gets what was emitted before, then that it is disconnected."""
+    monkeypatch.setattr("partyline.socketio.socket.OWN_READ", 600.0)
+    io = SocketIO()
+    io.on_connect(lambda socket: socket.emit("first"))
+    io.on("bye", lambda socket: socket.disconnect(close))
+    async with served(io) as url, opened(url) as client:
+        await client.enter()
+        await client.say('2["bye"]')
+        assert await client.take(2) == ['2["first"]', "1"]
+        if close:
+            assert (await client.closed()).code == 1000
+
+
+@looped
 async def test_an_answer_that_is_no_value() -> None:
     """An answer that cannot be decoded closes the connection, and the call is settled with it."""
     io = SocketIO()

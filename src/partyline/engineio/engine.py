@@ -6,7 +6,7 @@ import asyncio
 import base64
 import os
 from collections.abc import Callable, Sequence
-from typing import TypeVar, cast
+from typing import Final, TypeVar, cast
 
 from starlette.routing import BaseRoute, Route
 
@@ -36,8 +36,9 @@ _log = log.get("engineio")
 Headers = list[tuple[str, str]]
 _F = TypeVar("_F", bound=Callable[..., object])
 
-# Clients of protocol 3 lose an open packet that comes with the 101 in one read.
-_OWN_WRITE = 0.005
+# Seconds after which what is written comes in a read of its own. Clients of protocol 3 lose an open packet that comes
+# with the 101, and programs that await one message after the other lose what comes with the answer to CONNECT.
+OWN_READ: Final = 0.01
 
 
 class EngineIO:
@@ -303,7 +304,7 @@ class _Opening:
     def opened(self, connection: AnyConnection) -> None:
         self._websocket = cast("Carrier", connection)
         if self._asked.protocol == 3:
-            self._later = asyncio.get_running_loop().call_later(_OWN_WRITE, self._begin)
+            self._later = asyncio.get_running_loop().call_later(OWN_READ, self._begin)
         else:
             self._begin()
 

@@ -10,11 +10,13 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from partyline import log
+from partyline.engineio.engine import OWN_READ
 from partyline.errors import CallTimeout, InvalidPacket, InvalidValue, PartylineError, PeerGone
 from partyline.models import Audience, Payload
 from partyline.socketio.acks import Acknowledge, Answered, one
 from partyline.socketio.broadcast import Broadcast, names
 from partyline.socketio.handlers import Function, Handler, awaited, check_event, problem, result_of
+from partyline.wire.engineio.handshake import WEBSOCKET
 from partyline.wire.socketio.packets import Event, Messages, Parser
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ class Socket:
         "_others",
         "_outgoing",
         "_queue",
+        "_welcomed",
         "connected",
         "data",
         "dialect",
@@ -79,6 +82,7 @@ class Socket:
         self.dialect = connection.dialect(namespace)
         self._connection = connection
         self._held: list[Messages | bytes] | None = []  # what was sent before its CONNECT was answered
+        self._welcomed = False  # it is answered
         self._acks: dict[int, Answered | None] | None = None
         self._queue: deque[tuple[Event, int]] | None = None  # what waits; None: no handler runs
         self._busy: asyncio.Task[None] | None = None
@@ -114,7 +118,7 @@ class Socket:
         """
         if not self.connected:
             raise PeerGone("the socket is disconnected")
-        if self._held is not None:
+        if not self._welcomed:
             raise PeerGone("the client cannot answer before it is connected: call it when on_connect has returned")
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
@@ -321,9 +325,18 @@ class Socket:
     # Life
 
     def opened(self, messages: Messages) -> None:
-        """Its CONNECT is answered with these, then with what waited."""
+        """Its CONNECT is answered with these, then with what waited: on a WebSocket in a read of its own."""
         engine = self._connection.engine
         engine.send_messages(messages)
+        self._welcomed = True
+        if self._held and engine.transport == WEBSOCKET:
+            asyncio.get_running_loop().call_later(OWN_READ, self._release)
+        else:
+            self._release()
+
+    def _release(self) -> None:
+        """Send what waited; what is sent from now on goes out at once."""
+        engine = self._connection.engine
         held, self._held = self._held, None
         for waiting in held or ():
             if isinstance(waiting, bytes):
@@ -339,6 +352,8 @@ class Socket:
         for function in handlers.disconnecting:
             self._try(function, reason)
         self.connected = False
+        if self._welcomed:
+            self._release()
         self._held = None
         self.namespace.remove(self, reason)
         acks, self._acks = self._acks, None
