@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -10,9 +11,11 @@ from typing import Any
 
 import pytest
 
-from partyline import Partyline, Settings
+from partyline import EngineIO, Partyline, Settings
 from partyline.server.site import Extra
+from tests.engineio.clients import Polling, upgraded
 from tests.server.asgi_servers import running_under
+from tests.server.peers import connected
 from tests.socketio import clients, test_broadcast, test_connection, test_handlers, test_socket
 
 Case = Callable[[], None]
@@ -47,3 +50,23 @@ def test_it_holds_under_another_server(case: Case, name: str, monkeypatch: pytes
 
     monkeypatch.setattr(clients, "partyline_server", server)
     case()
+
+
+@pytest.mark.parametrize("name", ["uvicorn websockets-sansio", "hypercorn"])
+@clients.looped
+async def test_a_get_behind_an_upgrade(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GET that such a server hands over before the last words of an upgrade, though they were sent first, is
+    answered behind them: polling is over."""
+    monkeypatch.setattr("partyline.engineio.polling.OWN_READ", 0.5)
+    chosen = Settings(port=0, db=":memory:", drain_time=1.0)
+    async with (
+        running_under(name)(chosen, extras=[EngineIO()]) as (_, url),
+        Polling.at(url) as client,
+        connected(url) as peer,
+    ):
+        socket = await upgraded(peer, client.sid)
+        get = asyncio.create_task(client.get())
+        await asyncio.sleep(0.1)  # the server has it
+        await socket.say("2probe", "5")
+        assert await socket.text() == "3probe"
+        assert (await get).status == 400

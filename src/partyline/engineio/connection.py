@@ -38,6 +38,10 @@ _CLOSE_CODES = {
 
 _ENOUGH: Final = 64 * 1024  # bytes that wait for a GET
 
+# Seconds after which what is written comes in a read of its own. Clients of protocol 3 lose an open packet that comes
+# with the 101, and programs that await one message after the other lose what comes with the answer to CONNECT.
+OWN_READ: Final = 0.01
+
 
 @dataclass(frozen=True, slots=True)
 class Handshake:
@@ -345,6 +349,11 @@ class Connection:
                 self._receiver.alive()
 
     # The upgrade
+
+    @property
+    def is_probing(self) -> bool:
+        """Whether a WebSocket has come to take over, and has not yet."""
+        return self._candidate is not None
 
     def attach(self, websocket: Carrier) -> bool:
         """A WebSocket has come to take over; False if it must not."""

@@ -6,12 +6,12 @@ import asyncio
 import base64
 import os
 from collections.abc import Callable, Sequence
-from typing import Final, TypeVar, cast
+from typing import TypeVar, cast
 
 from starlette.routing import BaseRoute, Route
 
 from partyline import log
-from partyline.engineio.connection import Connection, Handshake, Receiver
+from partyline.engineio.connection import OWN_READ, Connection, Handshake, Receiver
 from partyline.engineio.polling import Polling
 from partyline.errors import ConfigError, HandshakeRefused, Overloaded, PartylineError, RateLimited
 from partyline.interfaces import Connection as AnyConnection
@@ -35,10 +35,6 @@ _log = log.get("engineio")
 
 Headers = list[tuple[str, str]]
 _F = TypeVar("_F", bound=Callable[..., object])
-
-# Seconds after which what is written comes in a read of its own. Clients of protocol 3 lose an open packet that comes
-# with the 101, and programs that await one message after the other lose what comes with the answer to CONNECT.
-OWN_READ: Final = 0.01
 
 
 class EngineIO:
@@ -357,7 +353,8 @@ class _Candidate:
             self._websocket = carrier
         else:
             self._connection = None
-            connection.close(1000)
+            # Not before the first one's answers, which an ASGI server may still have in its queues.
+            asyncio.get_running_loop().call_later(OWN_READ, connection.close, 1000)
 
     def text(self, text: str) -> None:
         if not self._probed(text) and self._connection is not None:

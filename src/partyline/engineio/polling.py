@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from partyline.engineio.connection import Connection, Handshake
-from partyline.errors import InvalidPacket
+from partyline.engineio.connection import OWN_READ, Connection, Handshake
+from partyline.errors import HandshakeRefused, InvalidPacket
 from partyline.server.exchange import Exchange, too_large
 from partyline.wire.engineio import payloads
 from partyline.wire.engineio.handshake import POLLING, Asked
@@ -87,6 +87,9 @@ class Polling:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         handshake = Handshake(POLLING, scope["query_string"], scope["headers"], scope["partyline.peer"])
         body = await self._read(scope, receive)
+        if scope["method"] == "GET" and self._is_probing(handshake):
+            # What the WebSocket has brought before may still be on its way through an ASGI server's queues.
+            await asyncio.sleep(OWN_READ)
         answer = self._take(handshake, scope["method"], body)
         if isinstance(answer, _Held):
             await asyncio.shield(answer.released)
@@ -114,6 +117,15 @@ class Polling:
                 raise too_large(self.max_body)
             more = message.get("more_body", False)
         return b"".join(pieces)
+
+    def _is_probing(self, handshake: Handshake) -> bool:
+        """Whether a WebSocket is about to take the session of this GET over."""
+        try:
+            asked = self._engine.read(handshake.query, "GET", upgrade=False)
+        except HandshakeRefused:
+            return False  # `_take` says so
+        connection = self._engine.connections.get(asked.sid or "")
+        return connection is not None and connection.is_probing
 
     # Both
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from partyline import log
-from partyline.engineio.engine import OWN_READ
+from partyline.engineio.connection import OWN_READ
 from partyline.errors import CallTimeout, InvalidPacket, InvalidValue, PartylineError, PeerGone
 from partyline.models import Audience, Payload
 from partyline.socketio.acks import Acknowledge, Answered, one
