@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol, cast
+
+from msgspec import Struct
 
 from partyline import log
 from partyline.errors import InvalidPacket, PartylineError, RateLimited
@@ -43,8 +44,7 @@ _ENOUGH: Final = 64 * 1024  # bytes that wait for a GET
 OWN_READ: Final = 0.01
 
 
-@dataclass(frozen=True, slots=True)
-class Handshake:
+class Handshake(Struct, frozen=True):
     """The request that opened a connection. `query` is raw, header names are in lower case."""
 
     transport: str

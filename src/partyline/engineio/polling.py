@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from msgspec import Struct
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
@@ -23,14 +23,12 @@ if TYPE_CHECKING:
 _OCTETS = payloads.OCTETS.encode("ascii")
 
 
-@dataclass(frozen=True, slots=True)
-class _Answer:
+class _Answer(Struct, frozen=True):
     headers: list[tuple[bytes, bytes]]
     body: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class _Waiting:
+class _Waiting(Struct, frozen=True):
     """A GET that hangs."""
 
     handshake: Handshake
@@ -39,8 +37,7 @@ class _Waiting:
     poll: asyncio.Future[tuple[Packet, ...]]
 
 
-@dataclass(frozen=True, slots=True)
-class _Held:
+class _Held(Struct, frozen=True):
     """A POST of a client that we do not read from at the moment."""
 
     handshake: Handshake

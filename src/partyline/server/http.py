@@ -20,10 +20,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from partyline import log
 from partyline.errors import HeadTooLarge, MalformedRequest, NotFound, PartylineError, RequestTimeout
 from partyline.server.answers import raw_answer
-from partyline.server.exchange import Direct, Exchange, too_large
+from partyline.server.exchange import Direct, Exchange, Known, Request, too_large
 from partyline.server.site import Endpoint, Site, Upgrade
 from partyline.server.websocket import WebSocket
-from partyline.trust.perimeter import Peer
 from partyline.wire.websocket import handshake
 
 if TYPE_CHECKING:
@@ -53,13 +52,13 @@ class HttpProtocol(HttpToolsProtocol):
 
     def __init__(self, config: Config, server_state: ServerState, app_state: dict[str, Any], site: Site) -> None:
         super().__init__(config=config, server_state=server_state, app_state=app_state)
-        self._site = site
+        self.site = site
         self._address = ""
         self._phase = _Phase.HEAD
         self._head_size = 0  # bytes of the current head, as counted by the parser's callbacks
         self._pending = 0  # bytes fed since the current head began, or since the last of a body
         self._refusal: PartylineError | None = None
-        self._admitted: tuple[list[tuple[bytes, bytes]], Peer] | None = None  # headers, and who they come from
+        self._known: dict[bytes, Known] | None = None  # by target, heads of requests that were answered without ASGI
         self._foreign_upgrade = False  # Upgrade names a protocol we do not speak: served as if it were not there
         self._head_end = b""  # the last bytes of an unfinished head: its end may come in two pieces
         self._running: RequestResponseCycle | None = None  # the request whose answer is being made
@@ -77,7 +76,7 @@ class HttpProtocol(HttpToolsProtocol):
         self.server = _address(transport.get_extra_info("sockname"))
         self.client = _address(transport.get_extra_info("peername"))
         self.scheme = "https" if transport.get_extra_info("sslcontext") else "http"
-        site = self._site
+        site = self.site
         self._address = self.client[0] if self.client else ""
         self._refusal = site.enter(self._address)
         if site.flooded:
@@ -87,8 +86,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._arm(site.limits.head_timeout)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._site.timers.cancel(self)
-        self._site.leave(self._address)
+        self.site.timers.cancel(self)
+        self.site.leave(self._address)
         # uvicorn tells the newest request only; those before it in the pipeline would wait for ever.
         for cycle in (self._running, *(cycle for cycle, _ in self.pipeline)):
             if cycle is not None and not cycle.response_complete:
@@ -103,13 +102,15 @@ class HttpProtocol(HttpToolsProtocol):
             return
         self._unset_keepalive_if_required()
         if self._phase is _Phase.IDLE:
+            if self._known is not None and self._repeat(self._known, data):
+                return
             self._begin_head()
         try:
             if self._phase is _Phase.HEAD:
                 self._check_head_size(data)
             elif self._phase is _Phase.BODY:
                 self._pending = max(0, self._pending) + len(data)
-            began_with = self._phase
+            began_with, begins = self._phase, self._phase is _Phase.HEAD and self._pending == len(data)
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
             rest = data[upgrade.args[0] :]
@@ -126,24 +127,26 @@ class HttpProtocol(HttpToolsProtocol):
             return
         if self._phase is _Phase.BODY:
             if not self.timer_slot:
-                self._arm(self._site.limits.body_timeout)
+                self._arm(self.site.limits.body_timeout)
             self._check_trailer_size(data if began_with is _Phase.HEAD else b"")
         elif self._phase is not _Phase.HEAD:
-            self._site.timers.cancel(self)
+            self.site.timers.cancel(self)
+            if begins:
+                self._remember(data)
 
     def on_deadline(self, now: float) -> None:
         """The head or the body took too long, or a refused client goes on sending."""
-        limits = self._site.limits
+        limits = self.site.limits
         if self._phase is _Phase.LINGER:
             self.transport.abort()
         elif self._phase is _Phase.HEAD and not self._pending:
-            self._site.counters.hit("head_timeout")
+            self.site.counters.hit("head_timeout")
             self.transport.close()  # it never began a request: there is nothing to answer
         elif self._phase is _Phase.HEAD:
-            self._site.counters.hit("head_timeout")
+            self.site.counters.hit("head_timeout")
             self._refuse(RequestTimeout(f"the request's head took longer than {limits.head_timeout:g} s"))
         elif self._phase is _Phase.BODY:
-            self._site.counters.hit("body_timeout")
+            self.site.counters.hit("body_timeout")
             self._refuse(RequestTimeout(f"the request's body took longer than {limits.body_timeout:g} s"))
 
     def abort(self) -> None:
@@ -152,7 +155,7 @@ class HttpProtocol(HttpToolsProtocol):
             self.transport.abort()
 
     def timeout_keep_alive_handler(self) -> None:
-        self._site.counters.hit("keep_alive_timeout")
+        self.site.counters.hit("keep_alive_timeout")
         super().timeout_keep_alive_handler()
 
     # Parser callbacks
@@ -170,17 +173,17 @@ class HttpProtocol(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         super().on_header(name, value)
         self._count_head(len(name) + len(value) + 4)
-        if len(self.headers) > self._site.limits.max_headers:
-            raise HeadTooLarge(f"more than {self._site.limits.max_headers} headers", limit="max_headers")
+        if len(self.headers) > self.site.limits.max_headers:
+            raise HeadTooLarge(f"more than {self.site.limits.max_headers} headers", limit="max_headers")
 
     def on_headers_complete(self) -> None:
         if not self._foreign_upgrade:
-            self._site.counters.requests += 1
+            self.site.counters.requests += 1
         if self._refusal is not None:
             raise self._refusal
         self._phase = _Phase.BODY
         self._pending = _NOTHING_YET
-        self._site.timers.cancel(self)
+        self.site.timers.cancel(self)
         if self.parser.get_method() == b"CONNECT":
             raise MalformedRequest("CONNECT is for proxies, and this is none")
         if self.parser.should_upgrade():
@@ -194,7 +197,7 @@ class HttpProtocol(HttpToolsProtocol):
         url = httptools.parse_url(self.url)
         if url.path is None:
             raise NotFound("there is nothing at this address")
-        direct = self._site.direct.get(url.path)
+        direct = self.site.direct.get(url.path)
         if direct is not None and self._begin_exchange(direct, url.query or b""):
             return
         super().on_headers_complete()
@@ -234,28 +237,60 @@ class HttpProtocol(HttpToolsProtocol):
                 return False
             if name == b"content-length" and int(value) > direct.max_body:
                 raise too_large(direct.max_body)
-        admitted = self._admitted
-        if admitted is None or admitted[0] != self.headers:
-            # One client's requests mostly have the same headers, and what they are admitted by is nothing else.
-            peer = self._site.perimeter.admit(self._address, self.scheme or "http", self.headers)
-            admitted = self._admitted = (self.headers, peer)
-        peer = admitted[1]
+        peer = self.site.perimeter.admit(self._address, self.scheme or "http", self.headers)
         method = self.parser.get_method().decode("ascii")
         keep_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
         exchange = Exchange(self, direct, method, query, self.headers, peer, keep_alive=keep_alive)
         self.cycle = self._running = cast("RequestResponseCycle", exchange)
         return True
 
+    def _remember(self, data: bytes) -> None:
+        """`data` began with a request. If an exchange has all of it, the next one like it need not be parsed."""
+        exchange = cast("object", self.cycle)
+        if isinstance(exchange, Exchange) and (request := Request.of(data)) is not None:
+            known = Known.of(request, exchange)
+            if known is not None:
+                self._known = {} if self._known is None else self._known
+                self._known[request.target] = known
+
+    def _repeat(self, known_heads: dict[bytes, Known], data: bytes) -> bool:
+        """Take `data` as a request whose head is known; False where it is none, and nothing has happened."""
+        request = Request.of(data)
+        known = None if request is None else known_heads.get(request.target)
+        if request is None or known is None:
+            return False
+        headers = known.headers_of(request)
+        if headers is None or len(request.body) > known.direct.max_body:
+            return False
+        site = self.site
+        if len(data) - len(request.body) > site.limits.max_head_bytes:
+            return False
+        site.counters.requests += 1
+        exchange = Exchange(self, known.direct, known.method, request.query, headers, known.peer, keep_alive=True)
+        if request.body:
+            exchange.take(request.body)
+        self.cycle = self._running = cast("RequestResponseCycle", exchange)
+        self._phase = _Phase.HANDLING
+        self._respond(exchange)
+        return True
+
+    def answered(self, exchange: Exchange, answer: bytes) -> None:
+        """`exchange` has its answer, which leaves at the end of this turn."""
+        answers = self.site.answers
+        if not answers:
+            self.loop.call_soon(self.site.send_answers)
+        answers.append((exchange, answer))
+
     def _respond(self, exchange: Exchange) -> None:
         try:
             exchange.respond()
         except PartylineError as error:
-            self._site.counters.refused += 1
+            self.site.counters.refused += 1
             if error.limit is not None:
-                self._site.counters.hit(error.limit)
+                self.site.counters.hit(error.limit)
             exchange.refuse(error)
         except Exception:
-            self._site.counters.errors += 1
+            self.site.counters.errors += 1
             _log.exception("a request failed", method=exchange.method)
             exchange.refuse(PartylineError("the server failed; its log says why, and the request may be tried again"))
 
@@ -283,11 +318,11 @@ class HttpProtocol(HttpToolsProtocol):
         self._phase = _Phase.HEAD
         self._pending = 0
         self._head_end = b""
-        self._arm(self._site.limits.head_timeout)
+        self._arm(self.site.limits.head_timeout)
 
     def _check_head_size(self, data: bytes) -> None:
         """Bound what the parser gathers of a head that does not end."""
-        limit = self._site.limits.max_head_bytes
+        limit = self.site.limits.max_head_bytes
         if self._pending + len(data) > limit:
             before = self._head_end
             end = (before + data).find(_END_OF_HEAD)
@@ -303,16 +338,16 @@ class HttpProtocol(HttpToolsProtocol):
         """
         if self._pending == _NOTHING_YET:
             self._pending = len(data) - data.rfind(_END_OF_HEAD) - len(_END_OF_HEAD) if data else 0
-        if self._pending > self._site.limits.max_head_bytes:
+        if self._pending > self.site.limits.max_head_bytes:
             self._refuse(self._head_too_large())
 
     def _count_head(self, size: int) -> None:
         self._head_size += size
-        if self._head_size > self._site.limits.max_head_bytes:
+        if self._head_size > self.site.limits.max_head_bytes:
             raise self._head_too_large()
 
     def _head_too_large(self) -> HeadTooLarge:
-        limit = self._site.limits.max_head_bytes
+        limit = self.site.limits.max_head_bytes
         return HeadTooLarge(f"the request's head is larger than {limit} bytes", limit="max_head_bytes")
 
     # Upgrades
@@ -323,7 +358,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._serve_without_upgrade(rest)
             return
         url = httptools.parse_url(self.url)
-        site = self._site
+        site = self.site
         try:
             peer = site.perimeter.admit(self._address, self.scheme or "http", self.headers)
             path = unquote((url.path or b"").decode("ascii", "replace"))
@@ -350,7 +385,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._become_websocket(endpoint, accepted, rest)
 
     def _become_websocket(self, endpoint: Endpoint, accepted: handshake.Accepted, rest: bytes) -> None:
-        site, transport = self._site, self.transport
+        site, transport = self.site, self.transport
         websocket = WebSocket(
             site,
             endpoint.session,
@@ -366,14 +401,14 @@ class HttpProtocol(HttpToolsProtocol):
     def _hand_to_application(self, rest: bytes) -> None:
         """An upgrade on a path that is not ours goes to uvicorn's own ASGI WebSocket."""
         transport = self.transport
-        self._site.timers.cancel(self)
+        self.site.timers.cancel(self)
         self.handle_websocket_upgrade()  # counted on: see `counted` below
         if rest:
             cast("asyncio.Protocol", transport.get_protocol()).data_received(rest)
         self._release()
 
     def _leave_transport(self) -> None:
-        self._site.timers.cancel(self)
+        self.site.timers.cancel(self)
         self.connections.discard(self)
         self._release()
 
@@ -382,7 +417,7 @@ class HttpProtocol(HttpToolsProtocol):
         self.parser = None  # type: ignore[assignment]
         self.scope = self.headers = self.cycle = self.flow = None  # type: ignore[assignment]
         self.transport = None  # type: ignore[assignment]
-        self._running = self._later = self._admitted = None
+        self._running = self._later = self._known = None
         self._phase = _Phase.GONE
 
     def _serve_without_upgrade(self, rest: bytes) -> None:
@@ -409,7 +444,7 @@ class HttpProtocol(HttpToolsProtocol):
             action()
         else:
             self._later = action
-            self._site.timers.cancel(self)
+            self.site.timers.cancel(self)
             self.flow.pause_reading()
 
     def _refuse_next(self, error: PartylineError) -> None:
@@ -425,13 +460,13 @@ class HttpProtocol(HttpToolsProtocol):
         if isinstance(cause, PartylineError):
             return cause
         if not isinstance(cause, httptools.HttpParserError | UnicodeDecodeError):
-            self._site.counters.errors += 1
+            self.site.counters.errors += 1
             _log.error("a request's head could not be handled", exc_info=cause)
         return MalformedRequest("the request's target is not a URL in ASCII")
 
     def _refuse(self, error: PartylineError) -> None:
         """Answer with `error` and end the connection; a handler in the middle of this request sees a disconnect."""
-        site = self._site
+        site = self.site
         if 400 <= error.http_status < 500:
             site.counters.refused += 1
         _log.info("refused", code=error.code, status=error.http_status, address=self._address)
@@ -471,7 +506,7 @@ class HttpProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def _arm(self, seconds: float) -> None:
-        timers = self._site.timers
+        timers = self.site.timers
         timers.set(self, timers.now() + seconds)
 
 

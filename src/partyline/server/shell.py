@@ -17,6 +17,7 @@ from uvicorn.lifespan.off import LifespanOff
 from partyline import log
 from partyline.errors import ConfigError
 from partyline.server.answers import SAFETY_HEADERS
+from partyline.server.exchange import head_lines
 from partyline.server.http import HttpProtocol, counted
 from partyline.server.site import Live, Site
 
@@ -133,7 +134,8 @@ class Shell(uvicorn.Server):
     def _tick(self) -> None:
         """Once a second: the Date header of answers."""
         date = (b"date", formatdate(time.time(), usegmt=True).encode())
-        self.server_state.default_headers = [date, *self.config.encoded_headers]
+        headers = self.server_state.default_headers = [date, *self.config.encoded_headers]
+        self.site.head = head_lines(headers)
 
     # Stopping
 

@@ -13,7 +13,7 @@ from partyline.hub.hub import Hub
 from partyline.hub.timers import Timers
 from partyline.interfaces import Connection, Session, SessionTable, Store
 from partyline.metrics import Counters
-from partyline.server.exchange import Direct
+from partyline.server.exchange import Direct, Exchange
 from partyline.trust.perimeter import Peer, Perimeter
 from partyline.wire.websocket.connection import Limits as MessageLimits
 from partyline.wire.websocket.deflate import Deflate
@@ -196,6 +196,8 @@ class Site:
     live: set[Live] = field(default_factory=set)
     pages: set[str] = field(default_factory=set)  # paths that links of other sites may lead to
     direct: dict[bytes, Direct] = field(default_factory=dict)  # paths that are answered without ASGI
+    head: bytes = b""  # headers of each answer to them
+    answers: list[tuple[Exchange, bytes]] = field(default_factory=list)  # that leave at the end of this turn
     _by_address: dict[str, int] = field(default_factory=dict)
 
     def enter(self, address: str) -> PartylineError | None:
@@ -214,6 +216,12 @@ class Site:
                 code="too_many_connections",
             )
         return None
+
+    def send_answers(self) -> None:
+        """Send what the requests of this turn are answered."""
+        answers, self.answers = self.answers, []
+        for exchange, answer in answers:
+            exchange.leave(answer)
 
     @property
     def flooded(self) -> bool:

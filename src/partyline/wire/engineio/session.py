@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from enum import Enum, StrEnum
 from typing import Final, TypeAlias
 
+from msgspec import Struct
+
 from partyline.wire.engineio.handshake import BAD_REQUEST, UNKNOWN_SID
 from partyline.wire.engineio.packets import CLOSE, MESSAGE, NOOP, PING, PONG, PROBE, PROBE_ANSWER, UPGRADE, Packet
 from partyline.wire.engineio.payloads import MOST_PACKETS
@@ -112,27 +114,23 @@ class Reason(StrEnum):
     FORCED_CLOSE = "forced close"
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(Struct, frozen=True):
     channel: Channel
     packets: tuple[Packet, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class HangUp:
+class HangUp(Struct, frozen=True):
     """`reason` is None for a WebSocket that is not the session's own, or not any more."""
 
     channel: Channel
     reason: Reason | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Refuse:
+class Refuse(Struct, frozen=True):
     number: int
 
 
-@dataclass(frozen=True, slots=True)
-class Over:
+class Over(Struct, frozen=True):
     reason: Reason
 
 
