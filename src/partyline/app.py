@@ -10,7 +10,7 @@ import re
 import resource
 import ssl
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -270,6 +270,7 @@ def build(
             hub,
             store,
             None if settings.db == ":memory:" else SessionTable(database),
+            cors=_cors_headers(settings),
         )
         api = Api(
             services,
@@ -515,6 +516,14 @@ def _cors(app: ASGIApp, settings: Settings) -> ASGIApp:
         allow_credentials=settings.cors_credentials,
         max_age=600,
     )
+
+
+def _cors_headers(settings: Settings) -> Callable[[bytes], list[tuple[bytes, bytes]]]:
+    """The same headers for answers that are made without ASGI."""
+    if "*" in settings.cors_origins:
+        return lambda origin: [(b"access-control-allow-origin", b"*")]
+    credentials = [(b"access-control-allow-credentials", b"true")] if settings.cors_credentials else []
+    return lambda origin: [*credentials, (b"access-control-allow-origin", origin), (b"vary", b"Origin")]
 
 
 def _own_routes(site: Site, access: Access) -> list[Route]:

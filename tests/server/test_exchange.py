@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import BaseRoute, Route
 
+from partyline.config import ApiKey
 from partyline.errors import Conflict
 from partyline.server.exchange import Exchange
 from partyline.server.site import Endpoint, Site, Upgrade
+from partyline.trust.keys import key_hash
 
 from .conftest import Run
 from .peers import connected, request
@@ -199,19 +202,68 @@ def test_a_body_that_is_too_large(run: Run, chunked: bool) -> None:
     run(main())
 
 
-@pytest.mark.parametrize("header", ["Origin: http://127.0.0.1", "Expect: 100-continue"])
-def test_what_is_out_of_the_ordinary_goes_the_usual_way(header: str) -> None:
-    """A page of an origin needs CORS, a client that waits for 100 Continue gets it: both from the ASGI application."""
+def test_what_is_out_of_the_ordinary_goes_the_usual_way() -> None:
+    """A client that waits for 100 Continue gets it, from the ASGI application."""
 
     async def main() -> None:
         async with partyline_server(extras=[Telling()]) as (_, url), connected(url) as peer:
-            await peer.send(request("POST", "/direct", b"hello", header))
-            answer = await peer.answer()
-            if answer.status == 100:
-                answer = await peer.answer()
-            assert answer.body == b"asgi hello"
+            await peer.send(request("POST", "/direct", b"hello", "Expect: 100-continue"))
+            assert (await peer.answer()).status == 100
+            assert (await peer.answer()).body == b"asgi hello"
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"cors_origins": ("https://app.example",)}, {"allow-origin": "https://app.example"}),
+        (
+            {"cors_origins": ("https://app.example",), "cors_credentials": True},
+            {"allow-origin": "https://app.example", "allow-credentials": "true"},
+        ),
+        ({"cors_origins": ("*",), "api_keys": (ApiKey(key_hash("k")),)}, {"allow-origin": "*"}),
+    ],
+)
+def test_pages_of_other_origins(settings: dict[str, Any], expected: dict[str, str]) -> None:
+    """They get the headers that the ASGI application would add, on a known head too, and on refusals; pages that may
+    not ask are refused."""
+
+    async def main() -> None:
+        async with partyline_server(extras=[Telling()], **settings) as (_, url), connected(url) as peer:
+            for path in ("/direct?", "/direct?", "/direct?refuse", "/health"):
+                await peer.send(
+                    request("POST" if "?" in path else "GET", path, b"hello", "Origin: https://app.example")
+                )
+                answer = await peer.answer()
+                assert answer.status == (409 if "refuse" in path else 200)
+                assert answer.headers.get("x-direct") == ("1" if path == "/direct?" else None)
+                start = "access-control-"
+                found = {name.removeprefix(start): v for name, v in answer.headers.items() if name.startswith(start)}
+                assert found == expected
+            if "*" not in settings["cors_origins"]:
+                await peer.send(request("POST", "/direct?", b"hello", "Origin: https://evil.example"))
+                assert (await peer.answer()).code == "foreign_origin"
+
+    asyncio.run(main())
+
+
+def test_limits_hold_where_the_head_is_known(run: Run) -> None:
+    """A longer body and a longer query meet the same limits behind requests of the same head."""
+
+    async def main() -> None:
+        async with partyline_server(extras=[Telling()], max_head_bytes=1_000) as (partyline, url):
+            for query, body, status in (("", b"x" * 1_001, 413), ("x" * 1_000, b"hello", 431)):
+                async with connected(url) as peer:
+                    for _ in range(2):
+                        await peer.send(request("POST", "/direct?", b"hello"))
+                        assert (await peer.answer()).headers["x-direct"] == "1"
+                    await peer.send(request("POST", f"/direct?{query}", body))
+                    assert (await peer.answer()).status == status
+                    assert await peer.ends_in_order()
+            await nothing_is_held(partyline)
+
+    run(main())
 
 
 def test_deadlines(run: Run) -> None:

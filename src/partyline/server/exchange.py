@@ -1,7 +1,7 @@
 """One HTTP request that is answered without ASGI: no task, no queue, one write.
 
 For paths whose requests are many and small (Engine.IO's polling). Anything out of the ordinary goes the usual way: a
-pipelined request, one that expects 100 Continue, one that a page of an origin asks.
+pipelined request, one that expects 100 Continue, one that is to be refused.
 
 A client's next request mostly has the same head, but for the query and the length of its body. `Known` is what is
 remembered of such a head, so that nothing else of it is looked at again. What the requests of one turn of the loop are
@@ -73,6 +73,7 @@ class Known(Struct, frozen=True):
     headers: Headers
     length_at: int  # the place of Content-Length among the headers; -1: there is none
     peer: Peer
+    cors: bytes
 
     @classmethod
     def of(cls, request: Request, exchange: Exchange) -> Self | None:
@@ -90,7 +91,7 @@ class Known(Struct, frozen=True):
             at = names.index(b"content-length")
         elif request.body:
             return None
-        return cls(exchange.direct, exchange.method, before, after, exchange.headers, at, exchange.peer)
+        return cls(exchange.direct, exchange.method, before, after, exchange.headers, at, exchange.peer, exchange.cors)
 
     def headers_of(self, request: Request) -> Headers | None:
         """The headers of another request to the same target; None where anything else in them has changed."""
@@ -110,14 +111,15 @@ class Known(Struct, frozen=True):
 class Exchange:
     """A request and its answer.
 
-    `gone` is called if the client goes away before it is answered. The rest of what is public here is what uvicorn and
-    server/http.py look at in a request of theirs.
+    `gone` is called if the client goes away before it is answered; `cors` are lines of the answer's head. The rest of
+    what is public here is what uvicorn and server/http.py look at in a request of theirs.
     """
 
     __slots__ = (
         "_body",
         "_protocol",
         "_size",
+        "cors",
         "direct",
         "disconnected",
         "gone",
@@ -138,6 +140,7 @@ class Exchange:
         query: bytes,
         headers: Headers,
         peer: Peer,
+        cors: bytes = b"",
         *,
         keep_alive: bool,
     ) -> None:
@@ -149,6 +152,7 @@ class Exchange:
         self.query = query
         self.headers = headers
         self.peer = peer
+        self.cors = cors
         self.keep_alive = keep_alive
         self.disconnected = False
         self.response_started = False
@@ -177,7 +181,7 @@ class Exchange:
         self.response_started = True
         self.gone = None
         protocol = self._protocol
-        parts = [_LINES[status], protocol.site.head, head_lines(headers)]
+        parts = [_LINES[status], protocol.site.head, self.cors, head_lines(headers)]
         if not self.keep_alive:
             parts.append(b"connection: close\r\n")
         parts += (b"content-length: %d\r\n\r\n" % len(body), body)

@@ -20,7 +20,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from partyline import log
 from partyline.errors import HeadTooLarge, MalformedRequest, NotFound, PartylineError, RequestTimeout
 from partyline.server.answers import raw_answer
-from partyline.server.exchange import Direct, Exchange, Known, Request, too_large
+from partyline.server.exchange import Direct, Exchange, Known, Request, head_lines, too_large
 from partyline.server.site import Endpoint, Site, Upgrade
 from partyline.server.websocket import WebSocket
 from partyline.wire.websocket import handshake
@@ -232,15 +232,20 @@ class HttpProtocol(HttpToolsProtocol):
         """Answer this request without ASGI, unless something about it is out of the ordinary."""
         if self.expect_100_continue or not (self.cycle is None or self.cycle.response_complete):
             return False
+        origin: bytes | None = None
         for name, value in self.headers:
             if name == b"origin":
-                return False
-            if name == b"content-length" and int(value) > direct.max_body:
+                origin = value
+            elif name == b"content-length" and int(value) > direct.max_body:
                 raise too_large(direct.max_body)
-        peer = self.site.perimeter.admit(self._address, self.scheme or "http", self.headers)
+        try:
+            peer = self.site.perimeter.admit(self._address, self.scheme or "http", self.headers)
+        except PartylineError:
+            return False  # the gate refuses it
+        cors = b"" if origin is None else head_lines(self.site.cors(origin))
         method = self.parser.get_method().decode("ascii")
         keep_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
-        exchange = Exchange(self, direct, method, query, self.headers, peer, keep_alive=keep_alive)
+        exchange = Exchange(self, direct, method, query, self.headers, peer, cors, keep_alive=keep_alive)
         self.cycle = self._running = cast("RequestResponseCycle", exchange)
         return True
 
@@ -266,7 +271,9 @@ class HttpProtocol(HttpToolsProtocol):
         if len(data) - len(request.body) > site.limits.max_head_bytes:
             return False
         site.counters.requests += 1
-        exchange = Exchange(self, known.direct, known.method, request.query, headers, known.peer, keep_alive=True)
+        exchange = Exchange(
+            self, known.direct, known.method, request.query, headers, known.peer, known.cors, keep_alive=True
+        )
         if request.body:
             exchange.take(request.body)
         self.cycle = self._running = cast("RequestResponseCycle", exchange)

@@ -13,7 +13,7 @@ from partyline.hub.hub import Hub
 from partyline.hub.timers import Timers
 from partyline.interfaces import Connection, Session, SessionTable, Store
 from partyline.metrics import Counters
-from partyline.server.exchange import Direct, Exchange
+from partyline.server.exchange import Direct, Exchange, Headers
 from partyline.trust.perimeter import Peer, Perimeter
 from partyline.wire.websocket.connection import Limits as MessageLimits
 from partyline.wire.websocket.deflate import Deflate
@@ -197,6 +197,7 @@ class Site:
     pages: set[str] = field(default_factory=set)  # paths that links of other sites may lead to
     direct: dict[bytes, Direct] = field(default_factory=dict)  # paths that are answered without ASGI
     head: bytes = b""  # headers of each answer to them
+    cors: Callable[[bytes], Headers] = lambda origin: []  # further ones for a page of this origin
     answers: list[tuple[Exchange, bytes]] = field(default_factory=list)  # that leave at the end of this turn
     _by_address: dict[str, int] = field(default_factory=dict)
 
