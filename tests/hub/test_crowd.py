@@ -19,7 +19,8 @@ class Party:
 
     def __init__(self, members: int) -> None:
         self.turns: deque[Callable[[], None]] = deque()
-        self.hub = Hub(MemoryStore(), Counters(), RoomRules(ephemeral=(">",)), slice_size=2, later=self.turns.append)
+        rules = RoomRules(ephemeral=(">",))
+        self.hub = Hub(MemoryStore(), Counters(), rules, small=2, slice_size=2, later=self.turns.append)
         self.members = [Member() for _ in range(members)]
         for member in self.members:
             self.hub.add(member)
@@ -153,13 +154,37 @@ def test_a_publisher_that_answers_by_publishing_waits_its_turn() -> None:
 
 
 def test_what_waits_is_bounded() -> None:
-    """Behind a thousand waiting messages all are served at once: publishers are as slow as the writing is."""
+    """When too many messages wait all are served at once: publishers are as slow as the writing is."""
     party = Party(3)
-    for number in range(1_003):
+    for number in range(16_386):
         party.publish(str(number))
-    assert party.told == [str(number) for number in range(1_001)]
+    assert party.told == [str(number) for number in range(16_385)]
     party.rest()
-    assert party.got == [[str(number).encode() for number in range(1_003)]] * 3
+    assert party.got == [[str(number).encode() for number in range(16_386)]] * 3
+
+
+def test_the_bytes_of_what_waits_are_bounded() -> None:
+    """So it is with more than 16 MiB of them, however few they are; what has been served does not count."""
+    party = Party(3)
+    for _ in range(2):
+        party.told.clear()
+        for number in range(17):
+            assert party.told == []
+            party.publish(str(number).ljust(1024 * 1024))
+        assert len(party.told) == 17
+    assert not party.hub._behind_bytes
+
+
+def test_messages_that_wait_are_delivered_some_a_turn() -> None:
+    """What has gathered behind a large audience does not hold up a turn of its own, either, and keeps its order."""
+    party = Party(3)
+    for number in range(8):
+        party.publish(str(number), room="dogs" if number else "cats")
+    party.turn()
+    assert party.told == ["0", "1", "2"]
+    party.publish("8", room="dogs")
+    party.rest()
+    assert party.told == [str(number) for number in range(9)]
 
 
 def test_a_dialect_that_fails_costs_its_members_only() -> None:

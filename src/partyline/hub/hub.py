@@ -28,8 +28,11 @@ _log = logging.getLogger("partyline.hub")
 
 Done = Callable[[Receipt | PartylineError], None]
 
-_SLICE: Final = 512  # members served in one turn of the loop
-_MOST_BEHIND: Final = 1_000  # messages behind a large audience; beyond, it is served without a pause
+_SMALL: Final = 512  # members of an audience that is served at once
+_SLICE: Final = 64  # members of a larger one that are served in one turn of the loop
+# What waits behind a large audience; beyond, it is served without a pause.
+_MOST_BEHIND: Final = 16_384  # messages
+_MOST_BYTES_BEHIND: Final = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +65,14 @@ class Hub:
         *,
         clock: Callable[[], float] = time.time,
         most_waiting: int = 50_000,
+        small: int = _SMALL,
         slice_size: int = _SLICE,
         later: Callable[[Callable[[], None]], object] | None = None,
     ) -> None:
         """`clock` is the wall clock in seconds; at most `most_waiting` publishes wait for the store.
 
-        `slice_size` members are served in one turn of the loop, and `later` calls a function in the next turn: the
-        running loop's `call_soon`, unless a simulator has another one.
+        An audience of more than `small` members is served `slice_size` of them a turn of the loop. `later` calls a
+        function in the next turn: the running loop's `call_soon`, unless a simulator has another one.
         """
         self.rooms = Rooms()
         self.presence = Presence(self.rooms)
@@ -80,10 +84,12 @@ class Hub:
         self._clock = clock
         self._most_waiting = most_waiting  # publishes that wait for the store: beyond it, it is slower than its users
         self._waiting: deque[Done | None] = deque()  # publishers, in the order in which the store answers
+        self._small = small
         self._slice = slice_size
         self._later = later or _call_soon
         self._crowd: Crowd | None = None  # the large audience that is being served
-        self._behind: deque[tuple[Message, Done | None]] = deque()  # what waits until it is
+        self._behind: deque[tuple[Message, Done | None]] = deque()  # that one, and what waits until it is
+        self._behind_bytes = 0
         self._private: dict[str, Callable[[Message], None]] = {}
         self.fanned_out = store.head  # every offset up to this one has been offered to its audience
         store.start(self._committed)
@@ -255,7 +261,8 @@ class Hub:
         """Deliver a message, behind a large audience that is still being served. `done` is told of an ephemeral one."""
         if self._crowd is not None or self._behind:
             self._behind.append((message, done))
-            if len(self._behind) > _MOST_BEHIND:
+            self._behind_bytes += len(message.draft.data)
+            if len(self._behind) > _MOST_BEHIND or self._behind_bytes > _MOST_BYTES_BEHIND:
                 while self._serve():
                     pass
         elif not self._begin(message, done):
@@ -266,6 +273,7 @@ class Hub:
         self._deliver(message)
         if self._crowd is not None:
             self._behind.appendleft((message, done))  # told when all of its audience is served
+            self._behind_bytes += len(message.draft.data)
             return False
         self._delivered(message, done)
         return True
@@ -282,19 +290,23 @@ class Hub:
             self._later(self._go_on)
 
     def _serve(self) -> bool:
-        """The next slice; behind the last one what waits, up to the next large audience. Whether there is more."""
+        """The next slice, or some of what waits, up to the next large audience. Whether there is more."""
         crowd = self._crowd
-        if crowd is None:
-            return False
-        self._fan_out(lambda: crowd.serve(self._slice))
-        if not crowd.served:
-            return True
-        self._crowd = None
-        self._delivered(*self._behind.popleft())
-        while self._behind:
-            if not self._begin(*self._behind.popleft()):
+        if crowd is not None:
+            self._fan_out(lambda: crowd.serve(self._slice))
+            if not crowd.served:
                 return True
-        return False
+            self._crowd = None
+            self._delivered(*self._next())
+        for _ in range(min(self._small, len(self._behind))):
+            if not self._begin(*self._next()):
+                return True
+        return bool(self._behind)
+
+    def _next(self) -> tuple[Message, Done | None]:
+        message, done = self._behind.popleft()
+        self._behind_bytes -= len(message.draft.data)
+        return message, done
 
     def _deliver(self, message: Message) -> None:
         """Offer a message to its audience, or to the first slice of a large one."""
@@ -307,7 +319,7 @@ class Hub:
         if not members:
             return
         policy = self._rules.policy(message.room)
-        if len(members) <= self._slice:
+        if len(members) <= self._small:
             self._fan_out(lambda: fan_out(message, members, policy))
         else:
             crowd = self._crowd = Crowd(message, members, policy)

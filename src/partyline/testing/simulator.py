@@ -637,7 +637,12 @@ class Simulation:
 
     def _new_hub(self) -> Hub:
         return self._hub_type(
-            self.store, Counters(), clock=float, slice_size=self._slice_size, later=self._turns.append
+            self.store,
+            Counters(),
+            clock=float,
+            small=self._slice_size,
+            slice_size=self._slice_size,
+            later=self._turns.append,
         )
 
     def turn(self) -> str:
@@ -710,7 +715,9 @@ class Simulation:
 
     def expect(self, view: View, after: Position | None) -> Callable[[Start], None]:
         """What a subscription that asks for `after` now may be answered: a check for the answer."""
-        pruned, head = self.store.pruned_of(view), self.hub.fanned_out
+        head = self.hub.fanned_out
+        # What is not fanned out yet comes live, though retention may have taken it out of the log by now.
+        pruned = min(self.store.pruned_of(view), head)
 
         def check(start: Start) -> None:
             known = after is None or after.epoch == self.store.epoch
