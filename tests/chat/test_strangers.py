@@ -145,10 +145,10 @@ def test_the_count_is_of_those_who_are_there() -> None:
 
     async def main() -> None:
         async with strangers(20) as (_, (one, *others)):
-            await eventually(lambda: one.all("online")[-1] == [20], "one hears of 20")
+            await eventually(lambda: one.all("online")[-1:] == [[20]], "one hears of 20")
             for other in others[:15]:
                 other.leave()
-            await eventually(lambda: one.all("online")[-1] == [5], "one hears of 5")
+            await eventually(lambda: one.all("online")[-1:] == [[5]], "one hears of 5")
             assert len(one.all("online")) <= 5
 
     asyncio.run(main())

@@ -116,6 +116,7 @@ class Exchange:
     """
 
     __slots__ = (
+        "_answer",
         "_body",
         "_protocol",
         "_size",
@@ -185,15 +186,16 @@ class Exchange:
         if not self.keep_alive:
             parts.append(b"connection: close\r\n")
         parts += (b"content-length: %d\r\n\r\n" % len(body), body)
-        protocol.answered(self, b"".join(parts))
+        self._answer = b"".join(parts)
+        protocol.site.turn.add(self)
 
-    def leave(self, answer: bytes) -> None:
+    def leave(self) -> None:
         """The answer leaves."""
         protocol = self._protocol
         if self.disconnected or protocol.transport.is_closing():
             return
         self.response_complete = True
-        protocol.transport.write(answer)
+        protocol.transport.write(self._answer)
         if not self.keep_alive:
             protocol.hang_up()
         protocol.on_response_complete()

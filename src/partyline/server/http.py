@@ -281,13 +281,6 @@ class HttpProtocol(HttpToolsProtocol):
         self._respond(exchange)
         return True
 
-    def answered(self, exchange: Exchange, answer: bytes) -> None:
-        """`exchange` has its answer, which leaves at the end of this turn."""
-        answers = self.site.answers
-        if not answers:
-            self.loop.call_soon(self.site.send_answers)
-        answers.append((exchange, answer))
-
     def _respond(self, exchange: Exchange) -> None:
         try:
             exchange.respond()

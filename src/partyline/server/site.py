@@ -13,7 +13,8 @@ from partyline.hub.hub import Hub
 from partyline.hub.timers import Timers
 from partyline.interfaces import Connection, Session, SessionTable, Store
 from partyline.metrics import Counters
-from partyline.server.exchange import Direct, Exchange, Headers
+from partyline.server.exchange import Direct, Headers
+from partyline.server.turn import Turn
 from partyline.trust.perimeter import Peer, Perimeter
 from partyline.wire.websocket.connection import Limits as MessageLimits
 from partyline.wire.websocket.deflate import Deflate
@@ -198,7 +199,7 @@ class Site:
     direct: dict[bytes, Direct] = field(default_factory=dict)  # paths that are answered without ASGI
     head: bytes = b""  # headers of each answer to them
     cors: Callable[[bytes], Headers] = lambda origin: []  # further ones for a page of this origin
-    answers: list[tuple[Exchange, bytes]] = field(default_factory=list)  # that leave at the end of this turn
+    turn: Turn = field(default_factory=Turn)
     _by_address: dict[str, int] = field(default_factory=dict)
 
     def enter(self, address: str) -> PartylineError | None:
@@ -217,12 +218,6 @@ class Site:
                 code="too_many_connections",
             )
         return None
-
-    def send_answers(self) -> None:
-        """Send what the requests of this turn are answered."""
-        answers, self.answers = self.answers, []
-        for exchange, answer in answers:
-            exchange.leave(answer)
 
     @property
     def flooded(self) -> bool:

@@ -29,6 +29,8 @@ _log = log.get("server")
 
 CUT_OFF = frozenset((4001, 4401))  # these have no right to what is still queued
 
+_AT_ONCE = 64 * 1024  # bytes that do not wait for the end of the turn: the transport would push back behind them
+
 
 class _Due(Enum):
     """What the one deadline of a connection is for."""
@@ -54,6 +56,8 @@ class WebSocket(asyncio.Protocol):
         "_held",
         "_outbox",
         "_paused",
+        "_pending",
+        "_pending_size",
         "_session",
         "_site",
         "_transport",
@@ -85,6 +89,8 @@ class WebSocket(asyncio.Protocol):
         self._address = address
         self._wire = Connection(limits, deflate=deflate)
         self._transport = cast("asyncio.Transport", None)
+        self._pending: list[bytes] | None = None  # written in this turn of the loop; leaves at its end
+        self._pending_size = 0
         self._outbox: Outbox | None = None
         self._bucket: Bucket | None = None
         self._drain: asyncio.Future[None] | None = None
@@ -190,6 +196,7 @@ class WebSocket(asyncio.Protocol):
             self._outbox = Outbox(self._site.limits.outbox_bytes)
 
     def resume_writing(self) -> None:
+        self.leave()  # it is older than what waits in the outbox
         self._write_blocked = False
         self._heard = True  # it reads, so it lives
         outbox = self._outbox
@@ -210,9 +217,11 @@ class WebSocket(asyncio.Protocol):
 
     def eof_received(self) -> None:
         """The peer sends no more; the transport closes itself after what is queued there."""
+        self.leave()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._closing = True
+        self._pending = None
         self._site.timers.cancel(self)
         self._site.live.discard(self)
         self._site.leave(self._address)
@@ -228,14 +237,14 @@ class WebSocket(asyncio.Protocol):
     def offer(self, payload: Payload) -> None:
         """Write a published message, or queue it while the transport pushes back."""
         if self._outbox is None and not self._closing:
-            self._transport.write(payload.data)
+            self._write(payload.data)
         else:
             self._queue(payload)
 
     def send(self, data: bytes) -> None:
         """Write an answer: framed bytes, in order behind what is queued."""
         if self._outbox is None and not self._closing:
-            self._transport.write(data)
+            self._write(data)
         else:
             self._queue(Payload(data))
 
@@ -252,7 +261,7 @@ class WebSocket(asyncio.Protocol):
         size = len(payload)
         if size < 126 and self._outbox is None and not self._closing:
             # The common answer: short, nothing queued. `compress_from` is never as small as this.
-            self._transport.write(SHORT_TEXT_HEADS[size] + payload)
+            self._write(SHORT_TEXT_HEADS[size] + payload)
         elif self._wire.deflate is not None and size >= self._site.limits.compress_from:
             self.send(self._wire.compressed(frames.TEXT, payload))
         else:
@@ -372,8 +381,28 @@ class WebSocket(asyncio.Protocol):
         if self._outbox:
             self._outbox.force(Payload(frame))
             return False
+        self.leave()
         self._transport.write(frame)
         return True
+
+    def _write(self, data: bytes) -> None:
+        """Write at the end of this turn of the loop, in one piece with what else is written until then."""
+        pending = self._pending
+        if pending is None:
+            self._pending = [data]
+            self._pending_size = len(data)
+            self._site.turn.add(self)
+        else:
+            pending.append(data)
+            self._pending_size += len(data)
+        if self._pending_size > _AT_ONCE:
+            self.leave()
+
+    def leave(self) -> None:
+        """What was written in this turn leaves."""
+        pending, self._pending = self._pending, None
+        if pending is not None and not self._transport.is_closing():
+            self._transport.write(b"".join(pending))
 
     def _queue(self, payload: Payload) -> None:
         outbox = self._outbox
