@@ -444,7 +444,6 @@ def test_a_message_in_history_is_whole() -> None:
             _, page = await history(url, "cats", token="ann")
             epoch = partyline.store.epoch
             plain = {
-                "topic": "cats",
                 "position": f"{epoch}-1",
                 "id": "m1",
                 "time": 1_700_000_000.25,

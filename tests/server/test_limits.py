@@ -843,6 +843,7 @@ MALFORMED: dict[str, bytes] = {
     "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     "a method that is none": b"get /health HTTP/1.1\r\n" + HOST + b"\r\n",
     "CONNECT": b"CONNECT example.org:443 HTTP/1.1\r\n" + HOST + b"\r\n",
+    "version 2.0": b"GET /health HTTP/2.0\r\n" + HOST + b"\r\n",
     "a version that is none": b"GET /health HTTP/7.3\r\n" + HOST + b"\r\n",
     "a target beyond ASCII": b"GET /\xff HTTP/1.1\r\n" + HOST + b"\r\n",
     "a space in the target": b"GET /a b HTTP/1.1\r\n" + HOST + b"\r\n",

@@ -64,7 +64,6 @@ After = Position | Literal["earliest", "latest"]
 class Body(msgspec.Struct):
     """A message as it stands in a page of history."""
 
-    topic: str = ""
     position: str | None = None
     id: int | str | None = None
     time: float = 0.0
@@ -78,6 +77,7 @@ class Frame(Body):
     """Any frame of the server. `type` says which of the fields mean something."""
 
     type: str = ""
+    topic: str = ""
     code: str = ""
     message: str = ""
     message_id: str = ""
@@ -85,7 +85,7 @@ class Frame(Body):
     recovered: bool = True
     oldest: str | None = None
     heartbeat: float = 25.0
-    messages: list[Body] = []
+    messages: list[Body] = []  # all of the topic of the page
     next: str = ""
     more: bool = False
     users: list[str] = []
@@ -152,11 +152,11 @@ class Message:
         return msgspec.json.decode(self.raw)
 
 
-def message_of(body: Body) -> Message:
+def message_of(topic: str, body: Body) -> Message:
     """The message in a frame, or in a page of history."""
     position = None if body.position is None else position_of(body.position)
     raw, user = bytes(body.data), body.user_id
-    return Message(body.topic, raw, position, str(body.id), body.time, body.sender, user, body.key)
+    return Message(topic, raw, position, str(body.id), body.time, body.sender, user, body.key)
 
 
 @dataclass(frozen=True, slots=True)

@@ -221,7 +221,10 @@ class Line:
             "history", again=True, topic=topic, after=None if after is None else str(after), limit=limit
         )
         return HistoryPage(
-            [message_of(body) for body in frame.messages], position_of(frame.next), frame.more, frame.recovered
+            [message_of(frame.topic, body) for body in frame.messages],
+            position_of(frame.next),
+            frame.more,
+            frame.recovered,
         )
 
     async def presence(self, topic: str) -> list[str]:

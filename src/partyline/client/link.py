@@ -385,7 +385,7 @@ class Link:
             feed = next((one for one in self.feeds if one.covers(frame.topic)), None)
         if feed is None or not feed.ready or feed.behind:
             return  # unsubscribed meanwhile, or it will come again
-        if not feed.put(message_of(frame)):
+        if not feed.put(message_of(frame.topic, frame)):
             feed.behind = True
             self._say("unsubscribe", topic=feed.topic)
 

@@ -39,10 +39,6 @@ _CLOSE_CODES = {
 
 _ENOUGH: Final = 64 * 1024  # bytes that wait for a GET
 
-# Seconds after which what is written comes in a read of its own. Clients of protocol 3 lose an open packet that comes
-# with the 101, and programs that await one message after the other lose what comes with the answer to CONNECT.
-OWN_READ: Final = 0.01
-
 
 class Handshake(Struct, frozen=True):
     """The request that opened a connection. `query` is raw, header names are in lower case."""

@@ -11,11 +11,12 @@ from typing import TypeVar, cast
 from starlette.routing import BaseRoute, Route
 
 from partyline import log
-from partyline.engineio.connection import OWN_READ, Connection, Handshake, Receiver
+from partyline.engineio.connection import Connection, Handshake, Receiver
 from partyline.engineio.polling import Polling
 from partyline.errors import ConfigError, HandshakeRefused, Overloaded, PartylineError, RateLimited
 from partyline.interfaces import Connection as AnyConnection
 from partyline.server.site import Carrier, Endpoint, Site, Upgrade
+from partyline.server.turn import OWN_READ
 from partyline.wire.engineio.handshake import (
     BAD_REQUEST,
     FORBIDDEN,

@@ -10,9 +10,10 @@ from msgspec import Struct
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from partyline.engineio.connection import OWN_READ, Connection, Handshake
+from partyline.engineio.connection import Connection, Handshake
 from partyline.errors import HandshakeRefused, InvalidPacket
 from partyline.server.exchange import Exchange, too_large
+from partyline.server.turn import OWN_READ
 from partyline.wire.engineio import payloads
 from partyline.wire.engineio.handshake import POLLING, Asked
 from partyline.wire.engineio.packets import Packet

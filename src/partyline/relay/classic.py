@@ -81,10 +81,10 @@ class ClassicSession:
         connection.user = registration.user
         connection.dialect = _dialect(connection.deflate, self._rules.compress_from)
         earlier = self._registry.attach(registration, self)
-        if earlier is not None:
-            earlier.close(4000, "replaced by a newer connection")
         self._hub.add(self.member)
         self._begin(registration.topics)
+        if earlier is not None:  # not before, or presence would tell that the user has left
+            earlier.close(4000, "replaced by a newer connection")
 
     def text(self, text: str) -> None:
         connection = self._connection

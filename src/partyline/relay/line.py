@@ -21,6 +21,7 @@ from partyline.models import Draft, Message, Position, Receipt
 from partyline.models import message_id as new_id
 from partyline.relay.access import Access
 from partyline.server.site import Carrier
+from partyline.server.turn import OWN_READ
 from partyline.topics import check_pattern, check_topic, is_pattern, is_printable
 from partyline.trust.keys import Principal
 from partyline.wire import relay as wire
@@ -120,6 +121,7 @@ class LineSession:
         "_address",
         "_advanced",
         "_connection",
+        "_greeting",
         "_jobs",
         "_opened_at",
         "_principal",
@@ -135,6 +137,7 @@ class LineSession:
         self._principal = principal
         self._address = address
         self._connection: LineConnection | None = None
+        self._greeting: asyncio.TimerHandle | None = None  # its `welcome` is still to come
         self._subscriptions: dict[str, _Subscription] = {}
         self._jobs: deque[tuple[wire.CommandId, Callable[[], Awaitable[None]]]] = deque()
         self._worker: asyncio.Task[None] | None = None
@@ -157,17 +160,25 @@ class LineSession:
         self.choose_dialect(connection)
         self._opened_at = services.timers.now()
         self._advanced = services.hub.fanned_out
-        self._say(
-            {
-                "type": "welcome",
-                "connection": self.public_id,
-                "server": services.server,
-                "heartbeat": services.rules.heartbeat,
-            }
-        )
+        self._greeting = asyncio.get_running_loop().call_later(OWN_READ, self._greet)
         if self._principal is not None:
             self._enter(self._principal)
         self._arm()
+
+    def _greet(self) -> None:
+        """Say `welcome`, in a read of its own behind the 101, or now that the client has something to say."""
+        greeting, self._greeting = self._greeting, None
+        if greeting is not None and self._connection is not None:
+            greeting.cancel()
+            services = self._services
+            self._say(
+                {
+                    "type": "welcome",
+                    "connection": self.public_id,
+                    "server": services.server,
+                    "heartbeat": services.rules.heartbeat,
+                }
+            )
 
     def choose_dialect(self, connection: Connection) -> None:
         """Messages go out as frames of v1, compressed where that was agreed."""
@@ -175,6 +186,7 @@ class LineSession:
         connection.dialect = _dialect(self._services.store.epoch, agreed, self._services.rules.compress_from)
 
     def text(self, text: str) -> None:
+        self._greet()
         command_id: wire.CommandId = None
         try:
             command = wire.decode_command(text)
@@ -187,12 +199,15 @@ class LineSession:
         self.refused(InvalidValue("commands are JSON text, not binary messages", code="unknown_command"), data)
 
     def refused(self, error: PartylineError, message: str | bytes) -> None:
+        self._greet()
         self._fail(wire.find_id(message) if isinstance(message, str) else None, error)
 
     def closed(self) -> None:
         connection, self._connection = self._connection, None
         services = self._services
         services.timers.cancel(self)
+        if self._greeting is not None:
+            self._greeting.cancel()
         if self._worker is not None:
             self._worker.cancel()
         self._jobs.clear()
@@ -592,7 +607,7 @@ async def history_page(
     reached = services.hub.fanned_out
     return {
         "topic": topic,
-        "messages": [wire.envelope(one, store.epoch) for one in page.messages if cast("int", one.offset) <= reached],
+        "messages": [wire.entry(one, store.epoch) for one in page.messages if cast("int", one.offset) <= reached],
         "next": f"{store.epoch}-{min(page.next, reached)}",
         "more": page.more or page.next > reached,
         "recovered": start.recovered,

@@ -18,7 +18,7 @@ from partyline.relay.api import MAX_BATCH, ONE_OF_THE_TWO, Batch, NewMessage, Re
 from partyline.relay.http import Publish, Register, TopicChange
 from partyline.relay.line import MAX_PAGE
 from partyline.relay.requests import TOPIC_SCHEMA, answer, peer
-from partyline.wire.relay import Envelope
+from partyline.wire.relay import Entry
 
 
 class ErrorDetail(msgspec.Struct, omit_defaults=True):
@@ -62,14 +62,14 @@ class BatchReceipt(msgspec.Struct):
 
 class HistoryPage(msgspec.Struct):
     topic: str
-    messages: list[Envelope]
+    messages: list[Entry]
     next: str
     more: bool
     recovered: bool
 
 
 class StreamEvent(msgspec.Struct):
-    """One event of the stream: `data` is a message as in a page of history; event `gap` says what was missed."""
+    """One event of the stream: `data` is a message as in history, with its `topic`; event `gap` says what was missed."""
 
     id: str | None = None
     event: str | None = None

@@ -184,6 +184,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._phase = _Phase.BODY
         self._pending = _NOTHING_YET
         self.site.timers.cancel(self)
+        if self.parser.get_http_version() not in ("1.1", "1.0"):
+            raise MalformedRequest("this server speaks HTTP/1.1")
         if self.parser.get_method() == b"CONNECT":
             raise MalformedRequest("CONNECT is for proxies, and this is none")
         if self.parser.should_upgrade():

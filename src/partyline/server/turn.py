@@ -7,11 +7,16 @@ the writes for many connections follow each other at once, so that their readers
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol
+from typing import Final, Protocol
 
 from partyline import log
 
 _log = log.get("server")
+
+# Seconds after which what is written comes in a read of its own (docs/decisions/0015-reads-of-their-own.md). Clients of
+# Engine.IO 3 lose an open packet that comes with the 101, and programs that await one message after the other lose what
+# comes with the end of a handshake.
+OWN_READ: Final = 0.01
 
 
 class Leaving(Protocol):

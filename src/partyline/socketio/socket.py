@@ -10,9 +10,9 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from partyline import log
-from partyline.engineio.connection import OWN_READ
 from partyline.errors import CallTimeout, InvalidPacket, InvalidValue, PartylineError, PeerGone
 from partyline.models import Audience, Payload
+from partyline.server.turn import OWN_READ
 from partyline.socketio.acks import Acknowledge, Answered, one
 from partyline.socketio.broadcast import Broadcast, names
 from partyline.socketio.handlers import Function, Handler, awaited, check_event, problem, result_of

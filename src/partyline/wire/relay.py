@@ -35,7 +35,7 @@ class Topics(msgspec.Struct):
 
 # v1, from the client: JSON objects with a `type`; the answer repeats `id`.
 
-CommandId = int | str | None
+CommandId = int | float | str | None
 
 
 class Auth(msgspec.Struct, tag="auth"):
@@ -60,7 +60,7 @@ class Unsubscribe(msgspec.Struct, tag="unsubscribe"):
 class Publish(msgspec.Struct, tag="publish"):
     topic: str
     data: msgspec.Raw
-    user_id: int | str | None = None
+    user_id: int | float | str | None = None  # 7.0 is the integer 7 in JSON
     message_id: str | None = None
     key: str | None = None
     ttl: float | None = None
@@ -94,7 +94,7 @@ Command = Auth | Subscribe | Unsubscribe | Publish | History | PresenceOf | Ping
 
 
 class Envelope(msgspec.Struct, omit_defaults=True, rename={"sender": "from"}):
-    """A message as v1 writes it, in history pages and in `message` frames alike."""
+    """A message as v1 writes it in `message` frames and in server-sent events."""
 
     topic: str
     position: str | None
@@ -106,10 +106,22 @@ class Envelope(msgspec.Struct, omit_defaults=True, rename={"sender": "from"}):
     key: str | None = None
 
 
+class Entry(msgspec.Struct, omit_defaults=True, rename={"sender": "from"}):
+    """The same in a page of one topic's history."""
+
+    position: str
+    id: str
+    time: float
+    data: msgspec.Raw
+    sender: str | None = None
+    user_id: str | None = None
+    key: str | None = None
+
+
 class PublishReply(msgspec.Struct, tag="reply", kw_only=True):
     """The answer to a `publish`. `message_id` is the message's id, `id` the command's."""
 
-    id: int | str | msgspec.UnsetType = msgspec.UNSET
+    id: int | float | str | msgspec.UnsetType = msgspec.UNSET
     topic: str
     position: str | None
     message_id: str
@@ -138,6 +150,13 @@ def envelope(message: Message, epoch: str, kind: type[Envelope] = Envelope) -> E
     return kind(
         draft.room, position, draft.id, message.time, msgspec.Raw(draft.data), draft.sender, draft.user, draft.key
     )
+
+
+def entry(message: Message, epoch: str) -> Entry:
+    """A message that is kept, as a page of history has it."""
+    draft = message.draft
+    position = f"{epoch}-{message.offset}"
+    return Entry(position, draft.id, message.time, msgspec.Raw(draft.data), draft.sender, draft.user, draft.key)
 
 
 def decode(data: bytes, kind: type[_T]) -> _T:
