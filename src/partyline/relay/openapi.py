@@ -69,7 +69,7 @@ class HistoryPage(msgspec.Struct):
 
 
 class StreamEvent(msgspec.Struct):
-    """One event of the stream: `data` is a message as in history, with its `topic`; event `gap` says what was missed."""
+    """One event of the stream: `data` is a message as in history, with its `topic`; `gap` says what was missed."""
 
     id: str | None = None
     event: str | None = None
