@@ -208,14 +208,14 @@ class Http:
 
 
 async def history(port: int, topic: str) -> list[dict[str, Any]]:
-    """All of a topic's messages, page by page."""
+    """All of a topic's messages, page by page, each with the topic that a page names but once."""
     found: list[dict[str, Any]] = []
     after = "earliest"
     async with Http.open(port) as http:
         while True:
             status, page = await http.call("GET", f"/v1/topics/{topic}/messages?limit=1000&after={after}")
             assert status == 200, page
-            found += page["messages"]
+            found += ({"topic": page["topic"], **message} for message in page["messages"])
             after = page["next"]
             if not page["more"]:
                 return found

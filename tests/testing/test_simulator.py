@@ -497,7 +497,8 @@ class LineLink(Link):
         self.asked: dict[str, Position | None] = {}
         self.socket = _Socket(self)
         self.session = _Session(services, Principal((), (">",), user=self.user), "")
-        self.session.opened(self.socket)
+        with stepping(self):
+            self.session.opened(self.socket)
 
     def subscribe(self, want: Want, after: Position | None, *, latest: bool) -> None:
         self.subscriptions[want.name] = Subscription(want)
@@ -562,13 +563,16 @@ class LineLink(Link):
 
 @contextmanager
 def stepping(link: LineLink) -> Iterator[None]:
-    """The running loop is one whose tasks are the link's jobs."""
+    """The running loop is one whose tasks are the link's jobs, and whose time stands still."""
 
     class Loop:
         def create_task(self, work: Coroutine[Any, Any, None]) -> _Worker:
             worker = _Worker(work)
             link.jobs.append(cast("Any", worker))
             return worker
+
+        def call_later(self, _delay: float, _greet: Callable[[], None]) -> Any:
+            return SimpleNamespace(cancel=lambda: None)  # the client's first command is sooner
 
     asyncio._set_running_loop(cast("Any", Loop()))
     try:
