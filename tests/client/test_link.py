@@ -259,6 +259,7 @@ def test_delays_grow_until_a_connection_lasts() -> None:
     asyncio.run(main())
 
 
+@pytest.mark.alone
 def test_the_time_for_opening() -> None:
     """A server that takes the connection and says nothing is given up when the time for opening is over."""
 

@@ -176,6 +176,7 @@ async def told(heard: asyncio.Queue[Frame], *what: str) -> None:
             missing.discard(str(frame.id) if frame.id in missing else frame.type)
 
 
+@pytest.mark.alone
 def test_a_stalled_fsync_delays_nobody_else(tmp_path: Path) -> None:
     """While one fsync takes 2 s durable publishers wait for it, and nobody else: pings, ephemeral messages, HTTP calls,
     history and registrations are answered at once (hostile 5, guarantee 8)."""

@@ -11,10 +11,14 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
+import pytest
+
 from tests.process import Server, serving
 
 from .clients import LONG, SOAK, Http, raise_descriptors, run, seeded
 from .crowd import TOPIC, Crowd, publish_at, publish_fast
+
+pytestmark = pytest.mark.alone
 
 SETTINGS = ("--set", "max_messages=1000000")
 

@@ -141,6 +141,7 @@ async def flushed(db: Path, text: str) -> None:
             await asyncio.sleep(0.01)
 
 
+@pytest.mark.alone
 def test_sigterm_under_load() -> None:
     """SIGTERM while messages fly: every client sees 1012, the process exits with 0, and nothing is raised anywhere."""
     clients, drain = 200, 5.0
@@ -185,6 +186,7 @@ def test_sigterm_under_load() -> None:
     asyncio.run(main())
 
 
+@pytest.mark.alone
 def test_idle_process_is_small_and_quiet() -> None:
     """A fresh process needs at most 60 MB and 15 wake-ups a second."""
 

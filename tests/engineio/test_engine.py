@@ -447,6 +447,7 @@ def test_ping_and_pong(run: Run) -> None:
     run(main())
 
 
+@pytest.mark.alone
 def test_ping_timeout(run: Run) -> None:
     """A client that does not answer is closed interval + timeout after it came, and not before."""
     watched = Watched()
@@ -588,6 +589,7 @@ def test_an_upgrade(run: Run) -> None:
     run(main())
 
 
+@pytest.mark.alone
 def test_an_upgrade_that_is_never_finished(run: Run) -> None:
     """The candidate is closed after `upgrade_timeout`, polling goes on, and nothing is left of it."""
     watched = Watched(ping_interval=25.0)
@@ -665,6 +667,7 @@ def test_protocol_3_on_polling() -> None:
     asyncio.run(main())
 
 
+@pytest.mark.alone
 def test_protocol_3_on_a_websocket(run: Run) -> None:
     """The open packet comes in a write of its own, behind the 101; binary begins with a byte 4; silence is noticed."""
     watched = Watched(version_3=True)
@@ -780,6 +783,7 @@ def test_a_page_of_another_origin() -> None:
 # The end of the server
 
 
+@pytest.mark.alone
 def test_drain(run: Run) -> None:
     """A server that stops tells every client, on either transport, and waits for nobody."""
     watched = Watched(ping_interval=25.0)

@@ -673,6 +673,7 @@ def test_a_wrong_token_is_told_and_closed() -> None:
     run(main())
 
 
+@pytest.mark.alone
 def test_too_slow_to_identify() -> None:
     """Without a valid `auth` a connection is closed with 4408 after first_command_timeout, whatever else it says."""
 

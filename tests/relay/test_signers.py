@@ -316,6 +316,7 @@ def test_a_place_that_fails_leaves_what_was_there(answer: Any, caplog: pytest.Lo
     run(main())
 
 
+@pytest.mark.alone
 def test_a_fetch_does_not_hold_up_the_loop() -> None:
     """While a key server does not answer, the server starts and serves; only what needs the keys waits."""
 

@@ -163,6 +163,7 @@ def test_exit_code() -> None:
     asyncio.run(main())
 
 
+@pytest.mark.alone
 def test_open_stream_at_shutdown() -> None:
     """One answer that does not end keeps uvicorn alive after its stop, Partyline until the drain time (row 42)."""
 
@@ -359,6 +360,7 @@ def test_what_stays_of_the_request_after_an_upgrade() -> None:
     asyncio.run(main())
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("hello", [b"", b"\x16\x03\x01\x02\x00\x01\x00"], ids=["silent", "half a hello"])
 def test_tls_handshake_deadline(certificate: Certificate, hello: bytes) -> None:
     """uvicorn sets no deadline for the TLS handshake, and waits asyncio's minute; Partyline's cuts (rows 19, 20)."""

@@ -630,6 +630,7 @@ def test_upgrade_on_a_foreign_path(run: Run) -> None:
     run(main())
 
 
+@pytest.mark.alone
 def test_stop_with_a_websocket_of_the_application_that_does_not_read(run: Run) -> None:
     """A WebSocket of the fallback application whose client takes nothing is cut at the drain time (row 42)."""
 

@@ -119,7 +119,7 @@ async def test_connect_timeout() -> None:
 @looped
 async def test_connected_in_time() -> None:
     """Who is in a namespace has no deadline any more, also after leaving it."""
-    io = SocketIO(connect_timeout=0.1)
+    io = SocketIO(connect_timeout=1.0)
     async with serving(io) as (partyline, url), entered(url) as client:
         (connection,) = io.connections
         assert connection.timer_slot == 0
@@ -559,7 +559,7 @@ REASONS = [
 @looped
 async def test_reasons(how: str, reason: str) -> None:
     """Why a socket is gone is said in Node's words, once, to each namespace of the connection."""
-    io = SocketIO(ping_interval=0.1, ping_timeout=0.05) if how == "silence" else SocketIO()
+    io = SocketIO(ping_interval=0.3, ping_timeout=0.2) if how == "silence" else SocketIO()
     notes = [noted(io), noted(io, "/other")]
     async with served(io) as url, connected(url) as peer:
         client = await on(peer)

@@ -75,6 +75,7 @@ async def test_patterns(pattern: str, name: str, params: dict[str, Any] | None) 
         assert seen == ([] if params is None else [params])
 
 
+@pytest.mark.alone
 def test_a_pattern_is_matched_in_time() -> None:
     """The longest name that a client may send is matched at once, also where it nearly fits in many ways."""
     io = SocketIO()

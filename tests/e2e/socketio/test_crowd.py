@@ -8,6 +8,8 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
+
 from partyline import Socket, SocketIO
 from tests.crash.clients import SOAK
 from tests.process import environment
@@ -29,6 +31,7 @@ def descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
+@pytest.mark.alone
 def test_a_crowd_leaves_nothing_behind() -> None:
     """2,000 sockets (10,000 in `make soak`) connect, join three rooms and vanish, five times over: descriptors, tasks
     and tables are what they were, and memory does not grow from the second round on."""

@@ -256,7 +256,7 @@ INVALID = [
     '2٣["say"]',
     '21 ["say"',
     '21-["say"]',
-    *[f'2["{name}"]' for name in RESERVED],
+    *[f'2["{name}"]' for name in sorted(RESERVED)],
     '2["conn\\u0065ct"]',
     '51-["connect",{"_placeholder":true,"num":0}]',
     "3",

@@ -168,7 +168,7 @@ INVALID = [
     pack(type=2, nsp="/", data=[None]),
     pack(type=2, nsp="/", data=[["a"]]),
     pack(type=2, nsp="/", data=[b"a"]),
-    *[pack(type=2, nsp="/", data=[name]) for name in RESERVED],
+    *[pack(type=2, nsp="/", data=[name]) for name in sorted(RESERVED)],
     pack(type=2, nsp="/", data=["a"], id="1"),
     pack(type=2, nsp="/", data=["a"], id=-1),
     pack(type=2, nsp="/", data=["a"], id=1.5),

@@ -53,7 +53,7 @@ def write(parser: Parser, packet: dict[str, Any], protocol: int) -> Messages | N
     return None
 
 
-@pytest.mark.parametrize(("name", "protocol", "parser"), PARSERS, ids=lambda value: str(value))
+@pytest.mark.parametrize(("name", "protocol", "parser"), PARSERS, ids=[name for name, *_ in PARSERS])
 def test_read(name: str, protocol: int, parser: Parser) -> None:
     """What the npm parser writes, we read."""
     rows = from_plain(vectors(name)["packets"])
@@ -71,7 +71,7 @@ def test_written_alike(name: str, protocol: int) -> None:
             assert list(ours) == row["messages"]
 
 
-@pytest.mark.parametrize(("name", "protocol", "parser"), PARSERS, ids=lambda value: str(value))
+@pytest.mark.parametrize(("name", "protocol", "parser"), PARSERS, ids=[name for name, *_ in PARSERS])
 def test_the_npm_parser_reads_ours(name: str, protocol: int, parser: Parser) -> None:
     """What we write is the same packet to the npm parser."""
     rows = [row["packet"] for row in from_plain(vectors(name)["packets"])]
