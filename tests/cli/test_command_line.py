@@ -204,3 +204,4 @@ def test_help_names_the_commands() -> None:
     for name in ("serve", "backup", "restore", "doctor", "config", "publish", "tail", "key", "token", "version"):
         assert name in done.stdout
     assert run("version").stdout.startswith("partyline 0.")
+    assert run("--version").stdout == run("version").stdout

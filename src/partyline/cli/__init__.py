@@ -34,6 +34,19 @@ def main() -> None:
         sys.exit(2)
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        version()
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """What may stand before a command."""
+
+
 @app.command()
 def serve(
     target: Annotated[
