@@ -19,7 +19,7 @@ serve: $(VENV)/.serve  ## run the server (installs what it needs first)
 	@exec $(BIN)/partyline serve $(ARGS)
 
 test: $(VENV)/.dev  ## run all tests (installs what they need first)
-	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
+	$(BIN)/python -m pytest $(ARGS)
 
 lint: $(VENV)/.dev  ## ruff, mypy --strict, the import contracts
 	$(BIN)/ruff format --check .

@@ -47,7 +47,7 @@ def test_polling_handshake(run: Run) -> None:
 
 def test_websocket_handshake(run: Run) -> None:
     """A WebSocket handshake opens a session without upgrades; messages go both ways, text and binary."""
-    watched = Watched()
+    watched = Watched(ping_interval=25.0)
 
     async def main() -> None:
         async with served(watched) as (_, url), connected(url) as peer:
