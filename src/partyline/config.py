@@ -107,7 +107,7 @@ class Settings:
     compress_from: int = _setting(1024, "smallest message worth compressing", "bytes", least=126)
 
     # The chat
-    chat: bool = _setting(True, "serve the chat at /")
+    chat: bool | None = _setting(None, "serve the chat at /; by default where there are no keys and no MODULE:NAME")
 
     # Logs
     log_format: str = _setting("text", "text for people, json for machines", choices=("text", "json"))

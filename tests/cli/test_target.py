@@ -13,8 +13,10 @@ from websockets.asyncio.client import connect
 
 from partyline import Settings, load
 from partyline.cli.target import under
+from partyline.client import socketio
 from tests.calls import call, register
 from tests.process import serving
+from tests.server.peers import connected, request
 
 from .test_command_line import fails, run
 
@@ -68,6 +70,12 @@ def folder(tmp_path: Path) -> Path:
         "engine = partyline.EngineIO('/mine/')\n"
         "engine.on_message(lambda connection, data: connection.send_message(data))\n"
         "alone = partyline.Application(extras=[engine], relay=False)\n"
+    )
+    (tmp_path / "events.py").write_text(
+        "import partyline\n"
+        "io = partyline.SocketIO()\n"
+        "io.on('hello', lambda socket: 'mine')\n"
+        "live = partyline.Application(extras=[io])\n"
     )
     (tmp_path / "broken.py").write_text("import a_module_that_nobody_has\n")
     (tmp_path / "failing.py").write_text(
@@ -185,6 +193,61 @@ def test_an_application_without_a_relay_of_its_own(folder: Path) -> None:
             assert await call(f"{server.url}/anything") == (200, "mine")
             assert await call(f"{server.url}/health") == (200, {"status": "ok"})
             assert await server.end(signal.SIGTERM) == 0
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("transports", [["polling"], ["websocket"], ["polling", "websocket"]])
+@pytest.mark.parametrize("target", ["events:io", "events:live"])
+def test_a_socketio(folder: Path, target: str, transports: list[str]) -> None:
+    """A SocketIO, or an Application with one, is reached by every transport; the chat is not in its way."""
+
+    async def main() -> None:
+        async with serving(target, cwd=folder) as server:
+            async with socketio.connect(server.url, transports=transports) as client:
+                assert await client.call("hello") == "mine"
+            assert (await call(f"{server.url}/"))[0] == 404
+            assert "--set chat=true" in server.facts["chat"]
+
+    asyncio.run(main())
+
+
+def test_two_at_one_path(folder: Path) -> None:
+    """The chat, asked for beside a SocketIO at its own path, is one line that names the path and what to do."""
+    done = run("serve", "events:io", "--port", "0", "--set", "chat=true", cwd=folder)
+    fails(done, "/socket.io/", "give one of them another path")
+
+
+def test_the_first_page_is_the_applications(folder: Path) -> None:
+    """Beside an application the chat is served only if it is asked for: `/` is the application's."""
+
+    async def main() -> None:
+        (folder / "other.py").write_text(
+            "from starlette.applications import Starlette\n"
+            "from starlette.responses import JSONResponse\n"
+            "from starlette.routing import Route\n"
+            "app = Starlette(routes=[Route('/', lambda request: JSONResponse('mine'))])\n"
+        )
+        async with serving("other:app", cwd=folder) as server:
+            assert await call(f"{server.url}/") == (200, "mine")
+        async with serving("other:app", "--set", "chat=true", cwd=folder) as server, connected(server.url) as peer:
+            await peer.send(request("GET", "/"))
+            assert b"<!doctype html>" in (await peer.answer()).body.lower()
+            assert server.facts["chat"] == f"{server.url}/"
+
+    asyncio.run(main())
+
+
+def test_the_chat_where_there_are_keys() -> None:
+    """The chat asks for no key, so where there are keys it is served only if it is asked for, and the start says so."""
+
+    async def main() -> None:
+        key = ("--api-key", "a key that is long enough")
+        for arguments, status in ((key, 404), ((*key, "--set", "chat=true"), 200)):
+            async with serving(*arguments) as server, connected(server.url) as peer:
+                await peer.send(request("GET", "/"))
+                assert (await peer.answer()).status == status
+                assert ("open to everybody" if status == 200 else "--set chat=true") in server.facts["chat"]
 
     asyncio.run(main())
 

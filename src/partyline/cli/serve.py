@@ -44,7 +44,8 @@ def run(
 
 async def _serve(settings: Settings, target: Target, new_epoch: bool, handover: bool) -> None:
     held = await take_over(settings, handover=handover)
-    extras = (*(chat.extras() if settings.chat and target.relay else ()), *target.extras)
+    chats, why = _chats(settings, target)
+    extras = (*(chat.extras() if chats else ()), *target.extras)
     partyline = build(
         settings, fallback=target.fallback, extras=extras, held=held, new_epoch=new_epoch, relay=target.relay
     )
@@ -55,7 +56,7 @@ async def _serve(settings: Settings, target: Target, new_epoch: bool, handover: 
         async with contextlib.AsyncExitStack() as stack:
             if target.fallback is not None:
                 partyline.shell.state = await stack.enter_async_context(lifespan(target.fallback))
-            facts = _facts(partyline, await partyline.listen())
+            facts = _facts(partyline, await partyline.listen(), "" if chats else why)
             if settings.log_format == "json":
                 sys.stdout.write(msgspec.json.encode(facts).decode() + "\n")
                 sys.stdout.flush()
@@ -75,13 +76,25 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
     return uvloop.new_event_loop
 
 
-def _facts(partyline: Partyline, urls: list[str]) -> dict[str, str]:
+def _chats(settings: Settings, target: Target) -> tuple[bool, str]:
+    """Whether the chat is served, and if not why. It is open to whoever reaches the server, and it takes `/`: who has
+    keys, or an application, has to ask for it."""
+    if not target.relay or settings.chat is False:
+        return False, "off"
+    if settings.chat is None and target != Target():
+        return False, "off beside an application (--set chat=true)"
+    if settings.chat is None and not is_open(settings):
+        return False, "off where there are keys, since it asks for none (--set chat=true)"
+    return True, ""
+
+
+def _facts(partyline: Partyline, urls: list[str], no_chat: str) -> dict[str, str]:
     settings = partyline.settings
     limits = partyline.site.limits
     loop = type(asyncio.get_running_loop()).__module__.partition(".")[0]
     return {
         "listening": ", ".join(urls),
-        "chat": f"{urls[0]}/" if settings.chat else "off",
+        "chat": no_chat or f"{urls[0]}/" + ("" if is_open(settings) else ", open to everybody"),
         "version": __version__,
         "loop": loop,
         "database": f"{settings.db} ({partyline.database.sync_mode}), {len(partyline.registry)} registrations known",

@@ -125,6 +125,12 @@ class EngineIO:
     # server.site.Extra
 
     def attach(self, site: Site) -> None:
+        path = self.path.encode("ascii")
+        if path in site.direct:
+            raise ConfigError(
+                f"two Engine.IO or Socket.IO servers are to answer at {self.path}: give one of them another path",
+                field="path",
+            )
         self.site = site
         limits = site.limits
         interval, timeout, upgrade, payload = self._given
@@ -137,7 +143,7 @@ class EngineIO:
         self._requests = Polling(self)
         self.connections.clear()  # of an earlier server, whose loop is gone (an ASGI application in tests)
         self._polling.clear()
-        site.direct[self.path.encode("ascii")] = self._requests
+        site.direct[path] = self._requests
 
     def routes(self) -> Sequence[BaseRoute]:
         return [Route(self.path, self._requests)]
