@@ -575,8 +575,8 @@ async def fill(client: Client, io: SocketIO, most: int) -> None:
 
 @looped
 async def test_too_many_events_wait() -> None:
-    """With max_pending_events waiting, a WebSocket is not read any more, and its heartbeat stands still: it is neither
-    pinged nor lost. It goes on when half of them are handled, and nothing is lost."""
+    """With max_pending_events waiting, a WebSocket is not read any more. It is pinged on, and not lost although its
+    answers are not read. It goes on when half of them are handled, and nothing is lost."""
     io = SocketIO(max_pending_events=8, ping_interval=0.3, ping_timeout=0.2)
     notes, gate = gated(io)
     async with serving(io) as (partyline, url), entered(url) as client:
@@ -585,13 +585,39 @@ async def test_too_many_events_wait() -> None:
         await eventually(lambda: connection._held, "reading stops")
         assert partyline.counters.limits == {"max_pending_events": 1}
         await client.say(*['2["x"]'] * 20)
-        assert await client.wire.peer.hears_nothing(0.6), "no ping, no end"
+        for _ in range(3):
+            assert await client.wire.next() == "2"
+            await client.wire.say("3")
         assert connection._waiting == 8
         gate.set()
         await notes.sync(29)
         assert not connection._held
         assert (connection._waiting, connection._waiting_bytes) == (0, 0)
         assert await client.wire.next() == "2"
+
+
+@pytest.mark.parametrize("how", ["websocket", "polling"])
+@looped
+async def test_a_client_that_goes_while_too_many_events_wait(how: str) -> None:
+    """That it has gone is noticed although it is not read: its handlers are cancelled, and on_disconnect is called."""
+    io = SocketIO(max_pending_events=4, ping_interval=0.2, ping_timeout=0.1, disconnect_grace=0.01)
+    notes, never = Notes(), asyncio.Event()
+    io.on("x", lambda socket: never.wait())
+    io.on_disconnect(lambda socket, reason: notes.append(reason))
+    async with served(io) as url, (entered if how == "websocket" else polled)(url) as client:
+        if how == "polling":
+            await client.enter()
+            posting = asyncio.ensure_future(client.say(*['2["x"]'] * 10))
+            (connection,) = io.connections
+            await eventually(lambda: connection._held, "reading stops")
+            posting.cancel()
+        else:
+            await client.say(*['2["x"]'] * 10)
+            (connection,) = io.connections
+            await eventually(lambda: connection._held, "reading stops")
+            client.wire.peer.transport.close()
+        await notes.sync(1)
+        await eventually(lambda: not io.sockets and not io.engine.connections, "all is gone")
 
 
 @looped
@@ -614,7 +640,7 @@ async def test_reading_goes_on_at_the_half() -> None:
 
 @looped
 async def test_too_many_events_wait_by_polling() -> None:
-    """A poller's POST is answered when there is room again, and its heartbeat stands still meanwhile."""
+    """A poller's POST is answered when there is room again. It is pinged on meanwhile, and not lost."""
     io = SocketIO(max_pending_events=4, ping_interval=0.3, ping_timeout=0.2)
     notes, gate = gated(io)
     async with served(io) as url, polled(url) as client:
@@ -622,9 +648,9 @@ async def test_too_many_events_wait_by_polling() -> None:
         posting = asyncio.ensure_future(client.say(*['2["x"]'] * 5))
         (connection,) = io.connections
         await eventually(lambda: connection._held, "reading stops")
-        done, _ = await asyncio.wait([posting], timeout=0.6)
-        assert not done
-        assert io.engine.connections, "it is not lost"
+        for _ in range(3):
+            assert await client.polling.fetch() == "2"
+        assert not posting.done()
         gate.set()
         await posting
         await notes.sync(5)

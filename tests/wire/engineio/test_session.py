@@ -228,27 +228,94 @@ def test_a_stalled_loop_is_not_a_silent_peer() -> None:
 
 
 def test_a_heartbeat_that_stands_still() -> None:
-    """While we do not read from a client, its heartbeat waits."""
+    """While we do not read from a client, its answer has time. It is pinged on, since it would give up otherwise."""
     one = session(websocket=True)
     one.on_deadline(0.3)
     one.hold(0.4)
+    for beat in (0.6, 0.9, 1.2):
+        assert one.next_deadline() == pytest.approx(beat)
+        assert one.on_deadline(beat) == [Send(WEBSOCKET, ("2",))]
+        one.hold(beat)
+    one.resume(1.4)
+    assert one.next_deadline() == pytest.approx(1.5)
+    one.resume(2.0)
+    assert one.next_deadline() == pytest.approx(1.5)
+    assert one.on_deadline(1.5) == [HangUp(WEBSOCKET, Reason.PING_TIMEOUT), Over(Reason.PING_TIMEOUT)]
+
+
+def test_pinged_while_the_heartbeat_stands_still() -> None:
+    """The first ping that goes out meanwhile is due ping_timeout after we read again; answers to all of them are one."""
+    one = session(websocket=True)
+    one.hold(0.1)
+    assert one.on_deadline(0.3) == one.on_deadline(0.6) == [Send(WEBSOCKET, ("2",))]
+    one.resume(0.7)
+    assert one.next_deadline() == pytest.approx(0.9)
+    one.receive("3", 0.8)
+    one.receive("3", 0.8)
+    assert one.next_deadline() == pytest.approx(1.1)
+
+
+def test_held_for_less_than_a_heartbeat() -> None:
+    """The next ping comes when it would have come."""
+    one = session(websocket=True)
+    one.hold(0.1)
+    one.resume(0.2)
+    assert one.next_deadline() == pytest.approx(0.3)
+
+
+def test_pongs_while_the_heartbeat_stands_still() -> None:
+    """A client of protocol 3 hears pongs, soon enough for any ping that we have not read."""
+    one = session(3, websocket=True)
+    one.hold(0.4)
+    for beat in (0.5, 0.6, 0.7):
+        assert one.next_deadline() == pytest.approx(beat)
+        assert one.on_deadline(beat) == [Send(WEBSOCKET, ("3",))]
+    one.resume(0.7)
+    assert one.next_deadline() == pytest.approx(0.8)
+
+
+def test_a_poller_that_goes_while_the_heartbeat_stands_still() -> None:
+    """On polling it goes on fetching, and is gone if it does not for interval + timeout; pings do not pile up."""
+    one = session()
+    one.hold(0.0)
+    one.on_deadline(0.3)
+    assert one.get(0.4) == [Send(POLL, ("2",))]
+    assert one.get(0.5) == []
+    assert one.on_deadline(0.6) == [Send(POLL, ("2",))]
+    assert one.on_deadline(0.9) == []
+    assert one.on_deadline(1.2) == [Over(Reason.PING_TIMEOUT)]
     assert one.next_deadline() == float("inf")
-    assert one.on_deadline(10.0) == []
-    one.hold(10.0)
-    one.resume(10.4)
-    assert one.next_deadline() == pytest.approx(10.5)
-    one.resume(11.0)
-    assert one.next_deadline() == pytest.approx(10.5)
+
+
+def test_pongs_that_are_not_fetched() -> None:
+    """They do not pile up."""
+    one = session(3)
+    one.hold(0.0)
+    for _ in range(3):
+        assert one.on_deadline(one.next_deadline()) == []
+    assert one.get(0.45) == [Send(POLL, ("3",))]
+
+
+def test_a_stalled_loop_while_the_heartbeat_stands_still() -> None:
+    """What lies unread is read before a poller is judged."""
+    one = session()
+    one.hold(0.0)
+    assert one.on_deadline(9.0) == []
+    assert one.next_deadline() == pytest.approx(9.1)
+    assert one.get(9.05) == []
+    assert one.on_deadline(9.1) == [Send(POLL, ("2",))]
 
 
 def test_an_answer_while_the_heartbeat_stands_still() -> None:
-    """It counts from when it came."""
+    """The next ping is one interval behind the last."""
     one = session(websocket=True)
     one.on_deadline(0.3)
     one.hold(0.3)
+    one.on_deadline(0.6)
+    one.on_deadline(0.9)
     one.receive("3", 1.0)
     one.resume(1.0)
-    assert one.next_deadline() == pytest.approx(1.3)
+    assert one.next_deadline() == pytest.approx(1.2)
 
 
 # WebSocket

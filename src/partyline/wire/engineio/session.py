@@ -153,7 +153,20 @@ class Rules:
 class Session:
     """The state of one session. `protocol` is 3 or 4; `websocket` says that it began on one."""
 
-    __slots__ = ("_attached", "_due", "_held", "_pinged", "_queue", "_rules", "hanging", "protocol", "queued", "state")
+    __slots__ = (
+        "_attached",
+        "_beat",
+        "_due",
+        "_fetched",
+        "_held",
+        "_pinged",
+        "_queue",
+        "_rules",
+        "hanging",
+        "protocol",
+        "queued",
+        "state",
+    )
 
     def __init__(self, protocol: int, rules: Rules, now: float, *, websocket: bool = False) -> None:
         self.protocol = protocol
@@ -164,7 +177,9 @@ class Session:
         self._queue: deque[Packet] | None = None
         self._pinged = False  # protocol 4: our ping is out, its answer is not in
         self._attached = _NEVER  # when the candidate must have taken over
-        self._held: float | None = None  # since when the heartbeat stands still
+        self._held: float | None = None  # since when we do not read, so that its deadline stands still
+        self._beat = _NEVER  # meanwhile: when it hears from us next, since its own deadline does not
+        self._fetched = 0.0  # meanwhile: when a GET was last there
         self._due = now + rules.ping_interval  # the heartbeat's next deadline; in CLOSING, the end
         if protocol == 3:
             self._due += rules.ping_timeout
@@ -201,21 +216,38 @@ class Session:
         return self._end(Step.END, Reason.FORCED_CLOSE, now)
 
     def hold(self, now: float) -> None:
-        """We stop reading from the client: its heartbeat stands still."""
-        if self._held is None and self.state is not State.CLOSING:
-            self._held = now
+        """We stop reading from the client: what it has to say has time. It goes on hearing from us, or it would give
+        up, and on polling it goes on fetching that."""
+        if self._held is not None or self.state is State.CLOSING or self.state is State.CLOSED:
+            return
+        rules = self._rules
+        self._held = self._fetched = now
+        if self.protocol == 3:
+            # A ping of it may lie unread from now on. Any pong answers it, and keeps it from the next one.
+            self._beat = now + self._unread_ping
+        else:
+            self._beat = self._due + (rules.ping_interval - rules.ping_timeout if self._pinged else 0.0)
 
     def resume(self, now: float) -> None:
         """We read again."""
-        if self._held is not None:
+        if self._held is None:
+            return
+        if self.protocol == 3 or self._pinged:
             self._due += now - self._held
-            self._held = None
+        else:
+            self._due = self._beat
+        self._held = None
+
+    @property
+    def _unread_ping(self) -> float:
+        """Protocol 3: in how many seconds a ping that we may not have read is answered, well before it counts as lost."""
+        return min(self._rules.ping_interval, self._rules.ping_timeout / 2)
 
     # Time
 
     def next_deadline(self) -> float:
         """When `on_deadline` is to be called: seconds, infinity where nothing is waited for."""
-        return min(self._attached, self._due if self._held is None else _NEVER)
+        return min(self._attached, self._due if self._held is None else self._beat)
 
     def on_deadline(self, now: float) -> list[Effect]:
         """Do what is due at `now`; nothing if it is too early. Called again while something is due."""
@@ -226,7 +258,9 @@ class Session:
         if self.state is State.CLOSING:
             self._done()
             return []
-        late = now - self._due > self._rules.stall
+        late = now - (self._due if self._held is None else self._beat) > self._rules.stall
+        if self._held is not None:
+            return self._beats(now, self._held, late=late)
         if self.protocol == 4 and not self._pinged:
             self._pinged = True
             # The answer is due in time even where our ping was a little late, so that the client and we agree.
@@ -238,10 +272,33 @@ class Session:
             return []
         return self._end(Step.SILENCE, Reason.PING_TIMEOUT, now)
 
+    def _beats(self, now: float, held: float, *, late: bool) -> list[Effect]:
+        """The heartbeat of a client that we do not read from."""
+        rules = self._rules
+        if self.hanging or self.state is State.WEBSOCKET:
+            self._fetched = now
+        elif now - self._fetched > rules.ping_interval + rules.ping_timeout:
+            if late:
+                self._beat = now + rules.stall  # its GET may lie unread in a socket
+                return []
+            return self._end(Step.SILENCE, Reason.PING_TIMEOUT, now)
+        elif self._queue and self._queue[-1] in (PING, PONG):
+            self._beat = now + rules.ping_interval  # it has not fetched the last one
+            return []
+        if self.protocol == 3:
+            self._beat = now + self._unread_ping
+            return [*self.send(PONG), *self.flush()]
+        self._beat = now + rules.ping_interval
+        if not self._pinged:
+            self._pinged = True
+            self._due = held + rules.ping_timeout  # counts from when we read again
+        return [*self.send(PING), *self.flush()]
+
     # Polling
 
     def get(self, now: float) -> list[Effect]:
         """A GET has come. Without an effect for it, it hangs (`hanging`)."""
+        self._fetched = now
         effects = self._expire(now)
         if self.hanging:
             # The first one is told that it is over, the second one that it was wrong.
@@ -408,6 +465,7 @@ class Session:
             effects.append(Send(Channel.POLL, (CLOSE,)))
         self._drop()
         self._due = _NEVER
+        self._held = None
         return [*effects, Over(reason)]
 
     def _done(self) -> None:
