@@ -780,6 +780,24 @@ def test_a_page_of_another_origin() -> None:
     asyncio.run(main())
 
 
+def test_a_preflight() -> None:
+    """A browser that asks whether a page of another origin may send headers of its own is told."""
+
+    async def main() -> None:
+        async with served(Watched(), cors_origins=("https://app.example",)) as (_, url), connected(url) as peer:
+            asked = ("Origin: https://app.example", "Access-Control-Request-Headers: x-mine")
+            path = "/engine.io/?EIO=4&transport=polling"
+            await peer.send(request("OPTIONS", path, None, *asked, "Access-Control-Request-Method: GET"))
+            answer = await peer.answer()
+            assert answer.status == 200
+            assert answer.headers["access-control-allow-origin"] == "https://app.example"
+            assert answer.headers["access-control-allow-headers"] == "x-mine"
+            await peer.send(request("GET", path, None, asked[0], "X-Mine: 1"))
+            assert (await peer.answer()).status == 200
+
+    asyncio.run(main())
+
+
 # The end of the server
 
 

@@ -232,6 +232,9 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _begin_exchange(self, direct: Direct, query: bytes) -> bool:
         """Answer this request without ASGI, unless something about it is out of the ordinary."""
+        method = self.parser.get_method()
+        if method == b"OPTIONS":  # a preflight, perhaps: the layer that knows about CORS answers it
+            return False
         if self.expect_100_continue or not (self.cycle is None or self.cycle.response_complete):
             return False
         origin: bytes | None = None
@@ -245,9 +248,8 @@ class HttpProtocol(HttpToolsProtocol):
         except PartylineError:
             return False  # the gate refuses it
         cors = b"" if origin is None else head_lines(self.site.cors(origin))
-        method = self.parser.get_method().decode("ascii")
         keep_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
-        exchange = Exchange(self, direct, method, query, self.headers, peer, cors, keep_alive=keep_alive)
+        exchange = Exchange(self, direct, method.decode("ascii"), query, self.headers, peer, cors, keep_alive=keep_alive)
         self.cycle = self._running = cast("RequestResponseCycle", exchange)
         return True
 
