@@ -71,6 +71,9 @@ OPERATORS: list[tuple[str, Any, list[int]]] = [
     ("others, local", lambda io, socket: socket.local.to("a"), [1]),
     ("others, volatile", lambda io, socket: socket.volatile.broadcast, [1, 2, 3]),
     ("others of a room, volatile", lambda io, socket: socket.volatile.to("a"), [1]),
+    ("others, volatile, without a room", lambda io, socket: socket.volatile.except_("b"), [3]),
+    ("others, volatile, local", lambda io, socket: socket.volatile.local, [1, 2, 3]),
+    ("others, compressed, without a room", lambda io, socket: socket.compress(False).except_("b"), [3]),
     ("itself", lambda io, socket: socket, [0]),
     ("itself, compressed", lambda io, socket: socket.compress(True), [0]),
     ("itself, timeout", lambda io, socket: socket.timeout(1), [0]),
@@ -276,6 +279,17 @@ async def test_who_does_not_answer() -> None:
         assert [connection.calls for connection in io.connections] == [0] * 4
         with pytest.raises(CallTimeout):
             await io.call("question", timeout=0.01)
+
+
+@looped
+async def test_how_long_is_said_first() -> None:
+    """A timeout that is said of the socket counts for a broadcast from it, too."""
+    io = SocketIO()
+    async with four(io) as clients:
+        socket = io.sockets[str(clients[0].sid)]
+        for others in (socket.timeout(0.01).to("a"), socket.timeout(0.01).broadcast, socket.timeout(0.01).local):
+            with pytest.raises(CallTimeout):
+                await others.call("question")
 
 
 @looped

@@ -641,11 +641,11 @@ class Socket:
 
 
 class Direct:
-    """Events to one socket with something said about how they are sent."""
+    """Events to one socket with something said about how they are sent. With rooms it becomes a `Broadcast`."""
 
     __slots__ = ("_seconds", "_socket", "_volatile")
 
-    def __init__(self, socket: Socket, *, volatile: bool = False, seconds: float = _CALL_TIMEOUT) -> None:
+    def __init__(self, socket: Socket, *, volatile: bool = False, seconds: float | None = None) -> None:
         self._socket = socket
         self._volatile = volatile
         self._seconds = seconds
@@ -665,14 +665,26 @@ class Direct:
 
     @property
     def broadcast(self) -> Broadcast:
-        """Everybody else."""
-        return self._socket.broadcast.volatile if self._volatile else self._socket.broadcast
+        """Everybody else, sent in the same way."""
+        others = self._socket.broadcast
+        if self._volatile:
+            others = others.volatile
+        return others if self._seconds is None else others.timeout(self._seconds)
 
     def to(self, *rooms: str | Iterable[str]) -> Broadcast:
         """Those in any of the rooms, without this socket."""
         return self.broadcast.to(*rooms)
 
     in_ = to
+
+    def except_(self, *rooms: str | Iterable[str]) -> Broadcast:
+        """Everybody but those in any of the rooms, and but this socket."""
+        return self.broadcast.except_(*rooms)
+
+    @property
+    def local(self) -> Broadcast:
+        """Everybody else on this node."""
+        return self.broadcast.local
 
     def emit(self, event: str, *arguments: Any) -> None:
         """As `Socket.emit`."""
@@ -681,9 +693,14 @@ class Direct:
         elif self._socket.writable:
             self._socket.namespace.pass_by(self._socket, event, arguments)
 
+    def send(self, *arguments: Any) -> None:
+        """Send the event `message`."""
+        self.emit("message", *arguments)
+
     async def call(self, event: str, *arguments: Any) -> Any:
         """As `Socket.call`."""
-        return await self._socket.call(event, *arguments, timeout=self._seconds)
+        seconds = _CALL_TIMEOUT if self._seconds is None else self._seconds
+        return await self._socket.call(event, *arguments, timeout=seconds)
 
 
 class _Gone:
