@@ -798,6 +798,28 @@ def test_a_preflight() -> None:
     asyncio.run(main())
 
 
+def test_a_message_larger_than_the_outbox() -> None:
+    """A poller that fetches gets any message, and what comes with it, though it is larger than `outbox_bytes`."""
+    watched = Watched()
+
+    async def main() -> None:
+        async with served(watched, outbox_bytes=10_000) as (_, url), Polling.at(url) as client:
+            assert watched.last is not None
+            sizes = (30_000, 5, 20_000)
+            await client.ask()
+            await eventually(lambda: watched.last is not None and watched.last._session.hanging, "the GET hangs")
+            for size in sizes:
+                watched.last.send_message("x" * size)
+            got = (await client.gets.answer()).body.decode().split("\x1e")
+            while len(got) < len(sizes):
+                got += (await client.fetch()).split("\x1e")
+            assert [len(packet) - 1 for packet in got] == list(sizes)
+            watched.last.send_message("x" * 30_000)  # between two GETs
+            assert await client.fetch() == "4" + "x" * 30_000
+
+    asyncio.run(main())
+
+
 # The end of the server
 
 

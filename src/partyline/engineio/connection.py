@@ -285,13 +285,18 @@ class Connection:
         session = self._session
         if self._overflows:
             return
-        session.send(*queued)
         site = self._engine.site
         if session.queued > site.limits.outbox_bytes and self._receiver is not None:
-            site.counters.hit("outbox_bytes")
-            self._overflows = True
-            asyncio.get_running_loop().call_soon(self.close)  # not now: `offer` changes no membership
-        elif session.hanging and not self._flushing:
+            if session.hanging:  # it takes what it can get
+                self._do(session.flush())
+            # One message may be larger than the limit, as on a WebSocket: its client only has no GET at the moment.
+            if session.queued > site.limits.outbox_bytes:
+                site.counters.hit("outbox_bytes")
+                self._overflows = True
+                asyncio.get_running_loop().call_soon(self.close)  # not now: `offer` changes no membership
+                return
+        session.send(*queued)
+        if session.hanging and not self._flushing:
             self._flush_soon()
 
     def _flush_soon(self) -> None:
