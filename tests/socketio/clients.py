@@ -58,7 +58,7 @@ def remains(io: SocketIO) -> list[Any]:
     for name in io.namespaces():
         namespace = io.namespace(name)
         left += [*namespace.sockets, *namespace.rooms(), *namespace.watched, *namespace._gatherings]
-        left += [name] if namespace.dynamic else []
+        left += [name] if namespace.dynamic and namespace.shares else []
     return left
 
 

@@ -219,7 +219,7 @@ async def test_one_namespace_of_a_pattern() -> None:
 
 @looped
 async def test_dynamic_namespaces_vanish() -> None:
-    """A namespace of a pattern is there while somebody is in it, and new for the next one."""
+    """A namespace of a pattern is there while somebody is in it, and lasts as long as the application holds it."""
     io = SocketIO()
     games = io.namespace("/game-{id:int}")
     async with served(io) as url, entered(url, "/game-1") as client, entered(url, "/game-1") as other:
@@ -229,11 +229,49 @@ async def test_dynamic_namespaces_vanish() -> None:
         assert io.namespaces() == ["/", "/game-1", "/relay"]
         await other.leave()
         await eventually(lambda: io.namespaces() == ["/", "/relay"], "it vanishes")
-        assert games.children == {}  # type: ignore[attr-defined]
+        assert list(games.children) == ["/game-1"]  # type: ignore[attr-defined]
         assert io.engine.site.hub is not None
         assert "/game-1" not in io.engine.site.hub._private
         await client.enter("/game-1")
-        assert io.namespace("/game-1") is not first
+        assert only(io, "/game-1").namespace is first is io.namespace("/game-1")
+        first.emit("held")
+        assert await client.next() == '2/game-1,["held"]'
+        await client.say("1/game-1,")
+        await eventually(lambda: io.namespaces() == ["/", "/relay"], "it vanishes")
+        del first
+        assert not games.children  # type: ignore[attr-defined]
+
+
+@looped
+async def test_namespaces_of_a_pattern_that_nobody_enters() -> None:
+    """What an application sends to names that nobody is in leaves nothing behind."""
+    io = SocketIO()
+    games = io.namespace("/game-{id:int}")
+    async with served(io):
+        for number in range(100):
+            one = io.namespace(f"/game-{number}")
+            one.to("room").emit("x")
+            await one.publish("room", "x", number)
+            assert [entry.arguments for entry in await one.history("room")] == [(number,)]
+        assert io.namespaces() == ["/", "/relay"]
+        del one
+        assert not games.children  # type: ignore[attr-defined]
+
+
+@looped
+async def test_a_namespace_of_a_pattern_with_handlers_of_its_own() -> None:
+    """It stays: who comes after everybody has left finds its handlers, too."""
+    io = SocketIO()
+    io.namespace("/game-{id:int}")
+    io.namespace("/game-1").on("x", lambda socket: "special")
+    async with served(io) as url, opened(url) as client:
+        for _ in range(2):
+            await client.enter("/game-1")
+            await client.say('2/game-1,0["x"]')
+            assert await client.next() == '3/game-1,0["special"]'
+            await client.say("1/game-1,")
+            await client.sync()
+        assert io.namespaces() == ["/", "/game-1", "/relay"]
 
 
 @looped
@@ -253,7 +291,7 @@ async def test_refused_clients_leave_no_namespace() -> None:
             await client.say(f"0/game-{n},")
             assert str(await client.next()).startswith(f"4/game-{n},")
         assert io.namespaces() == ["/", "/relay"]
-        assert games.children == {}  # type: ignore[attr-defined]
+        assert not games.children  # type: ignore[attr-defined]
 
 
 @looped

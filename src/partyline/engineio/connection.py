@@ -186,7 +186,7 @@ class Connection:
         return self._session.writable if websocket is None else websocket.writable
 
     def hold(self) -> None:
-        """Read no more from the client: what it has to answer has time, and a POST of it is answered after `release`."""
+        """Read no more from the client: its answers have time, and a POST of it is answered after `release`."""
         if not self._held:
             self._held = True
             self._session.hold(self._now())

@@ -249,7 +249,9 @@ class HttpProtocol(HttpToolsProtocol):
             return False  # the gate refuses it
         cors = b"" if origin is None else head_lines(self.site.cors(origin))
         keep_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
-        exchange = Exchange(self, direct, method.decode("ascii"), query, self.headers, peer, cors, keep_alive=keep_alive)
+        exchange = Exchange(
+            self, direct, method.decode("ascii"), query, self.headers, peer, cors, keep_alive=keep_alive
+        )
         self.cycle = self._running = cast("RequestResponseCycle", exchange)
         return True
 

@@ -34,8 +34,10 @@ class Namespace(Broadcast):
     """
 
     __slots__ = (
+        "__weakref__",
         "_acks",
         "_gatherings",
+        "asleep",
         "dynamic",
         "entering",
         "handlers",
@@ -64,6 +66,7 @@ class Namespace(Broadcast):
         self.params = params or {}
         self.handlers = Handlers() if handlers is None else handlers
         self.dynamic = params is not None
+        self.asleep = False  # of a pattern, and nobody is in it
         self.recovers = True  # where the server has recovery on
         self.shares = self.dynamic  # its handlers, with the others of its pattern
         self.entering = 0  # clients on their way in
@@ -77,6 +80,14 @@ class Namespace(Broadcast):
 
     def __repr__(self) -> str:
         return f"<Namespace {self.name}>"
+
+    @property
+    def _namespace(self) -> Namespace:
+        return self
+
+    @_namespace.setter
+    def _namespace(self, _: Namespace) -> None:
+        """No circle: one of a pattern is gone as soon as nobody holds it."""
 
     # Handlers
 
@@ -151,6 +162,7 @@ class Namespace(Broadcast):
         """Its handlers, to be changed: no other namespace's."""
         if self.shares:
             self.handlers, self.shares = self.handlers.copy(), False
+            self.io.wake(self)
         return self.handlers
 
     # The log
@@ -162,7 +174,10 @@ class Namespace(Broadcast):
         Cancelled, it is published all the same.
         """
         event_values(event, (), None)
-        return await self._kept().publish(self.emission(event, arguments), room)
+        try:
+            return await self._kept().publish(self.emission(event, arguments), room)
+        finally:
+            self.vanish()
 
     async def history(self, room: str, *, before: Position | None = None, limit: int = 50) -> list[Entry]:
         """What was published to a room: the newest `limit` (at most 1,000) entries before a position, oldest first.
@@ -171,9 +186,13 @@ class Namespace(Broadcast):
         """
         if limit < 1:
             raise InvalidValue(f"limit: {limit} must be 1 or more", field="limit")
-        return await self._kept().history(room, before, limit)
+        try:
+            return await self._kept().history(room, before, limit)
+        finally:
+            self.vanish()
 
     def _kept(self) -> Journal:
+        self.io.wake(self)
         if self.journal is None:
             raise ConfigError("there is no log here: build a server with this SocketIO among its extras")
         return self.journal
@@ -199,6 +218,8 @@ class Namespace(Broadcast):
     def emit_here(self, event: str, arguments: tuple[Any, ...], audience: Audience, *, volatile: bool = False) -> None:
         """Send an event to an audience on this node. Raises InvalidValue."""
         emission = self.emission(event, arguments)
+        if self.asleep and self.io.recovery is not None and not volatile:
+            self.io.wake(self)  # sessions that are away may come back for it
         if self.log is not None and not volatile:
             self.log.emit(emission, audience)
             return
@@ -380,8 +401,11 @@ class Namespace(Broadcast):
         self.vanish()
 
     def vanish(self) -> None:
-        """A namespace of a pattern is there while somebody is in it, or on the way in."""
-        if self.dynamic and not self.sockets and not self.entering and (self.log is None or not self.log.waiting):
+        """A namespace of a pattern is there while somebody is in it or on the way in, or if it has handlers of its
+        own."""
+        if not self.dynamic or not self.shares or self.sockets or self.entering or self.asleep:
+            return
+        if self.log is None or not self.log.waiting:
             self.io.forget(self)
 
     # Out

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Coroutine, Sequence
 from importlib import import_module
 from typing import Any, Final
+from weakref import WeakValueDictionary
 
 from starlette.routing import BaseRoute
 
@@ -55,6 +56,7 @@ class SocketIO(Namespace):
 
     __slots__ = (
         "_adapter",
+        "_asleep",
         "_dialects",
         "_dynamic",
         "_given",
@@ -130,6 +132,7 @@ class SocketIO(Namespace):
         self.tasks: set[asyncio.Task[None]] = set()  # that outlive their socket
         self._namespaces: dict[str, Namespace] = {"/": self}
         self._dynamic: list[_Dynamic] = []
+        self._asleep: WeakValueDictionary[str, Namespace] = WeakValueDictionary()  # that an application may still hold
         self._dialects: dict[tuple[int, bool], EventDialect] = {}
 
     # Namespaces
@@ -157,6 +160,13 @@ class SocketIO(Namespace):
             if params is not None:
                 return self._child(name, dynamic, params)
         return self._add(Namespace(self, name))
+
+    def wake(self, namespace: Namespace) -> None:
+        """A namespace of a pattern is needed, though nobody may be in it."""
+        if namespace.asleep:
+            namespace.asleep = False
+            self._asleep.pop(namespace.name, None)
+            self._add(namespace)
 
     def own(self, name: str) -> Namespace:
         """The namespace of this very name, whatever patterns there are."""
@@ -188,25 +198,32 @@ class SocketIO(Namespace):
                 await asyncio.sleep(0)  # as in Handler.step
                 params = await params
             if params is not None and params is not False:
-                return self._namespaces.get(name) or self._child(name, dynamic, params)
+                found = self._namespaces.get(name) or self._child(name, dynamic, params)
+                self.wake(found)
+                return found
         return None
 
     def forget(self, namespace: Namespace) -> None:
-        """A namespace of a pattern is empty."""
+        """A namespace of a pattern is empty: it lasts as long as the application holds it."""
         if self._namespaces.get(namespace.name) is namespace:
             del self._namespaces[namespace.name]
             if namespace.journal is not None:
                 namespace.journal.close()
-            for dynamic in self._dynamic:
-                dynamic.children.pop(namespace.name, None)
+                namespace.journal = namespace.log = None
+            namespace.asleep = True
+            self._asleep[namespace.name] = namespace
 
     def _add_dynamic(self, dynamic: _Dynamic) -> Namespace:
         self._dynamic.append(dynamic)
         return dynamic
 
     def _child(self, name: str, dynamic: _Dynamic, params: Any) -> Namespace:
-        child = self._add(Namespace(self, name, dynamic.handlers, params if isinstance(params, dict) else {}))
-        dynamic.children[name] = child
+        """A namespace of a pattern, asleep."""
+        child = self._asleep.get(name)
+        if child is None:
+            child = Namespace(self, name, dynamic.handlers, params if isinstance(params, dict) else {})
+            child.asleep = True
+            self._asleep[name] = dynamic.children[name] = child
         return child
 
     def asgi(self, settings: Any = None) -> Any:
@@ -301,16 +318,19 @@ class _Dynamic(Namespace):
         super().__init__(io, name, Handlers())
         self.matches = matches
         self.is_pattern = is_pattern
-        self.children: dict[str, Namespace] = {}
+        self.children: WeakValueDictionary[str, Namespace] = WeakValueDictionary()
+
+    def _awake(self) -> list[Namespace]:
+        return [child for child in self.children.values() if not child.asleep]
 
     def broadcast(self, event: str, arguments: tuple[Any, ...], audience: Audience, **how: bool) -> None:
-        for child in self.children.values():
+        for child in self._awake():
             child.broadcast(event, arguments, audience, **how)
 
     async def gather(
         self, event: str, arguments: tuple[Any, ...], audience: Audience, seconds: float, *, local: bool
     ) -> list[Any]:
-        children = [child.gather(event, arguments, audience, seconds, local=local) for child in self.children.values()]
+        children = [child.gather(event, arguments, audience, seconds, local=local) for child in self._awake()]
         answers: list[Any] = []
         missing: list[str] = []
         for outcome in await asyncio.gather(*children, return_exceptions=True):
@@ -324,15 +344,15 @@ class _Dynamic(Namespace):
         return in_full(answers, missing, seconds)
 
     async def fetch(self, audience: Audience, *, local: bool) -> list[RemoteSocket]:
-        children = [child.fetch(audience, local=local) for child in tuple(self.children.values())]
+        children = [child.fetch(audience, local=local) for child in self._awake()]
         return [socket for sockets in await asyncio.gather(*children) for socket in sockets]
 
     def move(self, audience: Audience, into: frozenset[str], out_of: frozenset[str], *, local: bool) -> None:
-        for child in tuple(self.children.values()):
+        for child in self._awake():
             child.move(audience, into, out_of, local=local)
 
     def expel(self, audience: Audience, *, close: bool, local: bool) -> None:
-        for child in tuple(self.children.values()):
+        for child in self._awake():
             child.expel(audience, close=close, local=local)
 
 

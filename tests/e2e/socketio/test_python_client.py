@@ -160,7 +160,7 @@ def test_a_silent_client(way: str, base: str) -> None:
             one.client.eio._send_packet = send_no_pong
             what, _ = await one.next()
             assert what == "disconnect"
-            assert 1.5 < time.monotonic() - before
+            assert time.monotonic() - before > 1.5
             assert time.monotonic() - after < 2.9  # by itself it would wait for 3 s
 
     asyncio.run(main(base))

@@ -244,7 +244,7 @@ def test_a_heartbeat_that_stands_still() -> None:
 
 
 def test_pinged_while_the_heartbeat_stands_still() -> None:
-    """The first ping that goes out meanwhile is due ping_timeout after we read again; answers to all of them are one."""
+    """The first ping that goes out meanwhile is due ping_timeout after we read again; all answers count as one."""
     one = session(websocket=True)
     one.hold(0.1)
     assert one.on_deadline(0.3) == one.on_deadline(0.6) == [Send(WEBSOCKET, ("2",))]

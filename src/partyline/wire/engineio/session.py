@@ -240,7 +240,7 @@ class Session:
 
     @property
     def _unread_ping(self) -> float:
-        """Protocol 3: in how many seconds a ping that we may not have read is answered, well before it counts as lost."""
+        """Protocol 3: in how many seconds a ping that lies unread is answered, well before it counts as lost."""
         return min(self._rules.ping_interval, self._rules.ping_timeout / 2)
 
     # Time
