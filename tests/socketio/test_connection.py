@@ -184,6 +184,21 @@ async def test_a_second_connect() -> None:
 
 
 @looped
+async def test_two_connects_at_once() -> None:
+    """A CONNECT behind one that is still on its way is answered with it: there is one socket."""
+    io = SocketIO()
+    gate = asyncio.Event()
+    io.namespace("/slow").on_connect(lambda socket: gate.wait())
+    async with served(io) as url, entered(url) as client:
+        await client.say("0/slow,", "0/slow,")
+        await eventually(lambda: bool(io.namespace("/slow").entering), "it is on its way")
+        gate.set()
+        assert str(await client.next()).startswith('0/slow,{"sid"')
+        await client.sync()
+        assert len(io.namespace("/slow").sockets) == 1
+
+
+@looped
 async def test_namespaces_per_connection() -> None:
     """One connection can be in so many namespaces and no more."""
     io = SocketIO(namespaces_per_connection=2)
@@ -729,15 +744,16 @@ async def test_on_connect_ends_behind_the_connection() -> None:
 
 @looped
 async def test_too_many_events() -> None:
-    """Beyond events_per_second an acknowledgement says so, a handler does not run, and acknowledgements and
+    """Beyond events_per_second an acknowledgement says so, a handler does not run, and acknowledgements, CONNECT and
     DISCONNECT are still heard."""
     io = SocketIO()
     heard = Notes()
+    io.namespace("/other")
     io.on("x", lambda socket: heard.append("x"))
     io.on_disconnect(lambda socket, reason: heard.append(reason))
-    async with serving(io, events_per_second=0.001, events_burst=3) as (partyline, url), entered(url) as client:
-        await client.say('20["x"]', '21["x"]', '22["x"]')
-        assert await client.take(2) == ["30[]", "31[]"]
+    async with serving(io, events_per_second=0.001, events_burst=4) as (partyline, url), entered(url) as client:
+        await client.say('20["x"]', '21["x"]', '22["x"]', '23["x"]')
+        assert await client.take(3) == ["30[]", "31[]", "32[]"]
         answer = await client.next()
         assert isinstance(answer, str)
         assert json.loads(answer[2:])[0]["error"] == "rate_limited"
@@ -746,6 +762,8 @@ async def test_too_many_events() -> None:
         await client.say("31[7]")
         assert await call == 7
         assert partyline.counters.limits == {"events_per_second": 2}
+        await client.say("0/other,")
+        assert str(await client.next()).startswith('0/other,{"sid"')
         await client.say("1")
-        await heard.sync(3)
-        assert heard == ["x", "x", "client namespace disconnect"]
+        await heard.sync(4)
+        assert heard == ["x", "x", "x", "client namespace disconnect"]

@@ -150,7 +150,7 @@ class Connection:
         if not isinstance(packet, Event):
             if isinstance(packet, Ack) and socket is not None and socket.connected:
                 self._acknowledged(socket, packet)
-            elif isinstance(packet, Disconnect):
+            elif isinstance(packet, Connect | Disconnect):
                 self.message(data)
             return
         if socket is not None and socket.connected:

@@ -47,14 +47,23 @@ def test_packets_out_of_place(packet: Packet) -> None:
 
 
 def test_a_client_waits_for_its_answer() -> None:
-    """Before the answer to CONNECT nothing else may come, not a second CONNECT either; behind it neither."""
-    for packet in (event("/"), Disconnect("/"), Connect("/", None)):
+    """Before the answer to CONNECT nothing else may come; behind it no second CONNECT."""
+    for packet in (event("/"), Disconnect("/")):
         one = Namespaces(0.0)
         one.receive(Connect("/", None))
         with pytest.raises(InvalidPacket):
             one.receive(packet)
     with pytest.raises(InvalidPacket):
         connected("/").receive(Connect("/", None))
+
+
+def test_asked_twice_at_once() -> None:
+    """A CONNECT behind one that is not answered yet has the same answer."""
+    one = Namespaces(0.0)
+    assert one.receive(Connect("/", None))
+    assert not one.receive(Connect("/", None))
+    assert one.accept("/")
+    assert one.receive(event("/"))
 
 
 def test_a_refusal() -> None:
@@ -147,7 +156,9 @@ class Connection(RuleBasedStateMachine):
         before = self.states[name]
         packet = {Step.ASK: Connect(name, None), Step.TALK: event(name), Step.LEAVE: Disconnect(name)}[step]
         if self.step(name, step):
-            assert self.namespaces.receive(packet) is (before is not State.DROPPED or step is Step.ASK)
+            assert self.namespaces.receive(packet) is (
+                before is not State.CONNECTING if step is Step.ASK else before is not State.DROPPED
+            )
         else:
             with pytest.raises(InvalidPacket):
                 self.namespaces.receive(packet)

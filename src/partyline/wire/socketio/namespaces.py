@@ -32,6 +32,7 @@ class Step(Enum):
 # we do nothing at all.
 TRANSITIONS: Final[dict[tuple[State, Step], State]] = {
     (State.ABSENT, Step.ASK): State.CONNECTING,
+    (State.CONNECTING, Step.ASK): State.CONNECTING,  # asked twice in one breath: one answer is for both
     (State.CONNECTING, Step.ACCEPT): State.CONNECTED,
     (State.CONNECTING, Step.REFUSE): State.ABSENT,
     (State.CONNECTED, Step.TALK): State.CONNECTED,
@@ -65,7 +66,8 @@ class Namespaces:
     # The client
 
     def receive(self, packet: Packet) -> bool:
-        """Whether a packet is to be handled; False for one that was under way when we disconnected its namespace.
+        """Whether a packet is to be handled; False for one that was under way when we disconnected its namespace, and
+        for a CONNECT behind one that is not answered yet.
 
         A CONNECT wants `accept` or `refuse` in turn. Raises InvalidPacket where the packet has no place: the
         connection has to be closed.
@@ -84,7 +86,7 @@ class Namespaces:
             raise InvalidPacket("only servers refuse a namespace")
         if not self._step(packet.namespace, step):
             raise InvalidPacket(f"this packet has no place where a namespace is {state.value}")
-        return state is not State.DROPPED or step is Step.ASK
+        return state is not State.CONNECTING if step is Step.ASK else state is not State.DROPPED
 
     def ask(self, namespace: str) -> None:
         """As if a CONNECT had come."""
