@@ -212,6 +212,34 @@ def test_a_socketio(folder: Path, target: str, transports: list[str]) -> None:
     asyncio.run(main())
 
 
+def test_a_handler_that_does_not_let_itself_be_cancelled(folder: Path) -> None:
+    """It does not keep the process alive: SIGTERM ends it, with exit code 0 and a word in the log."""
+
+    async def main() -> None:
+        (folder / "stubborn.py").write_text(
+            "import asyncio\nimport partyline\n"
+            "io = partyline.SocketIO(disconnect_grace=0.1)\n"
+            "@io.on('hang')\n"
+            "async def hang(socket):\n"
+            "    socket.emit('hangs')\n"
+            "    while True:\n"
+            "        try:\n"
+            "            await asyncio.sleep(3600)\n"
+            "        except asyncio.CancelledError:\n"
+            "            pass\n"
+        )
+        async with serving("stubborn:io", "--set", "drain_time=1", cwd=folder) as server:
+            hangs = asyncio.Event()
+            async with socketio.connect(server.url) as client:
+                client.on("hangs", hangs.set)
+                client.emit("hang")
+                await asyncio.wait_for(hangs.wait(), 10)
+            assert await server.end(signal.SIGTERM) == 0
+            assert "left behind" in server.errors.decode()
+
+    asyncio.run(main())
+
+
 def test_two_at_one_path(folder: Path) -> None:
     """The chat, asked for beside a SocketIO at its own path, is one line that names the path and what to do."""
     done = run("serve", "events:io", "--port", "0", "--set", "chat=true", cwd=folder)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sys
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from rich.console import Console
@@ -18,6 +19,11 @@ from partyline.cli.target import Target, find, under
 from partyline.config import Settings, load
 from partyline.server.lifespan import lifespan
 from partyline.trust.keys import key_hash
+
+
+_PATIENCE: Final = 1.0  # seconds that tasks have for their end
+
+_log = log.get("serve")
 
 
 def hashed_keys(keys: Iterable[str]) -> list[dict[str, object]]:
@@ -66,6 +72,21 @@ async def _serve(settings: Settings, target: Target, new_epoch: bool, handover: 
             await partyline.shell.run_until_stopped()
     finally:
         await partyline.close()
+    await _end_tasks()
+
+
+async def _end_tasks() -> None:
+    """The server has ended. A handler that does not let itself be cancelled must not keep its process alive."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        _, stubborn = await asyncio.wait(tasks, timeout=_PATIENCE)
+        if stubborn:
+            _log.warning("left behind: they do not let themselves be cancelled", tasks=sorted(map(repr, stubborn)))
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(0)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
