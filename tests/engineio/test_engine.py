@@ -780,6 +780,41 @@ def test_a_page_of_another_origin() -> None:
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("transport", ["polling", "websocket"])
+@pytest.mark.parametrize("hook", ["allow_request", "generate_id", "initial_headers", "headers"])
+def test_a_hook_that_fails(hook: str, transport: str) -> None:
+    """It costs its client only, which is told that it was not to blame; nothing is left of the session."""
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("as asked")
+
+    async def main() -> None:
+        watched = Watched(**{hook: fail})
+        async with served(watched) as (partyline, url), connected(url) as peer:
+            path = f"/engine.io/?EIO=4&transport={transport}"
+            await peer.send(request("GET", path) if transport == "polling" else upgrade(path))
+            answer = await peer.answer()
+            assert (answer.status, b"RuntimeError" in answer.body) == (500, False)
+            assert partyline.counters.errors == 1
+            assert not watched.engine.connections
+            assert not watched.seen
+
+    asyncio.run(main())
+
+
+def test_an_id_that_is_taken() -> None:
+    """Where the application gives out an id twice, the second client is refused."""
+
+    async def main() -> None:
+        async with served(Watched(generate_id=lambda handshake: "one")) as (_, url), Polling.at(url):
+            for asking in (request("GET", "/engine.io/?EIO=4&transport=polling"), upgrade(WS)):
+                async with connected(url) as peer:
+                    await peer.send(asking)
+                    assert (await peer.answer()).status == 400
+
+    asyncio.run(main())
+
+
 def test_a_preflight() -> None:
     """A browser that asks whether a page of another origin may send headers of its own is told."""
 

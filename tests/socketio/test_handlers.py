@@ -688,6 +688,28 @@ async def test_exceptions(handler: Any, several: bool) -> None:
 
 
 @looped
+async def test_a_handler_that_the_application_cancels() -> None:
+    """Its event is answered as one that failed, and the events behind it have their turn."""
+    io = SocketIO()
+    running: list[asyncio.Task[Any]] = []
+
+    @io.on("hang")
+    async def hang(socket: Socket) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        running.append(task)
+        await asyncio.Event().wait()
+
+    io.on("echo", lambda socket, value: value)
+    async with serving(io) as (partyline, url), entered(url) as client:
+        await client.say('20["hang"]', '21["echo",1]')
+        await eventually(lambda: running, "it runs")
+        running[0].cancel()
+        assert await client.take(2) == ['30[{"error":"internal"}]', "31[1]"]
+        assert partyline.counters.errors == 1
+
+
+@looped
 async def test_an_exception_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     """The log has the socket's id, the event and the cause."""
     io = SocketIO()
@@ -765,6 +787,9 @@ async def test_on_any() -> None:
         await notes.sync(3)
         assert notes == [("x", (1, [2])), "x", ("unknown", ())]
         await client.sync()
+        io.off_any(anything)
+        await client.ask("x")
+        assert notes[3:] == ["x"]
 
 
 @looped

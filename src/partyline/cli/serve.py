@@ -20,7 +20,6 @@ from partyline.config import Settings, load
 from partyline.server.lifespan import lifespan
 from partyline.trust.keys import key_hash
 
-
 _PATIENCE: Final = 1.0  # seconds that tasks have for their end
 
 _log = log.get("serve")

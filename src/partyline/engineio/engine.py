@@ -158,7 +158,7 @@ class EngineIO:
             session: _Opening | _Candidate
             if asked.sid is None:
                 self.check(handshake)
-                session = _Opening(self, asked, handshake, self.new_id(handshake))
+                session = _Opening(self, asked, handshake, self._free_id(handshake))
                 headers = self.answer_headers(handshake, session.sid)
             else:
                 session = _Candidate(self.find(asked), asked)
@@ -195,6 +195,13 @@ class EngineIO:
         allowed = None if self._allow_request is None else self._allow_request(handshake)
         if allowed is not None and allowed is not True:
             raise refusal(FORBIDDEN, allowed if isinstance(allowed, str) else None)
+
+    def _free_id(self, handshake: Handshake) -> str:
+        """Raises HandshakeRefused where the application gives out an id that is in use."""
+        sid = self.new_id(handshake)
+        if sid in self.connections:
+            raise refusal(BAD_REQUEST, "Bad request: this id is taken")
+        return sid
 
     def open(self, asked: Asked, handshake: Handshake, sid: str, websocket: Carrier | None) -> tuple[str, Connection]:
         """A new connection and the packet that opens it; `begin` it once that is on its way."""

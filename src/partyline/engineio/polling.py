@@ -151,7 +151,11 @@ class Polling:
         engine.check(handshake)
         sid = engine.new_id(handshake)
         text, connection = engine.open(asked, handshake, sid, None)
-        answer = self._written(handshake, asked, connection, (text,), sid)
+        try:
+            answer = self._written(handshake, asked, connection, (text,), sid)
+        except BaseException:  # a hook of the application
+            engine.forget(connection)
+            raise
         # Before the answer is out: the client's next request must find somebody behind the connection.
         engine.begin(connection, handshake)
         return answer

@@ -77,14 +77,7 @@ def _find(site: Site, scope: Scope, address: str) -> Endpoint:
         # uvicorn's wsproto keeps the header for itself; a credential may stand there.
         headers.append((b"sec-websocket-protocol", ", ".join(scope["subprotocols"]).encode("latin-1")))
     peer = site.perimeter.admit(address, _SCHEMES.get(scheme, scheme), headers)
-    try:
-        endpoint = site.route(Upgrade(mounted_path(scope), scope.get("query_string", b""), headers, peer))
-    except PartylineError:
-        raise
-    except Exception:
-        site.counters.errors += 1
-        _log.exception("an upgrade failed")
-        raise PartylineError("the server failed; its log says why, and the request may be tried again") from None
+    endpoint = site.find(Upgrade(mounted_path(scope), scope.get("query_string", b""), headers, peer))
     if endpoint is None:
         raise NotFound("there is no WebSocket at this address")
     return endpoint

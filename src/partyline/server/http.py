@@ -368,7 +368,7 @@ class HttpProtocol(HttpToolsProtocol):
         try:
             peer = site.perimeter.admit(self._address, self.scheme or "http", self.headers)
             path = unquote((url.path or b"").decode("ascii", "replace"))
-            endpoint = site.route(Upgrade(path, url.query or b"", self.headers, peer))
+            endpoint = site.find(Upgrade(path, url.query or b"", self.headers, peer))
             if endpoint is None:
                 if self.ws_protocol_class is None:
                     raise NotFound("there is no WebSocket at this address")

@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 
 from starlette.routing import BaseRoute
 
+from partyline import log
 from partyline.errors import Overloaded, PartylineError, RateLimited
 from partyline.hub.hub import Hub
 from partyline.hub.timers import Timers
@@ -22,6 +23,8 @@ from partyline.wire.websocket.deflate import Deflate
 # Connections beyond max_connections that may wait for their 503; further ones are dropped unheard, so that a flood
 # cannot eat the descriptors kept for the database and the logs.
 _WAITING_ROOM = 64
+
+_log = log.get("server")
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +221,17 @@ class Site:
                 code="too_many_connections",
             )
         return None
+
+    def find(self, upgrade: Upgrade) -> Endpoint | None:
+        """As `Route`; a hook of an application that fails costs its client only, which hears of it."""
+        try:
+            return self.route(upgrade)
+        except PartylineError:
+            raise
+        except Exception:
+            self.counters.errors += 1
+            _log.exception("an upgrade failed", path=upgrade.path)
+            raise PartylineError("the server failed; its log says why, and the request may be tried again") from None
 
     @property
     def flooded(self) -> bool:

@@ -241,7 +241,7 @@ class Connection:
             raise
         except Exception:
             self.failed()
-            _log.exception("a client could not be let in", namespace=name)
+            _log.exception("a client could not be let in", namespace=name, socket=None if socket is None else socket.id)
             self._turn_away(name, socket, "internal error", {"code": "internal"})
         else:
             self._welcome(name, socket)

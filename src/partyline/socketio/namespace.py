@@ -121,6 +121,11 @@ class Namespace(Broadcast):
         own.any = (*own.any, Handler(function, leading=1))
         return function
 
+    def off_any(self, function: Function | None = None) -> None:
+        """Take such a function away, or all."""
+        own = self._own()
+        own.any = tuple(one for one in own.any if function is not None and one.function is not function)
+
     def on_connect(self, function: AnyFunction) -> AnyFunction:
         """`function(socket)` or `function(socket, auth)` is called before a client's CONNECT is answered.
 
@@ -131,7 +136,8 @@ class Namespace(Broadcast):
         return function
 
     def on_disconnect(self, function: AnyFunction) -> AnyFunction:
-        """`function(socket, reason)` is called once for each socket whose `on_connect` was; it is out of its rooms."""
+        """`function(socket, reason)` is called once for each socket that was let in, or that went while `on_connect`
+        ran; it is out of its rooms."""
         own = self._own()
         own.disconnect = (*own.disconnect, function)
         return function

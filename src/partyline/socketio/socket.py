@@ -477,7 +477,7 @@ class Socket:
             if handler.coroutine:
                 result = result_of(result)
         except _FAILURES:
-            self._failed(event.name)
+            self._failed(event.name, event)
             self._acknowledge(event, _INTERNAL)
             return
         if result is not None and inspect.isawaitable(result):
@@ -493,14 +493,14 @@ class Socket:
         if isinstance(error, InvalidValue | InvalidPacket):
             self._invalid(event, error)
         else:
-            self._failed(event.name)
+            self._failed(event.name, event)
             self._acknowledge(event, _INTERNAL)
 
     async def _finish(self, event: Event, result: Any, *, answers: bool) -> None:
         try:
             answer = await result
         except _FAILURES:
-            self._failed(event.name)
+            self._failed(event.name, event)
             self._acknowledge(event, _INTERNAL)
         else:
             if answers:
@@ -557,7 +557,7 @@ class Socket:
             self._acknowledge(event, {"error": error.code, "message": error.message})
             return
         except _FAILURES:
-            self._failed(event.name)
+            self._failed(event.name, event)
             self._acknowledge(event, _INTERNAL)
             return
         answer: Any = None
@@ -565,7 +565,7 @@ class Socket:
             try:
                 await awaited(handler.function(self, event.name, *decoded))
             except _FAILURES:
-                self._failed(event.name)
+                self._failed(event.name, event)
                 answer = _INTERNAL
         answers = False
         for handler, leading in self._hearing(event.name):
@@ -580,7 +580,7 @@ class Socket:
             try:
                 result = await awaited(handler.function(*leading, *arguments))
             except _FAILURES:
-                self._failed(event.name)
+                self._failed(event.name, event)
                 result, answers = _INTERNAL, True
             if answer is None:
                 answer = result
@@ -631,13 +631,18 @@ class Socket:
         self._connection.invalid(self, event, error)
         self._acknowledge(event, problem(error))
 
-    def _failed(self, what: str) -> None:
-        """A handler raised. Raises CancelledError again where it is one that is meant for us."""
+    def _failed(self, what: str, event: Event | None = None) -> None:
+        """A handler raised. Raises CancelledError again where it is meant for us: by the application while the socket
+        is there, and then its event is answered, or by us when it has gone."""
         task, error = asyncio.current_task(), sys.exception()
-        if task is not None and task.cancelling() and isinstance(error, asyncio.CancelledError):
+        cancelled = task is not None and task.cancelling() and isinstance(error, asyncio.CancelledError)
+        if not cancelled or self.connected:
+            self._connection.failed()
+            _log.exception("a handler failed", socket=self.id, event_name=what)
+        if cancelled and error is not None:
+            if event is not None:
+                self._acknowledge(event, _INTERNAL)
             raise error
-        self._connection.failed()
-        _log.exception("a handler failed", socket=self.id, event_name=what)
 
 
 class Direct:
