@@ -368,7 +368,7 @@ def _any(socket: Socket, *rest: Any) -> Any:
     return list(rest)
 
 
-def _untyped(socket, one, two):  # type: ignore[no-untyped-def]  # noqa: ANN
+def _untyped(socket, one, two):  # type: ignore[no-untyped-def]
     return [one, two]
 
 
