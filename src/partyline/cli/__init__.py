@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from partyline.errors import PartylineError
+from partyline.errors import InvalidValue, PartylineError
 
 app = typer.Typer(
     name="partyline",
@@ -28,10 +29,20 @@ _Config = Annotated[Path | None, typer.Option(help="Settings as a TOML file.", s
 def main() -> None:
     """The console script. A PartylineError becomes one line on standard error and exit code 2, never a stack trace."""
     try:
+        _check_arguments(sys.argv)
         app()
     except PartylineError as error:
         sys.stderr.write(f"partyline: {error.message}\n")
         sys.exit(2)
+
+
+def _check_arguments(arguments: list[str]) -> None:
+    """Raises InvalidValue where one is not UTF-8: nobody could send or print it."""
+    for before, argument in pairwise(arguments):
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            raise InvalidValue(f"the argument behind {before} is not UTF-8") from None
 
 
 def _version(wanted: bool) -> None:
@@ -178,14 +189,14 @@ def publish(
     as_json: Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")] = False,
 ) -> None:
     """Publish a message through a running server."""
-    from partyline.cli.publish import publish_lines, publish_one
+    from partyline.cli.publish import publish_lines, publish_one, standard_input
 
     if lines:
         if message != "-":
             raise typer.BadParameter("--lines reads standard input: leave the message out", param_hint="MESSAGE")
         publish_lines(url, topic, sys.stdin.fileno(), user=user, key=api_key, is_json=data, as_json=as_json)
     else:
-        text = sys.stdin.read() if message == "-" else message
+        text = standard_input() if message == "-" else message
         publish_one(url, topic, text, user=user, key=api_key, is_json=data, as_json=as_json)
 
 
@@ -255,8 +266,9 @@ def token(
 def version() -> None:
     """Print the version."""
     from partyline import __version__
+    from partyline.cli.output import write
 
-    sys.stdout.write(f"partyline {__version__}\n")
+    write(f"partyline {__version__}\n")
 
 
 def _assignments(pairs: list[str] | None) -> dict[str, str]:

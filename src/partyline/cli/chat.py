@@ -11,10 +11,10 @@ from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Any, Final
 
-from rich.console import Console
 from rich.text import Text
 
 from partyline.cli.line import plain, run
+from partyline.cli.output import console
 from partyline.client import socketio
 from partyline.client.socketio import Client, State
 from partyline.errors import CallError, Disconnected
@@ -35,7 +35,7 @@ class _Screen:
     """What is printed: others' words, and news about them."""
 
     def __init__(self) -> None:
-        self._console = Console(highlight=False, soft_wrap=True)
+        self._console = console(soft_wrap=True)
 
     def said(self, who: str, words: str, time: float, *, own: bool = False) -> None:
         """A message. `time` is in ms since 1970."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import msgspec
-from rich.console import Console
 from rich.table import Table
 
 from partyline.app import check
+from partyline.cli.output import console, write
 from partyline.config import FIELDS, load
 
 _MATERIAL = ("secret", "secret_file", "public_key", "public_key_file", "jwks_file", "jwks_url")
@@ -38,7 +37,7 @@ def show_settings(flags: dict[str, Any], file: str | None, *, as_json: bool) -> 
     ]
     if as_json:
         shown = {name: {"value": value, "source": loaded.sources[name]} for name, value in values.items()}
-        sys.stdout.write(msgspec.json.format(msgspec.json.encode(shown), indent=2).decode() + "\n")
+        write(msgspec.json.format(msgspec.json.encode(shown), indent=2).decode() + "\n")
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("setting", no_wrap=True)
@@ -50,7 +49,7 @@ def show_settings(flags: dict[str, Any], file: str | None, *, as_json: bool) -> 
         style = "" if source == "default" else "bold"
         about = FIELDS[name].metadata["about"]
         table.add_row(name, _text(value, about), source, about, style=style)
-    Console(highlight=False, markup=False).print(table)
+    console().print(table)
 
 
 def _text(value: Any, about: str) -> str:

@@ -8,12 +8,12 @@ from typing import Any
 
 import msgspec
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from partyline.app import check
 from partyline.cli.copies import bar
 from partyline.cli.machine import examine_machine, settings_finding
+from partyline.cli.output import console, write
 from partyline.config import Settings, load
 from partyline.errors import ConfigError
 from partyline.findings import Finding, Verdict, ok
@@ -28,14 +28,14 @@ def diagnose(flags: dict[str, Any], config: str | None, *, deep: bool, as_json: 
     with bar() as progress:
         findings = list(_findings(flags, config, deep, progress))
     if as_json:
-        sys.stdout.write(msgspec.json.encode({"findings": findings}).decode() + "\n")
+        write(msgspec.json.encode({"findings": findings}).decode() + "\n")
     elif sys.stdout.isatty():
         _table(findings)
     else:
         for one in findings:
-            sys.stdout.write(f"{one.verdict.value:<8} {one.subject:<12} {one.text}\n")
+            write(f"{one.verdict.value:<8} {one.subject:<12} {one.text}\n")
             if one.advice:
-                sys.stdout.write(f"{'':<8} {'':<12} to do: {one.advice}\n")
+                write(f"{'':<8} {'':<12} to do: {one.advice}\n")
     if any(one.verdict is Verdict.PROBLEM for one in findings):
         raise typer.Exit(1)
 
@@ -63,4 +63,4 @@ def _table(findings: list[Finding]) -> None:
     for one in findings:
         text = one.text if not one.advice else f"{one.text}\nto do: {one.advice}"
         table.add_row(one.verdict.value, one.subject, text, style=_STYLES[one.verdict] if one.advice else "")
-    Console(highlight=False, markup=False).print(table)
+    console().print(table)

@@ -17,7 +17,7 @@ _T = TypeVar("_T")
 
 
 def run(main: Coroutine[Any, Any, _T], url: str) -> _T:
-    """Run a command to its end. Exits with 1 and one line where the server says no, quietly at Ctrl-C and `| head`."""
+    """Run a command to its end. Exits with 1 and one line where the server says no, quietly at Ctrl-C."""
     try:
         return asyncio.run(main)
     except Disconnected as error:
@@ -28,10 +28,6 @@ def run(main: Coroutine[Any, Any, _T], url: str) -> _T:
         fail(error.message)
     except PartylineError as error:
         fail(error.message)
-    except BrokenPipeError:
-        # Whoever read this has enough. Python would complain once more when it flushes at exit.
-        sys.stdout = None
-        raise typer.Exit from None
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
 

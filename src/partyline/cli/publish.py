@@ -8,11 +8,13 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import typer
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from partyline.cli.line import run
 from partyline.cli.lines import Lines
+from partyline.cli.output import write
 from partyline.client import Line, connect
 from partyline.errors import InvalidValue, PartylineError
 from partyline.models import Receipt
@@ -32,6 +34,14 @@ def publish_one(
             return await line.publish(check_topic(topic), data, user=user)
 
     _say(run(main(), url), as_json=as_json)
+
+
+def standard_input() -> str:
+    """All of it. Raises InvalidValue."""
+    try:
+        return sys.stdin.buffer.read().decode()
+    except UnicodeDecodeError as error:
+        raise InvalidValue(f"standard input is not UTF-8: {error}") from None
 
 
 def publish_lines(
@@ -57,7 +67,8 @@ def publish_lines(
 
     count = run(main(), url)
     if not as_json:
-        sys.stdout.write(f"published {count:,} messages to {topic}\n")
+        told = f"published {count:,} messages to {topic}"
+        write(told + "\n", done=told)
 
 
 async def _send(
@@ -112,7 +123,8 @@ async def _publish(line: Line, topic: str, data: Any, user: str | None, number: 
 
 def _line(text: bytes, number: int, *, is_json: bool) -> Any:
     try:
-        return json.loads(text) if is_json else text.decode()
+        message = text.decode()
+        return msgspec.json.decode(message) if is_json else message
     except ValueError as error:
         what = "UTF-8" if isinstance(error, UnicodeDecodeError) else "JSON"
         raise InvalidValue(f"line {number} is not {what}: {error}") from None
@@ -120,15 +132,16 @@ def _line(text: bytes, number: int, *, is_json: bool) -> Any:
 
 def _data(text: str, *, is_json: bool) -> Any:
     try:
-        return json.loads(text) if is_json else text
+        return msgspec.json.decode(text) if is_json else text
     except ValueError as error:
         raise typer.BadParameter(f"it is not JSON: {error}", param_hint="MESSAGE") from None
 
 
 def _say(receipt: Receipt, *, as_json: bool) -> None:
     position = None if receipt.position is None else str(receipt.position)
+    told = f"published to {receipt.room}" + (f" at {position}" if position else ", not kept")
     if as_json:
-        told = {"topic": receipt.room, "position": position, "id": receipt.id, "duplicate": receipt.duplicate}
-        sys.stdout.write(json.dumps(told, ensure_ascii=False) + "\n")
+        fields = {"topic": receipt.room, "position": position, "id": receipt.id, "duplicate": receipt.duplicate}
+        write(json.dumps(fields, ensure_ascii=False) + "\n", done=told)
     else:
-        sys.stdout.write(f"published to {receipt.room}" + (f" at {position}" if position else ", not kept") + "\n")
+        write(told + "\n", done=told)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
-from rich.console import Console
+from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
 from partyline import __version__, chat, log
 from partyline.app import Partyline, build, descriptor_limit, is_open, max_connections, take_over, tune
+from partyline.cli.output import console, write
 from partyline.cli.target import Target, find, under
 from partyline.config import Settings, load
 from partyline.server.lifespan import lifespan
@@ -57,8 +58,7 @@ async def _serve(settings: Settings, target: Target, new_epoch: bool, handover: 
                 partyline.shell.state = await stack.enter_async_context(lifespan(target.fallback))
             facts = _facts(partyline, await partyline.listen())
             if settings.log_format == "json":
-                sys.stdout.write(msgspec.json.encode(facts).decode() + "\n")
-                sys.stdout.flush()
+                write(msgspec.json.encode(facts).decode() + "\n")
             else:
                 _print(facts)
             tune()
@@ -128,13 +128,10 @@ def _bytes(count: int) -> str:
 
 
 def _print(facts: dict[str, str]) -> None:
-    console = Console(highlight=False)
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim")
     table.add_column(overflow="fold")
-    console.print(f"[bold]Partyline {facts['version']}[/bold] listens on [bold cyan]{facts['listening']}[/bold cyan]")
     for name in ("chat", "database", "log", "access", "origins", "limits", "loop"):
-        style = "bold red" if facts[name].startswith("OPEN") else ""
-        table.add_row(f"  {name}", f"[{style}]{facts[name]}[/{style}]" if style else facts[name])
-    console.print(table)
-    console.print("[dim]  Ctrl-C stops it[/dim]")
+        table.add_row(f"  {name}", Text(facts[name], "bold red" if facts[name].startswith("OPEN") else ""))
+    first = Text.assemble((f"Partyline {facts['version']}", "bold"), " listens on ", (facts["listening"], "bold cyan"))
+    console().print(Group(first, table, Text("  Ctrl-C stops it", "dim")))

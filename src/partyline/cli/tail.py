@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 from datetime import datetime
 
 import msgspec
@@ -12,6 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from partyline.cli.line import plain, printable_json, run
+from partyline.cli.output import console, write
 from partyline.client import Gap, Message, State, Subscription, connect
 from partyline.topics import check_pattern, contains
 
@@ -72,7 +72,7 @@ class _Printer:
     def __init__(self, errors: Console, *, as_json: bool) -> None:
         self._errors = errors
         self._as_json = as_json
-        self._console = Console(highlight=False, soft_wrap=True)
+        self._console = console(soft_wrap=True)
 
     def show(self, item: Message | Gap) -> None:
         if isinstance(item, Gap):
@@ -104,7 +104,6 @@ class _Printer:
                 line.append(plain(item.sender) + ": ", style="magenta")
             line.append(plain(text), style="none")
             self._console.print(line)
-        sys.stdout.flush()
 
     def _write(self, value: dict[str, object]) -> None:
-        sys.stdout.write(printable_json(msgspec.json.encode(value).decode()) + "\n")
+        write(printable_json(msgspec.json.encode(value).decode()) + "\n")
