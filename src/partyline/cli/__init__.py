@@ -203,14 +203,22 @@ def publish(
 @app.command()
 def chat(
     url: Annotated[str, typer.Argument(envvar="PARTYLINE_URL", help="Where the server is.")] = "http://127.0.0.1:8000",
-    room: Annotated[str, typer.Option(help="The room to enter.")] = "lobby",
+    room: Annotated[str | None, typer.Option(help="The room to enter. (default lobby)")] = None,
     stranger: Annotated[bool, typer.Option("--stranger", help="Talk to a stranger instead.")] = False,
     name: Annotated[str | None, typer.Option(help="The name to go by; default: who is logged in.")] = None,
 ) -> None:
     """Chat in the terminal: in a room, or with a stranger. Each line is said."""
     from partyline.cli.chat import talk
 
-    talk(url, room=None if stranger else room, name=name or os.environ.get("USER") or "somebody")
+    if stranger and (room is not None or name is not None):
+        raise typer.BadParameter(
+            "strangers have no rooms and no names: leave --room and --name out", param_hint="--stranger"
+        )
+    talk(
+        url,
+        room=None if stranger else "lobby" if room is None else room,
+        name=name or os.environ.get("USER") or "somebody",
+    )
 
 
 @app.command()
