@@ -33,7 +33,7 @@ def publish_one(
         async with connect(url, token=key, open_timeout=0) as line:
             return await line.publish(check_topic(topic), data, user=user)
 
-    _say(run(main(), url), as_json=as_json)
+    _say(run(main(), url, key), as_json=as_json)
 
 
 def standard_input() -> str:
@@ -65,7 +65,7 @@ def publish_lines(
 
                 return await _send(line, topic, Lines(descriptor), user, told, is_json=is_json)
 
-    count = run(main(), url)
+    count = run(main(), url, key)
     if not as_json:
         told = f"published {count:,} messages to {topic}"
         write(told + "\n", done=told)
@@ -94,6 +94,7 @@ async def _send(
         await waiting.put(None)
 
     done = 0
+    receipt: Receipt | None = None
     reading = asyncio.create_task(read())
     try:
         while (one := await waiting.get()) is not None:
@@ -102,6 +103,10 @@ async def _send(
             receipt = await one
             done += 1
             told(receipt, done)
+    except PartylineError as error:
+        last = "" if receipt is None or receipt.position is None else f", the last one at {receipt.position}"
+        error.message += f" (published before it: {done:,}{last})"
+        raise
     finally:
         reading.cancel()
     return done

@@ -58,7 +58,7 @@ def follow(url: str, topics: list[str], *, after: str, key: str | None, count: i
         except BaseExceptionGroup as group:
             raise group.exceptions[0] from None
 
-    run(unwrapped(), url)
+    run(unwrapped(), url, key)
 
 
 async def _read(subscription: Subscription[Message | Gap], queue: asyncio.Queue[Message | Gap]) -> None:
