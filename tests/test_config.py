@@ -377,7 +377,8 @@ def test_a_bad_value_is_refused_by_name(name: str, bad: Any) -> None:
     error = refusal({name: bad})
     assert error.field == name
     assert error.message.startswith(f"{name}: ")
-    assert f"--{name.replace('_', '-')}" in error.message or name == "port"
+    flag = name.removesuffix("s") if name in ("default_topics", "cors_origins") else name  # of a list: one of it
+    assert f"(from --{flag.replace('_', '-')})" in error.message
     if isinstance(bad, str | int | float):
         assert repr(bad)[:40] in error.message or str(bad)[:40] in error.message
     assert error.message.isprintable()
@@ -386,12 +387,12 @@ def test_a_bad_value_is_refused_by_name(name: str, bad: Any) -> None:
 
 @pytest.mark.parametrize("name", [name for name, field in FIELDS.items() if field.metadata["least"] is not None])
 def test_every_least_value_holds(name: str) -> None:
-    """The least value of each number is allowed, and what is below it is refused with the least one."""
+    """The least value of each number is allowed, and what is below it is refused with the least one (or the range)."""
     least = FIELDS[name].metadata["least"]
     assert value(name, least) == least
     error = refusal({name: least - 1})
     assert error.field == name
-    assert "below the least value" in error.message
+    assert "below the least value" in error.message or name == "port"
     assert f"{least:g}" in error.message
 
 
@@ -401,6 +402,8 @@ def test_a_refusal_names_its_source(tmp_path: Path) -> None:
     assert f"(from {path})" in refusal(file=path).message
     assert "(from PARTYLINE_MAX_BODY)" in refusal(environ={"PARTYLINE_MAX_BODY": "x"}).message
     assert "(from --max-body)" in refusal({"max_body": "x"}).message
+    with pytest.raises(ConfigError, match=r"\(from --set max_body\)"):
+        load({"port": 1}, environ={}, assigned={"max_body": "x"})
 
 
 def test_a_bad_value_is_refused_though_it_is_overridden(tmp_path: Path) -> None:

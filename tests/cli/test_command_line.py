@@ -49,7 +49,8 @@ def test_port_in_use(tmp_path: Path) -> None:
     ("arguments", "words"),
     [
         (("--port", "http"), ("port", "'http'", "--port")),
-        (("--port", "70000"), ("port", "70000", "65535")),
+        (("--port", "70000"), ("port", "70000", "0 to 65535")),
+        (("--port", "-1"), ("port", "-1", "0 to 65535")),
         (("--host", "0.0.0.0"), ("host", "api_keys", "partyline key", "127.0.0.1", "--insecure")),
         (("--host", "nowhere.invalid", "--insecure"), ("nowhere.invalid",)),
         (("--certfile", "missing.pem"), ("certfile", "missing.pem", "does not exist")),
@@ -64,7 +65,9 @@ def test_port_in_use(tmp_path: Path) -> None:
         (("--public-url", "chat.example.org"), ("public_url", "chat.example.org")),
         (("--log-format", "xml"), ("log_format", "xml", "json")),
         (("--set", "max_bdy=1"), ("max_bdy", "max_body")),
-        (("--set", "max_body=lots"), ("max_body", "lots", "KiB".lower())),
+        (("--set", "max_body=lots"), ("max_body", "lots", "KiB".lower(), "from --set max_body)")),
+        (("--set", "drain_time=-1s"), ("drain_time", "'-1s'", "least value, 0")),
+        (("--api-key", "sha256:short"), ("api_keys", "from --api-key)")),
         (("--set", "ping_interval=0"), ("ping_interval",)),
         (("--set", "max_connections=10000000"), ("max_connections", "ulimit")),
         (("--set", "default_topics=no spaces"), ("default_topics", "no spaces")),
@@ -159,7 +162,7 @@ def test_config_shows_where_values_come_from(tmp_path: Path) -> None:
     assert shown["max_body"] == {"value": 2 * 1024 * 1024, "source": str(file)}
     assert shown["default_topics"] == {"value": ["a", "b"], "source": str(file)}
     assert shown["ping_interval"] == {"value": 0.5, "source": "PARTYLINE_PING_INTERVAL"}
-    assert shown["port"] == {"value": 9000, "source": "--port"}
+    assert shown["port"] == {"value": 9000, "source": "--set port"}
     assert shown["host"] == {"value": "127.0.0.1", "source": "default"}
     table = run("config", "--show", "--config", str(file))
     assert table.returncode == 0

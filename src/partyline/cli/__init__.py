@@ -112,7 +112,7 @@ def serve(
         "insecure": insecure or None,
     }
     file = None if config is None else str(config)
-    run({**flags, **_assignments(settings)}, file, target, new_epoch=new_epoch, handover=handover)
+    run(flags, file, target, assigned=_assignments(settings), new_epoch=new_epoch, handover=handover)
 
 
 _Db = Annotated[str | None, typer.Option(help="Database file. (default: as serve)")]
@@ -158,8 +158,7 @@ def doctor(
     """Look for what would keep a server from running well. Changes nothing; the server may run."""
     from partyline.cli.doctor import diagnose
 
-    flags = {"db": db, **_assignments(settings)}
-    diagnose(flags, None if config is None else str(config), deep=deep, as_json=as_json)
+    diagnose({"db": db}, _assignments(settings), None if config is None else str(config), deep=deep, as_json=as_json)
 
 
 @app.command("config")

@@ -15,9 +15,9 @@ _MATERIAL = ("secret", "secret_file", "public_key", "public_key_file", "jwks_fil
 _SHOWN = (*_MATERIAL[1:], "kid", "audience", "issuer", "leeway", "admin")
 
 
-def show_settings(flags: dict[str, Any], file: str | None, *, as_json: bool) -> None:
+def show_settings(assigned: dict[str, str], file: str | None, *, as_json: bool) -> None:
     """Print every setting, its value and its source. Raises ConfigError as `serve` would."""
-    loaded = load(flags, file=file)
+    loaded = load(file=file, assigned=assigned)
     check(loaded.settings)
     values = {name: getattr(loaded.settings, name) for name in FIELDS}
     values["api_keys"] = [

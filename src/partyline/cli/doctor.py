@@ -23,10 +23,10 @@ from partyline.stores.sqlite.examining import examine
 _STYLES = {Verdict.OK: "green", Verdict.WARNING: "yellow", Verdict.PROBLEM: "bold red"}
 
 
-def diagnose(flags: dict[str, Any], config: str | None, *, deep: bool, as_json: bool) -> None:
+def diagnose(flags: dict[str, Any], assigned: dict[str, str], config: str | None, *, deep: bool, as_json: bool) -> None:
     """Print a finding for everything that was looked at. Exits with 1 where one is a problem."""
     with bar() as progress:
-        findings = list(_findings(flags, config, deep, progress))
+        findings = list(_findings(flags, assigned, config, deep, progress))
     if as_json:
         write(msgspec.json.encode({"findings": findings}).decode() + "\n")
     elif sys.stdout.isatty():
@@ -40,14 +40,16 @@ def diagnose(flags: dict[str, Any], config: str | None, *, deep: bool, as_json: 
         raise typer.Exit(1)
 
 
-def _findings(flags: dict[str, Any], config: str | None, deep: bool, progress: Progress | None) -> Iterator[Finding]:
+def _findings(
+    flags: dict[str, Any], assigned: dict[str, str], config: str | None, deep: bool, progress: Progress | None
+) -> Iterator[Finding]:
     try:
-        settings = load(flags, file=config).settings
+        settings = load(flags, file=config, assigned=assigned).settings
         check(settings)
     except ConfigError as error:
         yield settings_finding(error)
         # What can be looked at without them is; a path that was named is the one that is meant.
-        settings = Settings(db=flags["db"] or Settings().db)
+        settings = Settings(db=assigned.get("db") or flags["db"] or Settings().db)
     yield from examine_machine(settings)
     if settings.db == ":memory:":
         yield ok("database", ":memory: keeps nothing")

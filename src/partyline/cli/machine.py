@@ -190,4 +190,6 @@ def filesystem(folder: str, mounts: str = "/proc/self/mountinfo") -> Finding:
 
 def settings_finding(error: ConfigError) -> Finding:
     """Settings that a server would refuse."""
-    return problem("settings", error.message, "partyline config --show lists all of them")
+    if error.field == "config":
+        return problem("settings", error.message, "mend the file, or name another one with --config")
+    return problem("settings", error.message, "mend it; `partyline config --show` lists all of them then")

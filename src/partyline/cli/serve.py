@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -31,11 +31,12 @@ def run(
     file: str | None,
     target: str | None = None,
     *,
+    assigned: Mapping[str, str],
     new_epoch: bool = False,
     handover: bool = False,
 ) -> None:
     """Serve until a signal comes, `target` beside the relay. Raises ConfigError before anything listens."""
-    loaded = load(flags, file=file)
+    loaded = load(flags, file=file, assigned=assigned)
     log.configure("json" if loaded.settings.log_format == "json" else "text", loaded.settings.log_level)
     found = Target() if target is None else find(target)
     settings = loaded.settings if found.application is None else under(loaded, found.application.settings)

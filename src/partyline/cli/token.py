@@ -35,10 +35,10 @@ class Wish:
 
 
 def make_token(
-    wish: Wish, flags: dict[str, Any], file: str | None, *, kid: str | None, secret_file: Path | None, as_json: bool
+    wish: Wish, assigned: dict[str, str], file: str | None, *, kid: str | None, secret_file: Path | None, as_json: bool
 ) -> None:
     """Print the token, alone on its line. Raises ConfigError or InvalidValue."""
-    settings = load(flags, file=file).settings
+    settings = load(file=file, assigned=assigned).settings
     check_keys(settings.jwt_keys)
     named = [one for one in settings.jwt_keys if kid is None or one.kid == kid]
     algorithm: Algorithm = "HS256"
