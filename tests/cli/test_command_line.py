@@ -37,12 +37,14 @@ def fails(done: subprocess.CompletedProcess[str], *words: str) -> None:
 
 
 def test_port_in_use(tmp_path: Path) -> None:
-    """A port in use is one line that names it and the way out."""
+    """A port in use is one line that names it, who has it and the way out; no database is made."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        fails(run("serve", "--port", str(port), "--db", ":memory:"), str(port), "in use", "--port")
+        for db in (":memory:", str(tmp_path / "partyline.db")):
+            fails(run("serve", "--port", str(port), "--db", db), f"port: {port} on 127.0.0.1 is in use by", "--port")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

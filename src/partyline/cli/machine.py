@@ -46,7 +46,7 @@ def examine_machine(settings: Settings) -> Iterator[Finding]:
     yield _uvloop()
     yield _sqlite()
     yield _descriptors(settings)
-    yield _port(settings)
+    yield port(settings)
     if settings.db != ":memory:":
         folder = os.path.dirname(os.path.realpath(settings.db))
         if os.path.isdir(folder):
@@ -96,14 +96,14 @@ def _descriptors(settings: Settings) -> Finding:
     return ok("descriptors", text)
 
 
-def _port(settings: Settings) -> Finding:
-    host, port = settings.host, settings.port
-    where = f"{port} on {host}"
-    if port == 0:
+def port(settings: Settings) -> Finding:
+    """Whether a server could listen where these settings say, or who does."""
+    where = f"{settings.port} on {settings.host}"
+    if settings.port == 0:
         return ok("port", "a free one is taken")
     try:
         for family, kind, protocol, _, address in socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            settings.host or None, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         ):
             with socket.socket(family, kind, protocol) as one:
                 one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

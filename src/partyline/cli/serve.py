@@ -13,10 +13,13 @@ from rich.table import Table
 from rich.text import Text
 
 from partyline import __version__, chat, log
-from partyline.app import Partyline, build, descriptor_limit, is_open, max_connections, take_over, tune
+from partyline.app import Partyline, build, check, descriptor_limit, is_open, max_connections, take_over, tune
+from partyline.cli.machine import port
 from partyline.cli.output import console, write
 from partyline.cli.target import Target, find, under
 from partyline.config import Settings, load
+from partyline.errors import ConfigError
+from partyline.findings import Verdict
 from partyline.server.lifespan import lifespan
 from partyline.trust.keys import key_hash
 
@@ -40,6 +43,10 @@ def run(
     log.configure("json" if loaded.settings.log_format == "json" else "text", loaded.settings.log_level)
     found = Target() if target is None else find(target)
     settings = loaded.settings if found.application is None else under(loaded, found.application.settings)
+    check(settings)
+    if not handover and (finding := port(settings)).verdict is Verdict.PROBLEM:
+        # Here rather than where it listens: a server that cannot start leaves no database behind.
+        raise ConfigError(f"port: {finding.text}: {finding.advice}", field="port")
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_serve(settings, found, new_epoch, handover))
 
