@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from partyline import config
 from partyline.config import FIELDS, ApiKey, JwtKey, RetentionRule, Settings, load
 from partyline.errors import ConfigError
 
@@ -394,6 +395,31 @@ def test_every_least_value_holds(name: str) -> None:
     assert error.field == name
     assert "below the least value" in error.message or name == "port"
     assert f"{least:g}" in error.message
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "text"),
+    [
+        (86400.0, "seconds", "24h"),
+        (7 * 86400.0, "seconds", "7d"),
+        (90.0, "seconds", "90s"),
+        (0.5, "seconds", "500ms"),
+        (0.0005, "seconds", "0.0005"),
+        (0.0, "seconds", "0"),
+        (65536, "bytes", "64KiB"),
+        (1_000_000, "bytes", "1MB"),
+        (1_000_001, "bytes", "1000001"),
+        (0, "bytes", "0"),
+        (1024, "count", "1024"),
+        (2.5, "rate", "2.5"),
+    ],
+)
+def test_a_number_is_written_as_it_is_read(number: float, kind: str, text: str) -> None:
+    """What `written` writes is read as the same number."""
+    assert config.written(number, kind) == text
+    name = {"seconds": "drain_time", "bytes": "outbox_bytes", "count": "max_headers", "rate": "events_per_second"}[kind]
+    if number >= FIELDS[name].metadata["least"]:
+        assert value(name, text) == number
 
 
 def test_a_refusal_names_its_source(tmp_path: Path) -> None:

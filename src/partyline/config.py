@@ -20,6 +20,10 @@ from partyline.errors import ConfigError
 
 _SIZES: Final = {"": 1, "b": 1, "kb": 1000, "mb": 1000**2, "gb": 1000**3, "kib": 1024, "mib": 1024**2, "gib": 1024**3}
 _SECONDS: Final = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_WRITTEN: Final[Mapping[str, Mapping[str, float]]] = {
+    "bytes": {"GiB": 1024**3, "MiB": 1024**2, "KiB": 1024, "GB": 1000**3, "MB": 1000**2, "kB": 1000},
+    "seconds": {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001},
+}
 _NUMBER: Final = re.compile(r"(-?[0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\Z")
 _LARGEST: Final = (1 << 53) - 1
 _HASH: Final = re.compile(r"sha256:[0-9a-f]{64}\Z")
@@ -313,6 +317,15 @@ def _number(value: Any, units: Mapping[str, float]) -> float:
 def duration(text: str) -> float:
     """A time as settings write it (`90`, `500ms`, `1h`), in seconds. Raises ValueError."""
     return float(_number(text, _SECONDS))
+
+
+def written(number: float, kind: str) -> str:
+    """A number of a setting as the settings file may have it: with the largest unit of which it is a whole number."""
+    for unit, size in _WRITTEN.get(kind, {}).items():
+        count = number / size
+        if count.is_integer() and count >= (2 if unit == "d" else 1):  # one day is 24h
+            return f"{count:.0f}{unit}"
+    return f"{number:g}" if isinstance(number, float) else str(number)
 
 
 def _keys(value: Any) -> tuple[ApiKey, ...]:

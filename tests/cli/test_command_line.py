@@ -131,7 +131,7 @@ def test_what_serve_prints(tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
         cwd=tmp_path,
-        env={**environment(), "COLUMNS": "160"},
+        env={**environment(), "COLUMNS": "40"},
     )
     try:
         assert process.stdout is not None
@@ -149,6 +149,8 @@ def test_what_serve_prints(tmp_path: Path) -> None:
     assert "http://127.0.0.1:0" not in text
     for word in ("./partyline.db", "synchronous=FULL", "descriptors", "this machine only", "loopback"):
         assert word in text
+    assert any(line.endswith("1MB a message, 1MiB a body, heartbeat 25 + 20 s\n") for line in lines)
+    assert not any(line.endswith(" \n") for line in lines)
     assert "\x1b" not in text  # colour is for terminals
 
 
@@ -170,6 +172,19 @@ def test_config_shows_where_values_come_from(tmp_path: Path) -> None:
     assert table.returncode == 0
     for name in shown:
         assert name in table.stdout
+
+
+def test_lines_are_for_grep(tmp_path: Path) -> None:
+    """Where standard output is no terminal, nothing is wrapped and no line ends with blanks: each setting has its line,
+    with sizes and times as the settings file takes them."""
+    done = run("config", COLUMNS="40")
+    lines = done.stdout.splitlines()
+    assert all(line == line.rstrip() for line in lines)
+    assert len(lines) == 1 + len(json.loads(run("config", "--json").stdout))
+    assert any(
+        line.split() == ["jwt_max_life", "24h", "default", "longest", "life", "of", "a", "token"] for line in lines
+    )
+    assert any(line.split()[:2] == ["max_body", "1MiB"] for line in lines)
 
 
 def test_config_never_shows_a_key() -> None:

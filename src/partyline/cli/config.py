@@ -9,7 +9,7 @@ from rich.table import Table
 
 from partyline.app import check
 from partyline.cli.output import console, write
-from partyline.config import FIELDS, load
+from partyline.config import FIELDS, load, written
 
 _MATERIAL = ("secret", "secret_file", "public_key", "public_key_file", "jwks_file", "jwks_url")
 _SHOWN = (*_MATERIAL[1:], "kid", "audience", "issuer", "leeway", "admin")
@@ -47,19 +47,19 @@ def show_settings(assigned: dict[str, str], file: str | None, *, as_json: bool) 
     for name, value in values.items():
         source = loaded.sources[name]
         style = "" if source == "default" else "bold"
-        about = FIELDS[name].metadata["about"]
-        table.add_row(name, _text(value, about), source, about, style=style)
+        about, kind = FIELDS[name].metadata["about"], FIELDS[name].metadata["kind"]
+        table.add_row(name, _text(value, about, kind), source, about, style=style)
     console().print(table)
 
 
-def _text(value: Any, about: str) -> str:
+def _text(value: Any, about: str, kind: str) -> str:
     if value is None:
         return "auto" if "default" in about else "-"  # worked out at start, as the text says
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, list | tuple):
         return ", ".join(_item(item) for item in value) or "-"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return written(value, kind) if isinstance(value, int | float) else str(value)
 
 
 def _item(item: Any) -> str:
@@ -69,5 +69,6 @@ def _item(item: Any) -> str:
         return str(item["hash"])
     if "algorithm" in item:
         return f"{item['algorithm']} from {next(name for name in item if name in _MATERIAL)}"
-    bounds = (f"{name}={_text(value, '')}" for name, value in item.items() if name != "topic")
+    kinds = {"max_age": "seconds", "max_messages": "count", "max_bytes": "bytes"}
+    bounds = (f"{name}={written(item[name], kind)}" for name, kind in kinds.items() if name in item)
     return " ".join([item["topic"], *bounds])

@@ -17,7 +17,7 @@ from partyline.app import Partyline, build, check, descriptor_limit, is_open, ma
 from partyline.cli.machine import port
 from partyline.cli.output import console, write
 from partyline.cli.target import Target, find, under
-from partyline.config import Settings, load
+from partyline.config import Settings, load, written
 from partyline.errors import ConfigError
 from partyline.findings import Verdict
 from partyline.server.lifespan import lifespan
@@ -98,7 +98,7 @@ def _facts(partyline: Partyline, urls: list[str]) -> dict[str, str]:
         "origins": _origins(settings),
         "limits": (
             f"{max_connections(settings)} connections ({descriptor_limit()} descriptors), "
-            f"{_bytes(settings.max_message)} a message, {_bytes(settings.max_body)} a body, "
+            f"{written(settings.max_message, 'bytes')} a message, {written(settings.max_body, 'bytes')} a body, "
             f"heartbeat {limits.ping_interval:g} + {limits.ping_timeout:g} s"
         ),
     }
@@ -126,13 +126,6 @@ def _access(settings: Settings) -> str:
 def _origins(settings: Settings) -> str:
     own = "its own pages and any on loopback" if is_open(settings) else "its own pages"
     return ", ".join([own, *settings.cors_origins])
-
-
-def _bytes(count: int) -> str:
-    for unit, size in (("MiB", 1 << 20), ("KiB", 1 << 10)):
-        if count >= size and count % size == 0:
-            return f"{count // size} {unit}"
-    return f"{count:,} bytes"
 
 
 def _print(facts: dict[str, str]) -> None:
