@@ -35,9 +35,9 @@ async def run(
     return done.returncode, (done.stdout or b"").decode(), done.stderr.decode()
 
 
-def test_what_is_not_utf8_is_not_published() -> None:
-    """Arguments and standard input that are not UTF-8, and JSON that no server could read, are named in one line with
-    exit code 2, and nothing is published."""
+def test_what_is_no_text_is_not_published() -> None:
+    """Arguments and standard input that are not UTF-8, JSON that no server could read, and an empty standard input are
+    named in one line with exit code 2, and nothing is published; an empty argument is a message."""
 
     async def main() -> None:
         async with serving() as server:
@@ -46,6 +46,8 @@ def test_what_is_not_utf8_is_not_published() -> None:
                 (("publish", "cats", b"\xff", *to), b"", "the argument behind cats is not UTF-8"),
                 (("publish", "cats", "x", *to, "--user", b"\xff"), b"", "the argument behind --user is not UTF-8"),
                 (("publish", "cats", *to), b"\xff\xfe", "standard input is not UTF-8"),
+                (("publish", "cats", *to), b"", "standard input is empty: give the message as an argument"),
+                (("publish", "cats", "-", *to), b"", "standard input is empty: give the message as an argument"),
             ):
                 code, out, err = await run(*arguments, text=text, env={"LC_ALL": "C"})
                 assert (code, out, err.count("\n")) == (2, "", 1), err
@@ -56,6 +58,9 @@ def test_what_is_not_utf8_is_not_published() -> None:
                 assert "it is not JSON" in err
             _, page = await call(f"{server.url}/v1/topics/cats/messages")
             assert page["messages"] == []
+            assert (await run("publish", "cats", "", *to))[0] == 0
+            _, page = await call(f"{server.url}/v1/topics/cats/messages")
+            assert [message["data"] for message in page["messages"]] == [""]
 
     asyncio.run(main())
 

@@ -37,11 +37,14 @@ def publish_one(
 
 
 def standard_input() -> str:
-    """All of it. Raises InvalidValue."""
+    """All of it. Raises InvalidValue where there is nothing, or no text."""
     try:
-        return sys.stdin.buffer.read().decode()
+        text = sys.stdin.buffer.read().decode()
     except UnicodeDecodeError as error:
         raise InvalidValue(f"standard input is not UTF-8: {error}") from None
+    if not text:
+        raise InvalidValue("standard input is empty: give the message as an argument, '' for an empty one")
+    return text
 
 
 def publish_lines(
