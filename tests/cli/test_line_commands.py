@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import signal
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import pytest
+from rich.console import Console
+
+from partyline.cli.tail import _Printer
+from partyline.client import Message
 from partyline.topics import is_printable
 from tests.calls import call
 from tests.process import command, environment, serving
@@ -160,6 +167,23 @@ def test_tail_prints_what_comes() -> None:
             assert await finish(process) == (130, "", "")
 
     asyncio.run(main())
+
+
+def test_tail_shows_the_date_of_another_day(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a terminal a message of another day has its date; one of today, and any elsewhere, has the time only."""
+    old, today = datetime(2001, 2, 3, 4, 5, 6).astimezone(), datetime.now().astimezone()
+    for terminal, when, shown in (
+        ("1", old, "2001-02-03 04:05:06 cats x"),
+        ("1", today, f"{today:%H:%M:%S} cats x"),
+        ("0", old, "04:05:06 cats x"),
+    ):
+        monkeypatch.setenv("TTY_COMPATIBLE", terminal)
+        monkeypatch.setenv("NO_COLOR", "1")
+        printer = _Printer(Console(stderr=True), as_json=False)
+        printer.show(Message("cats", b'"x"', None, "1", when.timestamp()))
+        assert re.sub("\x1b\\[[0-9]*m", "", capsys.readouterr().out) == shown + "\n"
 
 
 def test_tail_as_json_can_be_resumed() -> None:

@@ -98,12 +98,18 @@ class _Printer:
         else:
             data = item.data
             text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False)
-            line = Text(datetime.fromtimestamp(item.time).astimezone().strftime("%H:%M:%S "), style="dim")
+            line = Text(self._moment(item.time) + " ", style="dim")
             line.append(plain(item.topic) + " ", style="cyan")
             if item.sender is not None:
                 line.append(plain(item.sender) + ": ", style="magenta")
             line.append(plain(text), style="none")
             self._console.print(line)
+
+    def _moment(self, time: float) -> str:
+        """Local time; on a terminal with the date, where that is not today's."""
+        moment, now = datetime.fromtimestamp(time).astimezone(), datetime.now().astimezone()
+        dated = self._console.is_terminal and moment.date() != now.date()
+        return moment.strftime("%Y-%m-%d %H:%M:%S" if dated else "%H:%M:%S")
 
     def _write(self, value: dict[str, object]) -> None:
         write(printable_json(msgspec.json.encode(value).decode()) + "\n")
