@@ -218,8 +218,10 @@ def test_publish_without_a_server() -> None:
 
 
 def test_help_names_the_commands() -> None:
-    """`partyline --help` lists the commands."""
+    """`partyline --help` lists the commands; -h does the same, for each of them too."""
     done = run("--help")
+    assert run("-h").stdout == done.stdout
+    assert run("tail", "-h").stdout == run("tail", "--help").stdout != ""
     for name in ("serve", "backup", "restore", "doctor", "config", "publish", "tail", "key", "token", "version"):
         assert name in done.stdout
     assert run("version").stdout.startswith("partyline 0.")
