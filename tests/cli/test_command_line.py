@@ -217,6 +217,25 @@ def test_publish_without_a_server() -> None:
     assert "cannot be reached" in done.stderr
 
 
+def test_a_key_that_can_be_guessed() -> None:
+    """`serve` with a plain key of fewer than 16 characters starts, and warns without showing it."""
+    for key, warned in (("secret", True), ("s" * 16, False), ("sha256:" + "0" * 64, False)):
+        process = subprocess.Popen(
+            command("serve", "--port", "0", "--db", ":memory:", "--log-format", "json", "--api-key", key),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment(),
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=20)
+        assert process.returncode == 0
+        assert ("fewer than 16 characters can be guessed" in errors) is warned
+        assert key not in errors
+
+
 def test_help_names_the_commands() -> None:
     """`partyline --help` lists the commands; -h does the same, for each of them too."""
     done = run("--help")

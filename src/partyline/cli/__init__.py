@@ -95,7 +95,7 @@ def serve(
     settings: _Set = None,
 ) -> None:
     """Run the server until Ctrl-C or SIGTERM."""
-    from partyline.cli.serve import hashed_keys, run
+    from partyline.cli.serve import run
 
     flags: dict[str, Any] = {
         "host": host,
@@ -107,7 +107,7 @@ def serve(
         "allowed_hosts": allowed_host or None,
         "cors_origins": cors_origin or None,
         "trusted_proxies": trusted_proxy or None,
-        "api_keys": hashed_keys(api_key) if api_key else None,
+        "api_keys": api_key or None,
         "log_format": log_format,
         "log_level": log_level,
         "insecure": insecure or None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from rich.console import Group
@@ -23,10 +23,9 @@ from partyline.findings import Verdict
 from partyline.server.lifespan import lifespan
 from partyline.trust.keys import key_hash
 
+_log = log.get("server")
 
-def hashed_keys(keys: Iterable[str]) -> list[dict[str, object]]:
-    """Keys of the command line as the settings take them: hashes pass, plain keys are hashed here."""
-    return [{"hash": key if key.startswith("sha256:") else key_hash(key), "admin": True} for key in keys]
+_LEAST_KEY: Final = 16  # characters
 
 
 def run(
@@ -38,9 +37,15 @@ def run(
     new_epoch: bool = False,
     handover: bool = False,
 ) -> None:
-    """Serve until a signal comes, `target` beside the relay. Raises ConfigError before anything listens."""
-    loaded = load(flags, file=file, assigned=assigned)
+    """Serve until a signal comes, `target` beside the relay. Raises ConfigError before anything listens.
+
+    `api_keys` among the flags are hashes, or keys as clients send them.
+    """
+    keys: list[str] = flags["api_keys"] or []
+    loaded = load({**flags, "api_keys": _hashed(keys) or None}, file=file, assigned=assigned)
     log.configure("json" if loaded.settings.log_format == "json" else "text", loaded.settings.log_level)
+    if any(len(key) < _LEAST_KEY for key in keys):
+        _log.warning(f"a key of fewer than {_LEAST_KEY} characters can be guessed: `partyline key` makes a good one")
     found = Target() if target is None else find(target)
     settings = loaded.settings if found.application is None else under(loaded, found.application.settings)
     check(settings)
@@ -73,6 +78,10 @@ async def _serve(settings: Settings, target: Target, new_epoch: bool, handover: 
             await partyline.shell.run_until_stopped()
     finally:
         await partyline.close()
+
+
+def _hashed(keys: Iterable[str]) -> list[dict[str, object]]:
+    return [{"hash": key if key.startswith("sha256:") else key_hash(key), "admin": True} for key in keys]
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
