@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import signal
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+import partyline
+from partyline.errors import ConfigError
 from tests.process import command, environment
 
 
@@ -46,6 +49,20 @@ def test_port_in_use(tmp_path: Path) -> None:
         for db in (":memory:", str(tmp_path / "partyline.db")):
             fails(run("serve", "--port", str(port), "--db", db), f"port: {port} on 127.0.0.1 is in use by", "--port")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_port_in_use_in_a_program() -> None:
+    """A program that serves by itself has no options: what it is told names the setting, too."""
+
+    async def main(port: int) -> None:
+        with pytest.raises(ConfigError, match=rf"^port {port} on 127.0.0.1 is in use: .*setting port, or --port"):
+            async with partyline.running(partyline.Settings(port=port, db=":memory:")):
+                pass
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        asyncio.run(main(taken.getsockname()[1]))
 
 
 @pytest.mark.parametrize(
