@@ -52,7 +52,7 @@ def test_what_is_no_text_is_not_published() -> None:
                 code, out, err = await run(*arguments, text=text, env={"LC_ALL": "C"})
                 assert (code, out, err.count("\n")) == (2, "", 1), err
                 assert err.startswith(f"partyline: {words}")
-            for nothing in ("NaN", '"\\ud800"'):
+            for nothing in ("NaN", '"\\ud800"', "[" * 50_000):
                 code, out, err = await run("publish", "cats", nothing, "--data", *to)
                 assert (code, out) == (2, "")
                 assert "it is not JSON" in err
@@ -89,6 +89,28 @@ def test_standard_output_is_full() -> None:
                 assert err.endswith("standard output cannot be written: No space left on device\n")
             _, page = await call(f"{server.url}/v1/topics/cats/messages")
             assert [message["data"] for message in page["messages"]] == ["x", "x", "1", "2"]
+
+    asyncio.run(main())
+
+
+def test_a_closed_standard_input_is_empty() -> None:
+    """Where standard input was closed before, publish says that it is empty."""
+    shell = ["bash", "-c", '"$@" <&-', "bash", *command("publish", "cats")]
+    done = subprocess.run(shell, capture_output=True, text=True, timeout=20, env=environment(), check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("partyline: standard input is empty")
+
+
+def test_blanks_of_a_message_are_printed() -> None:
+    """`tail` prints a message as it is, with the blanks at its end."""
+
+    async def main() -> None:
+        async with serving() as server:
+            to = ("--url", server.url)
+            assert (await run("publish", "cats", "x  ", *to))[0] == 0
+            code, out, _ = await run("tail", "cats", "--from", "earliest", "--count", "1", *to)
+            assert code == 0
+            assert out.endswith(" cats x  \n")
 
     asyncio.run(main())
 

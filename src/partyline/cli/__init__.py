@@ -29,6 +29,8 @@ _Config = Annotated[Path | None, typer.Option(help="Settings as a TOML file.", s
 
 def main() -> None:
     """The console script. A PartylineError becomes one line on standard error and exit code 2, never a stack trace."""
+    if sys.stdin is None:  # it was closed when the process began: nothing can come from it
+        sys.stdin = open(os.devnull)  # noqa: SIM115 - for the whole process
     try:
         _check_arguments(sys.argv)
         app()

@@ -105,7 +105,11 @@ def port(settings: Settings) -> Finding:
         for family, kind, protocol, _, address in socket.getaddrinfo(
             settings.host or None, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         ):
-            with socket.socket(family, kind, protocol) as one:
+            try:
+                one = socket.socket(family, kind, protocol)
+            except OSError:
+                continue  # a family that this machine does not have: a server does without it, too
+            with one:
                 one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 if family == socket.AF_INET6:
                     one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)

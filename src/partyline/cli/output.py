@@ -6,7 +6,7 @@ import errno
 import io
 import os
 import sys
-from typing import Any, Final
+from typing import Final
 
 from rich.console import Console
 
@@ -28,13 +28,16 @@ def write(text: str, *, done: str = "") -> None:
         if isinstance(error, BrokenPipeError):
             sys.exit(0)
         so_far = f"{done}, but " if done else ""
-        sys.stderr.write(f"partyline: {so_far}standard output cannot be written: {error.strerror}\n")
+        sys.stderr.write(f"partyline: {so_far}standard output cannot be written: {error.strerror or error}\n")
         sys.exit(1)
 
 
-def console(**options: Any) -> Console:
-    """Lays out text and prints it, as `write` does. Without a terminal nothing is wrapped: such lines are for grep."""
-    made = Console(file=_Output(), highlight=False, markup=False, **options)
+def console(*, soft_wrap: bool = False) -> Console:
+    """Lays out text and prints it, as `write` does. Without a terminal nothing is wrapped: such lines are for grep.
+
+    With `soft_wrap` lines are printed as they are; else they are rows of tables.
+    """
+    made = Console(file=_Output(trim=not soft_wrap), highlight=False, markup=False, soft_wrap=soft_wrap)
     if not made.is_terminal:
         made.width = _ENDLESS
     return made
@@ -43,9 +46,14 @@ def console(**options: Any) -> Console:
 class _Output(io.StringIO):
     """Standard output, for rich."""
 
+    def __init__(self, *, trim: bool) -> None:
+        super().__init__()
+        self._trim = trim
+
     def write(self, text: str) -> int:
-        # A table fills its cells with blanks, which end the lines.
-        write(text if self.isatty() else "\n".join(line.rstrip(" ") for line in text.split("\n")))
+        if self._trim and not self.isatty():  # a table fills its cells with blanks
+            text = "\n".join(line.rstrip(" ") for line in text.split("\n"))
+        write(text)
         return len(text)
 
     def isatty(self) -> bool:

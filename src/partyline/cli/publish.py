@@ -42,6 +42,8 @@ def standard_input() -> str:
         text = sys.stdin.buffer.read().decode()
     except UnicodeDecodeError as error:
         raise InvalidValue(f"standard input is not UTF-8: {error}") from None
+    except OSError as error:
+        raise InvalidValue(f"standard input cannot be read: {error.strerror}") from None
     if not text:
         raise InvalidValue("standard input is empty: give the message as an argument, '' for an empty one")
     return text
@@ -133,7 +135,7 @@ def _line(text: bytes, number: int, *, is_json: bool) -> Any:
     try:
         message = text.decode()
         return msgspec.json.decode(message) if is_json else message
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         what = "UTF-8" if isinstance(error, UnicodeDecodeError) else "JSON"
         raise InvalidValue(f"line {number} is not {what}: {error}") from None
 
@@ -141,7 +143,7 @@ def _line(text: bytes, number: int, *, is_json: bool) -> Any:
 def _data(text: str, *, is_json: bool) -> Any:
     try:
         return msgspec.json.decode(text) if is_json else text
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise typer.BadParameter(f"it is not JSON: {error}", param_hint="MESSAGE") from None
 
 
