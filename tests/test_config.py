@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from partyline import config
 from partyline.config import FIELDS, ApiKey, JwtKey, RetentionRule, Settings, load
 from partyline.errors import ConfigError
 
@@ -377,7 +378,8 @@ def test_a_bad_value_is_refused_by_name(name: str, bad: Any) -> None:
     error = refusal({name: bad})
     assert error.field == name
     assert error.message.startswith(f"{name}: ")
-    assert f"--{name.replace('_', '-')}" in error.message or name == "port"
+    flag = name.removesuffix("s") if name in ("default_topics", "cors_origins") else name  # of a list: one of it
+    assert f"(from --{flag.replace('_', '-')})" in error.message
     if isinstance(bad, str | int | float):
         assert repr(bad)[:40] in error.message or str(bad)[:40] in error.message
     assert error.message.isprintable()
@@ -386,13 +388,38 @@ def test_a_bad_value_is_refused_by_name(name: str, bad: Any) -> None:
 
 @pytest.mark.parametrize("name", [name for name, field in FIELDS.items() if field.metadata["least"] is not None])
 def test_every_least_value_holds(name: str) -> None:
-    """The least value of each number is allowed, and what is below it is refused with the least one."""
+    """The least value of each number is allowed, and what is below it is refused with the least one (or the range)."""
     least = FIELDS[name].metadata["least"]
     assert value(name, least) == least
     error = refusal({name: least - 1})
     assert error.field == name
-    assert "below the least value" in error.message
+    assert "below the least value" in error.message or name == "port"
     assert f"{least:g}" in error.message
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "text"),
+    [
+        (86400.0, "seconds", "24h"),
+        (7 * 86400.0, "seconds", "7d"),
+        (90.0, "seconds", "90s"),
+        (0.5, "seconds", "500ms"),
+        (0.0005, "seconds", "0.0005"),
+        (0.0, "seconds", "0"),
+        (65536, "bytes", "64KiB"),
+        (1_000_000, "bytes", "1MB"),
+        (1_000_001, "bytes", "1000001"),
+        (0, "bytes", "0"),
+        (1024, "count", "1024"),
+        (2.5, "rate", "2.5"),
+    ],
+)
+def test_a_number_is_written_as_it_is_read(number: float, kind: str, text: str) -> None:
+    """What `written` writes is read as the same number."""
+    assert config.written(number, kind) == text
+    name = {"seconds": "drain_time", "bytes": "outbox_bytes", "count": "max_headers", "rate": "events_per_second"}[kind]
+    if number >= FIELDS[name].metadata["least"]:
+        assert value(name, text) == number
 
 
 def test_a_refusal_names_its_source(tmp_path: Path) -> None:
@@ -401,6 +428,8 @@ def test_a_refusal_names_its_source(tmp_path: Path) -> None:
     assert f"(from {path})" in refusal(file=path).message
     assert "(from PARTYLINE_MAX_BODY)" in refusal(environ={"PARTYLINE_MAX_BODY": "x"}).message
     assert "(from --max-body)" in refusal({"max_body": "x"}).message
+    with pytest.raises(ConfigError, match=r"\(from --set max_body\)"):
+        load({"port": 1}, environ={}, assigned={"max_body": "x"})
 
 
 def test_a_bad_value_is_refused_though_it_is_overridden(tmp_path: Path) -> None:

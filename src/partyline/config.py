@@ -20,7 +20,11 @@ from partyline.errors import ConfigError
 
 _SIZES: Final = {"": 1, "b": 1, "kb": 1000, "mb": 1000**2, "gb": 1000**3, "kib": 1024, "mib": 1024**2, "gib": 1024**3}
 _SECONDS: Final = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_NUMBER: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\Z")
+_WRITTEN: Final[Mapping[str, Mapping[str, float]]] = {
+    "bytes": {"GiB": 1024**3, "MiB": 1024**2, "KiB": 1024, "GB": 1000**3, "MB": 1000**2, "kB": 1000},
+    "seconds": {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001},
+}
+_NUMBER: Final = re.compile(r"(-?[0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\Z")
 _LARGEST: Final = (1 << 53) - 1
 _HASH: Final = re.compile(r"sha256:[0-9a-f]{64}\Z")
 _PREFIX: Final = "PARTYLINE_"
@@ -182,8 +186,10 @@ def load(
     *,
     file: str | None = None,
     environ: Mapping[str, str] | None = None,
+    assigned: Mapping[str, Any] | None = None,
 ) -> Loaded:
-    """Put the settings together. `flags` are values or texts by setting name; None leaves a setting alone.
+    """Put the settings together. `flags` are values or texts by setting name; None leaves a setting alone. So are
+    those `assigned` by `--set`, which win.
 
     `file` is a TOML file; without one, PARTYLINE_CONFIG may name it. Raises ConfigError: what is wrong with which
     setting, where it came from and what it may be.
@@ -200,12 +206,19 @@ def load(
         variable = _PREFIX + name.upper()
         if variable in environ:
             values[name], sources[name] = _parse(name, environ[variable], variable), variable
-    for name, value in (flags or {}).items():
+    given = [(name, value, _flag(name)) for name, value in (flags or {}).items()]
+    for name, value, flag in (*given, *((name, value, f"--set {name}") for name, value in (assigned or {}).items())):
         if value is not None:
-            flag = "--" + name.replace("_", "-")
             _known(name, "--set")
             values[name], sources[name] = _parse(name, value, flag), flag
     return Loaded(Settings(**values), sources)
+
+
+def _flag(name: str) -> str:
+    """The option of a setting that has one of its own. That of a list takes one of it, and may be repeated."""
+    if name in FIELDS and FIELDS[name].metadata["kind"] in ("keys", "list"):
+        name = re.sub("ies$", "y", name).removesuffix("s")
+    return "--" + name.replace("_", "-")
 
 
 def _read(path: str) -> dict[str, Any]:
@@ -233,13 +246,13 @@ def _parse(name: str, value: Any, source: str) -> Any:
         parsed = _convert(name, value, meta["kind"])
     except ValueError as error:
         raise ConfigError(f"{name}: {_shown(name, value)} (from {source}) {error}", field=name) from None
+    if name == "port" and not 0 <= parsed <= 65535:
+        raise ConfigError(f"port: {parsed} (from {source}) is not a port: 0 to 65535", field=name)
     least = meta["least"]
     if least is not None and parsed < least:
         raise ConfigError(
             f"{name}: {_shown(name, value)} (from {source}) is below the least value, {least:g}", field=name
         )
-    if name == "port" and parsed > 65535:
-        raise ConfigError(f"port: {parsed} (from {source}) is not a port: 0 to 65535", field=name)
     if meta["choices"] and parsed not in meta["choices"]:
         raise ConfigError(
             f"{name}: {_shown(name, value)} (from {source}) is none of {', '.join(meta['choices'])}", field=name
@@ -296,7 +309,7 @@ def _number(value: Any, units: Mapping[str, float]) -> float:
     if len(match[1]) > 30:
         raise ValueError("is out of range")
     number = (float(match[1]) if "." in match[1] else int(match[1])) * units[match[2].lower()]
-    if number > _LARGEST:
+    if abs(number) > _LARGEST:
         raise ValueError("is out of range")
     return number
 
@@ -304,6 +317,15 @@ def _number(value: Any, units: Mapping[str, float]) -> float:
 def duration(text: str) -> float:
     """A time as settings write it (`90`, `500ms`, `1h`), in seconds. Raises ValueError."""
     return float(_number(text, _SECONDS))
+
+
+def written(number: float, kind: str) -> str:
+    """A number of a setting as the settings file may have it: with the largest unit of which it is a whole number."""
+    for unit, size in _WRITTEN.get(kind, {}).items():
+        count = number / size
+        if count.is_integer() and count >= (2 if unit == "d" else 1):  # one day is 24h
+            return f"{count:.0f}{unit}"
+    return f"{number:g}" if isinstance(number, float) else str(number)
 
 
 def _keys(value: Any) -> tuple[ApiKey, ...]:

@@ -135,3 +135,54 @@ def test_no_server() -> None:
             assert await nobody.ends() == 1
 
     asyncio.run(main())
+
+
+async def refused(*arguments: str) -> tuple[int | None, str]:
+    """The exit code, and all that a `partyline chat` prints that ends by itself."""
+    process = await asyncio.create_subprocess_exec(
+        *command("chat", *arguments),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        env=environment(),
+    )
+    async with asyncio.timeout(20):
+        printed, _ = await process.communicate()
+    return process.returncode, printed.decode()
+
+
+def test_a_chat_that_cannot_begin() -> None:
+    """What keeps a chat from beginning is one line: the server's own word where it refuses, never another server's
+    page."""
+
+    async def another(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 15\r\n\r\n<html>no</html>")
+        await writer.drain()
+        writer.close()
+
+    async def main() -> None:
+        async with serving() as server, await asyncio.start_server(another, "127.0.0.1", 0) as other:
+            elsewhere = f"http://127.0.0.1:{other.sockets[0].getsockname()[1]}"
+            for arguments, words in (
+                ((server.url, "--name", "x" * 60), "a name has at most 40 characters, and this one has 60"),
+                ((elsewhere,), f"{elsewhere}: {elsewhere[7:]} answered 404; is `partyline serve` running there?"),
+                (("http://127.0.0.1:9",), "http://127.0.0.1:9: 127.0.0.1:9 cannot be reached: "),
+            ):
+                code, printed = await refused(*arguments)
+                assert (code, printed.count("\n")) == (1, 1), printed
+                assert printed.startswith(f"partyline: {words}")
+
+    asyncio.run(main())
+
+
+def test_strangers_have_no_rooms() -> None:
+    """--room and --name beside --stranger are refused."""
+
+    async def main() -> None:
+        for option in ("--room", "--name"):
+            code, printed = await refused("--stranger", option, "kitchen")
+            assert code == 2
+            assert "strangers have no rooms and no names" in printed
+
+    asyncio.run(main())

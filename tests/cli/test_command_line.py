@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import re
 import signal
 import socket
 import sqlite3
@@ -11,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+import partyline
+from partyline.errors import ConfigError
 from tests.process import command, environment
 
 
@@ -37,19 +41,36 @@ def fails(done: subprocess.CompletedProcess[str], *words: str) -> None:
 
 
 def test_port_in_use(tmp_path: Path) -> None:
-    """A port in use is one line that names it and the way out."""
+    """A port in use is one line that names it, who has it and the way out; no database is made."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        fails(run("serve", "--port", str(port), "--db", ":memory:"), str(port), "in use", "--port")
+        for db in (":memory:", str(tmp_path / "partyline.db")):
+            fails(run("serve", "--port", str(port), "--db", db), f"port: {port} on 127.0.0.1 is in use by", "--port")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_port_in_use_in_a_program() -> None:
+    """A program that serves by itself has no options: what it is told names the setting, too."""
+
+    async def main(port: int) -> None:
+        with pytest.raises(ConfigError, match=rf"^port {port} on 127.0.0.1 is in use: .*setting port, or --port"):
+            async with partyline.running(partyline.Settings(port=port, db=":memory:")):
+                pass
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        asyncio.run(main(taken.getsockname()[1]))
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (("--port", "http"), ("port", "'http'", "--port")),
-        (("--port", "70000"), ("port", "70000", "65535")),
+        (("--port", "70000"), ("port", "70000", "0 to 65535")),
+        (("--port", "-1"), ("port", "-1", "0 to 65535")),
         (("--host", "0.0.0.0"), ("host", "api_keys", "partyline key", "127.0.0.1", "--insecure")),
         (("--host", "nowhere.invalid", "--insecure"), ("nowhere.invalid",)),
         (("--certfile", "missing.pem"), ("certfile", "missing.pem", "does not exist")),
@@ -64,7 +85,9 @@ def test_port_in_use(tmp_path: Path) -> None:
         (("--public-url", "chat.example.org"), ("public_url", "chat.example.org")),
         (("--log-format", "xml"), ("log_format", "xml", "json")),
         (("--set", "max_bdy=1"), ("max_bdy", "max_body")),
-        (("--set", "max_body=lots"), ("max_body", "lots", "KiB".lower())),
+        (("--set", "max_body=lots"), ("max_body", "lots", "KiB".lower(), "from --set max_body)")),
+        (("--set", "drain_time=-1s"), ("drain_time", "'-1s'", "least value, 0")),
+        (("--api-key", "sha256:short"), ("api_keys", "from --api-key)")),
         (("--set", "ping_interval=0"), ("ping_interval",)),
         (("--set", "max_connections=10000000"), ("max_connections", "ulimit")),
         (("--set", "default_topics=no spaces"), ("default_topics", "no spaces")),
@@ -126,7 +149,7 @@ def test_what_serve_prints(tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
         cwd=tmp_path,
-        env={**environment(), "COLUMNS": "160"},
+        env={**environment(), "COLUMNS": "40"},
     )
     try:
         assert process.stdout is not None
@@ -144,6 +167,8 @@ def test_what_serve_prints(tmp_path: Path) -> None:
     assert "http://127.0.0.1:0" not in text
     for word in ("./partyline.db", "synchronous=FULL", "descriptors", "this machine only", "loopback"):
         assert word in text
+    assert any(line.endswith("1MB a message, 1MiB a body, heartbeat 25 + 20 s\n") for line in lines)
+    assert not any(line.endswith(" \n") for line in lines)
     assert "\x1b" not in text  # colour is for terminals
 
 
@@ -159,12 +184,23 @@ def test_config_shows_where_values_come_from(tmp_path: Path) -> None:
     assert shown["max_body"] == {"value": 2 * 1024 * 1024, "source": str(file)}
     assert shown["default_topics"] == {"value": ["a", "b"], "source": str(file)}
     assert shown["ping_interval"] == {"value": 0.5, "source": "PARTYLINE_PING_INTERVAL"}
-    assert shown["port"] == {"value": 9000, "source": "--port"}
+    assert shown["port"] == {"value": 9000, "source": "--set port"}
     assert shown["host"] == {"value": "127.0.0.1", "source": "default"}
     table = run("config", "--show", "--config", str(file))
     assert table.returncode == 0
     for name in shown:
         assert name in table.stdout
+
+
+def test_lines_are_for_grep(tmp_path: Path) -> None:
+    """Where standard output is no terminal, nothing is wrapped and no line ends with blanks: each setting has its line,
+    with sizes and times as the settings file takes them."""
+    done = run("config", COLUMNS="40")
+    lines = done.stdout.splitlines()
+    assert all(line == line.rstrip() for line in lines)
+    assert len(lines) == 1 + len(json.loads(run("config", "--json").stdout))
+    assert any(re.fullmatch("jwt_max_life +24h +default +longest life of a token", line) for line in lines)
+    assert any(line.split()[:2] == ["max_body", "1MiB"] for line in lines)
 
 
 def test_config_never_shows_a_key() -> None:
@@ -198,9 +234,30 @@ def test_publish_without_a_server() -> None:
     assert "cannot be reached" in done.stderr
 
 
+def test_a_key_that_can_be_guessed() -> None:
+    """`serve` with a plain key of fewer than 16 characters starts, and warns without showing it."""
+    for key, warned in (("secret", True), ("s" * 16, False), ("sha256:" + "0" * 64, False)):
+        process = subprocess.Popen(
+            command("serve", "--port", "0", "--db", ":memory:", "--log-format", "json", "--api-key", key),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment(),
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=20)
+        assert process.returncode == 0
+        assert ("fewer than 16 characters can be guessed" in errors) is warned
+        assert key not in errors
+
+
 def test_help_names_the_commands() -> None:
-    """`partyline --help` lists the commands."""
+    """`partyline --help` lists the commands; -h does the same, for each of them too."""
     done = run("--help")
+    assert run("-h").stdout == done.stdout
+    assert run("tail", "-h").stdout == run("tail", "--help").stdout != ""
     for name in ("serve", "backup", "restore", "doctor", "config", "publish", "tail", "key", "token", "version"):
         assert name in done.stdout
     assert run("version").stdout.startswith("partyline 0.")

@@ -111,6 +111,16 @@ def test_settings_that_do_not_fit(tmp_path: Path) -> None:
     assert found["database"]["verdict"] == "ok"
 
 
+def test_a_settings_file_that_is_broken(tmp_path: Path) -> None:
+    """A file that is no TOML is named with the place where it breaks, and the advice is to mend it."""
+    file = tmp_path / "partyline.toml"
+    file.write_text("port = 8000\nhost 1\n")
+    found = findings("--db", ":memory:", "--config", str(file), code=1)["settings"]
+    assert found["text"].startswith(f"config: {file} is not TOML: ")
+    assert "line 2" in found["text"]
+    assert found["advice"].startswith("mend the file")
+
+
 def test_in_memory() -> None:
     """Without a database file there is nothing to look at."""
     found = findings("--db", ":memory:", "--set", f"port={free_port()}")

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import signal
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import pytest
+from rich.console import Console
+
+from partyline.cli.tail import _Printer
+from partyline.client import Message
 from partyline.topics import is_printable
 from tests.calls import call
 from tests.process import command, environment, serving
@@ -101,6 +108,7 @@ def test_what_goes_wrong_is_one_line() -> None:
             (("publish", "cats", "x", "--url", "http://127.0.0.1:9"), 1, "is `partyline serve` running there?"),
             (("tail", "cats", "--url", "http://127.0.0.1:9"), 1, "is `partyline serve` running there?"),
             (("tail", "cats", "--url", "ftp://x"), 2, "is no http, https, ws or wss address"),
+            (("tail", "cats", "--url", "127.0.0.1:8000"), 2, "did you mean http://127.0.0.1:8000?"),
             (("publish", "cats", "{", "--data"), 2, "it is not JSON"),
             (("publish", "cats", "x", "--lines"), 2, "--lines reads standard input"),
         ):
@@ -115,6 +123,30 @@ def test_what_goes_wrong_is_one_line() -> None:
             done = await finish(await start("tail", "cats", "--from", "monday", "--url", server.url))
             assert done[0] == 1
             assert "'monday' is not a position" in done[2]
+            away = f"{server.url}/away"
+            for arguments in (("tail", "cats"), ("publish", "cats", "x")):
+                done = await finish(await start(*arguments, "--url", away))
+                assert (done[0], done[1]) == (1, "")
+                assert done[2].startswith(
+                    f"partyline: {away}: there is no WebSocket at this address: give the server's"
+                )
+
+    asyncio.run(main())
+
+
+def test_a_server_that_wants_a_key() -> None:
+    """Without a key, and with a wrong one, publish and tail name the option and the variable that bring one."""
+
+    async def main() -> None:
+        async with serving("--api-key", "a key of the test") as server:
+            to = ("--url", server.url)
+            for arguments in (("tail", "cats"), ("publish", "cats", "x"), ("publish", "cats", "--lines")):
+                for key, words in (
+                    ((), "the server wants a key or a token: give it one with --api-key or in PARTYLINE_KEY"),
+                    (("--api-key", "x"), "this API key is not known here: it came from --api-key or PARTYLINE_KEY"),
+                ):
+                    done = await finish(await start(*arguments, *to, *key), "x")
+                    assert done == (1, "", f"partyline: {server.url}: {words}\n")
 
     asyncio.run(main())
 
@@ -135,6 +167,23 @@ def test_tail_prints_what_comes() -> None:
             assert await finish(process) == (130, "", "")
 
     asyncio.run(main())
+
+
+def test_tail_shows_the_date_of_another_day(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a terminal a message of another day has its date; one of today, and any elsewhere, has the time only."""
+    old, today = datetime(2001, 2, 3, 4, 5, 6).astimezone(), datetime.now().astimezone()
+    for terminal, when, shown in (
+        ("1", old, "2001-02-03 04:05:06 cats x"),
+        ("1", today, f"{today:%H:%M:%S} cats x"),
+        ("0", old, "04:05:06 cats x"),
+    ):
+        monkeypatch.setenv("TTY_COMPATIBLE", terminal)
+        monkeypatch.setenv("NO_COLOR", "1")
+        printer = _Printer(Console(stderr=True), as_json=False)
+        printer.show(Message("cats", b'"x"', None, "1", when.timestamp()))
+        assert re.sub("\x1b\\[[0-9]*m", "", capsys.readouterr().out) == shown + "\n"
 
 
 def test_tail_as_json_can_be_resumed() -> None:
@@ -250,8 +299,10 @@ def test_publish_stops_at_a_line_that_is_none() -> None:
                 async with asyncio.timeout(20):
                     out, err = await process.communicate(b"1\n2\n" + bad + b"\n4")
                 assert process.returncode == 1
-                assert len(out.splitlines()) == 2
+                told = [json.loads(line)["position"] for line in out.splitlines()]
+                assert len(told) == 2
                 assert words in err.decode()
+                assert err.decode().endswith(f" (published before it: 2, the last one at {told[1]})\n")
                 assert "Traceback" not in err.decode()
                 _, page = await call(f"{server.url}/v1/topics/{topic}/messages")
                 assert [str(message["data"]) for message in page["messages"]] == ["1", "2"]

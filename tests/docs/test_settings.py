@@ -11,7 +11,7 @@ import pytest
 import typer
 
 from partyline.cli import app
-from partyline.config import FIELDS, Settings, load
+from partyline.config import FIELDS, Settings, load, written
 from partyline.metrics import ABOUT
 from tests.tools import ROOT
 
@@ -80,6 +80,15 @@ def test_defaults(page: Path) -> None:
             continue
         written = tomllib.loads(f"{name} = {text.strip('`')}")
         assert getattr(load(written, environ={}).settings, name) == getattr(defaults, name), name
+
+
+def test_config_writes_defaults_as_the_page_does() -> None:
+    """`partyline config` shows sizes and times as settings.md writes them."""
+    defaults = Settings()
+    for name, row in documented(SETTINGS).items():
+        if FIELDS[name].metadata["kind"] in ("bytes", "seconds") and getattr(defaults, name) is not None:
+            shown = written(getattr(defaults, name), FIELDS[name].metadata["kind"])
+            assert row["default"] == f'`"{shown}"`', name
 
 
 def test_flags() -> None:

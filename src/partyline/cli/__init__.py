@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from partyline.errors import PartylineError
+from partyline.errors import InvalidValue, PartylineError
 
 app = typer.Typer(
     name="partyline",
@@ -17,6 +18,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 _Set = Annotated[
@@ -27,11 +29,23 @@ _Config = Annotated[Path | None, typer.Option(help="Settings as a TOML file.", s
 
 def main() -> None:
     """The console script. A PartylineError becomes one line on standard error and exit code 2, never a stack trace."""
+    if sys.stdin is None:  # it was closed when the process began: nothing can come from it
+        sys.stdin = open(os.devnull)  # noqa: SIM115 - for the whole process
     try:
+        _check_arguments(sys.argv)
         app()
     except PartylineError as error:
         sys.stderr.write(f"partyline: {error.message}\n")
         sys.exit(2)
+
+
+def _check_arguments(arguments: list[str]) -> None:
+    """Raises InvalidValue where one is not UTF-8: nobody could send or print it."""
+    for before, argument in pairwise(arguments):
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            raise InvalidValue(f"the argument behind {before} is not UTF-8") from None
 
 
 def _version(wanted: bool) -> None:
@@ -83,7 +97,7 @@ def serve(
     settings: _Set = None,
 ) -> None:
     """Run the server until Ctrl-C or SIGTERM."""
-    from partyline.cli.serve import hashed_keys, run
+    from partyline.cli.serve import run
 
     flags: dict[str, Any] = {
         "host": host,
@@ -95,13 +109,13 @@ def serve(
         "allowed_hosts": allowed_host or None,
         "cors_origins": cors_origin or None,
         "trusted_proxies": trusted_proxy or None,
-        "api_keys": hashed_keys(api_key) if api_key else None,
+        "api_keys": api_key or None,
         "log_format": log_format,
         "log_level": log_level,
         "insecure": insecure or None,
     }
     file = None if config is None else str(config)
-    run({**flags, **_assignments(settings)}, file, target, new_epoch=new_epoch, handover=handover)
+    run(flags, file, target, assigned=_assignments(settings), new_epoch=new_epoch, handover=handover)
 
 
 _Db = Annotated[str | None, typer.Option(help="Database file. (default: as serve)")]
@@ -147,8 +161,7 @@ def doctor(
     """Look for what would keep a server from running well. Changes nothing; the server may run."""
     from partyline.cli.doctor import diagnose
 
-    flags = {"db": db, **_assignments(settings)}
-    diagnose(flags, None if config is None else str(config), deep=deep, as_json=as_json)
+    diagnose({"db": db}, _assignments(settings), None if config is None else str(config), deep=deep, as_json=as_json)
 
 
 @app.command("config")
@@ -178,28 +191,36 @@ def publish(
     as_json: Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")] = False,
 ) -> None:
     """Publish a message through a running server."""
-    from partyline.cli.publish import publish_lines, publish_one
+    from partyline.cli.publish import publish_lines, publish_one, standard_input
 
     if lines:
         if message != "-":
             raise typer.BadParameter("--lines reads standard input: leave the message out", param_hint="MESSAGE")
         publish_lines(url, topic, sys.stdin.fileno(), user=user, key=api_key, is_json=data, as_json=as_json)
     else:
-        text = sys.stdin.read() if message == "-" else message
+        text = standard_input() if message == "-" else message
         publish_one(url, topic, text, user=user, key=api_key, is_json=data, as_json=as_json)
 
 
 @app.command()
 def chat(
     url: Annotated[str, typer.Argument(envvar="PARTYLINE_URL", help="Where the server is.")] = "http://127.0.0.1:8000",
-    room: Annotated[str, typer.Option(help="The room to enter.")] = "lobby",
+    room: Annotated[str | None, typer.Option(help="The room to enter. (default lobby)")] = None,
     stranger: Annotated[bool, typer.Option("--stranger", help="Talk to a stranger instead.")] = False,
     name: Annotated[str | None, typer.Option(help="The name to go by; default: who is logged in.")] = None,
 ) -> None:
     """Chat in the terminal: in a room, or with a stranger. Each line is said."""
     from partyline.cli.chat import talk
 
-    talk(url, room=None if stranger else room, name=name or os.environ.get("USER") or "somebody")
+    if stranger and (room is not None or name is not None):
+        raise typer.BadParameter(
+            "strangers have no rooms and no names: leave --room and --name out", param_hint="--stranger"
+        )
+    talk(
+        url,
+        room=None if stranger else "lobby" if room is None else room,
+        name=name or os.environ.get("USER") or "somebody",
+    )
 
 
 @app.command()
@@ -255,8 +276,9 @@ def token(
 def version() -> None:
     """Print the version."""
     from partyline import __version__
+    from partyline.cli.output import write
 
-    sys.stdout.write(f"partyline {__version__}\n")
+    write(f"partyline {__version__}\n")
 
 
 def _assignments(pairs: list[str] | None) -> dict[str, str]:

@@ -11,13 +11,13 @@ from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Any, Final
 
-from rich.console import Console
 from rich.text import Text
 
 from partyline.cli.line import plain, run
+from partyline.cli.output import console
 from partyline.client import socketio
 from partyline.client.socketio import Client, State
-from partyline.errors import CallError, Disconnected
+from partyline.errors import CallError, Disconnected, InvalidValue
 
 _COLOURS: Final = ("cyan", "magenta", "yellow", "blue", "green", "red")
 _PAUSE: Final = 1.0  # seconds before something that failed is said again
@@ -35,7 +35,7 @@ class _Screen:
     """What is printed: others' words, and news about them."""
 
     def __init__(self) -> None:
-        self._console = Console(highlight=False, soft_wrap=True)
+        self._console = console(soft_wrap=True)
 
     def said(self, who: str, words: str, time: float, *, own: bool = False) -> None:
         """A message. `time` is in ms since 1970."""
@@ -60,6 +60,7 @@ class _Session:
         self._connecting = socketio.connect(url, self.namespace, open_timeout=0)
         self.chat: Client = self._connecting.client
         self.screen = screen
+        self._begun = False
         self._lost = False
         self._healing: asyncio.Future[None] | None = None
 
@@ -67,6 +68,7 @@ class _Session:
         self.chat.on_state(self._changed)
         self.listen()
         async with self._connecting:
+            self._begun = True
             await self.begin()
             async for line in _lines():
                 if line == "/quit":
@@ -86,19 +88,26 @@ class _Session:
     async def line(self, line: str) -> None:
         """Something was typed."""
 
-    async def ask(self, event: str, *values: Any) -> dict[str, Any] | None:
-        """Ask the server; None, and a word about it, where it refuses or cannot be asked."""
-        try:
-            answer = await self.chat.call(event, *values)
-        except (Disconnected, CallError) as error:
-            self.screen.news(f"not done: {error.message}", "red")
-            return None
+    async def ask(self, event: str, *values: Any) -> dict[str, Any]:
+        """The server's answer. Raises Disconnected, CallError, or InvalidValue with what it refuses."""
+        answer = await self.chat.call(event, *values)
         if isinstance(answer, dict) and "error" in answer:
-            self.screen.news(str(answer.get("message", answer["error"])), "red")
-            return None
+            raise InvalidValue(str(answer.get("message", answer["error"])))
         return answer if isinstance(answer, dict) else {}
 
+    async def try_to_ask(self, event: str, *values: Any) -> dict[str, Any] | None:
+        """The same; None, and a word about it, where it refuses or cannot be asked."""
+        try:
+            return await self.ask(event, *values)
+        except InvalidValue as error:
+            self.screen.news(error.message, "red")
+        except (Disconnected, CallError) as error:
+            self.screen.news(f"not done: {error.message}", "red")
+        return None
+
     def _changed(self, state: State, reason: str) -> None:
+        if not self._begun:
+            return  # what keeps it from being connected at all is what the command ends with
         if state is State.WAITING:
             self.screen.news(f"the connection is lost ({reason}): trying again", "yellow")
             self._lost = True
@@ -131,24 +140,23 @@ class _Room(_Session):
 
     async def begin(self) -> None:
         answer = await self._enter()
-        if answer is None:
-            raise Disconnected("the room cannot be entered", code="refused")
         self.screen.news(f"{self._guest['room']}: {answer['count']} here. {_IN_A_ROOM}")
 
     async def again(self) -> None:
-        await self._enter()
+        try:
+            await self._enter()
+        except (Disconnected, CallError, InvalidValue) as error:
+            self.screen.news(f"not in the room: {error.message}", "red")
 
-    async def _enter(self) -> dict[str, Any] | None:
+    async def _enter(self) -> dict[str, Any]:
         answer = await self.ask("enter", self._guest)
-        if answer is None:
-            return None
         self._me = answer["me"]
         self._people = {one["by"]: one["name"] for one in answer["people"]}
         pages = [answer["messages"]]
         before = answer["before"]
         # After a pause: back to what has been shown, so that nothing is missing in between.
         while before is not None and self._shown and not any(one["id"] in self._shown for one in pages[0]):
-            older = await self.ask("older", before)
+            older = await self.try_to_ask("older", before)
             if older is None:
                 break
             pages.insert(0, older["messages"])
@@ -172,7 +180,7 @@ class _Room(_Session):
         if self._before is None:
             self.screen.news("there is nothing before")
             return
-        answer = await self.ask("older", self._before)
+        answer = await self.try_to_ask("older", self._before)
         if answer is not None:
             self._before = answer["before"]
             self.screen.news("— before —")
@@ -246,18 +254,18 @@ class _Stranger(_Session):
         if line in ("/next", "/start"):
             await self._look(command)
         elif line in ("/stop", "/block", "/report"):
-            if await self.ask(command) is not None:
+            if await self.try_to_ask(command) is not None:
                 self._talking = False
                 self.screen.news("the talk is over: /next for somebody else")
         elif not self._talking:
             self.screen.news("nobody is there yet")
-        elif await self.ask("say", line) is not None:
+        elif await self.try_to_ask("say", line) is not None:
             self.screen.said("you", line, datetime.now().timestamp() * 1000, own=True)  # noqa: DTZ005 - a moment
 
     async def _look(self, command: str) -> None:
         self._talking = False
         self.screen.news(f"looking for somebody; {self._online} online")
-        await self.ask(command)
+        await self.try_to_ask(command)
 
     def _count(self, count: int) -> None:
         self._online = count

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import msgspec
-from rich.console import Console
 from rich.table import Table
 
 from partyline.app import check
-from partyline.config import FIELDS, load
+from partyline.cli.output import console, write
+from partyline.config import FIELDS, load, written
 
 _MATERIAL = ("secret", "secret_file", "public_key", "public_key_file", "jwks_file", "jwks_url")
 _SHOWN = (*_MATERIAL[1:], "kid", "audience", "issuer", "leeway", "admin")
 
 
-def show_settings(flags: dict[str, Any], file: str | None, *, as_json: bool) -> None:
+def show_settings(assigned: dict[str, str], file: str | None, *, as_json: bool) -> None:
     """Print every setting, its value and its source. Raises ConfigError as `serve` would."""
-    loaded = load(flags, file=file)
+    loaded = load(file=file, assigned=assigned)
     check(loaded.settings)
     values = {name: getattr(loaded.settings, name) for name in FIELDS}
     values["api_keys"] = [
@@ -38,7 +37,7 @@ def show_settings(flags: dict[str, Any], file: str | None, *, as_json: bool) -> 
     ]
     if as_json:
         shown = {name: {"value": value, "source": loaded.sources[name]} for name, value in values.items()}
-        sys.stdout.write(msgspec.json.format(msgspec.json.encode(shown), indent=2).decode() + "\n")
+        write(msgspec.json.format(msgspec.json.encode(shown), indent=2).decode() + "\n")
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("setting", no_wrap=True)
@@ -48,19 +47,19 @@ def show_settings(flags: dict[str, Any], file: str | None, *, as_json: bool) -> 
     for name, value in values.items():
         source = loaded.sources[name]
         style = "" if source == "default" else "bold"
-        about = FIELDS[name].metadata["about"]
-        table.add_row(name, _text(value, about), source, about, style=style)
-    Console(highlight=False, markup=False).print(table)
+        about, kind = FIELDS[name].metadata["about"], FIELDS[name].metadata["kind"]
+        table.add_row(name, _text(value, about, kind), source, about, style=style)
+    console().print(table)
 
 
-def _text(value: Any, about: str) -> str:
+def _text(value: Any, about: str, kind: str) -> str:
     if value is None:
         return "auto" if "default" in about else "-"  # worked out at start, as the text says
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, list | tuple):
         return ", ".join(_item(item) for item in value) or "-"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return written(value, kind) if isinstance(value, int | float) else str(value)
 
 
 def _item(item: Any) -> str:
@@ -70,5 +69,6 @@ def _item(item: Any) -> str:
         return str(item["hash"])
     if "algorithm" in item:
         return f"{item['algorithm']} from {next(name for name in item if name in _MATERIAL)}"
-    bounds = (f"{name}={_text(value, '')}" for name, value in item.items() if name != "topic")
+    kinds = {"max_age": "seconds", "max_messages": "count", "max_bytes": "bytes"}
+    bounds = (f"{name}={written(item[name], kind)}" for name, kind in kinds.items() if name in item)
     return " ".join([item["topic"], *bounds])

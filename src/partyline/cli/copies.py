@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +10,7 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from partyline.cli.output import write
 from partyline.config import load
 from partyline.errors import ConfigError
 from partyline.stores.sqlite import copying
@@ -58,8 +58,9 @@ def _database(flags: dict[str, Any], config: str | None) -> str:
 
 def _tell(copy: copying.Copy, done: str, *, as_json: bool) -> None:
     if as_json:
-        sys.stdout.write(msgspec.json.encode(copy).decode() + "\n")
+        write(msgspec.json.encode(copy).decode() + "\n", done=done)
         return
-    sys.stdout.write(f"{done}: {copy.bytes:,} bytes, epoch {copy.epoch or '-'}, last offset {copy.head:,}\n")
+    text = f"{done}: {copy.bytes:,} bytes, epoch {copy.epoch or '-'}, last offset {copy.head:,}\n"
     if copy.kept is not None:
-        sys.stdout.write(f"the database that was there is kept as {copy.kept}\n")
+        text += f"the database that was there is kept as {copy.kept}\n"
+    write(text, done=done)

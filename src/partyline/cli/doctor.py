@@ -8,12 +8,12 @@ from typing import Any
 
 import msgspec
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from partyline.app import check
 from partyline.cli.copies import bar
 from partyline.cli.machine import examine_machine, settings_finding
+from partyline.cli.output import console, write
 from partyline.config import Settings, load
 from partyline.errors import ConfigError
 from partyline.findings import Finding, Verdict, ok
@@ -23,31 +23,33 @@ from partyline.stores.sqlite.examining import examine
 _STYLES = {Verdict.OK: "green", Verdict.WARNING: "yellow", Verdict.PROBLEM: "bold red"}
 
 
-def diagnose(flags: dict[str, Any], config: str | None, *, deep: bool, as_json: bool) -> None:
+def diagnose(flags: dict[str, Any], assigned: dict[str, str], config: str | None, *, deep: bool, as_json: bool) -> None:
     """Print a finding for everything that was looked at. Exits with 1 where one is a problem."""
     with bar() as progress:
-        findings = list(_findings(flags, config, deep, progress))
+        findings = list(_findings(flags, assigned, config, deep, progress))
     if as_json:
-        sys.stdout.write(msgspec.json.encode({"findings": findings}).decode() + "\n")
+        write(msgspec.json.encode({"findings": findings}).decode() + "\n")
     elif sys.stdout.isatty():
         _table(findings)
     else:
         for one in findings:
-            sys.stdout.write(f"{one.verdict.value:<8} {one.subject:<12} {one.text}\n")
+            write(f"{one.verdict.value:<8} {one.subject:<12} {one.text}\n")
             if one.advice:
-                sys.stdout.write(f"{'':<8} {'':<12} to do: {one.advice}\n")
+                write(f"{'':<8} {'':<12} to do: {one.advice}\n")
     if any(one.verdict is Verdict.PROBLEM for one in findings):
         raise typer.Exit(1)
 
 
-def _findings(flags: dict[str, Any], config: str | None, deep: bool, progress: Progress | None) -> Iterator[Finding]:
+def _findings(
+    flags: dict[str, Any], assigned: dict[str, str], config: str | None, deep: bool, progress: Progress | None
+) -> Iterator[Finding]:
     try:
-        settings = load(flags, file=config).settings
+        settings = load(flags, file=config, assigned=assigned).settings
         check(settings)
     except ConfigError as error:
         yield settings_finding(error)
         # What can be looked at without them is; a path that was named is the one that is meant.
-        settings = Settings(db=flags["db"] or Settings().db)
+        settings = Settings(db=assigned.get("db") or flags["db"] or Settings().db)
     yield from examine_machine(settings)
     if settings.db == ":memory:":
         yield ok("database", ":memory: keeps nothing")
@@ -63,4 +65,4 @@ def _table(findings: list[Finding]) -> None:
     for one in findings:
         text = one.text if not one.advice else f"{one.text}\nto do: {one.advice}"
         table.add_row(one.verdict.value, one.subject, text, style=_STYLES[one.verdict] if one.advice else "")
-    Console(highlight=False, markup=False).print(table)
+    console().print(table)

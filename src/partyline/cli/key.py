@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import secrets
-import sys
 
+from partyline.cli.output import write
 from partyline.trust.keys import key_hash
 
 
@@ -14,9 +14,9 @@ def make_key(*, as_json: bool) -> None:
     key = "pl_" + secrets.token_urlsafe(32)
     hashed = key_hash(key)
     if as_json:
-        sys.stdout.write(json.dumps({"key": key, "hash": hashed}) + "\n")
+        write(json.dumps({"key": key, "hash": hashed}) + "\n")
         return
-    sys.stdout.write(
+    write(
         f"key   {key}\n"
         f"hash  {hashed}\n\n"
         "Clients send the key: Authorization: Bearer KEY\n"

@@ -10,28 +10,28 @@ from typing import Any, NoReturn, TypeVar
 
 import typer
 
-from partyline.errors import Disconnected, InvalidValue, PartylineError
+from partyline.errors import Disconnected, PartylineError, Unauthenticated
 from partyline.topics import is_printable
 
 _T = TypeVar("_T")
 
 
-def run(main: Coroutine[Any, Any, _T], url: str) -> _T:
-    """Run a command to its end. Exits with 1 and one line where the server says no, quietly at Ctrl-C and `| head`."""
+def run(main: Coroutine[Any, Any, _T], url: str, key: str | None = None) -> _T:
+    """Run a command to its end. Exits with 1 and one line where the server says no, quietly at Ctrl-C."""
     try:
         return asyncio.run(main)
-    except Disconnected as error:
-        fail(f"{url}: {error.message}; is `partyline serve` running there?")
-    except InvalidValue as error:
-        if error.field == "url":
-            raise typer.BadParameter(error.message, param_hint="--url") from None
-        fail(error.message)
+    except Unauthenticated as error:
+        if key is None:
+            fail(f"{url}: the server wants a key or a token: give it one with --api-key or in PARTYLINE_KEY")
+        fail(f"{url}: {error.message}: it came from --api-key or PARTYLINE_KEY")
     except PartylineError as error:
+        if error.field == "url":
+            raise  # not the server's word: main says it
+        if error.code == "not_found":
+            fail(f"{url}: {error.message}: give the server's own address, such as http://127.0.0.1:8000")
+        if isinstance(error, Disconnected) or error.code == "refused":  # by something that is no Partyline
+            fail(f"{url}: {error.message}; is `partyline serve` running there?")
         fail(error.message)
-    except BrokenPipeError:
-        # Whoever read this has enough. Python would complain once more when it flushes at exit.
-        sys.stdout = None
-        raise typer.Exit from None
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
 

@@ -46,7 +46,7 @@ def examine_machine(settings: Settings) -> Iterator[Finding]:
     yield _uvloop()
     yield _sqlite()
     yield _descriptors(settings)
-    yield _port(settings)
+    yield port(settings)
     if settings.db != ":memory:":
         folder = os.path.dirname(os.path.realpath(settings.db))
         if os.path.isdir(folder):
@@ -96,16 +96,20 @@ def _descriptors(settings: Settings) -> Finding:
     return ok("descriptors", text)
 
 
-def _port(settings: Settings) -> Finding:
-    host, port = settings.host, settings.port
-    where = f"{port} on {host}"
-    if port == 0:
+def port(settings: Settings) -> Finding:
+    """Whether a server could listen where these settings say, or who does."""
+    where = f"{settings.port} on {settings.host}"
+    if settings.port == 0:
         return ok("port", "a free one is taken")
     try:
         for family, kind, protocol, _, address in socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            settings.host or None, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         ):
-            with socket.socket(family, kind, protocol) as one:
+            try:
+                one = socket.socket(family, kind, protocol)
+            except OSError:
+                continue  # a family that this machine does not have: a server does without it, too
+            with one:
                 one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 if family == socket.AF_INET6:
                     one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
@@ -190,4 +194,6 @@ def filesystem(folder: str, mounts: str = "/proc/self/mountinfo") -> Finding:
 
 def settings_finding(error: ConfigError) -> Finding:
     """Settings that a server would refuse."""
-    return problem("settings", error.message, "partyline config --show lists all of them")
+    if error.field == "config":
+        return problem("settings", error.message, "mend the file, or name another one with --config")
+    return problem("settings", error.message, "mend it; `partyline config --show` lists all of them then")

@@ -8,11 +8,13 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import typer
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from partyline.cli.line import run
 from partyline.cli.lines import Lines
+from partyline.cli.output import write
 from partyline.client import Line, connect
 from partyline.errors import InvalidValue, PartylineError
 from partyline.models import Receipt
@@ -31,7 +33,20 @@ def publish_one(
         async with connect(url, token=key, open_timeout=0) as line:
             return await line.publish(check_topic(topic), data, user=user)
 
-    _say(run(main(), url), as_json=as_json)
+    _say(run(main(), url, key), as_json=as_json)
+
+
+def standard_input() -> str:
+    """All of it. Raises InvalidValue where there is nothing, or no text."""
+    try:
+        text = sys.stdin.buffer.read().decode()
+    except UnicodeDecodeError as error:
+        raise InvalidValue(f"standard input is not UTF-8: {error}") from None
+    except OSError as error:
+        raise InvalidValue(f"standard input cannot be read: {error.strerror}") from None
+    if not text:
+        raise InvalidValue("standard input is empty: give the message as an argument, '' for an empty one")
+    return text
 
 
 def publish_lines(
@@ -55,9 +70,10 @@ def publish_lines(
 
                 return await _send(line, topic, Lines(descriptor), user, told, is_json=is_json)
 
-    count = run(main(), url)
+    count = run(main(), url, key)
     if not as_json:
-        sys.stdout.write(f"published {count:,} messages to {topic}\n")
+        told = f"published {count:,} messages to {topic}"
+        write(told + "\n", done=told)
 
 
 async def _send(
@@ -83,6 +99,7 @@ async def _send(
         await waiting.put(None)
 
     done = 0
+    receipt: Receipt | None = None
     reading = asyncio.create_task(read())
     try:
         while (one := await waiting.get()) is not None:
@@ -91,6 +108,10 @@ async def _send(
             receipt = await one
             done += 1
             told(receipt, done)
+    except PartylineError as error:
+        last = "" if receipt is None or receipt.position is None else f", the last one at {receipt.position}"
+        error.message += f" (published before it: {done:,}{last})"
+        raise
     finally:
         reading.cancel()
     return done
@@ -112,23 +133,25 @@ async def _publish(line: Line, topic: str, data: Any, user: str | None, number: 
 
 def _line(text: bytes, number: int, *, is_json: bool) -> Any:
     try:
-        return json.loads(text) if is_json else text.decode()
-    except ValueError as error:
+        message = text.decode()
+        return msgspec.json.decode(message) if is_json else message
+    except (ValueError, RecursionError) as error:
         what = "UTF-8" if isinstance(error, UnicodeDecodeError) else "JSON"
         raise InvalidValue(f"line {number} is not {what}: {error}") from None
 
 
 def _data(text: str, *, is_json: bool) -> Any:
     try:
-        return json.loads(text) if is_json else text
-    except ValueError as error:
+        return msgspec.json.decode(text) if is_json else text
+    except (ValueError, RecursionError) as error:
         raise typer.BadParameter(f"it is not JSON: {error}", param_hint="MESSAGE") from None
 
 
 def _say(receipt: Receipt, *, as_json: bool) -> None:
     position = None if receipt.position is None else str(receipt.position)
+    told = f"published to {receipt.room}" + (f" at {position}" if position else ", not kept")
     if as_json:
-        told = {"topic": receipt.room, "position": position, "id": receipt.id, "duplicate": receipt.duplicate}
-        sys.stdout.write(json.dumps(told, ensure_ascii=False) + "\n")
+        fields = {"topic": receipt.room, "position": position, "id": receipt.id, "duplicate": receipt.duplicate}
+        write(json.dumps(fields, ensure_ascii=False) + "\n", done=told)
     else:
-        sys.stdout.write(f"published to {receipt.room}" + (f" at {position}" if position else ", not kept") + "\n")
+        write(told + "\n", done=told)

@@ -6,28 +6,29 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 import msgspec
-from rich.console import Console
+from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
 from partyline import __version__, chat, log
-from partyline.app import Partyline, build, descriptor_limit, is_open, max_connections, take_over, tune
+from partyline.app import Partyline, build, check, descriptor_limit, is_open, max_connections, take_over, tune
+from partyline.cli.machine import port
+from partyline.cli.output import console, write
 from partyline.cli.target import Target, find, under
-from partyline.config import Settings, load
+from partyline.config import Settings, load, written
+from partyline.errors import ConfigError
+from partyline.findings import Verdict
 from partyline.server.lifespan import lifespan
 from partyline.trust.keys import key_hash
 
+_log = log.get("server")
+
+_LEAST_KEY: Final = 16  # characters
 _PATIENCE: Final = 1.0  # seconds that tasks have for their end
-
-_log = log.get("serve")
-
-
-def hashed_keys(keys: Iterable[str]) -> list[dict[str, object]]:
-    """Keys of the command line as the settings take them: hashes pass, plain keys are hashed here."""
-    return [{"hash": key if key.startswith("sha256:") else key_hash(key), "admin": True} for key in keys]
 
 
 def run(
@@ -35,14 +36,25 @@ def run(
     file: str | None,
     target: str | None = None,
     *,
+    assigned: Mapping[str, str],
     new_epoch: bool = False,
     handover: bool = False,
 ) -> None:
-    """Serve until a signal comes, `target` beside the relay. Raises ConfigError before anything listens."""
-    loaded = load(flags, file=file)
+    """Serve until a signal comes, `target` beside the relay. Raises ConfigError before anything listens.
+
+    `api_keys` among the flags are hashes, or keys as clients send them.
+    """
+    keys: list[str] = flags["api_keys"] or []
+    loaded = load({**flags, "api_keys": _hashed(keys) or None}, file=file, assigned=assigned)
     log.configure("json" if loaded.settings.log_format == "json" else "text", loaded.settings.log_level)
+    if any(len(key) < _LEAST_KEY for key in keys):
+        _log.warning(f"a key of fewer than {_LEAST_KEY} characters can be guessed: `partyline key` makes a good one")
     found = Target() if target is None else find(target)
     settings = loaded.settings if found.application is None else under(loaded, found.application.settings)
+    check(settings)
+    if not handover and (finding := port(settings)).verdict is Verdict.PROBLEM:
+        # Here rather than where it listens: a server that cannot start leaves no database behind.
+        raise ConfigError(f"port: {finding.text}: {finding.advice}", field="port")
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_serve(settings, found, new_epoch, handover))
 
@@ -63,8 +75,7 @@ async def _serve(settings: Settings, target: Target, new_epoch: bool, handover: 
                 partyline.shell.state = await stack.enter_async_context(lifespan(target.fallback))
             facts = _facts(partyline, await partyline.listen(), "" if chats else why)
             if settings.log_format == "json":
-                sys.stdout.write(msgspec.json.encode(facts).decode() + "\n")
-                sys.stdout.flush()
+                write(msgspec.json.encode(facts).decode() + "\n")
             else:
                 _print(facts)
             tune()
@@ -83,9 +94,15 @@ async def _end_tasks() -> None:
         _, stubborn = await asyncio.wait(tasks, timeout=_PATIENCE)
         if stubborn:
             _log.warning("left behind: they do not let themselves be cancelled", tasks=sorted(map(repr, stubborn)))
-            sys.stdout.flush()
-            sys.stderr.flush()
+            for stream in (sys.stdout, sys.stderr):
+                if stream is not None:
+                    with contextlib.suppress(OSError):
+                        stream.flush()
             os._exit(0)
+
+
+def _hashed(keys: Iterable[str]) -> list[dict[str, object]]:
+    return [{"hash": key if key.startswith("sha256:") else key_hash(key), "admin": True} for key in keys]
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
@@ -123,7 +140,7 @@ def _facts(partyline: Partyline, urls: list[str], no_chat: str) -> dict[str, str
         "origins": _origins(settings),
         "limits": (
             f"{max_connections(settings)} connections ({descriptor_limit()} descriptors), "
-            f"{_bytes(settings.max_message)} a message, {_bytes(settings.max_body)} a body, "
+            f"{written(settings.max_message, 'bytes')} a message, {written(settings.max_body, 'bytes')} a body, "
             f"heartbeat {limits.ping_interval:g} + {limits.ping_timeout:g} s"
         ),
     }
@@ -153,21 +170,11 @@ def _origins(settings: Settings) -> str:
     return ", ".join([own, *settings.cors_origins])
 
 
-def _bytes(count: int) -> str:
-    for unit, size in (("MiB", 1 << 20), ("KiB", 1 << 10)):
-        if count >= size and count % size == 0:
-            return f"{count // size} {unit}"
-    return f"{count:,} bytes"
-
-
 def _print(facts: dict[str, str]) -> None:
-    console = Console(highlight=False)
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim")
     table.add_column(overflow="fold")
-    console.print(f"[bold]Partyline {facts['version']}[/bold] listens on [bold cyan]{facts['listening']}[/bold cyan]")
     for name in ("chat", "database", "log", "access", "origins", "limits", "loop"):
-        style = "bold red" if facts[name].startswith("OPEN") else ""
-        table.add_row(f"  {name}", f"[{style}]{facts[name]}[/{style}]" if style else facts[name])
-    console.print(table)
-    console.print("[dim]  Ctrl-C stops it[/dim]")
+        table.add_row(f"  {name}", Text(facts[name], "bold red" if facts[name].startswith("OPEN") else ""))
+    first = Text.assemble((f"Partyline {facts['version']}", "bold"), " listens on ", (facts["listening"], "bold cyan"))
+    console().print(Group(first, table, Text("  Ctrl-C stops it", "dim")))

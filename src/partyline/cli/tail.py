@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 from datetime import datetime
 
 import msgspec
@@ -12,6 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from partyline.cli.line import plain, printable_json, run
+from partyline.cli.output import console, write
 from partyline.client import Gap, Message, State, Subscription, connect
 from partyline.topics import check_pattern, contains
 
@@ -58,7 +58,7 @@ def follow(url: str, topics: list[str], *, after: str, key: str | None, count: i
         except BaseExceptionGroup as group:
             raise group.exceptions[0] from None
 
-    run(unwrapped(), url)
+    run(unwrapped(), url, key)
 
 
 async def _read(subscription: Subscription[Message | Gap], queue: asyncio.Queue[Message | Gap]) -> None:
@@ -72,7 +72,7 @@ class _Printer:
     def __init__(self, errors: Console, *, as_json: bool) -> None:
         self._errors = errors
         self._as_json = as_json
-        self._console = Console(highlight=False, soft_wrap=True)
+        self._console = console(soft_wrap=True)
 
     def show(self, item: Message | Gap) -> None:
         if isinstance(item, Gap):
@@ -98,13 +98,18 @@ class _Printer:
         else:
             data = item.data
             text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False)
-            line = Text(datetime.fromtimestamp(item.time).astimezone().strftime("%H:%M:%S "), style="dim")
+            line = Text(self._moment(item.time) + " ", style="dim")
             line.append(plain(item.topic) + " ", style="cyan")
             if item.sender is not None:
                 line.append(plain(item.sender) + ": ", style="magenta")
             line.append(plain(text), style="none")
             self._console.print(line)
-        sys.stdout.flush()
+
+    def _moment(self, time: float) -> str:
+        """Local time; on a terminal with the date, where that is not today's."""
+        moment, now = datetime.fromtimestamp(time).astimezone(), datetime.now().astimezone()
+        dated = self._console.is_terminal and moment.date() != now.date()
+        return moment.strftime("%Y-%m-%d %H:%M:%S" if dated else "%H:%M:%S")
 
     def _write(self, value: dict[str, object]) -> None:
-        sys.stdout.write(printable_json(msgspec.json.encode(value).decode()) + "\n")
+        write(printable_json(msgspec.json.encode(value).decode()) + "\n")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import secrets
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from partyline.cli.output import write
 from partyline.config import JwtKey, Settings, duration, load
 from partyline.errors import ConfigError, InvalidValue
 from partyline.relay.signers import check_keys, private_key, read_file, read_keys
@@ -35,10 +35,10 @@ class Wish:
 
 
 def make_token(
-    wish: Wish, flags: dict[str, Any], file: str | None, *, kid: str | None, secret_file: Path | None, as_json: bool
+    wish: Wish, assigned: dict[str, str], file: str | None, *, kid: str | None, secret_file: Path | None, as_json: bool
 ) -> None:
     """Print the token, alone on its line. Raises ConfigError or InvalidValue."""
-    settings = load(flags, file=file).settings
+    settings = load(file=file, assigned=assigned).settings
     check_keys(settings.jwt_keys)
     named = [one for one in settings.jwt_keys if kid is None or one.kid == kid]
     algorithm: Algorithm = "HS256"
@@ -57,9 +57,9 @@ def make_token(
     if len(token) > MAX_TOKEN:
         raise InvalidValue(f"topics: the token would be longer than {MAX_TOKEN} characters: fewer patterns cover more")
     if as_json:
-        sys.stdout.write(json.dumps({"token": token, "header": header, "claims": claims}) + "\n")
+        write(json.dumps({"token": token, "header": header, "claims": claims}) + "\n")
     else:
-        sys.stdout.write(token + "\n")
+        write(token + "\n")
 
 
 def _with_secret(keys: list[JwtKey], kid: str | None) -> JwtKey:

@@ -293,7 +293,7 @@ class Engine:
     async def _fetch(self, http: Http) -> list[Packet]:
         answer = await http.request("GET", self._target(POLLING))
         if answer.status != 200:
-            raise Disconnected(f"{self._route.address.authority} answered {answer.status}: {_reason(answer.body)}")
+            raise Disconnected(f"{self._route.address.authority} answered {answer.status}{_reason(answer.body)}")
         try:
             return payloads.read(answer.body, _PROTOCOL)
         except InvalidPacket as error:
@@ -337,14 +337,14 @@ class Engine:
         body, content = payloads.write(chosen, _PROTOCOL, base64=True)
         answer = await http.request("POST", self._target(POLLING), body, content)
         if answer.status != 200:
-            raise Disconnected(f"{self._route.address.authority} answered {answer.status}: {_reason(answer.body)}")
+            raise Disconnected(f"{self._route.address.authority} answered {answer.status}{_reason(answer.body)}")
 
 
 def _reason(body: bytes) -> str:
-    """What an answer says of why; both forms of errors have a `message`."""
+    """What an answer says of why; both forms of errors have a `message`. The page of another server says nothing."""
     try:
         found = msgspec.json.decode(body)
         error = found.get("error", found)
-        return str(error["message"])[:200]
+        return f": {str(error['message'])[:200]}"
     except (msgspec.MsgspecError, AttributeError, KeyError, TypeError):
-        return body[:100].decode(errors="replace")
+        return ""

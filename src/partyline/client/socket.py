@@ -49,7 +49,8 @@ class Address:
             port = parts.port or (443 if secure else 80)
             host = (parts.hostname or "").encode("idna").decode()
         except (ValueError, KeyError):
-            raise InvalidValue(f"url: {url[:200]!r} is no http, https, ws or wss address", field="url") from None
+            hint = "" if "://" in url else f": did you mean http://{url[:200]}?"
+            raise InvalidValue(f"url: {url[:200]!r} is no http, https, ws or wss address{hint}", field="url") from None
         if not host or parts.username is not None or parts.query or parts.fragment:
             raise InvalidValue(f"url: {url[:200]!r} has to be a scheme, a host, a port and a path", field="url")
         where = parts.path.rstrip("/")

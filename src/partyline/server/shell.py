@@ -175,7 +175,9 @@ class Shell(uvicorn.Server):
 
 def _bind_error(error: OSError, host: str, port: int) -> str:
     if error.errno == errno.EADDRINUSE or "in use" in str(error):
-        return f"port {port} on {host} is in use: choose another with --port, or stop what listens there"
+        return (
+            f"port {port} on {host} is in use: choose another (the setting port, or --port), or stop what listens there"
+        )
     if error.errno in (errno.EACCES, errno.EPERM):
-        return f"port {port} needs more rights: choose one from 1024 up with --port"
+        return f"port {port} needs more rights: choose one from 1024 up (the setting port, or --port)"
     return f"cannot listen on {host}:{port}: {error.strerror or error}"
