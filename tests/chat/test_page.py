@@ -509,7 +509,7 @@ def test_strangers() -> None:
             assert await one.page.locator(".message .by bdi").all_text_contents() == ["You", "Stranger"]
             await other.page.click("#next")
             await one.sees("The stranger has left.")
-            assert await one.page.locator("#text").is_disabled()
+            assert not await one.page.locator("#text").is_editable()
             await one.page.click("#next")
             await one.sees(hello)
             await other.sees(hello)
@@ -526,6 +526,41 @@ def test_strangers() -> None:
             await one.page.get_by_text("Talk to a stranger").last.wait_for()
             await other.page.close()
             await one.page.get_by_text("You are the only one here at the moment").wait_for()
+
+    asyncio.run(main())
+
+
+def test_who_types_when_the_stranger_leaves() -> None:
+    """What is typed on when the other one leaves presses nothing and stays, until one presses Next oneself; whoever
+    comes then gets none of it."""
+
+    async def main() -> None:
+        async with (
+            partyline_server(extras=chat.extras()) as (_, url),
+            chromium() as browser,
+            visitors(browser, url, 3) as (one, other, third),
+        ):
+            hello = "You are connected with a stranger. Say hello."
+            for visitor in (one, other):
+                await visitor.stranger()
+                await visitor.page.click("#start")
+            await one.sees(hello)
+            await third.stranger()
+            await third.page.click("#start")
+            await one.page.keyboard.type("only for")
+            await other.page.click("#stop")
+            await one.sees("The stranger has left.")
+            for key in ("Space", "y", "o", "u", "Enter"):
+                await one.page.keyboard.press(key)
+            assert await one.page.input_value("#text") == "only for"
+            assert await one.page.text_content("#subtitle") == "The talk is over"
+            await one.page.click("#next")
+            for visitor in (one, third):
+                await visitor.sees(hello)
+            assert await one.page.input_value("#text") == ""
+            await one.say("hello")
+            await third.sees("hello")
+            assert await third.texts() == ["hello"]
 
     asyncio.run(main())
 
@@ -564,7 +599,7 @@ def test_a_restart_ends_a_talk() -> None:
             await server.process.wait()
             for visitor in (one, other):
                 await visitor.page.locator("#banner", has_text="Connection lost").wait_for()
-                assert await visitor.page.locator("#text").is_disabled()
+                assert not await visitor.page.locator("#text").is_editable()
             async with serving(port=server.port):
                 for visitor in (one, other):
                     await visitor.sees("The server restarted: this talk has ended.")

@@ -128,9 +128,9 @@ export class Conversation {
 
   // The box
 
-  /** Whether one may write. @param {boolean} may */
+  /** Whether one may write. What stands there stays, with the focus: who is typing presses nothing. @param {boolean} may */
   enable(may) {
-    $("text").disabled = !may;
+    $("text").readOnly = !may;
     this.#fit();
   }
 
@@ -141,7 +141,7 @@ export class Conversation {
   #submit() {
     const text = $("text");
     const said = clean(text.value);
-    if (!said || text.disabled || [...said].length > MOST_TEXT) return;
+    if (!said || text.readOnly || [...said].length > MOST_TEXT) return;
     text.value = "";
     this.#fit();
     this.#tell(false);
@@ -155,7 +155,7 @@ export class Conversation {
     text.style.height = "auto";
     text.style.height = `${text.scrollHeight + 2}px`;
     if (this.#near) this.toEnd();
-    $("composer").querySelector("button").disabled = text.disabled || !count || count > MOST_TEXT;
+    $("composer").querySelector("button").disabled = text.readOnly || !count || count > MOST_TEXT;
     const counter = $("counter");
     counter.hidden = count < MOST_TEXT * 0.9;
     counter.textContent = `${count.toLocaleString()} of ${MOST_TEXT.toLocaleString()} characters`;

@@ -146,8 +146,7 @@ export class Strangers {
   #over(text) {
     if (this.#state !== "talking") return;
     this.#become("over");
-    this.conversation.notice(text);
-    $("next").focus();
+    this.conversation.notice(text); // and the focus stays: somebody may be typing
   }
 
   /** @param {string} text @param {number} time */
