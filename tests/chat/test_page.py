@@ -8,6 +8,7 @@ import itertools
 import json
 import re
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def test_types(tmp_path: Path) -> None:
     command = [*compiler, "--lib", "es2024,dom,dom.iterable", *files]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, "")
-    assert len(files) == 5
+    assert len(files) == 7
 
 
 def test_a_conversation_in_a_room() -> None:
@@ -168,6 +169,101 @@ def test_an_answer_that_is_lost() -> None:
             assert await ada.texts() == ["hello", "hello again"]
             entries = await namespace.history(room_of("den"))
             assert [entry.arguments[0]["text"] for entry in entries] == ["hello", "hello again"]
+
+    asyncio.run(main())
+
+
+def test_what_is_not_sent_outlives_the_view() -> None:
+    """Messages on their way and a text half typed are there again after leaving the room and after a reload, and go
+    out once the server is there, each once and in order."""
+    cut = False
+
+    def between(socket: Any) -> None:
+        if cut:
+            return  # nobody answers
+        server = socket.connect_to_server()
+        socket.on_message(lambda packet: None if cut else server.send(packet))
+        server.on_message(lambda packet: None if cut else socket.send(packet))
+
+    async def main() -> None:
+        nonlocal cut
+        async with (
+            partyline_server(extras=chat.extras()) as (_, url),
+            chromium() as browser,
+            visitors(browser, url, 1) as (ada,),
+        ):
+            await ada.page.route_web_socket(re.compile("socket.io"), between)
+            await ada.enter("Ada", "den")
+            said = [f"quick {number}" for number in range(16)]
+            for text in said:
+                await ada.say(text)
+            await ada.page.locator(".pending", has_text="a little slower").wait_for()
+            await ada.page.fill("#text", "half-typed")
+            await ada.page.click(".back")
+            await ada.enter("Ada", "attic")
+            assert await ada.texts() == []
+            assert await ada.page.input_value("#text") == ""
+            await ada.page.go_back()
+            await ada.follow("den")
+            assert await ada.page.input_value("#text") == "half-typed"
+            await ada.sees(said[-1])
+            assert await ada.texts() == said
+            cut = True
+            for text in ("half-typed", "and more"):
+                await ada.say(text)
+            await ada.page.click(".back")
+            await ada.page.goto(f"{url}/#room/%20den")
+            await ada.page.locator(".pending", has_text="and more").wait_for()
+            await ada.page.fill("#text", "draft")
+            cut = False
+            await ada.page.reload()
+            await ada.sees("and more")
+            assert await ada.page.input_value("#text") == "draft"
+            assert await ada.texts() == [*said, "half-typed", "and more"]
+            await ada.page.reload()
+            await ada.sees("and more")
+            assert await ada.page.locator(".pending").count() == 0
+
+    asyncio.run(main())
+
+
+def test_a_reload_before_the_answer() -> None:
+    """A message that was kept without the page's knowing is not said again after a reload, though the server has
+    forgotten its id and more has been said since than a page of the log holds."""
+    swallowing = False
+
+    def between(socket: Any) -> None:
+        server = socket.connect_to_server()
+        socket.on_message(lambda packet: server.send(packet))
+        server.on_message(lambda packet: None if swallowing else socket.send(packet))
+
+    async def main() -> None:
+        nonlocal swallowing
+        io = partyline.SocketIO()
+        namespace = io.namespace("/chat")
+        rooms = Rooms(namespace)
+        async with (
+            partyline_server(extras=[io, partyline.Pages(STATIC)]) as (server, url),
+            chromium() as browser,
+            visitors(browser, url, 1) as (ada,),
+        ):
+            await ada.page.route_web_socket(re.compile("socket.io"), between)
+            await ada.enter("Ada", "den")
+            swallowing = True
+            await ada.say("hello")
+            await eventually(lambda: server.store.head == 1, "it is kept")
+            rooms.said.clear()
+            now = int(time.time() * 1000)
+            for number in range(60):
+                message = {"id": f"id {number}", "by": "x", "name": "Lin", "text": str(number), "time": now}
+                await namespace.publish(room_of("den"), "said", message)
+            swallowing = False
+            await ada.page.reload()
+            await ada.sees("59")
+            await ada.sees("hello")
+            await ada.say("and once more")
+            await ada.sees("and once more")
+            assert await ada.texts() == ["hello", *map(str, range(60)), "and once more"]
 
     asyncio.run(main())
 

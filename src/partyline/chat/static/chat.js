@@ -2,37 +2,15 @@
 /** The page: which of its views the address names, the name one goes by, and the banner of the connection. */
 
 import { $, announce } from "./conversation.js";
+import { lasting } from "./kept.js";
 import { Room } from "./rooms.js";
 import { Strangers } from "./stranger.js";
-
-/** What is kept in this browser; without storage, until the page is left. */
-const kept = {
-  /** @type {Record<string, string>} */
-  here: {},
-  /** @param {string} what @returns {string} */
-  get(what) {
-    try {
-      return localStorage.getItem("partyline." + what) ?? "";
-    } catch {
-      return this.here[what] ?? "";
-    }
-  },
-  /** @param {string} what @param {string} value */
-  set(what, value) {
-    this.here[what] = value;
-    try {
-      localStorage.setItem("partyline." + what, value);
-    } catch {
-      // private mode, full, forbidden: it is in `here`
-    }
-  },
-};
 
 /** What tells this browser from others of the same name. Rooms see a hash of it only. */
 function key() {
   const random = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), (b) => b.toString(16).padStart(2, "0"));
-  const known = kept.get("key") || random().join("");
-  kept.set("key", known);
+  const known = lasting.get("key") || random().join("");
+  lasting.set("key", known);
   return known;
 }
 
@@ -99,8 +77,8 @@ let view = null;
 
 function home(room = "") {
   document.title = "Partyline";
-  $("name").value = kept.get("name");
-  $("room").value = room || kept.get("room");
+  $("name").value = lasting.get("name");
+  $("room").value = room || lasting.get("room");
   for (const field of ["name", "room"]) complain(field);
   ($("name").value ? $("room") : $("name")).focus();
 }
@@ -131,11 +109,11 @@ function route() {
   const [what, rest] = location.hash.slice(1).split(/\/(.*)/s);
   let room = "";
   try {
-    room = decodeURIComponent(rest ?? "").trim();
+    room = decodeURIComponent(rest ?? "").trim().replace(/\s+/g, " ");
   } catch {
     // not an address of ours: the home view
   }
-  const name = kept.get("name");
+  const name = lasting.get("name");
   if (what === "stranger") {
     show("stranger");
     view = new Strangers(watch);
@@ -155,8 +133,8 @@ $("join").addEventListener("submit", (/** @type {Event} */ event) => {
   complain("room");
   complain("name", name ? "" : "Say what the others may call you");
   if (!name) return;
-  kept.set("name", name.toWellFormed());
-  kept.set("room", room.toWellFormed());
+  lasting.set("name", name.toWellFormed());
+  lasting.set("room", room.toWellFormed());
   const hash = "#room/" + encodeURIComponent(room.toWellFormed());
   if (location.hash === hash) route();
   else location.hash = hash;

@@ -7,6 +7,8 @@
  *   `time` in ms; `by` tells people of the same name apart
  */
 
+import { session } from "./kept.js";
+
 export const MOST_TEXT = 4000; // characters; the server's bound
 const TOGETHER = 5 * 60_000; // messages of one person within this stand together
 const LONG = 1200; // characters, or
@@ -85,8 +87,9 @@ export class Conversation {
 
   /**
    * @param {{send: (text: string) => void, typing: (on: boolean) => void, older?: () => Promise<boolean>,
-   *   placeholder: string}} doing
-   *   `older` loads what came before, and says whether there may be more
+   *   placeholder: string, draft?: string}} doing
+   *   `older` loads what came before, and says whether there may be more; `draft` is the name by which what is not
+   *   sent yet outlives this view and a reload of the page
    */
   constructor(doing) {
     this.doing = doing;
@@ -96,7 +99,7 @@ export class Conversation {
     $("newer").hidden = true;
     this.top("");
     const text = $("text");
-    text.value = "";
+    text.value = doing.draft ? session.get(doing.draft) : "";
     text.placeholder = doing.placeholder;
     this.#fit();
     const { signal } = this.#gone;
@@ -109,7 +112,7 @@ export class Conversation {
       event.preventDefault();
       this.#submit();
     });
-    listen(text, "input", () => (this.#fit(), this.#tell(text.value.trim() !== "")));
+    listen(text, "input", () => (this.#changed(), this.#tell(text.value.trim() !== "")));
     listen(text, "blur", () => this.#tell(false));
     listen($("scroller"), "scroll", () => this.#scrolled());
     listen($("newer"), "click", () => this.toEnd());
@@ -143,10 +146,15 @@ export class Conversation {
     const said = clean(text.value);
     if (!said || text.readOnly || [...said].length > MOST_TEXT) return;
     text.value = "";
-    this.#fit();
+    this.#changed();
     this.#tell(false);
     this.doing.send(said);
     this.toEnd();
+  }
+
+  #changed() {
+    if (this.doing.draft) session.set(this.doing.draft, $("text").value);
+    this.#fit();
   }
 
   #fit() {
@@ -233,16 +241,16 @@ export class Conversation {
 
   /**
    * What became of an own message.
-   * @param {string} id @param {string} text @param {() => void} [retry] @param {() => void} [drop]
+   * @param {string} id @param {string} text
+   * @param {Record<string, () => void>} [acts] that one may do about it, by label: it is not sent
    */
-  state(id, text, retry, drop) {
+  state(id, text, acts) {
     const item = this.#items.get(id);
     const line = item?.querySelector(".state");
     if (!item || !line) return;
     line.replaceChildren(text);
-    item.classList.toggle("failed", !!retry);
-    for (const [label, act] of /** @type {[string, any][]} */ ([["Try again", retry], ["Discard", drop]])) {
-      if (!act) continue;
+    item.classList.toggle("failed", !!acts);
+    for (const [label, act] of Object.entries(acts ?? {})) {
       const button = element("button", "link", label);
       button.addEventListener("click", act);
       line.append(" ", button);

@@ -201,7 +201,7 @@ export class Strangers {
       const { error, message } = await this.#ask("say", text);
       if (conversation !== this.conversation) return;
       if (!error) conversation.add({ id, by: "me", text, time: Date.now(), mine: true });
-      else conversation.state(id, `Not sent: ${message}.`, this.#state === "talking" ? send : undefined);
+      else conversation.state(id, `Not sent: ${message}.`, this.#state === "talking" ? { "Try again": send } : {});
     };
     await send();
   }
