@@ -661,6 +661,77 @@ def test_who_types_when_the_stranger_leaves() -> None:
     asyncio.run(main())
 
 
+def test_quick_words_to_a_stranger() -> None:
+    """Faster than the server allows, the page waits by itself; all is said, in order, and once, though an answer is
+    lost."""
+    swallowing = False
+
+    def between(socket: Any) -> None:
+        server = socket.connect_to_server()
+        socket.on_message(lambda packet: server.send(packet))
+        server.on_message(lambda packet: None if swallowing and "[{}]" in packet else socket.send(packet))
+
+    async def main() -> None:
+        nonlocal swallowing
+        said = [f"quick {number}" for number in range(13)]
+        async with (
+            partyline_server(extras=chat.extras()) as (_, url),
+            chromium() as browser,
+            visitors(browser, url, 2) as (one, other),
+        ):
+            await one.page.clock.install()
+            await one.page.route_web_socket(re.compile("socket.io"), between)
+            for visitor in (one, other):
+                await visitor.stranger()
+                await visitor.page.click("#start")
+            for visitor in (one, other):
+                await visitor.sees("You are connected with a stranger. Say hello.")
+            swallowing = True
+            await one.say(said[0])
+            await other.sees(said[0])
+            swallowing = False
+            for text in said[1:]:
+                await one.say(text)
+            await one.page.clock.run_for(11_000)  # the call whose answer was lost is given up
+            await other.sees(said[-1])
+            await one.sees(said[-1])
+            assert await one.texts() == await other.texts() == said
+            assert await one.page.locator(".failed").count() == 0
+
+    asyncio.run(main())
+
+
+def test_what_a_leaving_stranger_did_not_get() -> None:
+    """A message that crosses the other one's leaving is not sent, says so and stays to be read; nobody else gets it."""
+    held: list[str] = []
+
+    def between(socket: Any) -> None:
+        server = socket.connect_to_server()
+        socket.on_message(lambda packet: server.send(packet))
+        server.on_message(lambda packet: held.append(packet) if '["left"' in packet else socket.send(packet))
+
+    async def main() -> None:
+        async with (
+            partyline_server(extras=chat.extras()) as (_, url),
+            chromium() as browser,
+            visitors(browser, url, 2) as (one, other),
+        ):
+            await one.page.route_web_socket(re.compile("socket.io"), between)
+            for visitor in (one, other):
+                await visitor.stranger()
+                await visitor.page.click("#start")
+            for visitor in (one, other):
+                await visitor.sees("You are connected with a stranger. Say hello.")
+            await other.page.click("#stop")
+            await eventually(lambda: held, "the page does not hear it")
+            await one.say("too late")
+            await one.sees("The stranger has left.")
+            assert await one.page.text_content(".state") == "Not sent: the talk is over."
+            assert await one.page.text_content("#subtitle") == "The talk is over"
+
+    asyncio.run(main())
+
+
 def test_pressing_next_too_fast(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who presses faster than the server allows is told so."""
     slow = functools.partial(strangers.Visitor, starts=Pace(0.01, 2))  # one would have to be slower than any machine

@@ -26,7 +26,7 @@ in ms since 1970.
 | --- | --- |
 | `start`, `next` | {}; `paired` follows, at once or later |
 | `stop` | {} |
-| `say` text | {} |
+| `say` {id, text} | {}; the same id once more in this talk is not said again |
 | `typing` on | |
 | `block`, `report` | {}; ends the talk |
 

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 import partyline
-from partyline.chat.words import MOST_NAME, MOST_ROOM, Answer, Pace, Refused, name, text
+from partyline.chat.words import MOST_NAME, MOST_ROOM, Answer, Pace, Refused, message_id, name, text
 
 PAGE = 50  # messages, of which as many come as have
 MOST_PAGE = 50_000  # characters
@@ -97,13 +97,11 @@ class Rooms:
         """Say something to all in the room, oneself among them; answered when it is kept."""
         try:
             member = self._member(socket)
-            words = text(saying.text)
-            if not 8 <= len(saying.id) <= 64:
-                raise Refused("invalid_id", "the id of a message has 8 to 64 characters", field="id")
-            kept = self.said.get((member.by, saying.id))
+            words, mark = text(saying.text), (member.by, message_id(saying.id))
+            kept = self.said.get(mark)
             if kept is None:
                 member.says.check()
-                kept = self._keep(member, saying.id, words)
+                kept = self._keep(member, mark, words)
             await asyncio.shield(kept)  # whoever goes now leaves it to be kept
         except Refused as refused:
             return refused.answer
@@ -111,9 +109,8 @@ class Rooms:
             return {"error": error.code, "message": error.message}
         return {}
 
-    def _keep(self, member: Member, number: str, words: str) -> asyncio.Future[Any]:
-        said = {"id": number, "by": member.by, "name": member.name, "text": words, "time": int(time.time() * 1000)}
-        mark = (member.by, number)
+    def _keep(self, member: Member, mark: tuple[str, str], words: str) -> asyncio.Future[Any]:
+        said = {"id": mark[1], "by": member.by, "name": member.name, "text": words, "time": int(time.time() * 1000)}
         kept: asyncio.Future[Any] = asyncio.ensure_future(self.chat.publish(member.room, "said", said))
         self.said[mark] = kept
         # What could not be kept may be said once more.

@@ -5,23 +5,27 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from collections import deque
 from dataclasses import dataclass, field
 
 import partyline
 from partyline.chat.matching import Matching
-from partyline.chat.words import Answer, Pace, Refused, text
+from partyline.chat.rooms import Saying
+from partyline.chat.words import Answer, Pace, Refused, message_id, text
 
 REPORTS = 3  # of different people, from which on somebody is not paired any more
+REMEMBERED = 50  # ids of what one says in a talk, so that nothing is said twice; a page waits for each answer
 NEWS = 1.0  # seconds between two counts of the people online
 
 
 @dataclass(slots=True)
 class Visitor:
-    """How often a page may do something, and who has reported it."""
+    """How often a page may do something, what it has said in this talk, and who has reported it."""
 
     starts: Pace = field(default_factory=lambda: Pace(1, 10))
     says: Pace = field(default_factory=lambda: Pace(2, 10))
     types: Pace = field(default_factory=lambda: Pace(2, 10))
+    said: deque[str] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
     reporters: set[str] = field(default_factory=set)
 
 
@@ -69,6 +73,8 @@ class Strangers:
         talking = self.matching.partner(socket.id)
         other = self.matching.start(socket.id)
         if other is not None and talking is None:
+            for one in (socket.id, other):
+                self.visitors[one].said.clear()
             self.strangers.to(socket.id, other).emit("paired")
         return {}
 
@@ -82,16 +88,20 @@ class Strangers:
         self._tell(self.matching.stop(socket.id))
         return {}
 
-    def say(self, socket: partyline.Socket, said: str) -> Answer:
+    def say(self, socket: partyline.Socket, saying: Saying) -> Answer:
         """Say something to the other one."""
+        visitor = self.visitors[socket.id]
         try:
-            words = text(said)
+            words, mark = text(saying.text), message_id(saying.id)
+            if mark in visitor.said:
+                return {}
             other = self.matching.partner(socket.id)
             if other is None:
                 raise Refused("no_partner", "the talk is over")
-            self.visitors[socket.id].says.check()
+            visitor.says.check()
         except Refused as refused:
             return refused.answer
+        visitor.said.append(mark)
         self.strangers.to(other).emit("said", {"text": words, "time": int(time.time() * 1000)})
         return {}
 

@@ -42,6 +42,13 @@ def text(said: str) -> str:
     return said
 
 
+def message_id(given: str) -> str:
+    """The id of a message, chosen by who says it. Raises Refused."""
+    if not 8 <= len(given) <= 64:
+        raise Refused("invalid_id", "the id of a message has 8 to 64 characters", field="id")
+    return given
+
+
 def name(given: str, most: int, field: str) -> str:
     """A name in one line, without what cannot be seen, spelt in one way. Raises Refused."""
     visible = _HIDDEN.sub("", _CONTROLS.sub(" ", _HALVES.sub("\ufffd", given)))

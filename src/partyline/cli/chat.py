@@ -98,6 +98,25 @@ class _Session:
             return None
         return answer if isinstance(answer, dict) else {}
 
+    async def say(self, words: str) -> bool:
+        """Until the server has it: its id makes a repetition harmless. False, and a word about it, where it refuses."""
+        number = secrets.token_hex(16)
+        while True:
+            try:
+                answer = await self.chat.call("say", {"id": number, "text": words})
+            except (Disconnected, CallError):
+                await asyncio.sleep(_PAUSE)
+                continue
+            if isinstance(answer, dict) and "wait" in answer:
+                await asyncio.sleep(answer["wait"])
+            elif isinstance(answer, dict) and answer.get("error") == "not_in_a_room":
+                await asyncio.sleep(_PAUSE)
+            elif isinstance(answer, dict) and "error" in answer:
+                self.screen.news(f"not said: {answer.get('message', answer['error'])}", "red")
+                return False
+            else:
+                return True
+
     def _changed(self, state: State, reason: str) -> None:
         if state is State.WAITING:
             self.screen.news(f"the connection is lost ({reason}): trying again", "yellow")
@@ -166,7 +185,7 @@ class _Room(_Session):
         elif line == "/older":
             await self._older()
         else:
-            await self._say(line)
+            await self.say(line)
 
     async def _older(self) -> None:
         if self._before is None:
@@ -178,25 +197,6 @@ class _Room(_Session):
             self.screen.news("— before —")
             for message in answer["messages"]:
                 self._show(message)
-
-    async def _say(self, words: str) -> None:
-        """Until the server has it: its id makes a repetition harmless."""
-        number = secrets.token_hex(16)
-        while True:
-            try:
-                answer = await self.chat.call("say", {"id": number, "text": words})
-            except (Disconnected, CallError):
-                await asyncio.sleep(_PAUSE)
-                continue
-            if isinstance(answer, dict) and "wait" in answer:
-                await asyncio.sleep(answer["wait"])
-            elif isinstance(answer, dict) and answer.get("error") == "not_in_a_room":
-                await asyncio.sleep(_PAUSE)
-            elif isinstance(answer, dict) and "error" in answer:
-                self.screen.news(f"not said: {answer.get('message', answer['error'])}", "red")
-                return
-            else:
-                return
 
     def _show(self, message: dict[str, Any]) -> None:
         if message["id"] not in self._shown:
@@ -251,7 +251,7 @@ class _Stranger(_Session):
                 self.screen.news("the talk is over: /next for somebody else")
         elif not self._talking:
             self.screen.news("nobody is there yet")
-        elif await self.ask("say", line) is not None:
+        elif await self.say(line):
             self.screen.said("you", line, datetime.now().timestamp() * 1000, own=True)  # noqa: DTZ005 - a moment
 
     async def _look(self, command: str) -> None:

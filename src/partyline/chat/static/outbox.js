@@ -21,8 +21,9 @@ export class Outbox {
   /**
    * @param {import("./conversation.js").Conversation} conversation where they are shown
    * @param {import("./partyline.js").Socket} socket
-   * @param {{kept?: string}} doing
-   *   `kept`: the name by which they outlive this view and a reload of the page
+   * @param {{kept?: string, sent?: (message: Message) => void, over?: () => void}} doing
+   *   `kept`: the name by which they outlive this view and a reload of the page. `sent`: the server has one. `over`:
+   *   there is nobody any more to whom they could go
    */
   constructor(conversation, socket, doing) {
     this.conversation = conversation;
@@ -46,6 +47,13 @@ export class Outbox {
   open(may) {
     this.#open = may;
     this.#pump();
+  }
+
+  /** Send nothing any more, and say why of what is not sent. @param {string} why */
+  end(why) {
+    this.#open = false;
+    for (const { id } of this.#unsent) this.conversation.state(id, `Not sent: ${why}.`, {});
+    this.#unsent = [];
   }
 
   /** @param {string} text */
@@ -82,14 +90,18 @@ export class Outbox {
         message.tried = true;
         this.#keep();
         const answer = await this.socket.call("say", { id, text });
+        if (!this.#unsent.includes(message)) continue; // ended meanwhile
         if (LATER.includes(answer.error)) {
           this.conversation.state(id, "Sending, a little slower…");
           await new Promise((resolve) => setTimeout(resolve, (answer.wait ?? 1) * 1000));
+        } else if (answer.error === "no_partner") {
+          this.doing.over?.();
         } else if (answer.error) {
           this.#refuse(id, answer);
         } else {
           this.known([message]);
           this.conversation.state(id, "");
+          this.doing.sent?.(message);
         }
       }
     } catch {

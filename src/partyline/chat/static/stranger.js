@@ -2,6 +2,7 @@
 /** A stranger: one talk at a time, kept nowhere. */
 
 import { $, Conversation, announce } from "./conversation.js";
+import { Outbox } from "./outbox.js";
 import { Socket } from "./partyline.js";
 
 /** @param {string} text */
@@ -18,6 +19,8 @@ export class Strangers {
   #gone = new AbortController();
   /** @type {Conversation} */
   conversation;
+  /** @type {Outbox | undefined} of this talk */
+  #outbox;
 
   /** @param {(socket: Socket, signal: AbortSignal) => void} watch */
   constructor(watch) {
@@ -70,8 +73,9 @@ export class Strangers {
 
   #fresh() {
     this.conversation?.close();
+    this.#outbox?.end("the talk is over");
     const conversation = new Conversation({
-      send: (text) => this.#say(text),
+      send: (text) => this.#outbox?.say(text),
       typing: (on) => this.#state === "talking" && this.socket.emit("typing", on),
       placeholder: "Message",
     });
@@ -135,7 +139,12 @@ export class Strangers {
   }
 
   #paired() {
-    this.conversation = this.#fresh();
+    const conversation = (this.conversation = this.#fresh());
+    this.#outbox = new Outbox(conversation, this.socket, {
+      sent: (message) => conversation.add({ ...message, mine: true }),
+      over: () => this.#over("The stranger has left."),
+    });
+    this.#outbox.open(true);
     this.#talks += 1;
     this.#become("talking");
     this.conversation.notice("You are connected with a stranger. Say hello.");
@@ -146,6 +155,7 @@ export class Strangers {
   #over(text) {
     if (this.#state !== "talking") return;
     this.#become("over");
+    this.#outbox?.end("the talk is over");
     this.conversation.notice(text); // and the focus stays: somebody may be typing
   }
 
@@ -189,20 +199,5 @@ export class Strangers {
     const { error, message } = await this.#ask(how);
     if (error) this.conversation.notice(`That failed: ${message}.`);
     else this.#over(text);
-  }
-
-  /** @param {string} text */
-  async #say(text) {
-    const { conversation } = this;
-    const id = `m${this.#ids++}`;
-    conversation.pending({ id, by: "me", text, time: Date.now() });
-    const send = async () => {
-      conversation.state(id, "Sending…");
-      const { error, message } = await this.#ask("say", text);
-      if (conversation !== this.conversation) return;
-      if (!error) conversation.add({ id, by: "me", text, time: Date.now(), mine: true });
-      else conversation.state(id, `Not sent: ${message}.`, this.#state === "talking" ? { "Try again": send } : {});
-    };
-    await send();
   }
 }
