@@ -591,7 +591,7 @@ def test_strangers() -> None:
                 await visitor.stranger()
             await one.page.get_by_text("2 people are here, you among them").wait_for()
             await one.page.click("#start")
-            await one.page.get_by_text("Looking for somebody…").wait_for()
+            await one.reads("Looking for somebody…")
             await other.page.click("#start")
             hello = "You are connected with a stranger. Say hello."
             for visitor in (one, other):
@@ -617,9 +617,9 @@ def test_strangers() -> None:
             await one.page.click("#next")
             await other.page.click("#next")
             for visitor in (one, other):
-                await visitor.page.get_by_text("Looking for somebody…").wait_for()
+                await visitor.reads("Looking for somebody…")
             await one.page.click("#start")
-            await one.page.get_by_text("Talk to a stranger").last.wait_for()
+            await one.reads("Talk to a stranger")
             await other.page.close()
             await one.page.get_by_text("You are the only one here at the moment").wait_for()
 
@@ -732,6 +732,119 @@ def test_what_a_leaving_stranger_did_not_get() -> None:
     asyncio.run(main())
 
 
+def test_a_stop_that_crosses_a_pairing() -> None:
+    """Who presses Stop before they hear that they were paired is not in that talk, and neither is the next search."""
+    held: list[str] | None = []
+    sockets: list[Any] = []
+
+    def between(socket: Any) -> None:
+        sockets.append(socket)
+        server = socket.connect_to_server()
+        socket.on_message(lambda packet: server.send(packet))
+        server.on_message(lambda packet: socket.send(packet) if held is None else held.append(packet))
+
+    async def main() -> None:
+        nonlocal held
+        hello = "You are connected with a stranger. Say hello."
+        async with (
+            partyline_server(extras=chat.extras()) as (_, url),
+            chromium() as browser,
+            visitors(browser, url, 3) as (one, other, third),
+        ):
+            await one.page.route_web_socket(re.compile("socket.io"), between)
+            await other.stranger()
+            waiting, held = held, None
+            await one.stranger()
+            await one.page.click("#start")
+            await one.reads("Looking for somebody…")
+            await eventually(lambda: sockets, "the page is connected")
+            held = waiting
+            await other.page.click("#start")
+            await other.sees(hello)
+            await one.page.click("#start")  # Stop
+            await other.sees("The stranger has left.")
+            await one.page.click("#start")  # again, before anything of the last search is heard
+            crossed, held = held, None
+            for packet in crossed:
+                sockets[0].send(packet)
+            await third.stranger()
+            assert await one.page.text_content("#subtitle") == "Looking for somebody"
+            await third.page.click("#start")
+            for visitor in (one, third):
+                await visitor.sees(hello)
+            await one.say("to the third")
+            await third.sees("to the third")
+            assert await other.texts() == []
+
+    asyncio.run(main())
+
+
+def test_strangers_with_keyboard_and_ears() -> None:
+    """The focus is always somewhere and presses nothing by itself, what happens is said aloud, and a double click is
+    one."""
+
+    async def main() -> None:
+        async with (
+            partyline_server(extras=chat.extras()) as (_, url),
+            chromium() as browser,
+            visitors(browser, url, 2) as (one, other),
+        ):
+            focus = "document.activeElement.id"
+            for visitor in (one, other):
+                await visitor.stranger()
+            assert await one.page.evaluate(focus) == "meet-text"
+            await one.page.keyboard.press("Tab")
+            assert await one.page.evaluate(focus) == "start"
+            for _ in range(2):
+                await one.page.keyboard.press("Enter")  # the second one stops nothing
+            await one.reads("Looking for somebody…")
+            assert await one.page.evaluate(focus) == "meet-text"
+            assert await one.page.text_content("#live") == "Looking for somebody…"
+            await one.page.click("#start")
+            assert await one.page.text_content("#live") == "Stopped"
+            assert await one.page.evaluate(focus) == "meet-text"
+            await one.page.dblclick("#start")
+            assert await one.page.text_content("#subtitle") == "Looking for somebody"
+            await other.page.click("#start")
+            await one.sees("You are connected with a stranger. Say hello.")
+            assert await one.page.evaluate(focus) == "text"
+            await other.page.click("#more > button")
+            await other.page.click("#block")
+            await other.sees("You will not meet this stranger again.")
+            assert await other.page.evaluate(focus) == "title"
+            await one.page.click("#next")
+            assert await one.page.text_content("#live") == "Looking for somebody…"
+            assert await one.page.evaluate(focus) == "meet-text"
+
+    asyncio.run(main())
+
+
+def test_waiting_while_the_server_is_away() -> None:
+    """Who waits for a stranger can stop although the server is away, and is promised nobody meanwhile."""
+
+    async def main() -> None:
+        async with chromium() as browser, serving() as server, visitors(browser, server.url, 1) as (one,):
+            await one.stranger()
+            await one.page.click("#start")
+            await one.reads("Looking for somebody…")
+            server.process.kill()
+            await server.process.wait()
+            await one.reads("The search goes on as soon as the server is there again.")
+            async with serving(port=server.port) as again:
+                await one.reads("Looking for somebody…")
+                again.process.kill()
+                await again.process.wait()
+            await one.reads("The search goes on as soon as the server is there again.")
+            await one.page.click("#start")
+            await one.reads("Talk to a stranger")
+            assert await one.page.locator("#start").is_disabled()
+            async with serving(port=server.port):
+                await one.page.wait_for_selector("#start:enabled")
+                assert await one.page.text_content("#meet-text") == "Talk to a stranger"
+
+    asyncio.run(main())
+
+
 def test_pressing_next_too_fast(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who presses faster than the server allows is told so."""
     slow = functools.partial(strangers.Visitor, starts=Pace(0.01, 2))  # one would have to be slower than any machine
@@ -746,7 +859,7 @@ def test_pressing_next_too_fast(monkeypatch: pytest.MonkeyPatch) -> None:
             await one.stranger()
             for _ in range(6):
                 await one.page.click("#start")
-            await one.page.get_by_text("That is too fast: wait a moment.").wait_for()
+            await one.reads("That is too fast: wait a moment.")
 
     asyncio.run(main())
 

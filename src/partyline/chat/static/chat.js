@@ -59,7 +59,7 @@ export function watch(socket, signal) {
       lost = false;
       show(healed ? "Connected again" : "");
       timer = setTimeout(() => show(""), 2500);
-    } else {
+    } else if (reason !== "closed here") {
       lost = true;
       show(`The server ended the connection: ${reason}`, "Connect again");
     }

@@ -137,8 +137,9 @@ export class Conversation {
     this.#fit();
   }
 
+  /** Where it neither presses anything nor opens a keyboard on the screen. */
   focus() {
-    if (matchMedia("(hover: hover)").matches) $("text").focus();
+    $(matchMedia("(hover: hover)").matches ? "text" : "title").focus();
   }
 
   #submit() {
