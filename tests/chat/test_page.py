@@ -23,7 +23,7 @@ from tests import tools
 from tests.process import serving
 from tests.server.servers import eventually, partyline_server
 
-from .browser import chromium, visitors
+from .browser import Visitor, chromium, visitors
 from .node import STATIC
 
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
@@ -841,6 +841,36 @@ def test_waiting_while_the_server_is_away() -> None:
             async with serving(port=server.port):
                 await one.page.wait_for_selector("#start:enabled")
                 assert await one.page.text_content("#meet-text") == "Talk to a stranger"
+
+    asyncio.run(main())
+
+
+def test_strangers_in_two_windows() -> None:
+    """Two windows of one browser are never paired, the newest one searches, and a block outlives a reload."""
+
+    async def main() -> None:
+        async with (
+            partyline_server(extras=chat.extras()) as (_, url),
+            chromium() as browser,
+            visitors(browser, url, 2) as (one, other),
+        ):
+            second = Visitor(await one.page.context.new_page(), url)
+            for visitor in (one, second):
+                await visitor.stranger()
+                await visitor.page.click("#start")
+                await visitor.reads("Looking for somebody…")
+            await one.reads("You are looking for somebody in another window.")
+            await other.stranger()
+            await other.page.click("#start")
+            await second.sees("You are connected with a stranger. Say hello.")
+            await second.page.click("#more > button")
+            await second.page.click("#block")
+            await second.sees("You will not meet this stranger again.")
+            for visitor in (other, second):
+                await visitor.page.reload()
+                await visitor.page.click("#start")
+            for visitor in (other, second):
+                await visitor.reads("Looking for somebody…")
 
     asyncio.run(main())
 

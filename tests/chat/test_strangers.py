@@ -23,11 +23,11 @@ NUMBERS = itertools.count()
 
 
 @asynccontextmanager
-async def strangers(count: int) -> AsyncIterator[tuple[Strangers, list[Guest]]]:
-    """The server's side, and clients of it."""
+async def strangers(count: int, *keys: str) -> AsyncIterator[tuple[Strangers, list[Guest]]]:
+    """The server's side, and clients of it, the first of them with keys."""
     io = partyline.SocketIO()
     side = Strangers(io.namespace("/stranger"))
-    async with partyline_server(extras=[io]) as (_, url), guests(url, "/stranger", count) as found:
+    async with partyline_server(extras=[io]) as (_, url), guests(url, "/stranger", count, *keys) as found:
         yield side, found
 
 
@@ -148,6 +148,50 @@ def test_block_and_report() -> None:
             side.visitors[bad.id].reporters.add("a third")
             assert (await bad.call("next"))["error"] == "reported"
             assert side.matching.waiting == ()
+
+    asyncio.run(main())
+
+
+def test_one_person_in_several_windows() -> None:
+    """Two pages with the same key are never paired; the newest one searches, and the other hears so."""
+
+    async def main() -> None:
+        key = "the key of one"
+        async with strangers(3, key, key) as (side, (one, again, other)):
+            assert await one.call("start") == {}
+            assert await again.call("start") == {}
+            await one.hears("elsewhere")
+            assert side.matching.waiting == (again.id,)
+            await other.call("start")
+            await again.hears("paired")
+            assert await one.call("start") == {}  # while the other window talks
+            assert side.matching.waiting == (one.id,)
+            assert await again.call("start") == {}  # who talks goes on talking
+            assert await again.call("next") == {}
+            assert side.matching.partner(again.id) is None
+            assert side.matching.waiting == (again.id,)
+            assert one.all("paired") == []
+            assert again.all("elsewhere") == []
+
+    asyncio.run(main())
+
+
+def test_a_block_outlives_a_reload() -> None:
+    """Who is blocked is not met again by another page with the same key, whichever of the two comes anew."""
+
+    async def main() -> None:
+        io = partyline.SocketIO()
+        side = Strangers(io.namespace("/stranger"))
+        keys = "the key of one", "the key of another"
+        async with partyline_server(extras=[io]) as (_, url):
+            async with guests(url, "/stranger", 2, *keys) as (one, other):
+                await pair(one, other)
+                assert await one.call("block") == {}
+            await eventually(lambda: not side.visitors, "both are gone")
+            async with guests(url, "/stranger", 2, *keys) as (one, other):
+                await one.call("start")
+                await other.call("start")
+                assert set(side.matching.waiting) == {one.id, other.id}
 
     asyncio.run(main())
 

@@ -20,7 +20,8 @@ in ms since 1970.
 | `typing` {by, name, on} | |
 | `came` {by, name, count}, `left` {by, count} | a person, with the first of their pages; with the last |
 
-`/stranger`, where nothing is kept:
+`/stranger`, where nothing is kept; CONNECT brings {key}, and who has the same key is one person, never paired with
+themselves, whose blocks hold while the server runs:
 
 | from the page | answer |
 | --- | --- |
@@ -35,6 +36,7 @@ in ms since 1970.
 | `hello` {run} | it is connected; `run` names this run of the server |
 | `online` count | it is connected, and when the number of connected pages has changed |
 | `paired`, `left` | a talk begins; the other one has ended it |
+| `elsewhere` | another page of the same person looks for somebody now, and this one does not any more |
 | `said` {text, time}, `typing` on | the other one |
 """
 

@@ -67,20 +67,19 @@ class Rooms:
             called = name(guest.name, MOST_NAME, "name")
             member = self.members.get(socket.id) or Member(called, person(guest.key or socket.id))
             member.asks.check()
-        except Refused as refused:
-            return refused.answer
-        self._leave(socket)
-        member.name, member.room = called, room
-        self.members[socket.id] = member
-        socket.join(room)
-        people = self.here.setdefault(room, {})
-        people.setdefault(member.by, []).append(called)
-        news = {"by": member.by, "name": called, "count": len(people)}
-        socket.to(room).emit("came", news)
-        shown = [{"by": by, "name": names[-1]} for by, names in list(people.items())[-MOST_SHOWN:]]
-        count = len(people)
-        # In the room first, then its log: what is said meanwhile comes twice rather than not at all.
-        return {"me": member.by, "people": shown, "count": count, **await self._page(room, None)}
+            self._leave(socket)
+            member.name, member.room = called, room
+            self.members[socket.id] = member
+            socket.join(room)
+            people = self.here.setdefault(room, {})
+            people.setdefault(member.by, []).append(called)
+            count = len(people)
+            socket.to(room).emit("came", {"by": member.by, "name": called, "count": count})
+            shown = [{"by": by, "name": names[-1]} for by, names in list(people.items())[-MOST_SHOWN:]]
+            # In the room first, then its log: what is said meanwhile comes twice rather than not at all.
+            return {"me": member.by, "people": shown, "count": count, **await self._page(room, None)}
+        except (Refused, partyline.PartylineError) as error:
+            return refusal(error)
 
     async def older(self, socket: partyline.Socket, before: str) -> Answer:
         """The page of the log that ends before a place in it."""
@@ -88,10 +87,8 @@ class Rooms:
             member = self._member(socket)
             member.asks.check()
             return await self._page(member.room, partyline.Position.parse(before))
-        except Refused as refused:
-            return refused.answer
-        except partyline.PartylineError as error:
-            return {"error": error.code, "message": error.message}
+        except (Refused, partyline.PartylineError) as error:
+            return refusal(error)
 
     async def say(self, socket: partyline.Socket, saying: Saying) -> Answer:
         """Say something to all in the room, oneself among them; answered when it is kept."""
@@ -103,10 +100,8 @@ class Rooms:
                 member.says.check()
                 kept = self._keep(member, mark, words)
             await asyncio.shield(kept)  # whoever goes now leaves it to be kept
-        except Refused as refused:
-            return refused.answer
-        except partyline.PartylineError as error:
-            return {"error": error.code, "message": error.message}
+        except (Refused, partyline.PartylineError) as error:
+            return refusal(error)
         return {}
 
     def _keep(self, member: Member, mark: tuple[str, str], words: str) -> asyncio.Future[Any]:
@@ -153,10 +148,7 @@ class Rooms:
 
     async def _page(self, room: str, before: partyline.Position | None) -> Answer:
         """A page of the log, oldest message first, and the place before which the next one ends."""
-        try:
-            entries = await self.chat.history(room, before=before, limit=PAGE)
-        except partyline.PartylineError as error:
-            return {"error": error.code, "message": error.message}
+        entries = await self.chat.history(room, before=before, limit=PAGE)
         full, size = len(entries) == PAGE, 0
         for number, entry in enumerate(reversed(entries)):
             size += len(entry.arguments[0]["text"])
@@ -170,6 +162,11 @@ class Rooms:
 def room_of(called: str) -> str:
     """The Socket.IO room behind a room's name: fit for any log, and never the id of a socket."""
     return "room-" + hashlib.sha256(called.encode()).hexdigest()[:32]
+
+
+def refusal(error: Refused | partyline.PartylineError) -> Answer:
+    """What an acknowledgement says of it."""
+    return error.answer if isinstance(error, Refused) else {"error": error.code, "message": error.message}
 
 
 def person(key: str) -> str:

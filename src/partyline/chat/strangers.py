@@ -8,9 +8,11 @@ import time
 from collections import deque
 from dataclasses import dataclass, field
 
+import msgspec
+
 import partyline
 from partyline.chat.matching import Matching
-from partyline.chat.rooms import Saying
+from partyline.chat.rooms import Saying, person
 from partyline.chat.words import Answer, Pace, Refused, message_id, text
 
 REPORTS = 3  # of different people, from which on somebody is not paired any more
@@ -18,10 +20,17 @@ REMEMBERED = 50  # ids of what one says in a talk, so that nothing is said twice
 NEWS = 1.0  # seconds between two counts of the people online
 
 
+class Key(msgspec.Struct):
+    """How a page connects. Who has the same `key` is the same person."""
+
+    key: str = ""
+
+
 @dataclass(slots=True)
 class Visitor:
-    """How often a page may do something, what it has said in this talk, and who has reported it."""
+    """A page: whose it is, how often it may do something, what it has said in this talk, and who has reported it."""
 
+    person: str
     starts: Pace = field(default_factory=lambda: Pace(1, 10))
     says: Pace = field(default_factory=lambda: Pace(2, 10))
     types: Pace = field(default_factory=lambda: Pace(2, 10))
@@ -48,9 +57,9 @@ class Strangers:
         strangers.on("report", self.report)
         strangers.on_disconnect(self.gone)
 
-    def come(self, socket: partyline.Socket) -> None:
+    def come(self, socket: partyline.Socket, auth: Key) -> None:
         """A page is open."""
-        self.visitors[socket.id] = Visitor()
+        self.visitors[socket.id] = Visitor(person(auth.key or socket.id))
         socket.emit("hello", {"run": self.run})
         socket.emit("online", len(self.visitors))
         self._count()
@@ -70,9 +79,14 @@ class Strangers:
             visitor.starts.check()
         except Refused as refused:
             return refused.answer
-        talking = self.matching.partner(socket.id)
-        other = self.matching.start(socket.id)
-        if other is not None and talking is None:
+        if self.matching.partner(socket.id) is not None:
+            return {}
+        waits = self.matching.waits(visitor.person)
+        if waits not in (None, socket.id):  # the newest page: one before may be of a connection that is lost
+            self.matching.stop(waits)
+            self.strangers.to(waits).emit("elsewhere")
+        other = self.matching.start(socket.id, visitor.person)
+        if other is not None:
             for one in (socket.id, other):
                 self.visitors[one].said.clear()
             self.strangers.to(socket.id, other).emit("paired")
@@ -120,7 +134,7 @@ class Strangers:
         """The same, and let it count."""
         other = self.matching.partner(socket.id)
         if other is not None:
-            self.visitors[other].reporters.add(socket.id)
+            self.visitors[other].reporters.add(self.visitors[socket.id].person)
         return self.block(socket)
 
     def _tell(self, left: str | None) -> None:

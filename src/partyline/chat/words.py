@@ -56,9 +56,8 @@ def name(given: str, most: int, field: str) -> str:
     if not any(unicodedata.category(letter)[0] in "LNPS" for letter in found):
         raise Refused("empty", f"the {field} needs at least one character that can be seen", field=field)
     if len(found) > most:
-        raise Refused(
-            "too_long", f"a {field} has at most {most} characters, and this one has {len(found)}", field=field
-        )
+        message = f"a {field} has at most {most} characters, and this one has {len(found)}"
+        raise Refused("too_long", message, field=field)
     return found
 
 

@@ -57,7 +57,8 @@ class _Session:
     namespace = ""
 
     def __init__(self, url: str, screen: _Screen) -> None:
-        self._connecting = socketio.connect(url, self.namespace, open_timeout=0)
+        self.key = secrets.token_hex(16)
+        self._connecting = socketio.connect(url, self.namespace, auth={"key": self.key}, open_timeout=0)
         self.chat: Client = self._connecting.client
         self.screen = screen
         self._lost = False
@@ -136,7 +137,7 @@ class _Room(_Session):
 
     def __init__(self, url: str, screen: _Screen, room: str, name: str) -> None:
         super().__init__(url, screen)
-        self._guest = {"room": room, "name": name, "key": secrets.token_hex(16)}
+        self._guest = {"room": room, "name": name, "key": self.key}
         self._me = ""
         self._before: str | None = None
         self._people: dict[str, str] = {}

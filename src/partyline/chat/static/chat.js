@@ -6,7 +6,7 @@ import { lasting } from "./kept.js";
 import { Room } from "./rooms.js";
 import { Strangers } from "./stranger.js";
 
-/** What tells this browser from others of the same name. Rooms see a hash of it only. */
+/** What tells this browser from others of the same name. Others see a hash of it at most. */
 function key() {
   const random = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), (b) => b.toString(16).padStart(2, "0"));
   const known = lasting.get("key") || random().join("");
@@ -116,7 +116,7 @@ function route() {
   const name = lasting.get("name");
   if (what === "stranger") {
     show("stranger");
-    view = new Strangers(watch);
+    view = new Strangers(key(), watch);
   } else if (what === "room" && room && name) {
     show("rooms");
     view = new Room({ room, name, key: key() }, watch, refuse(name, room));

@@ -33,6 +33,32 @@ export function element(tag, className = "", text = "") {
 /** Tell it to who cannot see. @param {string} text */
 export const announce = (text) => ($("live").textContent = text);
 
+/**
+ * A button that opens something, until Escape, a press elsewhere or one of the buttons in it.
+ * @param {HTMLElement} button @param {HTMLElement} what @param {AbortSignal} signal ends it
+ */
+export function opens(button, what, signal) {
+  /** @param {boolean} open */
+  const set = (open) => {
+    if (!open && what.contains(document.activeElement)) button.focus();
+    what.classList.toggle("open", open);
+    button.setAttribute("aria-expanded", String(open));
+  };
+  const press = (/** @type {Event} */ { target }) => {
+    const on = /** @type {Element} */ (target);
+    if (button.contains(on)) set(!what.classList.contains("open"));
+    else if (!what.contains(on) || on.closest("button")) set(false);
+  };
+  const key = (/** @type {KeyboardEvent} */ event) => {
+    if (event.key !== "Escape" || !what.classList.contains("open")) return;
+    set(false);
+    button.focus();
+  };
+  document.addEventListener("click", press, { signal });
+  document.addEventListener("keydown", key, { signal });
+  set(false);
+}
+
 /** Text with its addresses as links. @param {HTMLElement} into @param {string} text */
 function write(into, text) {
   let end = 0;

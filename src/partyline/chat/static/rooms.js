@@ -1,7 +1,7 @@
 // @ts-check
 /** A room: its log, and who is here. */
 
-import { $, Conversation, announce, element, hue } from "./conversation.js";
+import { $, Conversation, announce, element, hue, opens } from "./conversation.js";
 import { Outbox } from "./outbox.js";
 import { Socket } from "./partyline.js";
 
@@ -43,7 +43,6 @@ export class Room {
     $("subtitle").textContent = "";
     $("meet").hidden = true;
     $("scroller").hidden = $("composer").hidden = false;
-    $("people").classList.remove("open");
     this.#showPeople();
 
     this.socket = new Socket("/chat", { base: 500, cap: 8000 });
@@ -55,7 +54,7 @@ export class Room {
     this.socket.on("left", (person) => this.#left(person));
     watch(this.socket, signal);
     $("share").addEventListener("click", () => this.#share(), { signal });
-    $("show-people").addEventListener("click", () => this.#toggle(), { signal });
+    opens($("show-people"), $("people"), signal);
     this.conversation.focus();
   }
 
@@ -181,11 +180,6 @@ export class Room {
     );
     const more = this.#count - people.length;
     if (more > 0) list.append(element("li", "rest", `and ${more.toLocaleString()} more`));
-  }
-
-  #toggle() {
-    const open = $("people").classList.toggle("open");
-    $("show-people").setAttribute("aria-expanded", String(open));
   }
 
   async #share() {

@@ -1,7 +1,7 @@
 // @ts-check
 /** A stranger: one talk at a time, kept nowhere. */
 
-import { $, Conversation, announce } from "./conversation.js";
+import { $, Conversation, announce, opens } from "./conversation.js";
 import { Outbox } from "./outbox.js";
 import { Socket } from "./partyline.js";
 
@@ -25,19 +25,20 @@ export class Strangers {
   /** @type {Outbox | undefined} of this talk */
   #outbox;
 
-  /** @param {(socket: Socket, signal: AbortSignal) => void} watch */
-  constructor(watch) {
+  /** @param {string} key @param {(socket: Socket, signal: AbortSignal) => void} watch */
+  constructor(key, watch) {
     const { signal } = this.#gone;
     $("title").textContent = "Stranger";
     $("online").textContent = "";
     this.conversation = this.#fresh();
     this.#become("idle");
-    this.socket = new Socket("/stranger", { base: 500, cap: 8000 });
+    this.socket = new Socket("/stranger", { auth: { key }, base: 500, cap: 8000 });
     this.socket.addEventListener("state", (event) => this.#turned(/** @type {CustomEvent} */ (event).detail.state));
     this.socket.on("hello", ({ run }) => this.#hello(run));
     this.socket.on("online", (count) => this.#online(count));
     this.socket.on("paired", () => this.#paired());
     this.socket.on("left", () => this.#over("The stranger has left."));
+    this.socket.on("elsewhere", () => this.#elsewhere());
     this.socket.on("said", ({ text, time }) => this.#hear(text, time));
     this.socket.on("typing", (on) => this.#state === "talking" && this.conversation.typing("them", "The stranger", on));
     watch(this.socket, signal);
@@ -51,23 +52,7 @@ export class Strangers {
     on("block", () => this.#shut("block", "You will not meet this stranger again."));
     on("report", () => this.#shut("report", "Reported. You will not meet this stranger again."));
     const [button, items] = $("more").children;
-    /** @param {boolean} open */
-    const menu = (open) => {
-      items.hidden = !open;
-      button.setAttribute("aria-expanded", String(open));
-    };
-    button.addEventListener("click", (/** @type {Event} */ event) => (event.stopPropagation(), menu(items.hidden)), { signal });
-    document.addEventListener("click", () => menu(false), { signal });
-    document.addEventListener(
-      "keydown",
-      (event) => {
-        if (event.key !== "Escape" || items.hidden) return;
-        menu(false);
-        button.focus();
-      },
-      { signal },
-    );
-    menu(false);
+    opens(button, items, signal);
   }
 
   close() {
@@ -172,6 +157,14 @@ export class Strangers {
     this.#become("talking");
     this.conversation.notice("You are connected with a stranger. Say hello.");
     this.conversation.focus();
+  }
+
+  #elsewhere() {
+    if (this.#state !== "waiting" || this.#stopping) return;
+    this.#turn += 1;
+    this.#become("idle");
+    this.#meet("Not here any more", "You are looking for somebody in another window.");
+    announce("You are looking for somebody in another window");
   }
 
   /** @param {string} text */
