@@ -133,6 +133,41 @@ def test_a_killed_server(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+def test_an_outage_is_told_once() -> None:
+    """That the connection is lost is said aloud once, whatever the banner counts, and so is that it is back; a browser
+    that goes offline says so at once."""
+
+    async def main() -> None:
+        async with chromium() as browser, serving() as server, visitors(browser, server.url, 1) as (ada,):
+            await ada.enter("Ada", "den")
+            banner = ada.page.locator("#banner")
+            await ada.page.evaluate(
+                """() => {
+                    window.told = [];
+                    const tell = records => told.push(records.at(-1).target.textContent);
+                    const watch = new MutationObserver(tell);
+                    for (const one of document.querySelectorAll("[role=status], [aria-live]"))
+                        watch.observe(one, {childList: true, characterData: true, subtree: true});
+                }"""
+            )
+            await ada.page.context.set_offline(True)
+            await banner.get_by_text("You are offline").wait_for()
+            await ada.page.context.set_offline(False)
+            await banner.get_by_text("Connected again").wait_for()
+            server.process.kill()
+            await server.process.wait()
+            for _ in range(3):  # the banner is at work
+                await ada.until(
+                    "text => document.querySelector('#banner').textContent !== text", await banner.text_content()
+                )
+            async with serving(port=server.port):
+                await banner.get_by_text("Connected again").wait_for()
+                told = await ada.page.evaluate("told")
+            assert told == ["You are offline", "Connected again", "Connection lost", "Connected again"]
+
+    asyncio.run(main())
+
+
 def test_an_answer_that_is_lost() -> None:
     """A message that was kept, but whose answer and whose coming never arrived, is not said again to a server that has
     forgotten its id, as one that was started again has; and it shows as sent."""
@@ -295,7 +330,7 @@ def test_a_long_absence() -> None:
             await ada.page.context.set_offline(True)
             for connection in tuple(server.site.live):
                 connection.abort()
-            await ada.page.locator("#banner", has_text="Connection lost").wait_for()
+            await ada.page.locator("#banner", has_text="You are offline").wait_for()
             await ada.say("own")
             await publish(range(10, 100))
             await say("own", await ada.page.get_attribute(".pending", "data-id"))

@@ -40,27 +40,35 @@ export function watch(socket, signal) {
     banner.hidden = !words;
     banner.classList.toggle("well", !again && !lost);
   };
+  /** Said aloud once, however long it lasts and whatever is counted. @param {string} words */
+  const lose = (words) => {
+    if (!lost) announce(words);
+    lost = true;
+  };
+  const trying = () => show(navigator.onLine ? "Connection lost. Trying again…" : "You are offline", "Try now");
   /** @param {{state: string, reason?: string, delay?: number}} change */
   const tell = ({ state, reason, delay = 0 }) => {
     if (state === "waiting") {
-      lost = true;
+      lose("Connection lost");
       const until = Date.now() + delay;
       const count = () => {
         const left = Math.ceil((until - Date.now()) / 1000);
-        show(left > 1 ? `Connection lost. Next try in ${left} s` : "Connection lost. Trying again…", "Try now");
+        if (left > 1 && navigator.onLine) show(`Connection lost. Next try in ${left} s`, "Try now");
+        else trying();
         timer = setTimeout(count, 500);
       };
       count();
     } else if (state === "connecting") {
-      if (lost) show("Connection lost. Trying again…", "Try now");
+      if (lost) trying();
       else timer = setTimeout(() => show("Connecting…"), 1000);
     } else if (state === "connected") {
       const healed = lost;
       lost = false;
+      if (healed) announce("Connected again");
       show(healed ? "Connected again" : "");
       timer = setTimeout(() => show(""), 2500);
     } else if (reason !== "closed here") {
-      lost = true;
+      lose(`The server ended the connection: ${reason}`);
       show(`The server ended the connection: ${reason}`, "Connect again");
     }
   };
@@ -68,7 +76,9 @@ export function watch(socket, signal) {
   socket.addEventListener("state", (event) => !signal.aborted && tell(/** @type {CustomEvent} */ (event).detail));
   tell({ state: socket.state });
   button.addEventListener("click", () => socket.open(), { signal });
-  window.addEventListener("online", () => socket.open(), { signal });
+  // A browser knows it long before a connection does, which may even survive it.
+  window.addEventListener("offline", () => (lose("You are offline"), show("You are offline")), { signal });
+  window.addEventListener("online", () => (socket.state === "connected" ? tell(socket) : socket.open()), { signal });
   signal.addEventListener("abort", () => show(""));
 }
 
