@@ -133,6 +133,95 @@ def test_a_killed_server(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+def test_two_windows_of_one_person() -> None:
+    """One's own typing in another window is nobody else's, and what one says there ends the emptiness here."""
+
+    async def main() -> None:
+        async with (
+            partyline_server(extras=chat.extras()) as (_, url),
+            chromium() as browser,
+            visitors(browser, url, 2) as (ada, lin),
+        ):
+            await ada.enter("Ada", "den")
+            window = Visitor(await ada.page.context.new_page(), url)
+            await window.follow("den")
+            await lin.enter("Lin", "den")
+            empty = ada.page.get_by_text("Nothing has been said here yet.")
+            await empty.wait_for()
+            await window.page.type("#text", "hello")
+            await lin.page.locator("#typing", has_text="Ada is typing").wait_for()
+            await window.page.press("#text", "Enter")
+            await ada.sees("hello")  # in order behind the typing
+            assert await ada.page.text_content("#typing") == ""
+            for one in (ada, lin, window):
+                assert await one.page.text_content("#top") == "Here it begins."
+            assert await empty.count() == 0
+            for unseen in ("\u200b", "\u2800 \u2800"):
+                await ada.say(unseen)
+                assert await ada.texts() == ["hello"]
+
+    asyncio.run(main())
+
+
+def test_the_people_of_a_room_on_a_phone() -> None:
+    """The list of people opens at its button, and closes at Escape, at a tap elsewhere and with its room."""
+
+    async def main() -> None:
+        async with (
+            partyline_server(extras=chat.extras()) as (_, url),
+            chromium() as browser,
+            visitors(browser, url, 1, **PHONE) as (ada,),
+        ):
+            await ada.enter("Ada", "den")
+            button, people = ada.page.locator("#show-people"), ada.page.locator("#people")
+
+            async def shows(shown: bool) -> None:
+                assert await people.is_visible() is shown
+                assert await button.get_attribute("aria-expanded") == str(shown).lower()
+
+            async def escape() -> None:
+                await ada.page.keyboard.press("Escape")
+
+            async def elsewhere() -> None:
+                await ada.page.tap("#scroller")
+
+            async def another_room() -> None:
+                await ada.page.evaluate("location.hash = '#room/attic'")
+                await ada.page.locator("#title", has_text="attic").wait_for()
+
+            for closes in (button.tap, escape, elsewhere, another_room):
+                await shows(False)
+                await button.tap()
+                await people.get_by_text("Ada").tap()
+                await shows(True)
+                await closes()
+            await shows(False)
+
+    asyncio.run(main())
+
+
+def test_the_name_of_a_room_and_the_way_back() -> None:
+    """A room goes by its name without what cannot be seen, and Back does not lead into the room that one has left."""
+
+    async def main() -> None:
+        async with (
+            partyline_server(extras=chat.extras()) as (_, url),
+            chromium() as browser,
+            visitors(browser, url, 1) as (ada,),
+        ):
+            await ada.enter("Ada", "den")
+            await ada.follow("kitchen \u202e\u200b table\U000e0041")
+            await ada.until("() => document.title === 'kitchen table'")
+            assert await ada.page.text_content("#title") == "kitchen table"
+            await ada.page.click(".back")
+            await ada.page.wait_for_selector("#home:visible")
+            await ada.page.go_back()
+            await ada.here()
+            assert await ada.page.text_content("#title") == "den"
+
+    asyncio.run(main())
+
+
 def test_an_outage_is_told_once() -> None:
     """That the connection is lost is said aloud once, whatever the banner counts, and so is that it is back; a browser
     that goes offline says so at once."""

@@ -63,7 +63,7 @@ class Rooms:
     async def enter(self, socket: partyline.Socket, guest: Guest) -> Answer:
         """Come into a room, out of the one before; the newest page of its log, and who is there."""
         try:
-            room = room_of(name(guest.room, MOST_ROOM, "room"))
+            room = room_of(title := name(guest.room, MOST_ROOM, "room"))
             called = name(guest.name, MOST_NAME, "name")
             member = self.members.get(socket.id) or Member(called, person(guest.key or socket.id))
             member.asks.check()
@@ -77,7 +77,7 @@ class Rooms:
             socket.to(room).emit("came", {"by": member.by, "name": called, "count": count})
             shown = [{"by": by, "name": names[-1]} for by, names in list(people.items())[-MOST_SHOWN:]]
             # In the room first, then its log: what is said meanwhile comes twice rather than not at all.
-            return {"me": member.by, "people": shown, "count": count, **await self._page(room, None)}
+            return {"me": member.by, "room": title, "people": shown, "count": count, **await self._page(room, None)}
         except (Refused, partyline.PartylineError) as error:
             return refusal(error)
 
@@ -139,8 +139,12 @@ class Rooms:
             return
         socket.leave(member.room)
         people = self.here[member.room]
-        people[member.by].remove(member.name)
-        if not people[member.by]:
+        names = people[member.by]
+        shown = names[-1]
+        names.remove(member.name)
+        if names and names[-1] != shown:
+            self.chat.to(member.room).emit("came", {"by": member.by, "name": names[-1], "count": len(people)})
+        elif not names:
             del people[member.by]
             self.chat.to(member.room).emit("left", {"by": member.by, "count": len(people)})
             if not people:

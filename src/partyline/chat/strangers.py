@@ -81,14 +81,13 @@ class Strangers:
             return refused.answer
         if self.matching.partner(socket.id) is not None:
             return {}
+        visitor.said.clear()
         waits = self.matching.waits(visitor.person)
         if waits not in (None, socket.id):  # the newest page: one before may be of a connection that is lost
             self.matching.stop(waits)
             self.strangers.to(waits).emit("elsewhere")
         other = self.matching.start(socket.id, visitor.person)
         if other is not None:
-            for one in (socket.id, other):
-                self.visitors[one].said.clear()
             self.strangers.to(socket.id, other).emit("paired")
         return {}
 

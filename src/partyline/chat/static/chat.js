@@ -149,5 +149,10 @@ $("join").addEventListener("submit", (/** @type {Event} */ event) => {
   if (location.hash === hash) route();
   else location.hash = hash;
 });
+// In the place of the talk that one leaves: Back does not lead into it again.
+document.querySelector(".back")?.addEventListener("click", (event) => {
+  event.preventDefault();
+  location.replace("#");
+});
 window.addEventListener("hashchange", route);
 route();

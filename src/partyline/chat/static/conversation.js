@@ -99,6 +99,9 @@ const clean = (text) =>
     .replace(/[\0-\x08\x0b-\x1f\x7f-\x9f]/g, "")
     .trim();
 
+/** What shows nothing. */
+const UNSEEN = /^[\p{Cc}\p{Cf}\p{Mn}\p{Me}\p{Z}\u115f\u1160\u2800\u3164\uffa0]*$/u;
+
 export class Conversation {
   /** @type {Map<string, HTMLElement>} by message id */
   #items = new Map();
@@ -113,7 +116,7 @@ export class Conversation {
 
   /**
    * @param {{send: (text: string) => void, typing: (on: boolean) => void, older?: () => Promise<boolean>,
-   *   placeholder: string, draft?: string}} doing
+   *   draft?: string}} doing
    *   `older` loads what came before, and says whether there may be more; `draft` is the name by which what is not
    *   sent yet outlives this view and a reload of the page
    */
@@ -126,7 +129,6 @@ export class Conversation {
     this.top("");
     const text = $("text");
     text.value = doing.draft ? session.get(doing.draft) : "";
-    text.placeholder = doing.placeholder;
     this.#fit();
     const { signal } = this.#gone;
     /** @param {any} on @param {string} event @param {(event: any) => void} listener */
@@ -171,7 +173,7 @@ export class Conversation {
   #submit() {
     const text = $("text");
     const said = clean(text.value);
-    if (!said || text.readOnly || [...said].length > MOST_TEXT) return;
+    if (UNSEEN.test(said) || text.readOnly || [...said].length > MOST_TEXT) return;
     text.value = "";
     this.#changed();
     this.#tell(false);

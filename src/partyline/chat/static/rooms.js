@@ -31,15 +31,16 @@ export class Room {
     this.refused = refused;
     const { signal } = this.#gone;
     this.conversation = new Conversation({
-      send: (text) => this.outbox.say(text),
+      send: (text) => {
+        this.outbox.say(text);
+        this.#begin();
+      },
       typing: (on) => this.socket.emit("typing", on),
       older: () => this.#older(),
-      placeholder: "Message " + who.room,
       draft: "draft." + who.room,
     });
-    this.conversation.name(who.room);
+    this.#name(who.room);
     this.conversation.enable(true);
-    $("title").textContent = who.room;
     $("subtitle").textContent = "";
     $("meet").hidden = true;
     $("scroller").hidden = $("composer").hidden = false;
@@ -48,8 +49,11 @@ export class Room {
     this.socket = new Socket("/chat", { base: 500, cap: 8000 });
     this.outbox = new Outbox(this.conversation, this.socket, { kept: "unsent." + who.room });
     this.socket.addEventListener("state", (event) => this.#turned(/** @type {CustomEvent} */ (event).detail.state));
-    this.socket.on("said", (message) => this.conversation.add(this.#own(message)));
-    this.socket.on("typing", ({ by, name, on }) => this.conversation.typing(by, name, on));
+    this.socket.on("said", (message) => {
+      this.conversation.add(this.#own(message));
+      this.#begin();
+    });
+    this.socket.on("typing", ({ by, name, on }) => by === this.#me || this.conversation.typing(by, name, on));
     this.socket.on("came", (person) => this.#came(person));
     this.socket.on("left", (person) => this.#left(person));
     watch(this.socket, signal);
@@ -63,6 +67,13 @@ export class Room {
     this.outbox.open(false);
     this.conversation.close();
     this.socket.close();
+  }
+
+  /** @param {string} room */
+  #name(room) {
+    this.conversation.name(room);
+    $("title").textContent = room;
+    $("text").placeholder = "Message " + room;
   }
 
   /** @param {Message} message */
@@ -88,6 +99,7 @@ export class Room {
       if (answer.field) return this.refused(answer);
       if (answer.error) return this.#later(() => this.#enter(), 2000);
       this.#me = answer.me;
+      this.#name(answer.room);
       this.#people = new Map(answer.people.map((/** @type {any} */ { by, name }) => [by, name]));
       this.#count = answer.count;
       this.#showPeople();
@@ -127,8 +139,8 @@ export class Room {
   }
 
   #begin() {
-    if (this.#before) this.conversation.top("");
-    else this.conversation.top(this.conversation.empty ? "Nothing has been said here yet." : "Here it begins.");
+    if (this.#before || !this.#me) this.conversation.top("");
+    else this.conversation.top($("log").children.length ? "Here it begins." : "Nothing has been said here yet.");
   }
 
   /** @returns {Promise<boolean>} whether there may be more */

@@ -67,9 +67,9 @@ export class Strangers {
     const conversation = new Conversation({
       send: (text) => this.#outbox?.say(text),
       typing: (on) => this.#state === "talking" && this.socket.emit("typing", on),
-      placeholder: "Message",
     });
     conversation.name("Stranger");
+    $("text").placeholder = "Message";
     return conversation;
   }
 
