@@ -76,6 +76,10 @@ class Visitor:
         await self.page.goto(f"{self.url}/#stranger")
         await self.page.wait_for_selector("#start:enabled")
 
+    async def reads(self, text: str) -> None:
+        """Until the view before a talk says this."""
+        await self.page.locator("#meet", has_text=text).wait_for()
+
     async def say(self, text: str) -> None:
         """Type a text at once, and Enter."""
         await self.page.fill("#text", text)

@@ -18,8 +18,9 @@ _PACKET = re.compile(r"4([0-4])(?:(/[^,]*),?)?(\d*)(.*)", re.DOTALL)
 class Guest(asyncio.Protocol):
     """`heard` has all events so far, as lists: name and arguments."""
 
-    def __init__(self, namespace: str) -> None:
+    def __init__(self, namespace: str, auth: dict[str, Any] | None = None) -> None:
         self.namespace = namespace
+        self.auth = auth or {}
         self.heard: list[list[Any]] = []
         self.id = ""
         self.closed = False
@@ -68,7 +69,7 @@ class Guest(asyncio.Protocol):
         if packet == "2":
             self.send("3")
         elif packet[0] == "0":
-            self.send(f"40{self.namespace},")
+            self.send(f"40{self.namespace}," + json.dumps(self.auth))
         elif (match := _PACKET.match(packet)) is not None:
             kind, _, number, body = match.groups()
             if kind == "0":
@@ -116,11 +117,11 @@ class Guest(asyncio.Protocol):
         self._transport.abort()
 
 
-async def guest(url: str, namespace: str) -> Guest:
+async def guest(url: str, namespace: str, **auth: Any) -> Guest:
     """Connected."""
     parts = urlsplit(url)
     loop = asyncio.get_running_loop()
-    _, one = await loop.create_connection(lambda: Guest(namespace), parts.hostname, parts.port)
+    _, one = await loop.create_connection(lambda: Guest(namespace, auth), parts.hostname, parts.port)
     one._transport.write(
         b"GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: %s\r\nConnection: Upgrade\r\n"
         b"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
@@ -134,9 +135,9 @@ async def guest(url: str, namespace: str) -> Guest:
 
 
 @asynccontextmanager
-async def guests(url: str, namespace: str, count: int) -> AsyncIterator[list[Guest]]:
-    """Several, all connected; gone at the end."""
-    found: list[Guest] = []
+async def guests(url: str, namespace: str, count: int, *keys: str) -> AsyncIterator[list[Guest]]:
+    """Several, all connected, the first of them with keys; gone at the end."""
+    found = [await guest(url, namespace, key=key) for key in keys]
     try:
         while len(found) < count:
             batch = min(100, count - len(found))

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from partyline.chat.matching import MOST_BLOCKED, Matching
+from partyline.chat.matching import MOST_BLOCKED, MOST_BLOCKERS, Matching
 
-PEOPLE = [f"person {number}" for number in range(8)]
+PEOPLE = [f"page {number}" for number in range(8)]
+PERSON = {who: f"person {max(number, 2)}" for number, who in enumerate(PEOPLE)}  # three pages are one person's
 SOMEBODY = st.sampled_from(PEOPLE)
 
 
@@ -28,25 +29,28 @@ class Crowd(RuleBasedStateMachine):
         self.known: set[str] = set()
 
     def may_meet(self, one: str, other: str) -> bool:
-        return (one, other) not in self.blocks and (other, one) not in self.blocks
+        a, b = PERSON[one], PERSON[other]
+        return a != b and (a, b) not in self.blocks and (b, a) not in self.blocks
 
     def part(self, who: str) -> str | None:
         self.waiting.discard(who)
         left = self.pairs.pop(who, None)
         if left is not None:
             del self.pairs[left]
-            self.last[who], self.last[left] = left, who
+            self.last[who], self.last[left] = PERSON[left], PERSON[who]
         return left
 
     @rule(who=SOMEBODY)
     def start(self, who: str) -> None:
-        got = self.matching.start(who)
+        got = self.matching.start(who, PERSON[who])
         self.known.add(who)
         if who in self.pairs or who in self.waiting:
             assert got == self.pairs.get(who)
             return
         others = {other for other in self.waiting if self.may_meet(who, other)}
-        fresh = {other for other in others if self.last.get(who) != other and self.last.get(other) != who}
+        fresh = {
+            other for other in others if self.last.get(who) != PERSON[other] and self.last.get(other) != PERSON[who]
+        }
         if got is None:
             assert not others
             self.waiting.add(who)
@@ -69,12 +73,11 @@ class Crowd(RuleBasedStateMachine):
     def block(self, who: str) -> None:
         assert self.matching.block(who) == self.part(who)
         if who in self.last:
-            self.blocks.add((who, self.last[who]))
+            self.blocks.add((PERSON[who], self.last[who]))
 
     @rule(who=SOMEBODY)
     def leave(self, who: str) -> None:
         assert self.matching.leave(who) == self.part(who)
-        self.blocks = {(one, other) for one, other in self.blocks if one != who}
         self.last.pop(who, None)
         self.known.discard(who)
 
@@ -88,6 +91,10 @@ class Crowd(RuleBasedStateMachine):
         assert sorted(self.matching.waiting) == sorted(self.waiting)
         assert not self.waiting & self.pairs.keys()
         assert len(self.matching) == len(self.known)
+        for person in PERSON.values():
+            found = self.matching.waits(person)
+            assert (found is None) == (not any(PERSON[who] == person for who in self.waiting))
+            assert found is None or PERSON[found] == person
 
     @invariant()
     def no_two_wait_who_may_meet(self) -> None:
@@ -155,6 +162,29 @@ def test_a_block_list_holds_a_hundred() -> None:
         assert matching.start(f"other {number}") is None
         matching.leave(f"other {number}")
     assert matching.start("other 0") == "me"
+
+
+def test_blocks_outlive_a_page() -> None:
+    """Who comes back under another id and the same person finds their blocks as they were, and those of the others; of
+    all people who block, the last ones are remembered."""
+    matching = Matching()
+    matching.start("ada 1", "ada")
+    matching.start("bob 1", "bob")
+    matching.block("ada 1")
+    for who in ("ada 1", "bob 1"):
+        matching.leave(who)
+    for number in range(MOST_BLOCKERS):
+        assert matching.start("bob 2", "bob") is None
+        assert matching.start("ada 2", "ada") is None
+        for who in ("bob 2", "ada 2"):
+            matching.leave(who)
+        assert matching.start(f"blocked {number}") is None
+        assert matching.start(f"blocker {number}") is not None
+        assert matching.block(f"blocker {number}") is not None
+        for who in (f"blocked {number}", f"blocker {number}"):
+            matching.leave(who)
+    assert matching.start("bob 3", "bob") is None
+    assert matching.start("ada 3", "ada") == "bob 3"
 
 
 def test_the_one_just_left_comes_last() -> None:

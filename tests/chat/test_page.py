@@ -8,6 +8,7 @@ import itertools
 import json
 import re
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from tests import tools
 from tests.process import serving
 from tests.server.servers import eventually, partyline_server
 
-from .browser import chromium, visitors
+from .browser import Visitor, chromium, visitors
 from .node import STATIC
 
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
@@ -37,7 +38,7 @@ def test_types(tmp_path: Path) -> None:
     command = [*compiler, "--lib", "es2024,dom,dom.iterable", *files]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, "")
-    assert len(files) == 5
+    assert len(files) == 7
 
 
 def test_a_conversation_in_a_room() -> None:
@@ -132,6 +133,130 @@ def test_a_killed_server(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+def test_two_windows_of_one_person() -> None:
+    """One's own typing in another window is nobody else's, and what one says there ends the emptiness here."""
+
+    async def main() -> None:
+        async with (
+            partyline_server(extras=chat.extras()) as (_, url),
+            chromium() as browser,
+            visitors(browser, url, 2) as (ada, lin),
+        ):
+            await ada.enter("Ada", "den")
+            window = Visitor(await ada.page.context.new_page(), url)
+            await window.follow("den")
+            await lin.enter("Lin", "den")
+            empty = ada.page.get_by_text("Nothing has been said here yet.")
+            await empty.wait_for()
+            await window.page.type("#text", "hello")
+            await lin.page.locator("#typing", has_text="Ada is typing").wait_for()
+            await window.page.press("#text", "Enter")
+            await ada.sees("hello")  # in order behind the typing
+            assert await ada.page.text_content("#typing") == ""
+            for one in (ada, lin, window):
+                assert await one.page.text_content("#top") == "Here it begins."
+            assert await empty.count() == 0
+            for unseen in ("\u200b", "\u2800 \u2800"):
+                await ada.say(unseen)
+                assert await ada.texts() == ["hello"]
+
+    asyncio.run(main())
+
+
+def test_the_people_of_a_room_on_a_phone() -> None:
+    """The list of people opens at its button, and closes at Escape, at a tap elsewhere and with its room."""
+
+    async def main() -> None:
+        async with (
+            partyline_server(extras=chat.extras()) as (_, url),
+            chromium() as browser,
+            visitors(browser, url, 1, **PHONE) as (ada,),
+        ):
+            await ada.enter("Ada", "den")
+            button, people = ada.page.locator("#show-people"), ada.page.locator("#people")
+
+            async def shows(shown: bool) -> None:
+                assert await people.is_visible() is shown
+                assert await button.get_attribute("aria-expanded") == str(shown).lower()
+
+            async def escape() -> None:
+                await ada.page.keyboard.press("Escape")
+
+            async def elsewhere() -> None:
+                await ada.page.tap("#scroller")
+
+            async def another_room() -> None:
+                await ada.page.evaluate("location.hash = '#room/attic'")
+                await ada.page.locator("#title", has_text="attic").wait_for()
+
+            for closes in (button.tap, escape, elsewhere, another_room):
+                await shows(False)
+                await button.tap()
+                await people.get_by_text("Ada").tap()
+                await shows(True)
+                await closes()
+            await shows(False)
+
+    asyncio.run(main())
+
+
+def test_the_name_of_a_room_and_the_way_back() -> None:
+    """A room goes by its name without what cannot be seen, and Back does not lead into the room that one has left."""
+
+    async def main() -> None:
+        async with (
+            partyline_server(extras=chat.extras()) as (_, url),
+            chromium() as browser,
+            visitors(browser, url, 1) as (ada,),
+        ):
+            await ada.enter("Ada", "den")
+            await ada.follow("kitchen \u202e\u200b table\U000e0041")
+            await ada.until("() => document.title === 'kitchen table'")
+            assert await ada.page.text_content("#title") == "kitchen table"
+            await ada.page.click(".back")
+            await ada.page.wait_for_selector("#home:visible")
+            await ada.page.go_back()
+            await ada.here()
+            assert await ada.page.text_content("#title") == "den"
+
+    asyncio.run(main())
+
+
+def test_an_outage_is_told_once() -> None:
+    """That the connection is lost is said aloud once, whatever the banner counts, and so is that it is back; a browser
+    that goes offline says so at once."""
+
+    async def main() -> None:
+        async with chromium() as browser, serving() as server, visitors(browser, server.url, 1) as (ada,):
+            await ada.enter("Ada", "den")
+            banner = ada.page.locator("#banner")
+            await ada.page.evaluate(
+                """() => {
+                    window.told = [];
+                    const tell = records => told.push(records.at(-1).target.textContent);
+                    const watch = new MutationObserver(tell);
+                    for (const one of document.querySelectorAll("[role=status], [aria-live]"))
+                        watch.observe(one, {childList: true, characterData: true, subtree: true});
+                }"""
+            )
+            await ada.page.context.set_offline(True)
+            await banner.get_by_text("You are offline").wait_for()
+            await ada.page.context.set_offline(False)
+            await banner.get_by_text("Connected again").wait_for()
+            server.process.kill()
+            await server.process.wait()
+            for _ in range(3):  # the banner is at work
+                await ada.until(
+                    "text => document.querySelector('#banner').textContent !== text", await banner.text_content()
+                )
+            async with serving(port=server.port):
+                await banner.get_by_text("Connected again").wait_for()
+                told = await ada.page.evaluate("told")
+            assert told == ["You are offline", "Connected again", "Connection lost", "Connected again"]
+
+    asyncio.run(main())
+
+
 def test_an_answer_that_is_lost() -> None:
     """A message that was kept, but whose answer and whose coming never arrived, is not said again to a server that has
     forgotten its id, as one that was started again has; and it shows as sent."""
@@ -172,6 +297,101 @@ def test_an_answer_that_is_lost() -> None:
     asyncio.run(main())
 
 
+def test_what_is_not_sent_outlives_the_view() -> None:
+    """Messages on their way and a text half typed are there again after leaving the room and after a reload, and go
+    out once the server is there, each once and in order."""
+    cut = False
+
+    def between(socket: Any) -> None:
+        if cut:
+            return  # nobody answers
+        server = socket.connect_to_server()
+        socket.on_message(lambda packet: None if cut else server.send(packet))
+        server.on_message(lambda packet: None if cut else socket.send(packet))
+
+    async def main() -> None:
+        nonlocal cut
+        async with (
+            partyline_server(extras=chat.extras()) as (_, url),
+            chromium() as browser,
+            visitors(browser, url, 1) as (ada,),
+        ):
+            await ada.page.route_web_socket(re.compile("socket.io"), between)
+            await ada.enter("Ada", "den")
+            said = [f"quick {number}" for number in range(16)]
+            for text in said:
+                await ada.say(text)
+            await ada.page.locator(".pending", has_text="a little slower").wait_for()
+            await ada.page.fill("#text", "half-typed")
+            await ada.page.click(".back")
+            await ada.enter("Ada", "attic")
+            assert await ada.texts() == []
+            assert await ada.page.input_value("#text") == ""
+            await ada.page.go_back()
+            await ada.follow("den")
+            assert await ada.page.input_value("#text") == "half-typed"
+            await ada.sees(said[-1])
+            assert await ada.texts() == said
+            cut = True
+            for text in ("half-typed", "and more"):
+                await ada.say(text)
+            await ada.page.click(".back")
+            await ada.page.goto(f"{url}/#room/%20den")
+            await ada.page.locator(".pending", has_text="and more").wait_for()
+            await ada.page.fill("#text", "draft")
+            cut = False
+            await ada.page.reload()
+            await ada.sees("and more")
+            assert await ada.page.input_value("#text") == "draft"
+            assert await ada.texts() == [*said, "half-typed", "and more"]
+            await ada.page.reload()
+            await ada.sees("and more")
+            assert await ada.page.locator(".pending").count() == 0
+
+    asyncio.run(main())
+
+
+def test_a_reload_before_the_answer() -> None:
+    """A message that was kept without the page's knowing is not said again after a reload, though the server has
+    forgotten its id and more has been said since than a page of the log holds."""
+    swallowing = False
+
+    def between(socket: Any) -> None:
+        server = socket.connect_to_server()
+        socket.on_message(lambda packet: server.send(packet))
+        server.on_message(lambda packet: None if swallowing else socket.send(packet))
+
+    async def main() -> None:
+        nonlocal swallowing
+        io = partyline.SocketIO()
+        namespace = io.namespace("/chat")
+        rooms = Rooms(namespace)
+        async with (
+            partyline_server(extras=[io, partyline.Pages(STATIC)]) as (server, url),
+            chromium() as browser,
+            visitors(browser, url, 1) as (ada,),
+        ):
+            await ada.page.route_web_socket(re.compile("socket.io"), between)
+            await ada.enter("Ada", "den")
+            swallowing = True
+            await ada.say("hello")
+            await eventually(lambda: server.store.head == 1, "it is kept")
+            rooms.said.clear()
+            now = int(time.time() * 1000)
+            for number in range(60):
+                message = {"id": f"id {number}", "by": "x", "name": "Lin", "text": str(number), "time": now}
+                await namespace.publish(room_of("den"), "said", message)
+            swallowing = False
+            await ada.page.reload()
+            await ada.sees("59")
+            await ada.sees("hello")
+            await ada.say("and once more")
+            await ada.sees("and once more")
+            assert await ada.texts() == ["hello", *map(str, range(60)), "and once more"]
+
+    asyncio.run(main())
+
+
 def test_a_long_absence() -> None:
     """Who was away while more was said than a page of the log holds gets all of it, in order, and among it what they
     had said themselves without knowing that it was kept."""
@@ -199,7 +419,7 @@ def test_a_long_absence() -> None:
             await ada.page.context.set_offline(True)
             for connection in tuple(server.site.live):
                 connection.abort()
-            await ada.page.locator("#banner", has_text="Connection lost").wait_for()
+            await ada.page.locator("#banner", has_text="You are offline").wait_for()
             await ada.say("own")
             await publish(range(10, 100))
             await say("own", await ada.page.get_attribute(".pending", "data-id"))
@@ -495,7 +715,7 @@ def test_strangers() -> None:
                 await visitor.stranger()
             await one.page.get_by_text("2 people are here, you among them").wait_for()
             await one.page.click("#start")
-            await one.page.get_by_text("Looking for somebody…").wait_for()
+            await one.reads("Looking for somebody…")
             await other.page.click("#start")
             hello = "You are connected with a stranger. Say hello."
             for visitor in (one, other):
@@ -509,7 +729,7 @@ def test_strangers() -> None:
             assert await one.page.locator(".message .by bdi").all_text_contents() == ["You", "Stranger"]
             await other.page.click("#next")
             await one.sees("The stranger has left.")
-            assert await one.page.locator("#text").is_disabled()
+            assert not await one.page.locator("#text").is_editable()
             await one.page.click("#next")
             await one.sees(hello)
             await other.sees(hello)
@@ -521,11 +741,260 @@ def test_strangers() -> None:
             await one.page.click("#next")
             await other.page.click("#next")
             for visitor in (one, other):
-                await visitor.page.get_by_text("Looking for somebody…").wait_for()
+                await visitor.reads("Looking for somebody…")
             await one.page.click("#start")
-            await one.page.get_by_text("Talk to a stranger").last.wait_for()
+            await one.reads("Talk to a stranger")
             await other.page.close()
             await one.page.get_by_text("You are the only one here at the moment").wait_for()
+
+    asyncio.run(main())
+
+
+def test_who_types_when_the_stranger_leaves() -> None:
+    """What is typed on when the other one leaves presses nothing and stays, until one presses Next oneself; whoever
+    comes then gets none of it."""
+
+    async def main() -> None:
+        async with (
+            partyline_server(extras=chat.extras()) as (_, url),
+            chromium() as browser,
+            visitors(browser, url, 3) as (one, other, third),
+        ):
+            hello = "You are connected with a stranger. Say hello."
+            for visitor in (one, other):
+                await visitor.stranger()
+                await visitor.page.click("#start")
+            await one.sees(hello)
+            await third.stranger()
+            await third.page.click("#start")
+            await one.page.keyboard.type("only for")
+            await other.page.click("#stop")
+            await one.sees("The stranger has left.")
+            for key in ("Space", "y", "o", "u", "Enter"):
+                await one.page.keyboard.press(key)
+            assert await one.page.input_value("#text") == "only for"
+            assert await one.page.text_content("#subtitle") == "The talk is over"
+            await one.page.click("#next")
+            for visitor in (one, third):
+                await visitor.sees(hello)
+            assert await one.page.input_value("#text") == ""
+            await one.say("hello")
+            await third.sees("hello")
+            assert await third.texts() == ["hello"]
+
+    asyncio.run(main())
+
+
+def test_quick_words_to_a_stranger() -> None:
+    """Faster than the server allows, the page waits by itself; all is said, in order, and once, though an answer is
+    lost."""
+    swallowing = False
+
+    def between(socket: Any) -> None:
+        server = socket.connect_to_server()
+        socket.on_message(lambda packet: server.send(packet))
+        server.on_message(lambda packet: None if swallowing and "[{}]" in packet else socket.send(packet))
+
+    async def main() -> None:
+        nonlocal swallowing
+        said = [f"quick {number}" for number in range(13)]
+        async with (
+            partyline_server(extras=chat.extras()) as (_, url),
+            chromium() as browser,
+            visitors(browser, url, 2) as (one, other),
+        ):
+            await one.page.clock.install()
+            await one.page.route_web_socket(re.compile("socket.io"), between)
+            for visitor in (one, other):
+                await visitor.stranger()
+                await visitor.page.click("#start")
+            for visitor in (one, other):
+                await visitor.sees("You are connected with a stranger. Say hello.")
+            swallowing = True
+            await one.say(said[0])
+            await other.sees(said[0])
+            swallowing = False
+            for text in said[1:]:
+                await one.say(text)
+            await one.page.clock.run_for(11_000)  # the call whose answer was lost is given up
+            await other.sees(said[-1])
+            await one.sees(said[-1])
+            assert await one.texts() == await other.texts() == said
+            assert await one.page.locator(".failed").count() == 0
+
+    asyncio.run(main())
+
+
+def test_what_a_leaving_stranger_did_not_get() -> None:
+    """A message that crosses the other one's leaving is not sent, says so and stays to be read; nobody else gets it."""
+    held: list[str] = []
+
+    def between(socket: Any) -> None:
+        server = socket.connect_to_server()
+        socket.on_message(lambda packet: server.send(packet))
+        server.on_message(lambda packet: held.append(packet) if '["left"' in packet else socket.send(packet))
+
+    async def main() -> None:
+        async with (
+            partyline_server(extras=chat.extras()) as (_, url),
+            chromium() as browser,
+            visitors(browser, url, 2) as (one, other),
+        ):
+            await one.page.route_web_socket(re.compile("socket.io"), between)
+            for visitor in (one, other):
+                await visitor.stranger()
+                await visitor.page.click("#start")
+            for visitor in (one, other):
+                await visitor.sees("You are connected with a stranger. Say hello.")
+            await other.page.click("#stop")
+            await eventually(lambda: held, "the page does not hear it")
+            await one.say("too late")
+            await one.sees("The stranger has left.")
+            assert await one.page.text_content(".state") == "Not sent: the talk is over."
+            assert await one.page.text_content("#subtitle") == "The talk is over"
+
+    asyncio.run(main())
+
+
+def test_a_stop_that_crosses_a_pairing() -> None:
+    """Who presses Stop before they hear that they were paired is not in that talk, and neither is the next search."""
+    held: list[str] | None = []
+    sockets: list[Any] = []
+
+    def between(socket: Any) -> None:
+        sockets.append(socket)
+        server = socket.connect_to_server()
+        socket.on_message(lambda packet: server.send(packet))
+        server.on_message(lambda packet: socket.send(packet) if held is None else held.append(packet))
+
+    async def main() -> None:
+        nonlocal held
+        hello = "You are connected with a stranger. Say hello."
+        async with (
+            partyline_server(extras=chat.extras()) as (_, url),
+            chromium() as browser,
+            visitors(browser, url, 3) as (one, other, third),
+        ):
+            await one.page.route_web_socket(re.compile("socket.io"), between)
+            await other.stranger()
+            waiting, held = held, None
+            await one.stranger()
+            await one.page.click("#start")
+            await one.reads("Looking for somebody…")
+            await eventually(lambda: sockets, "the page is connected")
+            held = waiting
+            await other.page.click("#start")
+            await other.sees(hello)
+            await one.page.click("#start")  # Stop
+            await other.sees("The stranger has left.")
+            await one.page.click("#start")  # again, before anything of the last search is heard
+            crossed, held = held, None
+            for packet in crossed:
+                sockets[0].send(packet)
+            await third.stranger()
+            assert await one.page.text_content("#subtitle") == "Looking for somebody"
+            await third.page.click("#start")
+            for visitor in (one, third):
+                await visitor.sees(hello)
+            await one.say("to the third")
+            await third.sees("to the third")
+            assert await other.texts() == []
+
+    asyncio.run(main())
+
+
+def test_strangers_with_keyboard_and_ears() -> None:
+    """The focus is always somewhere and presses nothing by itself, what happens is said aloud, and a double click is
+    one."""
+
+    async def main() -> None:
+        async with (
+            partyline_server(extras=chat.extras()) as (_, url),
+            chromium() as browser,
+            visitors(browser, url, 2) as (one, other),
+        ):
+            focus = "document.activeElement.id"
+            for visitor in (one, other):
+                await visitor.stranger()
+            assert await one.page.evaluate(focus) == "meet-text"
+            await one.page.keyboard.press("Tab")
+            assert await one.page.evaluate(focus) == "start"
+            for _ in range(2):
+                await one.page.keyboard.press("Enter")  # the second one stops nothing
+            await one.reads("Looking for somebody…")
+            assert await one.page.evaluate(focus) == "meet-text"
+            assert await one.page.text_content("#live") == "Looking for somebody…"
+            await one.page.click("#start")
+            assert await one.page.text_content("#live") == "Stopped"
+            assert await one.page.evaluate(focus) == "meet-text"
+            await one.page.dblclick("#start")
+            assert await one.page.text_content("#subtitle") == "Looking for somebody"
+            await other.page.click("#start")
+            await one.sees("You are connected with a stranger. Say hello.")
+            assert await one.page.evaluate(focus) == "text"
+            await other.page.click("#more > button")
+            await other.page.click("#block")
+            await other.sees("You will not meet this stranger again.")
+            assert await other.page.evaluate(focus) == "title"
+            await one.page.click("#next")
+            assert await one.page.text_content("#live") == "Looking for somebody…"
+            assert await one.page.evaluate(focus) == "meet-text"
+
+    asyncio.run(main())
+
+
+def test_waiting_while_the_server_is_away() -> None:
+    """Who waits for a stranger can stop although the server is away, and is promised nobody meanwhile."""
+
+    async def main() -> None:
+        async with chromium() as browser, serving() as server, visitors(browser, server.url, 1) as (one,):
+            await one.stranger()
+            await one.page.click("#start")
+            await one.reads("Looking for somebody…")
+            server.process.kill()
+            await server.process.wait()
+            await one.reads("The search goes on as soon as the server is there again.")
+            async with serving(port=server.port) as again:
+                await one.reads("Looking for somebody…")
+                again.process.kill()
+                await again.process.wait()
+            await one.reads("The search goes on as soon as the server is there again.")
+            await one.page.click("#start")
+            await one.reads("Talk to a stranger")
+            assert await one.page.locator("#start").is_disabled()
+            async with serving(port=server.port):
+                await one.page.wait_for_selector("#start:enabled")
+                assert await one.page.text_content("#meet-text") == "Talk to a stranger"
+
+    asyncio.run(main())
+
+
+def test_strangers_in_two_windows() -> None:
+    """Two windows of one browser are never paired, the newest one searches, and a block outlives a reload."""
+
+    async def main() -> None:
+        async with (
+            partyline_server(extras=chat.extras()) as (_, url),
+            chromium() as browser,
+            visitors(browser, url, 2) as (one, other),
+        ):
+            second = Visitor(await one.page.context.new_page(), url)
+            for visitor in (one, second):
+                await visitor.stranger()
+                await visitor.page.click("#start")
+                await visitor.reads("Looking for somebody…")
+            await one.reads("You are looking for somebody in another window.")
+            await other.stranger()
+            await other.page.click("#start")
+            await second.sees("You are connected with a stranger. Say hello.")
+            await second.page.click("#more > button")
+            await second.page.click("#block")
+            await second.sees("You will not meet this stranger again.")
+            for visitor in (other, second):
+                await visitor.page.reload()
+                await visitor.page.click("#start")
+            for visitor in (other, second):
+                await visitor.reads("Looking for somebody…")
 
     asyncio.run(main())
 
@@ -544,7 +1013,7 @@ def test_pressing_next_too_fast(monkeypatch: pytest.MonkeyPatch) -> None:
             await one.stranger()
             for _ in range(6):
                 await one.page.click("#start")
-            await one.page.get_by_text("That is too fast: wait a moment.").wait_for()
+            await one.reads("That is too fast: wait a moment.")
 
     asyncio.run(main())
 
@@ -564,7 +1033,7 @@ def test_a_restart_ends_a_talk() -> None:
             await server.process.wait()
             for visitor in (one, other):
                 await visitor.page.locator("#banner", has_text="Connection lost").wait_for()
-                assert await visitor.page.locator("#text").is_disabled()
+                assert not await visitor.page.locator("#text").is_editable()
             async with serving(port=server.port):
                 for visitor in (one, other):
                     await visitor.sees("The server restarted: this talk has ended.")

@@ -180,6 +180,24 @@ def test_who_is_here() -> None:
     asyncio.run(main())
 
 
+def test_a_window_that_closes_takes_its_name_along() -> None:
+    """Who calls themselves otherwise in a second window goes by the first name again when that one closes."""
+
+    async def main() -> None:
+        async with chatting(3) as (_, (lin, ada, again)):
+            await lin.call("enter", who("Lin"))
+            by = (await ada.call("enter", who("Ada")))["me"]
+            entered = await again.call("enter", who("Ada") | {"name": "Countess", "room": " den\u200b"})
+            assert {"by": by, "name": "Countess"} in entered["people"]
+            assert entered["room"] == "den"
+            again.leave()
+            await lin.hears("came", 3)
+            assert lin.all("came") == [[{"by": by, "name": name, "count": 2}] for name in ("Ada", "Countess", "Ada")]
+            assert lin.all("left") == []
+
+    asyncio.run(main())
+
+
 def test_typing_reaches_the_others_of_the_room() -> None:
     """Who types is told to the others in the room, and to nobody else; outside of a room to nobody."""
 

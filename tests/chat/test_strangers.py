@@ -19,13 +19,15 @@ from tests.server.servers import eventually, partyline_server
 
 from .guests import Guest, guest, guests
 
+NUMBERS = itertools.count()
+
 
 @asynccontextmanager
-async def strangers(count: int) -> AsyncIterator[tuple[Strangers, list[Guest]]]:
-    """The server's side, and clients of it."""
+async def strangers(count: int, *keys: str) -> AsyncIterator[tuple[Strangers, list[Guest]]]:
+    """The server's side, and clients of it, the first of them with keys."""
     io = partyline.SocketIO()
     side = Strangers(io.namespace("/stranger"))
-    async with partyline_server(extras=[io]) as (_, url), guests(url, "/stranger", count) as found:
+    async with partyline_server(extras=[io]) as (_, url), guests(url, "/stranger", count, *keys) as found:
         yield side, found
 
 
@@ -38,6 +40,10 @@ async def pair(one: Guest, other: Guest) -> None:
     await other.hears("paired", before[1])
 
 
+def saying(text: str) -> dict[str, str]:
+    return {"id": f"message {next(NUMBERS):06}", "text": text}
+
+
 def test_two_talk() -> None:
     """Two who press start are paired; each hears what the other says and that they type, and nobody else does."""
 
@@ -46,16 +52,37 @@ def test_two_talk() -> None:
             await pair(one, other)
             await third.call("start")
             assert await one.call("start") == {}  # who talks goes on talking
-            assert await one.call("say", "hello") == {}
+            assert await one.call("say", saying("hello")) == {}
             (said,) = await other.hears("said")
             assert said["text"] == "hello"
             assert set(said) == {"text", "time"}  # nothing that names anybody
             other.emit("typing", True)
             assert await one.hears("typing") == [True]
-            assert await other.call("say", "hello back") == {}
+            assert await other.call("say", saying("hello back")) == {}
             await one.hears("said")
             assert third.all("said") == third.all("typing") == third.all("paired") == []
             assert one.all("paired") == other.all("paired") == [[]]
+
+    asyncio.run(main())
+
+
+def test_a_retry_is_said_once() -> None:
+    """The same id once more is answered and not said again, also when the talk is over; in the next talk it is another
+    message."""
+
+    async def main() -> None:
+        async with strangers(2) as (_, (one, other)):
+            await pair(one, other)
+            hello = saying("hello")
+            assert [await one.call("say", hello) for _ in range(20)] == [{}] * 20  # and the pace does not count them
+            await other.call("stop")
+            assert await one.call("say", hello) == {}
+            await pair(one, other)
+            assert await one.call("say", hello) == {}
+            await other.hears("said", 2)
+            assert len(other.all("said")) == 2
+            assert (await one.call("say", {"id": "short", "text": "x"}))["error"] == "invalid_id"
+            assert (await one.call("say", "no id"))["error"] == "invalid_arguments"
 
     asyncio.run(main())
 
@@ -69,7 +96,7 @@ def test_leaving_is_told() -> None:
                 await pair(one, other)
                 assert await one.call(leave) == {}
                 await other.hears("left", count)
-                assert (await other.call("say", "still there?"))["error"] == "no_partner"
+                assert (await other.call("say", saying("still there?")))["error"] == "no_partner"
                 await one.call("stop")
             await pair(one, other)
             one.leave()
@@ -125,14 +152,58 @@ def test_block_and_report() -> None:
     asyncio.run(main())
 
 
+def test_one_person_in_several_windows() -> None:
+    """Two pages with the same key are never paired; the newest one searches, and the other hears so."""
+
+    async def main() -> None:
+        key = "the key of one"
+        async with strangers(3, key, key) as (side, (one, again, other)):
+            assert await one.call("start") == {}
+            assert await again.call("start") == {}
+            await one.hears("elsewhere")
+            assert side.matching.waiting == (again.id,)
+            await other.call("start")
+            await again.hears("paired")
+            assert await one.call("start") == {}  # while the other window talks
+            assert side.matching.waiting == (one.id,)
+            assert await again.call("start") == {}  # who talks goes on talking
+            assert await again.call("next") == {}
+            assert side.matching.partner(again.id) is None
+            assert side.matching.waiting == (again.id,)
+            assert one.all("paired") == []
+            assert again.all("elsewhere") == []
+
+    asyncio.run(main())
+
+
+def test_a_block_outlives_a_reload() -> None:
+    """Who is blocked is not met again by another page with the same key, whichever of the two comes anew."""
+
+    async def main() -> None:
+        io = partyline.SocketIO()
+        side = Strangers(io.namespace("/stranger"))
+        keys = "the key of one", "the key of another"
+        async with partyline_server(extras=[io]) as (_, url):
+            async with guests(url, "/stranger", 2, *keys) as (one, other):
+                await pair(one, other)
+                assert await one.call("block") == {}
+            await eventually(lambda: not side.visitors, "both are gone")
+            async with guests(url, "/stranger", 2, *keys) as (one, other):
+                await one.call("start")
+                await other.call("start")
+                assert set(side.matching.waiting) == {one.id, other.id}
+
+    asyncio.run(main())
+
+
 def test_pressing_is_slowed_down() -> None:
     """Beyond the burst, starts and messages are refused with the time to wait; typing is dropped without a word."""
 
     async def main() -> None:
         async with strangers(2) as (_, (one, other)):
             await pair(one, other)
-            for event, *arguments in (("say", "x"), ("next",)):
-                answers = [await one.call(event, *arguments) for _ in range(15)]
+            for call in (lambda: one.call("say", saying("x")), lambda: one.call("next")):
+                answers = [await call() for _ in range(15)]
                 assert answers[:9] == [{}] * 9
                 assert {answer["error"] for answer in answers if answer} == {"rate_limited"}
                 assert all(answer["wait"] > 0 for answer in answers if answer)
@@ -167,7 +238,7 @@ def test_nothing_of_a_talk_is_kept(tmp_path: Path, caplog: pytest.LogCaptureFixt
         ):
             await pair(one, other)
             for who in (one, other):
-                assert await who.call("say", secret) == {}
+                assert await who.call("say", saying(secret)) == {}
             await other.call("report")
             await one.hears("left")
             one.send("42/stranger,{")  # broken: what is logged of it is not what it says
@@ -223,7 +294,7 @@ def test_two_thousand_press_start_and_next() -> None:
 
             for one in by_id.values():
                 if matching.partner(one.id) is not None:
-                    assert await one.call("say", one.id) == {}
+                    assert await one.call("say", saying(one.id)) == {}
             for one in by_id.values():
                 heard = [said["text"] for (said,) in one.all("said")]
                 other = matching.partner(one.id)

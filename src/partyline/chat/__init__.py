@@ -5,11 +5,11 @@ that refuses is `{"error": code, "message": text, "field"?, "wait"?}`, with `wai
 time.
 
 `/chat`, rooms; a message is `{id, by, name, text, time}`: `id` chosen by who says it, `by` a hash of their key, `time`
-in ms since 1970.
+in ms since 1970. An answered `room` is the name without what cannot be seen.
 
 | from the page | answer |
 | --- | --- |
-| `enter` {room, name, key} | {me, messages, before, people: [{by, name}], count}; `me` is one's own `by` |
+| `enter` {room, name, key} | {me, room, messages, before, people: [{by, name}], count}; `me` is one's own `by` |
 | `older` before | {messages, before}; `before` is null where the log begins |
 | `say` {id, text} | {}; the same id once more is not said again |
 | `typing` on | |
@@ -18,15 +18,16 @@ in ms since 1970.
 | --- | --- |
 | `said` message | somebody, oneself too, has said something, and it is kept |
 | `typing` {by, name, on} | |
-| `came` {by, name, count}, `left` {by, count} | a person, with the first of their pages; with the last |
+| `came` {by, name, count}, `left` {by, count} | a person's page, or their name is another now; with their last page |
 
-`/stranger`, where nothing is kept:
+`/stranger`, where nothing is kept; CONNECT brings {key}, and who has the same key is one person, never paired with
+themselves, whose blocks hold while the server runs:
 
 | from the page | answer |
 | --- | --- |
 | `start`, `next` | {}; `paired` follows, at once or later |
 | `stop` | {} |
-| `say` text | {} |
+| `say` {id, text} | {}; the same id once more in this talk is not said again |
 | `typing` on | |
 | `block`, `report` | {}; ends the talk |
 
@@ -35,6 +36,7 @@ in ms since 1970.
 | `hello` {run} | it is connected; `run` names this run of the server |
 | `online` count | it is connected, and when the number of connected pages has changed |
 | `paired`, `left` | a talk begins; the other one has ended it |
+| `elsewhere` | another page of the same person looks for somebody now, and this one does not any more |
 | `said` {text, time}, `typing` on | the other one |
 """
 

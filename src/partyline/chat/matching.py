@@ -1,36 +1,40 @@
 """Who of the strangers talks to whom: a plain data structure, without a loop and without a clock.
 
 Whoever starts is paired at once if anybody waits who may be met. So those who wait may not meet each other: each two of
-them are blocked one way or the other. As nobody blocks more than `MOST_BLOCKED`, the pool never holds more than
-2 * MOST_BLOCKED + 1 people, however many there are: looking through it costs no more than a constant.
+them are blocked one way or the other, or they are one person. As nobody blocks more than `MOST_BLOCKED`, no more than
+2 * MOST_BLOCKED + 1 people wait, however many there are: if each waits once, looking through the pool costs no more
+than a constant.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections import OrderedDict
+from dataclasses import dataclass
 from random import Random, SystemRandom
 
 MOST_BLOCKED = 100
+MOST_BLOCKERS = 2_000  # people whose blocks are remembered
 
 
 @dataclass(slots=True)
 class Stranger:
-    """One person: whom they talk to, whom they talked to last, and whom they do not want to meet, oldest first."""
+    """A page of a person: whom it talks to, and the person it talked to last."""
 
+    person: str
     partner: str | None = None
     last: str | None = None
     place: int | None = None  # in the pool, while waiting
-    blocked: dict[str, None] = field(default_factory=dict)
 
 
 class Matching:
-    """Pairs strangers, known by their ids. Each call costs constant time; `block` may go through 100 names."""
+    """Pairs strangers, known by their ids, and never two of one person, whose blocks outlive their ids."""
 
-    __slots__ = ("_people", "_pool", "_random")
+    __slots__ = ("_blocked", "_people", "_pool", "_random")
 
     def __init__(self, random: Random | None = None) -> None:
         self._people: dict[str, Stranger] = {}
         self._pool: list[str] = []
+        self._blocked: OrderedDict[str, dict[str, None]] = OrderedDict()  # by person; all of it oldest first
         self._random = random or SystemRandom()
 
     def __len__(self) -> int:
@@ -47,68 +51,78 @@ class Matching:
         person = self._people.get(who)
         return None if person is None else person.partner
 
-    def start(self, who: str) -> str | None:
-        """Pair `who` with somebody at random, who is returned; None: `who` waits.
+    def waits(self, person: str) -> str | None:
+        """Which page of a person waits."""
+        return next((who for who in self._pool if self._people[who].person == person), None)
+
+    def start(self, who: str, person: str | None = None) -> str | None:
+        """Pair `who`, a page of `person`, with somebody at random, who is returned; None: `who` waits.
 
         The one they talked to last comes only if nobody else may be met. Whoever talks goes on talking.
         """
-        person = self._people.setdefault(who, Stranger())
-        if person.partner is not None or person.place is not None:
-            return person.partner
+        people, page = self._people, self._people.setdefault(who, Stranger(person or who))
+        if page.partner is not None or page.place is not None:
+            return page.partner
         others = [other for other in self._pool if self.may_meet(who, other)]
-        fresh = [other for other in others if person.last != other and self._people[other].last != who]
+        fresh = [other for other in others if page.last != people[other].person and people[other].last != page.person]
         if not others:
-            person.place = len(self._pool)
+            page.place = len(self._pool)
             self._pool.append(who)
             return None
         other = self._random.choice(fresh or others)
         self._unpool(other)
-        person.partner, self._people[other].partner = other, who
+        page.partner, people[other].partner = other, who
         return other
 
     def stop(self, who: str) -> str | None:
         """End the talk or the waiting of `who`; returns whom they left, to be told. `start` behind it makes `next`."""
-        person = self._people.get(who)
-        if person is None:
+        page = self._people.get(who)
+        if page is None:
             return None
-        if person.place is not None:
+        if page.place is not None:
             self._unpool(who)
-        left = person.partner
+        left = page.partner
         if left is not None:
             other = self._people[left]
-            person.partner = other.partner = None
-            person.last, other.last = left, who
+            page.partner = other.partner = None
+            page.last, other.last = other.person, page.person
         return left
 
     def block(self, who: str) -> str | None:
         """Never let `who` meet again whom they talk to, or talked to last. Ends the talk; returns whom they left.
 
-        Ends waiting too. Beyond `MOST_BLOCKED` the one blocked first is forgotten.
+        Ends waiting too. Beyond `MOST_BLOCKED` the one blocked first is forgotten; beyond `MOST_BLOCKERS` all blocks of
+        the person whose last one is the oldest.
         """
         left = self.stop(who)
-        person = self._people.get(who)
-        if person is not None and person.last is not None:
-            person.blocked.pop(person.last, None)
-            person.blocked[person.last] = None
-            if len(person.blocked) > MOST_BLOCKED:
-                del person.blocked[next(iter(person.blocked))]
+        page = self._people.get(who)
+        if page is not None and page.last is not None:
+            blocked = self._blocked[page.person] = self._blocked.pop(page.person, {})
+            blocked.pop(page.last, None)
+            blocked[page.last] = None
+            if len(blocked) > MOST_BLOCKED:
+                del blocked[next(iter(blocked))]
+            if len(self._blocked) > MOST_BLOCKERS:
+                self._blocked.popitem(last=False)
         return left
 
     def leave(self, who: str) -> str | None:
-        """Forget `who` and all they wanted; returns whom they left."""
+        """Forget `who`, but not whom they have blocked; returns whom they left."""
         left = self.stop(who)
         self._people.pop(who, None)
         return left
 
     def may_meet(self, one: str, other: str) -> bool:
-        """Whether neither has blocked the other."""
-        return one not in self._people[other].blocked and other not in self._people[one].blocked
+        """Whether they are two people, neither of whom has blocked the other."""
+        mine, theirs = self._people[one].person, self._people[other].person
+        blocked = theirs in self._blocked.get(mine, ()) or mine in self._blocked.get(theirs, ())
+        return mine != theirs and not blocked
 
     def _unpool(self, who: str) -> None:
         """Take `who` out of the pool; the last of it takes the place."""
-        person, last = self._people[who], self._pool.pop()
-        assert person.place is not None
+        page, last = self._people[who], self._pool.pop()
+        assert page.place is not None
         if last != who:
-            self._pool[person.place] = last
-            self._people[last].place = person.place
-        person.place = None
+            self._pool[page.place] = last
+            self._people[last].place = page.place
+        page.place = None

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 import partyline
-from partyline.chat.words import MOST_NAME, MOST_ROOM, Answer, Pace, Refused, name, text
+from partyline.chat.words import MOST_NAME, MOST_ROOM, Answer, Pace, Refused, message_id, name, text
 
 PAGE = 50  # messages, of which as many come as have
 MOST_PAGE = 50_000  # characters
@@ -63,24 +63,23 @@ class Rooms:
     async def enter(self, socket: partyline.Socket, guest: Guest) -> Answer:
         """Come into a room, out of the one before; the newest page of its log, and who is there."""
         try:
-            room = room_of(name(guest.room, MOST_ROOM, "room"))
+            room = room_of(title := name(guest.room, MOST_ROOM, "room"))
             called = name(guest.name, MOST_NAME, "name")
             member = self.members.get(socket.id) or Member(called, person(guest.key or socket.id))
             member.asks.check()
-        except Refused as refused:
-            return refused.answer
-        self._leave(socket)
-        member.name, member.room = called, room
-        self.members[socket.id] = member
-        socket.join(room)
-        people = self.here.setdefault(room, {})
-        people.setdefault(member.by, []).append(called)
-        news = {"by": member.by, "name": called, "count": len(people)}
-        socket.to(room).emit("came", news)
-        shown = [{"by": by, "name": names[-1]} for by, names in list(people.items())[-MOST_SHOWN:]]
-        count = len(people)
-        # In the room first, then its log: what is said meanwhile comes twice rather than not at all.
-        return {"me": member.by, "people": shown, "count": count, **await self._page(room, None)}
+            self._leave(socket)
+            member.name, member.room = called, room
+            self.members[socket.id] = member
+            socket.join(room)
+            people = self.here.setdefault(room, {})
+            people.setdefault(member.by, []).append(called)
+            count = len(people)
+            socket.to(room).emit("came", {"by": member.by, "name": called, "count": count})
+            shown = [{"by": by, "name": names[-1]} for by, names in list(people.items())[-MOST_SHOWN:]]
+            # In the room first, then its log: what is said meanwhile comes twice rather than not at all.
+            return {"me": member.by, "room": title, "people": shown, "count": count, **await self._page(room, None)}
+        except (Refused, partyline.PartylineError) as error:
+            return refusal(error)
 
     async def older(self, socket: partyline.Socket, before: str) -> Answer:
         """The page of the log that ends before a place in it."""
@@ -88,32 +87,25 @@ class Rooms:
             member = self._member(socket)
             member.asks.check()
             return await self._page(member.room, partyline.Position.parse(before))
-        except Refused as refused:
-            return refused.answer
-        except partyline.PartylineError as error:
-            return {"error": error.code, "message": error.message}
+        except (Refused, partyline.PartylineError) as error:
+            return refusal(error)
 
     async def say(self, socket: partyline.Socket, saying: Saying) -> Answer:
         """Say something to all in the room, oneself among them; answered when it is kept."""
         try:
             member = self._member(socket)
-            words = text(saying.text)
-            if not 8 <= len(saying.id) <= 64:
-                raise Refused("invalid_id", "the id of a message has 8 to 64 characters", field="id")
-            kept = self.said.get((member.by, saying.id))
+            words, mark = text(saying.text), (member.by, message_id(saying.id))
+            kept = self.said.get(mark)
             if kept is None:
                 member.says.check()
-                kept = self._keep(member, saying.id, words)
+                kept = self._keep(member, mark, words)
             await asyncio.shield(kept)  # whoever goes now leaves it to be kept
-        except Refused as refused:
-            return refused.answer
-        except partyline.PartylineError as error:
-            return {"error": error.code, "message": error.message}
+        except (Refused, partyline.PartylineError) as error:
+            return refusal(error)
         return {}
 
-    def _keep(self, member: Member, number: str, words: str) -> asyncio.Future[Any]:
-        said = {"id": number, "by": member.by, "name": member.name, "text": words, "time": int(time.time() * 1000)}
-        mark = (member.by, number)
+    def _keep(self, member: Member, mark: tuple[str, str], words: str) -> asyncio.Future[Any]:
+        said = {"id": mark[1], "by": member.by, "name": member.name, "text": words, "time": int(time.time() * 1000)}
         kept: asyncio.Future[Any] = asyncio.ensure_future(self.chat.publish(member.room, "said", said))
         self.said[mark] = kept
         # What could not be kept may be said once more.
@@ -147,8 +139,12 @@ class Rooms:
             return
         socket.leave(member.room)
         people = self.here[member.room]
-        people[member.by].remove(member.name)
-        if not people[member.by]:
+        names = people[member.by]
+        shown = names[-1]
+        names.remove(member.name)
+        if names and names[-1] != shown:
+            self.chat.to(member.room).emit("came", {"by": member.by, "name": names[-1], "count": len(people)})
+        elif not names:
             del people[member.by]
             self.chat.to(member.room).emit("left", {"by": member.by, "count": len(people)})
             if not people:
@@ -156,10 +152,7 @@ class Rooms:
 
     async def _page(self, room: str, before: partyline.Position | None) -> Answer:
         """A page of the log, oldest message first, and the place before which the next one ends."""
-        try:
-            entries = await self.chat.history(room, before=before, limit=PAGE)
-        except partyline.PartylineError as error:
-            return {"error": error.code, "message": error.message}
+        entries = await self.chat.history(room, before=before, limit=PAGE)
         full, size = len(entries) == PAGE, 0
         for number, entry in enumerate(reversed(entries)):
             size += len(entry.arguments[0]["text"])
@@ -173,6 +166,11 @@ class Rooms:
 def room_of(called: str) -> str:
     """The Socket.IO room behind a room's name: fit for any log, and never the id of a socket."""
     return "room-" + hashlib.sha256(called.encode()).hexdigest()[:32]
+
+
+def refusal(error: Refused | partyline.PartylineError) -> Answer:
+    """What an acknowledgement says of it."""
+    return error.answer if isinstance(error, Refused) else {"error": error.code, "message": error.message}
 
 
 def person(key: str) -> str:

@@ -5,23 +5,36 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from collections import deque
 from dataclasses import dataclass, field
+
+import msgspec
 
 import partyline
 from partyline.chat.matching import Matching
-from partyline.chat.words import Answer, Pace, Refused, text
+from partyline.chat.rooms import Saying, person
+from partyline.chat.words import Answer, Pace, Refused, message_id, text
 
 REPORTS = 3  # of different people, from which on somebody is not paired any more
+REMEMBERED = 50  # ids of what one says in a talk, so that nothing is said twice; a page waits for each answer
 NEWS = 1.0  # seconds between two counts of the people online
+
+
+class Key(msgspec.Struct):
+    """How a page connects. Who has the same `key` is the same person."""
+
+    key: str = ""
 
 
 @dataclass(slots=True)
 class Visitor:
-    """How often a page may do something, and who has reported it."""
+    """A page: whose it is, how often it may do something, what it has said in this talk, and who has reported it."""
 
+    person: str
     starts: Pace = field(default_factory=lambda: Pace(1, 10))
     says: Pace = field(default_factory=lambda: Pace(2, 10))
     types: Pace = field(default_factory=lambda: Pace(2, 10))
+    said: deque[str] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
     reporters: set[str] = field(default_factory=set)
 
 
@@ -44,9 +57,9 @@ class Strangers:
         strangers.on("report", self.report)
         strangers.on_disconnect(self.gone)
 
-    def come(self, socket: partyline.Socket) -> None:
+    def come(self, socket: partyline.Socket, auth: Key) -> None:
         """A page is open."""
-        self.visitors[socket.id] = Visitor()
+        self.visitors[socket.id] = Visitor(person(auth.key or socket.id))
         socket.emit("hello", {"run": self.run})
         socket.emit("online", len(self.visitors))
         self._count()
@@ -66,9 +79,15 @@ class Strangers:
             visitor.starts.check()
         except Refused as refused:
             return refused.answer
-        talking = self.matching.partner(socket.id)
-        other = self.matching.start(socket.id)
-        if other is not None and talking is None:
+        if self.matching.partner(socket.id) is not None:
+            return {}
+        visitor.said.clear()
+        waits = self.matching.waits(visitor.person)
+        if waits not in (None, socket.id):  # the newest page: one before may be of a connection that is lost
+            self.matching.stop(waits)
+            self.strangers.to(waits).emit("elsewhere")
+        other = self.matching.start(socket.id, visitor.person)
+        if other is not None:
             self.strangers.to(socket.id, other).emit("paired")
         return {}
 
@@ -82,16 +101,20 @@ class Strangers:
         self._tell(self.matching.stop(socket.id))
         return {}
 
-    def say(self, socket: partyline.Socket, said: str) -> Answer:
+    def say(self, socket: partyline.Socket, saying: Saying) -> Answer:
         """Say something to the other one."""
+        visitor = self.visitors[socket.id]
         try:
-            words = text(said)
+            words, mark = text(saying.text), message_id(saying.id)
+            if mark in visitor.said:
+                return {}
             other = self.matching.partner(socket.id)
             if other is None:
                 raise Refused("no_partner", "the talk is over")
-            self.visitors[socket.id].says.check()
+            visitor.says.check()
         except Refused as refused:
             return refused.answer
+        visitor.said.append(mark)
         self.strangers.to(other).emit("said", {"text": words, "time": int(time.time() * 1000)})
         return {}
 
@@ -110,7 +133,7 @@ class Strangers:
         """The same, and let it count."""
         other = self.matching.partner(socket.id)
         if other is not None:
-            self.visitors[other].reporters.add(socket.id)
+            self.visitors[other].reporters.add(self.visitors[socket.id].person)
         return self.block(socket)
 
     def _tell(self, left: str | None) -> None:

@@ -17,8 +17,10 @@ Answer = dict[str, Any]
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # but tabs and line ends
 # What writes nothing itself and could make a name look like another; what joins emoji and letters stays.
 _HIDDEN = re.compile(
-    r"[\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\u115f\u1160\u2800\u3164\uffa0]"
+    r"[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u2800\u3164\ufeff"
+    r"\uffa0\ufff0-\ufffb\U000e0000-\U000e0fff]"
 )
+_UNSEEN = ("Cc", "Cf", "Me", "Mn", "Zl", "Zp", "Zs")
 _HALVES = re.compile(r"[\ud800-\udfff]")
 
 
@@ -30,11 +32,16 @@ class Refused(Exception):
         self.answer: Answer = {"error": code, "message": message, **more}
 
 
+def seen(found: str) -> bool:
+    """Whether anything of it shows. What Python does not know yet, as a new emoji, may."""
+    return any(unicodedata.category(letter) not in _UNSEEN for letter in _HIDDEN.sub("", found))
+
+
 def text(said: str) -> str:
     """A message's text as it is sent on. Raises Refused."""
     said = _HALVES.sub("\ufffd", said).replace("\r\n", "\n").replace("\r", "\n")
     said = _CONTROLS.sub("", said).strip()
-    if not said:
+    if not seen(said):
         raise Refused("empty", "there is nothing in it", field="text")
     if len(said) > MOST_TEXT:
         message = f"a message has at most {MOST_TEXT:,} characters, and this one has {len(said):,}"
@@ -42,16 +49,22 @@ def text(said: str) -> str:
     return said
 
 
+def message_id(given: str) -> str:
+    """The id of a message, chosen by who says it. Raises Refused."""
+    if not 8 <= len(given) <= 64:
+        raise Refused("invalid_id", "the id of a message has 8 to 64 characters", field="id")
+    return given
+
+
 def name(given: str, most: int, field: str) -> str:
     """A name in one line, without what cannot be seen, spelt in one way. Raises Refused."""
     visible = _HIDDEN.sub("", _CONTROLS.sub(" ", _HALVES.sub("\ufffd", given)))
     found = unicodedata.normalize("NFC", " ".join(visible.split()))
-    if not any(unicodedata.category(letter)[0] in "LNPS" for letter in found):
+    if not seen(found):
         raise Refused("empty", f"the {field} needs at least one character that can be seen", field=field)
     if len(found) > most:
-        raise Refused(
-            "too_long", f"a {field} has at most {most} characters, and this one has {len(found)}", field=field
-        )
+        message = f"a {field} has at most {most} characters, and this one has {len(found)}"
+        raise Refused("too_long", message, field=field)
     return found
 
 

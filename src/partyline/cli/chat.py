@@ -57,7 +57,8 @@ class _Session:
     namespace = ""
 
     def __init__(self, url: str, screen: _Screen) -> None:
-        self._connecting = socketio.connect(url, self.namespace, open_timeout=0)
+        self.key = secrets.token_hex(16)
+        self._connecting = socketio.connect(url, self.namespace, auth={"key": self.key}, open_timeout=0)
         self.chat: Client = self._connecting.client
         self.screen = screen
         self._begun = False
@@ -105,6 +106,25 @@ class _Session:
             self.screen.news(f"not done: {error.message}", "red")
         return None
 
+    async def say(self, words: str) -> bool:
+        """Until the server has it: its id makes a repetition harmless. False, and a word about it, where it refuses."""
+        number = secrets.token_hex(16)
+        while True:
+            try:
+                answer = await self.chat.call("say", {"id": number, "text": words})
+            except (Disconnected, CallError):
+                await asyncio.sleep(_PAUSE)
+                continue
+            if isinstance(answer, dict) and "wait" in answer:
+                await asyncio.sleep(answer["wait"])
+            elif isinstance(answer, dict) and answer.get("error") == "not_in_a_room":
+                await asyncio.sleep(_PAUSE)
+            elif isinstance(answer, dict) and "error" in answer:
+                self.screen.news(f"not said: {answer.get('message', answer['error'])}", "red")
+                return False
+            else:
+                return True
+
     def _changed(self, state: State, reason: str) -> None:
         if not self._begun:
             return  # what keeps it from being connected at all is what the command ends with
@@ -126,7 +146,7 @@ class _Room(_Session):
 
     def __init__(self, url: str, screen: _Screen, room: str, name: str) -> None:
         super().__init__(url, screen)
-        self._guest = {"room": room, "name": name, "key": secrets.token_hex(16)}
+        self._guest = {"room": room, "name": name, "key": self.key}
         self._me = ""
         self._before: str | None = None
         self._people: dict[str, str] = {}
@@ -174,7 +194,7 @@ class _Room(_Session):
         elif line == "/older":
             await self._older()
         else:
-            await self._say(line)
+            await self.say(line)
 
     async def _older(self) -> None:
         if self._before is None:
@@ -186,25 +206,6 @@ class _Room(_Session):
             self.screen.news("— before —")
             for message in answer["messages"]:
                 self._show(message)
-
-    async def _say(self, words: str) -> None:
-        """Until the server has it: its id makes a repetition harmless."""
-        number = secrets.token_hex(16)
-        while True:
-            try:
-                answer = await self.chat.call("say", {"id": number, "text": words})
-            except (Disconnected, CallError):
-                await asyncio.sleep(_PAUSE)
-                continue
-            if isinstance(answer, dict) and "wait" in answer:
-                await asyncio.sleep(answer["wait"])
-            elif isinstance(answer, dict) and answer.get("error") == "not_in_a_room":
-                await asyncio.sleep(_PAUSE)
-            elif isinstance(answer, dict) and "error" in answer:
-                self.screen.news(f"not said: {answer.get('message', answer['error'])}", "red")
-                return
-            else:
-                return
 
     def _show(self, message: dict[str, Any]) -> None:
         if message["id"] not in self._shown:
@@ -259,7 +260,7 @@ class _Stranger(_Session):
                 self.screen.news("the talk is over: /next for somebody else")
         elif not self._talking:
             self.screen.news("nobody is there yet")
-        elif await self.try_to_ask("say", line) is not None:
+        elif await self.say(line):
             self.screen.said("you", line, datetime.now().timestamp() * 1000, own=True)  # noqa: DTZ005 - a moment
 
     async def _look(self, command: str) -> None:

@@ -2,37 +2,15 @@
 /** The page: which of its views the address names, the name one goes by, and the banner of the connection. */
 
 import { $, announce } from "./conversation.js";
+import { lasting } from "./kept.js";
 import { Room } from "./rooms.js";
 import { Strangers } from "./stranger.js";
 
-/** What is kept in this browser; without storage, until the page is left. */
-const kept = {
-  /** @type {Record<string, string>} */
-  here: {},
-  /** @param {string} what @returns {string} */
-  get(what) {
-    try {
-      return localStorage.getItem("partyline." + what) ?? "";
-    } catch {
-      return this.here[what] ?? "";
-    }
-  },
-  /** @param {string} what @param {string} value */
-  set(what, value) {
-    this.here[what] = value;
-    try {
-      localStorage.setItem("partyline." + what, value);
-    } catch {
-      // private mode, full, forbidden: it is in `here`
-    }
-  },
-};
-
-/** What tells this browser from others of the same name. Rooms see a hash of it only. */
+/** What tells this browser from others of the same name. Others see a hash of it at most. */
 function key() {
   const random = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), (b) => b.toString(16).padStart(2, "0"));
-  const known = kept.get("key") || random().join("");
-  kept.set("key", known);
+  const known = lasting.get("key") || random().join("");
+  lasting.set("key", known);
   return known;
 }
 
@@ -62,27 +40,35 @@ export function watch(socket, signal) {
     banner.hidden = !words;
     banner.classList.toggle("well", !again && !lost);
   };
+  /** Said aloud once, however long it lasts and whatever is counted. @param {string} words */
+  const lose = (words) => {
+    if (!lost) announce(words);
+    lost = true;
+  };
+  const trying = () => show(navigator.onLine ? "Connection lost. Trying again…" : "You are offline", "Try now");
   /** @param {{state: string, reason?: string, delay?: number}} change */
   const tell = ({ state, reason, delay = 0 }) => {
     if (state === "waiting") {
-      lost = true;
+      lose("Connection lost");
       const until = Date.now() + delay;
       const count = () => {
         const left = Math.ceil((until - Date.now()) / 1000);
-        show(left > 1 ? `Connection lost. Next try in ${left} s` : "Connection lost. Trying again…", "Try now");
+        if (left > 1 && navigator.onLine) show(`Connection lost. Next try in ${left} s`, "Try now");
+        else trying();
         timer = setTimeout(count, 500);
       };
       count();
     } else if (state === "connecting") {
-      if (lost) show("Connection lost. Trying again…", "Try now");
+      if (lost) trying();
       else timer = setTimeout(() => show("Connecting…"), 1000);
     } else if (state === "connected") {
       const healed = lost;
       lost = false;
+      if (healed) announce("Connected again");
       show(healed ? "Connected again" : "");
       timer = setTimeout(() => show(""), 2500);
-    } else {
-      lost = true;
+    } else if (reason !== "closed here") {
+      lose(`The server ended the connection: ${reason}`);
       show(`The server ended the connection: ${reason}`, "Connect again");
     }
   };
@@ -90,7 +76,9 @@ export function watch(socket, signal) {
   socket.addEventListener("state", (event) => !signal.aborted && tell(/** @type {CustomEvent} */ (event).detail));
   tell({ state: socket.state });
   button.addEventListener("click", () => socket.open(), { signal });
-  window.addEventListener("online", () => socket.open(), { signal });
+  // A browser knows it long before a connection does, which may even survive it.
+  window.addEventListener("offline", () => (lose("You are offline"), show("You are offline")), { signal });
+  window.addEventListener("online", () => (socket.state === "connected" ? tell(socket) : socket.open()), { signal });
   signal.addEventListener("abort", () => show(""));
 }
 
@@ -99,8 +87,8 @@ let view = null;
 
 function home(room = "") {
   document.title = "Partyline";
-  $("name").value = kept.get("name");
-  $("room").value = room || kept.get("room");
+  $("name").value = lasting.get("name");
+  $("room").value = room || lasting.get("room");
   for (const field of ["name", "room"]) complain(field);
   ($("name").value ? $("room") : $("name")).focus();
 }
@@ -131,14 +119,14 @@ function route() {
   const [what, rest] = location.hash.slice(1).split(/\/(.*)/s);
   let room = "";
   try {
-    room = decodeURIComponent(rest ?? "").trim();
+    room = decodeURIComponent(rest ?? "").trim().replace(/\s+/g, " ");
   } catch {
     // not an address of ours: the home view
   }
-  const name = kept.get("name");
+  const name = lasting.get("name");
   if (what === "stranger") {
     show("stranger");
-    view = new Strangers(watch);
+    view = new Strangers(key(), watch);
   } else if (what === "room" && room && name) {
     show("rooms");
     view = new Room({ room, name, key: key() }, watch, refuse(name, room));
@@ -155,11 +143,16 @@ $("join").addEventListener("submit", (/** @type {Event} */ event) => {
   complain("room");
   complain("name", name ? "" : "Say what the others may call you");
   if (!name) return;
-  kept.set("name", name.toWellFormed());
-  kept.set("room", room.toWellFormed());
+  lasting.set("name", name.toWellFormed());
+  lasting.set("room", room.toWellFormed());
   const hash = "#room/" + encodeURIComponent(room.toWellFormed());
   if (location.hash === hash) route();
   else location.hash = hash;
+});
+// In the place of the talk that one leaves: Back does not lead into it again.
+document.querySelector(".back")?.addEventListener("click", (event) => {
+  event.preventDefault();
+  location.replace("#");
 });
 window.addEventListener("hashchange", route);
 route();

@@ -7,6 +7,8 @@
  *   `time` in ms; `by` tells people of the same name apart
  */
 
+import { session } from "./kept.js";
+
 export const MOST_TEXT = 4000; // characters; the server's bound
 const TOGETHER = 5 * 60_000; // messages of one person within this stand together
 const LONG = 1200; // characters, or
@@ -30,6 +32,32 @@ export function element(tag, className = "", text = "") {
 
 /** Tell it to who cannot see. @param {string} text */
 export const announce = (text) => ($("live").textContent = text);
+
+/**
+ * A button that opens something, until Escape, a press elsewhere or one of the buttons in it.
+ * @param {HTMLElement} button @param {HTMLElement} what @param {AbortSignal} signal ends it
+ */
+export function opens(button, what, signal) {
+  /** @param {boolean} open */
+  const set = (open) => {
+    if (!open && what.contains(document.activeElement)) button.focus();
+    what.classList.toggle("open", open);
+    button.setAttribute("aria-expanded", String(open));
+  };
+  const press = (/** @type {Event} */ { target }) => {
+    const on = /** @type {Element} */ (target);
+    if (button.contains(on)) set(!what.classList.contains("open"));
+    else if (!what.contains(on) || on.closest("button")) set(false);
+  };
+  const key = (/** @type {KeyboardEvent} */ event) => {
+    if (event.key !== "Escape" || !what.classList.contains("open")) return;
+    set(false);
+    button.focus();
+  };
+  document.addEventListener("click", press, { signal });
+  document.addEventListener("keydown", key, { signal });
+  set(false);
+}
 
 /** Text with its addresses as links. @param {HTMLElement} into @param {string} text */
 function write(into, text) {
@@ -71,6 +99,9 @@ const clean = (text) =>
     .replace(/[\0-\x08\x0b-\x1f\x7f-\x9f]/g, "")
     .trim();
 
+/** What shows nothing. */
+const UNSEEN = /^[\p{Cc}\p{Cf}\p{Mn}\p{Me}\p{Z}\u115f\u1160\u2800\u3164\uffa0]*$/u;
+
 export class Conversation {
   /** @type {Map<string, HTMLElement>} by message id */
   #items = new Map();
@@ -85,8 +116,9 @@ export class Conversation {
 
   /**
    * @param {{send: (text: string) => void, typing: (on: boolean) => void, older?: () => Promise<boolean>,
-   *   placeholder: string}} doing
-   *   `older` loads what came before, and says whether there may be more
+   *   draft?: string}} doing
+   *   `older` loads what came before, and says whether there may be more; `draft` is the name by which what is not
+   *   sent yet outlives this view and a reload of the page
    */
   constructor(doing) {
     this.doing = doing;
@@ -96,8 +128,7 @@ export class Conversation {
     $("newer").hidden = true;
     this.top("");
     const text = $("text");
-    text.value = "";
-    text.placeholder = doing.placeholder;
+    text.value = doing.draft ? session.get(doing.draft) : "";
     this.#fit();
     const { signal } = this.#gone;
     /** @param {any} on @param {string} event @param {(event: any) => void} listener */
@@ -109,7 +140,7 @@ export class Conversation {
       event.preventDefault();
       this.#submit();
     });
-    listen(text, "input", () => (this.#fit(), this.#tell(text.value.trim() !== "")));
+    listen(text, "input", () => (this.#changed(), this.#tell(text.value.trim() !== "")));
     listen(text, "blur", () => this.#tell(false));
     listen($("scroller"), "scroll", () => this.#scrolled());
     listen($("newer"), "click", () => this.toEnd());
@@ -128,25 +159,31 @@ export class Conversation {
 
   // The box
 
-  /** Whether one may write. @param {boolean} may */
+  /** Whether one may write. What stands there stays, with the focus: who is typing presses nothing. @param {boolean} may */
   enable(may) {
-    $("text").disabled = !may;
+    $("text").readOnly = !may;
     this.#fit();
   }
 
+  /** Where it neither presses anything nor opens a keyboard on the screen. */
   focus() {
-    if (matchMedia("(hover: hover)").matches) $("text").focus();
+    $(matchMedia("(hover: hover)").matches ? "text" : "title").focus();
   }
 
   #submit() {
     const text = $("text");
     const said = clean(text.value);
-    if (!said || text.disabled || [...said].length > MOST_TEXT) return;
+    if (UNSEEN.test(said) || text.readOnly || [...said].length > MOST_TEXT) return;
     text.value = "";
-    this.#fit();
+    this.#changed();
     this.#tell(false);
     this.doing.send(said);
     this.toEnd();
+  }
+
+  #changed() {
+    if (this.doing.draft) session.set(this.doing.draft, $("text").value);
+    this.#fit();
   }
 
   #fit() {
@@ -155,7 +192,7 @@ export class Conversation {
     text.style.height = "auto";
     text.style.height = `${text.scrollHeight + 2}px`;
     if (this.#near) this.toEnd();
-    $("composer").querySelector("button").disabled = text.disabled || !count || count > MOST_TEXT;
+    $("composer").querySelector("button").disabled = text.readOnly || !count || count > MOST_TEXT;
     const counter = $("counter");
     counter.hidden = count < MOST_TEXT * 0.9;
     counter.textContent = `${count.toLocaleString()} of ${MOST_TEXT.toLocaleString()} characters`;
@@ -233,16 +270,16 @@ export class Conversation {
 
   /**
    * What became of an own message.
-   * @param {string} id @param {string} text @param {() => void} [retry] @param {() => void} [drop]
+   * @param {string} id @param {string} text
+   * @param {Record<string, () => void>} [acts] that one may do about it, by label: it is not sent
    */
-  state(id, text, retry, drop) {
+  state(id, text, acts) {
     const item = this.#items.get(id);
     const line = item?.querySelector(".state");
     if (!item || !line) return;
     line.replaceChildren(text);
-    item.classList.toggle("failed", !!retry);
-    for (const [label, act] of /** @type {[string, any][]} */ ([["Try again", retry], ["Discard", drop]])) {
-      if (!act) continue;
+    item.classList.toggle("failed", !!acts);
+    for (const [label, act] of Object.entries(acts ?? {})) {
       const button = element("button", "link", label);
       button.addEventListener("click", act);
       line.append(" ", button);

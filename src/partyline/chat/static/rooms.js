@@ -1,22 +1,21 @@
 // @ts-check
-/** A room: its log, who is here, and own messages until the server has them. */
+/** A room: its log, and who is here. */
 
-import { $, Conversation, announce, element, hue } from "./conversation.js";
+import { $, Conversation, announce, element, hue, opens } from "./conversation.js";
+import { Outbox } from "./outbox.js";
 import { Socket } from "./partyline.js";
 
 const PAGES = 10; // that are looked through for what is known already, after a long absence
+const ASTRAY = 3_600_000; // ms by which the clocks of a page and of the server may differ
 
 /** @typedef {import("./conversation.js").Message} Message */
-/** @typedef {{error: string, message: string, field?: string, wait?: number}} Refusal */
+/** @typedef {import("./outbox.js").Refusal} Refusal */
 
 export class Room {
   #me = "";
   /** @type {Map<string, string>} names by person */
   #people = new Map();
   #count = 0;
-  /** @type {Message[]} own messages that the server has not confirmed */
-  #queue = [];
-  #pumping = false;
   #inside = false;
   /** @type {string | null} where the page before the first message here ends */
   #before = null;
@@ -32,36 +31,49 @@ export class Room {
     this.refused = refused;
     const { signal } = this.#gone;
     this.conversation = new Conversation({
-      send: (text) => this.#say(text),
+      send: (text) => {
+        this.outbox.say(text);
+        this.#begin();
+      },
       typing: (on) => this.socket.emit("typing", on),
       older: () => this.#older(),
-      placeholder: "Message " + who.room,
+      draft: "draft." + who.room,
     });
-    this.conversation.name(who.room);
+    this.#name(who.room);
     this.conversation.enable(true);
-    $("title").textContent = who.room;
     $("subtitle").textContent = "";
     $("meet").hidden = true;
     $("scroller").hidden = $("composer").hidden = false;
-    $("people").classList.remove("open");
     this.#showPeople();
 
     this.socket = new Socket("/chat", { base: 500, cap: 8000 });
+    this.outbox = new Outbox(this.conversation, this.socket, { kept: "unsent." + who.room });
     this.socket.addEventListener("state", (event) => this.#turned(/** @type {CustomEvent} */ (event).detail.state));
-    this.socket.on("said", (message) => this.conversation.add(this.#own(message)));
-    this.socket.on("typing", ({ by, name, on }) => this.conversation.typing(by, name, on));
+    this.socket.on("said", (message) => {
+      this.conversation.add(this.#own(message));
+      this.#begin();
+    });
+    this.socket.on("typing", ({ by, name, on }) => by === this.#me || this.conversation.typing(by, name, on));
     this.socket.on("came", (person) => this.#came(person));
     this.socket.on("left", (person) => this.#left(person));
     watch(this.socket, signal);
     $("share").addEventListener("click", () => this.#share(), { signal });
-    $("show-people").addEventListener("click", () => this.#toggle(), { signal });
+    opens($("show-people"), $("people"), signal);
     this.conversation.focus();
   }
 
   close() {
     this.#gone.abort();
+    this.outbox.open(false);
     this.conversation.close();
     this.socket.close();
+  }
+
+  /** @param {string} room */
+  #name(room) {
+    this.conversation.name(room);
+    $("title").textContent = room;
+    $("text").placeholder = "Message " + room;
   }
 
   /** @param {Message} message */
@@ -74,25 +86,31 @@ export class Room {
     if (state === "connected") this.#enter();
     else {
       this.#inside = false;
+      this.outbox.open(false);
       this.conversation.quiet();
     }
   }
 
   /** Come in, and bring what is here up to date. */
   async #enter() {
-    const { conversation } = this;
+    const { conversation, outbox } = this;
     try {
       const answer = await this.socket.call("enter", this.who);
       if (answer.field) return this.refused(answer);
       if (answer.error) return this.#later(() => this.#enter(), 2000);
       this.#me = answer.me;
+      this.#name(answer.room);
       this.#people = new Map(answer.people.map((/** @type {any} */ { by, name }) => [by, name]));
       this.#count = answer.count;
       this.#showPeople();
       const fresh = conversation.empty;
       let { messages, before } = answer;
       const met = () => messages.some((/** @type {Message} */ { id }) => conversation.has(id));
-      for (let page = 1; !fresh && before && !met() && page < PAGES; page++) {
+      // A message whose answer was lost may stand in the log, though the server has forgotten its id.
+      const { id: doubtful, time = Infinity } = outbox.doubtful ?? {};
+      const settled = () =>
+        messages.some((/** @type {Message} */ one) => one.id === doubtful || one.time < time - ASTRAY);
+      for (let page = 1; before && !(fresh ? !doubtful || settled() : met()) && page < PAGES; page++) {
         const older = await this.socket.call("older", before);
         if (older.error) break;
         messages = [...older.messages, ...messages];
@@ -105,9 +123,9 @@ export class Room {
       conversation.merge(messages.map((/** @type {Message} */ one) => this.#own(one)), false);
       if (fresh) conversation.toEnd();
       this.#begin();
-      this.#queue = this.#queue.filter(({ id }) => !messages.some((/** @type {Message} */ one) => one.id === id));
+      outbox.known(messages);
       this.#inside = true;
-      this.#pump();
+      outbox.open(true);
       conversation.fill();
     } catch {
       // lost meanwhile: the next connection does it again. A server that does not answer is given up.
@@ -121,8 +139,8 @@ export class Room {
   }
 
   #begin() {
-    if (this.#before) this.conversation.top("");
-    else this.conversation.top(this.conversation.empty ? "Nothing has been said here yet." : "Here it begins.");
+    if (this.#before || !this.#me) this.conversation.top("");
+    else this.conversation.top($("log").children.length ? "Here it begins." : "Nothing has been said here yet.");
   }
 
   /** @returns {Promise<boolean>} whether there may be more */
@@ -140,52 +158,6 @@ export class Room {
     } finally {
       this.#begin();
     }
-  }
-
-  // Own messages: one after the other, each with its id until the server has it
-
-  /** @param {string} text */
-  #say(text) {
-    const id = Array.from(crypto.getRandomValues(new Uint8Array(12)), (b) => b.toString(36).padStart(2, "0")).join("");
-    const message = { id, by: this.#me, name: this.who.name, text, time: Date.now() };
-    this.conversation.pending(message);
-    this.#queue.push(message);
-    this.#pump();
-  }
-
-  async #pump() {
-    if (this.#pumping) return;
-    this.#pumping = true;
-    try {
-      while (this.#inside && this.#queue.length && !this.#gone.signal.aborted) {
-        const message = this.#queue[0];
-        const { id, text } = message;
-        const answer = await this.socket.call("say", { id, text });
-        if (answer.error === "rate_limited" || answer.error === "not_in_a_room") {
-          this.conversation.state(id, "Sending, a little slower…");
-          await new Promise((resolve) => setTimeout(resolve, (answer.wait ?? 1) * 1000));
-          continue;
-        }
-        this.#queue = this.#queue.filter((one) => one !== message);
-        if (answer.error) this.#failed(message, answer);
-        else this.conversation.state(id, "");
-      }
-    } catch {
-      // Lost: the answer, or the message too. It goes again with its id, which the server knows if it has it.
-      if (this.socket.state === "connected") this.#later(() => this.#pump(), 1000);
-    } finally {
-      this.#pumping = false;
-    }
-  }
-
-  /** @param {Message} message @param {Refusal} error */
-  #failed(message, { message: why }) {
-    const again = () => {
-      this.conversation.drop(message.id);
-      this.#say(message.text);
-    };
-    this.conversation.state(message.id, `Not sent: ${why}.`, again, () => this.conversation.drop(message.id));
-    announce(`Not sent: ${why}`);
   }
 
   // Who is here
@@ -220,11 +192,6 @@ export class Room {
     );
     const more = this.#count - people.length;
     if (more > 0) list.append(element("li", "rest", `and ${more.toLocaleString()} more`));
-  }
-
-  #toggle() {
-    const open = $("people").classList.toggle("open");
-    $("show-people").setAttribute("aria-expanded", String(open));
   }
 
   async #share() {

@@ -1,7 +1,8 @@
 // @ts-check
 /** A stranger: one talk at a time, kept nowhere. */
 
-import { $, Conversation, announce } from "./conversation.js";
+import { $, Conversation, announce, opens } from "./conversation.js";
+import { Outbox } from "./outbox.js";
 import { Socket } from "./partyline.js";
 
 /** @param {string} text */
@@ -10,56 +11,48 @@ const sentence = (text) => text[0].toUpperCase() + text.slice(1) + ".";
 /** @typedef {"idle" | "waiting" | "talking" | "over"} State */
 
 export class Strangers {
-  /** @type {State} */
-  #state = "idle";
+  /** @type {State | ""} */
+  #state = "";
   #run = ""; // which run of the server this is
-  #talks = 0;
+  #turn = 0; // counts what ends a search
+  #stopping = 0; // stops that are not answered yet
+  /** @type {Promise<any>} the last answer to stop */
+  #stopped = Promise.resolve();
   #ids = 0;
   #gone = new AbortController();
   /** @type {Conversation} */
   conversation;
+  /** @type {Outbox | undefined} of this talk */
+  #outbox;
 
-  /** @param {(socket: Socket, signal: AbortSignal) => void} watch */
-  constructor(watch) {
+  /** @param {string} key @param {(socket: Socket, signal: AbortSignal) => void} watch */
+  constructor(key, watch) {
     const { signal } = this.#gone;
     $("title").textContent = "Stranger";
     $("online").textContent = "";
     this.conversation = this.#fresh();
     this.#become("idle");
-    this.socket = new Socket("/stranger", { base: 500, cap: 8000 });
+    this.socket = new Socket("/stranger", { auth: { key }, base: 500, cap: 8000 });
     this.socket.addEventListener("state", (event) => this.#turned(/** @type {CustomEvent} */ (event).detail.state));
     this.socket.on("hello", ({ run }) => this.#hello(run));
     this.socket.on("online", (count) => this.#online(count));
     this.socket.on("paired", () => this.#paired());
     this.socket.on("left", () => this.#over("The stranger has left."));
+    this.socket.on("elsewhere", () => this.#elsewhere());
     this.socket.on("said", ({ text, time }) => this.#hear(text, time));
-    this.socket.on("typing", (on) => this.conversation.typing("them", "The stranger", on));
+    this.socket.on("typing", (on) => this.#state === "talking" && this.conversation.typing("them", "The stranger", on));
     watch(this.socket, signal);
     /** @param {string} id @param {() => void} act */
-    const on = (id, act) => $(id).addEventListener("click", act, { signal });
+    const on = (id, act) =>
+      // The second click of a double one means what the first did, not what the button has become.
+      $(id).addEventListener("click", (/** @type {MouseEvent} */ { detail }) => detail === 2 || act(), { signal });
     on("start", () => (this.#state === "waiting" ? this.#stop() : this.#start("start")));
     on("next", () => this.#start("next"));
     on("stop", () => this.#stop());
     on("block", () => this.#shut("block", "You will not meet this stranger again."));
     on("report", () => this.#shut("report", "Reported. You will not meet this stranger again."));
     const [button, items] = $("more").children;
-    /** @param {boolean} open */
-    const menu = (open) => {
-      items.hidden = !open;
-      button.setAttribute("aria-expanded", String(open));
-    };
-    button.addEventListener("click", (/** @type {Event} */ event) => (event.stopPropagation(), menu(items.hidden)), { signal });
-    document.addEventListener("click", () => menu(false), { signal });
-    document.addEventListener(
-      "keydown",
-      (event) => {
-        if (event.key !== "Escape" || items.hidden) return;
-        menu(false);
-        button.focus();
-      },
-      { signal },
-    );
-    menu(false);
+    opens(button, items, signal);
   }
 
   close() {
@@ -70,21 +63,23 @@ export class Strangers {
 
   #fresh() {
     this.conversation?.close();
+    this.#outbox?.end("the talk is over");
     const conversation = new Conversation({
-      send: (text) => this.#say(text),
+      send: (text) => this.#outbox?.say(text),
       typing: (on) => this.#state === "talking" && this.socket.emit("typing", on),
-      placeholder: "Message",
     });
     conversation.name("Stranger");
+    $("text").placeholder = "Message";
     return conversation;
   }
 
   /** @param {State} state */
   #become(state) {
+    const changed = state !== this.#state;
     this.#state = state;
+    if (state !== "talking" && $("more").contains(document.activeElement)) $("title").focus();
     const apart = state === "idle" || state === "waiting";
     $("meet").hidden = !apart;
-    $("meet").classList.toggle("waiting", state === "waiting");
     $("scroller").hidden = $("composer").hidden = apart;
     $("more").hidden = state !== "talking";
     $("stop").hidden = state !== "talking" && state !== "over";
@@ -92,11 +87,27 @@ export class Strangers {
     $("next").hidden = apart;
     $("start").textContent = state === "waiting" ? "Stop" : "Start";
     $("start").className = state === "waiting" ? "quiet large" : "primary large";
-    $("subtitle").textContent = { idle: "", waiting: "Looking for somebody", talking: "Talking", over: "The talk is over" }[state];
+    $("subtitle").textContent = { idle: "", waiting: "", talking: "Talking", over: "The talk is over" }[state];
     if (state === "idle") this.#meet("Talk to a stranger", "You are paired with somebody at random. Nothing you say is kept.");
-    if (state === "waiting") this.#meet("Looking for somebody…", "As soon as anyone else presses start, you are connected.");
+    this.#reached();
     this.conversation.enable(state === "talking");
     if (state !== "talking") this.conversation.quiet();
+    if (!changed || !apart) return;
+    // Not onto the button: who presses twice means it once.
+    $("meet-text").focus();
+    announce(state === "waiting" ? $("meet-text").textContent : "");
+  }
+
+  /** What depends on whether the server is there. */
+  #reached() {
+    const there = this.socket?.state === "connected";
+    const waiting = this.#state === "waiting";
+    $("start").disabled = !there && !waiting;
+    $("meet").classList.toggle("waiting", there && waiting);
+    if (!waiting) return;
+    $("subtitle").textContent = there ? "Looking for somebody" : "No connection";
+    if (there) this.#meet("Looking for somebody…", "As soon as anyone else presses start, you are connected.");
+    else this.#meet("No connection", "The search goes on as soon as the server is there again.");
   }
 
   /** @param {string} text @param {string} about */
@@ -115,7 +126,7 @@ export class Strangers {
 
   /** @param {string} state */
   #turned(state) {
-    $("start").disabled = state !== "connected";
+    this.#reached();
     if (state === "connected") return;
     $("online").textContent = "";
     // Nobody knows of the talk any more but this page, and why is known with the next connection.
@@ -135,19 +146,33 @@ export class Strangers {
   }
 
   #paired() {
-    this.conversation = this.#fresh();
-    this.#talks += 1;
+    if (this.#state !== "waiting" || this.#stopping) return; // it crossed a stop, which ends that talk
+    const conversation = (this.conversation = this.#fresh());
+    this.#outbox = new Outbox(conversation, this.socket, {
+      sent: (message) => conversation.add({ ...message, mine: true }),
+      over: () => this.#over("The stranger has left."),
+    });
+    this.#outbox.open(true);
+    this.#turn += 1;
     this.#become("talking");
     this.conversation.notice("You are connected with a stranger. Say hello.");
     this.conversation.focus();
+  }
+
+  #elsewhere() {
+    if (this.#state !== "waiting" || this.#stopping) return;
+    this.#turn += 1;
+    this.#become("idle");
+    this.#meet("Not here any more", "You are looking for somebody in another window.");
+    announce("You are looking for somebody in another window");
   }
 
   /** @param {string} text */
   #over(text) {
     if (this.#state !== "talking") return;
     this.#become("over");
-    this.conversation.notice(text);
-    $("next").focus();
+    this.#outbox?.end("the talk is over");
+    this.conversation.notice(text); // and the focus stays: somebody may be typing
   }
 
   /** @param {string} text @param {number} time */
@@ -157,11 +182,16 @@ export class Strangers {
 
   // What one does
 
-  /** @param {string} event @param {any[]} args @returns {Promise<any>} the answer, an error as one */
-  async #ask(event, ...args) {
+  /** @param {string} event @returns {Promise<any>} the answer, an error as one */
+  async #ask(event) {
     try {
-      return (await this.socket.call(event, ...args)) ?? {};
-    } catch {
+      return (await this.socket.call(event)) ?? {};
+    } catch (/** @type {any} */ { code }) {
+      if (code === "timeout") {
+        // Nobody knows whether the server has heard it. Of a new connection it knows nothing yet.
+        this.socket.close();
+        this.socket.open();
+      }
       return { error: "lost", message: "there is no connection" };
     }
   }
@@ -170,11 +200,12 @@ export class Strangers {
   async #start(how) {
     this.conversation = this.#fresh(); // nothing of the last talk stays on the page
     this.#become("waiting");
-    const talks = this.#talks;
+    const turn = ++this.#turn;
+    await this.#stopped;
+    if (turn !== this.#turn) return;
     const { error, message } = await this.#ask(how);
-    if (!error || talks !== this.#talks || this.#state !== "waiting") return;
+    if (!error || error === "lost" || turn !== this.#turn) return; // a lost search goes on with the next connection
     this.#become("idle");
-    if (error === "lost") return;
     this.#meet(error === "rate_limited" ? "Not so fast" : "Not now", sentence(message));
     announce(message);
   }
@@ -182,28 +213,18 @@ export class Strangers {
   #stop() {
     this.conversation = this.#fresh();
     this.#become("idle");
-    this.#ask("stop");
+    announce("Stopped");
+    this.#turn += 1;
+    this.#stopping += 1;
+    this.#stopped = this.#ask("stop").finally(() => (this.#stopping -= 1));
   }
 
   /** @param {"block" | "report"} how @param {string} text */
   async #shut(how, text) {
-    const { error, message } = await this.#ask(how);
-    if (error) this.conversation.notice(`That failed: ${message}.`);
-    else this.#over(text);
-  }
-
-  /** @param {string} text */
-  async #say(text) {
     const { conversation } = this;
-    const id = `m${this.#ids++}`;
-    conversation.pending({ id, by: "me", text, time: Date.now() });
-    const send = async () => {
-      conversation.state(id, "Sending…");
-      const { error, message } = await this.#ask("say", text);
-      if (conversation !== this.conversation) return;
-      if (!error) conversation.add({ id, by: "me", text, time: Date.now(), mine: true });
-      else conversation.state(id, `Not sent: ${message}.`, this.#state === "talking" ? send : undefined);
-    };
-    await send();
+    const { error, message } = await this.#ask(how);
+    if (error) conversation.notice(`That failed: ${message}.`);
+    else if (this.#state === "talking") this.#over(text);
+    else if (conversation === this.conversation) conversation.notice(text); // the other one was faster
   }
 }
