@@ -1,4 +1,7 @@
-"""Profiles for the property tests (few examples by default, many for `make fuzz`), and who may run beside whom."""
+"""Profiles for the property tests (few examples by default, many for `make fuzz`), and which tests run when.
+
+Every test is in one of two suites: `make test` runs those without the mark `check`, `make check` those with it.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,9 @@ settings.register_profile("default", deadline=None, suppress_health_check=_CHECK
 settings.register_profile("fuzz", deadline=None, max_examples=10_000, suppress_health_check=_CHECKS)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
+# Whole folders that `make check` runs; elsewhere a test or a file carries the mark.
+CHECKED = ("tests/e2e/", "tests/crash/")
+
 # Any two files do for the locks.
 _DOOR = Path(__file__)
 _ROOM = _DOOR.with_name("__init__.py")
@@ -26,9 +32,18 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return 2 * (os.cpu_count() or 1)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the folders of `make check`, and put those that run alone at the end, so that the others wait only once."""
+    for item in items:
+        if item.nodeid.startswith(CHECKED):
+            item.add_marker(pytest.mark.check)
+    items.sort(key=lambda item: item.get_closest_marker("alone") is not None)
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """A test that is marked `alone` has the machine for itself; the time it waits for that is none of its timeout."""
+    """A test that is marked `alone` has the machine for itself; its timeout does not count the wait for that."""
     if "PYTEST_XDIST_WORKER" not in os.environ:
         return (yield)
     with _inside(fcntl.LOCK_EX if item.get_closest_marker("alone") else fcntl.LOCK_SH):

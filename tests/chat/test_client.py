@@ -17,6 +17,8 @@ from tests.e2e.test_clients import pages
 from .browser import chromium
 from .node import HERE, STATIC, modules, node_server
 
+pytestmark = pytest.mark.check
+
 CLIENT = STATIC / "partyline.js"
 CASES = re.findall(r'^test\("([^"]+)"', (HERE / "client.mjs").read_text("utf-8"), re.MULTILINE)
 

@@ -26,6 +26,8 @@ from tests.server.servers import eventually, partyline_server
 from .browser import Visitor, chromium, visitors
 from .node import STATIC
 
+pytestmark = pytest.mark.check
+
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
 
 

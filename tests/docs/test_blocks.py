@@ -42,6 +42,7 @@ def blocks(words: str) -> list[object]:
     return found
 
 
+@pytest.mark.check
 @pytest.mark.parametrize("code", blocks("python"))
 def test_python(code: str, tmp_path: Path) -> None:
     """A Python block runs as it stands, as a script, within 20 seconds and without a word of complaint."""

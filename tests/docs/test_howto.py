@@ -9,9 +9,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.calls import call
 from tests.process import environment, serving
 from tests.tools import ROOT
+
+pytestmark = pytest.mark.check
 
 PAGE = ROOT / "docs" / "howto" / "backup.md"
 _RUN = re.compile(r"^```bash run\n(.*?)^```\n(?:\n```text\n(.*?)^```)?", re.DOTALL | re.MULTILINE)

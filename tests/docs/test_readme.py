@@ -12,10 +12,14 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 from tests import tools
 from tests.calls import call
 from tests.e2e.test_clients import pages
 from tests.process import environment, serving
+
+pytestmark = pytest.mark.check
 
 README = tools.ROOT / "README.md"
 _BLOCK = re.compile(r"^```(\w*)([^\n]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)

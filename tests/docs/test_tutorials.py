@@ -8,9 +8,13 @@ import socket
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests import tools
 from tests.docs.test_readme import Block, Shell, blocks
 from tests.process import environment
+
+pytestmark = pytest.mark.check
 
 PAGE = tools.ROOT / "docs" / "tutorials" / "socketio.md"
 

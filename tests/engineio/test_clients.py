@@ -15,6 +15,8 @@ from tests.server.servers import nothing_is_held
 
 from .clients import Watched, served
 
+pytestmark = pytest.mark.check
+
 PACKAGES = {"engine.io-client": "engine.io-client@6.6.8", "engine.io-client-3": "engine.io-client@3.5.6"}
 HERE = Path(__file__).parent
 WAYS = {

@@ -22,6 +22,8 @@ from tests.server.servers import eventually, nothing_is_held
 
 from .clients import BASE, WebSocketClient, entered, looped, opened, polled, remains, serving
 
+pytestmark = pytest.mark.check
+
 _OURS = (Socket, Connection, EngineConnection, WebSocket)
 
 

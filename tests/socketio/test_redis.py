@@ -9,10 +9,14 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from partyline import Socket, SocketIO
 from tests import tools
 
 from .clients import entered, looped, served
+
+pytestmark = pytest.mark.check
 
 
 @contextlib.asynccontextmanager
