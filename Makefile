@@ -45,7 +45,7 @@ fuzz: $(VENV)/.dev  ## the property tests with 100 times the examples
 	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest --timeout=3600 -k "properties or state_machine" $(ARGS)
 
 soak: $(VENV)/.dev  ## the long form of the crash and storm tests and of the simulator; prints their figures
-	PARTYLINE_SOAK=1 $(BIN)/python -m pytest --timeout=3600 -s tests/crash tests/testing/test_simulator.py tests/e2e/socketio/test_crowd.py $(ARGS)
+	PARTYLINE_SOAK=1 $(BIN)/python -m pytest --timeout=3600 -s tests/crash tests/simulator tests/e2e/socketio/test_crowd.py $(ARGS)
 
 docs: $(VENV)/.dev  ## run the code blocks of README and docs, check their links
 	$(BIN)/python -m pytest tests/docs $(ARGS)

@@ -18,7 +18,7 @@ from partyline.interfaces import Committed, Outcome, View
 from partyline.metrics import Counters
 from partyline.models import Draft, Message, Page, Position
 from partyline.stores.memory import MemoryStore, Retention
-from partyline.testing.simulator import SimulatedStore
+from tests.simulator.hub import SimulatedStore
 
 from .members import Member
 

@@ -3,7 +3,6 @@
 from partyline.testing.clock import Clock
 from partyline.testing.cluster import MemoryCluster
 from partyline.testing.saboteur import SaboteurStore
-from partyline.testing.simulator import Simulation, Violation, simulate
 from partyline.testing.store import STORE_CHECKS, check_store
 
 __all__ = [
@@ -11,8 +10,5 @@ __all__ = [
     "Clock",
     "MemoryCluster",
     "SaboteurStore",
-    "Simulation",
-    "Violation",
     "check_store",
-    "simulate",
 ]

@@ -557,7 +557,7 @@ class Simulation:
         slice_size: int = 512,
     ) -> None:
         self.seed = seed
-        self.chance = random.Random(seed)  # noqa: S311 - a seed that can be repeated is the point
+        self.chance = random.Random(seed)
         self.store = store(self.chance)
         self._hub_type = hub
         self._slice_size = slice_size

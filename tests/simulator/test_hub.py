@@ -23,9 +23,10 @@ from partyline.models import Draft, Message, Page, Payload, Position, Receipt
 from partyline.relay.line import LineRules, LineServices, LineSession
 from partyline.relay.revocations import Revoker
 from partyline.server.websocket import WebSocket
-from partyline.testing import Clock, Simulation, Violation, simulate
-from partyline.testing.simulator import Client, Item, Link, SimulatedStore, Subscription, Want, pause
+from partyline.testing import Clock
 from partyline.trust.keys import Principal
+
+from .hub import Client, Item, Link, SimulatedStore, Simulation, Subscription, Violation, Want, pause, simulate
 
 STEPS = 250
 SOAK = bool(os.environ.get("PARTYLINE_SOAK"))  # `make soak`: a million steps of each kind, other ones every time
