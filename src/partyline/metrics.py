@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
+from partyline.errors import PartylineError
+
 ABOUT: Final = {
     "accepted": "TCP connections accepted",
     "requests": "HTTP requests with a complete head",
@@ -48,6 +50,12 @@ class Counters:
     def hit(self, limit: str) -> None:
         """The limit with this setting name refused, closed or dropped something."""
         self.limits[limit] = self.limits.get(limit, 0) + 1
+
+    def refuse(self, error: PartylineError) -> None:
+        """A request or an upgrade is refused with this error."""
+        self.refused += 1
+        if error.limit is not None:
+            self.hit(error.limit)
 
     def totals(self) -> dict[str, int]:
         """The plain counters by name."""

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import BaseRoute, Route
 
 from partyline.config import ApiKey
-from partyline.errors import Conflict
-from partyline.server.exchange import Exchange
+from partyline.errors import Conflict, Forbidden, MalformedRequest
+from partyline.metrics import Counters
+from partyline.server.exchange import Exchange, OverAsgi, Paths
 from partyline.server.site import Endpoint, Site, Upgrade
 from partyline.trust.keys import key_hash
 
@@ -28,13 +32,14 @@ class Telling:
     """Answers with what was asked; `?later` waits for `release`, `?refuse` and `?fail` are what they say."""
 
     max_body = 1_000
+    body_setting = "max_message"
 
     def __init__(self) -> None:
         self.waiting: list[Exchange] = []
         self.gone = 0
 
     def attach(self, site: Site) -> None:
-        site.direct[b"/direct"] = self
+        site.direct.add("/direct", self)
 
     def routes(self) -> Sequence[BaseRoute]:
         async def asgi(request: Request) -> PlainTextResponse:
@@ -44,6 +49,10 @@ class Telling:
 
     def upgrade(self, upgrade: Upgrade) -> Endpoint | None:
         return None
+
+    def begin(self, exchange: Exchange) -> None:
+        if exchange.header(b"x-stranger") is not None:
+            raise Forbidden("no strangers")
 
     def respond(self, exchange: Exchange) -> None:
         if exchange.query == b"later":
@@ -282,3 +291,98 @@ def test_deadlines(run: Run) -> None:
             await nothing_is_held(partyline)
 
     run(main())
+
+
+class Ordering:
+    """Answers below a path with a parameter, and late."""
+
+    max_body = 1_000
+    body_setting = "max_body"
+
+    def __init__(self, counters: Counters) -> None:
+        self._asgi = OverAsgi(self, counters)
+        self.later: list[Exchange] = []
+        self.bodies = 0
+
+    def attach(self, site: Site) -> None:
+        site.direct.add("/orders/{id}/lines", self, "POST", "HEAD")
+
+    def routes(self) -> Sequence[BaseRoute]:
+        return [Route("/orders/{id}/lines", self._asgi), Route("/asgi/{id}", self._asgi)]
+
+    def upgrade(self, upgrade: Upgrade) -> Endpoint | None:
+        return None
+
+    def begin(self, exchange: Exchange) -> None:
+        if exchange.header(b"x-stranger") is not None:
+            raise Forbidden("no strangers")
+
+    def respond(self, exchange: Exchange) -> None:
+        self.bodies += 1
+        if exchange.query:
+            self.later.append(exchange)
+        else:
+            exchange.json(b'"%b"' % exchange.parameter.encode(), 201)
+
+
+def failing(exchange: Exchange) -> None:
+    try:
+        raise RuntimeError("as asked")
+    except RuntimeError:
+        exchange.fail()
+
+
+@pytest.mark.parametrize("path", ["/orders/%s/lines", "/asgi/%s"])
+def test_a_direct_answers_alike_natively_and_by_asgi(path: str) -> None:
+    """It gets the parameter of its path, refuses before the body is sent, and answers, refuses and fails later."""
+    counters = Counters()
+    ordering = Ordering(counters)
+
+    async def main() -> None:
+        async with partyline_server(extras=[ordering]) as (partyline, url), connected(url) as peer:
+            await peer.send(request("POST", path % "caf%C3%A9", b"x"))
+            answer = await peer.answer()
+            assert (answer.status, answer.json) == (201, "caf\u00e9")
+            assert answer.headers["content-type"] == "application/json"
+            ways: list[tuple[Callable[[Exchange], object], int, str]] = [
+                (lambda exchange: exchange.json(b"1"), 200, ""),
+                (lambda exchange: exchange.refuse(Conflict("not twice")), 409, "conflict"),
+                (failing, 500, "internal"),
+            ]
+            for way, status, code in ways:
+                await peer.send(request("POST", path % "1" + "?later", b"x"))
+                await eventually(lambda: ordering.later, "it waits")
+                way(ordering.later.pop())
+                answer = await peer.answer()
+                assert answer.status == status
+                assert not code or answer.code == code
+            bodies = ordering.bodies
+            await peer.send(request("POST", path % "1", None, "X-Stranger: 1", "Content-Length: 5"))
+            assert (await peer.answer()).code == "forbidden"
+            assert ordering.bodies == bodies
+            refused, errors = partyline.counters.refused + counters.refused, partyline.counters.errors + counters.errors
+            assert (refused, errors) == (2, 1)
+        async with partyline_server(extras=[ordering]) as (_, url):
+            async with connected(url) as peer:
+                await peer.send(request("POST", path % "1" + "?later", b"x"))
+                await eventually(lambda: ordering.later, "it waits")
+            await eventually(lambda: ordering.later[0].disconnected, "it is told")
+
+    asyncio.run(main())
+
+
+@given(st.binary(max_size=40))
+def test_paths(raw: bytes) -> None:
+    """A parameter is one segment, decoded; methods that are not registered, and two segments, go to the router."""
+    paths, direct = Paths(), Ordering(Counters())
+    paths.add("/a/{x}/z", direct, "GET")
+    paths.add("/a/b", direct)
+    assert paths.find(b"PUT", b"/a/b") == (direct, "")
+    try:
+        found = paths.find(b"GET", b"/a/" + raw + b"/z")
+    except MalformedRequest:
+        assert b"\xef\xbf\xbd" in unquote_to_bytes(raw).decode("utf-8", "replace").encode()
+        return
+    text = unquote_to_bytes(raw).decode()
+    assert found == (None if not text or "/" in text else (direct, text))
+    assert paths.find(b"POST", b"/a/" + raw + b"/z") is None

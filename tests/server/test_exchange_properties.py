@@ -8,7 +8,8 @@ import httptools
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from partyline.server.exchange import Direct, Exchange, Known, Request
+from partyline.server.exchange import Direct, Exchange
+from partyline.server.known import Known, Request
 from partyline.trust.perimeter import Peer
 
 PEER = Peer("127.0.0.1", "http", "localhost")
@@ -84,7 +85,14 @@ def known_of(data: bytes) -> Known | None:
         return None
     # As server/http.py does it, with what it looks at.
     exchange = Exchange(
-        cast("Any", None), cast("Direct", None), read.method, read.query, read.headers, PEER, keep_alive=read.keep_alive
+        cast("Any", None),
+        cast("Direct", None),
+        read.method,
+        "",
+        read.query,
+        read.headers,
+        PEER,
+        keep_alive=read.keep_alive,
     )
     return Known.of(request, exchange)
 

@@ -125,8 +125,7 @@ class EngineIO:
     # server.site.Extra
 
     def attach(self, site: Site) -> None:
-        path = self.path.encode("ascii")
-        if path in site.direct:
+        if self.path in site.direct:
             raise ConfigError(
                 f"two Engine.IO or Socket.IO servers are to answer at {self.path}: give one of them another path",
                 field="path",
@@ -143,7 +142,7 @@ class EngineIO:
         self._requests = Polling(self)
         self.connections.clear()  # of an earlier server, whose loop is gone (an ASGI application in tests)
         self._polling.clear()
-        site.direct[path] = self._requests
+        site.direct.add(self.path, self._requests)
 
     def routes(self) -> Sequence[BaseRoute]:
         return [Route(self.path, self._requests)]

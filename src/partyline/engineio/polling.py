@@ -48,11 +48,16 @@ class _Held(Struct, frozen=True):
 class Polling:
     """Serves the polling requests of one engine."""
 
+    body_setting = "max_message"
+
     def __init__(self, engine: EngineIO) -> None:
         self._engine = engine
         self.max_body = engine.max_payload
 
     # server.exchange.Direct
+
+    def begin(self, exchange: Exchange) -> None:
+        """Nothing is looked at before the body is there."""
 
     def respond(self, exchange: Exchange) -> None:
         handshake = Handshake(POLLING, exchange.query, exchange.headers, exchange.peer)
@@ -102,7 +107,7 @@ class Polling:
         """The body. Raises PayloadTooLarge, before reading it where its length is known."""
         for name, value in scope["headers"]:
             if name == b"content-length" and int(value) > self.max_body:
-                raise too_large(self.max_body)
+                raise too_large(self)
         pieces: list[bytes] = []
         size, more = 0, True
         while more:
@@ -112,7 +117,7 @@ class Polling:
             pieces.append(message.get("body", b""))
             size += len(pieces[-1])
             if size > self.max_body:
-                raise too_large(self.max_body)
+                raise too_large(self)
             more = message.get("more_body", False)
         return b"".join(pieces)
 

@@ -1,125 +1,140 @@
 """One HTTP request that is answered without ASGI: no task, no queue, one write.
 
-For paths whose requests are many and small (Engine.IO's polling). Anything out of the ordinary goes the usual way: a
-pipelined request, one that expects 100 Continue, one that is to be refused.
+For paths whose requests are many and small (polling, publishing). What answers them is a `Direct`, which is registered
+with `site.direct.add(path, direct, "POST")`. The same object serves under another ASGI server, or natively where a
+request is out of the ordinary, through `OverAsgi(direct)`, which goes into the routes.
 
-A client's next request mostly has the same head, but for the query and the length of its body. `Known` is what is
-remembered of such a head, so that nothing else of it is looked at again. What the requests of one turn of the loop are
-answered leaves together at its end: clients that wake up one by one cost the system more than twice as much.
+A request is answered now or later (after a commit, say), in any of these ways, from the loop's thread:
+
+    exchange.json(payload)                      200 with a JSON body that is encoded already
+    exchange.answer(headers, body, status)      anything else
+    exchange.refuse(error)                      a PartylineError, in the form that all errors have; counted
+    exchange.fail()                             in an `except` block: logged with its trace, answered 500
+
+Only the first answer counts. `Direct.begin` and `Direct.respond` may raise instead; a callback that answers later may
+not: it calls `refuse` or `fail`. The answers of one turn of the loop leave together at its end: clients that wake up
+one by one cost the system more than twice as much.
 """
 
 from __future__ import annotations
 
-import re
+import asyncio
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final, Protocol, Self
+from typing import Final, Protocol, TypeAlias
+from urllib.parse import unquote_to_bytes
 
 from msgspec import Struct
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
 
-from partyline.errors import PartylineError, PayloadTooLarge
+from partyline import log
+from partyline.errors import MalformedRequest, PartylineError, PayloadTooLarge
+from partyline.metrics import Counters
 from partyline.server.answers import error_body, error_headers
+from partyline.trust.perimeter import Peer
 
-if TYPE_CHECKING:
-    from partyline.server.http import HttpProtocol
-    from partyline.trust.perimeter import Peer
+_log = log.get("server")
 
-_LINES = {status.value: b"HTTP/1.1 %d %s\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}
-
-# A query of what RFC 3986 lets stand in one; anything else is for the parser to judge.
-_REQUEST: Final = re.compile(rb"((?:GET|POST) /[^\s?#]*\?)([A-Za-z0-9\-._~!$&'()*+,;=:@/?%]*) HTTP/1\.1\r\n")
-_LENGTH: Final = re.compile(rb"(?i)(?:\A|\r\n)content-length:[ \t]*([0-9]{1,9})(?=\r\n)")
-_END_OF_HEAD: Final = b"\r\n\r\n"
+_LINES: Final = {status.value: b"HTTP/1.1 %d %s\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}
+_JSON: Final = [(b"content-type", b"application/json")]
 
 Headers = list[tuple[bytes, bytes]]
 
 
 class Direct(Protocol):
-    """What answers exchanges of one path."""
+    """What answers the exchanges of one path."""
 
-    max_body: int
+    max_body: int  # bytes
+    body_setting: str  # the setting that `max_body` comes from, which a refusal names and counts
+
+    def begin(self, exchange: Exchange) -> None:
+        """The head is there, and has passed the perimeter; its body may be still to come.
+
+        The place to ask who it is, and to look at headers: what raises a PartylineError here is refused before its body
+        is read. Must not answer.
+        """
+        ...
 
     def respond(self, exchange: Exchange) -> None:
         """The whole request is there. Answers it now or later; raises a PartylineError to refuse it."""
         ...
 
 
-class Request(Struct, frozen=True):
-    """A whole request in one read, cut but not looked at."""
-
-    target: bytes  # method, path and `?`
-    query: bytes
-    head: bytes  # what stands behind the request line
-    body: bytes
-
-    @classmethod
-    def of(cls, data: bytes) -> Self | None:
-        """None for what does not look like one."""
-        line = _REQUEST.match(data)
-        end = data.find(_END_OF_HEAD)
-        if line is None or end < 0:
-            return None
-        target, query = line.groups()
-        return cls(target, query, data[line.end() : end + 2], data[end + 4 :])
-
-
-class Known(Struct, frozen=True):
-    """A head that was read and admitted: all of it that does not change with the body's length."""
-
-    direct: Direct
-    method: str
+class _Path(Struct, frozen=True):
     before: bytes
-    after: bytes  # with `before`, what stands around the length; empty where there is no body
-    headers: Headers
-    length_at: int  # the place of Content-Length among the headers; -1: there is none
-    peer: Peer
-    cors: bytes
+    after: bytes
+    direct: Direct
+    methods: frozenset[bytes]
 
-    @classmethod
-    def of(cls, request: Request, exchange: Exchange) -> Self | None:
-        """What is to be remembered of a request that was read the usual way; None where that does not tell its body."""
-        names = [name for name, _ in exchange.headers]
-        lengths = _LENGTH.findall(request.head)
-        if b"transfer-encoding" in names or not exchange.keep_alive or names.count(b"content-length") != len(lengths):
-            return None
-        before, after, at = request.head, b"", -1
-        if lengths:
-            found = _LENGTH.search(request.head)
-            if len(lengths) > 1 or found is None or int(lengths[0]) != len(request.body):
-                return None
-            before, after = request.head[: found.start(1)], request.head[found.end(1) :]
-            at = names.index(b"content-length")
-        elif request.body:
-            return None
-        return cls(exchange.direct, exchange.method, before, after, exchange.headers, at, exchange.peer, exchange.cors)
 
-    def headers_of(self, request: Request) -> Headers | None:
-        """The headers of another request to the same target; None where anything else in them has changed."""
-        head, before, after = request.head, self.before, self.after
-        if self.length_at < 0:
-            return self.headers if head == before and not request.body else None
-        length = head[len(before) : len(head) - len(after)]
-        if not (head.startswith(before) and head.endswith(after) and length.isdigit() and len(length) < 10):
-            return None
-        if int(length) != len(request.body):
-            return None
-        headers = self.headers.copy()
-        headers[self.length_at] = (b"content-length", length)
-        return headers
+class Paths:
+    """Which `Direct` answers at which path. Paths with other methods than the registered ones go to the router."""
+
+    __slots__ = ("_exact", "_patterns")
+
+    def __init__(self) -> None:
+        self._exact: dict[bytes, _Path] = {}
+        self._patterns: list[_Path] = []
+
+    def __contains__(self, path: str) -> bool:
+        return path.encode("ascii") in self._exact
+
+    def add(self, path: str, direct: Direct, *methods: str) -> None:
+        """Let `direct` answer requests to `path` with one of `methods`; without methods, with any.
+
+        One segment may be a parameter: `/v1/topics/{topic}/messages`. It comes as `exchange.parameter`, decoded.
+        """
+        before, brace, rest = path.encode("ascii").partition(b"{")
+        added = _Path(before, rest.partition(b"}")[2], direct, frozenset(method.encode("ascii") for method in methods))
+        if brace:
+            self._patterns.append(added)
+        else:
+            self._exact[before] = added
+
+    def find(self, method: bytes, path: bytes) -> tuple[Direct, str] | None:
+        """Who answers there, and the parameter in `path` (raw). Raises MalformedRequest where it is not UTF-8."""
+        found = self._exact.get(path)
+        if found is not None:
+            return (found.direct, "") if not found.methods or method in found.methods else None
+        for one in self._patterns:
+            before, after = one.before, one.after
+            if path.startswith(before) and path.endswith(after) and len(path) > len(before) + len(after):
+                parameter = path_text(path[len(before) : len(path) - len(after)])
+                if "/" not in parameter and (not one.methods or method in one.methods):
+                    return one.direct, parameter
+        return None
+
+
+def path_text(raw: bytes) -> str:
+    """A path as text. Raises MalformedRequest: what is not UTF-8 would become one text for many paths."""
+    try:
+        return unquote_to_bytes(raw).decode()
+    except UnicodeDecodeError:
+        raise MalformedRequest("the path is not UTF-8, percent-encoded (RFC 3986 2.5)") from None
+
+
+class Connection(Protocol):
+    """What an exchange needs of the connection that it came by."""
+
+    def send_answer(self, exchange: Exchange, status: int, headers: Headers, body: bytes) -> None: ...
+
+    def count_refusal(self, error: PartylineError) -> None: ...
+
+    def count_failure(self) -> None: ...
 
 
 class Exchange:
-    """A request and its answer.
+    """A request and its answer. `parameter` is what stood in the path, `query` is raw, header names are in lower case.
 
-    `gone` is called if the client goes away before it is answered; `cors` are lines of the answer's head. The rest of
-    what is public here is what uvicorn and server/http.py look at in a request of theirs.
+    `gone`, if set, is called once if the client goes away before it is answered.
     """
 
     __slots__ = (
-        "_answer",
         "_body",
-        "_protocol",
+        "_connection",
         "_size",
+        "answered",
         "cors",
         "direct",
         "disconnected",
@@ -127,98 +142,107 @@ class Exchange:
         "headers",
         "keep_alive",
         "method",
+        "parameter",
         "peer",
         "query",
-        "response_complete",
-        "response_started",
     )
 
     def __init__(
         self,
-        protocol: HttpProtocol,
+        connection: Connection,
         direct: Direct,
         method: str,
+        parameter: str,
         query: bytes,
         headers: Headers,
         peer: Peer,
         cors: bytes = b"",
         *,
-        keep_alive: bool,
+        keep_alive: bool = True,
     ) -> None:
-        self._protocol = protocol
+        self._connection = connection
         self._body: list[bytes] = []
         self._size = 0
         self.direct = direct
         self.method = method
+        self.parameter = parameter
         self.query = query
         self.headers = headers
         self.peer = peer
-        self.cors = cors
+        self.cors = cors  # lines of the answer's head
         self.keep_alive = keep_alive
+        self.answered = False
         self.disconnected = False
-        self.response_started = False
-        self.response_complete = False
         self.gone: Callable[[], None] | None = None
+
+    def header(self, name: bytes) -> bytes | None:
+        """The first header of this name, which is in lower case."""
+        return next((value for key, value in self.headers if key == name), None)
 
     @property
     def body(self) -> bytes:
         return b"".join(self._body)
 
+    def check_length(self) -> None:
+        """Raises PayloadTooLarge where the head announces a body that is."""
+        length = self.header(b"content-length")
+        if length is not None and int(length) > self.direct.max_body:
+            raise too_large(self.direct)
+
     def take(self, piece: bytes) -> None:
         """A piece of the body has come. Raises PayloadTooLarge."""
         self._size += len(piece)
         if self._size > self.direct.max_body:
-            raise too_large(self.direct.max_body)
+            raise too_large(self.direct)
         self._body.append(piece)
 
-    def respond(self) -> None:
-        """All of it has come. Raises PartylineError."""
-        self.direct.respond(self)
+    # Answers
+
+    def json(self, payload: bytes, status: int = 200) -> None:
+        """Answer with a JSON text."""
+        self.answer(_JSON, payload, status)
 
     def answer(self, headers: Headers, body: bytes, status: int = 200) -> None:
         """Answer, at the end of this turn of the loop. Does nothing if the client has gone, or has an answer."""
-        if self.disconnected or self.response_started:
-            return
-        self.response_started = True
-        self.gone = None
-        protocol = self._protocol
-        parts = [_LINES[status], protocol.site.head, self.cors, head_lines(headers)]
-        if not self.keep_alive:
-            parts.append(b"connection: close\r\n")
-        parts += (b"content-length: %d\r\n\r\n" % len(body), body)
-        self._answer = b"".join(parts)
-        protocol.site.turn.add(self)
-
-    def leave(self) -> None:
-        """The answer leaves."""
-        protocol = self._protocol
-        if self.disconnected or protocol.transport.is_closing():
-            return
-        self.response_complete = True
-        protocol.transport.write(self._answer)
-        if not self.keep_alive:
-            protocol.hang_up()
-        protocol.on_response_complete()
+        if not self.disconnected and not self.answered:
+            self.answered = True
+            self.gone = None
+            self._connection.send_answer(self, status, headers, body)
 
     def refuse(self, error: PartylineError) -> None:
-        """Answer with an error in its form."""
+        """Answer with an error in its form, and count it."""
+        if not self.disconnected and not self.answered:
+            self._connection.count_refusal(error)
+            self._refuse(error)
+
+    def fail(self) -> None:
+        """Answer that the server failed, and log the exception that is being handled."""
+        self._connection.count_failure()
+        _log.exception("a request failed", method=self.method)
+        self._refuse(PartylineError("the server failed; its log says why, and the request may be tried again"))
+
+    def _refuse(self, error: PartylineError) -> None:
         body = error_body(error)
         headers = [pair for pair in error_headers(error, body) if pair[0] not in (b"content-length", b"connection")]
         if dict(error.headers()).get("connection") == "close":
             self.keep_alive = False
         self.answer(headers, body, error.http_status)
 
-    @property
-    def message_event(self) -> Exchange:
-        """What is told that something happened to the connection."""
-        return self
+    def respond(self) -> None:
+        """All of it has come: have it answered."""
+        try:
+            self.direct.respond(self)
+        except PartylineError as error:
+            self.refuse(error)
+        except Exception:
+            self.fail()
 
-    def set(self) -> None:
-        """Something happened."""
-        if self.disconnected:
-            gone, self.gone = self.gone, None
-            if gone is not None:
-                gone()
+    def lost(self) -> None:
+        """The client has gone."""
+        self.disconnected = True
+        gone, self.gone = self.gone, None
+        if gone is not None:
+            gone()
 
 
 def head_lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
@@ -226,5 +250,86 @@ def head_lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     return b"".join(b"%b: %b\r\n" % header for header in headers)
 
 
-def too_large(limit: int) -> PayloadTooLarge:
-    return PayloadTooLarge(f"the body is larger than {limit} bytes", limit="max_message")
+def status_line(status: int) -> bytes:
+    """The first line of an answer."""
+    return _LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+
+
+def too_large(direct: Direct) -> PayloadTooLarge:
+    limit, setting = direct.max_body, direct.body_setting
+    return PayloadTooLarge(f"the body is larger than {limit} bytes ({setting})", limit=setting)
+
+
+class OverAsgi:
+    """A `Direct` as an ASGI application behind the gate, for `Route(path, OverAsgi(direct, counters))`."""
+
+    def __init__(self, direct: Direct, counters: Counters) -> None:
+        self._direct = direct
+        self._counters = counters
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        there = _OverAsgi(self._counters)
+        parameter = next(iter(scope.get("path_params", {}).values()), "")
+        exchange = Exchange(
+            there,
+            self._direct,
+            scope["method"],
+            parameter,
+            scope["query_string"],
+            scope["headers"],
+            scope["partyline.peer"],
+        )
+        self._direct.begin(exchange)
+        exchange.check_length()
+        more = True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            exchange.take(message.get("body", b""))
+            more = message.get("more_body", False)
+        self._direct.respond(exchange)
+        if not there.answer.done():
+            await _until_answered(exchange, there.answer, receive)
+        if exchange.disconnected:
+            return
+        status, headers, body = there.answer.result()
+        headers = [*headers, (b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": b"" if exchange.method == "HEAD" else body})
+
+
+async def _until_answered(exchange: Exchange, answer: asyncio.Future[_Answer], receive: Receive) -> None:
+    """Return when it is, or its client has gone."""
+
+    async def watch() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    watching = asyncio.ensure_future(watch())
+    try:
+        await asyncio.wait((answer, watching), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        watching.cancel()
+        if not answer.done():
+            exchange.lost()
+
+
+class _OverAsgi:
+    """The connection of an exchange that came by ASGI."""
+
+    def __init__(self, counters: Counters) -> None:
+        self._counters = counters
+        self.answer: asyncio.Future[_Answer] = asyncio.get_running_loop().create_future()
+
+    def send_answer(self, exchange: Exchange, status: int, headers: Headers, body: bytes) -> None:
+        self.answer.set_result((status, headers, body))
+
+    def count_refusal(self, error: PartylineError) -> None:
+        self._counters.refuse(error)
+
+    def count_failure(self) -> None:
+        self._counters.errors += 1
+
+
+_Answer: TypeAlias = tuple[int, Headers, bytes]

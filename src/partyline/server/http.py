@@ -20,7 +20,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from partyline import log
 from partyline.errors import HeadTooLarge, MalformedRequest, NotFound, PartylineError, RequestTimeout
 from partyline.server.answers import raw_answer
-from partyline.server.exchange import Direct, Exchange, Known, Request, head_lines, too_large
+from partyline.server.exchange import Direct, Exchange, Headers, head_lines, status_line
+from partyline.server.known import Known, Request
 from partyline.server.site import Endpoint, Site, Upgrade
 from partyline.server.websocket import WebSocket
 from partyline.wire.websocket import handshake
@@ -199,8 +200,8 @@ class HttpProtocol(HttpToolsProtocol):
         url = httptools.parse_url(self.url)
         if url.path is None:
             raise NotFound("there is nothing at this address")
-        direct = self.site.direct.get(url.path)
-        if direct is not None and self._begin_exchange(direct, url.query or b""):
+        found = self.site.direct.find(self.parser.get_method(), url.path)
+        if found is not None and self._begin_exchange(*found, url.query or b""):
             return
         super().on_headers_complete()
         # uvicorn's request closes the connection by itself where its answer says so; here that must wait for the body.
@@ -226,11 +227,11 @@ class HttpProtocol(HttpToolsProtocol):
         self._foreign_upgrade = False
         exchange = cast("object", self.cycle)
         if isinstance(exchange, Exchange):
-            self._respond(exchange)
+            exchange.respond()
         else:
             super().on_message_complete()
 
-    def _begin_exchange(self, direct: Direct, query: bytes) -> bool:
+    def _begin_exchange(self, direct: Direct, parameter: str, query: bytes) -> bool:
         """Answer this request without ASGI, unless something about it is out of the ordinary."""
         method = self.parser.get_method()
         if method == b"OPTIONS":  # a preflight, perhaps: the layer that knows about CORS answers it
@@ -241,17 +242,19 @@ class HttpProtocol(HttpToolsProtocol):
         for name, value in self.headers:
             if name == b"origin":
                 origin = value
-            elif name == b"content-length" and int(value) > direct.max_body:
-                raise too_large(direct.max_body)
+            elif name == b"content-encoding":
+                return False
         try:
             peer = self.site.perimeter.admit(self._address, self.scheme or "http", self.headers)
         except PartylineError:
             return False  # the gate refuses it
         cors = b"" if origin is None else head_lines(self.site.cors(origin))
         keep_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
-        exchange = Exchange(
-            self, direct, method.decode("ascii"), query, self.headers, peer, cors, keep_alive=keep_alive
+        exchange = _Exchange(
+            self, direct, method.decode("ascii"), parameter, query, self.headers, peer, cors, keep_alive=keep_alive
         )
+        direct.begin(exchange)
+        exchange.check_length()
         self.cycle = self._running = cast("RequestResponseCycle", exchange)
         return True
 
@@ -277,28 +280,36 @@ class HttpProtocol(HttpToolsProtocol):
         if len(data) - len(request.body) > site.limits.max_head_bytes:
             return False
         site.counters.requests += 1
-        exchange = Exchange(
-            self, known.direct, known.method, request.query, headers, known.peer, known.cors, keep_alive=True
+        exchange = _Exchange(
+            self, known.direct, known.method, known.parameter, request.query, headers, known.peer, known.cors
         )
+        try:
+            known.direct.begin(exchange)
+        except PartylineError:
+            return False  # read the usual way, it is refused
         if request.body:
             exchange.take(request.body)
         self.cycle = self._running = cast("RequestResponseCycle", exchange)
         self._phase = _Phase.HANDLING
-        self._respond(exchange)
+        exchange.respond()
         return True
 
-    def _respond(self, exchange: Exchange) -> None:
-        try:
-            exchange.respond()
-        except PartylineError as error:
-            self.site.counters.refused += 1
-            if error.limit is not None:
-                self.site.counters.hit(error.limit)
-            exchange.refuse(error)
-        except Exception:
-            self.site.counters.errors += 1
-            _log.exception("a request failed", method=exchange.method)
-            exchange.refuse(PartylineError("the server failed; its log says why, and the request may be tried again"))
+    def send_answer(self, exchange: Exchange, status: int, headers: Headers, body: bytes) -> None:
+        assert isinstance(exchange, _Exchange)
+        parts = [status_line(status), self.site.head, exchange.cors, head_lines(headers)]
+        if not exchange.keep_alive:
+            parts.append(b"connection: close\r\n")
+        parts.append(b"content-length: %d\r\n\r\n" % len(body))
+        if exchange.method != "HEAD":
+            parts.append(body)
+        exchange.whole = b"".join(parts)
+        self.site.turn.add(exchange)
+
+    def count_refusal(self, error: PartylineError) -> None:
+        self.site.counters.refuse(error)
+
+    def count_failure(self) -> None:
+        self.site.counters.errors += 1
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
@@ -514,6 +525,40 @@ class HttpProtocol(HttpToolsProtocol):
     def _arm(self, seconds: float) -> None:
         timers = self.site.timers
         timers.set(self, timers.now() + seconds)
+
+
+class _Exchange(Exchange):
+    """What uvicorn, and the connection, look at in a request of theirs."""
+
+    __slots__ = ("response_complete", "whole")
+
+    whole: bytes
+
+    def __init__(self, protocol: HttpProtocol, *request: Any, keep_alive: bool = True) -> None:
+        super().__init__(protocol, *request, keep_alive=keep_alive)
+        self.response_complete = False
+
+    @property
+    def response_started(self) -> bool:
+        return self.answered
+
+    @property
+    def message_event(self) -> _Exchange:
+        return self
+
+    def set(self) -> None:
+        if self.disconnected:
+            self.lost()
+
+    def leave(self) -> None:
+        protocol = cast("HttpProtocol", self._connection)
+        if self.disconnected or protocol.transport.is_closing():
+            return
+        self.response_complete = True
+        protocol.transport.write(self.whole)
+        if not self.keep_alive:
+            protocol.hang_up()
+        protocol.on_response_complete()
 
 
 class _Hangup:

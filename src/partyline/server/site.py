@@ -14,7 +14,7 @@ from partyline.hub.hub import Hub
 from partyline.hub.timers import Timers
 from partyline.interfaces import Connection, Session, SessionTable, Store
 from partyline.metrics import Counters
-from partyline.server.exchange import Direct, Headers
+from partyline.server.exchange import Headers, Paths
 from partyline.server.turn import Turn
 from partyline.trust.perimeter import Peer, Perimeter
 from partyline.wire.websocket.connection import Limits as MessageLimits
@@ -199,7 +199,7 @@ class Site:
     draining: bool = False
     live: set[Live] = field(default_factory=set)
     pages: set[str] = field(default_factory=set)  # paths that links of other sites may lead to
-    direct: dict[bytes, Direct] = field(default_factory=dict)  # paths that are answered without ASGI
+    direct: Paths = field(default_factory=Paths)  # what is answered without ASGI
     head: bytes = b""  # headers of each answer to them
     cors: Callable[[bytes], Headers] = lambda origin: []  # further ones for a page of this origin
     turn: Turn = field(default_factory=Turn)
