@@ -24,7 +24,7 @@ from partyline.models import Audience, Draft, Message, Position, Receipt, messag
 from partyline.socketio.dialects import Emission
 from partyline.topics import PRIVATE
 from partyline.wire.socketio.attachments import put_in, take_out
-from partyline.wire.socketio.packets import unwritable
+from partyline.wire.socketio.values import UNWRITABLE, places, plain
 
 if TYPE_CHECKING:
     from partyline.socketio.namespace import Namespace
@@ -242,15 +242,14 @@ def read_record(message: Message) -> Record:
 
 
 def _record(emission: Emission, audience: Audience) -> bytes:
+    given = [emission.event, *emission.arguments]
     try:
-        values, attachments = take_out([emission.event, *emission.arguments])
-        return _write(
-            Record(
-                list(values),
-                sorted(audience.rooms),
-                sorted(audience.excluded),
-                [base64.b64encode(data).decode("ascii") for data in attachments],
-            )
-        )
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise unwritable(error) from None
+        return _written(given, audience)
+    except UNWRITABLE:
+        return _written(plain(given, places(len(given), event=True)), audience)
+
+
+def _written(given: list[Any], audience: Audience) -> bytes:
+    values, attachments = take_out(given)
+    kept = [base64.b64encode(data).decode("ascii") for data in attachments]
+    return _write(Record(list(values), sorted(audience.rooms), sorted(audience.excluded), kept))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -88,3 +90,20 @@ def test_28_every_first_byte() -> None:
                 packets.read_binary(data, 3)
     with pytest.raises(InvalidPacket):
         packets.read_binary(b"", 3)
+
+
+@pytest.mark.parametrize("piece", ["A", "=", " ", "\n", "A\n", "A=", "-_", "é"])
+def test_46_base64_is_linear(piece: str) -> None:
+    """Whatever a packet in base64 is made of, twice as much of it takes about twice as long (hostile 46)."""
+
+    def seconds(count: int) -> float:
+        text = "b" + piece * (count // len(piece))
+        times = []
+        for _ in range(7):
+            begin = time.perf_counter()
+            with contextlib.suppress(InvalidPacket):
+                packets.read_text(text, 4)
+            times.append(time.perf_counter() - begin)
+        return min(times)
+
+    assert seconds(800_000) < 8 * seconds(200_000) + 0.001

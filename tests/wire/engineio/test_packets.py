@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import textwrap
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -95,6 +98,47 @@ def test_content(packet: Packet, joined: bytes, lengths: bytes, octets: bytes) -
         assert packets.message(carried) == packet
 
 
+BYTES = bytes(range(100))
+# What other encoders write, and Node and python-engineio read.
+FOREIGN_BASE64 = [
+    ("a line break at its end, as Android's encoder writes", "AAECAwQ=\n", BYTES[:5]),
+    ("CR LF at its end", "Aw==\r\n", b"\x03"),
+    ("lines of 76, as the Java client writes", base64.encodebytes(BYTES).decode(), BYTES),
+    ("lines of 64 with CR LF, as in PEM", "\r\n".join(textwrap.wrap(base64.b64encode(BYTES).decode(), 64)), BYTES),
+    ("white space between any two characters", " ".join(base64.b64encode(BYTES).decode()), BYTES),
+    ("white space within the padding", "Aw=\n=", b"\x03"),
+    ("tabs before it", "\t\tAw==", b"\x03"),
+    ("no padding", "Aw", b"\x03"),
+    ("no padding of one", "AAECAwQ", BYTES[:5]),
+    ("the URL-safe alphabet", "-_-_", b"\xfb\xff\xbf"),
+    ("both alphabets in one", "-/+_", b"\xfb\xff\xbf"),
+    ("white space alone", " \r\n", b""),
+]
+
+
+@pytest.mark.parametrize("protocol", [4, 3])
+@pytest.mark.parametrize(("name", "text", "data"), FOREIGN_BASE64, ids=[row[0] for row in FOREIGN_BASE64])
+def test_base64_of_other_encoders(name: str, text: str, data: bytes, protocol: int) -> None:
+    """Base64 is read as Node reads it, in both protocols, alone and between other packets."""
+    packet = ("b" if protocol == 4 else "b4") + text
+    assert packets.read_text(packet, protocol) == data
+    around = ["4a", packet, "4b"]
+    body = "\x1e".join(around) if protocol == 4 else "".join(f"{len(one)}:{one}" for one in around)
+    assert payloads.read(body.encode(), protocol) == ["4a", data, "4b"]
+
+
+@given(st.binary(max_size=300), st.data())
+def test_base64_in_any_form(data: bytes, draw: st.DataObject) -> None:
+    """White space at any places, either alphabet, with or without padding: the same bytes."""
+    text = draw.draw(st.sampled_from([base64.b64encode, base64.urlsafe_b64encode]))(data).decode()
+    if draw.draw(st.booleans()):
+        text = text.rstrip("=")
+    for _ in range(draw.draw(st.integers(0, 5))):
+        at = draw.draw(st.integers(0, len(text)))
+        text = text[:at] + draw.draw(st.sampled_from(["\n", "\r\n", " ", "\t"])) + text[at:]
+    assert packets.from_base64(text) == data
+
+
 MALFORMED = [
     ("empty", 4, False, b""),
     ("an unknown type", 4, False, b"abc"),
@@ -105,7 +149,10 @@ MALFORMED = [
     ("a surrogate", 4, False, b"4\xed\xa0\x80"),
     ("base64 with a foreign character", 4, False, b"bAQ*D"),
     ("base64 with a foreign character between", 4, False, b"bAQ*ID"),
-    ("base64 without its padding", 4, False, b"bAQI"),
+    ("base64 with one character too many", 4, False, b"bAQIDA"),
+    ("base64 of white space and one character", 4, False, b"b \nA\r\n"),
+    ("base64 that goes on after its padding", 4, False, b"bAQ==AQ=="),
+    ("base64 with a NUL", 4, False, b"bAQ\x00ID"),
     ("base64 beyond ASCII", 4, False, "bé===".encode()),
     ("octets", 4, True, b"\x00\x01\xff4"),
     ("empty", 3, False, b""),

@@ -428,7 +428,7 @@ def circle() -> list[Any]:
     return around
 
 
-@pytest.mark.parametrize("argument", [object(), "\ud800", {(1, 2): 3}, circle(), [{"a": object()}], lambda: 1])
+@pytest.mark.parametrize("argument", [object(), {(1, 2): 3}, circle(), [{"a": object()}], lambda: 1])
 def test_what_an_application_may_not_send(argument: object) -> None:
     """What has no JSON form is the application's error, and says so."""
     for write in (lambda: JSON.event("/", "a", [argument]), lambda: JSON.ack("/", 1, [argument])):

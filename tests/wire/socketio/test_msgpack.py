@@ -234,7 +234,7 @@ def test_what_an_application_may_send() -> None:
     assert read(message)[-1] == ["2020-01-02T00:00:00Z", {"1": [2]}, b"x"]  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("argument", [object(), "\ud800", {(1, 2): 3}, 2**70, lambda: 1])
+@pytest.mark.parametrize("argument", [object(), {(1, 2): 3}, 2**70, lambda: 1])
 def test_what_an_application_may_not_send(argument: object) -> None:
     """What has no form here is the application's error."""
     with pytest.raises(InvalidValue):

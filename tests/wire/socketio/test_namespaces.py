@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from partyline.errors import InvalidPacket
-from partyline.wire.socketio.namespaces import TRANSITIONS, Namespaces, State, Step
+from partyline.wire.socketio.namespaces import TRANSITIONS, Namespaces, NamespaceState, Step
 from partyline.wire.socketio.packets import Ack, Connect, ConnectError, Disconnect, Event, Packet
 
 
@@ -29,9 +29,8 @@ def test_connect_talk_and_leave() -> None:
     one = connected("/", "/a")
     assert one.receive(event("/"))
     assert one.receive(Ack("/a", 1, []))
-    assert one.connected() == ["/", "/a"]
     assert one.receive(Disconnect("/"))
-    assert one.connected() == ["/a"]
+    assert one.receive(event("/a"))
     with pytest.raises(InvalidPacket):
         one.receive(event("/"))
     assert one.receive(Connect("/", None))
@@ -89,8 +88,9 @@ def test_what_was_under_way_when_we_disconnected_it() -> None:
     assert one.receive(event("/a"))
     one.drop("/a")
     assert not one.receive(Disconnect("/a"))
-    assert one.state("/a") is State.ABSENT
-    assert one.connected() == ["/b"]
+    with pytest.raises(InvalidPacket):
+        one.receive(event("/a"))
+    assert one.receive(event("/b"))
 
 
 def test_socketio_4_is_in_the_main_namespace_at_once() -> None:
@@ -117,20 +117,52 @@ def test_connect_timeout() -> None:
 
 
 def test_at_most_so_many_namespaces() -> None:
-    """A client cannot make us remember namespaces without bound, not by having us disconnect them either."""
+    """A client is in so many namespaces and no more, those that it waits for counted; leaving one makes room."""
     one = Namespaces(0.0, most=2)
     for name in ("/a", "/b"):
         one.receive(Connect(name, None))
-        one.accept(name)
-        one.drop(name)
-    with pytest.raises(InvalidPacket):
+    one.accept("/b")
+    with pytest.raises(InvalidPacket, match="namespaces_per_connection") as caught:
         one.receive(Connect("/c", None))
-    assert one.receive(Connect("/a", None))
+    assert caught.value.limit == "namespaces_per_connection"
+    one.receive(Disconnect("/b"))
+    assert one.receive(Connect("/c", None))
+
+
+def test_a_namespace_that_we_disconnected_gives_its_place_up() -> None:
+    """A client that is thrown out of one namespace after the other never reaches the limit, and we remember no more
+    than the limit: the newest (hostile 49)."""
+    one = Namespaces(0.0, most=3)
+    for number in range(100):
+        assert one.receive(Connect(f"/game-{number}", None))
+        assert one.accept(f"/game-{number}")
+        assert one.drop(f"/game-{number}")
+    for number in (97, 98, 99):
+        assert not one.receive(event(f"/game-{number}"))
+    with pytest.raises(InvalidPacket):
+        one.receive(event("/game-96"))
+
+
+def test_a_place_is_given_up_by_the_one_disconnected_the_longest_ago() -> None:
+    """A namespace that its client came back to keeps its place."""
+    one = Namespaces(0.0, most=3)
+    for name in ("/a", "/b", "/c"):
+        one.receive(Connect(name, None))
+        one.accept(name)
+    one.drop("/b")
+    one.drop("/a")
+    one.receive(Connect("/b", None))
+    assert one.receive(Connect("/d", None))
+    assert one.accept("/b")
+    assert one.receive(event("/b"))
+    assert one.receive(event("/c"))
+    with pytest.raises(InvalidPacket):
+        one.receive(event("/a"))
 
 
 def test_transitions() -> None:
     """Every state is reached and left, and every step taken somewhere."""
-    assert {state for state, _ in TRANSITIONS} == set(TRANSITIONS.values()) == set(State)
+    assert {state for state, _ in TRANSITIONS} == set(TRANSITIONS.values()) == set(NamespaceState)
     assert {step for _, step in TRANSITIONS} == set(Step)
 
 
@@ -143,7 +175,7 @@ class Connection(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.namespaces = Namespaces(0.0)
-        self.states = {"/": State.ABSENT, "/a": State.ABSENT, "/b": State.ABSENT}
+        self.states = {"/": NamespaceState.ABSENT, "/a": NamespaceState.ABSENT, "/b": NamespaceState.ABSENT}
 
     def step(self, name: str, step: Step) -> bool:
         after = TRANSITIONS.get((self.states[name], step))
@@ -157,7 +189,7 @@ class Connection(RuleBasedStateMachine):
         packet = {Step.ASK: Connect(name, None), Step.TALK: event(name), Step.LEAVE: Disconnect(name)}[step]
         if self.step(name, step):
             assert self.namespaces.receive(packet) is (
-                before is not State.CONNECTING if step is Step.ASK else before is not State.DROPPED
+                before is not NamespaceState.CONNECTING if step is Step.ASK else before is not NamespaceState.DROPPED
             )
         else:
             with pytest.raises(InvalidPacket):
@@ -170,9 +202,10 @@ class Connection(RuleBasedStateMachine):
         assert call(name) is self.step(name, step)
 
     @invariant()
-    def the_states_are_the_tables(self) -> None:
-        assert {name: self.namespaces.state(name) for name in self.states} == self.states
-        assert set(self.namespaces.connected()) == {n for n, s in self.states.items() if s is State.CONNECTED}
+    def events_are_taken_where_it_is_connected(self) -> None:
+        for name, state in self.states.items():
+            if state is NamespaceState.CONNECTED:
+                assert self.namespaces.receive(event(name))
 
 
 TestConnection = Connection.TestCase

@@ -29,6 +29,7 @@ PROBE_ANSWER: Final = "3probe"
 
 _TYPES: Final = frozenset("0123456")
 _BINARY_MESSAGE: Final = b"\x04"  # protocol 3
+_TO_STANDARD: Final = bytes.maketrans(b"-_", b"+/")  # RFC 4648 5 to 4
 
 
 def message(data: str | bytes) -> Packet:
@@ -83,11 +84,19 @@ def to_base64(data: bytes, protocol: int) -> str:
 
 
 def from_base64(text: str) -> bytes:
-    """Raises InvalidPacket where `text` is not the padded form of RFC 4648 4."""
+    """Read base64 as Node does: white space anywhere, padding optional, the URL-safe alphabet too.
+
+    The official Java and Android clients break lines. Raises InvalidPacket for any other character.
+    """
     try:
         return binascii.a2b_base64(text, strict_mode=True)
     except ValueError:  # binascii.Error, and what is not ASCII
-        raise InvalidPacket("a binary packet is not base64 (RFC 4648 4)") from None
+        pass
+    try:
+        digits = text.encode("ascii").translate(_TO_STANDARD, b" \t\r\n\f\v").rstrip(b"=")
+        return binascii.a2b_base64(digits + b"=" * (-len(digits) % 4), strict_mode=True)
+    except ValueError:
+        raise InvalidPacket("a binary packet is not base64 (RFC 4648)") from None
 
 
 def utf8(text: str) -> bytes:

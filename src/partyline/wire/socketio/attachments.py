@@ -10,7 +10,7 @@ import msgspec
 from partyline.errors import InvalidPacket
 
 _PLAIN: Final = frozenset((str, int, float, bool, type(None)))
-_BINARY: Final = (bytes, bytearray, memoryview)
+BINARY: Final = (bytes, bytearray, memoryview)
 
 
 def take_out(values: Sequence[Any]) -> tuple[Sequence[Any], list[bytes]]:
@@ -57,7 +57,7 @@ def _replaced(value: Any, attachments: list[bytes]) -> Any:
     kind = type(value)
     if kind in _PLAIN:
         return value
-    if isinstance(value, _BINARY):
+    if isinstance(value, BINARY):
         attachments.append(bytes(value))
         return {"_placeholder": True, "num": len(attachments) - 1}
     if kind is list or kind is tuple:
@@ -82,5 +82,5 @@ def _replaced(value: Any, attachments: list[bytes]) -> Any:
                     changed = dict(value)
                 changed[key] = new
         return value if changed is None else changed
-    plain = msgspec.to_builtins(value, builtin_types=_BINARY, str_keys=True)
+    plain = msgspec.to_builtins(value, builtin_types=BINARY, str_keys=True)
     return plain if type(plain) in _PLAIN else _replaced(plain, attachments)

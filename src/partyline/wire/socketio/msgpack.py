@@ -14,6 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from partyline.errors import InvalidPacket, PayloadTooLarge
+from partyline.wire.socketio.attachments import BINARY
 from partyline.wire.socketio.packets import (
     ACK,
     CONNECT,
@@ -32,11 +33,10 @@ from partyline.wire.socketio.packets import (
     connect_data,
     connect_error_data,
     event_values,
-    unwritable,
 )
+from partyline.wire.socketio.values import UNWRITABLE, check_integers, places, plain
 
 _UNDEFINED: Final = b"\xd4\x00\x00"
-_BINARY: Final = (bytes, bytearray, memoryview)
 _EXACT_UP_TO: Final = 16 * 1024  # bytes that are read in Python, where msgspec cannot tell what it sees
 _LATEST: Final = 253_402_300_799_999  # milliseconds: the last of year 9999, which Python can name
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -164,15 +164,20 @@ MSGPACK: Final = MsgpackParser()
 
 
 def _write(kind: int, namespace: str, identifier: int | None, data: Any) -> Messages:
+    packet: dict[str, Any] = {"type": kind, "data": data, "nsp": namespace}
+    if identifier is not None:
+        packet["id"] = identifier
     try:
         # Dates and the like become text, as in JSON; keys become text, too.
-        packet = {"type": kind, "data": msgspec.to_builtins(data, builtin_types=_BINARY, str_keys=True)}
-        packet["nsp"] = namespace
-        if identifier is not None:
-            packet["id"] = identifier
+        packet["data"] = msgspec.to_builtins(data, builtin_types=BINARY, str_keys=True)
         return (_encode(packet),)
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise unwritable(error) from None
+    except UNWRITABLE:
+        names = places(len(data), event=kind == EVENT) if isinstance(data, list) else ["the data"]
+        values = plain(data if isinstance(data, list) else [data], names)
+        for value, name in zip(values, names, strict=True):
+            check_integers(value, name)
+        packet["data"] = values if isinstance(data, list) else values[0]
+        return (_encode(packet),)
 
 
 def _id(packed: _Packed) -> int | None:

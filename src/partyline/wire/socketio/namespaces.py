@@ -1,6 +1,6 @@
 """Which namespaces one connection is in: CONNECT, its answer, DISCONNECT; sans-IO.
 
-Socket.IO 4 has no CONNECT for the main namespace: its server asks itself, with `ask("/")`, when the connection opens.
+Clients of Socket.IO 4 send no CONNECT for the main namespace: the server calls `ask("/")` when the connection opens.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from partyline.errors import InvalidPacket
 from partyline.wire.socketio.packets import Ack, Connect, Disconnect, Event, Packet
 
 
-class State(Enum):
+class NamespaceState(Enum):
     ABSENT = "absent"
     CONNECTING = "connecting"
     CONNECTED = "connected"
@@ -30,52 +30,53 @@ class Step(Enum):
 
 # Of one namespace on one connection. A missing key is the error path: for a packet the end of the connection, for what
 # we do nothing at all.
-TRANSITIONS: Final[dict[tuple[State, Step], State]] = {
-    (State.ABSENT, Step.ASK): State.CONNECTING,
-    (State.CONNECTING, Step.ASK): State.CONNECTING,  # asked twice in one breath: one answer is for both
-    (State.CONNECTING, Step.ACCEPT): State.CONNECTED,
-    (State.CONNECTING, Step.REFUSE): State.ABSENT,
-    (State.CONNECTED, Step.TALK): State.CONNECTED,
-    (State.CONNECTED, Step.LEAVE): State.ABSENT,
-    (State.CONNECTED, Step.DROP): State.DROPPED,
-    (State.DROPPED, Step.ASK): State.CONNECTING,
-    (State.DROPPED, Step.TALK): State.DROPPED,  # it was under way when we disconnected it: dropped
-    (State.DROPPED, Step.LEAVE): State.ABSENT,
+TRANSITIONS: Final[dict[tuple[NamespaceState, Step], NamespaceState]] = {
+    (NamespaceState.ABSENT, Step.ASK): NamespaceState.CONNECTING,
+    (
+        NamespaceState.CONNECTING,
+        Step.ASK,
+    ): NamespaceState.CONNECTING,  # asked twice: one answer for both
+    (NamespaceState.CONNECTING, Step.ACCEPT): NamespaceState.CONNECTED,
+    (NamespaceState.CONNECTING, Step.REFUSE): NamespaceState.ABSENT,
+    (NamespaceState.CONNECTED, Step.TALK): NamespaceState.CONNECTED,
+    (NamespaceState.CONNECTED, Step.LEAVE): NamespaceState.ABSENT,
+    (NamespaceState.CONNECTED, Step.DROP): NamespaceState.DROPPED,
+    (NamespaceState.DROPPED, Step.ASK): NamespaceState.CONNECTING,
+    (NamespaceState.DROPPED, Step.TALK): NamespaceState.DROPPED,  # it was under way when we disconnected it: dropped
+    (NamespaceState.DROPPED, Step.LEAVE): NamespaceState.ABSENT,
 }
 
 _NEVER: Final = float("inf")
 
 
 class Namespaces:
-    """The namespaces of one connection; at most `most`, and one of them within `connect_timeout` seconds."""
+    """The namespaces of one connection: at most `most`, and the first of them within `connect_timeout` seconds.
 
-    __slots__ = ("_due", "_most", "_states")
+    A namespace that we disconnected is remembered for what was under way from its client. It counts until another one
+    needs its place.
+    """
+
+    __slots__ = ("_dropped", "_due", "_most", "_states")
 
     def __init__(self, now: float, *, connect_timeout: float = 45.0, most: int = 1_000) -> None:
-        self._states: dict[str, State] = {}
+        self._states: dict[str, NamespaceState] = {}
+        self._dropped: dict[str, None] = {}  # those of them that are DROPPED, the longest first
         self._due = now + connect_timeout
         self._most = most
-
-    def state(self, namespace: str) -> State:
-        return self._states.get(namespace, State.ABSENT)
-
-    def connected(self) -> list[str]:
-        """The namespaces it is in."""
-        return [name for name, state in self._states.items() if state is State.CONNECTED]
 
     # The client
 
     def receive(self, packet: Packet) -> bool:
         """Whether a packet is to be handled; False for one that was under way when we disconnected its namespace, and
-        for a CONNECT behind one that is not answered yet.
+        for a second CONNECT before the first one is answered.
 
         A CONNECT wants `accept` or `refuse` in turn. Raises InvalidPacket where the packet has no place: the
         connection has to be closed.
         """
         kind = type(packet)
-        state = self._states.get(packet.namespace, State.ABSENT)
+        state = self._states.get(packet.namespace, NamespaceState.ABSENT)
         if kind is Event or kind is Ack:
-            if state is State.CONNECTED:
+            if state is NamespaceState.CONNECTED:
                 return True
             step = Step.TALK
         elif kind is Connect:
@@ -86,33 +87,33 @@ class Namespaces:
             raise InvalidPacket("only servers refuse a namespace")
         if not self._step(packet.namespace, step):
             raise InvalidPacket(f"this packet has no place where a namespace is {state.value}")
-        return state is not State.CONNECTING if step is Step.ASK else state is not State.DROPPED
+        return state is not (NamespaceState.CONNECTING if step is Step.ASK else NamespaceState.DROPPED)
 
     def ask(self, namespace: str) -> None:
-        """As if a CONNECT had come."""
+        """Act as if a CONNECT had come."""
         self.receive(Connect(namespace, None))
 
     # The server
 
     def accept(self, namespace: str) -> bool:
-        """It is connected, unless it is gone: then False."""
+        """Connect it; False where its client has gone."""
         if not self._step(namespace, Step.ACCEPT):
             return False
         self._due = _NEVER
         return True
 
     def refuse(self, namespace: str) -> bool:
-        """It is not connected; False where nothing had asked."""
+        """Do not connect it; False where nothing had asked."""
         return self._step(namespace, Step.REFUSE)
 
     def drop(self, namespace: str) -> bool:
-        """We disconnect it; False where it was not connected."""
+        """Disconnect it; False where it was not connected."""
         return self._step(namespace, Step.DROP)
 
     # Time
 
     def next_deadline(self) -> float:
-        """When it must have connected to some namespace; infinity once it has."""
+        """When the client must have connected to some namespace; infinity once it has."""
         return self._due
 
     def on_deadline(self, now: float) -> bool:
@@ -120,13 +121,27 @@ class Namespaces:
         return now >= self._due
 
     def _step(self, namespace: str, step: Step) -> bool:
-        after = TRANSITIONS.get((self._states.get(namespace, State.ABSENT), step))
+        before = self._states.get(namespace, NamespaceState.ABSENT)
+        after = TRANSITIONS.get((before, step))
         if after is None:
             return False
-        if after is State.ABSENT:
+        if before is NamespaceState.ABSENT and len(self._states) >= self._most:
+            self._make_room()
+        self._dropped.pop(namespace, None)
+        if after is NamespaceState.ABSENT:
             del self._states[namespace]
-        else:
-            if step is Step.ASK and namespace not in self._states and len(self._states) >= self._most:
-                raise InvalidPacket(f"a connection may be in {self._most} namespaces")
-            self._states[namespace] = after
+            return True
+        self._states[namespace] = after
+        if after is NamespaceState.DROPPED:
+            self._dropped[namespace] = None
         return True
+
+    def _make_room(self) -> None:
+        """Forget the namespace that was dropped the longest ago. Raises InvalidPacket where the client is in all."""
+        if not self._dropped:
+            raise InvalidPacket(
+                f"a connection may be in {self._most} namespaces (namespaces_per_connection)",
+                limit="namespaces_per_connection",
+            )
+        oldest = next(iter(self._dropped))
+        del self._dropped[oldest], self._states[oldest]

@@ -17,6 +17,7 @@ import msgspec
 from partyline.errors import InvalidPacket, InvalidValue, PartylineError, PayloadTooLarge
 from partyline.wire.relay import MAX_DEPTH, check_depth, mend_surrogates
 from partyline.wire.socketio.attachments import put_in, take_out
+from partyline.wire.socketio.values import UNWRITABLE, places, plain
 
 CONNECT: Final = 0
 DISCONNECT: Final = 1
@@ -345,6 +346,8 @@ JSON: Final = JsonParser()
 
 def event_values(name: str, arguments: Sequence[Any], offset: str | None) -> list[Any]:
     """What an event carries. Raises InvalidValue for a name that peers refuse."""
+    if not isinstance(name, str):
+        raise InvalidValue(f"event: {repr(name)[:40]} is not a text, as the name of an event is", field="event")
     if name in RESERVED:
         raise InvalidValue(f"{name!r} is a name that Socket.IO keeps for itself: choose another", field="event")
     return [name, *arguments] if offset is None else [name, *arguments, offset]
@@ -372,7 +375,7 @@ def check_name(name: Any) -> str:
 
 
 def unwritable(error: Exception) -> InvalidValue:
-    """Why an argument cannot be sent."""
+    """The error for arguments that cannot be sent, where nothing more exact is known."""
     reason = "it nests too deep, or in a circle" if isinstance(error, RecursionError) else str(error)
     return InvalidValue(f"an argument cannot be sent: {reason}", code="invalid_arguments", field="arguments")
 
@@ -451,16 +454,17 @@ def _head(kind: str, namespace: str, identifier: int | None = None) -> str:
 def _text(value: Any) -> str:
     try:
         return _write_json(value).decode()
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise unwritable(error) from None
+    except UNWRITABLE:
+        return _write_json(*plain([value], ["the data"])).decode()
 
 
 def _write(kind: str, binary: str, namespace: str, identifier: int | None, values: Sequence[Any]) -> Messages:
     try:
-        values, attachments = take_out(values)
-        text = _write_json(values).decode()
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise unwritable(error) from None
+        taken, attachments = take_out(values)
+        text = _write_json(taken).decode()
+    except UNWRITABLE:
+        taken, attachments = take_out(plain(values, places(len(values), event=kind == "2")))
+        text = _write_json(taken).decode()
     if attachments:
         return (_head(f"{binary}{len(attachments)}-", namespace, identifier) + text, *attachments)
     return (_head(kind, namespace, identifier) + text,)
