@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import ipaddress
 import re
 import resource
 import ssl
@@ -56,8 +55,9 @@ from partyline.stores.sqlite.registrations import RegistrationTable
 from partyline.stores.sqlite.revocations import RevocationTable
 from partyline.stores.sqlite.sessions import SessionTable
 from partyline.topics import check_pattern, check_topic
+from partyline.trust.addresses import is_loopback
 from partyline.trust.keys import KeyRing, Principal
-from partyline.trust.perimeter import Network, Perimeter, canonical_origin, is_loopback
+from partyline.trust.perimeter import Perimeter, allowed_host, allowed_origin, canonical_origin, trusted_network
 from partyline.trust.tokens import Tokens, revocation_life
 from partyline.wire.relay import to_json, user_text
 from partyline.wire.websocket.connection import Limits as MessageLimits
@@ -65,6 +65,8 @@ from partyline.wire.websocket.connection import Limits as MessageLimits
 _RESERVED_DESCRIPTORS = 256  # for the database, logs and listeners
 _PROGRAM = Principal((">",), (">",), admin=True, name="this program")  # who publishes from this process
 _CLOSING = 10.0  # seconds that a server may need behind its drain to close the log
+
+_PUBLIC_URL = re.compile(r"(?:https?|wss?)://[!-~]+")
 
 _log = log.get("app")
 
@@ -314,34 +316,29 @@ def check(settings: Settings) -> None:
             "everything: configure a key (`partyline key`), bind 127.0.0.1, or say --insecure if that is meant",
             field="host",
         )
-    if "*" in settings.cors_origins and (open_mode or settings.cors_credentials):
+    anybody = next((origin for origin in settings.cors_origins if origin in ("*", "null")), None)
+    if anybody is not None and (open_mode or settings.cors_credentials):
         why = "in open mode (no api_keys, no jwt_keys)" if open_mode else "together with cors_credentials"
         raise ConfigError(
-            f"cors_origins: * cannot be used {why}: any page in a visitor's browser could use this server; "
+            f"cors_origins: {anybody} cannot be used {why}: any page in a visitor's browser could use this server; "
             "name the origins",
             field="cors_origins",
         )
     for origin in settings.cors_origins:
-        if origin != "*" and canonical_origin(origin) is None:
-            raise ConfigError(
-                f"cors_origins: {origin!r} is not an origin: https://app.example.org, without a path",
-                field="cors_origins",
-            )
+        allowed_origin(origin)
     if settings.keyfile and not settings.certfile:
         raise ConfigError("keyfile: a key without certfile means nothing: name the certificate too", field="keyfile")
     if settings.public_url is not None:
         url = urlsplit(settings.public_url)
-        if url.scheme not in ("http", "https", "ws", "wss") or not url.netloc or url.query or url.fragment:
+        if not _PUBLIC_URL.fullmatch(settings.public_url) or not url.netloc or url.query or url.fragment:
             raise ConfigError(
-                f"public_url: {settings.public_url!r} is not an address such as https://chat.example.org",
+                f"public_url: {settings.public_url!r} is not an address such as https://chat.example.org (in ASCII)",
                 field="public_url",
             )
     for name in settings.allowed_hosts:
-        if not re.fullmatch(r"[^\s:/?#@\[\]\\]+", name):
-            raise ConfigError(
-                f"allowed_hosts: {name!r} is not a host name (without a port or a scheme)", field="allowed_hosts"
-            )
-    _networks(settings.trusted_proxies)
+        allowed_host(name)
+    for proxy in settings.trusted_proxies:
+        trusted_network(proxy)
     try:
         for topic in settings.default_topics:
             check_topic(topic, "default_topics")
@@ -466,7 +463,7 @@ def _principal(key: ApiKey) -> Principal:
 
 
 def _perimeter(settings: Settings, loopback: bool, native: bool) -> Perimeter:
-    hosts = {name.lower() for name in settings.allowed_hosts}
+    hosts = {allowed_host(name) for name in settings.allowed_hosts}
     own: set[str] = set()
     if loopback or not native:
         hosts.add("localhost")
@@ -476,23 +473,15 @@ def _perimeter(settings: Settings, loopback: bool, native: bool) -> Perimeter:
         scheme = {"ws": "http", "wss": "https"}.get(url.scheme, url.scheme)
         if (origin := canonical_origin(f"{scheme}://{url.netloc}")) is not None:
             own.add(origin)
-    allowed = {origin if origin == "*" else canonical_origin(origin) or origin for origin in settings.cors_origins}
     return Perimeter(
         allowed_hosts=frozenset(hosts),
-        cors_origins=frozenset(allowed),
+        cors_origins=frozenset(map(allowed_origin, settings.cors_origins)),
         own_origins=frozenset(own),
-        trusted_proxies=_networks(settings.trusted_proxies),
+        trusted_proxies=tuple(map(trusted_network, settings.trusted_proxies)),
         open_mode=is_open(settings),
         insecure=settings.insecure,
         local_only=not native and is_open(settings) and not settings.insecure,
     )
-
-
-def _networks(names: tuple[str, ...]) -> tuple[Network, ...]:
-    try:
-        return tuple(ipaddress.ip_network(name, strict=False) for name in names)
-    except ValueError as error:
-        raise ConfigError(f"trusted_proxies: {error}", field="trusted_proxies") from None
 
 
 def _outside(nowhere: ASGIApp, fallback: ASGIApp) -> ASGIApp:

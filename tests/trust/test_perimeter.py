@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from partyline.errors import Forbidden, MalformedRequest, MisdirectedRequest, PartylineError
-from partyline.trust.perimeter import Peer, Perimeter, canonical_origin, is_loopback
+from partyline.errors import ConfigError, Forbidden, MalformedRequest, MisdirectedRequest, PartylineError
+from partyline.trust import addresses
+from partyline.trust.perimeter import (
+    Peer,
+    Perimeter,
+    allowed_host,
+    allowed_origin,
+    canonical_origin,
+    trusted_network,
+)
 
 CLIENT = "192.0.2.7"
 PROXY = "10.0.0.1"
@@ -111,7 +120,12 @@ def test_our_names_and_addresses_are_ours(host: str) -> None:
         "[localhost]",
         "[::1",
         "::1]",
-        "::1",
+        "::1x",
+        "::1:8000:",
+        "::1:80000000",
+        "::1:80²",
+        ":8000",
+        "::1%lo",
         "[::1]x",
         "[::1%25lo]",
         "localhost:",
@@ -147,6 +161,38 @@ def test_a_configured_name_replaces_localhost() -> None:
     assert lets_in(SITE, ("host", "CHAT.example.org:8443"))
     for host in ("localhost", "xchat.example.org", "chat.example.org.evil.com", "org", "sub.example.org"):
         assert isinstance(ask(SITE, ("host", host)), MisdirectedRequest)
+
+
+@pytest.mark.parametrize(
+    ("host", "written"),
+    [
+        ("::1:8000", "[::1]:8000"),
+        ("::1:50000", "[::1]:50000"),
+        ("2001:db8::1:80", "[2001:db8::1]:80"),
+        ("::ffff:127.0.0.1:80", "[::ffff:127.0.0.1]:80"),
+        ("::1", "[::1]"),
+        ("2001:db8::1", "[2001:db8::1]"),
+    ],
+)
+def test_an_ipv6_host_without_brackets(host: str, written: str) -> None:
+    """An IPv6 address without brackets, as Node's clients write it, is understood and gets the brackets that URLs have,
+    so that a page from there is our own."""
+    assert ask(OPEN, ("host", host)) == Peer(CLIENT, "http", written)
+    assert lets_in(SITE, ("host", host), ("origin", f"http://{written}"))
+
+
+@pytest.mark.parametrize("asked", ["localhost", "127.0.0.1:8000", "[::1]"])
+def test_the_target_is_the_host(asked: str) -> None:
+    """A target in absolute form takes the place of Host: a foreign one is 421 whatever Host says, ours comes in."""
+    for host in ("localhost", "evil.com"):
+        raw = [(b"host", host.encode())]
+        assert OPEN.admit(CLIENT, "http", raw, authority=asked.encode()).host == asked
+        for foreign in (b"evil.com", b"localhost.evil.com", b"localhost@evil.com", b"localhost:80:80"):
+            with pytest.raises(MisdirectedRequest):
+                OPEN.admit(CLIENT, "http", raw, authority=foreign)
+    assert OPEN.admit(CLIENT, "http", [], authority=asked.encode()).host == asked, "HTTP/1.0 has no Host"
+    with pytest.raises(MalformedRequest):
+        OPEN.admit(CLIENT, "http", [(b"host", b"localhost")] * 2, authority=asked.encode())
 
 
 @pytest.mark.parametrize(
@@ -263,16 +309,43 @@ def test_named_origins_come_in(origin: str) -> None:
     assert lets_in(SITE, HOST, ("origin", origin))
 
 
-def test_a_star_lets_every_page_in_but_null() -> None:
-    """With cors_origins = * every site's pages come in; `null`, which any sandboxed frame can be, does not."""
-    assert lets_in(ANY, HOST, ("origin", "http://evil.com"))
-    assert lets_in(ANY, HOST, ("origin", "https://other.example:8443"))
-    assert not lets_in(ANY, HOST, ("origin", "null"))
+APPS = [
+    "capacitor://localhost",
+    "ionic://localhost",
+    "tauri://localhost",
+    "app://.",
+    "chrome-extension://abcdefghijklmnop",
+    "moz-extension://0f5e9a4c-1c1e-4a53-8f3b-1f2a3b4c5d6e",
+    "vscode-webview://1a2b",
+    "file://",
+    "null",
+]
+
+
+@pytest.mark.parametrize("origin", APPS)
+def test_pages_of_apps_come_in_by_name(origin: str) -> None:
+    """An origin that is not of http or https comes in where it is named, and nowhere else: not in open mode either."""
+    for perimeter in (SITE, OPEN):
+        host = HOST if perimeter is SITE else ("host", "localhost")
+        assert isinstance(ask(perimeter, host, ("origin", origin)), Forbidden)
+        named = replace(perimeter, cors_origins=frozenset((allowed_origin(origin),)))
+        assert lets_in(named, host, ("origin", origin))
+        for other in {*APPS, "https://app.example.org", f"{origin}x", f"x{origin}", ""} - {origin}:
+            assert isinstance(ask(named, host, ("origin", other)), Forbidden), other
+
+
+@pytest.mark.parametrize("origin", ["http://evil.com", "https://other.example:8443", *APPS])
+def test_a_star_lets_every_page_in(origin: str) -> None:
+    """With cors_origins = * the pages of every site and app come in; what is not an origin does not."""
+    assert lets_in(ANY, HOST, ("origin", origin))
+    for wrong in ("", "*", "nul", "NULL", f"{origin}/x", f"{origin} {origin}", f"{origin}\n"):
+        assert not lets_in(ANY, HOST, ("origin", wrong)), wrong
     assert not lets_in(ANY, ("host", "evil.com"), ("origin", "http://evil.com")), "the Host is checked all the same"
 
 
 def test_two_origins_are_none() -> None:
-    """A request with two Origin headers is foreign, in either order, also where both are ours."""
+    """A request with two Origin headers is foreign, in either order, also where both are ours or all may come."""
+    assert isinstance(ask(ANY, HOST, ("origin", "null"), ("origin", "null")), Forbidden)
     ours, theirs = ("origin", "http://example.org"), ("origin", "http://evil.com")
     for pair in ((ours, theirs), (theirs, ours), (ours, ours)):
         assert isinstance(ask(SITE, HOST, *pair), Forbidden)
@@ -472,6 +545,17 @@ def test_an_untrusted_peer_cannot_name_the_host() -> None:
         (["203.0.113.1", "198.51.100.9", "10.1.2.3, 10.0.0.2"], "198.51.100.9"),
         ([" 198.51.100.9 ,10.0.0.2 "], "198.51.100.9"),
         (["2001:db8:9::1"], "2001:db8:9::1"),
+        (["198.51.100.9:5678"], "198.51.100.9"),
+        (["203.0.113.1:80, 198.51.100.9:5678, 10.0.0.2:443"], "198.51.100.9"),
+        (["[2001:DB8:9::1]"], "2001:db8:9::1"),
+        (["[2001:db8:9:0::1]:443"], "2001:db8:9::1"),
+        (['"[2001:db8:9::1]:80", [2001:db8:1::1]:99'], "2001:db8:9::1"),
+        (["::ffff:198.51.100.9, ::ffff:10.0.0.2"], "198.51.100.9"),
+        (["[::ffff:198.51.100.9]:1"], "198.51.100.9"),
+        (["198.51.100.9, 10.0.0.2:x"], PROXY),
+        (["198.51.100.9, 10.0.0.2:123456"], PROXY),
+        (["198.51.100.9, [10.0.0.2"], PROXY),
+        (["198.51.100.9, fe80::1%eth0"], PROXY),
         (["2001:db8:9::1, 2001:db8:1::1"], "2001:db8:9::1"),
         (["10.0.0.3, 10.0.0.2"], "10.0.0.3"),
         (["10.0.0.2, 198.51.100.9"], "198.51.100.9"),
@@ -498,6 +582,10 @@ def test_the_client_is_the_last_that_no_proxy_is(forwarded: list[str], client: s
         ("http", "http"),
         ("http, https", "https"),
         ("https, http", "http"),
+        ("wss", "https"),
+        ("ws", "http"),
+        ("http, WSS", "https"),
+        ('"https"', "https"),
         ("https, ", "http"),
         ("ftp", "http"),
         ("", "http"),
@@ -528,6 +616,75 @@ def test_an_ipv6_proxy_is_trusted_like_any_other() -> None:
     headers = [HOST, ("x-forwarded-for", "198.51.100.9")]
     assert ask(SITE, *headers, address="2001:db8:1::7") == Peer("198.51.100.9", "http", "example.org")
     assert ask(SITE, *headers, address="2001:db8:2::7") == Peer("2001:db8:2::7", "http", "example.org")
+
+
+@pytest.mark.parametrize("peer", ["::ffff:10.0.0.1", "::ffff:a00:1", "::FFFF:10.0.0.1"])
+def test_a_mapped_address_is_the_ipv4_address(peer: str) -> None:
+    """A peer that a socket bound to `::` names as an IPv4-mapped address is in IPv4 networks, and has one address."""
+    assert ask(SITE, HOST, address=peer) == Peer(PROXY, "http", "example.org")
+    assert ask(SITE, HOST, ("x-forwarded-for", "198.51.100.9"), address=peer) == Peer(
+        "198.51.100.9", "http", "example.org"
+    )
+    local = replace(OPEN, local_only=True)
+    assert ask(local, ("host", "localhost"), address="::ffff:127.0.0.1") == Peer("127.0.0.1", "http", "localhost", True)
+    assert isinstance(ask(local, ("host", "localhost"), address=peer), Forbidden)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (["for=198.51.100.9"], ("198.51.100.9", "http", "example.org")),
+        (["For=198.51.100.9;Proto=HTTPS"], ("198.51.100.9", "https", "example.org")),
+        (["for=198.51.100.9; proto=wss ;by=10.0.0.1"], ("198.51.100.9", "https", "example.org")),
+        (['for="[2001:db8:9::1]:4711";proto=https'], ("2001:db8:9::1", "https", "example.org")),
+        (['for="198.51.100.9:80"'], ("198.51.100.9", "http", "example.org")),
+        (["for=198.51.100.9;host=chat.example.org"], ("198.51.100.9", "http", "chat.example.org")),
+        (['for=198.51.100.9;host="chat.example.org:8443"'], ("198.51.100.9", "http", "chat.example.org:8443")),
+        # The element with the client was written by a trusted proxy, and says how the client came.
+        (["for=198.51.100.9;proto=https, for=10.0.0.2;proto=http"], ("198.51.100.9", "https", "example.org")),
+        (["for=198.51.100.9;proto=https", "for=10.0.0.2;proto=http"], ("198.51.100.9", "https", "example.org")),
+        (["for=203.0.113.1;proto=https, for=198.51.100.9"], ("198.51.100.9", "http", "example.org")),
+        (["for=198.51.100.9, for=unknown"], (PROXY, "http", "example.org")),
+        (["for=198.51.100.9, for=_hidden;proto=https"], (PROXY, "https", "example.org")),
+        (["for=198.51.100.9;proto=ftp"], ("198.51.100.9", "http", "example.org")),
+        (["for=198.51.100.9,"], ("198.51.100.9", "http", "example.org")),
+        (["for=198.51.100.9;;, ,"], ("198.51.100.9", "http", "example.org")),
+        # A header that is malformed anywhere says nothing, and neither does what stands left of it.
+        (['for="198.51.100.9'], (PROXY, "http", "example.org")),
+        (['proto=https, for="x, for=198.51.100.9'], (PROXY, "http", "example.org")),
+        (["for=198.51.100.9", "for = 10.0.0.2"], (PROXY, "http", "example.org")),
+        (["for=198.51.100.9;for=10.0.0.2"], (PROXY, "http", "example.org")),
+        (["for=2001:db8:9::1"], (PROXY, "http", "example.org")),  # RFC 7239 4: in quotes, since it has colons
+        (["198.51.100.9"], (PROXY, "http", "example.org")),
+        ([""], (PROXY, "http", "example.org")),
+    ],
+)
+def test_forwarded_is_understood(values: list[str], expected: tuple[str, str, str]) -> None:
+    """Forwarded (RFC 7239) of a trusted proxy is read as X-Forwarded-* is, each element with what its proxy wrote."""
+    headers = [("forwarded", value) for value in values]
+    assert ask(SITE, HOST, *headers, address=PROXY) == Peer(*expected)
+    assert ask(SITE, HOST, *headers, address=CLIENT) == Peer(CLIENT, "http", "example.org"), "a stranger's is not"
+
+
+@pytest.mark.parametrize("both", [("x-forwarded-for", "198.51.100.9"), ("x-forwarded-proto", "http")])
+def test_x_forwarded_goes_before_forwarded(both: tuple[str, str]) -> None:
+    """Where both forms are there, Forwarded is not read: proxies that write the others pass a client's on."""
+    forged = ("forwarded", "for=203.0.113.1;proto=https;host=chat.example.org")
+    expected = ask(SITE, HOST, both, address=PROXY)
+    assert ask(SITE, HOST, forged, both, address=PROXY) == expected
+    assert ask(SITE, HOST, both, forged, address=PROXY) == expected
+
+
+@given(
+    st.sampled_from(("x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "forwarded", "host", "origin")),
+    st.text(st.characters(max_codepoint=255), max_size=60)
+    | st.from_regex(r'(for=|proto=|host=)?["\[]?[0-9a-f:.%\]",;=\\ ]{0,40}', fullmatch=True),
+)
+@settings(deadline=None)
+def test_no_value_does_harm(name: str, value: str) -> None:
+    """Whatever a header says, the answer is a peer with an address, or a refusal (hostile 45)."""
+    answer = ask(SITE, *(() if name == "host" else (HOST,)), (name, value), address=PROXY)
+    assert isinstance(answer, PartylineError) or addresses.parse(answer.address) is not None
 
 
 # The pieces
@@ -561,23 +718,57 @@ def test_the_canonical_form_is_final(scheme: str, host: str, port: int) -> None:
     assert canonical_origin(canonical) == canonical
 
 
+# Settings
+
+
 @pytest.mark.parametrize(
-    ("host", "loopback"),
+    ("origin", "spelt"),
     [
-        ("localhost", True),
-        ("LOCALHOST", True),
-        ("127.0.0.1", True),
-        ("127.255.255.254", True),
-        ("::1", True),
-        ("[::1]", True),
-        ("0.0.0.0", False),
-        ("::", False),
-        ("192.168.0.1", False),
-        ("localhost.evil.com", False),
-        ("", False),
-        ("example.org", False),
+        ("*", "*"),
+        ("null", "null"),
+        ("https://App.example.org", "https://app.example.org:443"),
+        ("HTTPS://app.example.org", "https://app.example.org:443"),
+        ("Capacitor://localhost", "capacitor://localhost"),
+        ("http://[2001:DB8::1]:8080", "http://[2001:db8::1]:8080"),
     ],
 )
-def test_loopback_is_this_machine(host: str, loopback: bool) -> None:
-    """`localhost` and the addresses of loopback are this machine's own; every other name and address is not."""
-    assert is_loopback(host) is loopback
+def test_an_allowed_origin_has_one_spelling(origin: str, spelt: str) -> None:
+    """An origin is allowed as browsers spell it, whatever case it is configured in."""
+    assert allowed_origin(origin) == spelt
+
+
+@pytest.mark.parametrize(
+    ("check", "setting", "text", "says"),
+    [
+        (allowed_origin, "cors_origins", "https://*.example.org", "is a pattern"),
+        (allowed_origin, "cors_origins", "https://app.example.org:*", "is a pattern"),
+        (allowed_origin, "cors_origins", "capacitor://*", "is a pattern"),
+        (allowed_origin, "cors_origins", "**", "is a pattern"),
+        (allowed_origin, "cors_origins", "https://b\u00fccher.example", "xn--bcher-kva.example"),
+        (allowed_origin, "cors_origins", "https://b\u00fccher.example:8443", "write xn--bcher-kva.example for b"),
+        (allowed_origin, "cors_origins", "https://app.example.org/", "without a path"),
+        (allowed_origin, "cors_origins", "https://app.example.org:65536", "is not an origin"),
+        (allowed_origin, "cors_origins", "https://me@app.example.org", "is not an origin"),
+        (allowed_origin, "cors_origins", "wss://app.example.org", "begin with https://"),
+        (allowed_origin, "cors_origins", "app.example.org", "is not an origin"),
+        (allowed_origin, "cors_origins", "file:///", "is not an origin"),
+        (allowed_origin, "cors_origins", "", "is not an origin"),
+        (allowed_host, "allowed_hosts", "*", "is a pattern"),
+        (allowed_host, "allowed_hosts", "*.example.org", "is a pattern"),
+        (allowed_host, "allowed_hosts", ".example.org:80", "without a port"),
+        (allowed_host, "allowed_hosts", "b\u00fccher.example", "xn--bcher-kva.example"),
+        (allowed_host, "allowed_hosts", "\u00fc" * 300, "xn--..."),
+        (trusted_network, "trusted_proxies", "*", "neither an address nor a network"),
+        (trusted_network, "trusted_proxies", "proxy.internal", "neither an address nor a network"),
+        (trusted_network, "trusted_proxies", "10.0.0.0/33", "neither an address nor a network"),
+    ],
+)
+def test_what_would_match_nothing_is_refused(
+    check: Callable[[str], object], setting: str, text: str, says: str
+) -> None:
+    """An entry that no request could be equal to is refused at start, with the setting, the value and the way out."""
+    with pytest.raises(ConfigError) as caught:
+        check(text)
+    assert caught.value.field == setting
+    assert caught.value.message.startswith(f"{setting}: {text!r} ")
+    assert says in caught.value.message

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from partyline import log
 from partyline.config import JwtKey
 from partyline.errors import ConfigError
-from partyline.trust.perimeter import is_loopback
+from partyline.trust.addresses import is_loopback
 from partyline.trust.tokens import (
     ALGORITHMS,
     Algorithm,

@@ -16,6 +16,7 @@ from partyline.interfaces import Connection, Session, SessionTable, Store
 from partyline.metrics import Counters
 from partyline.server.exchange import Headers, Paths
 from partyline.server.turn import Turn
+from partyline.trust import addresses
 from partyline.trust.perimeter import Peer, Perimeter
 from partyline.wire.websocket.connection import Limits as MessageLimits
 from partyline.wire.websocket.deflate import Deflate
@@ -207,6 +208,7 @@ class Site:
 
     def enter(self, address: str) -> PartylineError | None:
         """Count a new connection in. The error, if any, is for its first request; it is counted all the same."""
+        address = addresses.plain(address)
         self.counters.accepted += 1
         self.connections += 1
         here = self._by_address[address] = self._by_address.get(address, 0) + 1
@@ -240,6 +242,7 @@ class Site:
 
     def leave(self, address: str) -> None:
         """Count it out."""
+        address = addresses.plain(address)
         self.connections -= 1
         left = self._by_address[address] - 1
         if left:

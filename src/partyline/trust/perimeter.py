@@ -1,27 +1,27 @@
-"""Host, Origin and forwarded headers: what is looked at on every request and upgrade before any work is done for it."""
+"""Host, Origin and forwarded headers: what is checked on every request and upgrade before any work is done for it."""
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
+from typing import Final
 
-from partyline.errors import Forbidden, MalformedRequest, MisdirectedRequest
+from partyline.errors import ConfigError, Forbidden, MalformedRequest, MisdirectedRequest
+from partyline.trust import addresses, forwarded
+from partyline.trust.addresses import Network, is_loopback
 
 Headers = Iterable[tuple[bytes, bytes]]
 
-_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:/?#@\[\]\\]+)(?::([0-9]{1,5}))?\Z")
-_ORIGIN = re.compile(r"(https?)://(\[[0-9A-Fa-f:.]+\]|[^\s:/?#@\[\]\\]+)(?::([0-9]{1,5}))?\Z")
-_DEFAULT_PORT = {"http": 80, "https": 443, "ws": 80, "wss": 443}
-_FORWARDED = frozenset(
-    (b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-forwarded-port", b"x-real-ip")
-)
-# A link, an address typed or a bookmark, in a window of its own (Fetch Metadata 2.1, 2.2); a frame is no document.
-_NAVIGATION = {b"sec-fetch-mode": b"navigate", b"sec-fetch-dest": b"document"}
-
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+_NAME: Final = r"\[[0-9A-Fa-f:.]+\]|[^\s:/?#@\[\]\\]+"
+_HOST: Final = re.compile(rf"({_NAME})(?::([0-9]{{1,5}}))?\Z")
+_SITE: Final = re.compile(rf"(https?)://({_NAME})(?::([0-9]{{1,5}}))?\Z")
+# Pages of apps and extensions: capacitor://localhost, chrome-extension://<id>, file://
+_APP: Final = re.compile(rf"[A-Za-z][A-Za-z0-9+.-]*://(?:{_NAME})?(?::[0-9]{{1,5}})?\Z")
+_LONGEST: Final = 300  # characters of a Host or an Origin: a name has 253 at most (RFC 1035 2.3.4)
+_DEFAULT_PORT: Final = {"http": 80, "https": 443}
+# A link, an address typed or a bookmark, in a window of its own (Fetch Metadata 2.1, 2.2); a frame is not a document.
+_NAVIGATION: Final = {b"sec-fetch-mode": b"navigate", b"sec-fetch-dest": b"document"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +41,11 @@ class Peer:
 class Perimeter:
     """The rules of one server.
 
-    `allowed_hosts` are names without ports; IP literals always pass, since DNS rebinding needs a name. `own_origins`
-    are further canonical origins that count as ours (that of `public_url`). `open_mode` is set where no keys are
-    configured: pages on loopback count as own, and whatever a proxy forwarded is refused unless `insecure`.
-    `local_only` refuses other machines, where who listens is not ours and may listen to all: open mode under ASGI.
+    `allowed_hosts` are names without ports; IP literals always pass, since DNS rebinding needs a name. `cors_origins`
+    and `own_origins` (further ones that count as ours, such as that of `public_url`) are as `allowed_origin` spells
+    them. `open_mode` is set where no keys are configured: pages on loopback count as own, and whatever a proxy
+    forwarded is refused unless `insecure`. `local_only` refuses other machines, where the listener is not ours and may
+    listen to all: open mode under ASGI.
     """
 
     allowed_hosts: frozenset[str] = frozenset(("localhost",))
@@ -55,17 +56,24 @@ class Perimeter:
     insecure: bool = False
     local_only: bool = False
 
-    def admit(self, address: str, scheme: str, headers: Headers, *, page: bool = False) -> Peer:
-        """The peer behind a request, if it may come in.
+    def admit(
+        self, address: str, scheme: str, headers: Headers, *, page: bool = False, authority: bytes | None = None
+    ) -> Peer:
+        """The peer that makes a request, if it may come in.
 
-        `address` and `scheme` are those of the connection, `headers` have lower-case names. `page` says that it reads
-        a page that links of other sites may lead to: a browser that follows one may come in, a page of theirs that
-        fetches, frames or embeds it may not. Raises MalformedRequest (400: not exactly one Host), MisdirectedRequest
-        (421: a foreign Host) or Forbidden (403: a foreign Origin, a cross-site request, forwarded headers in open
-        mode, another machine where `local_only` is set).
+        `address` and `scheme` are those of the connection, `headers` have lower-case names and no trailer fields among
+        them. `page` says that the request reads a page that links of other sites may lead to: a browser that follows
+        one may come in, a page of theirs that fetches, frames or embeds it may not. `authority` takes the place of
+        Host: of a target in absolute form (RFC 9112 3.2.2), or the address that a request of HTTP/1.0 without Host
+        came to.
+
+        Raises MalformedRequest (400: not exactly one Host), MisdirectedRequest (421: a foreign Host) or Forbidden (403:
+        a foreign Origin, a cross-site request, forwarded headers in open mode, another machine where `local_only` is
+        set).
         """
-        if self.local_only and not is_loopback(address) and (_is_address(address) or not address):
-            # A name that is no address is a test client's; no name at all is a Unix socket, behind which is a proxy.
+        address = addresses.plain(address)
+        if self.local_only and not is_loopback(address) and (not address or addresses.parse(address) is not None):
+            # A name that is no address is a test client's; no name at all is a Unix socket, usually a proxy's.
             raise Forbidden(
                 "this server is open to programs on its own machine only: configure an API key before you publish it",
                 code="open_mode_is_local",
@@ -74,32 +82,33 @@ class Perimeter:
         origin: bytes | None = None
         cross_site = False
         fetched: list[tuple[bytes, bytes]] = []
-        forwarded: dict[bytes, bytes] = {}
+        said: dict[bytes, list[bytes]] = {}
         for name, value in headers:
             if name == b"host":
                 hosts.append(value)
             elif name == b"origin":
                 # RFC 6454 7.3: one origin. A second header makes the whole foreign.
-                origin = value if origin is None else b"null"
+                origin = value if origin is None else b""
             elif name == b"sec-fetch-site":
                 cross_site = cross_site or value.strip() == b"cross-site"
             elif page and name in _NAVIGATION:
                 fetched.append((name, value.strip()))
-            elif name in _FORWARDED:
-                forwarded[name] = forwarded[name] + b"," + value if name in forwarded else value
-        if len(hosts) != 1:
+            elif name in forwarded.NAMES:
+                said.setdefault(name, []).append(value)
+        if len(hosts) > 1 or not (hosts or authority):
             raise MalformedRequest(f"a request has exactly one Host header (RFC 9112 3.2), this one has {len(hosts)}")
-        host = hosts[0].decode("latin-1").strip()
-        local = not forwarded and is_loopback(address)
-        if forwarded:
+        host = (authority or hosts[0]).decode("latin-1")
+        local = not said and is_loopback(address)
+        if said:
             if self.open_mode and not self.insecure:
                 raise Forbidden(
                     "a proxy forwarded this request, and this server is open to everybody who reaches it: "
                     "configure an API key before you publish it",
                     code="forwarded_in_open_mode",
                 )
-            address, scheme, host = self._behind(address, scheme, host, forwarded)
-        self._check_host(host)
+            if self._trusts(address):
+                address, scheme, host = forwarded.client(forwarded.Client(address, scheme, host), said, self._trusts)
+        host = self._checked_host(host)
         if origin is not None:
             self._check_origin(origin.decode("latin-1"), scheme, host)
         elif cross_site and not (len(fetched) == 2 and dict(fetched) == _NAVIGATION):
@@ -109,49 +118,30 @@ class Perimeter:
             )
         return Peer(address, scheme, host, local)
 
-    def _behind(self, address: str, scheme: str, host: str, forwarded: dict[bytes, bytes]) -> tuple[str, str, str]:
-        """What trusted proxies say of the client; an untrusted peer's words count for nothing."""
-        if not self._trusts(address):
-            return address, scheme, host
-        # The rightmost address that is not a trusted proxy is the client: what stands left of it anybody may write.
-        for hop in reversed(forwarded.get(b"x-forwarded-for", b"").decode("latin-1").split(",")):
-            if not _is_address(hop.strip()):
-                break
-            address = hop.strip()
-            if not self._trusts(address):
-                break
-        proto = forwarded.get(b"x-forwarded-proto", b"").decode("latin-1").rpartition(",")[2].strip().lower()
-        if proto in ("http", "https"):
-            scheme = proto
-        named = forwarded.get(b"x-forwarded-host", b"").decode("latin-1").rpartition(",")[2].strip()
-        return address, scheme, named or host
-
     def _trusts(self, address: str) -> bool:
-        try:
-            parsed = ipaddress.ip_address(address)
-        except ValueError:
-            return False
-        return any(parsed in network for network in self.trusted_proxies)
+        parsed = addresses.parse(address)
+        return parsed is not None and any(parsed in network for network in self.trusted_proxies)
 
-    def _check_host(self, host: str) -> None:
-        match = _HOST.match(host)
-        if match is not None:
-            name = match[1].lower()
-            if name in self.allowed_hosts or _is_address(name.strip("[]")):
-                return
+    def _checked_host(self, host: str) -> str:
+        """The Host as a URL has it. Raises MisdirectedRequest for one that is not ours."""
+        found = _split_host(host)
+        if found is not None:
+            name, written = found
+            if name.lower() in self.allowed_hosts or addresses.parse(name.strip("[]")) is not None:
+                return written
         raise MisdirectedRequest(
             f"{host[:100]!r} is not a name of this server; name it with allowed_hosts or public_url if it is",
             field="host",
         )
 
     def _check_origin(self, origin: str, scheme: str, host: str) -> None:
-        canonical = canonical_origin(origin)
-        if canonical is not None:
-            if canonical in self.own_origins or canonical in self.cors_origins or "*" in self.cors_origins:
+        spelt = _spelt_origin(origin)
+        if spelt is not None:
+            if spelt in self.own_origins or spelt in self.cors_origins or "*" in self.cors_origins:
                 return
-            if canonical == canonical_origin(f"{scheme}://{host}"):
+            if spelt == canonical_origin(f"{scheme}://{host}"):
                 return
-            if self.open_mode and is_loopback(canonical.partition("://")[2].rpartition(":")[0]):
+            if self.open_mode and _is_loopback_page(spelt):
                 return
         raise Forbidden(
             f"the origin {origin[:100]!r} is not this server's own; allow it with cors_origins if it may ask",
@@ -160,36 +150,92 @@ class Perimeter:
         )
 
 
+def _split_host(text: str) -> tuple[str, str] | None:
+    """The name in a Host, and the Host as a URL has it; None where it is not a Host."""
+    text = text.strip()
+    if len(text) > _LONGEST:
+        return None
+    match = _HOST.match(text)
+    if match is not None:
+        return match[1], text
+    # Node's clients leave out the brackets of an IPv6 address: `Host: ::1:8000`.
+    name, _, port = text.rpartition(":")
+    if ":" in name and port.isascii() and port.isdigit() and len(port) <= 5 and addresses.parse(name) is not None:
+        return name, f"[{name}]:{port}"
+    return (text, f"[{text}]") if ":" in text and addresses.parse(text) is not None else None
+
+
 def canonical_origin(origin: str) -> str | None:
-    """`scheme://host:port` in lower case with the port spelt out; None where it is no http(s) origin (or `null`)."""
-    match = _ORIGIN.match(origin)
+    """`scheme://host:port` in lower case with the port spelt out; None where it is not an origin of http or https."""
+    match = _SITE.match(origin) if len(origin) <= _LONGEST else None
     if match is None:
         return None
     scheme = match[1]
-    return f"{scheme}://{match[2].lower()}:{int(match[3]) if match[3] else _DEFAULT_PORT[scheme]}"
+    port = int(match[3]) if match[3] else _DEFAULT_PORT[scheme]
+    return f"{scheme}://{match[2].lower()}:{port}" if port <= 65535 else None
 
 
-def is_loopback(host: str) -> bool:
-    """Whether a host name or address, as one binds or writes it, is this machine's loopback."""
-    if host.lower() == "localhost":
-        return True
-    address = _address(host.strip("[]"))
-    return address is not None and address.is_loopback
+def _spelt_origin(origin: str) -> str | None:
+    """The one spelling of any origin, `null` and those of apps among them; None for what is none."""
+    if origin == "null":
+        return origin
+    if origin.startswith(("http:", "https:")):
+        return canonical_origin(origin)
+    return origin.lower() if len(origin) <= _LONGEST and _APP.match(origin) else None
 
 
-def _is_address(text: str) -> bool:
-    return _address(text) is not None
+def _is_loopback_page(origin: str) -> bool:
+    match = _SITE.match(origin)
+    return match is not None and is_loopback(match[2])
 
 
-def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    # No address is as long, so that what strangers write cannot fill the cache with more than it is worth.
-    return _parsed(text) if len(text) <= 64 else None
+# Settings
 
 
-@lru_cache(maxsize=1024)
-def _parsed(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """Every request asks for two: its peer's, and often its Host's."""
+def allowed_origin(text: str) -> str:
+    """An entry of `cors_origins` in its one spelling; `*` stays. Raises ConfigError for what no browser would send."""
+    if text == "*":
+        return text
+    _check_name(text, "cors_origins", "https://app.example.org")
+    scheme, colon, rest = text.partition(":")
+    spelt = _spelt_origin(scheme.lower() + colon + rest)
+    if spelt is None:
+        raise _unusable("cors_origins", text, "is not an origin: https://app.example.org, without a path")
+    if spelt.startswith(("ws:", "wss:")):
+        raise _unusable("cors_origins", text, "is not the origin of a page: these begin with https:// or http://")
+    return spelt
+
+
+def allowed_host(text: str) -> str:
+    """An entry of `allowed_hosts` in lower case. Raises ConfigError for what no Host could be."""
+    _check_name(text, "allowed_hosts", "chat.example.org")
+    if not re.fullmatch(r"[^\s:/?#@\[\]\\]+", text):
+        raise _unusable("allowed_hosts", text, "is not a host name (without a port or a scheme)")
+    return text.lower()
+
+
+def trusted_network(text: str) -> Network:
+    """An entry of `trusted_proxies`. Raises ConfigError."""
     try:
-        return ipaddress.ip_address(text)
+        return addresses.network(text)
     except ValueError:
-        return None
+        raise _unusable(
+            "trusted_proxies", text, "is neither an address nor a network: 10.0.0.1, 10.0.0.0/8 or 2001:db8::/32"
+        ) from None
+
+
+def _check_name(text: str, setting: str, example: str) -> None:
+    """Raises ConfigError for what no name is equal to: a pattern, or letters that clients send in another way."""
+    if "*" in text:
+        raise _unusable(setting, text, f"is a pattern, and these are compared whole: name each, such as {example}")
+    if not text.isascii():
+        host = re.sub(r"^[A-Za-z][A-Za-z0-9+.-]*://|:[0-9]+\Z", "", text)
+        try:
+            sent = host.encode("idna").decode()
+        except UnicodeError:
+            sent = "xn--..."
+        raise _unusable(setting, text, f"is sent in ASCII by every client: write {sent} for {host}")
+
+
+def _unusable(setting: str, value: str, why: str) -> ConfigError:
+    return ConfigError(f"{setting}: {value!r} {why}", field=setting)
