@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test check lint bench conformance fuzz soak docs dist clean
+.PHONY: help setup serve test check lint bench walks conformance fuzz soak docs dist clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ lint: $(VENV)/.dev  ## ruff, mypy --strict, the import contracts
 
 bench: $(VENV)/.dev  ## measure against the peers; writes bench/results/table.md
 	$(BIN)/python -m bench $(ARGS)
+
+walks: $(VENV)/.dev  ## count what one message takes: calls, files; writes the table in docs/architecture.md
+	$(BIN)/python -m bench.walks --save $(ARGS)
 
 conformance: $(VENV)/.dev  ## the WebSocket cases by their Autobahn numbers; writes docs/reference/conformance.md
 	$(BIN)/python -m tests.conformance $(ARGS)

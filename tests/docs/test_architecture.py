@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import tomllib
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
 
 import pytest
+from bench.walks import BEGIN, END
 
 from partyline.wire.engineio import session
 from partyline.wire.socketio import namespaces
@@ -99,3 +102,21 @@ def test_import_order() -> None:
         for line in fence("Imports run one way").splitlines()
     ]
     assert documented == wanted
+
+
+def test_walks() -> None:
+    """What one message takes is what the page says: not more, and a tenth less at most. `make walks` writes it."""
+    done = subprocess.run([sys.executable, "-m", "bench.walks"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    _, _, rest = page().partition(BEGIN)
+    documented, measured = rows(rest.partition(END)[0]), rows(done.stdout)
+    assert documented.keys() == measured.keys()
+    for walk, figures in measured.items():
+        for figure, said in zip(figures, documented[walk], strict=True):
+            assert 0.9 * said - 1 <= figure <= said, f"{walk}: {figures}, and the page says {documented[walk]}"
+
+
+def rows(table: str) -> dict[str, list[int]]:
+    """The numbers in the rows of a table of Markdown, by their first cell."""
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
+    return {first: [int(cell or 0) for cell in rest] for first, *rest in cells}
