@@ -41,7 +41,10 @@ way out. `field` names the offending part of the request where there is one, `li
 from __future__ import annotations
 
 from math import ceil
-from typing import Any
+from typing import Any, Final
+
+CONTAINED: Final = (Exception, SystemExit, KeyboardInterrupt)
+"""What a program's own function may raise: it costs the call that was made of it, and never ends the server."""
 
 
 class PartylineError(Exception):

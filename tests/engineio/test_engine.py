@@ -232,7 +232,7 @@ def test_a_body_has_sixteen_packets_at_most() -> None:
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("body", ["abc", "", "4a\x1e", "bAQ", "2", "0", b"4\xff"])
+@pytest.mark.parametrize("body", ["abc", "", "4a\x1e", "bAQ*D", "2", "0", b"4\xff"])
 def test_malformed_posts_close(body: str | bytes) -> None:
     """A malformed body is a 400 with code 3, and the session is unknown."""
     watched = Watched()
@@ -782,11 +782,13 @@ def test_a_page_of_another_origin() -> None:
 
 @pytest.mark.parametrize("transport", ["polling", "websocket"])
 @pytest.mark.parametrize("hook", ["allow_request", "generate_id", "initial_headers", "headers"])
-def test_a_hook_that_fails(hook: str, transport: str) -> None:
-    """It costs its client only, which is told that it was not to blame; nothing is left of the session."""
+@pytest.mark.parametrize("failure", [RuntimeError, SystemExit, KeyboardInterrupt])
+def test_a_hook_that_fails(hook: str, transport: str, failure: type[BaseException]) -> None:
+    """It costs its client only, which is told that it was not to blame; nothing is left of the session, and the server
+    goes on (hostile 57)."""
 
     def fail(*_: object) -> None:
-        raise RuntimeError("as asked")
+        raise failure("as asked")
 
     async def main() -> None:
         watched = Watched(**{hook: fail})
@@ -794,10 +796,72 @@ def test_a_hook_that_fails(hook: str, transport: str) -> None:
             path = f"/engine.io/?EIO=4&transport={transport}"
             await peer.send(request("GET", path) if transport == "polling" else upgrade(path))
             answer = await peer.answer()
-            assert (answer.status, b"RuntimeError" in answer.body) == (500, False)
+            assert (answer.status, b"Error" in answer.body) == (500, False)
             assert partyline.counters.errors == 1
             assert not watched.engine.connections
             assert not watched.seen
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("failure", [RuntimeError, SystemExit, KeyboardInterrupt])
+@pytest.mark.parametrize("event", ["connect", "message", "disconnect"])
+@pytest.mark.parametrize("transport", ["polling", "websocket"])
+def test_a_handler_that_fails(event: str, transport: str, failure: type[BaseException]) -> None:
+    """It costs its own call, or where it hears of new connections that connection, and the server goes on
+    (hostile 57)."""
+    watched = Watched()
+
+    def fail(*_: object) -> None:
+        raise failure("as asked")
+
+    getattr(watched.engine, f"on_{event}")(fail)
+
+    async def main() -> None:
+        async with served(watched) as (partyline, url):
+            if transport == "polling":
+                async with Polling.at(url) as client:
+                    if event != "connect":
+                        await client.say("4hello")
+                        assert await client.fetch() == "4hello"
+                    await client.post("1")
+                    while (await client.get()).status == 200:
+                        pass
+            else:
+                async with connected(url) as peer:
+                    wire = await websocket(peer, WS)
+                    await wire.text()
+                    await wire.say("4hello")
+                    if event == "connect":
+                        await wire.until_close()
+                    else:
+                        assert await wire.text() == "4hello"
+            await eventually(lambda: not watched.engine.connections, "the connection is gone")
+            assert partyline.counters.errors == 1
+            async with connected(url) as peer:
+                await peer.send(request("GET", "/health"))
+                assert (await peer.answer()).status == 200
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("hook", ["initial_headers", "headers"])
+@pytest.mark.parametrize("transport", ["polling", "websocket"])
+@pytest.mark.parametrize(
+    "header",
+    [("x-a", "1\r\nset-cookie: a=b"), ("x-a\r\nx-b: 1", "1"), ("x-a", "1\n"), ("x a", "1"), ("", "1"), ("x", "é\0")],
+)
+def test_headers_of_the_application_are_one_line_each(hook: str, transport: str, header: tuple[str, str]) -> None:
+    """A line break in a header of the application makes no second header: the request fails, as with any other fault
+    of a hook."""
+
+    async def main() -> None:
+        watched = Watched(**{hook: lambda handshake: [("x-before", "1"), header]})
+        async with served(watched) as (partyline, url), connected(url) as peer:
+            path = f"/engine.io/?EIO=4&transport={transport}"
+            await peer.send(request("GET", path) if transport == "polling" else upgrade(path))
+            assert (await peer.answer()).status == 500
+            assert partyline.counters.errors == 1
 
     asyncio.run(main())
 

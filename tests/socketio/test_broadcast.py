@@ -272,7 +272,7 @@ async def test_who_does_not_answer() -> None:
         await clients[3].say("31[]")
         with pytest.raises(CallTimeout, match="2 of 4") as caught:
             await call
-        assert caught.value.answers == (1, None)
+        assert caught.value.answers == (1, ())
         assert set(caught.value.missing) == {clients[1].sid, clients[2].sid}
         await clients[1].say("31[1]")
         await clients[1].sync()

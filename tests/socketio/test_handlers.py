@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Optional, TypedDict
@@ -670,12 +671,29 @@ async def _raises_at_once(socket: Socket) -> None:
     raise ZeroDivisionError("secret")
 
 
+def _exits(socket: Socket) -> None:
+    sys.exit("secret")
+
+
+async def _exits_later(socket: Socket) -> None:
+    await asyncio.sleep(0)
+    sys.exit(1)
+
+
+async def _interrupted(socket: Socket) -> None:
+    await asyncio.sleep(0)
+    raise KeyboardInterrupt
+
+
+FAILING = [_raises, _raises_later, _raises_at_once, _cancelled, _cancelled_inline, _exits, _exits_later, _interrupted]
+
+
 @pytest.mark.parametrize("several", [False, True])
-@pytest.mark.parametrize("handler", [_raises, _raises_later, _raises_at_once, _cancelled, _cancelled_inline], ids=label)
+@pytest.mark.parametrize("handler", FAILING, ids=label)
 @looped
 async def test_exceptions(handler: Any, several: bool) -> None:
-    """A handler that raises: the client gets {"error": "internal"} and nothing more, the connection and the order stay,
-    and the log says which socket."""
+    """A handler that raises, or exits: the client gets {"error": "internal"} and nothing more, the connection, the
+    order and the server stay, and the log says which socket (hostile 44, 57)."""
     io = SocketIO()
     io.on("x", handler)
     if several:
@@ -722,6 +740,51 @@ async def test_an_exception_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     assert "'x'" in str(record.__dict__)
     assert record.exc_info is not None
     assert record.exc_info[0] is KeyError
+
+
+@pytest.mark.parametrize("failure", [SystemExit, KeyboardInterrupt, KeyError])
+@looped
+async def test_failures_of_whatever_listens(failure: type[BaseException]) -> None:
+    """Whatever a program registers may fail, or exit: it costs its own call only, and the server goes on
+    (hostile 57)."""
+    io = SocketIO()
+
+    def fail(*arguments: Any) -> None:
+        raise failure
+
+    async def fail_later(*arguments: Any) -> None:
+        await asyncio.sleep(0)
+        raise failure
+
+    notes = Notes()
+    io.on_disconnecting(fail)
+    for handler in (fail, fail_later, lambda socket, reason: notes.append(reason)):
+        io.on_disconnect(handler)
+    io.on_invalid(fail)
+    io.on("echo", lambda socket, value: value)
+    io.on("number", _takes_a_number)
+
+    @io.on("listen")
+    def listen(socket: Socket) -> None:
+        socket.on_any_outgoing(fail)
+        socket.use(fail)
+
+    async with served(io) as url:
+        async with entered(url) as client:
+            assert (await client.ask("number", "x"))[0]["error"] == "invalid_arguments"
+            await client.ask("listen")
+            only(io).emit("out")
+            assert await client.event() == ["out"]
+            assert await client.ask("echo", 1) == [{"error": "internal"}]
+        await notes.sync(1)
+        io.on_any(fail)
+        async with entered(url) as client:
+            assert await client.ask("echo", 1) == [{"error": "internal"}]
+            await client.sync()
+
+
+def _takes_a_number(socket: Socket, number: int) -> int:
+    return number
 
 
 @looped

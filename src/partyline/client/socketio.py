@@ -133,7 +133,7 @@ class Client:
         return self._send(self._link.parser.event(self.name, event, arguments))
 
     async def call(self, event: str, *arguments: Any, timeout: float = 10.0) -> Any:  # noqa: ASYNC109
-        """Send an event and await its acknowledgement: None, its only value, or a tuple of several.
+        """Send an event and await its acknowledgement: its only value, else a tuple of all, `()` where it has none.
 
         Raises Disconnected where there is no connection, or it breaks before the answer: then nobody knows whether the
         server has handled it. CallTimeout after `timeout` seconds. Cancelled, a late answer is dropped.
@@ -152,7 +152,7 @@ class Client:
             raise CallTimeout(f"{event}: no acknowledgement within {timeout:g} s") from None
         finally:
             self._calls.pop(number, None)
-        return values[0] if len(values) == 1 else tuple(values) or None
+        return values[0] if len(values) == 1 else tuple(values)
 
     async def namespace(self, name: str, *, auth: Auth = None) -> Client:
         """Another namespace of the same connection, when it is connected. Raises ConnectionRefused, Disconnected."""

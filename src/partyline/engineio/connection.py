@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol, cast
 from msgspec import Struct
 
 from partyline import log
-from partyline.errors import InvalidPacket, PartylineError, RateLimited
+from partyline.errors import CONTAINED, InvalidPacket, PartylineError, RateLimited
 from partyline.interfaces import Dialect
 from partyline.models import Payload
 from partyline.server.site import Carrier
@@ -156,7 +156,7 @@ class Connection:
         self._arm()
         try:
             receiver.connected()
-        except Exception:
+        except CONTAINED:
             self._failed("a connection could not be opened")
             self.close(1011, "internal error")
 
@@ -460,7 +460,7 @@ class Connection:
                 return
         try:
             receiver.message(data)
-        except Exception:
+        except CONTAINED:
             self._failed("a message could not be handled")
 
     # Time
@@ -533,7 +533,7 @@ class Connection:
             self._engine.site.counters.hit("ping_timeout")
         try:
             receiver.disconnected(reason.value)
-        except Exception:
+        except CONTAINED:
             self._failed("the end of a connection could not be handled")
 
     def _write(self, websocket: Carrier | None, sent: tuple[Packet, ...]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
+import re
 from collections.abc import Callable, Sequence
 from typing import TypeVar, cast
 
@@ -13,7 +14,7 @@ from starlette.routing import BaseRoute, Route
 from partyline import log
 from partyline.engineio.connection import Connection, Handshake, Receiver
 from partyline.engineio.polling import Polling
-from partyline.errors import ConfigError, HandshakeRefused, Overloaded, PartylineError, RateLimited
+from partyline.errors import CONTAINED, ConfigError, HandshakeRefused, Overloaded, PartylineError, RateLimited
 from partyline.interfaces import Connection as AnyConnection
 from partyline.server.site import Carrier, Endpoint, Site, Upgrade
 from partyline.server.turn import OWN_READ
@@ -36,6 +37,10 @@ _log = log.get("engineio")
 
 Headers = list[tuple[str, str]]
 _F = TypeVar("_F", bound=Callable[..., object])
+_T = TypeVar("_T")
+
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 5.6.2
+_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")  # RFC 9110 5.5
 
 
 class EngineIO:
@@ -93,7 +98,7 @@ class EngineIO:
         self._cookie = cookie
         self._deflate = permessage_deflate
         self._allow_request = allow_request
-        self.new_id = generate_id or _random_id
+        self._generate_id = generate_id
         self._initial_headers = initial_headers
         self._headers = headers
         self._connection_error = connection_error
@@ -157,7 +162,7 @@ class EngineIO:
             session: _Opening | _Candidate
             if asked.sid is None:
                 self.check(handshake)
-                session = _Opening(self, asked, handshake, self._free_id(handshake))
+                session = _Opening(self, asked, handshake, self.free_id(handshake))
                 headers = self.answer_headers(handshake, session.sid)
             else:
                 session = _Candidate(self.find(asked), asked)
@@ -191,13 +196,15 @@ class EngineIO:
 
     def check(self, handshake: Handshake) -> None:
         """Raises HandshakeRefused where the application does not want the client."""
-        allowed = None if self._allow_request is None else self._allow_request(handshake)
+        allowed = None if self._allow_request is None else _asked(self._allow_request, handshake)
         if allowed is not None and allowed is not True:
             raise refusal(FORBIDDEN, allowed if isinstance(allowed, str) else None)
 
-    def _free_id(self, handshake: Handshake) -> str:
+    def free_id(self, handshake: Handshake) -> str:
         """Raises HandshakeRefused where the application gives out an id that is in use."""
-        sid = self.new_id(handshake)
+        if self._generate_id is None:
+            return base64.urlsafe_b64encode(os.urandom(16)).rstrip(b"=").decode("ascii")
+        sid = _asked(self._generate_id, handshake)
         if sid in self.connections:
             raise refusal(BAD_REQUEST, "Bad request: this id is taken")
         return sid
@@ -268,9 +275,9 @@ class EngineIO:
             if self._cookie is not None:
                 found.append(("set-cookie", f"{self._cookie}={sid}; Path=/; HttpOnly; SameSite=Lax"))
             if self._initial_headers is not None:
-                found += self._initial_headers(handshake)
+                found += _safe(_asked(self._initial_headers, handshake))
         if self._headers is not None:
-            found += self._headers(handshake)
+            found += _safe(_asked(self._headers, handshake))
         return found
 
     def watched(self, handshake: Handshake) -> _Watched:
@@ -292,7 +299,7 @@ class _Watched:
         if self._hook is not None and isinstance(error, HandshakeRefused):
             try:
                 self._hook(error, self._handshake)
-            except Exception:
+            except CONTAINED:
                 _log.exception("connection_error failed")
 
 
@@ -424,5 +431,17 @@ class _Callbacks:
             handler(self._connection, reason)
 
 
-def _random_id(handshake: Handshake) -> str:
-    return base64.urlsafe_b64encode(os.urandom(16)).rstrip(b"=").decode("ascii")
+def _asked(hook: Callable[[Handshake], _T], handshake: Handshake) -> _T:
+    """What a hook of the application answers. What it raises costs the request, and never ends the server."""
+    try:
+        return hook(handshake)
+    except (SystemExit, KeyboardInterrupt) as error:
+        raise RuntimeError(f"a hook has raised {type(error).__name__}") from error
+
+
+def _safe(headers: Headers) -> Headers:
+    """Headers of the application, if each is one header. Raises ValueError: a line break would begin another one."""
+    for name, value in headers:
+        if _TOKEN.fullmatch(name) is None or _VALUE.fullmatch(value) is None:
+            raise ValueError(f"{name!r}: {value!r} is not one header: neither part may hold a line break")
+    return headers

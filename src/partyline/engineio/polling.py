@@ -154,7 +154,7 @@ class Polling:
     def _open(self, handshake: Handshake, asked: Asked) -> _Answer:
         engine = self._engine
         engine.check(handshake)
-        sid = engine.new_id(handshake)
+        sid = engine.free_id(handshake)
         text, connection = engine.open(asked, handshake, sid, None)
         try:
             answer = self._written(handshake, asked, connection, (text,), sid)

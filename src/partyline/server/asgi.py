@@ -12,7 +12,7 @@ from typing import Self
 from starlette.types import Receive, Scope, Send
 
 from partyline import log
-from partyline.errors import NotFound, PartylineError, RateLimited
+from partyline.errors import CONTAINED, NotFound, PartylineError, RateLimited
 from partyline.hub.outbox import Outbox
 from partyline.interfaces import Dialect, Session
 from partyline.models import Payload
@@ -204,7 +204,7 @@ class AsgiWebSocket:
         assert session is not None
         try:
             session.opened(self)
-        except Exception:
+        except CONTAINED:
             self._counters.errors += 1
             _log.exception("a session could not be opened", session=type(session).__name__)
             self.close(1011, "internal error")
@@ -322,7 +322,7 @@ class AsgiWebSocket:
                 session.text(message)
             else:
                 session.binary(message)
-        except Exception:
+        except CONTAINED:
             self._counters.errors += 1
             _log.exception("a message could not be handled", session=type(session).__name__)
 

@@ -11,7 +11,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, cast
 
 from partyline import log
-from partyline.errors import RateLimited
+from partyline.errors import CONTAINED, RateLimited
 from partyline.hub.outbox import Outbox
 from partyline.interfaces import Dialect, HearsPongs, Session
 from partyline.models import Payload
@@ -121,7 +121,7 @@ class WebSocket(asyncio.Protocol):
         assert session is not None
         try:
             session.opened(self)
-        except Exception:
+        except CONTAINED:
             self._counters.errors += 1
             _log.exception("a session could not be opened", session=type(session).__name__)
             self.close(1011, "internal error")
@@ -158,7 +158,7 @@ class WebSocket(asyncio.Protocol):
             self._counters.received += 1
             try:
                 session.text(text)
-            except Exception:
+            except CONTAINED:
                 self._failed(session)
         elif text is not None:
             self._message(session, text)
@@ -342,7 +342,7 @@ class WebSocket(asyncio.Protocol):
                 session.text(message)
             else:
                 session.binary(cast("bytes", message))
-        except Exception:
+        except CONTAINED:
             self._failed(session)
 
     def _failed(self, session: Session) -> None:

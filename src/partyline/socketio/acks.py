@@ -30,10 +30,8 @@ class Acknowledge:
 
 
 def one(arguments: list[Any]) -> Any:
-    """An acknowledgement as a value: nothing, its only argument, or a tuple of several."""
-    if len(arguments) == 1:
-        return arguments[0]
-    return tuple(arguments) or None
+    """An acknowledgement as a value: its only argument, else a tuple of all: `()` where it carries nothing."""
+    return arguments[0] if len(arguments) == 1 else tuple(arguments)
 
 
 class Gathering:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from partyline import log
 from partyline.engineio.connection import Connection as Engine
 from partyline.engineio.connection import Handshake as Request
-from partyline.errors import ConnectionRefused, InvalidPacket, InvalidValue, PartylineError, PayloadTooLarge
+from partyline.errors import CONTAINED, ConnectionRefused, InvalidPacket, InvalidValue, PartylineError, PayloadTooLarge
 from partyline.interfaces import Dialect
 from partyline.socketio.handshake import Handshake
 from partyline.socketio.namespace import Namespace
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 _log = log.get("socketio")
 
 _PARSE_ERROR = "parse error"
+_REFUSED = "connection refused"
+_AUTHS = 16  # of the largest size, in all namespaces of a connection
 # How connections end when the server stops.
 _OURS = ("transport close", "forced close")
 
@@ -90,7 +92,7 @@ class Connection:
         self._io.engine.site.timers.set(self, self._namespaces.next_deadline())
         if self.protocol == 4:  # its clients are in the main namespace without asking
             self._namespaces.ask("/")
-            self._admit(Connect("/", None))
+            self._admit(Connect("/", None), 0)
 
     def message(self, data: str | bytes) -> None:
         try:
@@ -120,7 +122,7 @@ class Connection:
             self._broken(error)
             return
         if isinstance(packet, Connect):
-            self._admit(packet)
+            self._admit(packet, len(data))
         elif isinstance(packet, Disconnect):
             socket = self._sockets.pop(packet.namespace, None)
             if socket is not None:
@@ -180,9 +182,17 @@ class Connection:
 
     # Into a namespace
 
-    def _admit(self, packet: Connect) -> None:
+    def _admit(self, packet: Connect, size: int) -> None:
         """Let a client in: in this turn, unless something on the way awaits. Then a task does the rest."""
-        entering = self._enter(packet)
+        if self._is_too_much(size):
+            self._io.counters.hit("max_auth_bytes")
+            self._refuse(
+                packet.namespace,
+                f"auth is larger than {self._io.max_auth_bytes} bytes (max_auth_bytes)",
+                {"code": "too_large"},
+            )
+            return
+        entering = self._enter(packet, size)
         try:
             entering.send(None)  # up to the `sleep(0)` that stands before whatever awaits
         except StopIteration:
@@ -196,7 +206,13 @@ class Connection:
         if socket is not None:
             socket.enters(task)
 
-    async def _enter(self, packet: Connect) -> None:
+    def _is_too_much(self, size: int) -> bool:
+        """Whether a CONNECT brings more than one may, or all that are held here would be more than they may."""
+        most = self._io.max_auth_bytes
+        held = [socket.handshake.size for socket in (*self._sockets.values(), *(self._entering or {}).values())]
+        return size > most or size + sum(held) > _AUTHS * most
+
+    async def _enter(self, packet: Connect, size: int) -> None:
         name = packet.namespace
         namespace: Namespace | None = None
         socket: Socket | None = None
@@ -206,7 +222,7 @@ class Connection:
                 self._refuse(name, "Invalid namespace")
                 return
             namespace.entering += 1
-            handshake = self._handshake.of(packet.auth)
+            handshake = self._handshake.of(packet.auth, size)
             recovery = self._io.recovery if namespace.log is not None and self.protocol == 5 else None
             restored = None
             if recovery is not None and "pid" in handshake.auth:
@@ -229,20 +245,24 @@ class Connection:
             socket.enters((self._admitting or {}).get(name))
             try:
                 for handler in namespace.handlers.connect:
-                    await handler.step(socket, *handler.value(handshake.auth))
+                    _admitted(await handler.step(socket, *handler.value(handshake.auth)))
             finally:
                 socket.enters(None)
         except ConnectionRefused as refusal:
             self._turn_away(name, socket, refusal.message, refusal.data)
+        except ConnectionRefusedError as refusal:
+            if isinstance(refusal.errno, int):  # the network's: what it says is nobody's business
+                self._not_let_in(name, socket)
+            else:
+                message, data = (*refusal.args, None, None)[:2]
+                self._turn_away(name, socket, _REFUSED if message is None else str(message), data)
         except InvalidValue as error:
             self._turn_away(name, socket, error.message, {"code": error.code})
         except asyncio.CancelledError:
             self._turn_away(name, socket, "disconnected", None)
             raise
-        except Exception:
-            self.failed()
-            _log.exception("a client could not be let in", namespace=name, socket=None if socket is None else socket.id)
-            self._turn_away(name, socket, "internal error", {"code": "internal"})
+        except CONTAINED:
+            self._not_let_in(name, socket)
         else:
             self._welcome(name, socket)
         finally:
@@ -250,10 +270,16 @@ class Connection:
                 namespace.entering -= 1
                 namespace.vanish()
 
+    def _not_let_in(self, name: str, socket: Socket | None) -> None:
+        """Something on the way in has raised."""
+        self.failed()
+        _log.exception("a client could not be let in", namespace=name, socket=None if socket is None else socket.id)
+        self._turn_away(name, socket, "internal error", {"code": "internal"})
+
     async def _pass_middlewares(self, namespace: Namespace, socket: Socket, restored: Restored | None) -> None:
         try:
             for middleware in namespace.handlers.middlewares:
-                await middleware.step(socket)
+                _admitted(await middleware.step(socket))
         except BaseException:
             if restored is not None and self._io.recovery is not None:
                 self._io.recovery.put_back(restored)
@@ -392,6 +418,12 @@ class Connection:
         for function in socket.namespace.handlers.invalid:
             try:
                 function(socket, event.name, error)
-            except Exception:
+            except CONTAINED:
                 self.failed()
                 _log.exception("on_invalid failed", socket=socket.id, event_name=event.name)
+
+
+def _admitted(answer: object) -> None:
+    """A middleware or `on_connect` that returns False refuses, as in python-socketio. Raises ConnectionRefused."""
+    if answer is False:
+        raise ConnectionRefused(_REFUSED)

@@ -265,7 +265,7 @@ class Namespace(Broadcast):
     ) -> None:
         """Ask this node's sockets; `reached` is told which these are, before any of them can answer."""
         number = self.next_ack()
-        members = list(self.select(audience))
+        members = self.present(audience)
         identifiers = [member.id for member in members]
         if reached is not None:
             reached(identifiers)
@@ -284,7 +284,7 @@ class Namespace(Broadcast):
 
     async def fetch(self, audience: Audience, *, local: bool) -> list[RemoteSocket]:
         """The sockets of an audience."""
-        here = [RemoteSocket(self, member.id, member.rooms, member.data) for member in self.select(audience)]
+        here = [RemoteSocket(self, member.id, member.rooms, member.data) for member in self.present(audience)]
         if local or self.io.nodes is None:
             return here
         return here + await self.io.nodes.fetch(self, audience, self.io.nodes_timeout)
@@ -356,6 +356,11 @@ class Namespace(Broadcast):
             if out:
                 chosen = [socket for socket in chosen if socket not in out]
         return chosen
+
+    def present(self, audience: Audience) -> list[Socket]:
+        """Those of them that have been let in. Whoever is still in `on_connect` gets events, once it is let in, but
+        is not shown to anybody, and cannot answer."""
+        return [socket for socket in self.select(audience) if socket.welcomed]
 
     def _in(self, room: str) -> Collection[Socket]:
         return cast("Collection[Socket]", self.members.members(room))  # nobody else joins these

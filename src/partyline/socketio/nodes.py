@@ -162,7 +162,7 @@ class Nodes:
             case Emit():
                 self._io.keep(self._gather_here(node, namespace, said))
             case Fetch():
-                sockets = [(one.id, list(one.rooms), one.data) for one in namespace.select(_audience(said))]
+                sockets = [(one.id, list(one.rooms), one.data) for one in namespace.present(_audience(said))]
                 self._tell(Sockets(said.namespace, said.request, sockets), node)
             case Move():
                 namespace.move(_audience(said), frozenset(said.into), frozenset(said.out_of), local=True)

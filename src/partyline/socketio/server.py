@@ -46,12 +46,12 @@ class SocketIO(Namespace):
 
     Times are in seconds; limits that are None follow the server's settings of the same names. `version_3` lets clients
     of Socket.IO 2 in (Engine.IO 3). `parser` is "json" or "msgpack", the same for all clients. A client has
-    `connect_timeout` for its first CONNECT. Of a connection `max_pending_events` events, `max_pending_bytes` of them,
-    may wait for handlers before it is not read any more. A disconnected socket's handlers have `disconnect_grace`
-    before they are cancelled. With a `recovery_window` events are kept in the log, and a client that comes back within
-    it gets what it missed, past the middlewares unless `skip_middlewares` is False. An `adapter` joins the nodes of a
-    cluster; questions to them wait `nodes_timeout`. Further arguments are those of `partyline.EngineIO`. Raises
-    ConfigError.
+    `connect_timeout` for its first CONNECT, and a CONNECT may carry `max_auth_bytes`. Of a connection
+    `max_pending_events` events, `max_pending_bytes` of them, may wait for handlers before it is not read any more. The
+    handlers of a disconnected socket have `disconnect_grace` before they are cancelled. With a `recovery_window` events
+    are kept in the log, and a client that comes back within it gets what it missed, past the middlewares unless
+    `skip_middlewares` is False. An `adapter` joins the nodes of a cluster; questions to them wait `nodes_timeout`.
+    Further arguments are those of `partyline.EngineIO`. Raises ConfigError.
     """
 
     __slots__ = (
@@ -67,6 +67,7 @@ class SocketIO(Namespace):
         "disconnect_grace",
         "engine",
         "max_attachments",
+        "max_auth_bytes",
         "max_pending_bytes",
         "max_pending_events",
         "namespaces_per_connection",
@@ -91,6 +92,7 @@ class SocketIO(Namespace):
         max_pending_bytes: int | None = None,
         rooms_per_connection: int | None = None,
         namespaces_per_connection: int = 1_000,
+        max_auth_bytes: int = 64 * 1024,
         disconnect_grace: float = 5.0,
         recovery_window: float | None = None,
         skip_middlewares: bool = True,
@@ -106,6 +108,7 @@ class SocketIO(Namespace):
         self.max_pending_bytes: int
         self.rooms_per_connection: int
         self.namespaces_per_connection = namespaces_per_connection
+        self.max_auth_bytes = max_auth_bytes
         self.disconnect_grace = disconnect_grace
         self.recovery_window = recovery_window
         self.skip_middlewares = skip_middlewares

@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from partyline import log
-from partyline.errors import CallTimeout, InvalidPacket, InvalidValue, PartylineError, PeerGone
+from partyline.errors import CONTAINED, CallTimeout, InvalidPacket, InvalidValue, PartylineError, PeerGone
 from partyline.models import Audience, Payload
 from partyline.server.turn import OWN_READ
 from partyline.socketio.acks import Acknowledge, Answered, one
@@ -49,7 +49,6 @@ class Socket:
         "_others",
         "_outgoing",
         "_queue",
-        "_welcomed",
         "connected",
         "data",
         "dialect",
@@ -62,6 +61,7 @@ class Socket:
         "recovered",
         "rooms",
         "user",
+        "welcomed",
     )
 
     dialect: Dialect
@@ -82,7 +82,7 @@ class Socket:
         self.dialect = connection.dialect(namespace)
         self._connection = connection
         self._held: list[Messages | bytes] | None = []  # what was sent before its CONNECT was answered
-        self._welcomed = False  # it is answered
+        self.welcomed = False  # it is answered
         self._acks: dict[int, Answered | None] | None = None
         self._queue: deque[tuple[Event, int]] | None = None  # what waits; None: no handler runs
         self._busy: asyncio.Task[None] | None = None
@@ -111,14 +111,14 @@ class Socket:
         self.emit("message", *arguments)
 
     async def call(self, event: str, *arguments: Any, timeout: float = _CALL_TIMEOUT) -> Any:  # noqa: ASYNC109
-        """Send an event and await its acknowledgement: None, its only value, or a tuple of several.
+        """Send an event and await its acknowledgement: its only value, else a tuple of all, `()` where it has none.
 
         Raises CallTimeout after `timeout` seconds, PeerGone where the socket is disconnected. Cancelled, a late answer
         is dropped.
         """
         if not self.connected:
             raise PeerGone("the socket is disconnected")
-        if not self._welcomed:
+        if not self.welcomed:
             raise PeerGone("the client cannot answer before it is connected: call it when on_connect has returned")
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
@@ -319,7 +319,7 @@ class Socket:
         for function in self._outgoing:
             try:
                 function(event, *arguments)
-            except Exception:
+            except CONTAINED:
                 _log.exception("a listener of outgoing events failed", socket=self.id, event_name=event)
 
     # Life
@@ -328,7 +328,7 @@ class Socket:
         """Its CONNECT is answered with these, then with what waited: on a WebSocket in a read of its own."""
         engine = self._connection.engine
         engine.send_messages(messages)
-        self._welcomed = True
+        self.welcomed = True
         if self._held and engine.transport == WEBSOCKET:
             asyncio.get_running_loop().call_later(OWN_READ, self._release)
         else:
@@ -352,7 +352,7 @@ class Socket:
         for function in handlers.disconnecting:
             self._try(function, reason)
         self.connected = False
-        if self._welcomed:
+        if self.welcomed:
             self._release()
         self._held = None
         self.namespace.remove(self, reason)
@@ -416,13 +416,13 @@ class Socket:
     def _try(self, function: Function, *arguments: Any) -> Any:
         try:
             return function(self, *arguments)
-        except Exception:
+        except CONTAINED:
             self._failed(getattr(function, "__qualname__", "handler"))
 
     async def _awaited(self, result: Any, what: str) -> None:
         try:
             await result
-        except Exception:
+        except CONTAINED:
             self._failed(what)
 
     # In
@@ -467,7 +467,7 @@ class Socket:
         """The common way: one handler, without a task."""
         try:
             arguments = handler.bind(event)
-        except Exception as error:
+        except CONTAINED as error:
             self._unfit(event, error)
             return
         try:
@@ -488,7 +488,7 @@ class Socket:
             if self.namespace.io.recovery is not None:
                 self.namespace.handled(self)
 
-    def _unfit(self, event: Event, error: Exception) -> None:
+    def _unfit(self, event: Event, error: BaseException) -> None:
         """Its arguments do not fit, or a check of the application's own has failed."""
         if isinstance(error, InvalidValue | InvalidPacket):
             self._invalid(event, error)
@@ -572,7 +572,7 @@ class Socket:
             answers = answers or not handler.acknowledges
             try:
                 arguments = handler.bind(event)
-            except Exception as error:
+            except CONTAINED as error:
                 self._unfit(event, error)
                 return
             if handler.acknowledges:
@@ -715,4 +715,4 @@ class _Gone:
 _GONE: Final = _Gone()
 _INTERNAL: Final = {"error": "internal"}
 # What a handler may raise; it may also await something that somebody else has cancelled.
-_FAILURES: Final = (Exception, asyncio.CancelledError)
+_FAILURES: Final = (*CONTAINED, asyncio.CancelledError)
