@@ -15,6 +15,7 @@ from partyline.errors import ConnectionRefused, InvalidValue, PartylineError
 from partyline.interfaces import Connection, Dialect
 from partyline.models import Message, Payload
 from partyline.relay.line import LineServices, LineSession
+from partyline.server.websocket import CUT_OFF
 from partyline.socketio.acks import Acknowledge
 from partyline.socketio.handlers import Handlers
 from partyline.socketio.server import SocketIO
@@ -159,5 +160,7 @@ class _Line:
         await self._socket.engine.drained()
 
     def close(self, code: int, reason: str = "") -> None:
+        if code in CUT_OFF:
+            self._socket.discard()
         self._socket.send_event("closed", ({"code": code, "reason": reason},))
         self._socket.disconnect()

@@ -203,3 +203,14 @@ def test_below_the_bound_nothing_is_touched(pushed: list[Payload]) -> None:
     assert outbox.dropped == 0
     assert outbox.size == sum(len(payload.data) for payload in pushed)
     assert drained(outbox) == [payload.data for payload in pushed]
+
+
+def test_what_is_unwanted_is_dropped() -> None:
+    """`discard` drops what it is told, counts it, and keeps the order, the size and the policies of the rest."""
+    outbox = Outbox(20)
+    for payload in (kept(b"one"), drop(b"two2"), kept(b"three"), drop(b"four4")):
+        assert outbox.push(payload)
+    outbox.discard(lambda payload: payload.data in (b"one", b"two2"))
+    assert (len(outbox), outbox.size, outbox.dropped) == (2, 10, 2)
+    assert outbox.push(kept(b"x" * 15))  # in place of what may be dropped
+    assert drained(outbox) == [b"three", b"x" * 15]

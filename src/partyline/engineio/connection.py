@@ -7,7 +7,7 @@ straight through: no effect, no list, no time is asked for.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from msgspec import Struct
@@ -259,6 +259,18 @@ class Connection:
             if self._room is None:
                 self._room = asyncio.get_running_loop().create_future()
             await asyncio.shield(self._room)
+
+    def discard(self, unwanted: Callable[[str | bytes], bool]) -> None:
+        """Drop the messages that wait for the client and are `unwanted`."""
+
+        def matches(packet: Packet) -> bool:
+            data = packets.content(packet)
+            return data is not None and unwanted(data)
+
+        self._session.discard(matches)
+        if self._websocket is not None:
+            protocol = self._session.protocol
+            self._websocket.discard(lambda message: matches(_read(message, protocol)))
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         """End the connection behind what was sent. A WebSocket is closed with this code."""

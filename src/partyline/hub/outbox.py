@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
 from partyline.models import Payload, Policy
 
@@ -49,6 +50,17 @@ class Outbox:
         if payload.policy is not Policy.CLOSE:
             self._expendable -= 1
         return payload
+
+    def discard(self, unwanted: Callable[[Payload], bool]) -> None:
+        """Drop what nobody has a right to any more."""
+        for _ in range(len(self._queue)):
+            payload = self.pop()
+            if unwanted(payload):
+                self.dropped += 1
+            else:
+                self._queue.append(payload)
+                self.size += len(payload.data)
+                self._expendable += payload.policy is not Policy.CLOSE
 
     def clear(self) -> None:
         self._queue.clear()

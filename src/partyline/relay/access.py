@@ -68,6 +68,8 @@ class Access:
             raise RateLimited("too many failed authentications from this address", retry_after=bucket.wait())
         try:
             principal = self._find(authorization, query)
+            if principal.token is not None:
+                self.revoker.seen(principal.token)
             self.check(principal)
         except Unauthenticated:
             if self._limited:

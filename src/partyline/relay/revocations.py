@@ -26,7 +26,12 @@ class Table(Protocol):
 
 
 class Revoker:
-    """The revocations of one server, and who holds which token. `kept` is in seconds."""
+    """The revocations of one server, and who holds which token. `kept` is in seconds.
+
+    A user's revocation is for the tokens issued up to now, by the clock of whoever issues them. Where such a clock is
+    ahead of ours, tokens show it: their `iat` is in the future when they come. By as much as the furthest that was seen
+    a revocation reaches into the future, so that it reaches every token that has been used here.
+    """
 
     def __init__(self, table: Table, kept: float, *, clock: Callable[[], float] = time.time) -> None:
         self._table = table
@@ -34,6 +39,12 @@ class Revoker:
         self._revocations = Revocations(kept)
         self._revocations.restore(cast("Iterable[tuple[Kind, str, float]]", table.load()))
         self._holders: dict[tuple[Kind, str], dict[Holder, Token]] = {}
+        self._ahead = 0.0  # seconds that the clock of an issuer was ahead of ours at most
+
+    def seen(self, token: Token) -> None:
+        """A token has come, and its signature is right."""
+        if token.issued is not None:
+            self._ahead = max(self._ahead, token.issued - self._clock())
 
     def refuses(self, token: Token) -> bool:
         """Whether the token is revoked."""
@@ -55,14 +66,14 @@ class Revoker:
                 del self._holders[name]
 
     async def revoke(self, kind: Kind, name: str) -> tuple[float, int]:
-        """Refuse these tokens and end what lives on them, at once; return since when, and how many ended, when that
-        is on the disk.
+        """Refuse these tokens and end what lives on them, at once. Return up to which `iat` they are refused, and how
+        many holders ended, when that is on the disk.
 
         Raises Overloaded (nothing happened), or StoreUnavailable (it holds in this process, and is written as soon as
         the disk takes it). Cancelled, all of it happens all the same.
         """
         now = self._clock()
-        at = self._revocations.revoke(kind, name, now)
+        at = self._revocations.revoke(kind, name, now + (self._ahead if kind == "sub" else 0.0))
         holders = self._holders.get((kind, name), {})
         ended = [holder for holder, token in holders.items() if self._revocations.refuses(token, now)]
         for holder in ended:

@@ -7,6 +7,7 @@ server. Its heartbeat, its compression and its own limits are that server's.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Self
 
 from starlette.types import Receive, Scope, Send
@@ -18,7 +19,7 @@ from partyline.interfaces import Dialect, Session
 from partyline.models import Payload
 from partyline.server.answers import SAFETY_HEADERS, error_body, error_headers
 from partyline.server.site import Endpoint, Site, Upgrade
-from partyline.server.websocket import CUT_OFF
+from partyline.server.websocket import CUT_OFF, consists_of
 from partyline.trust.rate import Bucket
 from partyline.wire.websocket import frames
 
@@ -270,6 +271,13 @@ class AsgiWebSocket:
             if self._drain is None:
                 self._drain = asyncio.get_running_loop().create_future()
             await asyncio.shield(self._drain)
+
+    def discard(self, unwanted: Callable[[str | bytes], bool]) -> None:
+        """Drop the queued messages that are `unwanted`; what the server has already is on its way."""
+        matches = consists_of(unwanted)
+        self._outbox.discard(matches)
+        if self._next is not None and matches(self._next):
+            self._next = None
 
     def close(self, code: int, reason: str = "") -> None:
         """Close behind everything queued, then wait for the peer, at most `close_timeout`.

@@ -159,6 +159,10 @@ class Carrier(Connection, Protocol):
         """Whether a message would leave soon."""
         ...
 
+    def discard(self, unwanted: Callable[[str | bytes], bool]) -> None:
+        """Drop the queued messages that are `unwanted`; what the transport has already is on its way."""
+        ...
+
     def hold(self) -> None:
         """Read no more until `release`; what has been read already still comes. Heartbeats are the caller's."""
         ...

@@ -7,6 +7,7 @@ timing wheel. Takes over the transport from server/http.py at the upgrade.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from enum import Enum
 from typing import TYPE_CHECKING, cast
 
@@ -40,6 +41,16 @@ class _Due(Enum):
     PONG = 2
     CLOSE = 3
     LINGER = 4
+
+
+def consists_of(unwanted: Callable[[str | bytes], bool]) -> Callable[[Payload], bool]:
+    """Whether a payload consists of `unwanted` messages only; one without any, such as a close frame, does not."""
+
+    def matches(payload: Payload) -> bool:
+        messages = tuple(frames.messages(payload.data))
+        return bool(messages) and all(map(unwanted, messages))
+
+    return matches
 
 
 class WebSocket(asyncio.Protocol):
@@ -280,6 +291,11 @@ class WebSocket(asyncio.Protocol):
             if self._drain is None:
                 self._drain = asyncio.get_running_loop().create_future()
             await asyncio.shield(self._drain)
+
+    def discard(self, unwanted: Callable[[str | bytes], bool]) -> None:
+        """Drop the queued messages that are `unwanted`; what the transport has already is on its way."""
+        if self._outbox is not None:
+            self._outbox.discard(consists_of(unwanted))
 
     def close(self, code: int, reason: str = "") -> None:
         """Send our close frame behind everything queued, then wait for the peer's, at most `close_timeout`.

@@ -286,6 +286,11 @@ class Socket:
         else:
             self._held.append(payload.data)
 
+    def discard(self) -> None:
+        """Drop its events and acknowledgements that wait for the client."""
+        parser, name = self._connection.parser, self.namespace.name
+        self._connection.engine.discard(lambda message: parser.namespace(message) == name)
+
     def close(self, code: int = 1000, reason: str = "") -> None:
         """End the whole connection, with a WebSocket close code."""
         self._connection.engine.close(code, reason)

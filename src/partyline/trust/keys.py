@@ -96,15 +96,6 @@ class KeyRing:
     def open_mode(self) -> bool:
         return not self._keys
 
-    def authenticate(self, authorization: str | None) -> Principal:
-        """Who an Authorization header stands for. Raises Unauthenticated for none or an unknown key."""
-        if not self._keys:
-            return EVERYBODY
-        found = self.find(bearer(authorization))
-        if found is None:
-            raise Unauthenticated("this API key is not known here")
-        return found
-
     def find(self, key: str) -> Principal | None:
         """Who a key stands for; None if it is not known.
 

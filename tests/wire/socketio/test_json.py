@@ -488,3 +488,22 @@ def test_mutated_packet_properties(row: Row, data: st.DataObject) -> None:
             seen(reader.receive(message))
     except InvalidPacket:
         pass
+
+
+@pytest.mark.parametrize(
+    ("message", "namespace"),
+    [
+        (JSON.event("/", "a", ())[0], "/"),
+        (JSON.event("/relay", "a", ("/other,",), 7)[0], "/relay"),
+        (JSON.event("/relay", "a", (b"x",), 7)[0], "/relay"),
+        (JSON.ack("/relay", 7, (b"x",))[0], "/relay"),
+        (JSON.ack("/", 7, ())[0], "/"),
+        (JSON.event("/relay", "a", (b"x",))[1], None),
+        (JSON.connect("/relay", "sid")[0], None),
+        (JSON.disconnect("/relay")[0], None),
+        (JSON.connect_error("/relay", "no")[0], None),
+    ],
+)
+def test_whose_a_message_is(message: str | bytes, namespace: str | None) -> None:
+    """Events and acknowledgements say of which namespace they are; all else is of none."""
+    assert JSON.namespace(message) == namespace

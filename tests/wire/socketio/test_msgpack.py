@@ -268,3 +268,12 @@ def test_mutated_packet_properties(message: bytes, data: st.DataObject) -> None:
         read(bytes(mutated))
     except InvalidPacket:
         pass
+
+
+def test_whose_a_message_is() -> None:
+    """Events and acknowledgements say of which namespace they are; all else is of none."""
+    for namespace in ("/", "/relay"):
+        for (message,) in (MSGPACK.event(namespace, "a", (b"x",), 7), MSGPACK.ack(namespace, 7, ())):
+            assert MSGPACK.namespace(message) == namespace
+        for (message,) in (MSGPACK.connect(namespace, "sid"), MSGPACK.disconnect(namespace)):
+            assert MSGPACK.namespace(message) is None

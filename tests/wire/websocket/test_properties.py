@@ -46,8 +46,9 @@ controls = st.lists(
 @given(st.lists(st.one_of(texts, payloads, controls), max_size=6))
 @example(["x" * 125, "x" * 126, b"x" * 65_535, b"x" * 65_536])
 def test_messages_of_our_own_frames(sent: list[str | bytes | list[Event]]) -> None:
-    """What a server writes is taken apart again into the same messages, whatever control frames stand between."""
-    server = Connection(LIMITS)
+    """What a server writes, compressed or not, is taken apart again into the same messages, whatever control frames
+    stand between."""
+    server = Connection(LIMITS, deflate=Deflate())
     written, expected = b"", []
     for one in sent:
         if isinstance(one, list):
@@ -55,7 +56,11 @@ def test_messages_of_our_own_frames(sent: list[str | bytes | list[Event]]) -> No
                 assert isinstance(control, Ping | Pong)
                 written += server.ping(control.payload) if isinstance(control, Ping) else server.pong(control.payload)
         else:
-            written += server.text(one.encode()) if isinstance(one, str) else server.binary(one)
+            payload, opcode = (one.encode(), frames.TEXT) if isinstance(one, str) else (one, frames.BINARY)
+            if len(payload) % 2:
+                written += server.compressed(opcode, payload)
+            else:
+                written += server.text(payload) if isinstance(one, str) else server.binary(payload)
             expected.append(one)
     assert list(frames.messages(written)) == expected
 

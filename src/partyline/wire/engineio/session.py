@@ -18,6 +18,7 @@ while `state` is WEBSOCKET the transport may hand it on without asking.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, StrEnum
 from typing import Final, TypeAlias
@@ -203,6 +204,13 @@ class Session:
         if self.state is not State.CLOSING and self.state is not State.CLOSED:
             self._enqueue(*packets)
         return []
+
+    def discard(self, unwanted: Callable[[Packet], bool]) -> None:
+        """Drop the packets that wait for a GET and are `unwanted`."""
+        kept = [packet for packet in self._queue or () if not unwanted(packet)]
+        self._drop()
+        if kept:
+            self._enqueue(*kept)
 
     def flush(self) -> list[Effect]:
         """Give what waits to the GET that hangs, if there is one."""

@@ -130,6 +130,10 @@ class MsgpackParser:
         """A reader; there are no attachments here, and Socket.IO 4 reads alike."""
         return MsgpackReader(max_total)
 
+    def namespace(self, message: str | bytes) -> str | None:
+        packed = _read_packed(message) if isinstance(message, bytes) else None
+        return packed.nsp if packed is not None and packed.type in (EVENT, ACK) else None
+
     def connect(self, namespace: str, sid: str | None = None, pid: str | None = None) -> Messages:
         if sid is None:
             return (_encode({"type": CONNECT, "nsp": namespace}),)

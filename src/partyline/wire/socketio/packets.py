@@ -150,6 +150,10 @@ class Parser(Protocol):
         """A reader for a connection that speaks Socket.IO 5 or 4. `max_total` is in bytes, for a packet in all."""
         ...
 
+    def namespace(self, message: str | bytes) -> str | None:
+        """The namespace of a message of ours that begins an event or an acknowledgement; None for any other one."""
+        ...
+
     def connect(self, namespace: str, sid: str | None = None, pid: str | None = None) -> Messages:
         """The answer to CONNECT. Socket.IO 4 has no `sid` in it; `pid` is there where recovery is on."""
         ...
@@ -311,6 +315,10 @@ class JsonParser:
 
     def reader(self, protocol: int, *, max_attachments: int = 10, max_total: int = 1_000_000) -> JsonReader:
         return JsonReader(protocol, max_attachments=max_attachments, max_total=max_total)
+
+    def namespace(self, message: str | bytes) -> str | None:
+        head = _HEAD.match(message) if isinstance(message, str) else None
+        return (head[3] or "/") if head is not None and head[1] in "2356" else None
 
     def connect(self, namespace: str, sid: str | None = None, pid: str | None = None) -> Messages:
         return (_head("0", namespace) + ("" if sid is None else _text(connect_data(sid, pid))),)

@@ -29,6 +29,11 @@ def deflate(payload: bytes, window_bits: int = 15) -> bytes:
     return (squeezer.compress(payload) + squeezer.flush(zlib.Z_SYNC_FLUSH))[:-4]
 
 
+def inflate(payload: bytes) -> bytes:
+    """What `deflate` was given: for what we wrote ourselves, since it has no limit."""
+    return zlib.decompressobj(-15).decompress(payload + TAIL)
+
+
 class Inflater:
     """Decompresses one message piece by piece, never beyond `limit` bytes in all."""
 

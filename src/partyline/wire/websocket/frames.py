@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from struct import Struct
 from typing import Final
 
+from partyline.wire.websocket.deflate import inflate
 from partyline.wire.websocket.masking import mask
 
 CONTINUATION: Final = 0x0
@@ -56,10 +57,9 @@ def text_frame(payload: bytes) -> bytes:
 
 
 def messages(data: bytes) -> Iterator[str | bytes]:
-    """The messages in frames of our own: whole, unmasked, uncompressed, one behind the other.
+    """The messages in frames of our own: whole, unmasked, one after the other. Control frames are left out.
 
-    For transports that frame by themselves. Control frames are left out: those have their own. Raises ValueError for
-    a compressed frame, which nobody writes for a connection that agreed on nothing.
+    For transports that frame by themselves, and for whoever looks at what is queued.
     """
     at = 0
     while at < len(data):
@@ -72,7 +72,7 @@ def messages(data: bytes) -> Iterator[str | bytes]:
         payload = data[at : at + size]
         at += size
         if first & RSV1:
-            raise ValueError("a compressed frame is for a connection that agreed on compression")
+            payload = inflate(payload)
         opcode = first & 0x0F
         if opcode == TEXT:
             yield payload.decode()
