@@ -145,6 +145,11 @@ class Store(Protocol):
         """The highest offset ever given, 0 at first. Survives pruning."""
         ...
 
+    @property
+    def refusal(self) -> PartylineError | None:
+        """Why nothing can be appended now, None while it can."""
+        ...
+
     def start(self, committed: Committed) -> None:
         """Begin; `committed` is called on the loop, once per batch."""
         ...

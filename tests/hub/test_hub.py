@@ -27,6 +27,7 @@ class LateStore:
     """A store that answers when it is told to, as one whose disk takes its time."""
 
     epoch = EPOCH
+    refusal: PartylineError | None = None
 
     def __init__(self) -> None:
         self.head = 0

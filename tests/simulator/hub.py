@@ -69,6 +69,7 @@ class SimulatedStore:
     """
 
     epoch = "5eed5eed5eed5eed"
+    refusal: PartylineError | None = None
 
     def __init__(self, chance: random.Random) -> None:
         self.ever: dict[int, Message] = {}  # all that was committed, in the order of its offsets

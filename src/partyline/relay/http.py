@@ -116,6 +116,8 @@ class Relay:
         return Endpoint(session, deflate=self._settings.permessage_deflate)
 
     async def health(self, request: Request) -> Response:
+        if (refusal := self._store.refusal) is not None:
+            raise refusal
         return answer({"status": "ok"})
 
     async def register(self, request: Request) -> Response:

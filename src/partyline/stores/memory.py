@@ -40,6 +40,8 @@ class _Room:
 class MemoryStore:
     """A Store that keeps its promises while the process lives."""
 
+    refusal: PartylineError | None = None
+
     def __init__(
         self,
         retention: Retention | None = None,

@@ -22,6 +22,8 @@ class SaboteurStore:
     one it does what it is told: `commit`, `refuse`, `fail`, `recover`, each for the oldest queued calls of `append`.
     """
 
+    refusal: PartylineError | None = None
+
     def __init__(self, source: random.Random | None = None, *, clock: Callable[[], float] = time.time) -> None:
         self.epoch = f"{(source or random.Random(0)).getrandbits(64):016x}"  # noqa: S311
         self.down = False

@@ -42,3 +42,9 @@ def setback() -> Iterator[Setback]:
     logger.addHandler(handler)
     yield handler
     logger.removeHandler(handler)
+
+
+@pytest.fixture
+def open_database(opened: Open) -> Open:
+    """`opened`, for files that call something else by that name."""
+    return opened

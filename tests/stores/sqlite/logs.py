@@ -20,6 +20,7 @@ from partyline.stores.sqlite.database import Database
 from partyline.stores.sqlite.log import SqliteStore
 
 _SERIAL = itertools.count(1)  # of all logs: an id that came before a restart is another message's
+LOOK_AFTER = 0.01  # seconds between two looks whether the file is in its place
 LONG = 20.0  # seconds nothing here should ever take
 
 
@@ -191,6 +192,7 @@ async def opened(
         busy_timeout=0.05,
         retry_after=0.01,
         wal_large=wal_large,
+        look_after=LOOK_AFTER,
         factory=disk.factory() if disk else sqlite3.Connection,
     )
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import stat
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from partyline.stores.sqlite import opening
 from partyline.stores.sqlite.examining import examine
 from tests.stores.sqlite.test_copying import filled
 
+from .conftest import Open
 from .logs import change, opened, rows
 
 
@@ -133,3 +135,27 @@ def test_a_cut_database(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:50_000])
     for deep in (False, True):
         assert Verdict.PROBLEM in bad(path, deep=deep).values()
+
+
+def test_a_file_that_the_server_has_not_open(path: Path, open_database: Open) -> None:
+    """Beside a server whose file was moved away and replaced, doctor says that this is another file (hostile 54)."""
+    filled(path, 3)
+    open_database()
+    path.rename(path.with_name("moved.db"))
+    shutil.copy(path.with_name("moved.db"), path)
+    finding = found(path)["lock"]
+    assert finding.verdict is Verdict.PROBLEM
+    assert "not the file that it has open" in finding.text
+
+
+def test_two_names_of_one_file(path: Path, open_database: Open) -> None:
+    """A hard link is a warning; a server that has the file by the other name is a problem (hostile 54)."""
+    filled(path, 3)
+    other = path.parent / "b" / "partyline.db"
+    other.parent.mkdir()
+    os.link(path, other)
+    finding = found(path)["lock"]
+    assert (finding.verdict, "2 names" in finding.text) == (Verdict.WARNING, True)
+    open_database()
+    finding = found(other)["lock"]
+    assert (finding.verdict, "not by this name" in finding.text) == (Verdict.PROBLEM, True)

@@ -53,7 +53,7 @@ class Setback(logging.Handler):
         self._failed = threading.Event()
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.lines.append(record.getMessage())
+        self.lines.append(f"{record.getMessage()} {getattr(record, 'error', '')}")
         self._failed.set()
 
     def wait(self) -> None:

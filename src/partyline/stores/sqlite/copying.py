@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from partyline.errors import ConfigError
-from partyline.stores.sqlite import lock, opening
+from partyline.stores.sqlite import lock, opening, place
 from partyline.stores.sqlite.database import SCHEMA_VERSION
 from partyline.stores.sqlite.rows import Damaged, walk
 
@@ -82,6 +82,8 @@ def restore(backup: str, path: str, *, replace: bool = False, progress: Progress
             raise IsADirectoryError(path)
         held = lock.take(path)
         try:
+            if place.is_open(path):
+                raise place.in_use(path)
             opening.finish_restore(path)
             if os.path.exists(path):
                 if os.path.samefile(backup, path):

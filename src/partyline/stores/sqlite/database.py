@@ -2,7 +2,8 @@
 
 The loop never waits for the disk: work is queued, the writer takes whatever queued up during the last commit, runs it
 in one transaction, and calls back once. WAL, `synchronous=FULL`. After any error the connection is opened anew, and a
-commit that tries the disk must succeed before anything else is written.
+commit that tries the disk must succeed before anything else is written. Twice a second the writer looks whether the
+path still leads to the file that it has open.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from partyline import log
 from partyline.errors import ConfigError
 from partyline.metrics import Counters
 from partyline.stores.sqlite import lock, opening
+from partyline.stores.sqlite.place import Misplaced, Place
 
 _log = log.get("store")
 
@@ -32,6 +34,7 @@ _QUIET: Final = 60.0  # seconds between two log lines about the same refusing di
 _WAL_LARGE: Final = 64 * 1024 * 1024  # bytes; a reader stood in the way of the ordinary checkpoints
 _CHECKPOINT_AFTER: Final = 1.0  # seconds between two looks at it
 _CHECKPOINT_WAIT: Final = 0.05  # seconds a try may wait for readers: commits wait with it
+_LOOK_AFTER: Final = 0.5  # seconds between two looks whether the file is in its place
 
 Job = Callable[[sqlite3.Connection], None]
 """Runs on the writer's thread inside a transaction. It may run again if the transaction fails."""
@@ -84,6 +87,7 @@ class Database:
         busy_timeout: float = 5.0,
         retry_after: float = _RETRY_AFTER,
         wal_large: int = _WAL_LARGE,
+        look_after: float = _LOOK_AFTER,
         factory: type[sqlite3.Connection] = sqlite3.Connection,
         held: lock.Lock | None = None,
     ) -> None:
@@ -91,18 +95,21 @@ class Database:
         writer.
 
         `busy_timeout` is how long another program's lock is waited for, `retry_after` the pause between tries while
-        the disk refuses, both in seconds; `wal_large` is the size of the write-ahead log in bytes from which on it is
-        shortened. Raises ConfigError where the file cannot be used: unreadable, not a database, damaged, newer than
-        this program, or in use by another server.
+        the disk refuses, `look_after` the pause between looks whether the file is in its place, all in seconds;
+        `wal_large` is the size of the write-ahead log in bytes from which on it is shortened. Raises ConfigError where
+        the file cannot be used: unreadable, not a database, damaged, newer than this program, or in use by another
+        server.
         """
-        # SQLite follows links too: one file has one lock and one write-ahead log, by whatever name it is called.
+        # SQLite follows symbolic links too: by whichever of them the file is named, it has one write-ahead log.
         self.path = path = path if path == ":memory:" else os.path.realpath(path)
         self.counters = counters
         self._busy_timeout = busy_timeout
         self._retry_after = retry_after
         self._wal_large = wal_large
+        self._look_after = look_after
         self._factory = factory
         self._lock = held
+        self._place: Place | None = None
         try:
             if path != ":memory:":
                 if os.path.isdir(path):
@@ -110,10 +117,12 @@ class Database:
                 self._lock = held or lock.take(path)
                 if (aside := opening.finish_restore(path)) is not None:
                     _log.info("an interrupted restore is finished", kept=aside)
-                self._create_private(path)
+                self._place = Place(path)
             self._connection = self._open()
-            if path != ":memory:" and os.stat(path).st_uid == os.geteuid():
-                os.chmod(path, 0o600)  # one that was made wider, now that it is known to be ours
+            if self._place is not None:
+                self._place.note()
+                if os.stat(path).st_uid == os.geteuid():
+                    os.chmod(path, 0o600)  # one that was made wider, now that it is known to be ours
         except (OSError, *opening.UNREADABLE) as error:
             self._unlock()
             raise opening.explain(path, error) from None
@@ -126,6 +135,7 @@ class Database:
         self._sleeping = False
         self._stopping = False
         self._stopped = False
+        self._looked = time.monotonic()  # when the file was last seen in its place
         self._shortened = 0.0  # when the size of the write-ahead log was last looked at
         self._warned = 0.0
         self._thread = threading.Thread(target=self._run, name="partyline-writer", daemon=True)
@@ -174,8 +184,13 @@ class Database:
             except opening.UNREADABLE as error:
                 raise opening.damaged(self.path, str(error)) from None
 
+    def check_place(self) -> None:
+        """Raise Misplaced where the path does not lead to the open file any more; OSError. From any thread."""
+        if self._place is not None:
+            self._place.check()
+
     def finishing(self) -> None:
-        """The server drains: who waits for the database will get it."""
+        """The server drains: whoever waits for the database will get it."""
         if self._lock is not None:
             self._lock.draining()
 
@@ -264,6 +279,7 @@ class Database:
             if participant is not None:
                 participant.write(connection)
             connection.execute("COMMIT")
+            self._look()
         except Exception as error:
             self._failed(error)
             return error
@@ -272,17 +288,38 @@ class Database:
         return None
 
     def _maintain(self) -> float | None:
-        """A slice of housekeeping between two commits."""
+        """A slice of housekeeping between two commits; seconds until the next one, None if nothing is foreseen."""
         try:
+            self._look()
             self._shorten_wal()
-            return None if self._participant is None else self._participant.maintain(self._connection)
+            wait = None if self._participant is None else self._participant.maintain(self._connection)
+            if self._place is None:
+                return wait
+            return self._look_after if wait is None else min(wait, self._look_after)
         except Exception as error:
             self._failed(error)
             self._recover(error)
             return self._retry_after
 
+    def _look(self) -> None:
+        """Raise Misplaced where the path does not lead to the open file any more; OSError. Looks at most twice a
+        second, but always while it is so."""
+        if self._place is None or time.monotonic() - self._looked < self._look_after:
+            return
+        try:
+            self._place.check()
+        except Misplaced as found:
+            self._looked = 0.0
+            if not found.spoiled:
+                # What was accepted goes into the file itself, wherever it is: put back, or copied, it is whole; and the
+                # write-ahead log, emptied, does no harm to a file that it does not belong to.
+                with contextlib.suppress(sqlite3.Error):
+                    self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            raise
+        self._looked = time.monotonic()
+
     def _shorten_wal(self) -> None:
-        if self.path == ":memory:" or time.monotonic() - self._shortened < _CHECKPOINT_AFTER:
+        if self._place is None or time.monotonic() - self._shortened < _CHECKPOINT_AFTER:
             return
         try:
             size = os.stat(self.path + "-wal").st_size
@@ -335,11 +372,14 @@ class Database:
                 return True
 
     def _reopen(self, error: Exception) -> None:
-        if self.path != ":memory:":
+        if self._place is not None:
+            self._look()
             with contextlib.suppress(sqlite3.Error):
                 self._connection.close()
             self._connection = opening.connect(self.path, self._busy_timeout, self._factory, create=False)
             opening.prepare(self._connection)
+            self._connection.execute("SELECT count(*) FROM sqlite_master").fetchall()  # now the other files are there
+            self._place.note()
             if _is_io(error):
                 # After a failed fsync the kernel may hold pages for clean that never reached the disk: what the log
                 # holds is written once more, to the database, with an fsync of its own.
@@ -355,11 +395,9 @@ class Database:
 
     # Opening
 
-    def _create_private(self, path: str) -> None:
-        # Ids in it are hashed, messages are not: nobody else on this machine is to read them.
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-
     def _unlock(self) -> None:
+        if self._place is not None:
+            self._place.release()
         if self._lock is not None:
             self._lock.release()
 

@@ -11,7 +11,7 @@ from typing import Final
 
 from partyline.errors import ConfigError
 from partyline.findings import Finding, ok, problem, warning
-from partyline.stores.sqlite import lock, opening
+from partyline.stores.sqlite import lock, opening, place
 from partyline.stores.sqlite.copying import Progress
 from partyline.stores.sqlite.database import SCHEMA_VERSION
 from partyline.stores.sqlite.rows import Damaged, walk
@@ -87,12 +87,31 @@ def _rights(path: str) -> Finding:
 
 def _holder(path: str) -> Finding:
     try:
-        who = lock.holder(path)
+        who, is_open = lock.holder(path), place.is_open(path)  # before SQLite opens it: see place.Place
     except OSError as error:
-        return warning("lock", f"{path}.lock cannot be read: {error.strerror}", "run as the user of the server")
+        return warning("lock", f"{path} or its lock cannot be read: {error.strerror}", "run as the user of the server")
+    if who is None and is_open:
+        return problem(
+            "lock",
+            "a server has this file open, but not by this name, or its lock file was deleted",
+            "stop that server, remove the other name, and start it on this one",
+        )
+    names = os.stat(path).st_nlink
+    if names > 1:
+        return warning(
+            "lock",
+            f"the file has {names} names (hard links), and a write-ahead log that belongs to one of them",
+            "remove the others: a server must always be started by the same name",
+        )
     if who is None:
         return ok("lock", "free: no server runs on it")
     process = "a server" if who.pid is None else f"a server, process {who.pid}"
+    if not is_open and not who.draining and who.pid is not None:
+        return problem(
+            "lock",
+            f"{process} runs, and this is not the file that it has open: it was moved, deleted or replaced",
+            "put the old file back, or restart the server: it refuses every publish that is to be kept (503)",
+        )
     return ok("lock", f"held by {process}{', which is finishing' if who.draining else ''}")
 
 

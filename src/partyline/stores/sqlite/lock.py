@@ -1,4 +1,4 @@
-"""Whose database it is: an flock on `<db>.lock`, held while a server runs and gone with its process.
+"""Which server has the database: an flock on `<db>.lock`, held while a server runs and gone with its process.
 
 The file says for people, and for the next server, which process holds it and whether that one is on its way out.
 """
@@ -17,6 +17,7 @@ import msgspec
 
 from partyline import log
 from partyline.errors import ConfigError
+from partyline.stores.sqlite.held import Held
 from partyline.stores.sqlite.opening import explain
 
 _log = log.get("store")
@@ -28,7 +29,7 @@ _POLL: Final = 0.05  # seconds between tries while a server finishes
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who holds a lock, as far as it said so. `draining` is True once it stops and will let go."""
+    """The process that holds a lock, as far as it said so. `draining` is True once it stops and will let go."""
 
     pid: int | None = None
     draining: bool = False
@@ -42,23 +43,20 @@ class Lock:
     """A held lock, made by `take`. The lock file stays when it is let go: another process may be waiting for it."""
 
     def __init__(self, handle: int) -> None:
-        self._handle: int | None = handle
+        self._held = Held(handle, lambda number: fcntl.flock(number, fcntl.LOCK_UN))
         self._say(Holder(os.getpid()))
 
     def draining(self) -> None:
-        """Tell who wants it next that it is worth waiting."""
+        """Tell whoever wants it next that it is worth waiting."""
         self._say(Holder(os.getpid(), draining=True))
 
     def release(self) -> None:
         """Let go. A second call does nothing."""
-        handle, self._handle = self._handle, None
-        if handle is not None:
-            os.close(handle)
+        self._held.release()
 
     def _say(self, who: Holder) -> None:
-        if self._handle is not None:
-            with contextlib.suppress(OSError):  # a full disk: the lock holds all the same
-                os.pwrite(self._handle, msgspec.json.encode(who).ljust(64) + b"\n", 0)
+        with contextlib.suppress(OSError):  # a full disk: the lock holds all the same
+            os.pwrite(self._held.number, msgspec.json.encode(who).ljust(64) + b"\n", 0)
 
 
 def take(path: str) -> Lock:
@@ -72,10 +70,10 @@ def take(path: str) -> Lock:
 
 
 async def take_over(path: str, seconds: float, *, whoever: bool = False) -> Lock:
-    """The lock of the database at `path`, waited for up to `seconds` while the one who holds it finishes.
+    """The lock of the database at `path`, waited for up to `seconds` while the server that holds it finishes.
 
-    A server that goes on is not waited for, unless `whoever` says that it is about to be stopped: this one is refused
-    at once. Cancelling it takes nothing. Raises ConfigError.
+    Where that server goes on, this one is refused at once, unless `whoever` says that it is about to be stopped.
+    Cancelling it takes nothing. Raises ConfigError.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds

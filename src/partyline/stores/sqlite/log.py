@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, cast
 
 from partyline import log
-from partyline.errors import ConfigError, StoreUnavailable
+from partyline.errors import ConfigError, PartylineError, StoreUnavailable
 from partyline.interfaces import Committed, Found, Outcome, Refused, View
 from partyline.models import Draft, Message, Page
 from partyline.stores.retention import Retention
@@ -67,7 +67,7 @@ class SqliteStore:
         retention = retention or Retention()
         self._pruner = Pruner(retention, self._time, database.counters)
         self._placer = Placer(retention, self._pruner, self._time, clock, idempotency_window, self._alarm_later)
-        self._reader = Reader(database.path)
+        self._reader = Reader(database.path, database.check_place)
         self._queue: deque[tuple[Group, StoreUnavailable | None]] = deque()
         self._gathered: list[tuple[Group, StoreUnavailable | None]] = []  # in this turn of the loop
         self._taken: list[Group] = []
@@ -88,6 +88,10 @@ class SqliteStore:
     @property
     def head(self) -> int:
         return self._head
+
+    @property
+    def refusal(self) -> PartylineError | None:
+        return self._down
 
     def start(self, committed: Committed) -> None:
         self._loop = asyncio.get_running_loop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import sqlite3
@@ -247,8 +248,13 @@ def _explanation(path: str, error: Exception) -> str:
     folder = str(Path(path).absolute().parent)
     if isinstance(error, FileNotFoundError):
         return f"db: the folder {folder} does not exist: create it, or choose another file with --db"
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "disk is full" in str(error):
+        return f"db: there is no room for {path}: make room on its disk, or choose another file with --db"
+    if getattr(error, "errno", None) == errno.EROFS or "readonly" in str(error):
+        return f"db: {path} is on a disk that is read-only, or may not be written: choose another file with --db"
     if isinstance(error, PermissionError):
-        return f"db: {path} cannot be read and written by this user: mend its rights, or choose another file with --db"
+        what = path if os.path.exists(path) and os.access(folder, os.W_OK) else f"the folder {folder}"
+        return f"db: {what} cannot be read and written by this user: mend its rights, or choose another file with --db"
     if isinstance(error, IsADirectoryError):
         return f"db: {path} is a folder: name a file in it with --db"
     if isinstance(error, sqlite3.DatabaseError) and "not a database" in str(error):

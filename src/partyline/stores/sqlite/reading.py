@@ -52,10 +52,14 @@ class _Plan:
 
 
 class Reader:
-    """A small pool of threads with a read-only connection each."""
+    """A small pool of threads with a read-only connection each.
 
-    def __init__(self, path: str) -> None:
+    `check` raises sqlite3.Error where `path` leads to another file than the one whose log this is.
+    """
+
+    def __init__(self, path: str, check: Callable[[], None]) -> None:
         self._uri = Path(path).absolute().as_uri() + "?mode=ro"
+        self._check = check
         self._pool = ThreadPoolExecutor(_READERS, thread_name_prefix="partyline-reader")
         self._local = threading.local()
         self._connections: list[sqlite3.Connection] = []
@@ -98,6 +102,11 @@ class Reader:
             connection = sqlite3.connect(
                 self._uri, uri=True, timeout=5.0, isolation_level=None, check_same_thread=False
             )
+            try:
+                self._check()
+            except BaseException:
+                connection.close()
+                raise
             connection.text_factory = bytes
             self._local.connection = connection
             self._connections.append(connection)

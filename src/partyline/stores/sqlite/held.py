@@ -1,0 +1,46 @@
+"""A locked descriptor that belongs to this process alone.
+
+A lock belongs to what was opened, and a forked child shares that: without care the lock would live on in a child after
+the server has ended, however it ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import weakref
+from collections.abc import Callable
+
+
+class Held:
+    """A descriptor and how its lock is undone. The lock goes with `release`, and with the process."""
+
+    def __init__(self, number: int, unlock: Callable[[int], object]) -> None:
+        self.number = number
+        self._unlock = unlock
+        _all.add(self)
+
+    def release(self) -> None:
+        """Unlock, for children too that have the descriptor, and close. A second call does nothing."""
+        if self.number >= 0:
+            with contextlib.suppress(OSError):  # a filesystem that has no locks to undo any more: closing does
+                self._unlock(self.number)
+            self.forget()
+
+    def forget(self) -> None:
+        """Close the descriptor. The lock stays with whoever shares it."""
+        number, self.number = self.number, -1
+        os.close(number)
+
+
+_all: weakref.WeakSet[Held] = weakref.WeakSet()
+
+
+def _in_child() -> None:
+    """The server is the parent: its child keeps nothing locked."""
+    for one in list(_all):
+        if one.number >= 0:
+            one.forget()
+
+
+os.register_at_fork(after_in_child=_in_child)
