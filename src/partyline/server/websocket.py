@@ -47,7 +47,7 @@ def consists_of(unwanted: Callable[[str | bytes], bool]) -> Callable[[Payload], 
     """Whether a payload consists of `unwanted` messages only; one without any, such as a close frame, does not."""
 
     def matches(payload: Payload) -> bool:
-        messages = tuple(frames.messages(payload.data))
+        messages = tuple(frames.messages(payload.data, compressed=True))
         return bool(messages) and all(map(unwanted, messages))
 
     return matches

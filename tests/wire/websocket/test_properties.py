@@ -62,7 +62,7 @@ def test_messages_of_our_own_frames(sent: list[str | bytes | list[Event]]) -> No
             else:
                 written += server.text(payload) if isinstance(one, str) else server.binary(payload)
             expected.append(one)
-    assert list(frames.messages(written)) == expected
+    assert list(frames.messages(written, compressed=True)) == expected
 
 
 @dataclass(frozen=True, slots=True)

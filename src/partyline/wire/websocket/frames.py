@@ -56,10 +56,11 @@ def text_frame(payload: bytes) -> bytes:
     return frame(TEXT, payload)
 
 
-def messages(data: bytes) -> Iterator[str | bytes]:
+def messages(data: bytes, *, compressed: bool = False) -> Iterator[str | bytes]:
     """The messages in frames of our own: whole, unmasked, one after the other. Control frames are left out.
 
-    For transports that frame by themselves, and for whoever looks at what is queued.
+    For transports that frame by themselves, and for whoever looks at what is queued. Raises ValueError for a frame that
+    is compressed, unless it may be.
     """
     at = 0
     while at < len(data):
@@ -72,6 +73,8 @@ def messages(data: bytes) -> Iterator[str | bytes]:
         payload = data[at : at + size]
         at += size
         if first & RSV1:
+            if not compressed:
+                raise ValueError("a compressed frame is for a connection that agreed on compression")
             payload = inflate(payload)
         opcode = first & 0x0F
         if opcode == TEXT:
