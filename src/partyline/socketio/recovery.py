@@ -59,10 +59,13 @@ class _Kept:
 class Restored:
     """A session on its way back."""
 
-    row: SessionRow
+    kept: _Kept
     after: Position
     view: View
-    left: float
+
+    @property
+    def row(self) -> SessionRow:
+        return self.kept.row
 
 
 class Recovery:
@@ -77,7 +80,7 @@ class Recovery:
         self._live: dict[Socket, _Live] = {}
         self._users: dict[bytes, Socket] = {}  # the same by the hash of their private ids
         self._waiting: OrderedDict[bytes, _Kept] = OrderedDict()
-        self._broken: dict[str, float] = {}  # when an event of a namespace last went out beside the log
+        self._returning: dict[bytes, SessionRow] = {}  # on their way back
         self.timer_slot = 0
         for row in table.load():  # after a kill the window counts from the server's start
             self._waiting[row.pid_hash] = _Kept(row, timers.now())
@@ -120,7 +123,7 @@ class Recovery:
         if data is None or (rooms == live.row.rooms and data == live.data):
             return
         live.row, live.data = replace(live.row, rooms=rooms, data=msgspec.json.decode(data)), data
-        self._table.save(live.row)
+        self._save(live)
 
     def heard(self, socket: Socket) -> None:
         """A heartbeat of it was answered: what was sent before the last one has arrived."""
@@ -128,20 +131,32 @@ class Recovery:
         if live is None:
             return
         live.confirmed, live.seen = live.seen, self._hub.fanned_out
-        if live.confirmed - live.row.start.offset >= _STEP:
+        if live.confirmed - live.row.start.offset >= _STEP or live.row.start.offset <= live.hole < live.confirmed:
             live.row = replace(live.row, start=Position(self._store.epoch, live.confirmed))
-            self._table.save(live.row)
+            self._save(live)
 
     def broken(self, namespace: Namespace) -> None:
         """An event of a namespace goes out without a place in the log: no session of it can go on over that."""
-        now, name = self._timers.now(), namespace.name
-        if name not in self._broken:
-            self._broken = {other: when for other, when in self._broken.items() if now < when + self._window}
-        self._broken[name] = now
+        for row in (*(kept.row for kept in self._waiting.values()), *self._returning.values()):
+            if row.namespace == namespace.name:
+                self._forget(row)
         for socket in namespace.sockets.values():
             live = self._live.get(socket)
             if live is not None:
+                if (
+                    live.hole < live.confirmed
+                ):  # it is in the table: a process that starts after a kill knows of no hole
+                    self._table.delete(live.row.pid_hash)
                 live.hole = self._store.head
+
+    def _save(self, live: _Live) -> None:
+        if live.hole < live.confirmed:
+            self._table.save(live.row)
+
+    def _forget(self, row: SessionRow) -> None:
+        self._waiting.pop(row.pid_hash, None)
+        self._returning.pop(row.pid_hash, None)
+        self._table.delete(row.pid_hash)
 
     def left(self, socket: Socket, reason: str) -> None:
         """It is gone; its rooms are still there."""
@@ -158,7 +173,8 @@ class Recovery:
         self._keep(_Kept(row, self._timers.now(), live.hole))
 
     def _keep(self, kept: _Kept) -> None:
-        self._table.save(kept.row)
+        if kept.hole < kept.row.start.offset:
+            self._table.save(kept.row)
         self._waiting[kept.row.pid_hash] = kept
         self._arm()
 
@@ -182,7 +198,7 @@ class Recovery:
         if kept is None or kept.row.namespace != namespace.name or now >= kept.left + self._window:
             return None
         row = kept.row
-        del self._waiting[row.pid_hash]
+        self._returning[pid_hash] = self._waiting.pop(pid_hash).row
         after = row.start
         if offset is not None and offset != "":
             try:
@@ -190,26 +206,21 @@ class Recovery:
             except InvalidValue:
                 named = None
             if named is None or named.epoch != after.epoch:
-                self._table.delete(row.pid_hash)
+                self._forget(row)
                 return None
             after = max(after, named, key=lambda position: position.offset)
         view = View(journal.rooms(row.rooms))
         try:
             start = await find_start(self._hub, self._store, view, after)
-        except StoreUnavailable:
-            self._keep(replace(kept, left=now))
-            return None
-        except BaseException:
-            self._keep(replace(kept, left=now))
+        except BaseException as error:
+            self.put_back(Restored(kept, after, view))
+            if isinstance(error, StoreUnavailable):
+                return None
             raise
-        if not start.recovered or after.offset <= kept.hole or self._is_broken(namespace, kept.left):
-            self._table.delete(row.pid_hash)
+        if not start.recovered or after.offset <= kept.hole or pid_hash not in self._returning:
+            self._forget(row)
             return None
-        return Restored(row, after, view, kept.left)
-
-    def _is_broken(self, namespace: Namespace, since: float) -> bool:
-        """Whether an event has gone out beside the log since then."""
-        return since <= self._broken.get(namespace.name, float("-inf"))
+        return Restored(kept, after, view)
 
     async def replay(self, restored: Restored, socket: Socket, connection: Connection) -> bool:
         """Send what was missed, and let the socket into its rooms in the turn in which nothing is missing.
@@ -229,7 +240,7 @@ class Recovery:
                 await connection.engine.drained()
 
         def attach() -> None:
-            if self._is_broken(namespace, restored.left):
+            if self._returning.pop(row.pid_hash, None) is None:
                 raise _Beside
             namespace.add(socket)
             for room in row.rooms:
@@ -240,7 +251,7 @@ class Recovery:
         try:
             await catch_up(self._hub, self._store, restored.view, restored.after.offset, deliver=deliver, attach=attach)
         except (Gap, _Beside):
-            self._table.delete(row.pid_hash)
+            self._forget(row)
             return False
         except BaseException:
             self.put_back(restored)
@@ -248,19 +259,19 @@ class Recovery:
         return True
 
     def put_back(self, restored: Restored) -> None:
-        """It was not to be: the session waits for its client again."""
-        self._keep(_Kept(restored.row, self._timers.now()))
+        """It was not to be: the session waits for its client again, unless an event went out beside the log."""
+        if self._returning.pop(restored.row.pid_hash, None) is not None:
+            self._keep(replace(restored.kept, left=self._timers.now()))
 
     # Time
 
     def on_deadline(self, now: float) -> None:
         """Sessions whose client has not come back are over."""
         while self._waiting:
-            pid_hash, kept = next(iter(self._waiting.items()))
+            kept = next(iter(self._waiting.values()))
             if now < kept.left + self._window:
                 break
-            del self._waiting[pid_hash]
-            self._table.delete(pid_hash)
+            self._forget(kept.row)
         self._arm()
 
     def _arm(self) -> None:
