@@ -156,6 +156,9 @@ class _Line:
     def send_text(self, text: str) -> None:
         self.send_utf8(text.encode())
 
+    def known(self) -> None:
+        """Its CONNECT said who it is."""
+
     async def drained(self) -> None:
         await self._socket.engine.drained()
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from bench.walks import BEGIN, END
 
+from partyline.server import websocket
 from partyline.wire.engineio import session
 from partyline.wire.socketio import namespaces
 from partyline.wire.websocket import connection
@@ -72,6 +73,7 @@ def test_paths_exist() -> None:
     ("name", "transitions"),
     [
         ("transitions", connection.TRANSITIONS),
+        ("connection transitions", websocket.TRANSITIONS),
         ("engineio transitions", session.TRANSITIONS),
         ("socketio transitions", namespaces.TRANSITIONS),
     ],

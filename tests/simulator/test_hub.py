@@ -455,6 +455,8 @@ class _Socket(WebSocket):
     def close(self, code: int, reason: str = "") -> None:
         raise AssertionError(f"closed with {code}: {reason}")
 
+    def known(self) -> None: ...
+
     async def drained(self) -> None:
         while len(self._link.inbox) >= 3 and not self._link.closed:
             await pause()

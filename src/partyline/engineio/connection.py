@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Final, Protocol, cast
 from msgspec import Struct
 
 from partyline import log
-from partyline.errors import CONTAINED, InvalidPacket, PartylineError, RateLimited
+from partyline.errors import CONTAINED, InvalidPacket, PartylineError
 from partyline.interfaces import Dialect
 from partyline.models import Payload
 from partyline.server.site import Carrier
 from partyline.trust.perimeter import Peer
-from partyline.trust.rate import Bucket
+from partyline.trust.rate import Gate
 from partyline.wire.engineio import packets
 from partyline.wire.engineio.handshake import refusal
 from partyline.wire.engineio.packets import Packet
@@ -92,10 +92,10 @@ class Connection:
 
     __slots__ = (
         "_base64",
-        "_bucket",
         "_candidate",
         "_engine",
         "_flushing",
+        "_gate",
         "_held",
         "_overflows",
         "_poll",
@@ -146,7 +146,7 @@ class Connection:
         self._held = False
         self._released: asyncio.Future[None] | None = None
         self._room: asyncio.Future[None] | None = None  # of whoever waits until a GET has fetched what there is
-        self._bucket: Bucket | None = None
+        self._gate: Gate | None = None  # of what comes by polling
 
     # Life
 
@@ -461,14 +461,10 @@ class Connection:
         site.counters.received += 1
         limits = site.limits
         if limits.events_per_second:
-            if self._bucket is None:
-                self._bucket = Bucket(limits.events_per_second, limits.events_burst, self._now())
-            if not self._bucket.allow(self._now()):
-                site.counters.hit("events_per_second")
-                if self._bucket.refused > self._bucket.burst:
-                    self.close(4429, "too many events")
-                    return
-                receiver.refused(RateLimited("too many messages: slow down", retry_after=self._bucket.wait()), data)
+            if self._gate is None:
+                self._gate = Gate(limits.events_per_second, limits.events_burst, self._now(), site.counters.hit)
+            if not self._gate.allow(self._now()):
+                self._gate.refuse(self, receiver, data)
                 return
         try:
             receiver.message(data)

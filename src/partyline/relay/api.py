@@ -118,7 +118,9 @@ class Api:
         if not access.open_mode and (authorization is not None or query_token(upgrade.query) is not None):
             principal = access.authenticate(authorization, upgrade.peer.address, upgrade.query)
         session = LineSession(self._services, principal, upgrade.peer.address)
-        return Endpoint(session, subprotocols=(SUBPROTOCOL,), deflate=self._deflate)
+        stranger = principal is None  # nothing of theirs is inflated, so compression is not agreed on
+        deflate = self._deflate and not stranger
+        return Endpoint(session, subprotocols=(SUBPROTOCOL,), deflate=deflate, stranger=stranger)
 
     async def not_upgraded(self, request: Request) -> Response:
         raise UpgradeRequired("this is a WebSocket endpoint: connect to it with a WebSocket client")

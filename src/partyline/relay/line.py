@@ -62,6 +62,10 @@ class LineConnection(Connection, Protocol):
         """A frame of the line as JSON."""
         ...
 
+    def known(self) -> None:
+        """The client has said who it is: the limits of strangers end."""
+        ...
+
     async def drained(self) -> None:
         """Return when there is room for more, or the connection is gone."""
         ...
@@ -272,6 +276,7 @@ class LineSession:
         if token is not None and not self._services.access.revoker.hold(token, self):
             self.revoked()
             return
+        connection.known()
         connection.user = principal.user
         self._services.hub.add(connection)
         self._arm()

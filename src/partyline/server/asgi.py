@@ -13,14 +13,14 @@ from typing import Self
 from starlette.types import Receive, Scope, Send
 
 from partyline import log
-from partyline.errors import CONTAINED, NotFound, PartylineError, RateLimited
+from partyline.errors import CONTAINED, NotFound, PartylineError
 from partyline.hub.outbox import Outbox
 from partyline.interfaces import Dialect, Session
 from partyline.models import Payload
 from partyline.server.answers import SAFETY_HEADERS, error_body, error_headers
 from partyline.server.site import Endpoint, Site, Upgrade
-from partyline.server.websocket import CUT_OFF, consists_of
-from partyline.trust.rate import Bucket
+from partyline.server.websocket import CUT_OFF, STRANGERS, STRANGERS_BYTES, consists_of
+from partyline.trust.rate import Gate
 from partyline.wire.websocket import frames
 
 _log = log.get("server")
@@ -107,11 +107,12 @@ class AsgiWebSocket:
     """
 
     __slots__ = (
-        "_bucket",
         "_closing",
         "_counters",
+        "_credit",
         "_drain",
         "_farewell",
+        "_gate",
         "_headers",
         "_held",
         "_high_water",
@@ -141,9 +142,11 @@ class AsgiWebSocket:
         self._headers = endpoint.headers
         self._max_message = (endpoint.limits or site.limits.message).max_message
         limits = site.limits
-        self._bucket: Bucket | None = None
+        self._gate: Gate | None = None
         if limits.events_per_second:
-            self._bucket = Bucket(limits.events_per_second, limits.events_burst, site.timers.now())
+            hit = site.counters.hit
+            self._gate = Gate(limits.events_per_second, limits.events_burst, site.timers.now(), hit)
+        self._credit: int | None = STRANGERS_BYTES if endpoint.stranger else None  # as in server/websocket.py
         # An idle connection takes one payload of any size into `_next`; what comes behind it is queued.
         self._next: Payload | None = None
         self._outbox = Outbox(limits.outbox_bytes)
@@ -168,6 +171,10 @@ class AsgiWebSocket:
         """What arrives from now on is for `session`. Its `opened` is not called."""
         if self._session is not None:
             self._session = session
+
+    def known(self) -> None:
+        """The peer has said who it is: the limits of strangers end."""
+        self._credit = None
 
     async def serve(self, subprotocol: str | None, receive: Receive, send: Send) -> None:
         """Accept, and serve until the client is gone or our close is answered. Raises OSError where it cannot begin.
@@ -319,11 +326,9 @@ class AsgiWebSocket:
     def _message(self, session: Session, message: str | bytes) -> None:
         self._counters.received += 1
         if self._too_large(message):
-            self._counters.violations += 1
-            self._counters.hit("max_message")
-            self.close(1009, f"a message is larger than {self._max_message} bytes")
             return
-        if self._bucket is not None and not self._may(self._bucket, session, message):
+        if self._gate is not None and not self._gate.allow(self._site.timers.now()):
+            self._gate.refuse(self, session, message)
             return
         try:
             if isinstance(message, str):
@@ -335,20 +340,24 @@ class AsgiWebSocket:
             _log.exception("a message could not be handled", session=type(session).__name__)
 
     def _too_large(self, message: str | bytes) -> bool:
+        """Close where a message is larger than it may be, or a stranger has sent too much."""
+        stranger = self._credit is not None
+        most = min(STRANGERS.max_message, self._max_message) if stranger else self._max_message
         size = len(message)
-        if isinstance(message, str) and size * 4 > self._max_message >= size:
+        if isinstance(message, str) and size * 4 > most >= size:
             size = len(message.encode("utf-8", "surrogatepass"))
-        return size > self._max_message
-
-    def _may(self, bucket: Bucket, session: Session, message: str | bytes) -> bool:
-        if bucket.allow(self._site.timers.now()):
+        if size > most:
+            self._counters.violations += 1
+            self._counters.hit("stranger_bytes" if stranger else "max_message")
+            self.close(1009, f"a message is larger than {most} bytes")
             return True
-        self._counters.hit("events_per_second")
-        if bucket.refused > bucket.burst:
-            self.close(4429, "too many events")
-        else:
-            session.refused(RateLimited("too many messages: slow down", retry_after=bucket.wait()), message)
-        return False
+        if self._credit is None:
+            return False
+        self._credit -= size
+        if self._credit < 0:
+            self._counters.hit("stranger_bytes")
+            self.close(4401, "too much before authentication")
+        return self._credit < 0
 
     # Out
 

@@ -403,14 +403,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _become_websocket(self, endpoint: Endpoint, accepted: handshake.Accepted, rest: bytes) -> None:
         site, transport = self.site, self.transport
-        websocket = WebSocket(
-            site,
-            endpoint.session,
-            self._address,
-            endpoint.limits or site.limits.message,
-            accepted.deflate,
-            heartbeat=endpoint.heartbeat,
-        )
+        websocket = WebSocket(site, endpoint, self._address, accepted.deflate)
         self._leave_transport()
         transport.set_protocol(websocket)
         websocket.start(transport, accepted.head, rest)

@@ -15,6 +15,7 @@ from partyline.hub.timers import Timers
 from partyline.interfaces import Connection, Session, SessionTable, Store
 from partyline.metrics import Counters
 from partyline.server.exchange import Headers, Paths
+from partyline.server.fair import Fair
 from partyline.server.turn import Turn
 from partyline.trust import addresses
 from partyline.trust.perimeter import Peer, Perimeter
@@ -76,6 +77,7 @@ class Endpoint:
     deflate: bool = False
     limits: MessageLimits | None = None  # None: the server's
     heartbeat: bool = True  # False: the protocol inside has its own
+    stranger: bool = False  # it must say who it is first, and the session then calls `Carrier.known`
     headers: tuple[tuple[bytes, bytes], ...] = ()  # of the 101
 
 
@@ -163,6 +165,10 @@ class Carrier(Connection, Protocol):
         """Drop the queued messages that are `unwanted`; what the transport has already is on its way."""
         ...
 
+    def known(self) -> None:
+        """The peer has said who it is: the limits of strangers end."""
+        ...
+
     def hold(self) -> None:
         """Read no more until `release`; what has been read already still comes. Heartbeats are the caller's."""
         ...
@@ -208,6 +214,7 @@ class Site:
     head: bytes = b""  # headers of each answer to them
     cors: Callable[[bytes], Headers] = lambda origin: []  # further ones for a page of this origin
     turn: Turn = field(default_factory=Turn)
+    fair: Fair = field(default_factory=Fair)
     _by_address: dict[str, int] = field(default_factory=dict)
 
     def enter(self, address: str) -> PartylineError | None:

@@ -1,7 +1,7 @@
 """Our WebSocket on a transport of the loop: bytes to session, payloads to bytes.
 
-No task, no queue and no timer of its own: an idle connection is this object, its protocol state and its place in the
-timing wheel. Takes over the transport from server/http.py at the upgrade.
+There is no task, queue or timer for a connection: an idle one is this object, its protocol state and its place in the
+timing wheel. It takes the transport over from server/http.py at the upgrade.
 """
 
 from __future__ import annotations
@@ -9,38 +9,81 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from enum import Enum
-from typing import TYPE_CHECKING, cast
+from time import monotonic
+from typing import Final, cast
 
 from partyline import log
-from partyline.errors import CONTAINED, RateLimited
+from partyline.errors import CONTAINED
 from partyline.hub.outbox import Outbox
 from partyline.interfaces import Dialect, HearsPongs, Session
 from partyline.models import Payload
-from partyline.server.site import Site
-from partyline.trust.rate import Bucket
+from partyline.server.fair import BULK, SLICE, STEP
+from partyline.server.site import Endpoint, Site
+from partyline.trust.rate import Gate
 from partyline.wire.websocket import frames
-from partyline.wire.websocket.connection import Close, Connection, Event, Ping, Pong, State, Violation
+from partyline.wire.websocket.connection import Close, Connection, Event, Limits, Packed, Ping, Pong, Violation
+from partyline.wire.websocket.connection import State as Wire
 from partyline.wire.websocket.deflate import Deflate
 from partyline.wire.websocket.frames import SHORT_TEXT_HEADS, text_frame
 
-if TYPE_CHECKING:
-    from partyline.wire.websocket.connection import Limits
-
 _log = log.get("server")
 
-CUT_OFF = frozenset((4001, 4401))  # these have no right to what is still queued
+CUT_OFF = frozenset((4001, 4401))  # a peer that is closed with these has no right to what is still queued
+UNHEARD = frozenset((4429,))  # what such a peer goes on sending is not looked at
 
-_AT_ONCE = 64 * 1024  # bytes that do not wait for the end of the turn: the transport would push back behind them
+STRANGERS: Final = Limits(max_message=4_096, max_inflated=4_096, max_fragments=16)
+STRANGERS_BYTES: Final = 16_384
+"""What a peer may send before it has said who it is, where it must: in one message, and in all."""
+
+_AT_ONCE = 64 * 1024  # bytes that do not wait for the end of the turn: the transport would push back after them
+_LINGER = 2.0  # seconds for which a peer may go on sending after the end, and
+_LINGER_BYTES = 1024 * 1024  # how much
+_FAREWELL = 0.75  # seconds that a drain waits for the answer to a close frame which has left
+_IDLE = 8  # reads without a message, one after the other; beyond that a connection counts as a stranger
+_BYTE = 0.25e-9  # seconds that the kernel takes for a byte of a large read
+
+# Why reading has stopped; any of them is enough.
+_ANSWERS = 1  # our answers do not get out
+_HANDLER = 2  # whatever handles the messages does not keep up
+_TURN = 4  # it has had its slice, and waits for its turn
 
 
-class _Due(Enum):
-    """What the one deadline of a connection is for."""
+class State(Enum):
+    """Where a connection is between its 101 and its end."""
 
-    NOTHING = 0
-    PING = 1
-    PONG = 2
-    CLOSE = 3
-    LINGER = 4
+    OPEN = "open"
+    PINGED = "pinged"
+    CLOSING = "closing"
+    LINGERING = "lingering"
+    GONE = "gone"
+
+
+class Step(Enum):
+    PING = "our ping leaves"
+    HEARD = "something was heard since"
+    CLOSE = "our close frame is written or queued"
+    FAIL = "the peer broke a rule"
+    END = "both close frames are out"
+    LOST = "the transport is gone"
+
+
+# A missing key changes nothing: whoever closes second finds it closed.
+TRANSITIONS: Final[dict[tuple[State, Step], State]] = {
+    (State.OPEN, Step.PING): State.PINGED,
+    (State.PINGED, Step.HEARD): State.OPEN,
+    (State.OPEN, Step.CLOSE): State.CLOSING,
+    (State.PINGED, Step.CLOSE): State.CLOSING,
+    (State.OPEN, Step.FAIL): State.LINGERING,
+    (State.PINGED, Step.FAIL): State.LINGERING,
+    (State.CLOSING, Step.FAIL): State.LINGERING,
+    (State.CLOSING, Step.END): State.LINGERING,
+    (State.OPEN, Step.LOST): State.GONE,
+    (State.PINGED, Step.LOST): State.GONE,
+    (State.CLOSING, Step.LOST): State.GONE,
+    (State.LINGERING, Step.LOST): State.GONE,
+}
+_ALIVE = (State.OPEN, State.PINGED)
+_OVER = (State.LINGERING, State.GONE)
 
 
 def consists_of(unwanted: Callable[[str | bytes], bool]) -> Callable[[Payload], bool]:
@@ -58,22 +101,25 @@ class WebSocket(asyncio.Protocol):
 
     __slots__ = (
         "_address",
-        "_bucket",
+        "_blocked",
         "_closing",
         "_counters",
+        "_credit",
         "_drain",
-        "_due",
+        "_gate",
         "_heard",
-        "_held",
+        "_idle",
+        "_limits",
         "_outbox",
-        "_paused",
         "_pending",
         "_pending_size",
+        "_plain",
         "_session",
         "_site",
+        "_state",
+        "_stops",
         "_transport",
         "_wire",
-        "_write_blocked",
         "dialect",
         "rooms",
         "timer_slot",
@@ -84,49 +130,44 @@ class WebSocket(asyncio.Protocol):
     rooms: tuple[str, ...] | set[str]
     pings = True
 
-    def __init__(
-        self,
-        site: Site,
-        session: Session,
-        address: str,
-        limits: Limits,
-        deflate: Deflate | None = None,
-        *,
-        heartbeat: bool = True,
-    ) -> None:
+    def __init__(self, site: Site, endpoint: Endpoint, address: str, deflate: Deflate | None = None) -> None:
+        limits = site.limits
         self._site = site
         self._counters = site.counters
-        self._session: Session | None = session
+        self._session: Session | None = endpoint.session
         self._address = address
-        self._wire = Connection(limits, deflate=deflate)
+        self._limits = endpoint.limits or limits.message
+        self._wire = Connection(STRANGERS if endpoint.stranger else self._limits, deflate=deflate, unpacks=True)
         self._transport = cast("asyncio.Transport", None)
         self._pending: list[bytes] | None = None  # written in this turn of the loop; leaves at its end
         self._pending_size = 0
         self._outbox: Outbox | None = None
-        self._bucket: Bucket | None = None
+        self._gate: Gate | None = None
+        if limits.events_per_second:
+            hit = site.counters.hit
+            self._gate = Gate(limits.events_per_second, limits.events_burst, site.timers.now(), hit)
+        # Bytes that the peer may still send: as a stranger, or after the end. None: no such limit.
+        self._credit: int | None = STRANGERS_BYTES if endpoint.stranger else None
+        self._plain = self._gate is None and self._credit is None  # its messages need no leave
+        self._idle = 0  # reads since the last message
         self._drain: asyncio.Future[None] | None = None
-        self._write_blocked = False
-        self._paused = False  # we stopped reading, because our answers do not get out
-        self._held = False  # we stopped reading, because whoever handles the messages does not keep up
-        self._closing = False  # our close frame is written or queued: nothing may follow it
+        self._blocked = False  # the transport pushes back
+        self._stops = 0  # why we do not read
+        self._state = State.OPEN
+        self._closing = False  # not in _ALIVE any more: nothing may follow our close frame
         self._heard = True
-        self._due = _Due.PING if heartbeat else _Due.NOTHING
         self.timer_slot = 0
         self.user: str | None = None
         self.rooms = ()
+        if endpoint.heartbeat:
+            site.timers.set(self, site.timers.now() + limits.ping_interval)
 
     def start(self, transport: asyncio.Transport, head: bytes, rest: bytes) -> None:
-        """Take over `transport`: write the 101 `head`, open the session, read `rest` (what came behind the request)."""
+        """Take over `transport`: write the 101 `head`, open the session, read `rest`, which came after the request."""
         self._transport = transport
         transport.write(head)
-        site = self._site
         self._counters.upgrades += 1
-        limits = site.limits
-        now = site.timers.now()
-        if limits.events_per_second:
-            self._bucket = Bucket(limits.events_per_second, limits.events_burst, now)
-        if self._due is _Due.PING:
-            site.timers.set(self, now + limits.ping_interval)
+        site = self._site
         site.live.add(self)
         session = self._session
         assert session is not None
@@ -156,6 +197,13 @@ class WebSocket(asyncio.Protocol):
         """What the handshake agreed on: members that agreed on the same share their bytes."""
         return self._wire.deflate
 
+    def known(self) -> None:
+        """The peer has said who it is: the limits of strangers end."""
+        if self._credit is not None and not self._closing:
+            self._credit = None
+            self._plain = self._gate is None
+            self._wire.limits = self._limits
+
     # asyncio.Protocol
 
     def data_received(self, data: bytes) -> None:
@@ -164,37 +212,37 @@ class WebSocket(asyncio.Protocol):
         if session is None:
             return
         text = self._wire.short_text(data)
-        if text is not None and self._bucket is None and not self._closing:
+        if text is not None and self._plain and not self._closing:
             # The common read, without a call more than it needs.
             self._counters.received += 1
             try:
                 session.text(text)
             except CONTAINED:
                 self._failed(session)
-        elif text is not None:
-            self._message(session, text)
         else:
-            for event in self._wire.receive(data):
-                self._event(session, event)
-        if self._outbox and not self._paused and not self._transport.is_closing():
+            self._serve(data)
+        if self._outbox and not self._closing:
             # The client asks faster than it reads the answers: let it wait, not our memory.
-            self._paused = True
-            if not self._held:
-                self._transport.pause_reading()
+            self._stop(_ANSWERS)
+
+    def go_on(self) -> None:
+        """Its turn has come (`server.fair.Busy`)."""
+        if self._state is State.GONE or self._transport.is_closing():
+            return
+        self._stops &= ~_TURN
+        if not self._stops and self._wire.unread:
+            self._serve(b"")
+        if not self._stops:
+            self._transport.resume_reading()
 
     def hold(self) -> None:
-        """Read no more until `release`. What has been read already still comes. Heartbeats are the caller's."""
-        if not self._held and self._transport is not None and not self._transport.is_closing():
-            self._held = True
-            if not self._paused:
-                self._transport.pause_reading()
+        """Read no more until `release`. Heartbeats are the caller's."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._stop(_HANDLER)
 
     def release(self) -> None:
         """Read again."""
-        if self._held and self._transport is not None and not self._transport.is_closing():
-            self._held = False
-            if not self._paused:
-                self._transport.resume_reading()
+        self._resume(_HANDLER)
 
     @property
     def writable(self) -> bool:
@@ -202,28 +250,25 @@ class WebSocket(asyncio.Protocol):
         return self._outbox is None and not self._closing
 
     def pause_writing(self) -> None:
-        self._write_blocked = True
+        self._blocked = True
         if self._outbox is None:
             self._outbox = Outbox(self._site.limits.outbox_bytes)
 
     def resume_writing(self) -> None:
         self.leave()  # it is older than what waits in the outbox
-        self._write_blocked = False
+        self._blocked = False
         self._heard = True  # it reads, so it lives
         outbox = self._outbox
         if outbox is None:
             return
         write = self._transport.write
-        while outbox and not self._write_blocked:  # a write may push back at once
+        while outbox and not self._blocked:  # a write may push back at once
             write(outbox.pop().data)
-        if outbox or self._write_blocked:
+        if outbox or self._blocked:
             return
         self._drop_outbox(outbox)
-        if self._paused:
-            self._paused = False
-            if not self._held:
-                self._transport.resume_reading()
-        if self._wire.state is State.CLOSED:  # the close frame was the last thing in the box
+        self._resume(_ANSWERS)
+        if self._wire.state is Wire.CLOSED:  # the close frame was the last thing in the box
             self._hang_up()
 
     def eof_received(self) -> None:
@@ -231,7 +276,7 @@ class WebSocket(asyncio.Protocol):
         self.leave()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._closing = True
+        self._step(Step.LOST)
         self._pending = None
         self._site.timers.cancel(self)
         self._site.live.discard(self)
@@ -253,7 +298,7 @@ class WebSocket(asyncio.Protocol):
             self._queue(payload)
 
     def send(self, data: bytes) -> None:
-        """Write an answer: framed bytes, in order behind what is queued."""
+        """Write an answer: framed bytes, after what is queued."""
         if self._outbox is None and not self._closing:
             self._write(data)
         else:
@@ -298,16 +343,24 @@ class WebSocket(asyncio.Protocol):
             self._outbox.discard(consists_of(unwanted))
 
     def close(self, code: int, reason: str = "") -> None:
-        """Send our close frame behind everything queued, then wait for the peer's, at most `close_timeout`.
+        """Send our close frame after everything that is queued, then wait for the peer's, at most `close_timeout`.
 
-        Who is unregistered or no longer authenticated (4001, 4401) gets nothing of what is queued.
+        A peer that is unregistered or no longer authenticated (4001, 4401) gets nothing of what is queued. One that
+        sends too much (4429) is not listened to any more.
         """
-        self._close(code, reason, self._site.limits.close_timeout)
+        if code in UNHEARD:
+            self._drop(code, reason)
+        else:
+            self._close(code, reason)
 
     def shutdown(self) -> None:
-        """uvicorn's word for: the server stops. The client is told to come back (1012)."""
-        # The shell drops who is left at the drain time; this deadline is only for a shell that does not.
-        self._close(1012, "server restarting", self._site.limits.drain_time + 1.0)
+        """The server stops: the client is told to come back (1012).
+
+        Where that has left, a dead peer does not keep us: the kernel goes on to deliver it without this process.
+        """
+        self._close(1012, "server restarting")
+        if self._state is State.CLOSING and not self._outbox:
+            self._within(min(_FAREWELL, self._site.limits.close_timeout))
 
     def abort(self) -> None:
         """Drop the connection as it is."""
@@ -318,41 +371,142 @@ class WebSocket(asyncio.Protocol):
 
     def on_deadline(self, now: float) -> None:
         limits = self._site.limits
-        if self._due is _Due.PING:
+        if self._state is State.OPEN:
+            self._step(Step.PING)
             self._heard = False
             self._transport.write(frames.EMPTY_PING)  # past the outbox: a heartbeat is for now
-            self._due = _Due.PONG
-            self._site.timers.set(self, now + limits.ping_timeout)
-        elif self._due is _Due.PONG:
-            if self._heard:
-                self._due = _Due.PING
-                self._site.timers.set(self, now + max(0.0, limits.ping_interval - limits.ping_timeout))
-            else:
-                self._counters.hit("ping_timeout")
-                self._discard_outbox()
-                self.close(1011, "ping timeout")
-                if self._write_blocked:  # a dead peer's socket takes no close frame
-                    self.abort()
-                else:
-                    self._transport.close()
-        else:
-            if self._due is _Due.CLOSE and not self._site.draining:
+            self._within(limits.ping_timeout)
+        elif self._state is not State.PINGED:
+            if self._state is State.CLOSING:
                 self._counters.hit("close_timeout")
             self.abort()
+        elif self._heard or self._stops & _TURN:  # what it has said may wait for its turn
+            self._step(Step.HEARD)
+            self._within(max(0.0, limits.ping_interval - limits.ping_timeout))
+        else:
+            self._counters.hit("ping_timeout")
+            self._discard_outbox()
+            self.close(1011, "ping timeout")
+            if self._blocked:  # a dead peer's socket takes no close frame
+                self.abort()
+            else:
+                self._transport.close()
 
-    def _set(self, due: _Due, seconds: float) -> None:
-        self._due = due
+    def _within(self, seconds: float) -> None:
         timers = self._site.timers
         timers.set(self, timers.now() + seconds)
 
-    # The rest
+    def _step(self, step: Step) -> bool:
+        """Take a step of the table; False where it has none."""
+        after = TRANSITIONS.get((self._state, step))
+        if after is None:
+            return False
+        self._state = after
+        self._closing = after not in _ALIVE
+        return True
 
-    def _message(self, session: Session, message: str | bytes) -> None:
+    # Reading
+
+    def _stop(self, reason: int) -> None:
+        if self._state in _OVER:
+            return
+        if not self._stops:
+            self._transport.pause_reading()
+        self._stops |= reason
+
+    def _resume(self, reasons: int) -> None:
+        """These reasons not to read are gone."""
+        if not self._stops & reasons:
+            return
+        self._stops &= ~reasons
+        if self._stops or self._transport is None or self._transport.is_closing():
+            return
+        if self._wire.unread:
+            self._stop(_TURN)
+            self._site.fair.wait(self, 0.0)
+        else:
+            self._transport.resume_reading()
+
+    def _serve(self, data: bytes) -> None:
+        """Handle what was read, until a slice is used up; the rest waits for its turn."""
+        if self._state is State.LINGERING:
+            self._spend(len(data))
+            return
+        wire = self._wire
+        if self._stops & _TURN:  # a transport may hand over once more what it has already
+            wire.receive(data, 0)
+            return
+        began, size, received = monotonic(), len(data), self._counters.received
+        stranger = self._credit is not None or self._idle > _IDLE
+        while (session := self._session) is not None:
+            for event in self._read(data):
+                self._event(session, event)
+            data, spent = b"", monotonic() - began
+            if not wire.unread or spent > SLICE or self._stops:
+                break
+        self._idle = 0 if self._counters.received != received else self._idle + 1
+        fair = self._site.fair
+        if stranger and fair.stranger(self, spent):
+            self._stop(_TURN)
+        elif spent > SLICE or size >= BULK or wire.unread:
+            self._stop(_TURN)
+            fair.wait(self, spent + size * _BYTE)
+
+    def _read(self, data: bytes) -> list[Event]:
+        """What the next bytes stand for."""
+        wire = self._wire
+        if self._credit is None:
+            events = wire.receive(data, STEP)
+        else:  # one frame after the other: any of them may say who it is
+            before = wire.unread + len(data)
+            events = wire.receive(data, 1)
+            self._spend(before - wire.unread)
+        if wire.fragments:
+            fragments, wire.fragments = wire.fragments, 0
+            if self._gate is not None and not self._gate.allow(self._site.timers.now(), fragments):
+                self._gate.refuse(self, None)
+        return events
+
+    def _spend(self, size: int) -> None:
+        """A peer that is not known yet, or not any more, has sent so much."""
+        if self._credit is None:
+            return
+        self._credit -= size
+        if self._credit >= 0:
+            return
+        if self._state is State.LINGERING:
+            self.abort()
+        else:
+            self._counters.hit("stranger_bytes")
+            self._drop(4401, "too much before authentication")
+
+    def _event(self, session: Session, event: Event) -> None:
+        match event:
+            case str() | bytes() | Packed():
+                self._message(session, event)
+            case Ping():
+                if self._may(None):
+                    self.send(self._wire.pong(event.payload))
+            case Pong():  # that something was heard is noted already
+                if self._may(None) and event.payload and isinstance(session, HearsPongs):
+                    session.pong(event.payload)
+            case Close():
+                self._peer_closed(event)
+            case Violation():
+                self._violated(event)
+
+    def _message(self, session: Session, message: str | bytes | Packed) -> None:
         if self._closing:
             return  # an earlier message of this read ended the connection
         self._counters.received += 1
-        if self._bucket is not None and not self._may(self._bucket, session, message):
+        if not self._may(session, message):
             return
+        if isinstance(message, Packed):
+            unpacked = self._wire.unpack(message)
+            if isinstance(unpacked, Violation):
+                self._violated(unpacked)
+                return
+            message = unpacked
         try:
             if type(message) is str:
                 session.text(message)
@@ -361,39 +515,82 @@ class WebSocket(asyncio.Protocol):
         except CONTAINED:
             self._failed(session)
 
+    def _may(self, session: Session | None, message: str | bytes | Packed = "") -> bool:
+        """Whether the rate has room for one more frame."""
+        gate = self._gate
+        if gate is None or gate.allow(self._site.timers.now()):
+            return True
+        if not self._closing:
+            gate.refuse(self, session, message.short_text() if isinstance(message, Packed) else message)
+        return False
+
     def _failed(self, session: Session) -> None:
         self._counters.errors += 1
         _log.exception("a message could not be handled", session=type(session).__name__)
 
-    def _event(self, session: Session, event: Event) -> None:
-        match event:
-            case str() | bytes():
-                self._message(session, event)
-            case Ping():
-                self.send(self._wire.pong(event.payload))
-            case Pong():  # that something was heard is noted already
-                if event.payload and isinstance(session, HearsPongs):
-                    session.pong(event.payload)
-            case Close():
-                self._peer_closed(event)
-            case Violation():
-                self._fail(event)
+    # The end
 
-    def _close(self, code: int, reason: str, within: float) -> None:
-        if self._closing:
+    def _close(self, code: int, reason: str) -> None:
+        if not self._step(Step.CLOSE):
             return
-        self._closing = True
         self._wake_drained()
         if code in CUT_OFF:
             self._discard_outbox()
         self._write_last(self._wire.close(code, reason))
-        if self._paused or self._held:  # the peer's close frame must get in
-            self._paused = self._held = False
-            self._transport.resume_reading()
-        self._set(_Due.CLOSE, within)
+        self._resume(_ANSWERS | _HANDLER)  # the peer's close frame must get in
+        self._within(self._site.limits.close_timeout)
+
+    def _peer_closed(self, event: Close) -> None:
+        # RFC 6455 5.5.1: answer with the code received, after what is still queued for the peer.
+        if self._step(Step.CLOSE) and not self._write_last(self._wire.close(event.code)):
+            self._within(self._site.limits.close_timeout)
+        else:
+            self._hang_up()
+
+    def _violated(self, violation: Violation) -> None:
+        """RFC 6455 7.1.7: say why, and read nothing more. What was answered before still goes out first."""
+        self._counters.violations += 1
+        if violation.limit is not None:
+            self._counters.hit(violation.limit if self._wire.limits is self._limits else "stranger_bytes")
+        self._drop(violation.code, violation.reason)
+
+    def _drop(self, code: int, reason: str) -> None:
+        """Close without listening any more."""
+        said = self._closing
+        if not self._linger(Step.FAIL):
+            return
+        self._wire.fail()
+        self._wake_drained()
+        if code in CUT_OFF:
+            self._discard_outbox()
+        if not self._outbox if said else self._write_last(self._wire.close(code, reason)):
+            self._hang_up()
+        self._resume(_ANSWERS | _HANDLER | _TURN)
+
+    def _hang_up(self) -> None:
+        """Both close frames are out, or ours has to do.
+
+        The peer may still be sending: closing with unread bytes in the socket would reset the connection, and the
+        reset could overtake our close frame. So only our side ends, and the peer may run out (RFC 6455 7.1.1).
+        """
+        if self._transport.can_write_eof():
+            self._linger(Step.END)
+            self._transport.write_eof()
+        else:
+            self._transport.close()
+
+    def _linger(self, step: Step) -> bool:
+        """From here on nothing that the peer sends is looked at, and it has not long to go. False if it did before."""
+        if not self._step(step):
+            return False
+        self._credit = _LINGER_BYTES
+        self._within(min(_LINGER, self._site.limits.close_timeout))
+        return True
+
+    # Writing
 
     def _write_last(self, frame: bytes) -> bool:
-        """Write a close frame behind what is queued; False if it has to wait there."""
+        """Write a close frame after what is queued; False if it has to wait there."""
         if self._outbox:
             self._outbox.force(Payload(frame))
             return False
@@ -442,51 +639,3 @@ class WebSocket(asyncio.Protocol):
         drain, self._drain = self._drain, None
         if drain is not None and not drain.done():
             drain.set_result(None)
-
-    def _may(self, bucket: Bucket, session: Session, message: str | bytes) -> bool:
-        if bucket.allow(self._site.timers.now()):
-            return True
-        self._counters.hit("events_per_second")
-        if bucket.refused > bucket.burst:
-            self.close(4429, "too many events")
-        else:
-            session.refused(RateLimited("too many messages: slow down", retry_after=bucket.wait()), message)
-        return False
-
-    def _peer_closed(self, event: Close) -> None:
-        if not self._closing:
-            self._closing = True
-            # RFC 6455 5.5.1: answer with the code received, behind what is still queued for the peer.
-            if not self._write_last(self._wire.close(event.code)):
-                self._set(_Due.CLOSE, self._site.limits.close_timeout)
-                return
-        self._hang_up()
-
-    def _fail(self, violation: Violation) -> None:
-        """RFC 6455 7.1.7: say why, and read nothing more. What was answered before still goes out first."""
-        self._counters.violations += 1
-        if violation.limit is not None:
-            self._counters.hit(violation.limit)
-        self._linger()
-        if not self._closing:
-            self._closing = True
-            if not self._write_last(self._wire.close(violation.code, violation.reason)):
-                return
-        self._hang_up()
-
-    def _hang_up(self) -> None:
-        """Both close frames are out, or ours has to do.
-
-        The peer may still be sending: closing with unread bytes in the socket would reset the connection, and the
-        reset could overtake our close frame. So only our side ends, and the peer may run out (RFC 6455 7.1.1).
-        """
-        if self._transport.can_write_eof():
-            self._linger()
-            self._transport.write_eof()
-        else:
-            self._transport.close()
-
-    def _linger(self) -> None:
-        """From here on nothing that the peer sends is read, and it has not long to go."""
-        if self._due is not _Due.LINGER:
-            self._set(_Due.LINGER, min(2.0, self._site.limits.close_timeout))

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
+from typing import Protocol
+
+from partyline.errors import PartylineError, RateLimited
 
 _MOST_ADDRESSES = 10_000
 
@@ -19,14 +23,14 @@ class Bucket:
         self._left = burst
         self._at = now
 
-    def allow(self, now: float) -> bool:
-        """Take one event if there is one left."""
+    def allow(self, now: float, events: int = 1) -> bool:
+        """Take `events` if as many are left, and none otherwise."""
         self._left = min(self.burst, self._left + (now - self._at) * self.rate)
         self._at = now
-        if self._left < 1.0:
-            self.refused += 1
+        if self._left < events:
+            self.refused += events
             return False
-        self._left -= 1.0
+        self._left -= events
         self.refused = 0
         return True
 
@@ -37,6 +41,40 @@ class Bucket:
     def wait(self) -> float:
         """Seconds until the next event is allowed, at most."""
         return 1.0 / self.rate if self.rate else 60.0
+
+
+class Refusing(Protocol):
+    """Something that tells its client of an event that was refused."""
+
+    def refused(self, error: PartylineError, message: str | bytes) -> None: ...
+
+
+class Closing(Protocol):
+    """Something that can end a connection."""
+
+    def close(self, code: int, reason: str = "") -> None: ...
+
+
+class Gate(Bucket):
+    """The rate of one connection's events (`events_per_second`, `events_burst`): the one rule for all that have one.
+
+    An event beyond the rate is refused, and its client is told. One that does not heed that for as many events as the
+    burst has is let go. `hit` counts what was refused.
+    """
+
+    __slots__ = ("hit",)
+
+    def __init__(self, rate: float, burst: float, now: float, hit: Callable[[str], None]) -> None:
+        super().__init__(rate, burst, now)
+        self.hit = hit
+
+    def refuse(self, connection: Closing, session: Refusing | None, message: str | bytes = "") -> None:
+        """What follows an `allow` that said no. Without a `session` nobody is told."""
+        self.hit("events_per_second")
+        if self.refused > self.burst:
+            connection.close(4429, "too many events")
+        elif session is not None:
+            session.refused(RateLimited("too many messages: slow down", retry_after=self.wait()), message)
 
 
 class PerAddress:

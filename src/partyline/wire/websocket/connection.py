@@ -3,9 +3,13 @@
 `receive(data)` turns bytes into events, in order:
 
 - `str` and `bytes`: a whole text or binary message
+- `Packed`: a whole compressed message, for a connection that unpacks by itself; see `unpack`
 - `Ping`, `Pong`: a control frame; a Ping wants `pong(payload)` sent
 - `Close`: the peer's close frame; it wants `close(code)` sent unless we closed first
 - `Violation`: the peer broke the protocol or a limit; send `close(code, reason)` and drop the connection
+
+`receive(data, units)` stops when it has done so much work; then `unread` says that there is more, and a call without
+data goes on. A unit is a frame, or 128 bytes of one.
 
 Events before a Violation are valid and are to be answered before the close. After a Close or a Violation nothing
 more comes out. What goes out is returned as bytes by `text`, `binary`, `ping`, `pong` and `close`.
@@ -15,15 +19,17 @@ from __future__ import annotations
 
 import codecs
 import os
+import sys
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, cast
 
 from partyline.wire.websocket import frames
 from partyline.wire.websocket.deflate import Deflate, InflatedTooLarge, InflateError, Inflater, deflate
 from partyline.wire.websocket.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, frame, text_frame
 from partyline.wire.websocket.masking import mask, rotate
 
+_SHORT: Final = 1_024  # bytes
 _integer = int.from_bytes
 _new_decoder = codecs.getincrementaldecoder("utf-8")
 
@@ -58,7 +64,24 @@ class Violation:
     limit: str | None = field(default=None, compare=False)
 
 
-Event: TypeAlias = str | bytes | Ping | Pong | Close | Violation
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A compressed message as it came: what it costs to inflate is for the caller to allow."""
+
+    opcode: int
+    data: bytes
+
+    def short_text(self) -> str:
+        """The text, where it is a short one, which costs little to inflate; empty otherwise."""
+        if self.opcode != TEXT or len(self.data) > _SHORT:
+            return ""
+        try:
+            return Inflater(_SHORT).inflate(self.data, final=True).decode()
+        except (InflateError, InflatedTooLarge, UnicodeDecodeError):
+            return ""
+
+
+Event: TypeAlias = str | bytes | Packed | Ping | Pong | Close | Violation
 
 
 class State(Enum):
@@ -101,11 +124,12 @@ class Limits:
 class _Message:
     """A message whose frames are still coming in, and the frame that is being read."""
 
-    __slots__ = ("buffer", "count", "decoder", "fin", "inflater", "key", "left", "size")
+    __slots__ = ("buffer", "count", "decoder", "fin", "key", "left", "opcode", "packed", "size")
 
-    def __init__(self, opcode: int, inflater: Inflater | None) -> None:
-        self.decoder = _new_decoder("strict") if opcode == TEXT else None
-        self.inflater = inflater
+    def __init__(self, opcode: int, *, packed: bool) -> None:
+        self.opcode = opcode
+        self.packed = packed
+        self.decoder = _new_decoder("strict") if opcode == TEXT and not packed else None
         # One buffer and no list of pieces: a message dripped in byte by byte must not cost forty bytes for each.
         self.buffer = bytearray()
         self.size = 0  # payload bytes announced so far, over all frames
@@ -117,10 +141,8 @@ class _Message:
     def feed(self, payload: bytes, *, final: bool) -> str | bytes | None:
         """Take unmasked payload; the whole message at its end.
 
-        Raises UnicodeDecodeError, InflateError or InflatedTooLarge at the first bad byte.
+        Raises UnicodeDecodeError at the first bad byte.
         """
-        if self.inflater is not None:
-            payload = self.inflater.inflate(payload, final=final)
         text = None if self.decoder is None else self.decoder.decode(payload, final)
         if not final and self.decoder is not None and _begins_surrogate(self.decoder.getstate()[0]):
             raise UnicodeDecodeError("utf-8", payload, 0, 1, "a surrogate")
@@ -146,18 +168,24 @@ class Connection:
     """The protocol of one connection; holds nothing but what is unfinished.
 
     `client` connections mask what they send and want unmasked frames (RFC 6455 5.1); servers the other way round.
-    `deflate` is what the handshake agreed on.
+    `deflate` is what the handshake agreed on; `unpacks` says that compressed messages come out as they are. `limits`
+    may be replaced between two messages. `fragments` counts frames below 126 bytes that ended no message.
     """
 
-    __slots__ = ("_client", "_limits", "_message", "_ready", "_tail", "deflate", "state")
+    __slots__ = ("_at", "_client", "_message", "_ready", "_tail", "_unpacks", "deflate", "fragments", "limits", "state")
 
-    def __init__(self, limits: Limits, *, deflate: Deflate | None = None, client: bool = False) -> None:
+    def __init__(
+        self, limits: Limits, *, deflate: Deflate | None = None, client: bool = False, unpacks: bool = False
+    ) -> None:
         self.state = State.OPEN
-        self._limits = limits
+        self.limits = limits
         self.deflate = deflate
+        self.fragments = 0
         self._client = client
+        self._unpacks = unpacks
         self._message: _Message | None = None
-        self._tail = b""  # an incomplete frame head or control frame: at most 138 bytes
+        self._tail = b""  # an incomplete frame head or control frame, at most 138 bytes; or what is unread
+        self._at = -1  # where in `_tail` the unread begins; -1: all has been read
         self._ready = not client  # a server's connection, open, with nothing unfinished
 
     # Out
@@ -217,31 +245,72 @@ class Connection:
                     pass  # the general way says what is wrong
         return None
 
-    def receive(self, data: bytes) -> list[Event]:
+    @property
+    def unread(self) -> int:
+        """Bytes that `receive` has been given and has not looked at."""
+        return len(self._tail) - self._at if self._at >= 0 else 0
+
+    def receive(self, data: bytes, units: int = sys.maxsize) -> list[Event]:
         """The events that `data` completes, in order. Never raises for anything a peer can send."""
         text = self.short_text(data)
         if text is not None:
             return [text]
         if self.state is State.CLOSE_RECEIVED or self.state is State.CLOSED:
             return []
+        at, self._at = max(0, self._at), -1
+        if data and self._tail:
+            data, at = self._tail[at:] + data, 0
         events: list[Event] = []
         try:
-            self._read(self._tail + data if self._tail else data, events)
+            self._read(data or self._tail, at, units, events)
         except _Broken as broken:
-            self._stop(Step.FAIL)
+            self.fail()
             events.append(broken.violation)
         self._ready = self._message is None and not self._tail and self.state is State.OPEN and not self._client
         return events
 
-    def _stop(self, step: Step) -> None:
-        self.state = TRANSITIONS[self.state, step]
-        self._tail = b""
-        self._message = None
+    def unpack(self, packed: Packed) -> str | bytes | Violation:
+        """Inflate a message, never beyond `max_inflated`. After a Violation nothing more comes out."""
+        try:
+            return self._inflate(packed.opcode, packed.data)
+        except _Broken as broken:
+            self.fail()
+            return broken.violation
 
-    def _read(self, data: bytes, events: list[Event]) -> None:
+    def _inflate(self, opcode: int, data: bytes) -> str | bytes:
+        try:
+            payload = Inflater(self.limits.max_inflated).inflate(data, final=True)
+            return payload.decode() if opcode == TEXT else payload
+        except UnicodeDecodeError:
+            raise _Broken(1007, "a text message is not UTF-8") from None
+        except InflateError:
+            raise _Broken(1007, "a message is not compressed as agreed") from None
+        except InflatedTooLarge:
+            reason = f"a message inflates to more than {self.limits.max_inflated} bytes"
+            raise _Broken(1009, reason, "max_inflated") from None
+
+    def fail(self) -> None:
+        """Read nothing more: the peer broke the protocol, or a rule of ours. Our close frame may still say so."""
+        if (after := TRANSITIONS.get((self.state, Step.FAIL))) is not None:
+            self._end(after)
+
+    def _end(self, state: State) -> None:
+        """Nothing more is read."""
+        self.state = state
         self._tail = b""
-        at, end = 0, len(data)
+        self._at = -1
+        self._message = None
+        self._ready = False
+
+    def _read(self, data: bytes, at: int, units: int, events: list[Event]) -> None:
+        self._tail = b""
+        end, began = len(data), at
         while at < end:
+            units -= 1 + (at - began >> 7)
+            if units < 0:
+                self._tail, self._at = data, at
+                return
+            began = at
             message = self._message
             if message is None:
                 stop = self._whole(data, at, end, events)
@@ -286,7 +355,7 @@ class Connection:
             if size < 126:
                 return 0
         stop = start + size
-        if not 0 < size < 65536 or stop > end or size > self._limits.max_message or data[at + 1] == 255:
+        if not 0 < size < 65536 or stop > end or size > self.limits.max_message or data[at + 1] == 255:
             return 0
         payload = mask(data[start:stop], data[start - 4 : start])
         message: str | bytes = payload
@@ -350,14 +419,15 @@ class Connection:
         elif message is not None:
             raise _Broken(1002, "a new message before the last one ended")
         else:
-            inflater = Inflater(self._limits.max_inflated) if rsv1 else None
-            message = self._message = _Message(opcode, inflater)
+            message = self._message = _Message(opcode, packed=rsv1)
         message.count += 1
         message.size += size
-        if message.size > self._limits.max_message:
-            raise _Broken(1009, f"a message is larger than {self._limits.max_message} bytes", "max_message")
-        if message.count > self._limits.max_fragments:
-            raise _Broken(1009, f"a message has more than {self._limits.max_fragments} frames", "max_fragments")
+        if message.size > self.limits.max_message:
+            raise _Broken(1009, f"a message is larger than {self.limits.max_message} bytes", "max_message")
+        if message.count > self.limits.max_fragments:
+            raise _Broken(1009, f"a message has more than {self.limits.max_fragments} frames", "max_fragments")
+        if size < 126 and not fin:
+            self.fragments += 1
         message.fin = fin
         message.key = key
         message.left = size
@@ -382,27 +452,29 @@ class Connection:
         message = self._message
         assert message is not None
         whole = self._feed(message, piece, final=message.fin)
-        if whole is not None:
-            self._message = None
-            if self.state is State.OPEN:  # once we sent our close, what still comes in is read and dropped
-                events.append(whole)
+        if whole is None:
+            return
+        self._message = None
+        if self.state is not State.OPEN:
+            return  # once we sent our close, what still comes in is read and dropped
+        if not message.packed:
+            events.append(whole)
+        elif self._unpacks:
+            events.append(Packed(message.opcode, cast("bytes", whole)))
+        else:
+            events.append(self._inflate(message.opcode, cast("bytes", whole)))
 
     def _feed(self, message: _Message, piece: bytes, *, final: bool) -> str | bytes | None:
         try:
             return message.feed(piece, final=final)
         except UnicodeDecodeError:
             raise _Broken(1007, "a text message is not UTF-8") from None
-        except InflateError:
-            raise _Broken(1007, "a message is not compressed as agreed") from None
-        except InflatedTooLarge:
-            reason = f"a message inflates to more than {self._limits.max_inflated} bytes"
-            raise _Broken(1009, reason, "max_inflated") from None
 
     def _control(self, opcode: int, payload: bytes, events: list[Event]) -> bool:
         """Handle a control frame; True if it was the last thing we read."""
         if opcode == CLOSE:
             code, reason = _parse_close(payload)
-            self._stop(Step.RECEIVE_CLOSE)
+            self._end(TRANSITIONS[self.state, Step.RECEIVE_CLOSE])
             events.append(Close(code, reason))
             return True
         if self.state is State.OPEN:
@@ -425,4 +497,16 @@ def _parse_close(payload: bytes) -> tuple[int, str]:
         raise _Broken(1007, "a close reason is not UTF-8") from None
 
 
-__all__ = ["TRANSITIONS", "Close", "Connection", "Event", "Limits", "Ping", "Pong", "State", "Step", "Violation"]
+__all__ = [
+    "TRANSITIONS",
+    "Close",
+    "Connection",
+    "Event",
+    "Limits",
+    "Packed",
+    "Ping",
+    "Pong",
+    "State",
+    "Step",
+    "Violation",
+]

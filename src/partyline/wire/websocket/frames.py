@@ -21,7 +21,6 @@ RSV1: Final = 0x40
 MASKED: Final = 0x80
 
 EMPTY_PING: Final = b"\x89\x00"
-EMPTY_PONG: Final = b"\x8a\x00"
 
 _two = Struct("!BBH").pack
 _eight = Struct("!BBQ").pack

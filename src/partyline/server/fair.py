@@ -1,0 +1,127 @@
+"""What one connection may take of the loop before the others have had their turn.
+
+A connection is served where its bytes are read, up to a slice: so nearly all of them never come here. One that has
+more to do stops reading and waits. Those that wait go on in their order, a bounded time in each turn of the loop, so
+that everybody else waits no longer than that for their own, and nobody who waits is passed over.
+
+Strangers (who have not said who they are where that is required, and whoever sends nothing but empty frames) share a
+quarter of the loop's time in all, whatever else it has to do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from time import monotonic
+from typing import Final, Protocol
+
+from partyline import log
+
+_log = log.get("server")
+
+SLICE: Final = 0.002
+"""Seconds of work for one connection, after which what is left of it waits."""
+
+STEP: Final = 32
+"""Units of work (`wire.websocket.connection`) between two looks at the clock."""
+
+BULK: Final = 128 * 1024
+"""Bytes of one read after which a connection waits, however little they cost: a transport goes on reading while it can.
+"""
+
+_ROUND: Final = 0.005  # seconds in one turn of the loop for all of those that wait
+_SHARE: Final = 0.25  # of the loop's time, for all strangers
+_GRACE: Final = 0.1  # seconds that strangers may be ahead of their share: a burst of logins does not wait
+
+
+class Busy(Protocol):
+    """Something that waits for its turn: a connection that has stopped reading."""
+
+    def go_on(self) -> None:
+        """Its turn has come: do another slice, or read again. Does nothing where the connection is gone."""
+        ...
+
+
+class Fair:
+    """Whose turn it is, on one loop. `clock` gives seconds, as exact as slices are short."""
+
+    __slots__ = ("_clock", "_going", "_paid", "_strangers", "_timer", "_waiting")
+
+    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
+        self._clock = clock
+        self._waiting: deque[tuple[Busy, float]] = deque()
+        self._going = False  # a round is under way, or comes in the next turn of the loop
+        self._strangers: deque[tuple[Busy, float]] = deque()  # and from when on each may go on
+        self._paid = 0.0  # when the strangers' share has paid for all that they have had
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __len__(self) -> int:
+        return len(self._waiting) + len(self._strangers)
+
+    def wait(self, one: Busy, cost: float) -> None:
+        """Let `one`, which has just taken `cost` seconds, go on in its turn. It waits once at a time."""
+        self._waiting.append((one, cost))
+        if not self._going:
+            self._going = True
+            asyncio.get_running_loop().call_soon(self._round)
+
+    def stranger(self, one: Busy, cost: float) -> bool:
+        """Count `cost` seconds that were spent on a stranger. True if it must stop now, and goes on in its turn."""
+        now = self._clock()
+        self._paid = max(self._paid, now) + cost / _SHARE
+        if self._paid <= now + _GRACE and not self._strangers:
+            return False
+        self._strangers.append((one, self._paid - _GRACE))
+        if self._timer is None:
+            self._arm()
+        return True
+
+    async def turn(self, cost: float) -> None:
+        """The same as `wait` for a task: return when its turn has come. Cancelling it loses nothing."""
+        future = asyncio.get_running_loop().create_future()
+        self.wait(_Waiter(future), cost)
+        await future
+
+    def _round(self) -> None:
+        """Let as many go on as one turn of the loop has time for; each will cost about what it cost before."""
+        waiting, left = self._waiting, _ROUND
+        for _ in range(len(waiting)):
+            one, cost = waiting.popleft()
+            self._let(one)
+            left -= cost
+            if left <= 0:
+                break
+        self._going = bool(waiting)
+        if waiting:
+            asyncio.get_running_loop().call_soon(self._round)
+
+    def _arm(self) -> None:
+        wait = max(0.0, self._strangers[0][1] - self._clock())
+        self._timer = asyncio.get_running_loop().call_later(wait, self._next_stranger)
+
+    def _next_stranger(self) -> None:
+        one, _ = self._strangers.popleft()
+        self._let(one)
+        self._timer = None
+        if self._strangers:
+            self._arm()
+
+    def _let(self, one: Busy) -> None:
+        try:
+            one.go_on()
+        except Exception:  # one connection's trouble must not cost the others their turn
+            _log.exception("a connection could not go on", connection=type(one).__name__)
+
+
+class _Waiter:
+    """A task that waits for its turn."""
+
+    __slots__ = ("_future",)
+
+    def __init__(self, future: asyncio.Future[None]) -> None:
+        self._future = future
+
+    def go_on(self) -> None:
+        if not self._future.done():
+            self._future.set_result(None)

@@ -1,0 +1,144 @@
+"""Whose turn it is: those that have more to do than a slice wait, in their order, and strangers share a quarter."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable
+
+from partyline.server.fair import SLICE, Fair
+
+from .conftest import Run
+
+
+class Worker:
+    """A connection with `left` slices of work; it notes in `served` whenever it is its turn."""
+
+    def __init__(self, name: str, left: int, served: list[str], again: Callable[[Worker], None]) -> None:
+        self.name = name
+        self.left = left
+        self.served = served
+        self.again = again
+
+    def go_on(self) -> None:
+        self.served.append(self.name)
+        self.left -= 1
+        if self.name == "bad":
+            raise RuntimeError("as asked")
+        if self.left:
+            self.again(self)
+
+
+def test_those_that_wait_are_served_in_turn(run: Run) -> None:
+    """Everybody gets one slice before anybody gets a second one, and a connection that fails keeps nobody waiting."""
+
+    async def main() -> None:
+        served: list[str] = []
+        fair = Fair()
+        for name in ("a", "bad", "b", "c"):
+            fair.wait(Worker(name, 3, served, lambda one: fair.wait(one, 0.0001)), 0.0001)
+        assert not served
+        for _ in range(4):
+            await asyncio.sleep(0)
+        assert served == ["a", "bad", "b", "c", "a", "b", "c", "a", "b", "c"]
+        assert not len(fair)
+
+    run(main())
+
+
+def test_a_turn_of_the_loop_is_bounded(run: Run) -> None:
+    """However many wait, one turn of the loop serves only a few slices of them, and the rest in the next turns."""
+
+    async def main() -> None:
+        served: list[str] = []
+        fair = Fair()
+        for number in range(30):
+            fair.wait(Worker(str(number), 1, served, lambda one: None), SLICE)
+        turns = [0]
+        while len(fair):
+            await asyncio.sleep(0)
+            turns.append(len(served))
+        assert max(after - before for before, after in itertools.pairwise(turns)) == 3
+        assert served == [str(number) for number in range(30)]
+
+    run(main())
+
+
+def test_work_that_cannot_be_cut_takes_a_turn_alone(run: Run) -> None:
+    """A connection whose last slice was longer than a turn's bound goes on, and nobody else in the same turn."""
+
+    async def main() -> None:
+        served: list[str] = []
+        fair = Fair()
+        for name in ("long", "short"):
+            fair.wait(Worker(name, 1, served, lambda one: None), 0.1)
+        await asyncio.sleep(0)
+        assert served == ["long"]
+        await asyncio.sleep(0)
+        assert served == ["long", "short"]
+
+    run(main())
+
+
+def test_strangers_share_a_quarter_of_the_loop(run: Run) -> None:
+    """Hostile peers, row 48: together they get a quarter of the time, however many they are; a first little is free."""
+
+    async def main() -> None:
+        served: list[str] = []
+        now = [100.0]
+        fair = Fair(lambda: now[0])
+        cost = 0.001
+        spent = 0.0
+        waits = 0
+
+        def work(one: Worker) -> None:
+            nonlocal spent, waits
+            while True:
+                now[0] += cost
+                spent += cost
+                if fair.stranger(one, cost):
+                    waits += 1
+                    return
+
+        workers = [Worker(str(number), 1_000_000, served, work) for number in range(20)]
+        for one in workers:
+            work(one)
+        free = spent
+        assert 0.02 <= free <= 0.06  # a burst of logins
+        loop = asyncio.get_running_loop()
+        began, busy = now[0], spent
+        while now[0] < began + 2.0:
+            # The clock goes on to when the next one is due; its timer then fires as the loop comes round.
+            assert fair._timer is not None
+            fair._timer.cancel()
+            now[0] = max(now[0], fair._strangers[0][1])
+            fair._next_stranger()
+        assert loop.time() > 0
+        assert (spent - busy) / (now[0] - began) <= 0.26
+        assert {served.count(str(number)) for number in range(20)} <= {waits // 20 - 2, waits // 20 - 1, waits // 20}
+        assert fair._timer is not None
+        fair._timer.cancel()
+
+    run(main())
+
+
+def test_a_task_waits_for_its_turn_too(run: Run) -> None:
+    """`turn` returns after those that waited before, and a task that is cancelled meanwhile keeps nobody waiting."""
+
+    async def main() -> None:
+        served: list[str] = []
+        fair = Fair()
+        fair.wait(Worker("first", 1, served, lambda one: None), 1.0)
+
+        async def task(name: str) -> None:
+            await fair.turn(1.0)
+            served.append(name)
+
+        gone = asyncio.create_task(task("gone"))
+        last = asyncio.create_task(task("last"))
+        await asyncio.sleep(0)
+        gone.cancel()
+        await last
+        assert served == ["first", "last"]
+
+    run(main())
