@@ -59,7 +59,8 @@ from partyline.trust.addresses import is_loopback
 from partyline.trust.keys import KeyRing, Principal
 from partyline.trust.perimeter import Perimeter, allowed_host, allowed_origin, canonical_origin, trusted_network
 from partyline.trust.tokens import Tokens, revocation_life
-from partyline.wire.relay import to_json, user_text
+from partyline.wire.json import to_json
+from partyline.wire.relay import user_text
 from partyline.wire.websocket.connection import Limits as MessageLimits
 
 _RESERVED_DESCRIPTORS = 256  # for the database, logs and listeners

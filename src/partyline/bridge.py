@@ -6,7 +6,7 @@ frames are events (relay.md). One publish reaches plain WebSocket, SSE, v1 and S
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 
@@ -21,11 +21,17 @@ from partyline.socketio.handlers import Handlers
 from partyline.socketio.server import SocketIO
 from partyline.socketio.socket import Socket
 from partyline.wire import relay as wire
-from partyline.wire.socketio.attachments import take_out
+from partyline.wire.json import decode, to_json
 from partyline.wire.socketio.packets import Parser
 
 NAMESPACE: Final = "/relay"
-COMMANDS: Final = ("subscribe", "unsubscribe", "publish", "history", "presence")
+COMMANDS: Final[dict[str, Any]] = {
+    "subscribe": wire.Subscribe,
+    "unsubscribe": wire.Unsubscribe,
+    "publish": wire.Publish,
+    "history": wire.History,
+    "presence": wire.PresenceOf,
+}
 
 
 def serve_relay(io: SocketIO, services: LineServices) -> None:
@@ -55,7 +61,7 @@ def serve_relay(io: SocketIO, services: LineServices) -> None:
             line.end()
 
     def add(command: str) -> None:
-        def handle(socket: Socket, fields: dict[str, Any], acknowledge: Acknowledge) -> None:
+        def handle(socket: Socket, fields: msgspec.Raw, acknowledge: Acknowledge) -> None:
             line = lines.get(socket)
             if line is not None:
                 line.ask(command, fields, acknowledge)
@@ -91,7 +97,7 @@ class _RelayDialect:
         self._protocol = protocol
 
     def encode(self, message: Message) -> bytes:
-        value = msgspec.json.decode(wire.to_json(wire.envelope(message, self._epoch)))
+        value = msgspec.Raw(to_json(wire.envelope(message, self._epoch)))
         return Frames.of(self._parser.event(NAMESPACE, "message", (value,)), self._protocol)
 
 
@@ -103,6 +109,10 @@ class _Session(LineSession):
 
     def choose_dialect(self, connection: Connection) -> None:
         """It has its own."""
+
+    def _say(self, value: dict[str, Any] | wire.PublishReply) -> None:
+        if self._connection is not None:
+            cast("_Line", self._connection).hear(value if isinstance(value, dict) else msgspec.structs.asdict(value))
 
 
 class _Line:
@@ -122,14 +132,17 @@ class _Line:
 
     # From the client
 
-    def ask(self, command: str, fields: dict[str, Any], acknowledge: Acknowledge) -> None:
+    def ask(self, name: str, fields: msgspec.Raw, acknowledge: Acknowledge) -> None:
         """Do a command of the client's; the line keeps them in order."""
-        if take_out((fields,))[1]:
-            acknowledge({"error": "invalid", "message": f"{command}: topics carry JSON, not binary values"})
+        try:
+            command = decode(bytes(fields), COMMANDS[name])
+        except PartylineError as error:
+            acknowledge({"error": error.code, "message": error.message})
             return
         self._asked += 1
         self._answers[self._asked] = acknowledge
-        self._session.text(msgspec.json.encode({**fields, "type": command, "id": self._asked}).decode())
+        command.id = self._asked
+        self._session.do(command)
 
     def end(self) -> None:
         """The socket goes."""
@@ -143,15 +156,19 @@ class _Line:
     def send(self, data: bytes) -> None:
         self._socket.offer(Payload(data))
 
-    def send_utf8(self, payload: bytes) -> None:
-        frame = msgspec.json.decode(payload)
-        kind, number = frame.pop("type"), frame.pop("id", None)
+    def hear(self, frame: dict[str, Any]) -> None:
+        """What the line says. It may hold JSON that nobody has decoded."""
+        kind, number = frame.pop("type", "reply"), frame.pop("id", None)
         if kind in ("reply", "error"):
             acknowledge = self._answers.pop(number, None)
             if acknowledge is not None:
-                acknowledge(frame if kind == "reply" else {"error": frame["code"], "message": frame["message"]})
+                answer = frame if kind == "reply" else {"error": frame["code"], "message": frame["message"]}
+                acknowledge(msgspec.Raw(to_json(answer)))
         elif kind != "welcome":
-            self._socket.send_event(kind, (frame,))
+            self._socket.send_event(kind, (msgspec.Raw(to_json(frame)),))
+
+    def send_utf8(self, payload: bytes) -> None:
+        """Nothing says JSON here."""
 
     def send_text(self, text: str) -> None:
         self.send_utf8(text.encode())

@@ -169,6 +169,16 @@ def test_tail_prints_what_comes() -> None:
     asyncio.run(main())
 
 
+def test_tail_goes_on_over_numbers_that_nothing_holds(capsys: pytest.CaptureFixture[str]) -> None:
+    """A number beyond what Python holds is shown as one, or with --json as it was published (hostile 50)."""
+    message = Message("cats", b"[1e400,%b]" % (b"9" * 4_400), None, "id", 0.0)
+    for as_json in (False, True):
+        _Printer(Console(stderr=True), as_json=as_json).show(message)
+    shown, written = capsys.readouterr().out.splitlines()
+    assert shown.endswith(" cats [Infinity, Infinity]")
+    assert message.raw.decode() in written
+
+
 def test_tail_shows_the_date_of_another_day(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import gc
 import itertools
+import math
 import signal
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from partyline.client import Gap, Line, Message, State, connect
@@ -68,6 +70,25 @@ def test_publish_and_subscribe() -> None:
                 assert (page.next, page.more, page.recovered) == (receipt.position, False, True)
                 assert await line.presence("cats") == []
             await nothing_is_held(partyline)
+
+    asyncio.run(main())
+
+
+def test_numbers_beyond_python_are_read() -> None:
+    """A message with a number that Python cannot hold costs neither the subscription nor the page of history: its
+    `data` has the nearest float, and `raw` what was published (hostile 50)."""
+    numbers = (b"1e400", b"9" * 4_400, b'{"a":[-1e400]}')
+
+    async def main() -> None:
+        async with partyline_server() as (_, url), quick(url) as line, line.subscribe("cats") as cats:
+            for raw in numbers:
+                await line.publish("cats", msgspec.Raw(raw))
+            await line.publish("cats", "next")
+            async with asyncio.timeout(WITHIN):
+                messages = [await anext(cats) for _ in range(4)]
+            for got in (messages, (await line.history("cats")).messages):
+                assert [message.raw for message in got] == [*numbers, b'"next"']
+                assert [message.data for message in got] == [math.inf, math.inf, {"a": [-math.inf]}, "next"]
 
     asyncio.run(main())
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 from partyline.hub.fanout import fan_out
+from partyline.hub.hub import Hub
+from partyline.metrics import Counters
 from partyline.models import Draft, Message, Policy
+from partyline.stores.memory import MemoryStore
 
 from .members import Member, Tagged
 
@@ -62,3 +67,45 @@ def test_each_message_is_encoded_anew() -> None:
     fan_out(Message(Draft("cats", b"2", "id2"), 8, 0.0), [member])
     assert member.got == [b"1", b"2"]
     assert dialect.encoded == 2
+
+
+class Unwritable:
+    """A dialect that can write nothing."""
+
+    def encode(self, message: Message) -> bytes:
+        raise ValueError("there is no way to write this")
+
+
+def test_a_dialect_that_fails_costs_nobody_else_anything() -> None:
+    """Members whose dialect cannot write a message are closed with 1011, after all others have it, and the failure is
+    raised (hostile 50)."""
+    before, failing, after = Member(), Member(dialect=Unwritable()), Member()
+    with pytest.raises(ValueError, match="no way to write"):
+        fan_out(MESSAGE, [before, failing, after])
+    assert (before.got, failing.got, after.got) == ([b"1"], [], [b"1"])
+    assert (before.closed, failing.closed, after.closed) == ([], [1011], [])
+
+
+def test_a_member_that_leaves_as_it_is_closed_costs_nobody_else_anything() -> None:
+    """A member that leaves its rooms the moment it is closed, or offered something, does not keep a message from those
+    who came to the room after it (hostile 50)."""
+    counters = Counters()
+    hub = Hub(MemoryStore(), counters)
+
+    class Leaving(Member):
+        def close(self, code: int, reason: str = "") -> None:
+            super().close(code, reason)
+            hub.remove(self)
+
+    class Full(Leaving):
+        def offer(self, payload: object) -> None:
+            self.close(4008)
+
+    members = [Member(), Leaving(dialect=Unwritable()), Member(), Full(), Member()]
+    for member in members:
+        hub.join(member, "cats")
+    for data in (b"1", b"2"):
+        hub.publish(Draft("cats", data, "id", durable=False))
+    assert [member.got for member in members] == [[b"1", b"2"], [], [b"1", b"2"], [], [b"1", b"2"]]
+    assert [member.closed for member in members] == [[], [1011], [], [4008], []]
+    assert counters.errors == 1

@@ -206,6 +206,10 @@ class WebSocketPeer:
         """Send text messages, all in one write."""
         await self.peer.send(b"".join(self.wire.text(text.encode()) for text in texts))
 
+    async def say_bytes(self, data: bytes) -> None:
+        """Send a binary message."""
+        await self.peer.send(self.wire.binary(data))
+
     async def next(self) -> Event | None:
         """The next message or control frame; None at the end of the connection."""
         while not self._events:
@@ -218,6 +222,11 @@ class WebSocketPeer:
     async def text(self) -> str:
         event = await self.next()
         assert isinstance(event, str), event
+        return event
+
+    async def bytes(self) -> bytes:
+        event = await self.next()
+        assert isinstance(event, bytes), event
         return event
 
     async def until_close(self) -> tuple[list[Event], Close]:

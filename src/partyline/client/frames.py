@@ -29,7 +29,8 @@ from partyline.errors import (
     UpgradeRequired,
 )
 from partyline.models import Position
-from partyline.wire.relay import to_json
+from partyline.wire.json import read as read_json
+from partyline.wire.json import to_json
 
 # Whose codes are what: the table of docs/reference/limits.md. A frame has no status, so the code alone must do.
 _CODES: Final[dict[type[PartylineError], tuple[str, ...]]] = {
@@ -148,8 +149,8 @@ class Message:
 
     @property
     def data(self) -> Any:
-        """The message's value, decoded now."""
-        return msgspec.json.decode(self.raw)
+        """The message's value, decoded now. A number that Python cannot hold is the nearest float, perhaps infinite."""
+        return read_json(self.raw)
 
 
 def message_of(topic: str, body: Body) -> Message:

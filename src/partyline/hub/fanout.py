@@ -19,16 +19,17 @@ def fan_out(
 
     `payloads` is what it has been encoded to so far, where its audience is served in pieces.
 
-    Members whose dialect fails to encode it are closed (1011), since they would have a hole; all others get it, and
-    then the error is raised.
+    Members whose dialect fails to encode it are closed (1011), since they would have a hole; all others get it first,
+    and then the error is raised.
     """
     if payloads is None:
         payloads = {}
     last: Dialect | None = None
     payload: Payload | None = None
     failure: Exception | None = None
+    failed: list[Connection] = []
     count = 0
-    for member in members:
+    for member in tuple(members):  # one that ends while it is offered something leaves its rooms
         dialect = member.dialect
         if dialect is not last:  # neighbours mostly speak alike: an identity test instead of a dict look-up
             last = dialect
@@ -41,10 +42,12 @@ def fan_out(
                     payload, failure = None, error
                 payloads[dialect] = payload
         if payload is None:
-            member.close(1011, "internal error")
+            failed.append(member)  # closing may change the rooms that are being walked
         else:
             member.offer(payload)
             count += 1
+    for member in failed:
+        member.close(1011, "internal error")
     if failure is not None:
         raise failure
     return count

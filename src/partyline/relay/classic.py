@@ -14,7 +14,8 @@ from partyline.relay.registry import Registration, Registry
 from partyline.server.answers import error_body
 from partyline.server.site import Carrier
 from partyline.topics import check_topic
-from partyline.wire.relay import Topics, check_list, classic_text, decode
+from partyline.wire.json import decode
+from partyline.wire.relay import Topics, check_list, classic_text
 from partyline.wire.websocket.deflate import Deflate, deflate
 from partyline.wire.websocket.frames import TEXT, frame, text_frame
 

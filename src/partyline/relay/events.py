@@ -19,6 +19,7 @@ from partyline.server.site import Site
 from partyline.trust.keys import Principal
 from partyline.wire import relay as wire
 from partyline.wire import sse
+from partyline.wire.json import to_json
 
 _log = log.get("relay")
 
@@ -34,7 +35,7 @@ class EventDialect:
 
     def encode(self, message: Message) -> bytes:
         envelope = wire.envelope(message, self.epoch)
-        return sse.event(wire.to_json(envelope), id=envelope.position)
+        return sse.event(to_json(envelope), id=envelope.position)
 
 
 class EventStream:
@@ -217,7 +218,7 @@ class EventStream:
     def _tell_gap(self, oldest: Position | None, going_on_at: Position) -> None:
         """Say that something was missed; the browser's position moves behind it."""
         told = {"recovered": False, "oldest": None if oldest is None else str(oldest)}
-        self.send(b"event: gap\n" + sse.event(wire.to_json(told), id=str(going_on_at)))
+        self.send(b"event: gap\n" + sse.event(to_json(told), id=str(going_on_at)))
 
     async def _deliver(self, message: Message) -> None:
         while self._outbox and self._ending is None:

@@ -29,7 +29,8 @@ from partyline.relay.resuming import ResumingSession
 from partyline.server.site import Endpoint, Upgrade
 from partyline.topics import check_topic
 from partyline.trust.rate import PerAddress
-from partyline.wire.relay import check_list, compact, user_text
+from partyline.wire.json import compact
+from partyline.wire.relay import check_list, user_text
 
 _WS = "/ws/"
 

@@ -25,6 +25,7 @@ from partyline.server.turn import OWN_READ
 from partyline.topics import check_pattern, check_topic, is_pattern, is_printable
 from partyline.trust.keys import Principal
 from partyline.wire import relay as wire
+from partyline.wire.json import compact, to_json
 from partyline.wire.websocket.deflate import Deflate, deflate
 from partyline.wire.websocket.frames import TEXT, frame, text_frame
 
@@ -44,7 +45,7 @@ class LineDialect:
     compress_from: int
 
     def encode(self, message: Message) -> bytes:
-        text = wire.to_json(wire.envelope(message, self.epoch, wire.MessageFrame))
+        text = to_json(wire.envelope(message, self.epoch, wire.MessageFrame))
         if self.agreed is not None and len(text) >= self.compress_from:
             return frame(TEXT, deflate(text, self.agreed.window_bits), rsv1=True)
         return text_frame(text)
@@ -198,6 +199,14 @@ class LineSession:
             self._handle(command)
         except PartylineError as error:
             self._fail(command_id if command_id is not None else wire.find_id(text), error)
+
+    def do(self, command: wire.Command) -> None:
+        """Do a command that has been read already."""
+        self._greet()
+        try:
+            self._handle(command)
+        except PartylineError as error:
+            self._fail(command.id, error)
 
     def binary(self, data: bytes) -> None:
         self.refused(InvalidValue("commands are JSON text, not binary messages", code="unknown_command"), data)
@@ -419,8 +428,8 @@ class LineSession:
         def done(outcome: Receipt | PartylineError) -> None:
             if isinstance(outcome, PartylineError):
                 self._fail(command_id, outcome)
-            elif self._connection is not None:
-                self._connection.send_utf8(wire.to_json(wire.publish_reply(command_id, outcome)))
+            else:
+                self._say(wire.publish_reply(command_id, outcome))
 
         self._services.hub.publish(draft, done)
 
@@ -511,9 +520,9 @@ class LineSession:
             }
         )
 
-    def _say(self, value: dict[str, Any]) -> None:
+    def _say(self, value: dict[str, Any] | wire.PublishReply) -> None:
         if self._connection is not None:
-            self._connection.send_utf8(wire.to_json(value))
+            self._connection.send_utf8(to_json(value))
 
     def _close(self, code: int, reason: str) -> None:
         if self._connection is not None:
@@ -571,7 +580,7 @@ def make_draft(
         raise InvalidValue(f"ttl: {ttl:g} is not a number of seconds between 0 and a year", field="ttl")
     return Draft(
         topic,
-        wire.compact(data),
+        compact(data),
         message_id if message_id is not None else new_id(),
         user=None if user_id is None else wire.user_text(user_id),
         key=key,

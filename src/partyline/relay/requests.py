@@ -15,7 +15,8 @@ from partyline.hub.hub import Hub
 from partyline.models import Draft, Receipt
 from partyline.topics import MAX_LENGTH, TOKEN, UNPRINTABLE
 from partyline.trust.perimeter import Peer
-from partyline.wire.relay import MAX_USER, MAX_USER_ID, decode, to_json
+from partyline.wire.json import decode, to_json
+from partyline.wire.relay import MAX_USER, MAX_USER_ID
 
 _T = TypeVar("_T", bound=msgspec.Struct)
 

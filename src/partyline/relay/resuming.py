@@ -19,7 +19,7 @@ from partyline.interfaces import Connection, Dialect, Store, View
 from partyline.models import Message, Payload, Position
 from partyline.relay.classic import ClassicRules, ClassicSession
 from partyline.relay.registry import Registration, Registry
-from partyline.wire.relay import to_json
+from partyline.wire.json import to_json
 from partyline.wire.websocket.frames import PING, frame
 
 _log = log.get("relay")

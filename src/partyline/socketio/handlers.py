@@ -17,6 +17,7 @@ import msgspec
 
 from partyline.errors import ConfigError, InvalidPacket, InvalidValue
 from partyline.socketio.acks import Acknowledge
+from partyline.wire.socketio.attachments import take_out
 from partyline.wire.socketio.packets import RESERVED, Event
 
 Function = Callable[..., Any]
@@ -139,6 +140,9 @@ class _Type:
             self.decode = lambda raw: adapter.validate_json(bytes(raw))
             self.convert = adapter.validate_python
             return
+        if annotation is msgspec.Raw:  # an argument as JSON, however it came
+            self.convert, self.decode = _as_json, lambda raw: raw
+            return
         self.convert = lambda value: msgspec.convert(value, annotation, builtin_types=_BINARY)
         if annotation in _BINARY:  # from JSON it would take base64
             self.decode = lambda raw: self.convert(_read_json(raw))
@@ -147,6 +151,12 @@ class _Type:
 
 
 _read_json = msgspec.json.Decoder().decode
+
+
+def _as_json(value: Any) -> msgspec.Raw:
+    if take_out((value,))[1]:
+        raise ValueError("it is JSON, and cannot carry binary values")
+    return msgspec.Raw(msgspec.json.encode(value))
 
 
 def _of_pydantic(annotation: Any) -> bool:

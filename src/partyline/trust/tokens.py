@@ -20,7 +20,8 @@ import msgspec
 from partyline.errors import ConfigError, InvalidValue, MalformedRequest, Overloaded, Unauthenticated
 from partyline.topics import check_pattern, is_printable
 from partyline.trust.keys import Principal
-from partyline.wire.relay import check_depth, user_text
+from partyline.wire.json import check_depth
+from partyline.wire.relay import user_text
 
 if TYPE_CHECKING:
     from jwt.algorithms import Algorithm as Signature

@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from typing import Any, Final, TypeVar
+from typing import Final
 
 import msgspec
 
-from partyline.errors import InvalidValue, MalformedRequest
+from partyline.errors import InvalidValue
 from partyline.models import Message, Receipt
 from partyline.topics import is_printable
+from partyline.wire.json import check_depth, mend_surrogates, refusal
 
-MAX_DEPTH = 64
 MAX_USER = 128
 MAX_USER_ID = (1 << 63) - 1
-
-_T = TypeVar("_T")
-# A string, or what begins like one and has no end: possessive and never failing, or hostile quotes make it quadratic.
-_STRING = re.compile(rb'"(?>[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
-_NESTING = re.compile(rb"[\[\]{}]")
-_SURROGATE = re.compile(
-    rb"(\\\\)|(\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})|\\u[dD][89a-fA-F][0-9a-fA-F]{2}"
-)
-_FIELD = re.compile(r"^(.*) - at `\$\.([^`]*)`$")
-_MISSING = re.compile(r"missing required field `([^`]*)`")
 
 
 class Topics(msgspec.Struct):
@@ -159,22 +148,6 @@ def entry(message: Message, epoch: str) -> Entry:
     return Entry(position, draft.id, message.time, msgspec.Raw(draft.data), draft.sender, draft.user, draft.key)
 
 
-def decode(data: bytes, kind: type[_T]) -> _T:
-    """Read JSON from a peer into `kind`.
-
-    Lone surrogates become U+FFFD. Raises MalformedRequest (400: not UTF-8, not JSON, `too_deep` beyond 64 levels) or
-    InvalidValue (422: JSON of another shape), which name the field.
-    """
-    check_depth(data)
-    try:
-        data.decode()  # msgspec.Raw is copied as it is, so what goes through it is checked here
-        return msgspec.json.decode(mend_surrogates(data), type=kind)
-    except UnicodeDecodeError as error:
-        raise MalformedRequest(f"the JSON is not UTF-8 at byte {error.start}", code="malformed_json") from None
-    except msgspec.MsgspecError as error:
-        raise _refusal(error) from None
-
-
 _command: Final = msgspec.json.Decoder(Command)  # made once: reading the union's types takes longer than a command
 
 
@@ -185,7 +158,7 @@ def decode_command(text: str) -> Command:
     try:
         command: Command = _command.decode(mend_surrogates(data))
     except msgspec.MsgspecError as error:
-        raise _refusal(error) from None
+        raise refusal(error) from None
     return command
 
 
@@ -197,57 +170,12 @@ def find_id(text: str) -> CommandId:
         return None
 
 
-def _refusal(error: msgspec.MsgspecError) -> InvalidValue | MalformedRequest:
-    if not isinstance(error, msgspec.ValidationError):
-        return MalformedRequest(f"this is not JSON: {error}", code="malformed_json")
-    text = str(error)
-    found = _FIELD.match(text)
-    reason, field = (found[1], found[2]) if found else (text, None)
-    if missing := _MISSING.search(text):
-        field = missing[1]
-    named = f"{field}: {reason}" if field else reason
-    return InvalidValue(named.replace("`", "'"), field=field)
-
-
-def check_depth(data: bytes) -> None:
-    """Raises MalformedRequest `too_deep` where arrays and objects nest deeper than 64 levels."""
-    if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
-        return
-    depth = 0
-    for match in _NESTING.finditer(_STRING.sub(b"", data)):
-        if match[0] in b"[{":
-            depth += 1
-            if depth > MAX_DEPTH:
-                raise MalformedRequest(
-                    f"the JSON nests deeper than {MAX_DEPTH} levels", code="too_deep", limit="json_depth"
-                )
-        else:
-            depth -= 1
-
-
-def mend_surrogates(data: bytes) -> bytes:
-    """JSON text with each escaped lone surrogate replaced by U+FFFD: half a character must not cost a message."""
-    if b"\\u" not in data:
-        return data
-    return _SURROGATE.sub(lambda match: match[0] if match[1] or match[2] else b"\\ufffd", data)
-
-
-def compact(raw: bytes) -> bytes:
-    """A JSON value without the white space between its tokens; numbers and strings as they were written."""
-    return msgspec.json.format(raw, indent=-1)
-
-
 def classic_text(message: Message) -> bytes:
     """A message as a classic client gets it: a string as that very text, any other JSON as its compact text."""
     data = message.draft.data
     if data[:1] == b'"':
-        return msgspec.json.decode(data, type=str).encode()
+        return msgspec.json.decode(mend_surrogates(data), type=str).encode()
     return data
-
-
-def to_json(value: Any) -> bytes:
-    """A value of ours as JSON."""
-    return msgspec.json.encode(value)
 
 
 def user_text(user_id: float | str, field: str = "user_id") -> str:

@@ -9,7 +9,7 @@ import msgspec
 
 from partyline.errors import InvalidPacket
 
-_PLAIN: Final = frozenset((str, int, float, bool, type(None)))
+_PLAIN: Final = frozenset((str, int, float, bool, type(None), msgspec.Raw))  # a Raw is JSON already
 BINARY: Final = (bytes, bytearray, memoryview)
 
 

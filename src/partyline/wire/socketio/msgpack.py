@@ -6,6 +6,7 @@ JavaScript has values that MessagePack has not: `undefined` is extension 0 of on
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -14,6 +15,7 @@ from typing import Any, Final
 import msgspec
 
 from partyline.errors import InvalidPacket, PayloadTooLarge
+from partyline.wire.json import read
 from partyline.wire.socketio.attachments import BINARY
 from partyline.wire.socketio.packets import (
     ACK,
@@ -41,6 +43,8 @@ _EXACT_UP_TO: Final = 16 * 1024  # bytes that are read in Python, where msgspec 
 _LATEST: Final = 253_402_300_799_999  # milliseconds: the last of year 9999, which Python can name
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _encode = msgspec.msgpack.Encoder().encode
+_MOST_DIGITS: Final = 20
+_LONG: Final = re.compile(rb"[0-9]{19}")  # perhaps an integer that needs more than 64 bits
 
 
 class _Packed(msgspec.Struct):
@@ -168,6 +172,8 @@ MSGPACK: Final = MsgpackParser()
 
 
 def _write(kind: int, namespace: str, identifier: int | None, data: Any) -> Messages:
+    if type(data) is list:
+        data = [_from_json(value) if type(value) is msgspec.Raw else value for value in data]
     packet: dict[str, Any] = {"type": kind, "data": data, "nsp": namespace}
     if identifier is not None:
         packet["id"] = identifier
@@ -182,6 +188,19 @@ def _write(kind: int, namespace: str, identifier: int | None, data: Any) -> Mess
             check_integers(value, name)
         packet["data"] = values if isinstance(data, list) else values[0]
         return (_encode(packet),)
+
+
+def _from_json(raw: msgspec.Raw) -> Any:
+    """JSON as a value that MessagePack can hold."""
+    data = bytes(raw)
+    return read(data, _integer) if _LONG.search(data) else read(data)
+
+
+def _integer(digits: str) -> int | float:
+    """MessagePack has 64 bits: an integer beyond is the nearest double, as JavaScript would have read it from JSON."""
+    if len(digits) <= _MOST_DIGITS and -(1 << 63) <= (number := int(digits)) < 1 << 64:
+        return number
+    return float(digits)
 
 
 def _id(packed: _Packed) -> int | None:

@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl
 import msgspec
 
 from partyline.errors import InvalidPacket, InvalidValue, PartylineError, PayloadTooLarge
-from partyline.wire.relay import MAX_DEPTH, check_depth, mend_surrogates
+from partyline.wire.json import MAX_DEPTH, check_depth, mend_surrogates
 from partyline.wire.socketio.attachments import put_in, take_out
 from partyline.wire.socketio.values import UNWRITABLE, places, plain
 
