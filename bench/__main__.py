@@ -12,18 +12,22 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table as RichTable
 
 from bench.build import BENCH, BUILD, ROOT, Unavailable, compile_programs
 from bench.catalog import Catalog
+from bench.connecting import connecting
 from bench.durable import durable
+from bench.figures import three_digits
 from bench.growth import growth
 from bench.machine import choose_cores, facts, raise_descriptor_limit
 from bench.memory import idle
 from bench.rounds import Bench
-from bench.scenarios import broadcast, echo, latency
+from bench.scenarios import broadcast, echo, latency, publish
 from bench.socketio import socketio
 from bench.table import Row, rich_tables, save, save_json
 
@@ -31,11 +35,15 @@ SCENARIOS: dict[str, Callable[[Bench], list[Row]]] = {
     "echo": echo,
     "broadcast": broadcast,
     "latency": latency,
+    "publish": publish,
     "durable": durable,
     "socketio": socketio,
+    "connecting": connecting,
     "idle": idle,
     "growth": growth,
 }
+# Those that compare two checkouts.
+COMPARED = ("echo", "broadcast", "publish", "durable", "socketio", "connecting", "idle")
 PAIRS = 5
 QUICK_PAIRS = 2
 MIN_DESCRIPTORS = 11_000
@@ -51,16 +59,29 @@ def arguments() -> argparse.Namespace:
         "--quick", action="store_true", help="a fifth of the operations and two rounds: a look, not a figure"
     )
     parser.add_argument(
-        "--only", default=",".join(SCENARIOS), metavar="NAMES", help="scenarios, comma-separated (default: %(default)s)"
+        "--against",
+        type=Path,
+        metavar="CHECKOUT",
+        help="another checkout of Partyline, in place of the peers, run by its own .venv",
+    )
+    parser.add_argument(
+        "--only", metavar="NAMES", help=f"of the scenarios {','.join(SCENARIOS)} (default: all that apply)"
     )
     parser.add_argument("--pairs", type=int, metavar="N", help=f"rounds (default: {PAIRS}, quick: {QUICK_PAIRS})")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows with all their values there as well")
     chosen = parser.parse_args()
-    chosen.only = [name.strip() for name in chosen.only.split(",") if name.strip()]
-    unknown = [name for name in chosen.only if name not in SCENARIOS]
+    known = COMPARED if chosen.against else tuple(SCENARIOS)
+    chosen.only = (
+        list(known) if chosen.only is None else [name.strip() for name in chosen.only.split(",") if name.strip()]
+    )
+    unknown = [name for name in chosen.only if name not in known]
     if unknown or not chosen.only:
-        parser.error(f"--only knows {', '.join(SCENARIOS)}, not {', '.join(unknown) or 'nothing'}")
-    chosen.pairs = chosen.pairs or (QUICK_PAIRS if chosen.quick else PAIRS)
+        parser.error(f"--only knows {', '.join(known)}, not {', '.join(unknown) or 'nothing'}")
+    if chosen.against:
+        chosen.against = chosen.against.resolve()
+        if not (chosen.against / "src" / "partyline").is_dir():
+            parser.error(f"--against: {chosen.against} is no checkout of Partyline")
+    chosen.pairs = chosen.pairs or (QUICK_PAIRS if chosen.quick and not chosen.against else PAIRS)
     if chosen.pairs < 1:
         parser.error("--pairs must be at least 1")
     return chosen
@@ -84,7 +105,7 @@ def main() -> int:
         console.print("[bold red]Nothing can be measured: the floor and the load generator are C programs.")
         console.print(str(reason), markup=False)
         return 2
-    catalog = Catalog()
+    catalog = Catalog(options.against)
     for name, why in catalog.missing.items():
         console.print(f"[bold yellow]SKIPPED[/] {name}: {escape(why)}", highlight=False)
 
@@ -98,7 +119,7 @@ def main() -> int:
     columns = (TextColumn("{task.description:60}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     # Twice a second: the bars are drawn on the generator's core.
     with Progress(*columns, console=console, refresh_per_second=2) as progress:
-        bench = Bench(catalog, cores, options.pairs, options.quick, console, progress)
+        bench = Bench(catalog, cores, options.pairs, options.quick, console, progress, bool(options.against))
         for name in options.only:
             made += SCENARIOS[name](bench)
 
@@ -107,6 +128,8 @@ def main() -> int:
     for table in rich_tables(made):
         console.print(table)
         console.print()
+    if options.against:
+        console.print(comparison(made, options.against.name))
     complete = not options.quick and set(options.only) == set(SCENARIOS) and options.pairs >= PAIRS
     folder = BENCH / "results" if complete else BUILD / "results"
     save(folder, machine, made, preface(options))
@@ -122,6 +145,21 @@ def preface(options: argparse.Namespace) -> str:
     """The sentence above the saved table."""
     kind = "A quick look, not for quoting" if options.quick else "Server CPU per operation"
     return f"{kind}, rounds: {options.pairs}, scenarios: {', '.join(options.only)}. How to read it: bench/README.md."
+
+
+def comparison(made: list[Row], there: str) -> RichTable:
+    """This checkout beside the other one, the worst ratio first."""
+    table = RichTable("scenario", "here", there, "here / there", "min - max", box=box.SIMPLE)
+    mine = {(row.scenario, row.server): row.figure for row in made}
+    pairs = [(row.ratio, row) for row in made if row.ratio is not None and row.server.endswith(f" of {there}")]
+    for ratio, row in sorted(pairs, key=lambda pair: -pair[0].median):
+        assert row.figure is not None
+        here = mine.get((row.scenario, row.server.removesuffix(f" of {there}")))
+        medians = (three_digits(figure.median) if figure else "" for figure in (here, row.figure))
+        table.add_row(
+            f"{row.scenario} ({row.unit})", *medians, f"{ratio.median:.3f}", f"{ratio.low:.3f} - {ratio.high:.3f}"
+        )
+    return table
 
 
 def verdict(bench: Bench, console: Console) -> int:

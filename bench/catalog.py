@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 
 from bench.build import BENCH, BUILD, NODE_MODULES, PEERS, ROOT, Unavailable, install_node_package, node_version
 from bench.machine import package_version
@@ -32,7 +34,7 @@ PYTHON_SOCKETIO = "python-socketio"
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """A server that can be started.
+    """A server that can be started. One of another checkout of Partyline says `where` it is from.
 
     `prepare` returns its version, or raises Unavailable with the way to get it. `command` takes
     the mode and returns the command line; the process then prints where it listens.
@@ -42,10 +44,16 @@ class Contender:
     prepare: Callable[[], str]
     command: Callable[[str], list[str]]
     environment: Mapping[str, str] = field(default_factory=dict)
+    where: str = ""
+
+    @property
+    def label(self) -> str:
+        """What its rows are called."""
+        return f"{self.name} of {self.where}" if self.where else self.name
 
     def start(self, mode: str, core: int | None) -> Server:
         """Start it in one mode; returns when it listens."""
-        return Server(self.name.replace(" ", "-").lower(), self.command(mode), core, self.environment)
+        return Server(self.label.replace(" ", "-").lower(), self.command(mode), core, self.environment)
 
 
 def _python_package(package: str, requirement: str) -> Callable[[], str]:
@@ -93,38 +101,37 @@ def _durable() -> str:
     return version
 
 
-def _durable_command(mode: str) -> list[str]:
-    for path in DATABASE.parent.glob(f"{DATABASE.name}*"):  # every run begins with an empty log
+def _empty_log() -> None:
+    for path in DATABASE.parent.glob(f"{DATABASE.name}*"):  # every run begins with one
         path.unlink()
-    return [
-        *(sys.executable, "-m", "partyline", "serve", "--port", "0", "--db", str(DATABASE)),
-        *("--log-format", "json", "--config", str(DURABLE_CONFIG)),
-    ]
 
 
-def _with_source() -> dict[str, str]:
-    paths = [str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]
-    return {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}
+def _ours(root: Path, python: str, where: str = "") -> tuple[Contender, ...]:
+    """The servers of a checkout of Partyline, run by the interpreter that has what it needs."""
+    paths = [str(root / "src"), os.environ.get("PYTHONPATH", "")]
+    environment = {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}
+
+    def served(mode: str, *arguments: str) -> list[str]:
+        return [python, "-m", "partyline", "serve", "--port", "0", "--log-format", "json", *arguments]
+
+    def script(mode: str, name: str) -> list[str]:
+        return [python, str(root / "bench" / "servers" / name)]
+
+    def durable(mode: str) -> list[str]:
+        _empty_log()
+        return served(mode, "--db", str(DATABASE), "--config", str(DURABLE_CONFIG))
+
+    commands: dict[str, tuple[Callable[[], str], Callable[[str], list[str]]]] = {
+        PARTYLINE: (_partyline_echo, partial(script, name="partyline_echo.py")),
+        RELAY: (_relay, lambda mode: served(mode, "--db", ":memory:", "--config", str(RELAY_CONFIG))),
+        DURABLE: (_durable, durable),
+        SOCKETIO: (_partyline, partial(script, name="partyline_socketio.py")),
+    }
+    return tuple(Contender(name, prepare, command, environment, where) for name, (prepare, command) in commands.items())
 
 
-_CONTENDERS = (
+_PEERS = (
     Contender(FLOOR, lambda: "bench/native/floor.c", lambda mode: [str(BUILD / "floor"), mode, "0"]),
-    Contender(
-        PARTYLINE,
-        _partyline_echo,
-        lambda mode: [sys.executable, str(BENCH / "servers" / "partyline_echo.py"), "--port", "0"],
-        _with_source(),
-    ),
-    Contender(
-        RELAY,
-        _relay,
-        lambda mode: [
-            *(sys.executable, "-m", "partyline", "serve", "--port", "0", "--db", ":memory:"),
-            *("--log-format", "json", "--config", str(RELAY_CONFIG)),
-        ],
-        _with_source(),
-    ),
-    Contender(DURABLE, _durable, _durable_command, _with_source()),
     Contender(
         NODE_WS,
         _node_ws,
@@ -142,12 +149,6 @@ _CONTENDERS = (
         lambda mode: [sys.executable, str(PEERS / "uvicorn_app.py"), "0"],
     ),
     Contender(
-        SOCKETIO,
-        _partyline,
-        lambda mode: [sys.executable, str(BENCH / "servers" / "partyline_socketio.py")],
-        _with_source(),
-    ),
-    Contender(
         NODE_SOCKETIO,
         _node_socketio,
         lambda mode: ["node", str(PEERS / "socketio_server.js"), "0"],
@@ -162,16 +163,30 @@ _CONTENDERS = (
 
 
 class Catalog:
-    """The contenders of this machine, and the reasons of those that are missing."""
+    """The contenders of this machine, and the reasons of those that are missing.
 
-    def __init__(self) -> None:
+    With another checkout (`against`) there are Partyline's servers only, each beside the other checkout's.
+    """
+
+    def __init__(self, against: Path | None = None) -> None:
         self.ready: dict[str, Contender] = {}
         self.versions: dict[str, str] = {}
         self.missing: dict[str, str] = {}
-        for contender in _CONTENDERS:
+        self._others: dict[str, Contender] = {}
+        ours = _ours(ROOT, sys.executable)
+        if against is not None:
+            python = against / ".venv" / "bin" / "python"
+            others = _ours(against, str(python) if python.exists() else sys.executable, against.name)
+            self._others = {contender.name: contender for contender in others}
+        for contender in (*ours, *(() if against else _PEERS)):
             try:
                 self.versions[contender.name] = contender.prepare()
             except Unavailable as reason:
                 self.missing[contender.name] = str(reason)
             else:
                 self.ready[contender.name] = contender
+
+    def sides(self, names: Sequence[str]) -> dict[str, Contender]:
+        """Those of `names` that can be started, by their labels, each followed by the other checkout's."""
+        found = [side for name in names for side in (self.ready.get(name), self._others.get(name)) if side is not None]
+        return {side.label: side for side in found}

@@ -32,25 +32,28 @@ class _Idle:
 def idle(bench: Bench) -> list[Row]:
     """Resident bytes per connection at 1,000 and 10,000, and connections accepted per second."""
     names = (RELAY, PARTYLINE, FLOOR, NODE_WS, WEBSOCKETS, UVICORN)
-    filled: dict[str, list[_Idle]] = {name: [] for name in names}
+    filled: dict[str, list[_Idle]] = {}
 
     def measure(contender: Contender) -> Sample:
         found = _fill(bench, contender)
-        filled[contender.name].append(found)
+        filled.setdefault(contender.label, []).append(found)
         return Sample(found.cpu_us_per_connection, per_second=found.accepted_per_second)
 
     samples, without = rotate(bench, "idle", names, measure, min(bench.pairs, MAX_ROUNDS))
     made: list[Row] = []
-    for size in SIZES:
+    for size in _sizes(bench):
         chosen = {name: [Sample(found.kilobytes[size]) for found in filled[name]] for name in samples}
         sized = rows(f"idle, {size:,} connections", "kB/connection", names, chosen, without, RELAY)
         for row in sized:
             if row.server == RELAY and row.figure is not None:
                 row.bound = RELAY_BOUND_KB
         made += sized
-    if RELAY in samples:
-        alone = {RELAY: [Sample(found.registration_kb or 0.0) for found in filled[RELAY]]}
-        made += rows("idle, of which the registration", "kB/registration", (RELAY,), alone, {})
+    alone = {
+        name: [Sample(found.registration_kb) for found in taken if found.registration_kb is not None]
+        for name, taken in filled.items()
+        if name in samples and taken[0].registration_kb is not None
+    }
+    made += rows("idle, of which the registration", "kB/registration", (RELAY,), alone, {}, RELAY)
     made += rows("connecting", "CPU us/connection", names, samples, without, RELAY)
     return made
 
@@ -69,7 +72,7 @@ def _fill(bench: Bench, contender: Contender) -> _Idle:
             pass
         empty = settled_resident_bytes(server.pid)
         held, first_user = 0, WARM_UP + 1
-        for size in SIZES:
+        for size in _sizes(bench):
             added = size - held
             paths = None
             if relay:
@@ -88,6 +91,10 @@ def _fill(bench: Bench, contender: Contender) -> _Idle:
         if any(value <= 0 for value in found.kilobytes.values()) and contender.name != FLOOR:
             raise BenchFailed("the server's resident memory shrank: this is no figure")
     return found
+
+
+def _sizes(bench: Bench) -> tuple[int, ...]:
+    return SIZES[:1] if bench.quick else SIZES
 
 
 def _topics(first: int, count: int) -> list[str]:

@@ -41,6 +41,7 @@ class Bench:
     quick: bool
     console: Console
     progress: Progress
+    compares: bool = False
     lost: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
 
@@ -53,8 +54,8 @@ class Bench:
         return self.cores.load if self.cores else None
 
     def counted(self, number: int) -> int:
-        """An operation count, a fifth of it in a quick run."""
-        return number // 5 if self.quick else number
+        """An operation count; in a quick run a fifth of it, or half where two checkouts are compared."""
+        return number // (2 if self.compares else 5) if self.quick else number
 
     def failure(self, scenario: str, name: str, error: BenchFailed) -> Row:
         """Record a run that gave no figure, and say so in a row."""
@@ -96,27 +97,28 @@ def rotate(
     measure: Callable[[Contender], Sample],
     pairs: int | None = None,
 ) -> tuple[dict[str, list[Sample]], dict[str, Row]]:
-    """Run `measure` for every server in every round.
+    """Run `measure` for every server in every round, in alternating order.
 
-    Returns the samples of the servers that worked, and a row for each that is missing or failed;
+    Returns the samples of the servers that worked, by their labels, and a row for each that is missing or failed;
     a failed server is not tried again, and its earlier samples are dropped.
     """
     without: dict[str, Row] = {}
     for name in names:
         if name in bench.catalog.missing:
             without[name] = Row(scenario, name, "", note=bench.catalog.missing[name], status="SKIPPED")
-    samples: dict[str, list[Sample]] = {name: [] for name in names if name not in without}
+    sides = bench.catalog.sides(names)
+    samples: dict[str, list[Sample]] = {label: [] for label in sides}
     rounds = pairs or bench.pairs
     total = rounds * len(samples)
     task = bench.progress.add_task(scenario, total=total)
-    for _ in range(rounds):
-        for name in [name for name in names if name in samples]:
-            bench.progress.update(task, description=f"{scenario}: {name}")
+    for number in range(rounds):
+        for label in list(samples)[:: -1 if number % 2 else 1]:
+            bench.progress.update(task, description=f"{scenario}: {label}")
             try:
-                samples[name].append(measure(bench.catalog.ready[name]))
+                samples[label].append(measure(sides[label]))
             except BenchFailed as error:
-                without[name] = bench.failure(scenario, name, error)
-                del samples[name]
+                without[label] = bench.failure(scenario, label, error)
+                del samples[label]
             bench.progress.advance(task)
     bench.progress.update(task, description=scenario, completed=total)
     return samples, without
@@ -133,7 +135,8 @@ def rows(
 ) -> list[Row]:
     """One row per server, with the ratio of `subject` to each of the others."""
     made: list[Row] = []
-    for name in names:
+    there = {*samples, *without}
+    for name in [name for name in names if name in there] + sorted(there.difference(names)):
         if name in without:
             made.append(without[name])
             continue
@@ -144,8 +147,10 @@ def rows(
         row.load_share = _median([sample.load_share for sample in taken])
         row.server_share = _median([sample.server_share for sample in taken])
         row.waited_share = _median([sample.waited_share for sample in taken])
-        if subject in samples and name != subject:
-            mine = [sample.value for sample in samples[subject]]
+        # A server of another checkout is compared with the one of that name here, every other one with the subject.
+        beside = next((own for own in names if name.startswith(f"{own} of ")), subject)
+        if beside in samples and name != beside:
+            mine = [sample.value for sample in samples[beside]]
             row.ratio = ratios(mine, row.figure.values if row.figure else ())
             row.bound = (bounds or {}).get(name)
         made.append(row)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from bench.catalog import BROADCAST, ECHO, FLOOR, NODE_WS, PARTYLINE, RELAY, UVICORN, WEBSOCKETS, Contender
 from bench.figures import Figure, three_digits
 from bench.load import Load
-from bench.relay import subscribers
+from bench.relay import publisher, subscribers
 from bench.rounds import Bench, Sample, cpu_per_operation, rotate, rows
 from bench.table import Row
 
@@ -40,7 +40,25 @@ def _echo_load(port: int, core: int | None, *more: str) -> Load:
 def broadcast(bench: Bench) -> list[Row]:
     """One publisher to 1,000 subscribers, beside every peer, and to 10,000 beside the floor."""
     made = _broadcast(bench, 1_000, (RELAY, FLOOR, NODE_WS, WEBSOCKETS))
-    return made + _broadcast(bench, 10_000, (RELAY, FLOOR))
+    return made if bench.quick else made + _broadcast(bench, 10_000, (RELAY, FLOOR))
+
+
+def publish(bench: Bench) -> list[Row]:
+    """One publisher by HTTP to a topic that nobody has, one ephemeral message in each request."""
+    names = (RELAY,)
+    publishes = bench.counted(20_000)
+
+    def measure(contender: Contender) -> Sample:
+        with (
+            contender.start(BROADCAST, bench.server_core) as server,
+            publisher(server, bench.load_core, "--connections", "0", topic="nobody") as load,
+        ):
+            load.run(publishes // 5)
+            return cpu_per_operation(server, load, publishes)
+
+    scenario = "HTTP publish, ephemeral, one message a request"
+    samples, without = rotate(bench, scenario, names, measure)
+    return rows(scenario, "CPU us/publish", names, samples, without, RELAY)
 
 
 def _broadcast(bench: Bench, receivers: int, names: tuple[str, ...]) -> list[Row]:
