@@ -17,7 +17,6 @@ PACKAGE = ROOT / "src" / "partyline"
 
 # Modules that know each other, at least by their types.
 CIRCLES = {
-    frozenset({"server.exchange", "server.http", "server.site", "server.websocket"}),
     frozenset({"engineio.connection", "engineio.engine", "engineio.polling"}),
     frozenset(
         {
@@ -43,8 +42,6 @@ LONG = {
     "relay/line.py",
     "server/http.py",
     "socketio/socket.py",
-    "testing/simulator.py",
-    "wire/engineio/session.py",
 }
 _REASON = re.compile(r"Long because \w+")
 

@@ -14,7 +14,7 @@ import pytest
 from bench.walks import BEGIN, END
 
 from partyline.server import websocket
-from partyline.wire.engineio import session
+from partyline.wire.engineio import states
 from partyline.wire.socketio import namespaces
 from partyline.wire.websocket import connection
 from tests.tools import ROOT
@@ -74,7 +74,7 @@ def test_paths_exist() -> None:
     [
         ("transitions", connection.TRANSITIONS),
         ("connection transitions", websocket.TRANSITIONS),
-        ("engineio transitions", session.TRANSITIONS),
+        ("engineio transitions", states.TRANSITIONS),
         ("socketio transitions", namespaces.TRANSITIONS),
     ],
 )

@@ -11,9 +11,10 @@ import pytest
 from partyline.errors import CallTimeout, ConnectionRefused, InvalidValue, PeerGone
 from partyline.socketio.server import SocketIO
 from partyline.socketio.socket import Socket
+from tests.server.peers import close_frame, connected, websocket
 from tests.server.servers import eventually, small_send_buffers
 
-from .clients import Client, Notes, WebSocketClient, entered, looped, only, opened, polled, served, serving
+from .clients import BASE, Client, Notes, WebSocketClient, entered, looped, only, opened, polled, served, serving
 
 # Out
 
@@ -639,21 +640,72 @@ async def test_reading_goes_on_at_the_half() -> None:
 
 
 @looped
-async def test_too_many_events_wait_by_polling() -> None:
-    """A poller's POST is answered when there is room again. It is pinged on meanwhile, and not lost."""
-    io = SocketIO(max_pending_events=4, ping_interval=0.3, ping_timeout=0.2)
+async def test_many_events_wait_by_polling() -> None:
+    """A poller's POSTs are answered at once, however many of its events wait; they are handled in their order, and it
+    goes over to a WebSocket meanwhile (hostile 58)."""
+    io = SocketIO(max_pending_events=4)
     notes, gate = gated(io)
+    async with served(io) as url, polled(url) as client, connected(url) as peer:
+        await client.enter()
+        for _ in range(5):
+            await client.say(*['2["x"]'] * 20)
+        (connection,) = io.connections
+        assert connection._waiting == 99
+        wire = await websocket(peer, f"{BASE}?EIO=4&transport=websocket&sid={client.polling.sid}")
+        await wire.say("2probe")
+        assert await wire.text() == "3probe"
+        await wire.say("5")
+        await wire.say('42["x"]')
+        gate.set()
+        await notes.sync(101)
+        await wire.say("41")
+        await peer.send(close_frame(1000))
+        client.polling.gets.transport.close()
+
+
+@looped
+async def test_too_many_bytes_wait_by_polling() -> None:
+    """Beyond `max_pending_bytes` of events, each counted with what it takes besides its data, the connection ends and
+    is counted."""
+    io = SocketIO(max_pending_events=4, max_pending_bytes=100_000, disconnect_grace=0.01)
+    _, gate = gated(io)
+    reasons = Notes()
+    io.on_disconnect(lambda socket, reason: reasons.append(reason))
+    async with serving(io) as (partyline, url), polled(url) as client:
+        await client.enter()
+        for _ in range(3):
+            await client.say(*['2["x"]'] * 100)
+        assert io.connections
+        await client.say(*['2["x"]'] * 100)
+        await reasons.sync(1)
+        assert reasons == ["forced close"]
+        assert partyline.counters.limits["max_pending_bytes"] == 1
+        gate.set()
+
+
+@looped
+async def test_concurrent_events_by_polling() -> None:
+    """No more than `max_pending_events` concurrent handlers run at a time; further events wait for their turn."""
+    io = SocketIO(max_pending_events=4)
+    gate, running, most = asyncio.Event(), 0, 0
+
+    @io.on("x", concurrent=True)
+    async def handler(socket: Socket) -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await gate.wait()
+        running -= 1
+        notes.append("x")
+
+    notes = Notes()
     async with served(io) as url, polled(url) as client:
         await client.enter()
-        posting = asyncio.ensure_future(client.say(*['2["x"]'] * 5))
-        (connection,) = io.connections
-        await eventually(lambda: connection._held, "reading stops")
-        for _ in range(3):
-            assert await client.polling.fetch() == "2"
-        assert not posting.done()
+        await client.say(*['2["x"]'] * 50)
+        await eventually(lambda: running == 5, "four run, and one in its turn")
         gate.set()
-        await posting
-        await notes.sync(5)
+        await notes.sync(50)
+        assert most <= 5
 
 
 @looped
@@ -708,15 +760,15 @@ async def test_a_broadcast_call_goes_on_where_reading_would_stop(operator: str) 
 
 @looped
 async def test_too_many_bytes_wait() -> None:
-    """Beyond max_pending_bytes reading stops, too; attachments count."""
+    """Beyond max_pending_bytes reading stops, too; attachments count, and so does what an event takes besides."""
     io = SocketIO(max_pending_bytes=10_000)
     notes, gate = gated(io)
     async with serving(io) as (partyline, url), entered(url) as client:
         packet = '52-["x",{"_placeholder":true,"num":0},{"_placeholder":true,"num":1}]'
-        await client.say('2["x"]', packet, bytes(9_900), b"\x00")
+        await client.say('2["x"]', packet, bytes(9_000), b"\x00")
         await client.sync()
         (connection,) = io.connections
-        assert connection._waiting_bytes == 9_900 + 1 + len(packet)
+        assert connection._waiting_bytes == 9_000 + 1 + len(packet) + 256
         await client.say(*['2["x",1]'] * 5)
         await eventually(lambda: connection._held, "reading stops")
         assert partyline.counters.limits == {"max_pending_bytes": 1}

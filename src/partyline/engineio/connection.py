@@ -22,7 +22,8 @@ from partyline.trust.rate import Gate
 from partyline.wire.engineio import packets
 from partyline.wire.engineio.handshake import refusal
 from partyline.wire.engineio.packets import Packet
-from partyline.wire.engineio.session import Channel, Effect, HangUp, Over, Reason, Refuse, Rules, Send, Session, State
+from partyline.wire.engineio.session import Channel, Effect, HangUp, Over, Reason, Refuse, Rules, Send, Session
+from partyline.wire.engineio.states import SessionState
 
 if TYPE_CHECKING:
     from partyline.engineio.engine import EngineIO
@@ -100,7 +101,6 @@ class Connection:
         "_overflows",
         "_poll",
         "_receiver",
-        "_released",
         "_room",
         "_session",
         "_websocket",
@@ -144,7 +144,6 @@ class Connection:
         self._flushing = False
         self._overflows = False
         self._held = False
-        self._released: asyncio.Future[None] | None = None
         self._room: asyncio.Future[None] | None = None  # of whoever waits until a GET has fetched what there is
         self._gate: Gate | None = None  # of what comes by polling
 
@@ -186,13 +185,20 @@ class Connection:
         return self._session.writable if websocket is None else websocket.writable
 
     def hold(self) -> None:
-        """Read no more from the client: its answers have time, and a POST of it is answered after `release`."""
+        """Read no more from the client's WebSocket: its answers have time.
+
+        What comes by polling goes on coming: a POST that is not answered would keep the client from going over to a
+        WebSocket, and Python's client gives up on it.
+        """
         if not self._held:
             self._held = True
+            self._stop_reading()
+
+    def _stop_reading(self) -> None:
+        if self._websocket is not None:
             self._session.hold(self._now())
             self._arm()
-            if self._websocket is not None:
-                self._websocket.hold()
+            self._websocket.hold()
 
     def release(self) -> None:
         """Read again."""
@@ -201,19 +207,8 @@ class Connection:
             self._session.resume(self._now())
             if self._websocket is not None:
                 self._websocket.release()
-            released, self._released = self._released, None
-            if released is not None and not released.done():
-                released.set_result(None)
             if self.is_open:
                 self._arm()
-
-    def held(self) -> asyncio.Future[None] | None:
-        """What a POST waits for before it is answered; None: nothing."""
-        if not self._held:
-            return None
-        if self._released is None:
-            self._released = asyncio.get_running_loop().create_future()
-        return self._released
 
     # Out
 
@@ -390,13 +385,14 @@ class Connection:
         except InvalidPacket:
             packet = None
         effects = session.probe(packet, self._now())
-        taken = session.state is State.WEBSOCKET
+        taken = session.state is SessionState.WEBSOCKET
         if taken:
             self._websocket, self._candidate = websocket, None
             if self._held:
-                websocket.hold()
-            self._base64 = base64
+                self._stop_reading()
             self._engine.site.live.discard(self)
+        if taken or session.state is SessionState.CLOSED:  # what was sent before goes out on it, and then its end
+            self._base64 = base64
         self._do(effects)
         return taken
 
@@ -500,7 +496,7 @@ class Connection:
         if self._room is not None and (self._session.queued <= _ENOUGH or not self.is_open):
             room, self._room = self._room, None
             room.set_result(None)
-        if self._session.state is State.CLOSED:
+        if self._session.state is SessionState.CLOSED:
             self._engine.forget(self)
             return
         self._arm()

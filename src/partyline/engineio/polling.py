@@ -38,13 +38,6 @@ class _Waiting(Struct, frozen=True):
     poll: asyncio.Future[tuple[Packet, ...]]
 
 
-class _Held(Struct, frozen=True):
-    """A POST of a client that we do not read from at the moment."""
-
-    handshake: Handshake
-    released: asyncio.Future[None]
-
-
 class Polling:
     """Serves the polling requests of one engine."""
 
@@ -65,16 +58,6 @@ class Polling:
         if isinstance(found, _Answer):
             exchange.answer(found.headers, found.body)
             return
-        if isinstance(found, _Held):
-            held = found
-
-            def released(_: asyncio.Future[None]) -> None:
-                if not exchange.disconnected:
-                    answer = self._answer(held.handshake, b"ok", "text/html")
-                    exchange.answer(answer.headers, answer.body)
-
-            held.released.add_done_callback(released)
-            return
         waiting = found
 
         def answered(poll: asyncio.Future[tuple[Packet, ...]]) -> None:
@@ -94,10 +77,7 @@ class Polling:
             # What the WebSocket has brought before may still be on its way through an ASGI server's queues.
             await asyncio.sleep(OWN_READ)
         answer = self._take(handshake, scope["method"], body)
-        if isinstance(answer, _Held):
-            await asyncio.shield(answer.released)
-            answer = self._answer(answer.handshake, b"ok", "text/html")
-        elif isinstance(answer, _Waiting):
+        if isinstance(answer, _Waiting):
             answer = self._fetched(answer, await _wait(answer, receive))
         headers = [*answer.headers, (b"content-length", b"%d" % len(answer.body))]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -132,7 +112,7 @@ class Polling:
 
     # Both
 
-    def _take(self, handshake: Handshake, method: str, body: bytes) -> _Answer | _Waiting | _Held:
+    def _take(self, handshake: Handshake, method: str, body: bytes) -> _Answer | _Waiting:
         """Handle a whole request. Raises PartylineError."""
         engine = self._engine
         with engine.watched(handshake):
@@ -142,8 +122,7 @@ class Polling:
             connection = engine.find(asked)
             if method == "POST":
                 connection.post(self._posted(handshake, asked, body))
-                held = connection.held()
-                return self._answer(handshake, b"ok", "text/html") if held is None else _Held(handshake, held)
+                return self._answer(handshake, b"ok", "text/html")
             fetched = connection.get()
         waiting = _Waiting(handshake, asked, connection, fetched) if isinstance(fetched, asyncio.Future) else None
         if waiting is not None:

@@ -14,6 +14,7 @@ from partyline.interfaces import Dialect
 from partyline.socketio.handshake import Handshake
 from partyline.socketio.namespace import Namespace
 from partyline.socketio.socket import Socket
+from partyline.wire.engineio.handshake import POLLING
 from partyline.wire.socketio.namespaces import Namespaces
 from partyline.wire.socketio.packets import Ack, Connect, Disconnect, Event, Parser
 
@@ -25,6 +26,7 @@ _log = log.get("socketio")
 
 _PARSE_ERROR = "parse error"
 _REFUSED = "connection refused"
+_EVENT = 256  # bytes that an event takes besides its data, so that many small ones count
 _AUTHS = 16  # of the largest size, in all namespaces of a connection
 # How connections end when the server stops.
 _OURS = ("transport close", "forced close")
@@ -106,7 +108,7 @@ class Connection:
         if type(packet) is Event:
             socket = self._sockets.get(packet.namespace)
             if socket is not None:
-                size, self._partial = len(data) + self._partial, 0
+                size, self._partial = len(data) + self._partial + _EVENT, 0
                 socket.event(packet, size)
                 return
         self._partial = 0
@@ -387,14 +389,20 @@ class Connection:
         if self._held:
             self.look()
 
+    @property
+    def full(self) -> bool:
+        """Whether as many events wait as may."""
+        return self._waiting >= self._io.max_pending_events
+
     def look(self) -> None:
-        """Stop or go on reading. While we wait for its answer we read on, as far as the bytes go (limits.md)."""
+        """Stop or go on reading. While we wait for its answer, or where it polls, we read on as far as the bytes go
+        (limits.md)."""
         if not self.engine.is_open:
             return
         io = self._io
-        full = self._waiting >= io.max_pending_events
+        full = self.full
         over = self._waiting_bytes > io.max_pending_bytes
-        if over and self.calls:
+        if over and (self.calls or self.engine.transport == POLLING):
             io.counters.hit("max_pending_bytes")
             self.engine.close(4008, "too many events wait")
         elif self._held:

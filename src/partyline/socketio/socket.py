@@ -446,7 +446,7 @@ class Socket:
         """An event has come; `size` is about its bytes."""
         if self._queue is None:
             self._begin(event, size)
-        elif self._concurrent(event):
+        elif self._concurrent(event) and not self._connection.full:
             self._beside(event, size)
         else:
             self._queue.append((event, size))
@@ -463,7 +463,7 @@ class Socket:
             if handler.inline and len(found) == 1:
                 self._call(handler, event)
                 return
-        if self._concurrent(event):
+        if self._concurrent(event) and not self._connection.full:
             self._beside(event, size)
             return
         self._start(self._run(event))

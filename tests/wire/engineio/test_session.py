@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from partyline.wire.engineio.session import (
-    TRANSITIONS,
     Channel,
     Effect,
     HangUp,
@@ -15,9 +14,8 @@ from partyline.wire.engineio.session import (
     Rules,
     Send,
     Session,
-    State,
-    Step,
 )
+from partyline.wire.engineio.states import TRANSITIONS, SessionState, Step
 
 RULES = Rules(ping_interval=0.3, ping_timeout=0.2, upgrade_timeout=1.0, last_poll=2.0)
 POLL, WEBSOCKET, CANDIDATE = Channel.POLL, Channel.WEBSOCKET, Channel.CANDIDATE
@@ -87,7 +85,7 @@ def test_a_second_get_closes() -> None:
     one = session()
     one.get(0.0)
     assert one.get(0.0) == [Send(POLL, ("1",)), Over(Reason.TRANSPORT_ERROR), Refuse(3)]
-    assert one.state is State.CLOSED
+    assert one.state is SessionState.CLOSED
     assert one.get(0.0) == one.post(["4a"], 0.0) == one.attach(0.0) == [Refuse(1)]
 
 
@@ -96,7 +94,7 @@ def test_an_aborted_get_closes() -> None:
     one = session()
     one.get(0.0)
     assert one.abort(0.0) == [Over(Reason.TRANSPORT_ERROR)]
-    assert one.state is State.CLOSED
+    assert one.state is SessionState.CLOSED
     assert one.abort(0.0) == []
 
 
@@ -111,7 +109,7 @@ def test_a_malformed_post_closes(packets: list[str | bytes] | None) -> None:
         before: list[Effect] = ["a"] if packets and packets[0] == "4a" else []
         told: list[Effect] = [Send(POLL, ("1",))] if hanging else []
         assert effects == [*before, *told, Over(Reason.PARSE_ERROR), Refuse(3)]
-        assert one.state is State.CLOSED
+        assert one.state is SessionState.CLOSED
 
 
 def test_a_client_that_leaves_with_a_get_hanging() -> None:
@@ -119,7 +117,7 @@ def test_a_client_that_leaves_with_a_get_hanging() -> None:
     one = session()
     one.get(0.0)
     assert one.post(["4last", "1", "4ignored"], 0.0) == ["last", Send(POLL, ("6",)), Over(Reason.TRANSPORT_CLOSE)]
-    assert one.state is State.CLOSED
+    assert one.state is SessionState.CLOSED
 
 
 def test_a_client_that_leaves_before_its_get_comes() -> None:
@@ -127,10 +125,10 @@ def test_a_client_that_leaves_before_its_get_comes() -> None:
     one = session()
     one.send("4never fetched")
     assert one.post(["1"], 0.0) == [Over(Reason.TRANSPORT_CLOSE)]
-    assert one.state is State.CLOSING
+    assert one.state is SessionState.LEFT
     assert one.post(["4a"], 0.0) == [Refuse(3)]
     assert one.get(0.0) == [Send(POLL, ("6",))]
-    assert one.state is State.CLOSED
+    assert one.state is SessionState.CLOSED
     assert one.get(0.0) == [Refuse(1)]
 
 
@@ -140,7 +138,7 @@ def test_the_last_get_never_comes() -> None:
     one.post(["1"], 1.0 - 0.8)
     assert one.next_deadline() == pytest.approx(2.2)
     assert one.on_deadline(2.2) == []
-    assert one.state is State.CLOSED
+    assert one.state is SessionState.CLOSED
     assert one.next_deadline() == float("inf")
 
 
@@ -152,15 +150,65 @@ def test_we_close_with_packets_waiting() -> None:
     assert one.close(0.0) == [Over(Reason.FORCED_CLOSE)]
     one.send("4too late")
     assert one.get(0.0) == [Send(POLL, tuple(packets[:16]))]
-    assert one.state is State.CLOSING
+    assert one.state is SessionState.CLOSING
     assert one.get(0.0) == [Send(POLL, tuple(packets[16:]))]
-    assert one.state is State.CLOSING
+    assert one.state is SessionState.CLOSING
     assert one.get(0.0) == [Send(POLL, ("1",))]
-    assert one.state is State.CLOSED
+    assert one.state is SessionState.CLOSED
     assert one.close(0.0) == []
 
 
+def test_a_post_that_crosses_our_end() -> None:
+    """It is answered and ignored: a client that was refused would not fetch what was sent before."""
+    one = session()
+    one.send("4a")
+    one.close(0.0)
+    for posted in (["4late"], ["1"], ["0"], None):
+        assert one.post(posted, 0.0) == []
+    assert one.get(0.0) == [Send(POLL, ("4a",))]
+
+
 # Heartbeat
+
+
+@pytest.mark.parametrize("protocol", [3, 4])
+def test_a_client_that_never_fetches(protocol: int) -> None:
+    """A client that posts its heartbeat and fetches nothing for interval + timeout is as good as gone."""
+    one = session(protocol)
+    assert one.get(0.0) == []
+    one.send("4a")
+    one.flush()
+    now = 0.0
+    while one.state is SessionState.POLLING and now < 5.0:
+        now += 0.1
+        one.on_deadline(now)
+        one.post(["3" if protocol == 4 else "2"], now)
+    assert one.state is SessionState.CLOSED
+    assert now == pytest.approx(1.0, abs=0.2)
+
+
+@pytest.mark.parametrize("protocol", [3, 4])
+def test_a_client_that_fetches_seldom(protocol: int) -> None:
+    """A client that fetches just in time, and answers what it has fetched, lives."""
+    one = session(protocol)
+    for beat in range(1, 20):
+        one.on_deadline(beat * 0.3)
+        one.get(beat * 0.3 + 0.1)
+        assert one.post(["3" if protocol == 4 else "2"], beat * 0.3 + 0.1) in ([], [Send(POLL, ("3",))])
+        one.send("4a")
+        one.flush()
+    assert one.state is SessionState.POLLING
+
+
+def test_pings_that_nobody_fetches_the_answers_of() -> None:
+    """Protocol 3: any number of pings in a body leaves one answer to be fetched (hostile 48)."""
+    one = session(3)
+    one.post(["2"] * 10_000, 0.1)
+    one.post(["2"] * 10_000, 0.1)
+    assert one.queued == 1
+    one.send("4a")
+    one.post(["2", "2"], 0.1)
+    assert one.get(0.1) == [Send(POLL, ("3", "4a", "3"))]
 
 
 def test_our_ping_and_its_answer() -> None:
@@ -274,36 +322,14 @@ def test_pongs_while_the_heartbeat_stands_still() -> None:
     assert one.next_deadline() == pytest.approx(0.8)
 
 
-def test_a_poller_that_goes_while_the_heartbeat_stands_still() -> None:
-    """On polling it goes on fetching, and is gone if it does not for interval + timeout; pings do not pile up."""
+def test_only_a_websocket_stands_still() -> None:
+    """What comes by polling goes on coming, so nothing stands still there; across an upgrade the heartbeat goes on."""
     one = session()
-    one.hold(0.0)
-    one.on_deadline(0.3)
-    assert one.get(0.4) == [Send(POLL, ("2",))]
-    assert one.get(0.5) == []
-    assert one.on_deadline(0.6) == [Send(POLL, ("2",))]
-    assert one.on_deadline(0.9) == []
-    assert one.on_deadline(1.2) == [Over(Reason.PING_TIMEOUT)]
-    assert one.next_deadline() == float("inf")
-
-
-def test_pongs_that_are_not_fetched() -> None:
-    """They do not pile up."""
-    one = session(3)
-    one.hold(0.0)
-    for _ in range(3):
-        assert one.on_deadline(one.next_deadline()) == []
-    assert one.get(0.45) == [Send(POLL, ("3",))]
-
-
-def test_a_stalled_loop_while_the_heartbeat_stands_still() -> None:
-    """What lies unread is read before a poller is judged."""
-    one = session()
-    one.hold(0.0)
-    assert one.on_deadline(9.0) == []
-    assert one.next_deadline() == pytest.approx(9.1)
-    assert one.get(9.05) == []
-    assert one.on_deadline(9.1) == [Send(POLL, ("2",))]
+    one.hold(0.1)
+    one.resume(0.2)
+    one.get(0.2)
+    assert one.on_deadline(0.3) == [Send(POLL, ("2",))]
+    assert one.on_deadline(0.5) == [Over(Reason.PING_TIMEOUT)]
 
 
 def test_an_answer_while_the_heartbeat_stands_still() -> None:
@@ -331,7 +357,7 @@ def test_a_websocket_session(protocol: int) -> None:
     assert one.receive(b"\x00", 0.0) == [b"\x00"]
     assert one.receive("6", 0.0) == []
     assert one.get(0.0) == one.post(["4a"], 0.0) == one.attach(0.0) == [Refuse(3)]
-    assert one.state is State.WEBSOCKET
+    assert one.state is SessionState.WEBSOCKET
     assert one.close(0.0) == [HangUp(WEBSOCKET, Reason.FORCED_CLOSE), Over(Reason.FORCED_CLOSE)]
     assert one.receive("4x", 0.0) == one.broken(0.0) == one.lose(0.0) == one.send("4a") == []
 
@@ -362,7 +388,7 @@ def test_an_upgrade(protocol: int) -> None:
     assert one.send("4a", b"b") == one.flush() == []
     assert one.post(["4late"], 0.1) == ["late"]
     assert one.probe("5", 0.1) == [Send(WEBSOCKET, ("4a", b"b"))]
-    assert one.state is State.WEBSOCKET
+    assert one.state is SessionState.WEBSOCKET
     assert one.queued == 0
     assert one.send("4c") == [Send(WEBSOCKET, ("4c",))]
     assert one.get(0.1) == one.post(["4x"], 0.1) == one.attach(0.1) == [Refuse(3)]
@@ -389,7 +415,7 @@ def test_a_candidate_that_misbehaves(packet: str | bytes | None) -> None:
     for one in (session(), upgrading()):
         one.attach(0.0)
         assert one.probe(packet, 0.0) == [HangUp(CANDIDATE)]
-        assert one.state is State.POLLING
+        assert one.state is SessionState.POLLING
         assert one.probe("5", 0.0) == []
         one.send("4a")
         assert one.get(0.0) == [Send(POLL, ("4a",))]
@@ -401,7 +427,7 @@ def test_an_upgrade_without_a_probe() -> None:
     one = session()
     one.attach(0.0)
     assert one.probe("5", 0.0) == [HangUp(CANDIDATE)]
-    assert one.state is State.POLLING
+    assert one.state is SessionState.POLLING
 
 
 def test_an_upgrade_that_is_never_finished() -> None:
@@ -414,7 +440,7 @@ def test_an_upgrade_that_is_never_finished() -> None:
             one.probe("2probe", 0.6)
         assert one.next_deadline() == 1.5
         assert one.on_deadline(1.5) == [HangUp(CANDIDATE)]
-        assert one.state is State.POLLING
+        assert one.state is SessionState.POLLING
         assert one.next_deadline() == 25.0
 
 
@@ -426,16 +452,75 @@ def test_a_second_candidate() -> None:
     assert one.probe("2probe", 0.0) == [Send(CANDIDATE, ("3probe",))]
     assert one.attach(0.0) == [Refuse(3)]
     assert one.probe("5", 0.0) == []
-    assert one.state is State.WEBSOCKET
+    assert one.state is SessionState.WEBSOCKET
+
+
+def test_the_end_before_an_upgrade() -> None:
+    """A candidate that is not probed yet goes with its session: its client fetches the rest by polling."""
+    one = session()
+    one.attach(0.0)
+    one.send("4a")
+    assert one.close(0.0) == [HangUp(CANDIDATE), Over(Reason.FORCED_CLOSE)]
+    assert one.detach() == []
+    assert one.get(0.0) == [Send(POLL, ("4a",))]
+    assert one.get(0.0) == [Send(POLL, ("1",))]
+    assert one.state is SessionState.CLOSED
 
 
 def test_the_end_during_an_upgrade() -> None:
-    """The candidate goes with its session, whoever ends it."""
-    for one in (session(), upgrading()):
-        one.attach(0.0)
-        assert one.close(0.0) == [HangUp(CANDIDATE), Over(Reason.FORCED_CLOSE)]
+    """A client between `3probe` and `5` does not poll any more: what was sent before the end goes out on the WebSocket
+    once it has taken over, and the end after it (hostile 58)."""
+    one = upgrading()
+    one.send("4a", b"b")
+    assert one.close(0.0) == [Over(Reason.FORCED_CLOSE)]
+    one.send("4too late")
+    assert one.post(["4under way", "1"], 0.0) == []
+    assert one.post(None, 0.0) == []
+    assert one.get(0.0) == [Send(POLL, ("6",))]
+    assert one.attach(0.0) == [Refuse(3)]
+    assert one.probe("2probe", 0.0) == [Send(CANDIDATE, ("3probe",))]
+    assert one.probe("5", 0.0) == [Send(CANDIDATE, ("4a", b"b")), HangUp(CANDIDATE)]
+    assert one.state is SessionState.CLOSED
+    assert one.next_deadline() == float("inf")
+
+
+def test_the_end_during_an_upgrade_with_nothing_sent() -> None:
+    """The WebSocket is closed as soon as it has taken over."""
+    one = upgrading()
+    one.close(0.0)
+    assert one.probe("5", 0.0) == [HangUp(CANDIDATE)]
+
+
+def test_the_end_during_an_upgrade_that_fails() -> None:
+    """Where the WebSocket does not take over after all, its client fetches the rest by polling."""
+    for packet in (None, "4a"):
+        one = upgrading()
+        one.send("4a")
+        one.close(0.0)
+        assert one.probe(packet, 0.0) == [HangUp(CANDIDATE)]
+        assert one.get(0.0) == [Send(POLL, ("4a",))]
         assert one.get(0.0) == [Send(POLL, ("1",))]
-        assert one.detach() == []
+        assert one.state is SessionState.CLOSED
+
+
+def test_the_end_during_an_upgrade_that_is_never_finished() -> None:
+    """Nothing is left of it after `last_poll`, or of its WebSocket after `upgrade_timeout`."""
+    one = upgrading()
+    one.close(0.5)
+    assert one.on_deadline(1.0) == [HangUp(CANDIDATE)]
+    assert one.state is SessionState.CLOSING
+    assert one.on_deadline(2.5) == []
+    assert one.state is SessionState.CLOSED
+    one = Session(4, Rules(upgrade_timeout=5.0, last_poll=1.0), 0.0)
+    one.attach(0.0)
+    one.probe("2probe", 0.0)
+    one.close(0.0)
+    assert one.on_deadline(1.0) == [HangUp(CANDIDATE)]
+    assert one.state is SessionState.CLOSED
+
+
+def test_the_client_ends_during_an_upgrade() -> None:
+    """The candidate goes with its session, where the client ends it, breaks it or falls silent."""
     for one in (session(), upgrading()):
         one.attach(0.0)
         assert one.post(["1"], 0.0) == [HangUp(CANDIDATE), Over(Reason.TRANSPORT_CLOSE)]
@@ -476,9 +561,10 @@ def test_writable() -> None:
 
 def test_transitions() -> None:
     """Every state is reached and left, CLOSED is left by nothing, and every open state can be closed by each side."""
-    assert {state for state, _ in TRANSITIONS} == set(State) - {State.CLOSED}
-    assert set(TRANSITIONS.values()) == set(State)
+    assert {state for state, _ in TRANSITIONS} == set(SessionState) - {SessionState.CLOSED}
+    assert set(TRANSITIONS.values()) == set(SessionState)
     assert {step for _, step in TRANSITIONS} == set(Step)
-    for state in set(State) - {State.CLOSING, State.CLOSED}:
+    over = {SessionState.PARTING, SessionState.CLOSING, SessionState.LEFT, SessionState.CLOSED}
+    for state in set(SessionState) - over:
         for step in (Step.LEAVE, Step.BREAK, Step.SILENCE, Step.END):
-            assert TRANSITIONS[state, step] in (State.CLOSING, State.CLOSED)
+            assert TRANSITIONS[state, step] in over

@@ -10,7 +10,6 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from partyline.wire.engineio.payloads import MOST_PACKETS
 from partyline.wire.engineio.session import (
-    TRANSITIONS,
     Channel,
     Effect,
     HangUp,
@@ -19,11 +18,11 @@ from partyline.wire.engineio.session import (
     Rules,
     Send,
     Session,
-    State,
 )
+from partyline.wire.engineio.states import TRANSITIONS, SessionState
 
 RULES = Rules(ping_interval=3.0, ping_timeout=2.0, upgrade_timeout=1.5, last_poll=1.0, stall=0.1)
-OPEN = {State.POLLING, State.PROBING, State.UPGRADING, State.WEBSOCKET}
+OPEN = {SessionState.POLLING, SessionState.PROBING, SessionState.UPGRADING, SessionState.WEBSOCKET}
 anything = st.sampled_from(["0", "1", "2", "2probe", "3", "3probe", "4x", "5", "6", b"", b"x"])
 
 
@@ -45,7 +44,7 @@ class Life(RuleBasedStateMachine):
     def do(self, call: Callable[..., list[Effect]], *arguments: object) -> list[Effect]:
         state = self.session.state
         effects = call(*arguments)
-        if state is State.UPGRADING and self.session.state is State.WEBSOCKET:
+        if state is SessionState.UPGRADING and self.session.state is SessionState.WEBSOCKET:
             self.candidate, self.websocket = False, True
         for effect in effects:
             match effect:
@@ -57,7 +56,10 @@ class Life(RuleBasedStateMachine):
                     self.arrive(packets)
                 case Send(Channel.CANDIDATE, packets):
                     assert self.candidate
-                    assert packets == ("3probe",)
+                    if self.session.state is SessionState.CLOSED:
+                        self.arrive(packets)
+                    else:
+                        assert packets == ("3probe",)
                 case HangUp(Channel.WEBSOCKET, reason):
                     assert self.websocket
                     assert reason is not None
@@ -127,7 +129,7 @@ class Life(RuleBasedStateMachine):
     def beat(self) -> None:
         """What a living client sends, by whatever carries it."""
         packet = "3" if self.session.protocol == 4 else "2"
-        if self.session.state is State.WEBSOCKET:
+        if self.session.state is SessionState.WEBSOCKET:
             self.do(self.session.receive, packet, self.now)
         else:
             self.do(self.session.post, [packet], self.now)
@@ -184,38 +186,42 @@ class Life(RuleBasedStateMachine):
     @invariant()
     def nothing_is_lost_or_changes_places(self) -> None:
         assert self.got == list(range(len(self.got)))
-        if self.session.state is State.WEBSOCKET:
+        if self.session.state is SessionState.WEBSOCKET:
             assert len(self.got) == self.sent, "something waits although there is a WebSocket"
 
     @invariant()
     def the_end_comes_once_and_leaves_nothing(self) -> None:
         assert self.over <= 1
-        if self.session.state is State.CLOSED:
+        if self.session.state is SessionState.CLOSED:
             assert not self.candidate
             assert not self.websocket
             assert not self.session.hanging
             assert self.session.queued == 0
             assert self.session.next_deadline() == float("inf")
         else:
-            assert self.session.queued == 0 or self.session.state is not State.WEBSOCKET
+            assert self.session.queued == 0 or self.session.state is not SessionState.WEBSOCKET
 
     @invariant()
     def a_candidate_is_there_only_while_it_may_take_over(self) -> None:
-        assert self.candidate == (self.session.state in (State.PROBING, State.UPGRADING))
+        states = (SessionState.PROBING, SessionState.UPGRADING, SessionState.PARTING)
+        assert self.candidate == (self.session.state in states)
 
     def teardown(self) -> None:
-        """A client that fetches until the end gets everything; without its client nothing lives for ever."""
+        """A client that finishes its upgrade, or fetches until the end, gets everything; without its client nothing
+        lives for ever."""
         if not hasattr(self, "session"):
             return
         if self.session.state in OPEN:
             self.do(self.session.close, self.now)
-            while self.session.state is State.CLOSING:
+            if self.session.state is SessionState.PARTING:
+                self.do(self.session.probe, "5", self.now)
+            while self.session.state is SessionState.CLOSING:
                 self.do(self.session.get, self.now)
             assert len(self.got) == self.sent
         self.session.resume(self.now)
         for _ in range(10):
             self.wait(2.0)
-        assert self.session.state is State.CLOSED
+        assert self.session.state is SessionState.CLOSED
 
 
 TestLife = Life.TestCase
@@ -224,7 +230,7 @@ TestLife.settings = settings(stateful_step_count=40, deadline=None)
 
 def test_every_transition_can_be_taken() -> None:
     """No row of the table is dead: some scene takes each of them."""
-    taken: set[tuple[State, object]] = set()
+    taken: set[tuple[SessionState, object]] = set()
 
     class Watched(Session):
         __slots__ = ()
@@ -236,17 +242,19 @@ def test_every_transition_can_be_taken() -> None:
                 return True
             return False
 
-    def at(state: State) -> Watched:
-        one = Watched(4, RULES, 0.0, websocket=state is State.WEBSOCKET)
-        if state in (State.PROBING, State.UPGRADING):
+    def at(state: SessionState) -> Watched:
+        one = Watched(4, RULES, 0.0, websocket=state is SessionState.WEBSOCKET)
+        if state in (SessionState.PROBING, SessionState.UPGRADING, SessionState.PARTING):
             one.attach(0.0)
-        if state is State.UPGRADING:
+        if state in (SessionState.UPGRADING, SessionState.PARTING):
             one.probe("2probe", 0.0)
-        if state is State.CLOSING:
+        if state in (SessionState.CLOSING, SessionState.PARTING):
             one.close(0.0)
+        if state is SessionState.LEFT:
+            one.post(["1"], 0.0)
         return one
 
-    for state in set(State) - {State.CLOSED}:
+    for state in set(SessionState) - {SessionState.CLOSED}:
         for scene in range(13):
             one = at(state)
             match scene:

@@ -7,8 +7,8 @@ The transports tell it what happens, with the time in seconds; it answers with e
 - `HangUp`: close a WebSocket
 - `Refuse`: answer the request in hand with this number of `handshake.MESSAGES`; a WebSocket that comes to take over is
   accepted and closed instead
-- `Over`: tell the application, once, why the session is over. It may go on to CLOSING, until the client has fetched
-  what was left for it; once `state` is CLOSED, its id is unknown
+- `Over`: tell the application, once, why the session is over. Its client may still have to fetch what was left for it;
+  once `state` is CLOSED, its id is unknown
 
 Packets for a client on polling wait here, in order, until a GET takes them, and go out on the WebSocket when the
 upgrade is done: nothing is lost or changes places. On a WebSocket nothing waits here, and a message changes nothing:
@@ -28,75 +28,10 @@ from msgspec import Struct
 from partyline.wire.engineio.handshake import BAD_REQUEST, UNKNOWN_SID
 from partyline.wire.engineio.packets import CLOSE, MESSAGE, NOOP, PING, PONG, PROBE, PROBE_ANSWER, UPGRADE, Packet
 from partyline.wire.engineio.payloads import MOST_PACKETS
+from partyline.wire.engineio.states import TRANSITIONS, SessionState, Step
 
 _NEVER: Final = float("inf")
-
-
-class State(Enum):
-    POLLING = "polling"
-    PROBING = "probing"
-    UPGRADING = "upgrading"
-    WEBSOCKET = "websocket"
-    CLOSING = "closing"
-    CLOSED = "closed"
-
-
-class Step(Enum):
-    GET = "a GET arrives"
-    SECOND_GET = "a GET arrives while one hangs"
-    ABORT = "the GET that hangs is aborted"
-    POST = "a POST arrives"
-    ATTACH = "a WebSocket arrives for it"
-    PROBE = "`2probe` arrives there"
-    UPGRADE = "`5` arrives there"
-    DETACH = "that WebSocket is lost, misbehaves or is late"
-    LOSE = "its WebSocket is lost"
-    LEAVE = "a close packet arrives"
-    BREAK = "a malformed or misplaced packet arrives"
-    SILENCE = "the heartbeat is not answered"
-    END = "we close it"
-    DONE = "the rest is fetched, or not in time"
-
-
-# A missing key is the error path: a request is refused, a WebSocket closed, anything else ignored; the session stays as
-# it was.
-TRANSITIONS: Final[dict[tuple[State, Step], State]] = {
-    (State.POLLING, Step.GET): State.POLLING,
-    (State.POLLING, Step.SECOND_GET): State.CLOSED,
-    (State.POLLING, Step.ABORT): State.CLOSED,
-    (State.POLLING, Step.POST): State.POLLING,
-    (State.POLLING, Step.ATTACH): State.PROBING,
-    (State.POLLING, Step.LEAVE): State.CLOSING,
-    (State.POLLING, Step.BREAK): State.CLOSED,
-    (State.POLLING, Step.SILENCE): State.CLOSED,
-    (State.POLLING, Step.END): State.CLOSING,
-    (State.PROBING, Step.GET): State.PROBING,
-    (State.PROBING, Step.SECOND_GET): State.CLOSED,
-    (State.PROBING, Step.ABORT): State.CLOSED,
-    (State.PROBING, Step.POST): State.PROBING,
-    (State.PROBING, Step.PROBE): State.UPGRADING,
-    (State.PROBING, Step.DETACH): State.POLLING,
-    (State.PROBING, Step.LEAVE): State.CLOSING,
-    (State.PROBING, Step.BREAK): State.CLOSED,
-    (State.PROBING, Step.SILENCE): State.CLOSED,
-    (State.PROBING, Step.END): State.CLOSING,
-    (State.UPGRADING, Step.GET): State.UPGRADING,
-    (State.UPGRADING, Step.POST): State.UPGRADING,
-    (State.UPGRADING, Step.PROBE): State.UPGRADING,
-    (State.UPGRADING, Step.UPGRADE): State.WEBSOCKET,
-    (State.UPGRADING, Step.DETACH): State.POLLING,
-    (State.UPGRADING, Step.LEAVE): State.CLOSING,
-    (State.UPGRADING, Step.BREAK): State.CLOSED,
-    (State.UPGRADING, Step.SILENCE): State.CLOSED,
-    (State.UPGRADING, Step.END): State.CLOSING,
-    (State.WEBSOCKET, Step.LOSE): State.CLOSED,
-    (State.WEBSOCKET, Step.LEAVE): State.CLOSED,
-    (State.WEBSOCKET, Step.BREAK): State.CLOSED,
-    (State.WEBSOCKET, Step.SILENCE): State.CLOSED,
-    (State.WEBSOCKET, Step.END): State.CLOSED,
-    (State.CLOSING, Step.GET): State.CLOSING,
-    (State.CLOSING, Step.DONE): State.CLOSED,
-}
+_OVER: Final = frozenset((SessionState.PARTING, SessionState.CLOSING, SessionState.LEFT, SessionState.CLOSED))
 
 
 class Channel(Enum):
@@ -171,7 +106,7 @@ class Session:
 
     def __init__(self, protocol: int, rules: Rules, now: float, *, websocket: bool = False) -> None:
         self.protocol = protocol
-        self.state = State.WEBSOCKET if websocket else State.POLLING
+        self.state = SessionState.WEBSOCKET if websocket else SessionState.POLLING
         self.hanging = False  # a GET waits for packets
         self.queued = 0  # characters and bytes that wait for a GET
         self._rules = rules
@@ -180,8 +115,8 @@ class Session:
         self._attached = _NEVER  # when the candidate must have taken over
         self._held: float | None = None  # since when we do not read, so that its deadline stands still
         self._beat = _NEVER  # meanwhile: when it hears from us next, since its own deadline does not
-        self._fetched = 0.0  # meanwhile: when a GET was last there
-        self._due = now + rules.ping_interval  # the heartbeat's next deadline; in CLOSING, the end
+        self._fetched = now  # when a GET last came
+        self._due = now + rules.ping_interval  # the heartbeat's next deadline; once it is over, the end
         if protocol == 3:
             self._due += rules.ping_timeout
 
@@ -190,7 +125,7 @@ class Session:
     @property
     def writable(self) -> bool:
         """Whether a packet would go out at once: volatile ones are dropped where it would not."""
-        return self.state is State.WEBSOCKET or (self.hanging and not self._queue)
+        return self.state is SessionState.WEBSOCKET or (self.hanging and not self._queue)
 
     @property
     def waiting(self) -> bool:
@@ -199,9 +134,9 @@ class Session:
 
     def send(self, *packets: Packet) -> list[Effect]:
         """Packets for the client. Those for polling wait for `flush`, so that what one turn sends leaves together."""
-        if self.state is State.WEBSOCKET:
+        if self.state is SessionState.WEBSOCKET:
             return [Send(Channel.WEBSOCKET, packets)]
-        if self.state is not State.CLOSING and self.state is not State.CLOSED:
+        if self.state not in _OVER:
             self._enqueue(*packets)
         return []
 
@@ -224,12 +159,12 @@ class Session:
         return self._end(Step.END, Reason.FORCED_CLOSE, now)
 
     def hold(self, now: float) -> None:
-        """We stop reading from the client: what it has to say has time. It goes on hearing from us, or it would give
-        up, and on polling it goes on fetching that."""
-        if self._held is not None or self.state is State.CLOSING or self.state is State.CLOSED:
+        """We stop reading from its WebSocket: what the client has to say has time. It goes on hearing from us, or it
+        would give up."""
+        if self._held is not None or self.state is not SessionState.WEBSOCKET:
             return
         rules = self._rules
-        self._held = self._fetched = now
+        self._held = now
         if self.protocol == 3:
             # A ping of it may lie unread from now on. Any pong answers it, and keeps it from the next one.
             self._beat = now + self._unread_ping
@@ -263,12 +198,11 @@ class Session:
             return []
         if now >= self._attached:
             return self.detach()
-        if self.state is State.CLOSING:
-            self._done()
-            return []
-        late = now - (self._due if self._held is None else self._beat) > self._rules.stall
+        if self.state in _OVER:
+            return self._done()
         if self._held is not None:
-            return self._beats(now, self._held, late=late)
+            return self._beats(now, self._held)
+        late = now - self._due > self._rules.stall
         if self.protocol == 4 and not self._pinged:
             self._pinged = True
             # The answer is due in time even where our ping was a little late, so that the client and we agree.
@@ -280,27 +214,17 @@ class Session:
             return []
         return self._end(Step.SILENCE, Reason.PING_TIMEOUT, now)
 
-    def _beats(self, now: float, held: float, *, late: bool) -> list[Effect]:
+    def _beats(self, now: float, held: float) -> list[Effect]:
         """The heartbeat of a client that we do not read from."""
         rules = self._rules
-        if self.hanging or self.state is State.WEBSOCKET:
-            self._fetched = now
-        elif now - self._fetched > rules.ping_interval + rules.ping_timeout:
-            if late:
-                self._beat = now + rules.stall  # its GET may lie unread in a socket
-                return []
-            return self._end(Step.SILENCE, Reason.PING_TIMEOUT, now)
-        elif self._queue and self._queue[-1] in (PING, PONG):
-            self._beat = now + rules.ping_interval  # it has not fetched the last one
-            return []
         if self.protocol == 3:
             self._beat = now + self._unread_ping
-            return [*self.send(PONG), *self.flush()]
+            return self.send(PONG)
         self._beat = now + rules.ping_interval
         if not self._pinged:
             self._pinged = True
             self._due = held + rules.ping_timeout  # counts from when we read again
-        return [*self.send(PING), *self.flush()]
+        return self.send(PING)
 
     # Polling
 
@@ -313,8 +237,9 @@ class Session:
             return [*effects, *self._end(Step.SECOND_GET, Reason.TRANSPORT_ERROR, now), Refuse(BAD_REQUEST)]
         if not self._step(Step.GET):
             return [*effects, self._refusal()]
-        if not self._queue and self.state is State.UPGRADING:
-            self._enqueue(NOOP)  # the client waits for this GET before it goes over to the WebSocket
+        if self.state is SessionState.PARTING or (self.state is SessionState.UPGRADING and not self._queue):
+            # The client waits for this GET before it goes over to the WebSocket.
+            return [*effects, Send(Channel.POLL, (NOOP,))]
         if not self._queue:
             self.hanging = True
             return effects
@@ -328,17 +253,22 @@ class Session:
         return self._end(Step.ABORT, Reason.TRANSPORT_ERROR, now)
 
     def post(self, packets: list[Packet] | None, now: float) -> list[Effect]:
-        """A POST has come with these packets; None where its body was malformed. Refused, or answered `ok`."""
+        """A POST has come with these packets; None where its body was malformed. Refused, or answered `ok`.
+
+        Once we have closed the session it is answered and ignored: a client that was refused would not fetch the rest.
+        """
         effects = self._expire(now)
         if not self._step(Step.POST):
             return [*effects, self._refusal()]
+        if self.state in _OVER:
+            return effects
         if packets is None:
             return [*effects, *self._end(Step.BREAK, Reason.PARSE_ERROR, now), Refuse(BAD_REQUEST)]
         for packet in packets:
             broken = self._packet(packet, now, effects)
             if broken:
                 effects.append(Refuse(BAD_REQUEST))
-            if broken or self.state is State.CLOSING or self.state is State.CLOSED:
+            if broken or self.state in _OVER:
                 break
         return [*effects, *self.flush()]
 
@@ -347,13 +277,13 @@ class Session:
     def receive(self, packet: Packet, now: float) -> list[Effect]:
         """A packet has come on the session's WebSocket."""
         effects: list[Effect] = []
-        if self.state is State.WEBSOCKET:
+        if self.state is SessionState.WEBSOCKET:
             self._packet(packet, now, effects)
         return effects
 
     def broken(self, now: float) -> list[Effect]:
         """What has come on the session's WebSocket is no packet."""
-        if self.state is not State.WEBSOCKET:
+        if self.state is not SessionState.WEBSOCKET:
             return []
         return self._end(Step.BREAK, Reason.PARSE_ERROR, now)
 
@@ -375,7 +305,8 @@ class Session:
         return effects
 
     def probe(self, packet: Packet | None, now: float) -> list[Effect]:
-        """A packet has come on the candidate; None for what is none."""
+        """A packet has come on the candidate; None for what is not a packet. Sessions that are over end with `5`: what
+        was sent before goes out on it, and its end is the client's."""
         if packet == PROBE and self._step(Step.PROBE):
             released: list[Effect] = []
             if self.hanging:
@@ -384,6 +315,12 @@ class Session:
                     self._enqueue(NOOP)
                 released = self.flush()
             return [Send(Channel.CANDIDATE, (PROBE_ANSWER,)), *released]
+        if packet == UPGRADE and self.state is SessionState.PARTING:
+            self._step(Step.UPGRADE)
+            self._attached = self._due = _NEVER
+            rest = tuple(self._queue or ())[:-1]  # the last one is the end, for polling
+            self._drop()
+            return [*([Send(Channel.CANDIDATE, rest)] if rest else []), HangUp(Channel.CANDIDATE)]
         if packet == UPGRADE and self._step(Step.UPGRADE):
             self._attached = _NEVER
             effects: list[Effect] = []
@@ -423,7 +360,7 @@ class Session:
             effects.append(packet[1:])
         elif kind == (PONG if self.protocol == 4 else PING):
             self._heard(now)
-            if self.protocol == 3:
+            if self.protocol == 3 and not (self._queue and self._queue[-1] == PONG):  # one answer is for all
                 effects += self.send(PONG)
         elif kind == CLOSE:
             effects += self._end(Step.LEAVE, Reason.TRANSPORT_CLOSE, now)
@@ -434,6 +371,9 @@ class Session:
 
     def _heard(self, now: float) -> None:
         rules = self._rules
+        fetches = self.state is SessionState.WEBSOCKET or self.hanging
+        if not fetches and now - self._fetched > rules.ping_interval + rules.ping_timeout:
+            return  # it says that it lives, and is not there to hear us
         if self.protocol == 3:
             self._due = now + rules.ping_interval + rules.ping_timeout
         elif self._pinged:
@@ -455,18 +395,17 @@ class Session:
         if not self._step(step):
             return []
         effects: list[Effect] = []
-        if before is State.WEBSOCKET and step is not Step.LOSE:
+        if before is SessionState.WEBSOCKET and step is not Step.LOSE:
             effects.append(HangUp(Channel.WEBSOCKET, reason))
-        if self._attached != _NEVER:
+        if self._attached != _NEVER and self.state is not SessionState.PARTING:
             self._attached = _NEVER
             effects.append(HangUp(Channel.CANDIDATE))
-        if self.state is State.CLOSING:
+        if self.state is not SessionState.CLOSED:
             # The client fetches what is left, and hears that it was the last.
-            if step is Step.LEAVE:
+            if self.state is SessionState.LEFT:
                 self._drop()
-            self._enqueue(NOOP if step is Step.LEAVE else CLOSE)
+            self._enqueue(NOOP if self.state is SessionState.LEFT else CLOSE)
             self._due = now + self._rules.last_poll
-            self._held = None
             return [*effects, *self.flush(), Over(reason)]
         if self.hanging:
             self.hanging = False
@@ -476,13 +415,17 @@ class Session:
         self._held = None
         return [*effects, Over(reason)]
 
-    def _done(self) -> None:
+    def _done(self) -> list[Effect]:
         self._step(Step.DONE)
         self._drop()
         self._due = _NEVER
+        if self._attached == _NEVER:
+            return []
+        self._attached = _NEVER
+        return [HangUp(Channel.CANDIDATE)]
 
     def _refusal(self) -> Refuse:
-        return Refuse(UNKNOWN_SID if self.state is State.CLOSED else BAD_REQUEST)
+        return Refuse(UNKNOWN_SID if self.state is SessionState.CLOSED else BAD_REQUEST)
 
     def _enqueue(self, *packets: Packet) -> None:
         if self._queue is None:
@@ -499,7 +442,7 @@ class Session:
         queue = self._queue
         assert queue
         count = min(len(queue), MOST_PACKETS)
-        if 1 < count == len(queue) and self.state is State.CLOSING:
+        if 1 < count == len(queue) and self.state is SessionState.CLOSING:
             # The end has a body of its own, as from Node's server: socket.io-client 4 handles messages a turn later
             # than the end that stands behind them in one body, and tells each socket twice that it is disconnected.
             count -= 1
@@ -507,6 +450,6 @@ class Session:
         self.queued -= sum(map(len, packets))
         if not queue:
             self._queue = None
-            if self.state is State.CLOSING:
+            if self.state in _OVER:
                 self._done()
         return Send(Channel.POLL, packets)
