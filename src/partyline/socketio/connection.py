@@ -400,7 +400,7 @@ class Connection:
         if not self.engine.is_open:
             return
         io = self._io
-        full = self.full
+        full = self._waiting >= io.max_pending_events
         over = self._waiting_bytes > io.max_pending_bytes
         if over and (self.calls or self.engine.transport == POLLING):
             io.counters.hit("max_pending_bytes")
