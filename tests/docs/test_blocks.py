@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import partyline
-from partyline.app import check
+from partyline.checking import check
 from tests.process import environment
 from tests.tools import ROOT
 

@@ -18,7 +18,8 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from partyline import ConfigError, Settings, running
-from partyline.app import build, check
+from partyline.app import build
+from partyline.checking import check
 from partyline.config import ApiKey, JwtKey
 from partyline.errors import StoreUnavailable
 from partyline.metrics import exposition

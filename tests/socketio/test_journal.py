@@ -24,7 +24,7 @@ from .clients import Client, Notes, entered, looped, only, opened, polled, serve
 def store(monkeypatch: pytest.MonkeyPatch) -> SaboteurStore:
     """The log of the next server: it commits when it is told to."""
     store = SaboteurStore()
-    monkeypatch.setattr("partyline.app._store", lambda *arguments, **named: store)
+    monkeypatch.setattr("partyline.parts.store", lambda *arguments, **named: store)
     return store
 
 

@@ -451,7 +451,7 @@ class _Pruning(MemoryStore):
 @looped
 async def test_pruned_on_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where retention takes what was missed while it is read, the client is new: and middlewares see it."""
-    monkeypatch.setattr("partyline.app._store", lambda *arguments, **named: _Pruning())
+    monkeypatch.setattr("partyline.parts.store", lambda *arguments, **named: _Pruning())
     io = recovering()
     seen = Notes()
     io.use(lambda socket: seen.append((socket.id, socket.recovered, dict(socket.data))))
@@ -538,7 +538,7 @@ async def test_a_heartbeat_confirms_what_was_sent_before_it() -> None:
 def store(monkeypatch: pytest.MonkeyPatch) -> SaboteurStore:
     """The log of the next server: it commits when it is told to."""
     store = SaboteurStore()
-    monkeypatch.setattr("partyline.app._store", lambda *arguments, **named: store)
+    monkeypatch.setattr("partyline.parts.store", lambda *arguments, **named: store)
     return store
 
 
@@ -643,7 +643,7 @@ class _Gated(SaboteurStore):
 async def test_refused_while_it_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """An event that the log refuses while a session catches up would be a silent hole: the session is new instead."""
     store = _Gated()
-    monkeypatch.setattr("partyline.app._store", lambda *arguments, **named: store)
+    monkeypatch.setattr("partyline.parts.store", lambda *arguments, **named: store)
     io = recovering()
     async with served(io) as url:
         async with session(url, io) as (_, one):

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from rich.table import Table
 
-from partyline.app import check
+from partyline.checking import check
 from partyline.cli.output import console, write
 from partyline.config import FIELDS, load, written
 

@@ -10,7 +10,7 @@ import msgspec
 import typer
 from rich.table import Table
 
-from partyline.app import check
+from partyline.checking import check
 from partyline.cli.copies import bar
 from partyline.cli.machine import examine_machine, settings_finding
 from partyline.cli.output import console, write

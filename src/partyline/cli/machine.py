@@ -16,7 +16,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Final
 
-from partyline.app import descriptor_limit, max_connections
+from partyline.checking import descriptor_limit, max_connections
 from partyline.config import Settings
 from partyline.errors import ConfigError
 from partyline.findings import Finding, ok, problem, warning

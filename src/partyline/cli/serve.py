@@ -15,7 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from partyline import __version__, chat, log
-from partyline.app import Partyline, build, check, descriptor_limit, is_open, max_connections, take_over, tune
+from partyline.app import Partyline, build, take_over, tune
+from partyline.checking import check, descriptor_limit, is_open, max_connections
 from partyline.cli.machine import port
 from partyline.cli.output import console, write
 from partyline.cli.target import Target, find, under
