@@ -9,6 +9,7 @@ import ssl
 import sys
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
+from threading import get_ident
 from typing import Any
 
 from starlette.requests import Request
@@ -111,12 +112,15 @@ class Partyline:
         It reaches whoever is subscribed, as a publish over HTTP does, past keys and limits of requests. `user` narrows
         it to one user's connections, `id` makes a repetition harmless, `key` is what conflation goes by, `ttl` its life
         in seconds. `durable` False does not keep it; None leaves that to the topic's rule, and is True in general. None
-        is returned for what is not kept. To be called on the server's loop.
+        is returned for what is not kept. May be awaited on any loop, in any thread.
 
         Raises InvalidValue (a topic, a user, an id that is none), TypeError for data that is no JSON, Conflict for an
         `id` that was another message's, StoreUnavailable while the log cannot be written. Cancelled, it is published
         all the same.
         """
+        home = self.site.home
+        if home.thread not in (0, get_ident()):
+            return await home.wait(self.publish(topic, data, user=user, id=id, key=key, ttl=ttl, durable=durable))
         draft = make_draft(
             _PROGRAM,
             topic,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
+from threading import get_ident
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from msgspec import Struct
@@ -213,7 +214,10 @@ class Connection:
     # Out
 
     def send_message(self, data: str | bytes) -> None:
-        """Send one message. Does nothing once the connection is over."""
+        """Send one message. Does nothing once the connection is over. May be called from any thread."""
+        home = self._engine.home
+        if home.thread != get_ident() and home.call(self.send_message, data):
+            return
         websocket = self._websocket
         if websocket is None:
             self._queue(packets.message(data))
@@ -268,7 +272,10 @@ class Connection:
             self._websocket.discard(lambda message: matches(_read(message, protocol)))
 
     def close(self, code: int = 1000, reason: str = "") -> None:
-        """End the connection behind what was sent. A WebSocket is closed with this code."""
+        """End the connection after what was sent, a WebSocket with this code. May be called from any thread."""
+        home = self._engine.home
+        if home.thread != get_ident() and home.call(self.close, code, reason):
+            return
         if self._websocket is not None and code != 1000:
             self._websocket.close(code, reason)
         self._do(self._session.close(self._now()))

@@ -16,6 +16,7 @@ from partyline.engineio.connection import Connection, Handshake, Receiver
 from partyline.engineio.polling import Polling
 from partyline.errors import CONTAINED, ConfigError, HandshakeRefused, Overloaded, PartylineError, RateLimited
 from partyline.interfaces import Connection as AnyConnection
+from partyline.server.home import Home
 from partyline.server.site import Carrier, Endpoint, Site, Upgrade
 from partyline.server.turn import OWN_READ
 from partyline.wire.engineio.handshake import (
@@ -92,6 +93,7 @@ class EngineIO:
         self.jsonp = jsonp
         self.compress_from = compress_from
         self.site: Site
+        self.home = Home()
         self._accept = accept or self._with_callbacks
         self._rules: Rules
         self._transports = frozenset(transports)
@@ -136,6 +138,7 @@ class EngineIO:
                 field="path",
             )
         self.site = site
+        self.home = site.home
         limits = site.limits
         interval, timeout, upgrade, payload = self._given
         self._rules = Rules(

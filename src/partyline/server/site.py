@@ -16,6 +16,7 @@ from partyline.interfaces import Connection, Session, SessionTable, Store
 from partyline.metrics import Counters
 from partyline.server.exchange import Headers, Paths
 from partyline.server.fair import Fair
+from partyline.server.home import Home
 from partyline.server.turn import Turn
 from partyline.trust import addresses
 from partyline.trust.perimeter import Peer, Perimeter
@@ -214,6 +215,7 @@ class Site:
     head: bytes = b""  # headers of each answer to them
     cors: Callable[[bytes], Headers] = lambda origin: []  # further ones for a page of this origin
     turn: Turn = field(default_factory=Turn)
+    home: Home = field(default_factory=Home.here)
     fair: Fair = field(default_factory=Fair)
     _by_address: dict[str, int] = field(default_factory=dict)
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from partyline.models import Audience
+from partyline.wire.socketio.packets import event_values
+from partyline.wire.socketio.values import frozen
 
 if TYPE_CHECKING:
     from partyline.socketio.namespace import Namespace
@@ -76,7 +79,13 @@ class Broadcast:
     # What
 
     def emit(self, event: str, *arguments: Any) -> None:
-        """Send an event. Never waits. Raises InvalidValue where the name is reserved or an argument cannot be sent."""
+        """Send an event. Never waits, and may be called from any thread.
+
+        Raises InvalidValue where the name is reserved or an argument cannot be sent.
+        """
+        home = self._namespace.io.engine.home
+        if home.thread != get_ident() and home.call(self.emit, *event_values(event, frozen(arguments), None)):
+            return
         self._namespace.broadcast(event, arguments, self._audience, local=self._local, volatile=self._volatile)
 
     def send(self, *arguments: Any) -> None:
@@ -90,6 +99,9 @@ class Broadcast:
         in `answers` and the ids of those that did not answer in `missing`. Who goes away meanwhile is not waited for,
         and is among the missing. Cancelled, late answers are dropped.
         """
+        home = self._namespace.io.engine.home
+        if home.thread not in (0, get_ident()):
+            return await home.wait(self.call(event, *arguments, timeout=timeout))
         seconds = self._timeout if timeout is None else timeout
         return await self._namespace.gather(
             event, arguments, self._audience, 10.0 if seconds is None else seconds, local=self._local
@@ -97,20 +109,30 @@ class Broadcast:
 
     async def fetch_sockets(self, *rooms: str | Iterable[str]) -> list[RemoteSocket]:
         """The sockets, on all nodes; of these `rooms` if some are named."""
+        home = self._namespace.io.engine.home
+        if home.thread not in (0, get_ident()):
+            return await home.wait(self.fetch_sockets(*rooms))
         audience = self.to(*rooms)._audience if rooms else self._audience  # noqa: SLF001
         return await self._namespace.fetch(audience, local=self._local)
 
     def sockets_join(self, *rooms: str | Iterable[str]) -> None:
         """Let them join rooms, on all nodes. Raises InvalidValue behind the last one, where one is in too many."""
-        self._namespace.move(self._audience, names(rooms), frozenset(), local=self._local)
+        self._move(names(rooms), frozenset())
 
     def sockets_leave(self, *rooms: str | Iterable[str]) -> None:
         """Let them leave rooms, on all nodes."""
-        self._namespace.move(self._audience, frozenset(), names(rooms), local=self._local)
+        self._move(frozenset(), names(rooms))
+
+    def _move(self, into: frozenset[str], out_of: frozenset[str]) -> None:
+        home = self._namespace.io.engine.home
+        if home.thread == get_ident() or not home.call(self._move, into, out_of):
+            self._namespace.move(self._audience, into, out_of, local=self._local)
 
     def disconnect_sockets(self, close: bool = False) -> None:
         """Disconnect them, on all nodes; with `close` their connections end, too."""
-        self._namespace.expel(self._audience, close=close, local=self._local)
+        home = self._namespace.io.engine.home
+        if home.thread == get_ident() or not home.call(self.disconnect_sockets, close):
+            self._namespace.expel(self._audience, close=close, local=self._local)
 
 
 def names(rooms: Iterable[str | Iterable[str]]) -> frozenset[str]:

@@ -49,12 +49,14 @@ class Connection:
         "_waiting_bytes",
         "calls",
         "engine",
+        "home",
         "parser",
         "timer_slot",
     )
 
     def __init__(self, io: SocketIO, engine: Engine, request: Request) -> None:
         self.engine = engine
+        self.home = io.engine.home
         self.parser: Parser = io.parser
         self.calls = 0  # of ours, that wait for an acknowledgement
         self.timer_slot = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, cast, overload
 
 from partyline import log
@@ -16,6 +17,7 @@ from partyline.socketio.dialects import Emission
 from partyline.socketio.handlers import AnyFunction, Function, Handler, Handlers, plain
 from partyline.socketio.remote import RemoteSocket
 from partyline.wire.socketio.packets import Messages, event_values
+from partyline.wire.socketio.values import frozen
 
 if TYPE_CHECKING:
     from partyline.interfaces import Dialect
@@ -180,6 +182,9 @@ class Namespace(Broadcast):
         Cancelled, it is published all the same.
         """
         event_values(event, (), None)
+        home = self.io.engine.home
+        if home.thread not in (0, get_ident()):
+            return await home.wait(self.publish(room, event, *arguments))
         try:
             return await self._kept().publish(self.emission(event, arguments), room)
         finally:
@@ -192,6 +197,9 @@ class Namespace(Broadcast):
         """
         if limit < 1:
             raise InvalidValue(f"limit: {limit} must be 1 or more", field="limit")
+        home = self.io.engine.home
+        if home.thread not in (0, get_ident()):
+            return await home.wait(self.history(room, before=before, limit=limit))
         try:
             return await self._kept().history(room, before, limit)
         finally:
@@ -323,12 +331,18 @@ class Namespace(Broadcast):
         return add
 
     def server_side_emit(self, event: str, *arguments: Any) -> None:
-        """Send an event to the other nodes' `on_server_side`. Raises InvalidValue where it cannot be sent."""
+        """Send an event to the other nodes' `on_server_side`. May be called from any thread. Raises InvalidValue."""
+        home = self.io.engine.home
+        if home.thread != get_ident() and home.call(self.server_side_emit, event, *frozen(arguments)):
+            return
         if self.io.nodes is not None:
             self.io.nodes.server_side(self, event, arguments)
 
     async def server_side_call(self, event: str, *arguments: Any, timeout: float = 5.0) -> list[Any]:  # noqa: ASYNC109
         """The same, and what each of them answers. Raises CallTimeout after `timeout` seconds."""
+        home = self.io.engine.home
+        if home.thread not in (0, get_ident()):
+            return await home.wait(self.server_side_call(event, *arguments, timeout=timeout))
         if self.io.nodes is None:
             return []
         return await self.io.nodes.server_side_call(self, event, arguments, timeout)

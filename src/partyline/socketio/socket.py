@@ -7,6 +7,7 @@ import inspect
 import sys
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, Final
 
 from partyline import log
@@ -17,7 +18,8 @@ from partyline.socketio.acks import Acknowledge, Answered, one
 from partyline.socketio.broadcast import Broadcast, names
 from partyline.socketio.handlers import Function, Handler, awaited, check_event, problem, result_of
 from partyline.wire.engineio.handshake import WEBSOCKET
-from partyline.wire.socketio.packets import Event, Messages, Parser
+from partyline.wire.socketio.packets import Event, Messages, Parser, event_values
+from partyline.wire.socketio.values import frozen
 
 if TYPE_CHECKING:
     from partyline.engineio.connection import Connection as EngineConnection
@@ -97,10 +99,13 @@ class Socket:
     # Out
 
     def emit(self, event: str, *arguments: Any) -> None:
-        """Send an event. Never waits; nothing happens once it is disconnected.
+        """Send an event. Never waits, and may be called from any thread; nothing happens once it is disconnected.
 
         Raises InvalidValue where the name is reserved or an argument cannot be sent.
         """
+        home = self._connection.home
+        if home.thread != get_ident() and home.call(self.emit, *event_values(event, frozen(arguments), None)):
+            return
         if self.namespace.log is not None:
             self.namespace.broadcast(event, arguments, Audience(frozenset((self.id,))))
         else:
@@ -116,6 +121,9 @@ class Socket:
         Raises CallTimeout after `timeout` seconds, PeerGone where the socket is disconnected. Cancelled, a late answer
         is dropped.
         """
+        home = self._connection.home
+        if home.thread not in (0, get_ident()):
+            return await home.wait(self.call(event, *arguments, timeout=timeout))
         if not self.connected:
             raise PeerGone("the socket is disconnected")
         if not self.welcomed:
@@ -187,15 +195,21 @@ class Socket:
 
     def join(self, *rooms: str | Iterable[str]) -> None:
         """Join rooms. Nothing happens once it is disconnected. Raises InvalidValue beyond `rooms_per_connection`."""
-        self.namespace.join(self, names(rooms))
+        home = self._connection.home
+        if home.thread == get_ident() or not home.call(self.namespace.join, self, names(rooms)):
+            self.namespace.join(self, names(rooms))
 
     def leave(self, *rooms: str | Iterable[str]) -> None:
         """Leave rooms; those it is not in do not matter."""
-        self.namespace.leave(self, names(rooms))
+        home = self._connection.home
+        if home.thread == get_ident() or not home.call(self.namespace.leave, self, names(rooms)):
+            self.namespace.leave(self, names(rooms))
 
     def disconnect(self, close: bool = False) -> None:
         """Disconnect it from the namespace; with `close` the whole connection ends, with all its namespaces."""
-        self._connection.disconnect(self, close=close)
+        home = self._connection.home
+        if home.thread == get_ident() or not home.call(self.disconnect, close):
+            self._connection.disconnect(self, close=close)
 
     @property
     def reachable(self) -> bool:
@@ -607,6 +621,9 @@ class Socket:
         """For a handler that acknowledges by itself: of us the client only hears that it failed."""
 
         def send(values: tuple[Any, ...]) -> None:
+            home = self._connection.home
+            if home.thread != get_ident() and home.call(send, tuple(frozen(values))):
+                return
             number, event.id = event.id, None
             if number is not None and self.connected:
                 self.namespace.in_turn(self, self.parser.ack(self.namespace.name, number, values))
@@ -698,6 +715,9 @@ class Direct:
 
     def emit(self, event: str, *arguments: Any) -> None:
         """As `Socket.emit`."""
+        home = self._socket._connection.home  # noqa: SLF001 - one thing in two classes
+        if home.thread != get_ident() and home.call(self.emit, *event_values(event, frozen(arguments), None)):
+            return
         if not self._volatile:
             self._socket.emit(event, *arguments)
         elif self._socket.writable:

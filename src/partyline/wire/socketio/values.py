@@ -28,6 +28,11 @@ def plain(values: Sequence[Any], places: Sequence[str]) -> list[Any]:
     return [_argument(value, place) for value, place in zip(values, places, strict=True)]
 
 
+def frozen(arguments: Sequence[Any]) -> list[Any]:
+    """Arguments of an event as they are now, whatever becomes of them later. Raises InvalidValue."""
+    return plain(arguments, places(len(arguments), event=False))
+
+
 def check_integers(values: Any, place: str) -> None:
     """Raises InvalidValue for a whole number of more than 64 bits in plain values: MessagePack has no form for it."""
     if isinstance(values, dict):
