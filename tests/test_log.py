@@ -67,6 +67,10 @@ def records() -> Iterator[list[logging.LogRecord]]:
 TEXTS = [
     f"GET /ws/{ID}",
     f"GET /ws/{ID} HTTP/1.1",
+    f"DELETE /register/{ID} HTTP/1.1",
+    f"GET /socket.io/?EIO=4&transport=polling&sid={SECRET}&t=1",
+    f"/v1/topics?key={SECRET}",
+    f"/v1/topics?a&api_key={SECRET}",
     f"wss://chat.example.org/ws/{ID}",
     f"/ws/{ID}?a=b",
     f'"/ws/{ID}"',
@@ -251,6 +255,48 @@ def test_embedded_use_is_silent() -> None:
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert (answer.stdout, answer.stderr) == ("", "")
+
+
+FAILING = """
+import logging, partyline.log
+{configured}
+try:
+    raise ValueError("my bug, token=" + "s3cret")
+except ValueError:
+    partyline.log.get("test").exception("a handler failed", socket="abc", path="/ws/1")
+    partyline.log.get("test").warning("no exception")
+"""
+
+
+def embedded(configured: str) -> str:
+    """What a program of FAILING writes to its standard error."""
+    code = FAILING.format(configured=configured)
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert answer.stdout == ""
+    return answer.stderr
+
+
+def test_an_exception_is_seen_without_any_set_up() -> None:
+    """Where no logging is configured an exception is written to standard error, with its values and without secrets."""
+    lines = embedded("").splitlines()
+    assert lines[0] == "partyline.test: a handler failed socket=abc path=[redacted]"
+    assert lines[1] == "  Traceback (most recent call last):"
+    assert lines[-1] == "  ValueError: my bug, token=[redacted]"
+
+
+@pytest.mark.parametrize(
+    ("configured", "times"),
+    [
+        ("logging.basicConfig()", 1),
+        ("logging.getLogger('partyline').addHandler(logging.StreamHandler())", 1),
+        ("logging.getLogger('partyline').propagate = False", 0),
+        ("logging.getLogger('partyline').setLevel(logging.CRITICAL)", 0),
+        ("import sys; sys.stderr = None", 0),
+    ],
+)
+def test_a_programs_own_logging_decides(configured: str, times: int) -> None:
+    """Where the program has configured its logging, exceptions go where that says, and nowhere else."""
+    assert embedded(configured).count("a handler failed") == times
 
 
 def test_embedded_use_sees_ordinary_records(records: list[logging.LogRecord]) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
+import logging.config
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn.config
 from starlette.applications import Starlette
 from starlette.routing import Mount
 from starlette.testclient import TestClient, WebSocketDenialResponse
@@ -101,6 +104,31 @@ def test_its_own_lifespan() -> None:
         assert app._partyline is not None
         assert client.get("/health").json() == {"status": "ok"}
     assert app._partyline is None
+
+
+def test_the_hosts_logging_is_left_alone() -> None:
+    """Starting changes no handler, level or switch of a logger; a filter is added to those that log addresses."""
+    names = ("", "uvicorn", "uvicorn.access", "uvicorn.error", "hypercorn.access", "asyncio")
+    loggers = [logging.getLogger(name) for name in names]
+
+    def seen() -> list[tuple[Any, ...]]:
+        return [(one.handlers[:], one.propagate, one.level, one.disabled) for one in loggers]
+
+    earlier = [(*state, one.filters[:]) for state, one in zip(seen(), loggers, strict=True)]
+    try:
+        logging.config.dictConfig(uvicorn.config.LOGGING_CONFIG)
+        before = seen()
+
+        async def main() -> None:
+            async with Application(OPEN).lifespan():
+                assert seen() == before
+
+        asyncio.run(main())
+        assert seen() == before
+    finally:
+        for one, (handlers, propagate, level, disabled, filters) in zip(loggers, earlier, strict=True):
+            one.handlers, one.propagate, one.disabled, one.filters = handlers, propagate, disabled, filters
+            one.setLevel(level)
 
 
 def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Structured logs on the standard library's logging, with what must never be written cut out.
 
-A program that embeds Partyline sees ordinary `logging` records below the logger `partyline`, silent by default;
+A program that embeds Partyline sees ordinary `logging` records below the logger `partyline`. Where it has configured no
+logging at all, exceptions are written to standard error, and nothing else is.
 `partyline serve` calls `configure`.
 """
 
@@ -17,10 +18,10 @@ import structlog
 
 _SECRET_NAMES = frozenset(("authorization", "token", "key", "api_key", "cookie", "url", "query", "path"))
 _LEFT = frozenset(("exc_info", "stack_info", "_record", "_from_structlog", "_logger"))  # structlog's own
-_SECRET_TEXT = re.compile(r"(/ws/)[^\s\"'?#]+|(token=)[^&\s\"']+|(bearer[.\s]\s*)\S+", re.IGNORECASE)
+_SECRET_TEXT = re.compile(
+    r"(/(?:ws|register)/)[^\s\"'?#]+|((?:token|[?&](?:sid|key|api_key))=)[^&\s\"']+|(bearer[.\s]\s*)\S+", re.IGNORECASE
+)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-
-logging.getLogger("partyline").addHandler(logging.NullHandler())
 
 
 def redact(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -90,3 +91,31 @@ def configure(log_format: Literal["text", "json"], level: str = "info") -> None:
         logger.handlers = [handler]
         logger.propagate = False
         logger.setLevel(level.upper())
+
+
+class _Unconfigured(logging.Handler):
+    """Writes exceptions to standard error where the program has configured no logging: a handler of its own that fails
+    must not fail in silence."""
+
+    _STANDARD = frozenset(vars(logging.makeLogRecord({})))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        ours = logging.getLogger("partyline")
+        if (
+            not record.exc_info
+            or sys.stderr is None
+            or ours.handlers != [self]
+            or not ours.propagate
+            or logging.getLogger().handlers
+        ):
+            return
+        values = {name: value for name, value in vars(record).items() if name not in self._STANDARD}
+        told = " ".join((record.getMessage(), *(f"{name}={value}" for name, value in values.items())))
+        exception = _exception(None, "", {"exc_info": record.exc_info})["exception"]
+        try:
+            sys.stderr.write(f"{record.name}: {told}\n{exception}\n")
+        except (OSError, ValueError):  # nobody reads it, or it is closed
+            pass
+
+
+logging.getLogger("partyline").addHandler(_Unconfigured())

@@ -7,7 +7,7 @@ import contextlib
 import weakref
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any
+from typing import Any, Final
 
 from starlette.types import Receive, Scope, Send
 
@@ -18,9 +18,12 @@ from partyline.errors import ConfigError, PartylineError
 from partyline.models import Position
 from partyline.server.asgi import Cut, refuse_websocket, serve_websocket
 from partyline.server.gate import answer_error
+from partyline.server.hosting import find_host, redact_logs
 from partyline.server.site import Extra
 
 _log = log.get("asgi")
+
+_LOOK_EVERY: Final = 0.1  # seconds between looks at whether the server begins to stop
 
 _made: weakref.WeakSet[Application] = weakref.WeakSet()
 
@@ -49,6 +52,8 @@ class Application:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._starting: asyncio.Task[Partyline] | None = None
         self._adopted = False
+        self._watching: asyncio.Task[None] | None = None
+        self._draining: asyncio.Task[None] | None = None
         _made.add(self)
 
     # For programs
@@ -98,8 +103,10 @@ class Application:
         partyline = self._partyline
         if partyline is None or self._adopted:
             return
-        await partyline.shell.drain()
-        self._partyline = None
+        self._drain(partyline)
+        assert self._draining is not None
+        await asyncio.shield(self._draining)
+        self._forget()
         await partyline.close()
 
     def lifespan(self, app: object = None) -> AbstractAsyncContextManager[None]:
@@ -144,6 +151,8 @@ class Application:
                     await receive()  # websocket.connect
                     await refuse_websocket(refusal, scope, send)
                 return
+        if self._watching is None and not self._adopted:
+            self._watching = asyncio.create_task(self._watch(partyline))
         if kind == "websocket":
             await serve_websocket(partyline.site, scope, receive, send, counted=self._adopted)
             return
@@ -166,6 +175,7 @@ class Application:
 
     async def _build(self) -> Partyline:
         settings = load().settings if self.settings is None else self.settings
+        redact_logs()
         held = await take_over(settings)
         partyline = build(settings, extras=self.extras, held=held, native=False, relay=self.relay)
         try:
@@ -175,6 +185,26 @@ class Application:
             raise
         self._partyline = partyline
         return partyline
+
+    async def _watch(self, partyline: Partyline) -> None:
+        """End what the server would wait for, once it begins to stop."""
+        stops = find_host()
+        if stops is None:
+            return
+        while not stops():  # noqa: ASYNC110 - there is no event for it
+            await asyncio.sleep(_LOOK_EVERY)
+        self._drain(partyline)
+
+    def _drain(self, partyline: Partyline) -> None:
+        if self._draining is None:
+            self._draining = asyncio.get_running_loop().create_task(partyline.shell.drain())
+
+    def _forget(self) -> None:
+        """Be as new."""
+        if self._watching is not None and self._loop is not None and not self._loop.is_closed():
+            self._watching.cancel()
+        self._partyline = self._starting = self._watching = self._draining = None
+        self._adopted = False
 
     def _built(self, task: asyncio.Task[Partyline]) -> None:
         self._starting = None
@@ -191,7 +221,6 @@ class Application:
                 "this application serves another event loop, and one serves one: make an application for each loop, "
                 "or publish over HTTP from there"
             )
-        self._partyline = self._starting = None
-        self._adopted = False
+        self._forget()
         if partyline is not None:
             await asyncio.get_running_loop().run_in_executor(None, partyline.database.close)

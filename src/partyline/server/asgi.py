@@ -297,7 +297,7 @@ class AsgiWebSocket:
 
     def shutdown(self) -> None:
         """The server stops: the client is told to come back (1012)."""
-        self._close(1012, "server restarting", self._site.limits.drain_time + 1.0)
+        self.close(1012, "server restarting")
 
     def abort(self) -> None:
         """Return to the server as it is; it drops the connection."""

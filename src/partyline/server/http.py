@@ -53,6 +53,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def __init__(self, config: Config, server_state: ServerState, app_state: dict[str, Any], site: Site) -> None:
         super().__init__(config=config, server_state=server_state, app_state=app_state)
+        self.access_log = False  # it would log tokens and the ids in /ws/<id>
         self.site = site
         self._address = ""
         self._phase = _Phase.HEAD

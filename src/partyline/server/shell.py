@@ -62,7 +62,6 @@ class Shell(uvicorn.Server):
             lifespan="off",
             interface="asgi3",
             log_config=None,
-            access_log=False,  # it would log tokens and the ids in /ws/<id>
             proxy_headers=False,  # the perimeter believes trusted_proxies only
             server_header=False,
             headers=SAFETY_HEADERS,
