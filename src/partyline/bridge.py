@@ -23,6 +23,7 @@ from partyline.socketio.socket import Socket
 from partyline.wire import relay as wire
 from partyline.wire.json import decode, to_json
 from partyline.wire.socketio.packets import Parser
+from partyline.wire.websocket.frames import utf8
 
 NAMESPACE: Final = "/relay"
 COMMANDS: Final[dict[str, Any]] = {
@@ -171,7 +172,7 @@ class _Line:
         """Nothing says JSON here."""
 
     def send_text(self, text: str) -> None:
-        self.send_utf8(text.encode())
+        self.send_utf8(utf8(text))
 
     def known(self) -> None:
         """Its CONNECT said who it is."""

@@ -1004,3 +1004,27 @@ def test_handlers_are_given_back() -> None:
             await eventually(lambda: order == [1, 2], "both are called")
 
     asyncio.run(main())
+
+
+def test_half_a_character_is_replaced(run: Run) -> None:
+    """Half a surrogate pair, from an application, is U+FFFD on every transport and in what reaches many."""
+    watched = Watched(ping_interval=25.0)
+
+    async def main() -> None:
+        async with served(watched) as (_, url), connected(url) as peer, Polling.at(url) as polling:
+            client = await websocket(peer, WS)
+            await client.text()
+            for connection in watched.engine.connections.values():
+                connection.send_message("a\ud83db")
+                connection.send(Frames.of(("c\ude00d",), 4))
+            assert [await client.text(), await client.text()] == ["4a\ufffdb", "4c\ufffdd"]
+            assert await polling.fetch() == "4a\ufffdb\x1e4c\ufffdd"
+
+    run(main())
+
+
+@pytest.mark.parametrize("cookie", ["io\r\nSet-Cookie: a=b", "a b", "a=b", "a;b", "\u00fc", ""])
+def test_a_cookie_has_a_name(cookie: str) -> None:
+    """What cannot be a cookie's name is refused at once: it would end up in a header."""
+    with pytest.raises(ConfigError, match="cookie"):
+        EngineIO(cookie=cookie)

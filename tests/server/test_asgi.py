@@ -169,6 +169,19 @@ def test_messages_go_both_ways_in_order() -> None:
     run(main())
 
 
+def test_half_a_character_is_replaced() -> None:
+    """Half a surrogate pair, from an application, is U+FFFD for the client."""
+
+    async def main() -> None:
+        server = Server(Session())
+        async with connected(server) as connection:
+            connection.send_text("a\ud83db")
+            await settled(server, 1)
+        assert server.messages == ["a\ufffdb"]
+
+    run(main())
+
+
 def test_a_compressed_frame_is_nobodys() -> None:
     """A compressed frame, which nothing agreed on, ends the connection instead of reaching a client as it is."""
 

@@ -17,6 +17,7 @@ from partyline.client.socket import Address, Socket
 from partyline.errors import Disconnected, InvalidPacket, PartylineError
 from partyline.wire.engineio import packets, payloads
 from partyline.wire.engineio.packets import Packet
+from partyline.wire.websocket.frames import utf8
 
 POLLING: Final = "polling"
 WEBSOCKET: Final = "websocket"
@@ -138,7 +139,7 @@ class Engine:
             self._queue.append(packet)
             self._wanted.set()
         elif isinstance(packet, str):
-            socket.write(packets.utf8(packet))
+            socket.write(utf8(packet))
         else:
             socket.write_binary(packet)
 
@@ -330,7 +331,7 @@ class Engine:
         size = 0
         while self._queue:
             packet = self._queue[0]
-            size += (len(packet) * 4 // 3 + 4 if isinstance(packet, bytes) else len(packets.utf8(packet))) + 1
+            size += (len(packet) * 4 // 3 + 4 if isinstance(packet, bytes) else len(utf8(packet))) + 1
             if chosen and (size > self._opened.max_payload or len(chosen) == 16):
                 break
             chosen.append(self._queue.popleft())

@@ -85,6 +85,8 @@ class EngineIO:
             raise ConfigError(f"path: {path!r} must begin and end with a slash, as /engine.io/", field="path")
         if not transports or not set(transports) <= {POLLING, WEBSOCKET}:
             raise ConfigError(f"transports: {transports!r} must be of polling and websocket", field="transports")
+        if cookie is not None and _TOKEN.fullmatch(cookie) is None:
+            raise ConfigError(f"cookie: {cookie!r} is not the name of a cookie (RFC 6265 4.1.1)", field="cookie")
         self.path = path
         self.connections: dict[str, Connection] = {}
         self.max_payload: int

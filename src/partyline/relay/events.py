@@ -20,6 +20,7 @@ from partyline.trust.keys import Principal
 from partyline.wire import relay as wire
 from partyline.wire import sse
 from partyline.wire.json import to_json
+from partyline.wire.websocket.frames import utf8
 
 _log = log.get("relay")
 
@@ -82,7 +83,7 @@ class EventStream:
         self.offer(Payload(data))
 
     def send_text(self, text: str) -> None:
-        self.send(sse.event(text.encode()))
+        self.send(sse.event(utf8(text)))
 
     def close(self, code: int, reason: str = "") -> None:
         self._end()

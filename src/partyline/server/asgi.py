@@ -239,11 +239,7 @@ class AsgiWebSocket:
 
     def send_text(self, text: str) -> None:
         """Queue a text message."""
-        try:
-            payload = text.encode()
-        except UnicodeEncodeError:  # half a surrogate pair, from a handler
-            payload = text.encode("utf-8", "replace")
-        self.send_utf8(payload)
+        self.send_utf8(frames.utf8(text))
 
     def send_utf8(self, payload: bytes) -> None:
         """Queue a text message that is encoded already."""

@@ -306,11 +306,7 @@ class WebSocket(asyncio.Protocol):
 
     def send_text(self, text: str) -> None:
         """Write a text message, compressed where that was agreed and is worth it."""
-        try:
-            payload = text.encode()
-        except UnicodeEncodeError:  # half a surrogate pair, from a handler
-            payload = text.encode("utf-8", "replace")
-        self.send_utf8(payload)
+        self.send_utf8(frames.utf8(text))
 
     def send_utf8(self, payload: bytes) -> None:
         """Write a text message that is encoded already."""

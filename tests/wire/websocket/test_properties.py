@@ -65,6 +65,21 @@ def test_messages_of_our_own_frames(sent: list[str | bytes | list[Event]]) -> No
     assert list(frames.messages(written, compressed=True)) == expected
 
 
+@given(st.text(st.characters(exclude_categories=()), max_size=20))
+@example("a\ud83db")
+@example("\ud83d\ude00")
+@example("\ude00\ud83d")
+def test_half_a_character_has_one_spelling(text: str) -> None:
+    """Any text can be sent: what is no character becomes U+FFFD, two halves that fit one character, all else stays."""
+    sent = frames.utf8(text).decode()
+    whole = text.encode("utf-16-le", "surrogatepass")
+    assert sent == whole.decode("utf-16-le", "replace")
+    if sent == text:
+        assert frames.utf8(text) == text.encode()
+    else:
+        assert len([one for one in text if "\ud800" <= one <= "\udfff"]) > 0
+
+
 @dataclass(frozen=True, slots=True)
 class Sent:
     """A message as a peer sends it."""

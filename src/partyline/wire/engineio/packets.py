@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import Final, TypeAlias
 
 from partyline.errors import InvalidPacket
-from partyline.wire.websocket.frames import BINARY, frame, text_frame
+from partyline.wire.websocket.frames import BINARY, frame, text_frame, utf8
 
 Packet: TypeAlias = str | bytes
 
@@ -97,11 +97,3 @@ def from_base64(text: str) -> bytes:
         return binascii.a2b_base64(digits + b"=" * (-len(digits) % 4), strict_mode=True)
     except ValueError:
         raise InvalidPacket("a binary packet is not base64 (RFC 4648)") from None
-
-
-def utf8(text: str) -> bytes:
-    """`text` as it goes out; half a surrogate pair, from an application, becomes U+FFFD."""
-    try:
-        return text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()

@@ -15,7 +15,8 @@ from urllib.parse import parse_qsl
 import msgspec
 
 from partyline.errors import InvalidPacket
-from partyline.wire.engineio.packets import Packet, read_binary, read_text, to_base64, utf8
+from partyline.wire.engineio.packets import Packet, read_binary, read_text, to_base64
+from partyline.wire.websocket.frames import utf8
 
 SEPARATOR: Final = "\x1e"
 MOST_PACKETS: Final = 16  # in one body of ours: default Python clients refuse more

@@ -15,6 +15,7 @@ import msgspec
 
 from partyline.errors import InvalidValue
 from partyline.wire.socketio.attachments import BINARY
+from partyline.wire.websocket.frames import utf8
 
 UNWRITABLE: Final = (TypeError, ValueError, OverflowError, RecursionError, BufferError)
 """What the encoders raise."""
@@ -96,7 +97,7 @@ def _text(value: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return utf8(text).decode()
     return text
 
 

@@ -47,6 +47,14 @@ def frame(opcode: int, payload: bytes, *, fin: bool = True, rsv1: bool = False, 
     return b"".join((head, key, mask(payload, key)))
 
 
+def utf8(text: str) -> bytes:
+    """A text of an application as it is sent, on any transport: half a surrogate pair becomes U+FFFD."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
+
+
 def text_frame(payload: bytes) -> bytes:
     """An unmasked text frame in one piece: the frame a server writes most, so it skips the general way."""
     size = len(payload)
