@@ -866,6 +866,31 @@ def test_headers_of_the_application_are_one_line_each(hook: str, transport: str,
     asyncio.run(main())
 
 
+@pytest.mark.parametrize(
+    ("offered", "chosen"),
+    [
+        ((), None),
+        (("a",), "a"),
+        (("b, a",), "b"),
+        (("b", "a"), "b"),
+        ((" ,b",), "b"),
+    ],
+)
+@pytest.mark.parametrize("upgrading", [False, True])
+def test_a_subprotocol(offered: tuple[str, ...], chosen: str | None, upgrading: bool) -> None:
+    """The first subprotocol that a client offers is chosen, as by Node's server, in a handshake and in an upgrade:
+    browsers fail a connection whose offer is not answered (the option `protocols` of socket.io-client)."""
+
+    async def main() -> None:
+        async with served(Watched()) as (_, url), Polling.at(url) as polling, connected(url) as peer:
+            path = f"{WS}&sid={polling.sid}" if upgrading else WS
+            await peer.send(upgrade(path, *(f"Sec-WebSocket-Protocol: {one}" for one in offered)))
+            answer = await peer.answer()
+            assert (answer.status, answer.headers.get("sec-websocket-protocol")) == (101, chosen)
+
+    asyncio.run(main())
+
+
 def test_an_id_that_is_taken() -> None:
     """Where the application gives out an id twice, the second client is refused."""
 

@@ -33,6 +33,7 @@ from partyline.wire.engineio.handshake import (
 )
 from partyline.wire.engineio.session import Rules
 from partyline.wire.websocket.connection import Limits
+from partyline.wire.websocket.handshake import offered_subprotocols
 
 _log = log.get("engineio")
 
@@ -172,8 +173,10 @@ class EngineIO:
             else:
                 session = _Candidate(self.find(asked), asked)
                 headers = self.answer_headers(handshake)
+        offered = offered_subprotocols(value for name, value in upgrade.headers if name == b"sec-websocket-protocol")
         return Endpoint(
             session,
+            tuple(offered[:1]),  # as Node: browsers fail a connection whose offer is not answered
             deflate=self._deflate,
             limits=Limits(self.max_payload, self.max_payload, self.site.limits.message.max_fragments),
             heartbeat=False,
