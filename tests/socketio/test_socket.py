@@ -215,6 +215,52 @@ async def test_the_answer_to_connect_has_a_read_of_its_own(monkeypatch: pytest.M
         assert await client.next() == '37["yes"]'
 
 
+@pytest.mark.parametrize(
+    ("header", "waits"),
+    [
+        (None, True),
+        ("User-Agent: node", True),
+        ("User-Agent: undici", True),
+        ("Origin: {url}", False),
+        ("User-Agent: Mozilla/5.0", False),
+        ("User-Agent: Python/3.12 websockets/13.1", False),
+        ("User-Agent: okhttp/4.12.0", False),
+    ],
+)
+@looped
+async def test_who_waits_for_a_read_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, header: str | None, waits: bool
+) -> None:
+    """Only clients that may lose what comes in one read wait for a second one: Node's `ws` says nothing of itself,
+    browsers send Origin, other languages' libraries User-Agent."""
+    monkeypatch.setattr("partyline.socketio.socket.OWN_READ", 600.0)
+    io = SocketIO()
+    io.on_connect(lambda socket: socket.emit("first"))
+    async with served(io) as url, opened(url, headers=() if header is None else (header.format(url=url),)) as client:
+        await client.enter()
+        if waits:
+            await client.sync()
+        else:
+            assert await client.event() == ["first"]
+
+
+@looped
+async def test_a_client_that_came_by_polling_waits_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever upgrades from polling is an Engine.IO client, and these take every message of a read."""
+    monkeypatch.setattr("partyline.socketio.socket.OWN_READ", 600.0)
+    io = SocketIO()
+    io.namespace("/late").on_connect(lambda socket: socket.emit("first"))
+    async with served(io) as url, polled(url) as client, connected(url) as peer:
+        wire = await websocket(peer, f"{BASE}?EIO=4&transport=websocket&sid={client.polling.sid}")
+        await wire.say("2probe")
+        assert await wire.text() == "3probe"
+        await wire.say("5", "40/late,")
+        assert (await wire.text()).startswith("40/late,")
+        assert await wire.text() == '42/late,["first"]'
+        await peer.send(close_frame(1000))
+        client.polling.gets.transport.close()
+
+
 @pytest.mark.parametrize("close", [False, True])
 @looped
 async def test_disconnected_before_that_read(monkeypatch: pytest.MonkeyPatch, close: bool) -> None:

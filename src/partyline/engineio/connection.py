@@ -110,6 +110,7 @@ class Connection:
         "dialect",
         "rooms",
         "sid",
+        "takes_bundles",
         "timer_slot",
         "user",
     )
@@ -132,6 +133,7 @@ class Connection:
         self.sid = sid
         self.address = address
         self.began_polling = websocket is None
+        self.takes_bundles = True  # each message of a read by itself: nothing waits for a read of its own
         self.user: str | None = None
         self.rooms = ()
         self.timer_slot = 0
@@ -278,7 +280,7 @@ class Connection:
             return
         if self._websocket is not None and code != 1000:
             self._websocket.close(code, reason)
-        self._do(self._session.close(self._now()))
+        self._do(self._session.close(self._now(), cut=code != 1000))
 
     def shutdown(self) -> None:
         """The server stops: a GET that hangs is answered, and no other one can come."""

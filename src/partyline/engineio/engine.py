@@ -18,7 +18,7 @@ from partyline.errors import CONTAINED, ConfigError, HandshakeRefused, Overloade
 from partyline.interfaces import Connection as AnyConnection
 from partyline.server.home import Home
 from partyline.server.site import Carrier, Endpoint, Site, Upgrade
-from partyline.server.turn import OWN_READ
+from partyline.server.turn import OWN_READ, takes_bundles
 from partyline.wire.engineio.handshake import (
     BAD_REQUEST,
     FORBIDDEN,
@@ -227,6 +227,7 @@ class EngineIO:
         connection = self.connections[sid] = Connection(
             self, sid, address, asked.protocol, self._rules, websocket, base64=asked.base64
         )
+        connection.takes_bundles = websocket is None or takes_bundles(handshake.headers)
         if websocket is None:
             self.site.live.add(connection)
         text = open_packet(
@@ -327,7 +328,7 @@ class _Opening:
 
     def opened(self, connection: AnyConnection) -> None:
         self._websocket = cast("Carrier", connection)
-        if self._asked.protocol == 3:
+        if self._asked.protocol == 3 and not takes_bundles(self._handshake.headers):
             self._later = asyncio.get_running_loop().call_later(OWN_READ, self._begin)
         else:
             self._begin()

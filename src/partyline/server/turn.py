@@ -7,6 +7,7 @@ the writes for many connections follow each other at once, so that their readers
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from typing import Final, Protocol
 
 from partyline import log
@@ -17,6 +18,20 @@ _log = log.get("server")
 # Engine.IO 3 lose an open packet that comes with the 101, and programs that await one message after the other lose what
 # comes with the end of a handshake.
 OWN_READ: Final = 0.01
+# User agents that hand over at once whatever one read brought.
+_BUNDLING: Final = (b"node", b"undici")
+
+
+def takes_bundles(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Whether a WebSocket client surely takes each message of a read by itself, so that nothing need wait for it.
+
+    Browsers do, which send Origin, and clients of other languages, which send User-Agent. Node's `ws` sends neither
+    (docs/decisions/0026-who-waits.md).
+    """
+    for name, value in headers:
+        if name == b"origin" or (name == b"user-agent" and not value.lower().startswith(_BUNDLING)):
+            return True
+    return False
 
 
 class Leaving(Protocol):

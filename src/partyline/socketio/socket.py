@@ -17,7 +17,6 @@ from partyline.server.turn import OWN_READ
 from partyline.socketio.acks import Acknowledge, Answered, one
 from partyline.socketio.broadcast import Broadcast, names
 from partyline.socketio.handlers import Function, Handler, awaited, check_event, problem, result_of
-from partyline.wire.engineio.handshake import WEBSOCKET
 from partyline.wire.socketio.packets import Event, Messages, Parser, event_values
 from partyline.wire.socketio.values import frozen
 
@@ -344,11 +343,11 @@ class Socket:
     # Life
 
     def opened(self, messages: Messages) -> None:
-        """Its CONNECT is answered with these, then with what waited: on a WebSocket in a read of its own."""
+        """Its CONNECT is answered with these, then with what waited: in a read of its own where it would be lost."""
         engine = self._connection.engine
         engine.send_messages(messages)
         self.welcomed = True
-        if self._held and engine.transport == WEBSOCKET:
+        if self._held and not engine.takes_bundles:
             asyncio.get_running_loop().call_later(OWN_READ, self._release)
         else:
             self._release()

@@ -125,7 +125,7 @@ def test_a_client_that_leaves_before_its_get_comes() -> None:
     one = session()
     one.send("4never fetched")
     assert one.post(["1"], 0.0) == [Over(Reason.TRANSPORT_CLOSE)]
-    assert one.state is SessionState.LEFT
+    assert one.state is SessionState.REFUSING
     assert one.post(["4a"], 0.0) == [Refuse(3)]
     assert one.get(0.0) == [Send(POLL, ("6",))]
     assert one.state is SessionState.CLOSED
@@ -166,6 +166,20 @@ def test_a_post_that_crosses_our_end() -> None:
     for posted in (["4late"], ["1"], ["0"], None):
         assert one.post(posted, 0.0) == []
     assert one.get(0.0) == [Send(POLL, ("4a",))]
+
+
+def test_a_client_that_is_cut_off() -> None:
+    """It fetches what was sent before, and may post no more; a candidate goes."""
+    for one in (session(), upgrading()):
+        one.attach(0.0)
+        one.send("4a")
+        assert one.close(0.0, cut=True) == [HangUp(CANDIDATE), Over(Reason.FORCED_CLOSE)]
+        assert one.post(["4late"], 0.0) == [Refuse(3)]
+        assert one.get(0.0) == [Send(POLL, ("4a",))]
+        assert one.get(0.0) == [Send(POLL, ("1",))]
+        assert one.state is SessionState.CLOSED
+    one = session(websocket=True)
+    assert one.close(0.0, cut=True) == [HangUp(WEBSOCKET, Reason.FORCED_CLOSE), Over(Reason.FORCED_CLOSE)]
 
 
 # Heartbeat
@@ -564,7 +578,7 @@ def test_transitions() -> None:
     assert {state for state, _ in TRANSITIONS} == set(SessionState) - {SessionState.CLOSED}
     assert set(TRANSITIONS.values()) == set(SessionState)
     assert {step for _, step in TRANSITIONS} == set(Step)
-    over = {SessionState.PARTING, SessionState.CLOSING, SessionState.LEFT, SessionState.CLOSED}
+    over = {SessionState.PARTING, SessionState.CLOSING, SessionState.REFUSING, SessionState.CLOSED}
     for state in set(SessionState) - over:
         for step in (Step.LEAVE, Step.BREAK, Step.SILENCE, Step.END):
             assert TRANSITIONS[state, step] in over

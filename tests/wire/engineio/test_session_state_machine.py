@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 from hypothesis import settings
@@ -95,10 +96,10 @@ class Life(RuleBasedStateMachine):
     def flush(self) -> None:
         self.do(self.session.flush)
 
-    @rule()
+    @rule(cut=st.booleans())
     @precondition(lambda self: self.sent > 30)
-    def close(self) -> None:
-        self.do(self.session.close, self.now)
+    def close(self, cut: bool) -> None:
+        self.do(functools.partial(self.session.close, cut=cut), self.now)
 
     @rule(hold=st.booleans())
     def hold(self, hold: bool) -> None:
@@ -250,12 +251,12 @@ def test_every_transition_can_be_taken() -> None:
             one.probe("2probe", 0.0)
         if state in (SessionState.CLOSING, SessionState.PARTING):
             one.close(0.0)
-        if state is SessionState.LEFT:
+        if state is SessionState.REFUSING:
             one.post(["1"], 0.0)
         return one
 
     for state in set(SessionState) - {SessionState.CLOSED}:
-        for scene in range(13):
+        for scene in range(14):
             one = at(state)
             match scene:
                 case 0:
@@ -292,4 +293,6 @@ def test_every_transition_can_be_taken() -> None:
                     one.close(0.0)
                 case 12:
                     one.on_deadline(10.0)
+                case 13:
+                    one.close(0.0, cut=True)
     assert taken == set(TRANSITIONS)

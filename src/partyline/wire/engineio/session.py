@@ -31,7 +31,7 @@ from partyline.wire.engineio.payloads import MOST_PACKETS
 from partyline.wire.engineio.states import TRANSITIONS, SessionState, Step
 
 _NEVER: Final = float("inf")
-_OVER: Final = frozenset((SessionState.PARTING, SessionState.CLOSING, SessionState.LEFT, SessionState.CLOSED))
+_OVER: Final = frozenset((SessionState.PARTING, SessionState.CLOSING, SessionState.REFUSING, SessionState.CLOSED))
 
 
 class Channel(Enum):
@@ -154,9 +154,9 @@ class Session:
         self.hanging = False
         return [self._answer()]
 
-    def close(self, now: float) -> list[Effect]:
-        """End the session. What was sent before still goes out."""
-        return self._end(Step.END, Reason.FORCED_CLOSE, now)
+    def close(self, now: float, *, cut: bool = False) -> list[Effect]:
+        """End the session. What was sent before still goes out; `cut` off, its client may post no more."""
+        return self._end(Step.CUT if cut else Step.END, Reason.FORCED_CLOSE, now)
 
     def hold(self, now: float) -> None:
         """We stop reading from its WebSocket: what the client has to say has time. It goes on hearing from us, or it
@@ -402,9 +402,9 @@ class Session:
             effects.append(HangUp(Channel.CANDIDATE))
         if self.state is not SessionState.CLOSED:
             # The client fetches what is left, and hears that it was the last.
-            if self.state is SessionState.LEFT:
+            if step is Step.LEAVE:
                 self._drop()
-            self._enqueue(NOOP if self.state is SessionState.LEFT else CLOSE)
+            self._enqueue(NOOP if step is Step.LEAVE else CLOSE)
             self._due = now + self._rules.last_poll
             return [*effects, *self.flush(), Over(reason)]
         if self.hanging:
@@ -442,7 +442,7 @@ class Session:
         queue = self._queue
         assert queue
         count = min(len(queue), MOST_PACKETS)
-        if 1 < count == len(queue) and self.state is SessionState.CLOSING:
+        if 1 < count == len(queue) and self.state in _OVER:
             # The end has a body of its own, as from Node's server: socket.io-client 4 handles messages a turn later
             # than the end that stands behind them in one body, and tells each socket twice that it is disconnected.
             count -= 1
