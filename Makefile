@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test check lint bench walks conformance fuzz soak docs dist clean
+.PHONY: help setup serve test check lint bench walks conformance fuzz soak trials docs dist clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,8 +47,11 @@ conformance: $(VENV)/.dev  ## the WebSocket cases by their Autobahn numbers; wri
 fuzz: $(VENV)/.dev  ## the property tests with 100 times the examples
 	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest --timeout=3600 -k "properties or state_machine" $(ARGS)
 
-soak: $(VENV)/.dev  ## the long form of the crash and storm tests and of the simulator; prints their figures
-	PARTYLINE_SOAK=1 $(BIN)/python -m pytest --timeout=3600 -s tests/crash tests/simulator tests/e2e/socketio/test_crowd.py $(ARGS)
+soak: $(VENV)/.dev  ## ten minutes of mixed load with 2,000 clients: is everything there, does nothing grow? Draws soak.svg
+	$(BIN)/python -m tests.soak $(ARGS)
+
+trials: $(VENV)/.dev  ## the long form of the crash and storm tests and of the simulator; prints their figures
+	PARTYLINE_TRIALS=1 $(BIN)/python -m pytest --timeout=3600 -s tests/crash tests/simulator tests/e2e/socketio/test_crowd.py $(ARGS)
 
 docs: $(VENV)/.dev  ## run the code blocks of README and docs, check their links
 	$(BIN)/python -m pytest tests/docs $(ARGS)

@@ -13,7 +13,7 @@ import random
 import resource
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 
 import msgspec
 import uvloop
@@ -21,7 +21,7 @@ import uvloop
 from partyline.wire.websocket.connection import Close, Connection, Limits, Ping, Violation
 
 LONG = 30.0  # seconds nothing here should ever take
-SOAK = bool(os.environ.get("PARTYLINE_SOAK"))
+TRIALS = bool(os.environ.get("PARTYLINE_TRIALS"))
 
 _T = TypeVar("_T")
 _LIMITS = Limits(max_message=16_000_000, max_inflated=16_000_000)
@@ -70,13 +70,14 @@ decode = msgspec.json.Decoder(Frame).decode
 encode = msgspec.json.encode
 
 
-class Line(asyncio.Protocol):
-    """One connection of /v1/ws. `hear` gets every frame; `closed` is set when it has gone."""
+class WebSocket(asyncio.Protocol):
+    """One WebSocket. `heard` gets every text; `closed` is set when it has gone."""
 
-    __slots__ = ("_codec", "_head", "_opened", "_transport", "close_code", "closed", "hear")
+    __slots__ = ("_codec", "_head", "_opened", "_target", "_transport", "close_code", "closed", "heard")
 
-    def __init__(self, hear: Callable[[Frame], None]) -> None:
-        self.hear = hear
+    def __init__(self, target: str, heard: Callable[[str], None]) -> None:
+        self.heard = heard
+        self._target = target
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.close_code: int | None = None
         self._opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -84,18 +85,22 @@ class Line(asyncio.Protocol):
         self._head = b""
         self._transport: asyncio.Transport | None = None
 
-    @classmethod
-    async def open(cls, port: int, hear: Callable[[Frame], None]) -> Line:
+    async def connect(self, port: int) -> Self:
         """Connect and shake hands. Raises ConnectionError where the server is not there, or goes meanwhile."""
-        _, line = await asyncio.get_running_loop().create_connection(lambda: cls(hear), "127.0.0.1", port)
-        await line._opened
-        return line
+        await asyncio.get_running_loop().create_connection(lambda: self, "127.0.0.1", port)
+        await self._opened
+        return self
 
-    def send(self, **command: Any) -> None:
-        """Send a command. Nothing happens where the connection has gone."""
+    @property
+    def transport(self) -> asyncio.Transport:
+        """Its transport, once it is connected."""
         assert self._transport is not None
-        if not self._transport.is_closing():
-            self._transport.write(self._codec.text(encode(command)))
+        return self._transport
+
+    def say(self, text: bytes) -> None:
+        """Send a text. Nothing happens where the connection has gone."""
+        if not self.transport.is_closing():
+            self.transport.write(self._codec.text(text))
 
     def drop(self) -> None:
         """Cut the connection."""
@@ -106,9 +111,8 @@ class Line(asyncio.Protocol):
         self._transport = transport = cast("asyncio.Transport", transport)
         key = base64.b64encode(os.urandom(16)).decode()
         transport.write(
-            f"GET /v1/ws HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n"
-            f"Sec-WebSocket-Protocol: partyline.v1\r\n\r\n".encode()
+            f"GET {self._target} HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
         )
 
     def data_received(self, data: bytes) -> None:
@@ -132,7 +136,7 @@ class Line(asyncio.Protocol):
         assert self._transport is not None
         for event in self._codec.receive(data):
             if isinstance(event, str):
-                self.hear(decode(event))
+                self.heard(event)
             elif isinstance(event, Ping):
                 self._transport.write(self._codec.pong(event.payload))
             elif isinstance(event, Close):
@@ -147,6 +151,24 @@ class Line(asyncio.Protocol):
             self._opened.set_exception(ConnectionError("the server went during the handshake"))
         if not self.closed.done():
             self.closed.set_result(None)
+
+
+class Line(WebSocket):
+    """One connection of /v1/ws. `hear` gets every frame."""
+
+    __slots__ = ()
+
+    def __init__(self, hear: Callable[[Frame], None]) -> None:
+        super().__init__("/v1/ws", lambda text: hear(decode(text)))
+
+    @classmethod
+    async def open(cls, port: int, hear: Callable[[Frame], None]) -> Line:
+        """Connect and shake hands. Raises ConnectionError where the server is not there, or goes meanwhile."""
+        return await cls(hear).connect(port)
+
+    def send(self, **command: Any) -> None:
+        """Send a command. Nothing happens where the connection has gone."""
+        self.say(encode(command))
 
 
 class Http:

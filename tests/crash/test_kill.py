@@ -13,10 +13,10 @@ import msgspec
 from partyline.topics import covers
 from tests.process import serving
 
-from .clients import LONG, SOAK, Http, history, offset_of, run, seeded
+from .clients import LONG, TRIALS, Http, history, offset_of, run, seeded
 from .parties import EventSubscriber, HttpPublisher, Ledger, LinePublisher, LineSubscriber, Subscriber, taking_part
 
-ROUNDS = 200 if SOAK else 20
+ROUNDS = 200 if TRIALS else 20
 TOPICS = ("t.0", "t.1", "t.2", "u")
 QUIET = "quiet"  # nobody publishes there before the end: its subscriber lives on what it is told of its position
 EVERY = (*TOPICS, QUIET)

@@ -23,7 +23,7 @@ from partyline.stores.sqlite.rows import Row, walk
 from tests.process import serving
 from tests.tools import preloaded
 
-from .clients import SOAK, Http, Line, encode, run, seeded
+from .clients import TRIALS, Http, Line, encode, run, seeded
 from .parties import HttpPublisher, Ledger
 from .powercut import Disk, Event, read_record
 
@@ -76,7 +76,7 @@ def replay(ledger: Ledger, record: list[Event], folder: Path, chance: random.Ran
     """Cut the power at many instants, and look at what is left."""
     counts = Counter(event.operation for event in record)
     assert min(counts[operation] for operation in "OUWTBSA") > 0, counts
-    sampled = 1.0 if SOAK else 200 / len(record)
+    sampled = 1.0 if TRIALS else 200 / len(record)
     disk, claimed, epoch = Disk(), 0, ""
     seen: set[tuple[bytes, int]] = set()
     tally: Counter[str] = Counter()
@@ -89,7 +89,7 @@ def replay(ledger: Ledger, record: list[Event], folder: Path, chance: random.Ran
             continue
         # Before each change, so that everything that had been sent by then counts.
         dice = [None] if boundary or chance.random() < sampled else []
-        dice += [random.Random(chance.random()) for _ in range(2 if SOAK else 1) if chance.random() < sampled]
+        dice += [random.Random(chance.random()) for _ in range(2 if TRIALS else 1) if chance.random() < sampled]
         for die in dice:
             files = disk.cut(die)
             digest = hashlib.blake2b(repr(sorted(files.items())).encode()).digest()

@@ -15,7 +15,7 @@ import pytest
 
 from tests.process import Server, serving
 
-from .clients import LONG, SOAK, Http, raise_descriptors, run, seeded
+from .clients import LONG, TRIALS, Http, raise_descriptors, run, seeded
 from .crowd import TOPIC, Crowd, publish_at, publish_fast
 
 pytestmark = pytest.mark.alone
@@ -50,7 +50,7 @@ def test_everybody_resumes_at_once(tmp_path: Path) -> None:
 
 async def resumed_at_once(db: Path) -> None:
     _, chance = seeded()
-    rounds, away, during = (10, 1_000, 500) if SOAK else (1, 250, 250)
+    rounds, away, during = (10, 1_000, 500) if TRIALS else (1, 250, 250)
     took: list[float] = []
     last = 0
     async with crowd_at(db, chance, 500) as (server, crowd):
@@ -80,7 +80,7 @@ def test_a_third_drops_again_and_again(tmp_path: Path) -> None:
 
 async def drops(db: Path) -> None:
     _, chance = seeded()
-    size, seconds, rate = (1_000, 60.0, 20.0) if SOAK else (300, 7.5, 50.0)
+    size, seconds, rate = (1_000, 60.0, 20.0) if TRIALS else (300, 7.5, 50.0)
     async with crowd_at(db, chance, size) as (server, crowd):
         publishing = asyncio.create_task(publish_at(rate, seconds, server.port))
         dropped = 0
@@ -108,7 +108,7 @@ def test_a_restart_under_a_crowd(tmp_path: Path) -> None:
 
 async def restarts(db: Path) -> None:
     _, chance = seeded()
-    size, streams = (5_000, 200) if SOAK else (700, 50)
+    size, streams = (5_000, 200) if TRIALS else (700, 50)
     busiest: list[float] = []
     took: list[float] = []
     last = 0

@@ -29,12 +29,12 @@ from partyline.trust.keys import Principal
 from .hub import Client, Item, Link, SimulatedStore, Simulation, Subscription, Violation, Want, pause, simulate
 
 STEPS = 250
-SOAK = bool(os.environ.get("PARTYLINE_SOAK"))  # `make soak`: a million steps of each kind, other ones every time
+TRIALS = bool(os.environ.get("PARTYLINE_TRIALS"))  # `make trials`: a million steps of each kind, other ones every time
 
 
 def seeds(count: int) -> range:
     """The seeds of a test: always the same, or in a soak 4,000 from one that PARTYLINE_SEED repeats."""
-    if not SOAK:
+    if not TRIALS:
         return range(count)
     first = int(os.environ.get("PARTYLINE_SEED") or random.randrange(1 << 32))
     return range(first, first + 4_000)

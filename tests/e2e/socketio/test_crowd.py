@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from partyline import Socket, SocketIO
-from tests.crash.clients import SOAK
+from tests.crash.clients import TRIALS
 from tests.process import environment
 from tests.server.servers import eventually, partyline_server
 
 CROWD = Path(__file__).with_name("crowd.py")
-COUNT = 10_000 if SOAK else 2_000
+COUNT = 10_000 if TRIALS else 2_000
 ROUNDS = 5
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -33,7 +33,7 @@ def descriptors() -> int:
 
 @pytest.mark.alone
 def test_a_crowd_leaves_nothing_behind() -> None:
-    """2,000 sockets (10,000 in `make soak`) connect, join three rooms and vanish, five times over: descriptors, tasks
+    """2,000 sockets (10,000 in `make trials`) connect, join three rooms and vanish, five times over: descriptors, tasks
     and tables are what they were, and memory does not grow from the second round on."""
     io = SocketIO()
 
