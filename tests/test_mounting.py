@@ -22,6 +22,8 @@ from partyline.config import ApiKey
 from partyline.errors import Conflict, InvalidValue, StoreUnavailable
 from partyline.trust.keys import key_hash
 from tests.calls import call, register
+from tests.server.asgi_servers import asgi_server
+from tests.server.peers import connected, request
 from tests.server.servers import eventually
 
 OPEN = Settings(db=":memory:")
@@ -455,5 +457,32 @@ def test_what_cannot_be_published() -> None:
             await server.store.close()
             with pytest.raises(StoreUnavailable):
                 await app.publish("cats", 3)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("http", ["httptools", "h11"])
+def test_trailer_fields_are_no_headers(http: str) -> None:
+    """A trailer field that comes after the request was handed over is not a header: no key for `/relay`, whatever the
+    server does with it."""
+
+    async def main() -> None:
+        app, asked = Application(KEYS), asyncio.Event()
+
+        async def telling(scope: Any, receive: Any, send: Any) -> None:
+            if scope["type"] == "http":
+                asked.set()
+            await app(scope, receive, send)
+
+        path = "/socket.io/?EIO=4&transport=polling"
+        async with asgi_server("uvicorn auto", telling, http=http) as url, connected(url) as peer:
+            await peer.send(request("GET", path, None, "Transfer-Encoding: chunked"))
+            await asked.wait()
+            await peer.send(b"0\r\nAuthorization: Bearer k\r\n\r\n")
+            sid = json.loads((await peer.answer()).body[1:])["sid"]
+            await peer.send(request("POST", f"{path}&sid={sid}", b"40/relay,", "Content-Type: text/plain"))
+            assert (await peer.answer()).status == 200
+            await peer.send(request("GET", f"{path}&sid={sid}"))
+            assert (await peer.answer()).body.startswith(b"44/relay,")
 
     asyncio.run(main())

@@ -143,7 +143,7 @@ class Application:
             try:
                 partyline = await self.start()
             except ConfigError as error:
-                _log.error(f"cannot start: {error.message}")  # in the text: who has configured no logs sees that only
+                _log.exception(f"cannot start: {error.message}")  # an exception: others are silent without any set-up
                 refusal = PartylineError("the server cannot start: its log says why")
                 if kind == "http":
                     await answer_error(refusal, send)

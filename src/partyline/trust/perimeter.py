@@ -56,16 +56,13 @@ class Perimeter:
     insecure: bool = False
     local_only: bool = False
 
-    def admit(
-        self, address: str, scheme: str, headers: Headers, *, page: bool = False, authority: bytes | None = None
-    ) -> Peer:
+    def admit(self, address: str, scheme: str, headers: Headers, *, page: bool = False) -> Peer:
         """The peer that makes a request, if it may come in.
 
-        `address` and `scheme` are those of the connection, `headers` have lower-case names and no trailer fields among
-        them. `page` says that the request reads a page that links of other sites may lead to: a browser that follows
-        one may come in, a page of theirs that fetches, frames or embeds it may not. `authority` takes the place of
-        Host: of a target in absolute form (RFC 9112 3.2.2), or the address that a request of HTTP/1.0 without Host
-        came to.
+        `address` and `scheme` are those of the connection. `headers` have lower-case names and no trailer fields among
+        them; the host of a target in absolute form stands in place of Host (RFC 9112 3.2.2). `page` says that the
+        request reads a page that links of other sites may lead to: a browser that follows one may come in, a page of
+        theirs that fetches, frames or embeds it may not.
 
         Raises MalformedRequest (400: not exactly one Host), MisdirectedRequest (421: a foreign Host) or Forbidden (403:
         a foreign Origin, a cross-site request, forwarded headers in open mode, another machine where `local_only` is
@@ -95,9 +92,9 @@ class Perimeter:
                 fetched.append((name, value.strip()))
             elif name in forwarded.NAMES:
                 said.setdefault(name, []).append(value)
-        if len(hosts) > 1 or not (hosts or authority):
+        if len(hosts) != 1:
             raise MalformedRequest(f"a request has exactly one Host header (RFC 9112 3.2), this one has {len(hosts)}")
-        host = (authority or hosts[0]).decode("latin-1")
+        host = hosts[0].decode("latin-1")
         local = not said and is_loopback(address)
         if said:
             if self.open_mode and not self.insecure:
