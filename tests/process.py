@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import resource
 import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 
@@ -59,16 +61,19 @@ async def serving(
     cwd: Path | None = None,
     env: dict[str, str] | None = None,
     module: str = "partyline",
+    descriptors: int | None = None,
 ) -> AsyncIterator[Server]:
     """Run `partyline serve`, by default on a free port; ended at the end, if it still runs then.
 
-    `env` is added to its environment; `module` is what Python runs."""
+    `env` is added to its environment; `module` is what Python runs; it may have so many `descriptors`."""
+    limit = descriptors and partial(resource.setrlimit, resource.RLIMIT_NOFILE, (descriptors, descriptors))
     process = await asyncio.create_subprocess_exec(
         *command("serve", "--port", str(port), "--db", str(db), "--log-format", "json", *arguments, module=module),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         env=environment() | {"PYTHONFAULTHANDLER": "1"} | (env or {}),
         cwd=cwd,
+        preexec_fn=limit or None,
     )
     assert process.stdout is not None
     assert process.stderr is not None

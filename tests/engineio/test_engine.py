@@ -591,7 +591,7 @@ def test_an_upgrade(run: Run) -> None:
 
 @pytest.mark.alone
 def test_an_upgrade_that_is_never_finished(run: Run) -> None:
-    """The candidate is closed after `upgrade_timeout`, polling goes on, and nothing is left of it."""
+    """The candidate is closed after `upgrade_timeout`, polling goes on, and nothing is left of it (hostile 21)."""
     watched = Watched(ping_interval=25.0)
 
     async def main() -> None:

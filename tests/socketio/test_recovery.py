@@ -186,7 +186,7 @@ async def test_a_session_without_an_event(offset: Any) -> None:
 
 @looped
 async def test_namespaces_recover_each_for_itself() -> None:
-    """Each namespace has a session of its own; a private id is good for its namespace alone."""
+    """Each namespace has a session of its own; a private id is good for its namespace alone (hostile 41)."""
     io = recovering()
     other = io.namespace("/other")
     async with served(io) as url:

@@ -34,7 +34,7 @@ def descriptors() -> int:
 @pytest.mark.alone
 def test_a_crowd_leaves_nothing_behind() -> None:
     """2,000 sockets (10,000 in `make trials`) connect, join three rooms and vanish, five times over: descriptors, tasks
-    and tables are what they were, and memory does not grow from the second round on."""
+    and tables are what they were, and memory does not grow from the second round on (hostile 43)."""
     io = SocketIO()
 
     @io.on_connect

@@ -445,7 +445,7 @@ def test_an_upgrade_without_a_probe() -> None:
 
 
 def test_an_upgrade_that_is_never_finished() -> None:
-    """After `upgrade_timeout` the candidate is closed, and nothing is left of it."""
+    """After `upgrade_timeout` the candidate is closed, and nothing is left of it (hostile 21)."""
     rules = Rules(ping_interval=25.0, upgrade_timeout=1.0)
     for probed in (False, True):
         one = Session(4, rules, 0.0)
