@@ -54,7 +54,8 @@ def test_a_peer_has_one_spelling(text: str, spelt: str) -> None:
     ],
 )
 def test_a_node_names_an_address_or_none(text: str, address: str | None) -> None:
-    """What proxies write for an address, with ports, brackets and quotes, is that address; anything else is none."""
+    """What proxies write for an address, with ports, brackets and quotes, is that address; anything else is not one
+    (hostile 59)."""
     assert node(text) == address
 
 

@@ -646,7 +646,8 @@ def test_a_mapped_address_is_the_ipv4_address(peer: str) -> None:
     ],
 )
 def test_forwarded_is_understood(values: list[str], expected: tuple[str, str, str]) -> None:
-    """Forwarded (RFC 7239) of a trusted proxy is read as X-Forwarded-* is, each element with what its proxy wrote."""
+    """Forwarded (RFC 7239) of a trusted proxy is read as X-Forwarded-* is, each element as its proxy wrote it
+    (hostile 59)."""
     headers = [("forwarded", value) for value in values]
     assert ask(SITE, HOST, *headers, address=PROXY) == Peer(*expected)
     assert ask(SITE, HOST, *headers, address=CLIENT) == Peer(CLIENT, "http", "example.org"), "a stranger's is not"
