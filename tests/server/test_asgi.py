@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -592,5 +593,140 @@ def test_cut() -> None:
             await cancelled
         with pytest.raises(NotFound), Cut():
             raise NotFound("errors pass")
+
+    run(main())
+
+
+# Bounds
+
+
+class Slow(Session):
+    """Takes a moment for each message."""
+
+    def text(self, text: str) -> None:
+        self.heard.append(text)
+        until = time.monotonic() + 0.0005
+        while time.monotonic() < until:
+            pass
+
+
+def test_a_busy_client_leaves_turns_to_others() -> None:
+    """A client whose messages are all there gets a slice of the loop at a time; the others have theirs in between."""
+
+    async def main() -> None:
+        server = Server(session := Slow())
+        turns = 0
+
+        async def others() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        async with connected(server):
+            other = asyncio.create_task(others())
+            server.say(*["x"] * 200)  # 100 ms
+            await eventually(lambda: len(session.heard) == 200, "all is heard")
+            assert turns > 20
+            other.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await other
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("messages", "code", "heard"),
+    [
+        (["x" * 4_097], 1009, 0),
+        (["é" * 2_049], 1009, 0),
+        ([b"x" * 4_097], 1009, 0),
+        (["x" * 4_000] * 6, 4401, 4),
+        ([""] * 10_000, 4401, 2_730),
+    ],
+)
+def test_strangers_say_little(messages: list[str | bytes], code: int, heard: int) -> None:
+    """Before it has said who it is, a client may send 4 kB at once and 16 kB in all; no message is free."""
+
+    async def main() -> None:
+        session = Session()
+        server = Server(session, Endpoint(session, stranger=True), outbox_bytes=1 << 22)
+        async with connected(server):
+            server.say(*messages)
+            await eventually(lambda: server.farewell, "it is closed")
+            assert server.farewell is not None
+            assert server.farewell[0] == code
+            assert len(session.heard) == heard
+            assert server.site.counters.limits == {"stranger_bytes": 1}
+
+    run(main())
+
+
+def test_whoever_is_known_may_say_more() -> None:
+    """Once the session knows who it is, the limits of strangers end."""
+
+    async def main() -> None:
+        session = Session()
+        server = Server(session, Endpoint(session, stranger=True))
+        async with connected(server) as connection:
+            server.say("x" * 4_000)
+            await settled(server, 1)
+            connection.known()
+            server.say("x" * 100_000)
+            await settled(server, 2)
+
+    run(main())
+
+
+def test_a_server_that_holds_on_is_left() -> None:
+    """A `send` that never returns, not even when it is cancelled, holds nothing of ours: the request ends."""
+
+    async def main() -> None:
+        server = Server(Session(), close_timeout=0.05)
+        stuck = asyncio.Event()
+
+        async def send(message: Any) -> None:
+            if message["type"] == "websocket.accept":
+                return
+            while not stuck.is_set():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await stuck.wait()
+
+        async with asyncio.timeout(WITHIN):
+            serving = asyncio.create_task(serve_websocket(server.site, server.scope(), server.inbox.get, send))
+            await eventually(lambda: server.session.connection, "the session is opened")
+            assert server.session.connection is not None
+            server.session.connection.send_text("x")
+            await asyncio.sleep(0)
+            server.session.connection.close(1000)
+            await serving
+        assert not server.site.live
+        assert server.session.heard == ["closed"]
+        stuck.set()
+
+    run(main())
+
+
+def test_what_nobody_may_read_any_more_is_dropped() -> None:
+    """What waits for a slow reader and is unwanted is dropped; what the server has already, and all else, stays."""
+
+    async def main() -> None:
+        server = Server(Session())
+        async with connected(server) as connection:
+            server.open.clear()
+            connection.offer(payload("with the server"))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            for text in ("secret 1", "open", "secret 2"):
+                connection.offer(payload(text))
+            connection.discard(lambda message: str(message).startswith("secret"))
+            server.open.set()
+            await settled(server, 2)
+            connection.offer(payload("secret 3"))  # taken by nobody yet
+            connection.discard(lambda message: str(message).startswith("secret"))
+            connection.offer(payload("last"))
+            await settled(server, 3)
+        assert server.messages == ["with the server", "open", "last"]
+        assert server.site.counters.dropped == 3
 
     run(main())

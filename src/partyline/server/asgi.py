@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from time import monotonic
 from typing import Self
 
 from starlette.types import Receive, Scope, Send
@@ -18,6 +19,7 @@ from partyline.hub.outbox import Outbox
 from partyline.interfaces import Dialect, Session
 from partyline.models import Payload
 from partyline.server.answers import SAFETY_HEADERS, error_body, error_headers
+from partyline.server.fair import SLICE
 from partyline.server.site import Endpoint, Site, Upgrade
 from partyline.server.websocket import CUT_OFF, STRANGERS, STRANGERS_BYTES, consists_of
 from partyline.trust.rate import Gate
@@ -27,6 +29,8 @@ _log = log.get("server")
 
 _HIGH_WATER = 64 * 1024  # bytes, as asyncio's transports have it
 _LAST_WORDS = 1.0  # seconds
+_EACH = 20e-6  # seconds that a message costs the ASGI server, and that are not seen here
+_HEAD = 6  # bytes of the shortest head of a client's frame (RFC 6455 5.2)
 _SCHEMES = {"ws": "http", "wss": "https"}
 
 
@@ -205,7 +209,8 @@ class AsgiWebSocket:
             writer.cancel()
             if session is not None:
                 session.closed()
-            await asyncio.wait((self._reader, writer))
+            # Not for ever: the server may hold its `receive` or `send` back from being cancelled.
+            await asyncio.wait((self._reader, writer), timeout=_LAST_WORDS)
 
     def _open(self) -> None:
         session = self._session
@@ -281,6 +286,7 @@ class AsgiWebSocket:
         self._outbox.discard(matches)
         if self._next is not None and matches(self._next):
             self._next = None
+            self._counters.dropped += 1
 
     def close(self, code: int, reason: str = "") -> None:
         """Close behind everything queued, then wait for the peer, at most `close_timeout`.
@@ -309,15 +315,21 @@ class AsgiWebSocket:
     # In
 
     async def _read(self, receive: Receive) -> None:
+        spent = 0.0
         while (event := await receive())["type"] == "websocket.receive":
             session = self._session
-            if session is None or self._closing:
-                continue
-            text = event.get("text")
-            self._message(session, text if text is not None else bytes(event["bytes"]))
+            began = monotonic()
+            if session is not None and not self._closing:
+                text = event.get("text")
+                self._message(session, text if text is not None else bytes(event["bytes"]))
+            # What the server has ready it gives without a pause in between, a message at a time.
+            spent += monotonic() - began + _EACH
+            if spent > SLICE:
+                await self._site.fair.turn(spent)
+                spent = 0.0
             while self._held is not None:
                 await self._held.wait()
-            await self.drained()  # who asks faster than it reads the answers waits, not our memory
+            await self.drained()  # a client that asks faster than it reads the answers waits, not our memory
 
     def _message(self, session: Session, message: str | bytes) -> None:
         self._counters.received += 1
@@ -349,7 +361,7 @@ class AsgiWebSocket:
             return True
         if self._credit is None:
             return False
-        self._credit -= size
+        self._credit -= size + _HEAD
         if self._credit < 0:
             self._counters.hit("stranger_bytes")
             self.close(4401, "too much before authentication")
