@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -34,6 +35,7 @@ def configured(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Cal
         log.configure(log_format, level)
 
         def written() -> str:
+            log.flush()
             captured = capsys.readouterr()
             assert captured.out == ""
             return captured.err
@@ -404,3 +406,99 @@ def test_other_programs_loggers_are_left_alone(
     other.propagate = False
     other.error("theirs")
     assert written() == ""
+
+
+# Nobody reads
+
+
+@pytest.fixture
+def pipe(
+    request: pytest.FixtureRequest, configured: Callable[..., Callable[[], str]], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[int]:
+    """Logs as JSON go into a pipe, which blocks if the parameter says so; what it is read from."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, getattr(request, "param", True))
+    with os.fdopen(writing, "w", encoding="utf-8") as stream:
+        monkeypatch.setattr(sys, "stderr", stream)
+        configured("json")
+        yield reading
+        log.flush()
+    os.close(reading)
+
+
+def drained(reading: int, until: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
+    """The events that come out, up to the one for which `until` is true."""
+    events: list[dict[str, Any]] = []
+    rest = b""
+    while True:
+        *lines, rest = (rest + os.read(reading, 65_536)).split(b"\n")
+        for line in lines:
+            events.append(json.loads(line))
+            if until(events[-1]):
+                return events
+
+
+def test_a_log_that_nobody_reads_holds_nobody(pipe: int) -> None:
+    """While the pipe is full, logging returns at once and keeps a bounded amount; read again, what was kept comes in
+    its order, then how many were dropped, then what is new (hostile 57)."""
+    logger, before = log.get("test"), log.dropped()
+    for number in range(20_000):
+        logger.info("event", number=number, filling="x" * 100)
+    lost = log.dropped() - before
+    assert 10_000 < lost < 20_000
+    events = drained(pipe, lambda event: "dropped" in event["event"])
+    numbers = [event["number"] for event in events[:-1]]
+    assert numbers == list(range(20_000 - lost))
+    assert (events[-1]["count"], events[-1]["level"]) == (lost, "warning")
+    logger.info("event", number=-1)
+    assert drained(pipe, lambda event: event["number"] == -1)[:-1] == []
+    assert log.dropped() - before == lost
+
+
+def test_a_record_larger_than_the_queue_is_written(pipe: int) -> None:
+    """One record is written however large it is, if nothing waits before it."""
+    log.get("test").info("event", filling="x" * 3_000_000)
+    (event,) = drained(pipe, lambda event: True)
+    assert len(event["filling"]) == 3_000_000
+
+
+@pytest.mark.parametrize("pipe", [False], indirect=True)
+def test_a_pipe_that_does_not_block(pipe: int) -> None:
+    """Where somebody has made standard error non-blocking, nothing is lost that fits the queue."""
+    for number in range(2_000):
+        log.get("test").info("event", number=number, filling="x" * 200)
+    events = drained(pipe, lambda event: event["number"] == 1_999)
+    assert [event["number"] for event in events] == list(range(2_000))
+
+
+_LOGGING = """
+import os, sys
+from partyline import log
+log.configure("text")
+for number in range(3_000):
+    log.get("test").info("event", number=number)
+"""
+
+
+def test_nothing_is_lost_at_the_end() -> None:
+    """What was logged before the process ends is written, in its order; so is what its forked child logs, and once."""
+    code = (
+        _LOGGING
+        + "child = os.fork()\nlog.get('test').info('event', number=3_000 if child else 3_001)\nif child: os.wait()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    numbers = [int(line.rpartition("number=")[2]) for line in done.stderr.splitlines()]
+    assert done.returncode == 0
+    assert sorted(numbers) == list(range(3_002))
+    assert [number for number in numbers if number < 3_001] == list(range(3_001))
+
+
+def test_a_log_that_nobody_reads_keeps_no_process() -> None:
+    """A process whose logs nobody reads, or whose reader is gone, ends with its own exit code (hostile 57)."""
+    for close in (False, True):
+        process = subprocess.Popen([sys.executable, "-c", _LOGGING + "sys.exit(3)"], stderr=subprocess.PIPE)
+        assert process.stderr is not None
+        if close:
+            process.stderr.close()
+        assert process.wait(60) == 3
+        process.stderr.close()

@@ -1,18 +1,24 @@
 """Structured logs on the standard library's logging, with what must never be written cut out.
 
 A program that embeds Partyline sees ordinary `logging` records below the logger `partyline`. Where it has configured no
-logging at all, exceptions are written to standard error, and nothing else is.
-`partyline serve` calls `configure`.
+logging at all, exceptions are written to standard error, and nothing else is. `partyline serve` calls `configure`: its
+logs never wait for whoever reads them, a thread of its own writes them, and what does not fit its queue is counted.
 """
 
 from __future__ import annotations
 
+import io
 import logging
+import os
 import re
+import select
 import sys
+import threading
 import traceback
+import weakref
+from collections import deque
 from collections.abc import MutableMapping
-from typing import Any, Literal, cast
+from typing import Any, Final, Literal, TextIO, cast
 
 import structlog
 
@@ -22,6 +28,9 @@ _SECRET_TEXT = re.compile(
     r"(/(?:ws|register)/)[^\s\"'?#]+|((?:token|[?&](?:sid|key|api_key))=)[^&\s\"']+|(bearer[.\s]\s*)\S+", re.IGNORECASE
 )
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+_LONGEST: Final = 1024 * 1024  # characters of logs that wait to be written
+_PATIENCE: Final = 1.0  # seconds that the end of the process waits for them
 
 
 def redact(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -65,6 +74,120 @@ def get(name: str) -> structlog.stdlib.BoundLogger:
     )
 
 
+class _Writer(logging.Handler):
+    """Writes records to a stream from a thread of its own, in their order.
+
+    Whoever logs never waits. While nobody reads, `_LONGEST` characters are kept and later records dropped; when
+    reading goes on, a line says how many. `flush` waits for what is queued, for a second at most; logging calls it at
+    the end of the process. A forked child begins with nothing.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream = stream
+        self._dropped = 0
+        self._begin()
+        _writers.add(self)
+
+    def _begin(self) -> None:
+        self._changed = threading.Condition()
+        self._lines: deque[str] = deque()
+        self._waiting = 0  # characters, of lines and of what is being written
+        self._unsaid = 0  # dropped, and no line has said so
+        self._thread: threading.Thread | None = None
+
+    @property
+    def dropped(self) -> int:
+        """Records that were never written."""
+        return self._dropped
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            line = self.format(record) + "\n"
+        except Exception:
+            self.handleError(record)
+            return
+        with self._changed:
+            if self._waiting and self._waiting + len(line) > _LONGEST:
+                self._dropped += 1
+                self._unsaid += 1
+                return
+            self._lines.append(line)
+            self._waiting += len(line)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="partyline-logs", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+
+    def flush(self) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._waiting, _PATIENCE)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._lines)
+                text = "".join(self._lines)
+                self._lines.clear()
+                unsaid, self._unsaid = self._unsaid, 0
+            size = len(text)
+            if unsaid:
+                text += self._gap(unsaid)
+            try:
+                _write(self._stream, text)
+            except (OSError, ValueError):  # nobody reads any more, or it is closed
+                with self._changed:
+                    self._dropped += text.count("\n")
+            with self._changed:
+                self._waiting -= size
+                self._changed.notify_all()
+
+    def _gap(self, count: int) -> str:
+        values = {"name": "partyline.log", "levelno": logging.WARNING, "levelname": "WARNING", "count": count}
+        record = logging.makeLogRecord({**values, "msg": "logs were dropped: whatever reads them did not keep up"})
+        return self.format(record) + "\n"
+
+
+_writers: weakref.WeakSet[_Writer] = weakref.WeakSet()
+
+
+def _in_child() -> None:
+    for writer in list(_writers):
+        writer._begin()  # noqa: SLF001 - what waits is the parent's to write
+
+
+os.register_at_fork(after_in_child=_in_child)
+
+
+def _write(stream: TextIO, text: str) -> None:
+    """Write all of it, waiting as long as it takes. Raises OSError, ValueError."""
+    try:
+        number = stream.fileno()
+    except io.UnsupportedOperation:  # no file: what a program, or a test, has put in its place
+        stream.write(text)
+        stream.flush()
+        return
+    left = memoryview(text.encode(stream.encoding or "utf-8", "backslashreplace"))
+    while left:  # past the stream's own lock and buffer, which the end of the process would wait for
+        try:
+            left = left[os.write(number, left) :]
+        except BlockingIOError:  # somebody made it non-blocking
+            poll = select.poll()
+            poll.register(number, select.POLLOUT)
+            poll.poll()
+
+
+def flush() -> None:
+    """Wait until what was logged is written, for a second at most."""
+    for writer in list(_writers):
+        writer.flush()
+
+
+def dropped() -> int:
+    """How many records of this process were never written."""
+    return sum(writer.dropped for writer in list(_writers))
+
+
 def configure(log_format: Literal["text", "json"], level: str = "info") -> None:
     """Write the logs of Partyline and of what it runs on to standard error. Replaces an earlier configuration."""
     rendered: list[Any] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta, _exception]
@@ -84,7 +207,7 @@ def configure(log_format: Literal["text", "json"], level: str = "info") -> None:
             redact,
         ],
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Writer(sys.stderr)
     handler.setFormatter(formatter)
     for name in ("partyline", "uvicorn", "asyncio"):
         logger = logging.getLogger(name)

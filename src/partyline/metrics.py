@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
+from partyline import log
 from partyline.errors import PartylineError
 
 ABOUT: Final = {
@@ -80,6 +81,8 @@ def exposition(counters: Counters, connections: int) -> bytes:
             for limit, value in sorted(counters.limits.items()):
                 hits.add_metric([limit], value)
             yield hits
+            lost = "Records of the logs that were dropped, since nobody read them."
+            yield CounterMetricFamily("partyline_logs_dropped", lost, value=log.dropped())
             yield GaugeMetricFamily("partyline_connections", "Open connections of all kinds.", value=connections)
 
     registry = CollectorRegistry(auto_describe=False)

@@ -45,6 +45,20 @@ def run(
 
     `api_keys` among the flags are hashes, or keys as clients send them.
     """
+    try:
+        _run(flags, file, target, assigned, new_epoch, handover)
+    finally:
+        log.flush()  # before the line that says why it could not go on
+
+
+def _run(
+    flags: dict[str, Any],
+    file: str | None,
+    target: str | None,
+    assigned: Mapping[str, str],
+    new_epoch: bool,
+    handover: bool,
+) -> None:
     keys: list[str] = flags["api_keys"] or []
     loaded = load({**flags, "api_keys": _hashed(keys) or None}, file=file, assigned=assigned)
     log.configure("json" if loaded.settings.log_format == "json" else "text", loaded.settings.log_level)
@@ -95,10 +109,10 @@ async def _end_tasks() -> None:
         _, stubborn = await asyncio.wait(tasks, timeout=_PATIENCE)
         if stubborn:
             _log.warning("left behind: they do not let themselves be cancelled", tasks=sorted(map(repr, stubborn)))
-            for stream in (sys.stdout, sys.stderr):
-                if stream is not None:
-                    with contextlib.suppress(OSError):
-                        stream.flush()
+            log.flush()
+            if sys.stdout is not None:
+                with contextlib.suppress(OSError):
+                    sys.stdout.flush()
             os._exit(0)
 
 
