@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import FrozenInstanceError
 from pathlib import Path
@@ -369,6 +371,11 @@ BAD: list[tuple[str, Any]] = [
     ("default_topics", ["cats", None]),
     ("default_topics", {"cats": 1}),
     ("cors_origins", True),
+    ("cors_origins", ["https://a.example\r\nx: y"]),
+    ("allowed_hosts", ["a.example\n"]),
+    ("public_url", "https://a.example/\r\nx: y"),
+    ("host", "127.0.0.1\0"),
+    ("db", "party\nline.db"),
 ]
 
 
@@ -378,12 +385,43 @@ def test_a_bad_value_is_refused_by_name(name: str, bad: Any) -> None:
     error = refusal({name: bad})
     assert error.field == name
     assert error.message.startswith(f"{name}: ")
-    flag = name.removesuffix("s") if name in ("default_topics", "cors_origins") else name  # of a list: one of it
+    flag = name.removesuffix("s") if FIELDS[name].metadata["kind"] == "list" else name  # of a list: one of it
     assert f"(from --{flag.replace('_', '-')})" in error.message
+    with pytest.raises(ConfigError) as caught:
+        Settings(**{name: bad})
+    assert caught.value.field == name
+    assert caught.value.message == re.sub(r" \(from [^)]*\)", "", error.message), "a program hears the same"
     if isinstance(bad, str | int | float):
         assert repr(bad)[:40] in error.message or str(bad)[:40] in error.message
     assert error.message.isprintable()
     assert len(error.message) < 400
+
+
+def test_a_program_writes_settings_as_the_file_does() -> None:
+    """What a program passes to Settings may be written as in the file and becomes the same, also in a changed copy."""
+    settings = Settings(max_body="1MiB", ping_interval=5, cors_origins=["https://a.example"], insecure="yes")  # type: ignore[arg-type]
+    assert (settings.max_body, settings.ping_interval, settings.insecure) == (1024 * 1024, 5.0, True)
+    assert settings.cors_origins == ("https://a.example",)
+    assert isinstance(settings.ping_interval, float)
+    with pytest.raises(ConfigError, match=r"^max_message: 100 is below the least value, 125$"):
+        dataclasses.replace(settings, max_message=100)
+
+
+@pytest.mark.parametrize(
+    ("name", "bad", "words"),
+    [
+        ("api_keys", (ApiKey("plain"),), "not a key's hash"),
+        ("api_keys", (ApiKey(HASH, publish="cats"),), "publish is not a list"),  # type: ignore[arg-type]
+        ("jwt_keys", (JwtKey("HS256", secret="s", leeway=-1.0),), "leeway is below 0"),
+        ("jwt_keys", (JwtKey("HS256", secret=1),), "secret is not a text"),  # type: ignore[arg-type]
+        ("retention", (RetentionRule("logs.>", max_age=-1.0),), "max_age is not above 0"),
+        ("retention", (RetentionRule("logs.>"),), "bounds nothing"),
+    ],
+)
+def test_what_a_program_makes_itself_is_checked(name: str, bad: Any, words: str) -> None:
+    """Keys and rules that a program has made are checked as those of a file are."""
+    with pytest.raises(ConfigError, match=f"^{name}: .*{words}"):
+        Settings(**{name: bad})
 
 
 @pytest.mark.parametrize("name", [name for name, field in FIELDS.items() if field.metadata["least"] is not None])
@@ -391,6 +429,7 @@ def test_every_least_value_holds(name: str) -> None:
     """The least value of each number is allowed, and what is below it is refused with the least one (or the range)."""
     least = FIELDS[name].metadata["least"]
     assert value(name, least) == least
+    assert getattr(Settings(**{name: least}), name) == least
     error = refusal({name: least - 1})
     assert error.field == name
     assert "below the least value" in error.message or name == "port"

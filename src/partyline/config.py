@@ -13,7 +13,7 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Final
 
 from partyline.errors import ConfigError
@@ -77,7 +77,11 @@ def _setting(
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Everything that can be set. None means: worked out at start, as the text says."""
+    """Everything that can be set. None means: worked out at start, as the text says.
+
+    What a program passes may be written as in the settings file (`max_body="1MiB"`), and is checked like it. Raises
+    ConfigError.
+    """
 
     # Where it listens
     host: str = _setting("127.0.0.1", "address to listen on")
@@ -169,6 +173,12 @@ class Settings:
     max_log_bytes: int = _setting(64 * 1024 * 1024, "kept messages in all (log in memory)", "bytes", least=1)
     idempotency_window: float = _setting(86400.0, "how long a message id is remembered", "seconds", least=0)
 
+    def __post_init__(self) -> None:
+        for name in FIELDS:
+            given = getattr(self, name)
+            if (value := checked(name, given)) is not given:
+                object.__setattr__(self, name, value)
+
 
 FIELDS: Final = {item.name: item for item in fields(Settings)}
 
@@ -201,16 +211,16 @@ def load(
     if path:
         for name, value in _read(path).items():
             _known(name, path)
-            values[name], sources[name] = _parse(name, value, path), path
+            values[name], sources[name] = checked(name, value, path), path
     for name in FIELDS:
         variable = _PREFIX + name.upper()
         if variable in environ:
-            values[name], sources[name] = _parse(name, environ[variable], variable), variable
+            values[name], sources[name] = checked(name, environ[variable], variable), variable
     given = [(name, value, _flag(name)) for name, value in (flags or {}).items()]
     for name, value, flag in (*given, *((name, value, f"--set {name}") for name, value in (assigned or {}).items())):
         if value is not None:
             _known(name, "--set")
-            values[name], sources[name] = _parse(name, value, flag), flag
+            values[name], sources[name] = checked(name, value, flag), flag
     return Loaded(Settings(**values), sources)
 
 
@@ -240,23 +250,28 @@ def _known(name: str, source: str) -> None:
         raise ConfigError(f"{source}: there is no setting {name!r}: {hint}", field=name)
 
 
-def _parse(name: str, value: Any, source: str) -> Any:
-    meta = FIELDS[name].metadata
+def checked(name: str, value: Any, source: str = "") -> Any:
+    """What the setting becomes when it is given this value. Raises ConfigError, which names the `source`, if any.
+
+    For whatever else takes a value of that name, too, such as the options of an EngineIO.
+    """
+    item = FIELDS[name]
+    meta = item.metadata
+    if value is None and item.default is None:
+        return None
+    where = f" (from {source})" if source else ""
     try:
         parsed = _convert(name, value, meta["kind"])
     except ValueError as error:
-        raise ConfigError(f"{name}: {_shown(name, value)} (from {source}) {error}", field=name) from None
+        raise ConfigError(f"{name}: {_shown(name, value)}{where} {error}", field=name) from None
     if name == "port" and not 0 <= parsed <= 65535:
-        raise ConfigError(f"port: {parsed} (from {source}) is not a port: 0 to 65535", field=name)
+        raise ConfigError(f"port: {parsed}{where} is not a port: 0 to 65535", field=name)
     least = meta["least"]
     if least is not None and parsed < least:
-        raise ConfigError(
-            f"{name}: {_shown(name, value)} (from {source}) is below the least value, {least:g}", field=name
-        )
+        raise ConfigError(f"{name}: {_shown(name, value)}{where} is below the least value, {least:g}", field=name)
     if meta["choices"] and parsed not in meta["choices"]:
-        raise ConfigError(
-            f"{name}: {_shown(name, value)} (from {source}) is none of {', '.join(meta['choices'])}", field=name
-        )
+        choices = ", ".join(meta["choices"])
+        raise ConfigError(f"{name}: {_shown(name, value)}{where} is not one of {choices}", field=name)
     return parsed
 
 
@@ -272,7 +287,7 @@ def _convert(name: str, value: Any, kind: str) -> Any:
         items = [item.strip() for item in value.split(",")] if isinstance(value, str) else value
         if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
             raise ValueError("is not a list of texts")
-        return tuple(item for item in items if item)
+        return tuple(_text(item) for item in items if item)
     if annotation.startswith("bool"):
         return _boolean(value)
     if kind:
@@ -282,8 +297,14 @@ def _convert(name: str, value: Any, kind: str) -> Any:
         if number != int(number):
             raise ValueError("is not a whole number")
         return int(number)
+    return _text(value)
+
+
+def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError("is not a text")
+    if not value.isprintable():  # a line break in a header would begin another one
+        raise ValueError("has a line break or another character that is not printable")
     return value
 
 
@@ -338,7 +359,7 @@ def _keys(value: Any) -> tuple[ApiKey, ...]:
 
 def _key(item: Any) -> ApiKey:
     if isinstance(item, ApiKey):
-        return item
+        item = asdict(item)
     if isinstance(item, str):
         item = {"hash": item, "admin": True}
     if not isinstance(item, dict) or not isinstance(item.get("hash"), str) or not _HASH.match(item["hash"]):
@@ -349,7 +370,7 @@ def _key(item: Any) -> ApiKey:
     rights: dict[str, tuple[str, ...]] = {}
     for right in ("publish", "subscribe"):
         patterns = item.get(right, [">"])
-        if not isinstance(patterns, list) or not all(isinstance(pattern, str) for pattern in patterns):
+        if not isinstance(patterns, list | tuple) or not all(isinstance(pattern, str) for pattern in patterns):
             raise ValueError(f"has a key whose {right} is not a list of topic patterns")
         rights[right] = tuple(patterns)
     return ApiKey(item["hash"], rights["publish"], rights["subscribe"], _boolean(item.get("admin", False)))
@@ -363,13 +384,15 @@ def _jwt_keys(value: Any) -> tuple[JwtKey, ...]:
             raise ValueError("is not a TOML array of tables: [{algorithm = 'HS256', secret_file = '...'}]") from None
     if not isinstance(value, list | tuple):
         raise ValueError("is not a list of tables: write [[jwt_keys]] in the settings file")
-    return tuple(item if isinstance(item, JwtKey) else _jwt_key(item) for item in value)
+    return tuple(_jwt_key(item) for item in value)
 
 
 def _jwt_key(item: Any) -> JwtKey:
     names = [one.name for one in fields(JwtKey)]
+    if isinstance(item, JwtKey):
+        item = {name: value for name, value in asdict(item).items() if value is not None}
     if not isinstance(item, dict) or not isinstance(item.get("algorithm"), str):
-        raise ValueError('has an entry that is no table with an algorithm: [[jwt_keys]], algorithm = "HS256"')
+        raise ValueError('has an entry that is not a table with an algorithm: [[jwt_keys]], algorithm = "HS256"')
     if set(item) - set(names):
         raise ValueError(f"has a key with fields other than {', '.join(names)}")
     values = dict(item)
@@ -377,7 +400,9 @@ def _jwt_key(item: Any) -> JwtKey:
     for name, text in values.items():
         if not isinstance(text, str):
             raise ValueError(f"has a key whose {name} is not a text")
-    return JwtKey(**values, leeway=float(_number(leeway, _SECONDS)), admin=_boolean(admin))
+    if (seconds := float(_number(leeway, _SECONDS))) < 0:
+        raise ValueError("has a key whose leeway is below 0")
+    return JwtKey(**values, leeway=seconds, admin=_boolean(admin))
 
 
 def _retention(value: Any) -> tuple[RetentionRule, ...]:
@@ -393,7 +418,7 @@ def _retention(value: Any) -> tuple[RetentionRule, ...]:
 
 def _rule(item: Any) -> RetentionRule:
     if isinstance(item, RetentionRule):
-        return item
+        item = {name: value for name, value in asdict(item).items() if value is not None}
     if not isinstance(item, dict) or not isinstance(item.get("topic"), str):
         raise ValueError("has a rule without a topic pattern")
     where = f"has a rule for {item['topic'][:60]!r}"
