@@ -15,7 +15,8 @@ from partyline.topics import check_pattern, check_topic
 from partyline.trust.addresses import is_loopback
 from partyline.trust.perimeter import allowed_host, allowed_origin, trusted_network
 
-_RESERVED_DESCRIPTORS: Final = 256  # for the database, logs and listeners
+_RESERVED_DESCRIPTORS: Final = 256  # for the database, logs and listeners; where there are few, half of them
+_LEAST_DESCRIPTORS: Final = 64  # without a connection a server has about 20
 _PUBLIC_URL = re.compile(r"(?:https?|wss?)://[!-~]+")
 
 
@@ -65,11 +66,17 @@ def check(settings: Settings) -> None:
         check_keys(settings.jwt_keys)
     except InvalidValue as error:
         raise ConfigError(error.message, field=error.field) from None
-    limit = descriptor_limit()
-    if settings.max_connections is not None and settings.max_connections > limit - _RESERVED_DESCRIPTORS:
+    limit, connections = descriptor_limit(), _connections_at_most()
+    if limit < _LEAST_DESCRIPTORS:
         raise ConfigError(
-            f"max_connections: {settings.max_connections} need {settings.max_connections + _RESERVED_DESCRIPTORS} file "
-            f"descriptors, and this process may have {limit}: raise it with `ulimit -n`, or lower the setting",
+            f"max_connections: this process may open {limit} files, and a server needs {_LEAST_DESCRIPTORS} at least: "
+            "raise the limit with `ulimit -n`, or LimitNOFILE= of the service",
+            field="max_connections",
+        )
+    if settings.max_connections is not None and settings.max_connections > connections:
+        raise ConfigError(
+            f"max_connections: {settings.max_connections} is more than the {connections} that {limit} file descriptors "
+            "leave: raise the limit with `ulimit -n`, or LimitNOFILE= of the service, or lower the setting",
             field="max_connections",
         )
 
@@ -91,4 +98,9 @@ def descriptor_limit() -> int:
 
 def max_connections(settings: Settings) -> int:
     """The setting, or what the descriptors leave."""
-    return settings.max_connections or max(1, descriptor_limit() - _RESERVED_DESCRIPTORS)
+    return settings.max_connections or _connections_at_most()
+
+
+def _connections_at_most() -> int:
+    limit = descriptor_limit()
+    return limit - min(_RESERVED_DESCRIPTORS, limit // 2)

@@ -261,7 +261,7 @@ def test_limits_hold_where_the_head_is_known(run: Run) -> None:
     """A longer body and a longer query meet the same limits behind requests of the same head."""
 
     async def main() -> None:
-        async with partyline_server(extras=[Telling()], max_head_bytes=1_000) as (partyline, url):
+        async with partyline_server(extras=[Telling()], max_head_bytes=1_024) as (partyline, url):
             for query, body, status in (("", b"x" * 1_001, 413), ("x" * 1_000, b"hello", 431)):
                 async with connected(url) as peer:
                     for _ in range(2):

@@ -29,8 +29,7 @@ _Config = Annotated[Path | None, typer.Option(help="Settings as a TOML file.", s
 
 def main() -> None:
     """The console script. A PartylineError becomes one line on standard error and exit code 2, never a stack trace."""
-    if sys.stdin is None:  # it was closed when the process began: nothing can come from it
-        sys.stdin = open(os.devnull)  # noqa: SIM115 - for the whole process
+    _open_standard_streams()
     try:
         _check_arguments(sys.argv)
         app()
@@ -39,13 +38,27 @@ def main() -> None:
         sys.exit(2)
 
 
+def _open_standard_streams() -> None:
+    """Where one was closed when the process began, its number leads nowhere: else the next file that is opened, such as
+    a client's socket, would get it, and with it whatever is written there. Standard output stays None, for `write`."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free is this one
+    if sys.stdin is None:
+        sys.stdin = open(0, closefd=False)  # noqa: SIM115 - for the whole process
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
+
+
 def _check_arguments(arguments: list[str]) -> None:
     """Raises InvalidValue where one is not UTF-8: nobody could send or print it."""
     for before, argument in pairwise(arguments):
         try:
             argument.encode()
         except UnicodeEncodeError:
-            raise InvalidValue(f"the argument behind {before} is not UTF-8") from None
+            raise InvalidValue(f"the argument after {before} is not UTF-8") from None
 
 
 def _version(wanted: bool) -> None:

@@ -22,7 +22,7 @@ from partyline.errors import ConfigError
 from partyline.findings import Finding, ok, problem, warning
 from partyline.stores.sqlite import lock
 
-_FEW: Final = 1_000  # connections: fewer surprise
+FEW: Final = 1_000  # connections: fewer surprise
 _SPACE_LOW: Final = 1024**3  # bytes
 _SPACE_OUT: Final = 64 * 1024**2
 _LISTENING: Final = "0A"  # TCP_LISTEN in /proc/net/tcp
@@ -91,7 +91,7 @@ def _sqlite() -> Finding:
 def _descriptors(settings: Settings) -> Finding:
     limit, connections = descriptor_limit(), max_connections(settings)
     text = f"{limit:,}, enough for {connections:,} connections"
-    if connections < _FEW and settings.max_connections is None:
+    if connections < FEW and settings.max_connections is None:
         return warning("descriptors", text, "raise the limit: ulimit -n, or LimitNOFILE= of the service")
     return ok("descriptors", text)
 

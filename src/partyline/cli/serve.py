@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
@@ -17,7 +18,7 @@ from rich.text import Text
 from partyline import __version__, chat, log
 from partyline.app import Partyline, build, take_over, tune
 from partyline.checking import check, descriptor_limit, is_open, max_connections
-from partyline.cli.machine import port
+from partyline.cli.machine import FEW, port
 from partyline.cli.output import console, write
 from partyline.cli.target import Target, find, under
 from partyline.config import Settings, load, written
@@ -67,6 +68,12 @@ def _run(
     found = Target() if target is None else find(target)
     settings = loaded.settings if found.application is None else under(loaded, found.application.settings)
     check(settings)
+    if settings.max_connections is None and (count := max_connections(settings)) < FEW:
+        _log.warning(
+            "few file descriptors: raise the limit with ulimit -n, or LimitNOFILE= of the service",
+            descriptors=descriptor_limit(),
+            connections=count,
+        )
     if not handover and (finding := port(settings)).verdict is Verdict.PROBLEM:
         # Here rather than where it listens: a server that cannot start leaves no database behind.
         raise ConfigError(f"port: {finding.text}: {finding.advice}", field="port")
@@ -83,21 +90,51 @@ async def _serve(settings: Settings, target: Target, new_epoch: bool, handover: 
     )
     try:
         partyline.shell.stop_on_signals()
+        _mind_hangups(partyline.shell.stop)
         if target.application is not None:
             target.application.adopt(partyline)
         async with contextlib.AsyncExitStack() as stack:
             if target.fallback is not None:
                 partyline.shell.state = await stack.enter_async_context(lifespan(target.fallback))
             facts = _facts(partyline, await partyline.listen(), "" if chats else why)
-            if settings.log_format == "json":
-                write(msgspec.json.encode(facts).decode() + "\n")
-            else:
-                _print(facts)
+            if sys.stdout is not None:  # a daemon may have closed it
+                if settings.log_format == "json":
+                    write(msgspec.json.encode(facts).decode() + "\n")
+                else:
+                    _print(facts)
             tune()
             await partyline.shell.run_until_stopped()
     finally:
         await partyline.close()
     await _end_tasks()
+
+
+def _mind_hangups(stop: Callable[[], None]) -> None:
+    """Let SIGHUP drop no message. When the terminal goes it stops the server, with a drain; otherwise somebody asks for
+    settings to be read again, which only a restart does. Under nohup it stays ignored."""
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        return
+    in_terminal = _has_terminal()
+    stopped = False
+
+    def hung_up() -> None:
+        nonlocal stopped
+        if not in_terminal or _has_terminal():
+            _log.warning("SIGHUP is ignored: settings are read at the start, restart the server to change them")
+        elif not stopped:  # a second call would end the drain
+            stopped = True
+            _log.info("the terminal is gone")
+            stop()
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hung_up)
+
+
+def _has_terminal() -> bool:
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+    except OSError:  # ENXIO: there was none, or it is gone
+        return False
+    return True
 
 
 async def _end_tasks() -> None:

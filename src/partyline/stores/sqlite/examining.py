@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import stat
@@ -60,6 +61,14 @@ def _absent(path: str) -> Finding:
         return problem("database", f"the folder {folder} does not exist", "create it, or choose another file with --db")
     if not os.access(folder, os.W_OK | os.X_OK):
         return problem("database", f"{folder} cannot be written by this user", "mend its rights, or choose another")
+    with contextlib.suppress(OSError):
+        who = lock.holder(path)
+        if who is not None and not who.draining:
+            return problem(
+                "database",
+                f"a server runs (process {who.pid or 'unknown'}), and its database file was moved away or deleted",
+                "put it back, or restart the server: it refuses every publish that is to be kept (503)",
+            )
     return ok("database", f"{path} is not there yet: serve makes it")
 
 
@@ -106,10 +115,10 @@ def _holder(path: str) -> Finding:
     if who is None:
         return ok("lock", "free: no server runs on it")
     process = "a server" if who.pid is None else f"a server, process {who.pid}"
-    if not is_open and not who.draining and who.pid is not None:
+    if not is_open and not who.draining and who.pid is not None:  # without a pid somebody only looks
         return problem(
             "lock",
-            f"{process} runs, and this is not the file that it has open: it was moved, deleted or replaced",
+            f"{process}, runs, and this is not the file that it has open: that was moved, deleted or replaced",
             "put the old file back, or restart the server: it refuses every publish that is to be kept (503)",
         )
     return ok("lock", f"held by {process}{', which is finishing' if who.draining else ''}")
