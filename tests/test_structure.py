@@ -17,7 +17,6 @@ PACKAGE = ROOT / "src" / "partyline"
 
 # Modules that know each other, at least by their types.
 CIRCLES: set[frozenset[str]] = {
-    frozenset({"engineio.connection", "engineio.engine", "engineio.polling"}),
     frozenset(
         {
             "socketio.broadcast",
@@ -37,7 +36,6 @@ CIRCLES: set[frozenset[str]] = {
 LIMIT = 500
 LONG: set[str] = {
     "client/socketio.py",
-    "engineio/connection.py",
     "relay/line.py",
     "server/http.py",
     "server/websocket.py",

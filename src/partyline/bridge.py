@@ -10,7 +10,7 @@ from typing import Any, Final, cast
 
 import msgspec
 
-from partyline.engineio.connection import Frames
+from partyline.engineio.frames import Frames
 from partyline.errors import ConnectionRefused, InvalidValue, PartylineError
 from partyline.interfaces import Connection, Dialect
 from partyline.models import Message, Payload

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from partyline import EngineIO, Partyline
-from partyline.engineio.connection import Connection
+from partyline.engineio.connection import EngineConnection
 from tests.server.conftest import Run
 from tests.server.peers import Answer, Peer, WebSocketPeer, connected, request, websocket
 from tests.server.servers import partyline_server
@@ -23,22 +23,22 @@ class Watched:
         rules = {"ping_interval": 0.3, "ping_timeout": 0.2, "upgrade_timeout": 0.5, **rules}
         self.engine = EngineIO(**rules)
         self.seen: list[Any] = []
-        self.last: Connection | None = None
+        self.last: EngineConnection | None = None
         self.engine.on_connect(self.connect)
         self.engine.on_message(self.message)
         self.engine.on_disconnect(self.disconnect)
 
-    def connect(self, connection: Connection) -> None:
+    def connect(self, connection: EngineConnection) -> None:
         self.seen.append("connect")
         self.last = connection
 
-    def message(self, connection: Connection, data: str | bytes) -> None:
+    def message(self, connection: EngineConnection, data: str | bytes) -> None:
         self.seen.append(data)
         if data == "fail":
             raise RuntimeError("as asked")
         connection.send(data)
 
-    def disconnect(self, connection: Connection, reason: str) -> None:
+    def disconnect(self, connection: EngineConnection, reason: str) -> None:
         self.seen.append(reason)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from partyline.engineio.connection import Connection
+from partyline.engineio.connection import EngineConnection
 from tests import tools
 from tests.server.servers import nothing_is_held
 
@@ -30,7 +30,7 @@ WAYS = {
 class Echo(Watched):
     """Closes the connection when the client says `end`."""
 
-    def message(self, connection: Connection, data: str | bytes) -> None:
+    def message(self, connection: EngineConnection, data: str | bytes) -> None:
         if data == "end":
             connection.close()
         else:

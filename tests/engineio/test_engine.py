@@ -11,7 +11,9 @@ import time
 import pytest
 
 from partyline import ConfigError, EngineIO
-from partyline.engineio.connection import Connection, Frames, Handshake
+from partyline.engineio.connection import EngineConnection
+from partyline.engineio.frames import Frames
+from partyline.engineio.receiver import Request
 from partyline.models import Payload
 from partyline.wire.websocket.connection import Close
 from tests.server.peers import close_frame, connected, request, upgrade, websocket
@@ -21,7 +23,7 @@ from .clients import Polling, Run, Watched, served, upgraded
 
 WS = "/engine.io/?EIO=4&transport=websocket"
 
-# Handshake
+# Request
 
 
 def test_polling_handshake(run: Run) -> None:
@@ -137,7 +139,7 @@ def test_transports_may_be_left_out() -> None:
 def test_allow_request() -> None:
     """The application may refuse a handshake, with words of its own; that is a 403, and no session."""
 
-    def allow(handshake: Handshake) -> bool | str | None:
+    def allow(handshake: Request) -> bool | str | None:
         asked = dict(handshake.headers).get(b"x-ask")
         return {b"text": "not today", b"false": False, b"true": True, b"none": None}[asked or b"none"]
 
@@ -418,7 +420,7 @@ def test_sessions_on_polling_have_limits() -> None:
                 await peer.send(request("GET", "/engine.io/?EIO=4&transport=polling"))
                 assert (await peer.answer()).status == 200
             assert watched.engine.connections == {}
-            assert watched.engine._polling == {}
+            assert watched.engine._sessions._polling == {}
 
     asyncio.run(main())
 
@@ -1013,7 +1015,7 @@ def test_handlers_are_given_back() -> None:
     engine = EngineIO()
     order: list[int] = []
 
-    def first(connection: Connection, data: str | bytes) -> None:
+    def first(connection: EngineConnection, data: str | bytes) -> None:
         order.append(1)
 
     assert engine.on_message(first) is first

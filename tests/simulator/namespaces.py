@@ -29,9 +29,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
-from partyline.engineio.connection import Connection as EngineConnection
-from partyline.engineio.connection import Frames
-from partyline.engineio.connection import Handshake as Request
+from partyline.engineio.connection import EngineConnection
+from partyline.engineio.frames import Frames
+from partyline.engineio.receiver import Request
 from partyline.errors import CallTimeout, Overloaded, PartylineError, PeerGone, StoreUnavailable
 from partyline.hub.hub import Hub
 from partyline.hub.timers import Timers
@@ -160,6 +160,7 @@ class Link:
 
     protocol = 4
     transport = "polling"
+    takes_bundles = True
     base64 = False
 
     def __init__(self, world: World, client: Client) -> None:

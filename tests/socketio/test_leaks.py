@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from partyline import Partyline
-from partyline.engineio.connection import Connection as EngineConnection
+from partyline.engineio.connection import EngineConnection
 from partyline.errors import PeerGone
 from partyline.server.websocket import WebSocket
 from partyline.socketio.connection import Connection

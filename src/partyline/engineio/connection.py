@@ -2,6 +2,8 @@
 
 The state machine (wire/engineio/session.py) says what to do, and this file does it. On a WebSocket a message goes
 straight through: no effect, no list, no time is asked for.
+
+Long because one object answers for polling, for the WebSocket and for the way from one to the other.
 """
 
 from __future__ import annotations
@@ -9,25 +11,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 from threading import get_ident
-from typing import TYPE_CHECKING, Final, Protocol, cast
-
-from msgspec import Struct
+from typing import Final, Protocol, cast
 
 from partyline import log
+from partyline.engineio.frames import Frames, read, write
+from partyline.engineio.receiver import Receiver
 from partyline.errors import CONTAINED, InvalidPacket, PartylineError
 from partyline.interfaces import Dialect
 from partyline.models import Payload
-from partyline.server.site import Carrier
-from partyline.trust.perimeter import Peer
+from partyline.server.home import Home
+from partyline.server.site import Carrier, Site
 from partyline.trust.rate import Gate
 from partyline.wire.engineio import packets
 from partyline.wire.engineio.handshake import refusal
 from partyline.wire.engineio.packets import Packet
 from partyline.wire.engineio.session import Channel, Effect, HangUp, Over, Reason, Refuse, Rules, Send, Session
 from partyline.wire.engineio.states import SessionState
-
-if TYPE_CHECKING:
-    from partyline.engineio.engine import EngineIO
 
 _log = log.get("engineio")
 
@@ -42,64 +41,28 @@ _CLOSE_CODES = {
 _ENOUGH: Final = 64 * 1024  # bytes that wait for a GET
 
 
-class Handshake(Struct, frozen=True):
-    """The request that opened a connection. `query` is raw, header names are in lower case."""
+class Owner(Protocol):
+    """Whose connection it is."""
 
-    transport: str
-    query: bytes
-    headers: list[tuple[bytes, bytes]]
-    peer: Peer
+    site: Site
+    home: Home
 
-
-class Receiver(Protocol):
-    """What stands behind one connection. Called in order of arrival; an exception costs the message only."""
-
-    def connected(self) -> None:
-        """The connection is open: it may be sent to."""
-        ...
-
-    def message(self, data: str | bytes) -> None:
-        """A message of the client."""
-        ...
-
-    def refused(self, error: PartylineError, data: str | bytes) -> None:
-        """A message that was not handled, because of a limit."""
-        ...
-
-    def alive(self) -> None:
-        """A heartbeat was answered: what was sent before it has arrived."""
-        ...
-
-    def disconnected(self, reason: str) -> None:
-        """It is over; called exactly once if `connected` was. `reason` is one of Node's words."""
+    def forget(self, connection: EngineConnection) -> None:
+        """It is over, and everything has been fetched."""
         ...
 
 
-class Frames(bytes):
-    """WebSocket frames that remember the packets in them, for members on polling: what a dialect here encodes to."""
-
-    packets: tuple[Packet, ...]
-
-    @classmethod
-    def of(cls, messages: Iterable[str | bytes], protocol: int) -> Frames:
-        """The frames of some messages, in one piece."""
-        written = tuple(packets.message(message) for message in messages)
-        frames = cls(packets.write_frames(written, protocol))
-        frames.packets = written
-        return frames
-
-
-class Connection:
+class EngineConnection:
     """One client. An `interfaces.Connection` (payloads are `Frames`), and the `interfaces.Session` of its WebSocket."""
 
     __slots__ = (
         "_base64",
         "_candidate",
-        "_engine",
         "_flushing",
         "_gate",
         "_held",
         "_overflows",
+        "_owner",
         "_poll",
         "_receiver",
         "_room",
@@ -120,7 +83,7 @@ class Connection:
 
     def __init__(
         self,
-        engine: EngineIO,
+        owner: Owner,
         sid: str,
         address: str,
         protocol: int,
@@ -129,7 +92,7 @@ class Connection:
         *,
         base64: bool,
     ) -> None:
-        now = engine.site.timers.now()
+        now = owner.site.timers.now()
         self.sid = sid
         self.address = address
         self.began_polling = websocket is None
@@ -137,7 +100,7 @@ class Connection:
         self.user: str | None = None
         self.rooms = ()
         self.timer_slot = 0
-        self._engine = engine
+        self._owner = owner
         self._base64 = base64
         self._session = Session(protocol, rules, now, websocket=websocket is not None)
         self._websocket = websocket
@@ -217,7 +180,7 @@ class Connection:
 
     def send_message(self, data: str | bytes) -> None:
         """Send one message. Does nothing once the connection is over. May be called from any thread."""
-        home = self._engine.home
+        home = self._owner.home
         if home.thread != get_ident() and home.call(self.send_message, data):
             return
         websocket = self._websocket
@@ -226,7 +189,7 @@ class Connection:
         elif isinstance(data, str):
             websocket.send_text("4" + data)
         else:
-            self._write_binary(websocket, data)
+            write(websocket, (data,), self._session.protocol, base64=self._base64)
 
     def send_messages(self, messages: Iterable[str | bytes]) -> None:
         """Send several messages, with nothing between them."""
@@ -271,11 +234,11 @@ class Connection:
         self._session.discard(matches)
         if self._websocket is not None:
             protocol = self._session.protocol
-            self._websocket.discard(lambda message: matches(_read(message, protocol)))
+            self._websocket.discard(lambda message: matches(read(message, protocol)))
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         """End the connection after what was sent, a WebSocket with this code. May be called from any thread."""
-        home = self._engine.home
+        home = self._owner.home
         if home.thread != get_ident() and home.call(self.close, code, reason):
             return
         if self._websocket is not None and code != 1000:
@@ -285,7 +248,7 @@ class Connection:
     def shutdown(self) -> None:
         """The server stops: a GET that hangs is answered, and no other one can come."""
         self._do(self._session.close(self._now()))
-        self._engine.forget(self)
+        self._owner.forget(self)
 
     def abort(self) -> None:
         """As `shutdown`: what carries it ends by itself."""
@@ -301,7 +264,7 @@ class Connection:
         session = self._session
         if self._overflows:
             return
-        site = self._engine.site
+        site = self._owner.site
         if session.queued > site.limits.outbox_bytes and self._receiver is not None:
             if session.hanging:  # it takes what it can get
                 self._do(session.flush())
@@ -357,7 +320,7 @@ class Connection:
     def _packet(self, message: str | bytes) -> None:
         session, now = self._session, self._now()
         try:
-            packet = _read(message, session.protocol)
+            packet = read(message, session.protocol)
         except InvalidPacket:
             self._do(session.broken(now))
         else:
@@ -390,7 +353,7 @@ class Connection:
         session = self._session
         packet: Packet | None
         try:
-            packet = _read(message, session.protocol)
+            packet = read(message, session.protocol)
         except InvalidPacket:
             packet = None
         effects = session.probe(packet, self._now())
@@ -399,7 +362,7 @@ class Connection:
             self._websocket, self._candidate = websocket, None
             if self._held:
                 self._stop_reading()
-            self._engine.site.live.discard(self)
+            self._owner.site.live.discard(self)
         if taken or session.state is SessionState.CLOSED:  # what was sent before goes out on it, and then its end
             self._base64 = base64
         self._do(effects)
@@ -462,7 +425,7 @@ class Connection:
         receiver = self._receiver
         if receiver is None:
             return  # an earlier message of this body ended the connection
-        site = self._engine.site
+        site = self._owner.site
         site.counters.received += 1
         limits = site.limits
         if limits.events_per_second:
@@ -482,17 +445,17 @@ class Connection:
         candidate = self._candidate
         self._do(self._session.on_deadline(now))
         if candidate is not None and self._candidate is None:
-            self._engine.site.counters.hit("upgrade_timeout")
+            self._owner.site.counters.hit("upgrade_timeout")
 
     def _now(self) -> float:
-        return self._engine.site.timers.now()
+        return self._owner.site.timers.now()
 
     def _arm(self) -> None:
         when = self._session.next_deadline()
         if when == float("inf"):
-            self._engine.site.timers.cancel(self)
+            self._owner.site.timers.cancel(self)
         else:
-            self._engine.site.timers.set(self, when)
+            self._owner.site.timers.set(self, when)
 
     # What the state machine wants
 
@@ -506,7 +469,7 @@ class Connection:
             room, self._room = self._room, None
             room.set_result(None)
         if self._session.state is SessionState.CLOSED:
-            self._engine.forget(self)
+            self._owner.forget(self)
             return
         self._arm()
         if self._session.hanging and self._session.waiting and not self._flushing:
@@ -543,34 +506,16 @@ class Connection:
 
     def _tell(self, receiver: Receiver, reason: Reason) -> None:
         if reason is Reason.PING_TIMEOUT:
-            self._engine.site.counters.hit("ping_timeout")
+            self._owner.site.counters.hit("ping_timeout")
         try:
             receiver.disconnected(reason.value)
         except CONTAINED:
             self._failed("the end of a connection could not be handled")
 
     def _write(self, websocket: Carrier | None, sent: tuple[Packet, ...]) -> None:
-        if websocket is None:
-            return
-        for packet in sent:
-            if isinstance(packet, str):
-                websocket.send_text(packet)
-            else:
-                self._write_binary(websocket, packet)
-
-    def _write_binary(self, websocket: Carrier, data: bytes) -> None:
-        protocol = self._session.protocol
-        if self._base64:
-            websocket.send_text(packets.to_base64(data, protocol))
-        else:
-            websocket.send_binary(data if protocol == 4 else b"\x04" + data)
+        if websocket is not None:
+            write(websocket, sent, self._session.protocol, base64=self._base64)
 
     def _failed(self, what: str) -> None:
-        self._engine.site.counters.errors += 1
+        self._owner.site.counters.errors += 1
         _log.exception(what)
-
-
-def _read(message: str | bytes, protocol: int) -> Packet:
-    if isinstance(message, str):
-        return packets.read_text(message, protocol)
-    return packets.read_binary(message, protocol)

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-from typing import TYPE_CHECKING
 
 from msgspec import Struct
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from partyline.engineio.connection import Connection, Handshake
+from partyline.engineio.connection import EngineConnection
+from partyline.engineio.receiver import Request
+from partyline.engineio.sessions import Sessions
 from partyline.errors import HandshakeRefused, InvalidPacket
 from partyline.server.exchange import Exchange, too_large
 from partyline.server.turn import OWN_READ
 from partyline.wire.engineio import payloads
 from partyline.wire.engineio.handshake import POLLING, Asked
 from partyline.wire.engineio.packets import Packet
-
-if TYPE_CHECKING:
-    from partyline.engineio.engine import EngineIO
 
 _OCTETS = payloads.OCTETS.encode("ascii")
 
@@ -32,20 +30,20 @@ class _Answer(Struct, frozen=True):
 class _Waiting(Struct, frozen=True):
     """A GET that hangs."""
 
-    handshake: Handshake
+    handshake: Request
     asked: Asked
-    connection: Connection
+    connection: EngineConnection
     poll: asyncio.Future[tuple[Packet, ...]]
 
 
 class Polling:
-    """Serves the polling requests of one engine."""
+    """Serves the polling requests of one sessions."""
 
     body_setting = "max_message"
 
-    def __init__(self, engine: EngineIO) -> None:
-        self._engine = engine
-        self.max_body = engine.max_payload
+    def __init__(self, sessions: Sessions) -> None:
+        self._sessions = sessions
+        self.max_body = sessions.max_payload
 
     # server.exchange.Direct
 
@@ -53,7 +51,7 @@ class Polling:
         """Nothing is looked at before the body is there."""
 
     def respond(self, exchange: Exchange) -> None:
-        handshake = Handshake(POLLING, exchange.query, exchange.headers, exchange.peer)
+        handshake = Request(POLLING, exchange.query, exchange.headers, exchange.peer)
         found = self._take(handshake, exchange.method, exchange.body)
         if isinstance(found, _Answer):
             exchange.answer(found.headers, found.body)
@@ -71,7 +69,7 @@ class Polling:
     # ASGI
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        handshake = Handshake(POLLING, scope["query_string"], scope["headers"], scope["partyline.peer"])
+        handshake = Request(POLLING, scope["query_string"], scope["headers"], scope["partyline.peer"])
         body = await self._read(scope, receive)
         if scope["method"] == "GET" and self._is_probing(handshake):
             # What the WebSocket has brought before may still be on its way through an ASGI server's queues.
@@ -101,25 +99,25 @@ class Polling:
             more = message.get("more_body", False)
         return b"".join(pieces)
 
-    def _is_probing(self, handshake: Handshake) -> bool:
+    def _is_probing(self, handshake: Request) -> bool:
         """Whether a WebSocket is about to take the session of this GET over."""
         try:
-            asked = self._engine.read(handshake.query, "GET", upgrade=False)
+            asked = self._sessions.read(handshake.query, "GET", upgrade=False)
         except HandshakeRefused:
             return False  # `_take` says so
-        connection = self._engine.connections.get(asked.sid or "")
+        connection = self._sessions.connections.get(asked.sid or "")
         return connection is not None and connection.is_probing
 
     # Both
 
-    def _take(self, handshake: Handshake, method: str, body: bytes) -> _Answer | _Waiting:
+    def _take(self, handshake: Request, method: str, body: bytes) -> _Answer | _Waiting:
         """Handle a whole request. Raises PartylineError."""
-        engine = self._engine
-        with engine.watched(handshake):
-            asked = engine.read(handshake.query, method, upgrade=False)
+        sessions = self._sessions
+        with sessions.watched(handshake):
+            asked = sessions.read(handshake.query, method, upgrade=False)
             if asked.sid is None:
                 return self._open(handshake, asked)
-            connection = engine.find(asked)
+            connection = sessions.find(asked)
             if method == "POST":
                 connection.post(self._posted(handshake, asked, body))
                 return self._answer(handshake, b"ok", "text/html")
@@ -130,21 +128,21 @@ class Polling:
         assert isinstance(fetched, tuple)
         return self._written(handshake, asked, connection, fetched)
 
-    def _open(self, handshake: Handshake, asked: Asked) -> _Answer:
-        engine = self._engine
-        engine.check(handshake)
-        sid = engine.free_id(handshake)
-        text, connection = engine.open(asked, handshake, sid, None)
+    def _open(self, handshake: Request, asked: Asked) -> _Answer:
+        sessions = self._sessions
+        sessions.check(handshake)
+        sid = sessions.free_id(handshake)
+        text, connection = sessions.open(asked, handshake, sid, None)
         try:
             answer = self._written(handshake, asked, connection, (text,), sid)
         except BaseException:  # a hook of the application
-            engine.forget(connection)
+            sessions.forget(connection)
             raise
         # Before the answer is out: the client's next request must find somebody behind the connection.
-        engine.begin(connection, handshake)
+        sessions.begin(connection, handshake)
         return answer
 
-    def _posted(self, handshake: Handshake, asked: Asked, body: bytes) -> list[Packet] | None:
+    def _posted(self, handshake: Request, asked: Asked, body: bytes) -> list[Packet] | None:
         try:
             if asked.script is not None:
                 return payloads.read_form(body, asked.protocol)
@@ -158,9 +156,9 @@ class Polling:
 
     def _written(
         self,
-        handshake: Handshake,
+        handshake: Request,
         asked: Asked,
-        connection: Connection,
+        connection: EngineConnection,
         packets: tuple[Packet, ...],
         sid: str | None = None,
     ) -> _Answer:
@@ -170,13 +168,13 @@ class Polling:
             body, kind = payloads.write(packets, asked.protocol, base64=connection.base64)
         return self._answer(handshake, body, kind, sid)
 
-    def _answer(self, handshake: Handshake, body: bytes, kind: str, sid: str | None = None) -> _Answer:
+    def _answer(self, handshake: Request, body: bytes, kind: str, sid: str | None = None) -> _Answer:
         headers = [(b"content-type", kind.encode("ascii"))]
-        least = self._engine.compress_from
+        least = self._sessions.compress_from
         if least and len(body) >= least and _takes_gzip(handshake.headers):
             body = gzip.compress(body, 6 if len(body) < 65536 else 1)  # the loop waits for it: 8 ms a megabyte
             headers += [(b"content-encoding", b"gzip"), (b"vary", b"accept-encoding")]
-        for name, value in self._engine.answer_headers(handshake, sid):
+        for name, value in self._sessions.answer_headers(handshake, sid):
             headers.append((name.encode("latin-1"), value.encode("latin-1")))
         return _Answer(headers, body)
 

@@ -83,7 +83,7 @@ class Broadcast:
 
         Raises InvalidValue where the name is reserved or an argument cannot be sent.
         """
-        home = self._namespace.io.engine.home
+        home = self._namespace.io.home
         if home.thread != get_ident() and home.call(self.emit, *event_values(event, frozen(arguments), None)):
             return
         self._namespace.broadcast(event, arguments, self._audience, local=self._local, volatile=self._volatile)
@@ -99,7 +99,7 @@ class Broadcast:
         in `answers` and the ids of those that did not answer in `missing`. Who goes away meanwhile is not waited for,
         and is among the missing. Cancelled, late answers are dropped.
         """
-        home = self._namespace.io.engine.home
+        home = self._namespace.io.home
         if home.thread not in (0, get_ident()):
             return await home.wait(self.call(event, *arguments, timeout=timeout))
         seconds = self._timeout if timeout is None else timeout
@@ -109,7 +109,7 @@ class Broadcast:
 
     async def fetch_sockets(self, *rooms: str | Iterable[str]) -> list[RemoteSocket]:
         """The sockets, on all nodes; of these `rooms` if some are named."""
-        home = self._namespace.io.engine.home
+        home = self._namespace.io.home
         if home.thread not in (0, get_ident()):
             return await home.wait(self.fetch_sockets(*rooms))
         audience = self.to(*rooms)._audience if rooms else self._audience  # noqa: SLF001
@@ -124,13 +124,13 @@ class Broadcast:
         self._move(frozenset(), names(rooms))
 
     def _move(self, into: frozenset[str], out_of: frozenset[str]) -> None:
-        home = self._namespace.io.engine.home
+        home = self._namespace.io.home
         if home.thread == get_ident() or not home.call(self._move, into, out_of):
             self._namespace.move(self._audience, into, out_of, local=self._local)
 
     def disconnect_sockets(self, close: bool = False) -> None:
         """Disconnect them, on all nodes; with `close` their connections end, too."""
-        home = self._namespace.io.engine.home
+        home = self._namespace.io.home
         if home.thread == get_ident() or not home.call(self.disconnect_sockets, close):
             self._namespace.expel(self._audience, close=close, local=self._local)
 

@@ -7,8 +7,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from partyline import log
-from partyline.engineio.connection import Connection as Engine
-from partyline.engineio.connection import Handshake as Request
+from partyline.engineio.connection import EngineConnection
+from partyline.engineio.receiver import Request
 from partyline.errors import CONTAINED, ConnectionRefused, InvalidPacket, InvalidValue, PartylineError, PayloadTooLarge
 from partyline.interfaces import Dialect
 from partyline.socketio.handshake import Handshake
@@ -54,9 +54,9 @@ class Connection:
         "timer_slot",
     )
 
-    def __init__(self, io: SocketIO, engine: Engine, request: Request) -> None:
+    def __init__(self, io: SocketIO, engine: EngineConnection, request: Request) -> None:
         self.engine = engine
-        self.home = io.engine.home
+        self.home = io.home
         self.parser: Parser = io.parser
         self.calls = 0  # of ours, that wait for an acknowledgement
         self.timer_slot = 0

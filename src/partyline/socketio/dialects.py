@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from partyline.engineio.connection import Frames
+from partyline.engineio.frames import Frames
 from partyline.models import Draft, Message
 from partyline.wire.socketio.packets import Parser
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import parse_qsl
 
-from partyline.engineio.connection import Handshake as Request
+from partyline.engineio.receiver import Request
 
 
 class Handshake:

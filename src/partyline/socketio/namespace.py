@@ -182,7 +182,7 @@ class Namespace(Broadcast):
         Cancelled, it is published all the same.
         """
         event_values(event, (), None)
-        home = self.io.engine.home
+        home = self.io.home
         if home.thread not in (0, get_ident()):
             return await home.wait(self.publish(room, event, *arguments))
         try:
@@ -197,7 +197,7 @@ class Namespace(Broadcast):
         """
         if limit < 1:
             raise InvalidValue(f"limit: {limit} must be 1 or more", field="limit")
-        home = self.io.engine.home
+        home = self.io.home
         if home.thread not in (0, get_ident()):
             return await home.wait(self.history(room, before=before, limit=limit))
         try:
@@ -332,7 +332,7 @@ class Namespace(Broadcast):
 
     def server_side_emit(self, event: str, *arguments: Any) -> None:
         """Send an event to the other nodes' `on_server_side`. May be called from any thread. Raises InvalidValue."""
-        home = self.io.engine.home
+        home = self.io.home
         if home.thread != get_ident() and home.call(self.server_side_emit, event, *frozen(arguments)):
             return
         if self.io.nodes is not None:
@@ -340,7 +340,7 @@ class Namespace(Broadcast):
 
     async def server_side_call(self, event: str, *arguments: Any, timeout: float = 5.0) -> list[Any]:  # noqa: ASYNC109
         """The same, and what each of them answers. Raises CallTimeout after `timeout` seconds."""
-        home = self.io.engine.home
+        home = self.io.home
         if home.thread not in (0, get_ident()):
             return await home.wait(self.server_side_call(event, *arguments, timeout=timeout))
         if self.io.nodes is None:

@@ -14,14 +14,15 @@ from weakref import WeakValueDictionary
 
 from starlette.routing import BaseRoute
 
-from partyline.engineio.connection import Connection as EngineConnection
-from partyline.engineio.connection import Handshake as Request
+from partyline.engineio.connection import EngineConnection
 from partyline.engineio.engine import EngineIO
+from partyline.engineio.receiver import Request
 from partyline.errors import CallTimeout, ConfigError
 from partyline.hub.cluster import Cluster
 from partyline.interfaces import Adapter, Dialect
 from partyline.metrics import Counters
 from partyline.models import Audience
+from partyline.server.home import Home
 from partyline.server.site import Endpoint, Site, Upgrade
 from partyline.socketio.acks import outcome as in_full
 from partyline.socketio.connection import Connection
@@ -66,6 +67,7 @@ class SocketIO(Namespace):
         "counters",
         "disconnect_grace",
         "engine",
+        "home",
         "max_attachments",
         "max_auth_bytes",
         "max_pending_bytes",
@@ -131,6 +133,7 @@ class SocketIO(Namespace):
         }
         self.engine = EngineIO(path, accept=self._accept, **engine)
         self.counters = Counters()
+        self.home = Home()
         self.connections: set[Connection] = set()
         self.tasks: set[asyncio.Task[None]] = set()  # that outlive their socket
         self._namespaces: dict[str, Namespace] = {"/": self}
@@ -243,6 +246,7 @@ class SocketIO(Namespace):
     def attach(self, site: Site) -> None:
         """The server is built."""
         self.engine.attach(site)
+        self.home = site.home
         self.counters = site.counters
         for name, value in self._given.items():
             setattr(self, name, getattr(site.limits, name) if value is None else value)

@@ -21,7 +21,7 @@ from partyline.wire.socketio.packets import Event, Messages, Parser, event_value
 from partyline.wire.socketio.values import frozen
 
 if TYPE_CHECKING:
-    from partyline.engineio.connection import Connection as EngineConnection
+    from partyline.engineio.connection import EngineConnection
     from partyline.interfaces import Dialect
     from partyline.socketio.connection import Connection
     from partyline.socketio.handshake import Handshake
