@@ -15,11 +15,13 @@ import partyline
 # A name that goes is a broken promise, a name that comes is a new one: either is written down here on purpose.
 NAMES = [
     "Acknowledge",
+    "ApiKey",
     "Application",
     "CallTimeout",
     "ConfigError",
     "ConnectionRefused",
     "EngineIO",
+    "JwtKey",
     "Namespace",
     "Pages",
     "Partyline",
@@ -36,11 +38,13 @@ NAMES = [
 ]
 HOMES = {
     "Acknowledge": "partyline.socketio.acks",
+    "ApiKey": "partyline.config",
     "Application": "partyline.mounting",
     "CallTimeout": "partyline.errors",
     "ConfigError": "partyline.errors",
     "ConnectionRefused": "partyline.errors",
     "EngineIO": "partyline.engineio.engine",
+    "JwtKey": "partyline.config",
     "Namespace": "partyline.socketio.namespace",
     "Pages": "partyline.server.pages",
     "Partyline": "partyline.app",

@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 _WHERE = {
     "Acknowledge": "partyline.socketio.acks",
+    "ApiKey": "partyline.config",
     "Application": "partyline.mounting",
     "Pages": "partyline.server.pages",
     "Partyline": "partyline.app",
@@ -20,6 +21,7 @@ _WHERE = {
     "ConfigError": "partyline.errors",
     "ConnectionRefused": "partyline.errors",
     "EngineIO": "partyline.engineio.engine",
+    "JwtKey": "partyline.config",
     "Namespace": "partyline.socketio.namespace",
     "PeerGone": "partyline.errors",
     "Position": "partyline.models",
@@ -34,11 +36,13 @@ _WHERE = {
 
 __all__ = [
     "Acknowledge",
+    "ApiKey",
     "Application",
     "CallTimeout",
     "ConfigError",
     "ConnectionRefused",
     "EngineIO",
+    "JwtKey",
     "Namespace",
     "Pages",
     "Partyline",

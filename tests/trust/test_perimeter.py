@@ -549,6 +549,8 @@ def test_an_untrusted_peer_cannot_name_the_host() -> None:
         (["198.51.100.9, unknown, 10.0.0.2"], "10.0.0.2"),
         (["198.51.100.9, <script>"], PROXY),
         (["198.51.100.9,"], PROXY),
+        (["198.51.100.9, " + ", ".join(["10.0.0.2"] * 31)], "198.51.100.9"),
+        (["198.51.100.9, " + ", ".join(["10.0.0.2"] * 32)], "10.0.0.2"),
         ([""], PROXY),
         ([], PROXY),
     ],
@@ -643,6 +645,7 @@ def test_a_mapped_address_is_the_ipv4_address(peer: str) -> None:
         (["for=2001:db8:9::1"], (PROXY, "http", "example.org")),  # RFC 7239 4: in quotes, since it has colons
         (["198.51.100.9"], (PROXY, "http", "example.org")),
         ([""], (PROXY, "http", "example.org")),
+        (["for=198.51.100.9" + ";a=b" * 2_000], (PROXY, "http", "example.org")),
     ],
 )
 def test_forwarded_is_understood(values: list[str], expected: tuple[str, str, str]) -> None:

@@ -14,7 +14,7 @@ from partyline.relay.requests import peer
 from partyline.relay.revocations import Revoker
 from partyline.trust.keys import EVERYBODY, KeyRing, Principal, bearer
 from partyline.trust.rate import PerAddress
-from partyline.trust.tokens import MAX_QUERY_LIFE, Tokens, looks_like_token
+from partyline.trust.tokens import MAX_QUERY_LIFE, MAX_TOKEN, Tokens, looks_like_token
 
 
 class Access:
@@ -93,6 +93,8 @@ class Access:
                 raise Unauthenticated("this server takes no tokens")
             return self._tokens.verify(token, self._clock(), longest=MAX_QUERY_LIFE)
         credential = bearer(authorization)
+        if len(credential) > MAX_TOKEN:
+            raise Unauthenticated(f"a key or a token has at most {MAX_TOKEN} characters")
         principal = self._keys.find(credential)
         if principal is not None:
             return principal

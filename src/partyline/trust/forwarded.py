@@ -22,6 +22,8 @@ NAMES: Final = frozenset(
 """A request with one of these headers came through a proxy."""
 
 _READ: Final = (b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host")
+_HOPS: Final = 32  # proxies in a row that are looked at; nobody has as many
+_LONGEST: Final = 4_096  # characters of a Forwarded header
 _SCHEMES: Final = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
 # RFC 7239 4, with the whitespace that RFC 9110 5.6.1 allows around the commas, and the semicolons.
 _TOKEN: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
@@ -48,7 +50,7 @@ def client(peer: Client, headers: dict[bytes, list[bytes]], trusts: Callable[[st
 
 def _x_forwarded(peer: Client, headers: dict[bytes, list[bytes]], trusts: Callable[[str], bool]) -> Client:
     address, scheme, host = peer
-    for hop in reversed(_text(headers.get(b"x-forwarded-for")).split(",")):
+    for hop in reversed(_text(headers.get(b"x-forwarded-for")).rsplit(",", _HOPS)[-_HOPS:]):
         found = addresses.node(hop)
         if found is None:
             break
@@ -83,7 +85,10 @@ def _elements(values: list[bytes]) -> Iterator[dict[str, str]]:
 
 
 def _parsed(value: str) -> list[dict[str, str]] | None:
-    """The elements of one header; None where any of it is malformed, since then no part of it is certain."""
+    """The elements of one header; None where any of it is malformed, since then no part of it is certain, or where it
+    is too long."""
+    if len(value) > _LONGEST:
+        return None
     elements: list[dict[str, str]] = [{}]
     at = 0
     while at < len(value):

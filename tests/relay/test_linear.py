@@ -1,0 +1,94 @@
+"""What strangers write into headers costs what it weighs: eight times the length, eight times the time (hostile 46)."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import time
+from collections.abc import Callable
+
+import pytest
+
+from partyline import log
+from partyline.errors import PartylineError
+from partyline.metrics import Counters
+from partyline.relay.access import Access, query_token
+from partyline.relay.revocations import Revoker
+from partyline.trust.keys import KeyRing, Principal, key_hash
+from partyline.trust.perimeter import Perimeter
+from partyline.trust.tokens import Signer, Tokens, secret_key
+from tests.relay.test_access import Nothing
+from tests.tokens import SECRET
+
+PERIMETER = Perimeter(
+    allowed_hosts=frozenset(("example.org",)),
+    cors_origins=frozenset(("https://app.example.org:443",)),
+    trusted_proxies=(ipaddress.ip_network("10.0.0.0/8"),),
+    open_mode=False,
+)
+ACCESS = Access(
+    KeyRing([(key_hash("k"), Principal())]),
+    Counters(),
+    0,
+    Tokens([Signer("HS256", (secret_key(SECRET.encode()),))], 3600.0),
+    Revoker(Nothing(), 60.0),
+)
+PIECES = [
+    *'a ,;:.="\\[]/%&\t\u00e9\x00',
+    *("1.", "1:", "a.", "a,", "a;", "a=", "[:", "::", "10.0.0.1,", "10.0.0.1, ", "[::1]:80,", "for=10.0.0.1,"),
+    *("for=10.0.0.1;", 'for="', 'for="\\"', 'for="[::1]:80",', "for=;", "proto=http,", "http://", "x://", "Bearer "),
+    *("bearer.", "token=", "token&", "a=1&", "/ws/", "/register/", "?sid=", "e30.", "e30"),
+]
+
+
+def header(name: str) -> Callable[[str], object]:
+    """The perimeter reads a header with this value, from a trusted proxy."""
+
+    def read(value: str) -> object:
+        headers = [(b"host", b"example.org")] if name != "host" else []
+        return PERIMETER.admit("10.0.0.1", "http", [*headers, (name.encode(), value.encode("latin-1"))])
+
+    return read
+
+
+def headers(value: str) -> object:
+    """The same with each piece of 50 in a header of its own."""
+    said = [(b"x-forwarded-for", value[at : at + 50].encode("latin-1")) for at in range(0, len(value), 50)]
+    return PERIMETER.admit("10.0.0.1", "http", [(b"host", b"example.org"), *said])
+
+
+READERS: dict[str, Callable[[str], object]] = {
+    "host": header("host"),
+    "origin": header("origin"),
+    "forwarded": header("forwarded"),
+    "x-forwarded-for": header("x-forwarded-for"),
+    "x-forwarded-for lines": headers,
+    "x-forwarded-proto": header("x-forwarded-proto"),
+    "x-forwarded-host": header("x-forwarded-host"),
+    "authorization": lambda value: ACCESS.authenticate(value, "192.0.2.1"),
+    "authorization bearer": lambda value: ACCESS.authenticate("Bearer " + value, "192.0.2.1"),
+    "token in a query": lambda value: ACCESS.authenticate(None, "192.0.2.1", b"token=" + value.encode("latin-1")),
+    "query": lambda value: query_token(value.encode("latin-1")),
+    "log": log.redact_text,
+}
+
+
+def cost(read: Callable[[str], object], value: str) -> float:
+    """The least of a few times that reading takes, in seconds of the processor."""
+
+    def once() -> float:
+        began = time.thread_time()
+        with contextlib.suppress(PartylineError):
+            read(value)
+        return time.thread_time() - began
+
+    return min(once() for _ in range(3))
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_hostile_46_headers_cost_what_they_weigh(reader: str) -> None:
+    """Eight times as long a value costs a good eight times as much at most, whatever it is made of (hostile 46)."""
+    for piece in PIECES:
+        short, long = (piece * (size // len(piece)) for size in (16_000, 128_000))
+        least = max(cost(READERS[reader], short), 100e-6)
+        assert cost(READERS[reader], long) < 24 * least, piece
