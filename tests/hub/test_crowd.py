@@ -172,7 +172,7 @@ def test_the_bytes_of_what_waits_are_bounded() -> None:
             assert party.told == []
             party.publish(str(number).ljust(1024 * 1024))
         assert len(party.told) == 17
-    assert not party.hub._behind_bytes
+    assert not party.hub.delivery._due_bytes
 
 
 def test_messages_that_wait_are_delivered_some_a_turn() -> None:

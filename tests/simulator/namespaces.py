@@ -188,7 +188,7 @@ class Link:
         self.send_messages((data,))
 
     def send_messages(self, messages: Iterable[str | bytes]) -> None:
-        if self.faulty:
+        if self.faulty and self.world.hub.delivery._serving:
             self.faulty = False
             self.closing = "transport error"
             raise OSError("this connection has just broken, and says so in the wrong way")
@@ -300,7 +300,7 @@ class Client:
         assert link is not None
         session = link.session
         assert session is not None
-        if not link.welcomed or link.socket is None or not link.socket.connected:
+        if not link.welcomed or link.closing is not None or link.socket is None or not link.socket.connected:
             return "waits"
         session.final = True
         link.say(f"1{self.head}")

@@ -15,6 +15,7 @@ from typing import Any, cast
 import pytest
 
 from partyline.errors import StoreUnavailable
+from partyline.hub.delivery import Said
 from partyline.hub.history import PAGE, Start, catch_up, find_start
 from partyline.hub.hub import Done, Hub
 from partyline.hub.timers import Timers
@@ -92,16 +93,33 @@ def test_a_violation_tells_how_to_see_it_again() -> None:
 # Mutants. Each breaks one thing in the hub, in catching up, in a connection or in the store.
 
 
+class _Due(Said):
+    """A message for the members of its room, whatever the hub makes of it."""
+
+    __slots__ = ("_hub",)
+
+    def __init__(self, hub: Hub, message: Message) -> None:
+        super().__init__(None, message)
+        self._hub = hub
+
+    def members(self) -> Collection[Connection]:
+        assert self.message is not None
+        return self._hub.audience(self.message.room, self.message.draft.user)
+
+
+def _through(hub: Hub, change: Callable[[Sequence[Outcome]], Sequence[Outcome]]) -> None:
+    """Let a hub hear what `change` makes of the batches of its store."""
+    committed = hub.delivery.committed
+    hub._store.start(lambda batch: committed(change(batch)))
+
+
 class FansOutBeforeTheCommit(Hub):
     """What is handed in leaves at once, with the number that it will probably get."""
 
     def publish_all(self, drafts: Sequence[tuple[Draft, Done | None]]) -> None:
         for number, (draft, _) in enumerate(drafts, self._store.head + 1):
-            super()._deliver(Message(draft, number, 0.0))
+            self.delivery.say(_Due(self, Message(draft, number, 0.0)))
         super().publish_all(drafts)
-
-    def _deliver(self, message: Message) -> None:
-        pass
 
 
 class AnswersBeforeTheCommit(Hub):
@@ -113,17 +131,28 @@ class AnswersBeforeTheCommit(Hub):
 
 
 class FansOutDuplicates(Hub):
-    def _committed(self, batch: Sequence[Outcome]) -> None:
-        for outcome in batch:
-            if isinstance(outcome, Stored) and outcome.duplicate:
-                self._deliver(outcome.message)
-        super()._committed(batch)
+    def __init__(self, *parts: Any, **settings: Any) -> None:
+        super().__init__(*parts, **settings)
+
+        def again(batch: Sequence[Outcome]) -> Sequence[Outcome]:
+            for outcome in batch:
+                if isinstance(outcome, Stored) and outcome.duplicate:
+                    self.delivery.say(_Due(self, outcome.message))
+            return batch
+
+        _through(self, again)
 
 
 class FansOutBackwards(Hub):
-    def _committed(self, batch: Sequence[Outcome]) -> None:
-        self._waiting.reverse()
-        super()._committed(batch[::-1])
+    def __init__(self, *parts: Any, **settings: Any) -> None:
+        super().__init__(*parts, **settings)
+
+        def backwards(batch: Sequence[Outcome]) -> Sequence[Outcome]:
+            asked = [self.delivery._asked.popleft() for one in batch if not isinstance(one, Found)]
+            self.delivery._asked.extendleft(asked)
+            return batch[::-1]
+
+        _through(self, backwards)
 
 
 class ForgetsDirectMessages(Hub):
@@ -158,30 +187,37 @@ class ForgetsWhoJoins(Hub):
 
 class ServesAgainWhoJoins(Hub):
     def _crowd_changed(self, member: Connection) -> None:
-        if self._crowd is not None:
-            self._crowd._seen = set()
+        if self.delivery.crowd is not None:
+            self.delivery.crowd._seen = set()
         super()._crowd_changed(member)
 
 
 class TellsTooEarly(Hub):
     """A message counts as delivered when the first slice of its audience has it."""
 
-    def _deliver(self, message: Message) -> None:
-        super()._deliver(message)
-        if message.offset is not None:
-            self.fanned_out = message.offset
+    @property
+    def fanned_out(self) -> int:
+        crowd = self.delivery.crowd
+        return (crowd and crowd.message.offset) or super().fanned_out
 
 
 class Overtakes(Hub):
-    """What is published does not wait behind a large audience."""
+    """What is published does not wait for a large audience."""
 
-    def _send(self, message: Message, done: Done | None = None) -> None:
-        if self._crowd is None:
-            super()._send(message, done)
-        else:
-            for member in self.audience(message.room, message.draft.user):
-                member.offer(Payload(member.dialect.encode(message)))
-            self._delivered(message, done)
+    def __init__(self, *parts: Any, **settings: Any) -> None:
+        super().__init__(*parts, **settings)
+        push = self.delivery._push
+
+        def overtake(said: Said) -> None:
+            if self.delivery.crowd is None or said.message is None:
+                push(said)
+                return
+            for member in said.members():
+                member.offer(Payload(member.dialect.encode(said.message)))
+            self.delivery.reached = said.message.offset or self.delivery.reached
+            said.served()
+
+        self.delivery._push = overtake  # type: ignore[method-assign]
 
 
 class AcceptsInPart(Hub):
@@ -193,9 +229,10 @@ class AcceptsInPart(Hub):
 class PassesNothingOn(Hub):
     """Ephemeral messages are answered, and reach nobody."""
 
-    def _deliver(self, message: Message) -> None:
-        if message.offset is not None:
-            super()._deliver(message)
+    def pass_on(self, said: Any) -> None:
+        message = Message(said.draft, None, 0.0)
+        said.message = message
+        said.served()
 
 
 class KeepsWhatPasses(Hub):
@@ -210,7 +247,7 @@ class BeginsAtZero(Hub):
 
     def __init__(self, *parts: Any, **settings: Any) -> None:
         super().__init__(*parts, **settings)
-        self.fanned_out = 0
+        self.delivery.reached = 0
 
 
 class ResurrectsInSilence(SimulatedStore):
@@ -375,7 +412,7 @@ def client(
         ({"hub": FansOutBeforeTheCommit}, "before its commit"),
         ({"hub": AnswersBeforeTheCommit}, "acknowledged"),
         ({"hub": FansOutDuplicates}, "twice|not behind|before its commit|came after"),
-        ({"hub": FansOutBackwards}, "came after|acknowledged|twice"),
+        ({"hub": FansOutBackwards}, "came after|acknowledged|twice|is lost"),
         ({"hub": ForgetsDirectMessages}, "somebody else"),
         ({"hub": CountsPatternsTwice}, "twice"),
         ({"hub": ForgetsPatterns}, "is lost"),

@@ -616,7 +616,7 @@ async def test_refused_while_a_kept_one_waits(store: SaboteurStore) -> None:
     async with served(io) as url:
         hub = io.engine.site.hub
         assert hub is not None
-        hub._most_waiting = 1
+        hub.delivery.most_waiting = 1
         async with session(url, io) as (client, one):
             io.emit("kept")
             io.emit("refused")

@@ -231,7 +231,7 @@ async def test_dynamic_namespaces_vanish() -> None:
         await eventually(lambda: io.namespaces() == ["/", "/relay"], "it vanishes")
         assert list(games.children) == ["/game-1"]  # type: ignore[attr-defined]
         assert io.engine.site.hub is not None
-        assert "/game-1" not in io.engine.site.hub._private
+        assert "/game-1" not in io.engine.site.hub._owners
         await client.enter("/game-1")
         assert only(io, "/game-1").namespace is first is io.namespace("/game-1")
         first.emit("held")

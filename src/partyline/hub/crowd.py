@@ -1,13 +1,8 @@
-"""A message on its way to a large audience, a slice in each turn of the loop.
-
-Writing to ten thousand members holds the loop for as long as their system calls take (measured: 60 ms), and with it
-every other socket, the answers to publishes and the handing over to the writer. What is published meanwhile waits
-behind it, so that every member still gets everything in one order.
-"""
+"""A message on its way to a large audience, a slice in each turn of the loop."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from partyline.hub.fanout import Payloads, fan_out
 from partyline.interfaces import Connection
@@ -15,14 +10,28 @@ from partyline.models import Message, Policy
 
 
 class Crowd:
-    """The audience of one message, as it stood when its turn came, and how many of it have been served."""
+    """The audience of one message, as it stood when its turn came, and how many of it have been served.
 
-    __slots__ = ("_at", "_gone", "_members", "_payloads", "_policy", "_seen", "_skipped", "message")
+    `still` leaves out of a slice whoever the message is not for any more. Where the crowd is `open`, members may join
+    and leave it while it is being served.
+    """
 
-    def __init__(self, message: Message, members: Collection[Connection], policy: Policy) -> None:
+    __slots__ = ("_at", "_gone", "_members", "_payloads", "_policy", "_seen", "_skipped", "_still", "message", "open")
+
+    def __init__(
+        self,
+        message: Message,
+        members: Collection[Connection],
+        policy: Policy,
+        still: Callable[[Collection[Connection]], Collection[Connection]],
+        *,
+        open: bool,  # noqa: A002 - as a group is
+    ) -> None:
         self.message = message
+        self.open = open
         self._members = list(members)
         self._policy = policy
+        self._still = still
         self._at = 0
         self._payloads: Payloads = {}
         self._gone: set[Connection] = set()
@@ -40,10 +49,10 @@ class Crowd:
         if self._gone:
             self._skipped.update(member for member in chosen if member in self._gone)
             chosen = [member for member in chosen if member not in self._gone]
-        return fan_out(self.message, chosen, self._policy, self._payloads)
+        return fan_out(self.message, self._still(chosen), self._policy, self._payloads)
 
     def joined(self, member: Connection) -> None:
-        """`member` sees the message's room from now on, and has been told that it misses nothing behind the one before:
+        """`member` sees the message's room from now on, and has been told that it misses nothing after the one before:
         it is served last, unless it was in the audience already."""
         self._gone.discard(member)
         if self._seen is None:

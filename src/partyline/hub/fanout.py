@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import TypeAlias
 
+from partyline.errors import CONTAINED
 from partyline.interfaces import Connection, Dialect
 from partyline.models import Message, Payload, Policy
 
@@ -19,35 +21,37 @@ def fan_out(
 
     `payloads` is what it has been encoded to so far, where its audience is served in pieces.
 
-    Members whose dialect fails to encode it are closed (1011), since they would have a hole; all others get it first,
-    and then the error is raised.
+    A member whose dialect fails to encode it is closed (1011), since it would have a hole, and so is one that raises
+    in `offer`; all others get it first, and then the error is raised.
     """
     if payloads is None:
         payloads = {}
     last: Dialect | None = None
     payload: Payload | None = None
-    failure: Exception | None = None
+    failure: BaseException | None = None
     failed: list[Connection] = []
     count = 0
     for member in tuple(members):  # one that ends while it is offered something leaves its rooms
         dialect = member.dialect
-        if dialect is not last:  # neighbours mostly speak alike: an identity test instead of a dict look-up
-            last = dialect
-            if dialect in payloads:
-                payload = payloads[dialect]
-            else:
-                try:
+        try:
+            if dialect is not last:  # neighbours mostly speak alike: an identity test instead of a dict look-up
+                last, payload = dialect, None
+                if dialect in payloads:
+                    payload = payloads[dialect]
+                else:
+                    payloads[dialect] = None
                     payload = Payload(dialect.encode(message), message.room, policy, message.draft.key)
-                except Exception as error:
-                    payload, failure = None, error
-                payloads[dialect] = payload
-        if payload is None:
-            failed.append(member)  # closing may change the rooms that are being walked
-        else:
-            member.offer(payload)
-            count += 1
+                    payloads[dialect] = payload
+            if payload is not None:
+                member.offer(payload)
+                count += 1
+                continue
+        except CONTAINED as error:
+            failure = error
+        failed.append(member)
     for member in failed:
-        member.close(1011, "internal error")
+        with suppress(*CONTAINED):
+            member.close(1011, "internal error")
     if failure is not None:
         raise failure
     return count

@@ -1,21 +1,18 @@
 """The hub: number, store, fan out. Every door (HTTP, WebSocket, Socket.IO) publishes here, and nowhere else.
 
 All of it is plain functions on the loop's thread: between `publish` and the members' `transport.write` nothing awaits.
+Who is served when is decided in delivery.py.
 """
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import time
-from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any
 
-from partyline.errors import Overloaded, PartylineError
-from partyline.hub.crowd import Crowd
-from partyline.hub.fanout import fan_out
+from partyline.errors import ConfigError, Overloaded, PartylineError
+from partyline.hub.delivery import Delivery, Said
 from partyline.hub.patterns import Patterns
 from partyline.hub.presence import Presence
 from partyline.hub.rooms import Rooms
@@ -24,20 +21,12 @@ from partyline.metrics import Counters
 from partyline.models import Draft, Message, Policy, Position, Receipt
 from partyline.topics import PRIVATE, any_covers
 
-_log = logging.getLogger("partyline.hub")
-
 Done = Callable[[Receipt | PartylineError], None]
-
-_SMALL: Final = 512  # members of an audience that is served at once
-_SLICE: Final = 64  # members of a larger one that are served in one turn of the loop
-# What waits behind a large audience; beyond, it is served without a pause.
-_MOST_BEHIND: Final = 16_384  # messages
-_MOST_BYTES_BEHIND: Final = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class RoomRules:
-    """Which rooms are not as the others, by topic patterns. The default: durable, a slow consumer is closed."""
+    """Which rooms are not like the others, by topic patterns. The default: durable, a slow consumer is closed."""
 
     ephemeral: tuple[str, ...] = ()
     drop_oldest: tuple[str, ...] = ()
@@ -64,16 +53,9 @@ class Hub:
         rules: RoomRules | None = None,
         *,
         clock: Callable[[], float] = time.time,
-        most_waiting: int = 50_000,
-        small: int = _SMALL,
-        slice_size: int = _SLICE,
-        later: Callable[[Callable[[], None]], object] | None = None,
+        **serving: Any,
     ) -> None:
-        """`clock` is the wall clock in seconds; at most `most_waiting` publishes wait for the store.
-
-        An audience of more than `small` members is served `slice_size` of them a turn of the loop. `later` calls a
-        function in the next turn: the running loop's `call_soon`, unless a simulator has another one.
-        """
+        """`clock` is the wall clock in seconds; `serving` are arguments of `Delivery`."""
         self.rooms = Rooms()
         self.presence = Presence(self.rooms)
         self._patterns = Patterns()
@@ -82,17 +64,9 @@ class Hub:
         self.counters = counters
         self._rules = rules or RoomRules()
         self._clock = clock
-        self._most_waiting = most_waiting  # publishes that wait for the store: beyond it, it is slower than its users
-        self._waiting: deque[Done | None] = deque()  # publishers, in the order in which the store answers
-        self._small = small
-        self._slice = slice_size
-        self._later = later or _call_soon
-        self._crowd: Crowd | None = None  # the large audience that is being served
-        self._behind: deque[tuple[Message, Done | None]] = deque()  # that one, and what waits until it is
-        self._behind_bytes = 0
-        self._private: dict[str, Callable[[Message], None]] = {}
-        self.fanned_out = store.head  # every offset up to this one has been offered to its audience
-        store.start(self._committed)
+        self._owners: dict[str, Callable[[Message], Said]] = {}  # of private rooms
+        self.delivery = Delivery(counters, self._found, store.head, **serving)
+        store.start(self.delivery.committed)
 
     # Members
 
@@ -137,14 +111,15 @@ class Hub:
 
     def _crowd_changed(self, member: Connection) -> None:
         """Its rooms have changed: it may belong to the audience that is being served, or not any more."""
-        if self._crowd is None:
+        crowd = self.delivery.crowd
+        if crowd is None or not crowd.open:
             return
-        draft = self._crowd.message.draft
+        draft = crowd.message.draft
         rooms = (draft.room, *self._patterns.matching(draft.room))
         if (draft.user is None or draft.user == member.user) and any(name in member.rooms for name in rooms):
-            self._crowd.joined(member)
+            crowd.joined(member)
         else:
-            self._crowd.left(member)
+            crowd.left(member)
 
     def audience(self, room: str, user: str | None = None) -> Collection[Connection]:
         """The members of `room`, or those of one user, each once: O(receivers), never a scan over all connections."""
@@ -160,17 +135,12 @@ class Hub:
             everybody.update(dict.fromkeys(self.rooms.members(pattern)))
         return everybody
 
-    def attend(self, name: str, deliver: Callable[[Message], None] | None) -> None:
-        """Let `deliver` have the messages of private rooms, instead of their members; None: nobody.
-
-        These are the rooms called PRIVATE, `name`, and perhaps PRIVATE and more.
-        """
-        if deliver is None:
-            self._private.pop(name, None)
-        else:
-            self._private[name] = deliver
-
     # Messages
+
+    @property
+    def fanned_out(self) -> int:
+        """Every offset up to this one has been offered to its audience."""
+        return self.delivery.reached
 
     def publish(self, draft: Draft, done: Done | None = None) -> None:
         """Publish `draft`. `done` gets the receipt once the message is kept, or the error if it is not.
@@ -178,54 +148,61 @@ class Hub:
         An ephemeral message fans out now; a durable one when the store has committed it. `done` may be called before
         this returns. The room's name has been checked by the caller.
         """
+        self.counters.published += 1
+        said = _Published(self, draft, done)
         if not self._durable(draft):
-            self.counters.published += 1
-            self._pass_on(((draft, done),))
-        elif len(self._waiting) < self._most_waiting:
-            self.counters.published += 1
-            self._waiting.append(done)
-            self._store.append(draft)
-        else:
-            self.publish_all(((draft, done),))
+            self.pass_on(said)
+        elif not self.keep((draft,), (said,)):
+            said.refused(_full())
 
     def publish_all(self, drafts: Sequence[tuple[Draft, Done | None]]) -> None:
         """Publish several, each with its `done`: the durable ones of them all or none."""
         self.counters.published += len(drafts)
-        kept = [pair for pair in drafts if self._durable(pair[0])]
-        passing = [pair for pair in drafts if not self._durable(pair[0])] if len(kept) < len(drafts) else []
+        said = [_Published(self, draft, done) for draft, done in drafts]
+        kept = [one for one in said if self._durable(one.draft)]
+        passing = [one for one in said if not self._durable(one.draft)] if len(kept) < len(said) else []
         if not kept:
-            self._pass_on(passing)
+            for one in passing:
+                self.pass_on(one)
             return
-        if len(self._waiting) + len(kept) > self._most_waiting:
-            self.counters.hit("max_waiting_publishes")
-            for _, done in drafts:
-                if done is not None:
-                    done(Overloaded("more messages wait for the log than it can take: publish again in a moment"))
-            return
-        self._waiting.extend(done for _, done in kept)
-        if passing:
-            # All or nothing for these, too: they go once the last of the others is kept.
-            last = self._waiting.pop()
-            self._waiting.append(lambda outcome: self._settle(outcome, last, passing))
-        self._store.append(*(draft for draft, _ in kept))
+        kept[-1].passing = passing  # all or nothing for these, too: they go once the last of the others is kept
+        if not self.keep([one.draft for one in kept], kept):
+            for one in said:
+                one.refused(_full())
 
-    def _settle(
-        self, outcome: Receipt | PartylineError, last: Done | None, passing: Sequence[tuple[Draft, Done | None]]
-    ) -> None:
-        try:
-            if last is not None:
-                last(outcome)
-        finally:
-            if isinstance(outcome, Receipt):
-                self._pass_on(passing)
-            else:
-                for _, done in passing:
-                    if done is not None:
-                        done(outcome)
+    def keep(self, drafts: Sequence[Draft], said: Sequence[Said]) -> bool:
+        """Give drafts to the log, each with what is said when it has answered. False where it can take no more."""
+        if not self.delivery.takes(len(said), sum(one.size for one in said)):
+            return False
+        for one in said:
+            self.delivery.ask(one)
+        self._store.append(*drafts)
+        return True
 
-    def _pass_on(self, ephemeral: Sequence[tuple[Draft, Done | None]]) -> None:
-        for draft, done in ephemeral:
-            self._send(Message(draft, None, self._clock()), done)
+    def pass_on(self, said: _Published) -> None:
+        """An ephemeral message is due."""
+        said.message = Message(said.draft, None, self._clock())
+        self.delivery.say(said)
+
+    def own(self, key: str, found: Callable[[Message], Said] | None) -> None:
+        """Let the owner of private rooms say what becomes of their messages that nobody waits for; None: nothing does.
+
+        These rooms are called PRIVATE, `key`, and perhaps PRIVATE and more. Raises ConfigError where somebody else owns
+        them.
+        """
+        if found is None:
+            self._owners.pop(key, None)
+        elif key in self._owners:
+            raise ConfigError(f"{key!r} is the name of two servers in one log: give one of them another path")
+        else:
+            self._owners[key] = found
+
+    def _found(self, outcome: Found) -> Said:
+        message = outcome.message
+        if message.room[0] != PRIVATE:
+            return _Published(self, message.draft, None, message)
+        owner = self._owners.get(message.room.split(PRIVATE, 2)[1])
+        return Said(None, message) if owner is None else owner(message)
 
     def conflates(self, room: str) -> bool:
         """Whether only the newest message of each key of `room` has to reach who is behind."""
@@ -234,104 +211,64 @@ class Hub:
     def _durable(self, draft: Draft) -> bool:
         return self._rules.durable(draft.room) if draft.durable is None else draft.durable
 
-    def _committed(self, batch: Sequence[Outcome]) -> None:
-        """The store's one callback per batch: fan out in offset order, then tell the publishers."""
-        for outcome in batch:
-            if isinstance(outcome, Found):
-                self._send(outcome.message)
-                continue
-            done = self._waiting.popleft()
-            answer: Receipt | PartylineError
-            if isinstance(outcome, Refused):
-                answer = outcome.error
-            else:
-                message = outcome.message
-                assert message.offset is not None
-                if not outcome.duplicate:
-                    self._send(message)
-                position = Position(self._store.epoch, message.offset)
-                answer = Receipt(message.room, message.draft.id, position, outcome.duplicate)
-            if done is not None:
-                try:
-                    done(answer)
-                except Exception:  # one publisher's trouble must not reach the next one's message
-                    _log.exception("telling a publisher of its message failed")
+    def policy(self, room: str) -> Policy:
+        """What becomes of its messages where a consumer is slow."""
+        return self._rules.policy(room)
 
-    def _send(self, message: Message, done: Done | None = None) -> None:
-        """Deliver a message, behind a large audience that is still being served. `done` is told of an ephemeral one."""
-        if self._crowd is not None or self._behind:
-            self._behind.append((message, done))
-            self._behind_bytes += len(message.draft.data)
-            if len(self._behind) > _MOST_BEHIND or self._behind_bytes > _MOST_BYTES_BEHIND:
-                while self._serve():
-                    pass
-        elif not self._begin(message, done):
-            self._later(self._go_on)
+    def receipt(self, draft: Draft, message: Message, *, duplicate: bool = False) -> Receipt:
+        """The answer to a publisher."""
+        position = None if message.offset is None else Position(self._store.epoch, message.offset)
+        return Receipt(draft.room, draft.id, position, duplicate)
 
-    def _begin(self, message: Message, done: Done | None) -> bool:
-        """Deliver it; False where that takes more than this turn."""
-        self._deliver(message)
-        if self._crowd is not None:
-            self._behind.appendleft((message, done))  # told when all of its audience is served
-            self._behind_bytes += len(message.draft.data)
+
+class _Published(Said):
+    """A message of the relay."""
+
+    __slots__ = ("_done", "_hub", "draft", "passing")
+
+    open = True
+
+    def __init__(self, hub: Hub, draft: Draft, done: Done | None, message: Message | None = None) -> None:
+        super().__init__(None, message, len(draft.data))
+        self.draft = draft
+        self.passing: Sequence[_Published] = ()  # ephemeral ones that were published together with it
+        self._hub = hub
+        self._done = done
+
+    @property
+    def policy(self) -> Policy:
+        return self._hub.policy(self.draft.room)
+
+    def answered(self, outcome: Outcome) -> bool:
+        if isinstance(outcome, Refused) or outcome.duplicate:
             return False
-        self._delivered(message, done)
+        self.message = outcome.message
         return True
 
-    def _delivered(self, message: Message, done: Done | None) -> None:
-        if message.offset is not None:
-            # A store may commit at once what a member publishes when it gets this one.
-            self.fanned_out = max(self.fanned_out, message.offset)
-        if done is not None:
-            done(Receipt(message.room, message.draft.id, None))
+    def members(self) -> Collection[Connection]:
+        return self._hub.audience(self.draft.room, self.draft.user)
 
-    def _go_on(self) -> None:
-        if self._serve():
-            self._later(self._go_on)
+    def served(self) -> None:
+        if self._done is not None and self.message is not None and self.message.offset is None:
+            self._done(self._hub.receipt(self.draft, self.message))
 
-    def _serve(self) -> bool:
-        """The next slice, or some of what waits, up to the next large audience. Whether there is more."""
-        crowd = self._crowd
-        if crowd is not None:
-            self._fan_out(lambda: crowd.serve(self._slice))
-            if not crowd.served:
-                return True
-            self._crowd = None
-            self._delivered(*self._next())
-        for _ in range(min(self._small, len(self._behind))):
-            if not self._begin(*self._next()):
-                return True
-        return bool(self._behind)
-
-    def _next(self) -> tuple[Message, Done | None]:
-        message, done = self._behind.popleft()
-        self._behind_bytes -= len(message.draft.data)
-        return message, done
-
-    def _deliver(self, message: Message) -> None:
-        """Offer a message to its audience, or to the first slice of a large one."""
-        if message.draft.room[0] == PRIVATE:
-            deliver = self._private.get(message.draft.room.split(PRIVATE, 2)[1])
-            if deliver is not None:
-                self._fan_out(lambda: deliver(message) or 0)
+    def tell(self, outcome: Outcome) -> None:
+        if isinstance(outcome, Refused):
+            self.refused(outcome.error)
+            for other in self.passing:
+                other.refused(outcome.error)
             return
-        members = self.audience(message.room, message.draft.user)
-        if not members:
-            return
-        policy = self._rules.policy(message.room)
-        if len(members) <= self._small:
-            self._fan_out(lambda: fan_out(message, members, policy))
-        else:
-            crowd = self._crowd = Crowd(message, members, policy)
-            self._fan_out(lambda: crowd.serve(self._slice))
-
-    def _fan_out(self, offer: Callable[[], int]) -> None:
         try:
-            self.counters.delivered += offer()
-        except Exception:  # a dialect that cannot write one message must not stop the log for everybody
-            self.counters.errors += 1
-            _log.exception("a message could not be delivered")
+            if self._done is not None:
+                self._done(self._hub.receipt(self.draft, outcome.message, duplicate=outcome.duplicate))
+        finally:
+            for other in self.passing:
+                self._hub.pass_on(other)
+
+    def refused(self, error: PartylineError) -> None:
+        if self._done is not None:
+            self._done(error)
 
 
-def _call_soon(callback: Callable[[], None]) -> None:
-    asyncio.get_running_loop().call_soon(callback)
+def _full() -> Overloaded:
+    return Overloaded("more messages wait for the log than it can take: publish again in a moment")

@@ -348,25 +348,25 @@ class Connection:
         del self._sockets[name]
         socket.leaving = True
         if self._namespaces.drop(name):
-            socket.namespace.in_turn(socket, self.parser.disconnect(name))
+            socket.namespace.in_turn(socket, self.parser.disconnect(name), must=True)
         socket.gone("server namespace disconnect")
 
     def _close_behind(self, sockets: tuple[Socket, ...]) -> None:
         """Disconnect all; the connection ends when nothing for them waits for the log any more."""
         for socket in sockets:
             self._drop(socket)
-        journals = [socket.namespace.log for socket in sockets]
-        waiting = [journal for journal in journals if journal is not None and journal.waiting]
+        waiting = len(sockets)
 
         def released() -> None:
-            waiting.pop()
-            if not waiting:
+            nonlocal waiting
+            waiting -= 1
+            if waiting <= 0:
                 self.engine.close()
 
-        for journal in tuple(waiting):
-            journal.behind(released)
-        if not waiting:
-            self.engine.close()
+        for socket in sockets:
+            socket.namespace.after(released)
+        if not sockets:
+            released()
 
     def _broken(self, error: PartylineError) -> None:
         """A packet that is none: the connection ends, and its sockets hear why."""

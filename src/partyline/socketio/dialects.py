@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from partyline.engineio.frames import Frames
-from partyline.models import Draft, Message
-from partyline.wire.socketio.packets import Parser
+from partyline.models import Message
+from partyline.wire.socketio.packets import Body, Parser
 
 
 @dataclass(frozen=True, slots=True)
-class Emission(Draft):
+class Emission(Message):
     """An event on its way to many. `ack` is the id of the acknowledgement that is wanted of each."""
 
-    namespace: str = "/"
-    event: str = ""
-    arguments: tuple[Any, ...] = ()
+    namespace: str
+    body: Body
     ack: int | None = None
 
 
@@ -31,9 +29,6 @@ class EventDialect:
         self._epoch = epoch
 
     def encode(self, message: Message) -> Frames:
-        """Raises InvalidValue where an argument has no form."""
-        emission = message.draft
-        assert isinstance(emission, Emission)
+        assert isinstance(message, Emission)
         offset = None if message.offset is None or self._epoch is None else f"{self._epoch}-{message.offset}"
-        messages = self._parser.event(emission.namespace, emission.event, emission.arguments, emission.ack, offset)
-        return Frames.of(messages, self._protocol)
+        return Frames.of(self._parser.packet(message.namespace, message.body, message.ack, offset), self._protocol)

@@ -1,38 +1,39 @@
 """The durable log under a namespace: what is published to its rooms, and, with recovery, everything that is emitted.
 
-With recovery the events of a namespace pass one queue: while one waits for its commit everything behind it waits too,
-so that nothing a client has seen is uncommitted, and `emit` never waits (guarantees, Mechanism). Whom an event goes to
-is decided when it is emitted, as if there were no log.
+With recovery an event leaves when the log keeps it, and everything that the namespace says after it waits until then
+(hub/delivery.py), so that nothing a client has seen is uncommitted, and `emit` never waits (guarantees, Mechanism).
+Whom an event goes to is decided when it is emitted, as if there were no log. It is encoded then, and these bytes are
+what the log keeps and what is sent.
 """
 
 from __future__ import annotations
 
 import asyncio
 import base64
-from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 
 from partyline import log
-from partyline.errors import InvalidValue, PartylineError
+from partyline.errors import InvalidPacket, Overloaded, PartylineError
+from partyline.hub.delivery import Said
 from partyline.hub.hub import Hub
-from partyline.interfaces import Store
+from partyline.interfaces import Connection, Outcome, Refused, Store
 from partyline.models import Audience, Draft, Message, Position, Receipt, message_id
 from partyline.socketio.dialects import Emission
+from partyline.socketio.seams import Member, Space
+from partyline.socketio.turns import Spoken
 from partyline.topics import PRIVATE
-from partyline.wire.socketio.attachments import put_in, take_out
-from partyline.wire.socketio.values import UNWRITABLE, places, plain
-
-if TYPE_CHECKING:
-    from partyline.socketio.namespace import Namespace
-    from partyline.socketio.socket import Socket
+from partyline.wire.socketio.msgpack import MSGPACK
+from partyline.wire.socketio.packets import JSON, Body
 
 _log = log.get("socketio")
 
 _MOST_READ: Final = 1_000  # entries of one page of history
+
+Told = Callable[[Receipt | PartylineError], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,57 +46,139 @@ class Entry:
     time: float
 
 
-class Record(msgspec.Struct, omit_defaults=True):
-    """An event in the log."""
+class Record(msgspec.Struct, frozen=True, array_like=True):
+    """An event in the log, in MessagePack: binary values stand beside its JSON as they are. `sid` is the one socket
+    that it is for, or empty."""
 
-    values: list[Any]  # its name, and its arguments with placeholders for what is binary
+    rooms: list[str]
+    excluded: list[str]
+    sid: str
+    text: bool  # whether `data` is JSON
+    data: bytes
+    attachments: tuple[bytes, ...] = ()
+
+    @classmethod
+    def of(cls, body: Body, audience: Audience, sid: str = "") -> Record:
+        """An event for an audience, or for one socket."""
+        text, data = True, body.data
+        if isinstance(data, bytes):
+            text = False
+        else:
+            data = data.encode()
+        return cls(list(audience.rooms), list(audience.excluded), sid, text, data, body.attachments)
+
+    @property
+    def body(self) -> Body:
+        return Body(self.data.decode() if self.text else self.data, self.attachments)
+
+    @property
+    def audience(self) -> Audience:
+        return Audience(frozenset(self.rooms), frozenset(self.excluded))
+
+    def reaches(self, sid: str, rooms: Collection[str]) -> bool:
+        """Whether it is for a socket with this id in these rooms."""
+        return self.sid == sid if self.sid else self.audience.reaches(rooms)
+
+
+class _OldRecord(msgspec.Struct):
+    """The same as older versions wrote it: JSON."""
+
+    values: msgspec.Raw
     rooms: list[str] = []
     excluded: list[str] = []
     attachments: list[str] = []  # base64
 
-    def audience(self) -> Audience:
-        return Audience(frozenset(self.rooms), frozenset(self.excluded))
 
-    def event(self) -> tuple[str, tuple[Any, ...]]:
-        """Its name and its arguments."""
-        values = list(self.values)
-        if self.attachments:
-            put_in(values, [base64.b64decode(text) for text in self.attachments])
-        return values[0], tuple(values[1:])
+_read = msgspec.msgpack.Decoder(Record).decode
+_write = msgspec.msgpack.Encoder().encode
+_read_old = msgspec.json.Decoder(_OldRecord).decode
 
 
-_read = msgspec.json.Decoder(Record).decode
-_write = msgspec.json.Encoder().encode
+def read_record(message: Message) -> Record:
+    """What the log keeps of an event."""
+    data = message.draft.data
+    if data[:1] != b"{":
+        return _read(data)
+    old = _read_old(data)
+    body = Body(bytes(old.values).decode(), tuple(base64.b64decode(text) for text in old.attachments))
+    try:
+        JSON.values(body)
+    except InvalidPacket:  # something in it only looked like a placeholder: then it is sent as what it looks like
+        body = Body(body.data)
+    return Record.of(body, Audience(frozenset(old.rooms), frozenset(old.excluded)))
 
 
-class _Waiting:
-    """An event that waits for its commit. It is kept as it was emitted, whatever becomes of its arguments."""
+class Kept(Spoken):
+    """An event that the log is asked to keep."""
 
-    __slots__ = ("audience", "id", "members", "record", "refused")
+    __slots__ = ("_audience", "_body", "_journal", "_sid", "_told")
 
-    def __init__(self, record: bytes, audience: Audience, members: list[Socket], identifier: str) -> None:
-        self.record = record
-        self.audience = audience
-        self.members = members  # who gets it, as it was emitted
-        self.id = identifier
-        self.refused = False
+    def __init__(
+        self,
+        journal: Journal,
+        body: Body,
+        audience: Audience,
+        sockets: Collection[Member],
+        *,
+        size: int = 0,
+        sid: str = "",
+        told: Told | None = None,
+    ) -> None:
+        space = journal.namespace
+        super().__init__(space, space.lane if journal.recovery else None, sockets, None, size)
+        self._journal = journal
+        self._audience = audience
+        self._sid = sid
+        self._body = body
+        self._told = told
+
+    def answered(self, outcome: Outcome) -> bool:
+        if not isinstance(outcome, Refused):
+            self.message = self._journal.emission(outcome.message, self._body)
+        elif self._told is not None:
+            self.sockets = ()  # its publisher hears of it, and nobody else
+        else:  # an emitted event goes out all the same
+            self.message = self._journal.emission(Message(outcome.draft, None, 0.0), self._body)
+            self._journal.beside()
+        return True
+
+    def members(self) -> Collection[Connection]:
+        if self.message is not None and self.message.offset is None and self.sockets:
+            self._journal.beside()  # again: what stood before it has got its places meanwhile
+        if self.lane is None and self.message is not None:
+            self.sockets = self.namespace.select(self._audience)
+        return self.sockets
+
+    def still(self, members: Collection[Connection]) -> Collection[Connection]:
+        return members if self.lane is None else super().still(members)
+
+    def tell(self, outcome: Outcome) -> None:
+        if self._told is not None:
+            self._told(self._journal.answer(outcome))
+
+    def joined(self, socket: Member) -> None:
+        if socket.id == self._sid if self._sid else self._audience.reaches(socket.rooms):
+            self.sockets = [*self.sockets, socket]
+            crowd = self.namespace.io.delivery.crowd
+            if crowd is not None and crowd.message is self.message:
+                crowd.joined(socket)
 
 
 class Journal:
     """The log of one namespace. `recovery` says that everything emitted is kept, and delivered in order."""
 
-    def __init__(self, namespace: Namespace, hub: Hub, store: Store, *, recovery: bool) -> None:
-        self._namespace = namespace
+    def __init__(self, namespace: Space, hub: Hub, store: Store, *, recovery: bool) -> None:
+        self.namespace = namespace
+        self.recovery = recovery
         self._hub = hub
         self._store = store
-        self._room = PRIVATE + namespace.name
-        self.recovery = recovery
-        self.waiting: deque[_Waiting | Callable[[], object]] = deque()
-        hub.attend(namespace.name, self._deliver)
+        self._key = namespace.key
+        self._room = PRIVATE + self._key
+        hub.own(self._key, self._found)
 
     def close(self) -> None:
         """The namespace is gone."""
-        self._hub.attend(self._namespace.name, None)
+        self._hub.own(self._key, None)
 
     def room(self, name: str) -> str:
         """Where what is published to a room of the namespace is kept."""
@@ -107,120 +190,83 @@ class Journal:
 
     # Out
 
-    def emit(self, emission: Emission, audience: Audience) -> None:
-        """Keep an event, and send it once it is kept. Raises InvalidValue."""
-        self._keep(emission, audience, self._room, None)
+    def emit(self, body: Body, audience: Audience, only: Member | None = None) -> None:
+        """Keep an event, and send it once it is kept: to an audience, or to `only` one socket. Raises Overloaded."""
+        if only is None:
+            sid, sockets = "", self.namespace.select(audience)
+        else:
+            sid, sockets = only.id, (only,)
+        data = _write(Record.of(body, audience, sid))
+        draft = Draft(self._room, data, message_id(), durable=True, publisher="socket.io", chosen_id=False)
+        kept = Kept(self, body, audience, sockets, size=len(data), sid=sid)
+        if not self._hub.keep((draft,), (kept,)):
+            kept.answered(Refused(draft, Overloaded("the log takes no more")))
+            self._hub.delivery.say(kept)
 
-    async def publish(self, emission: Emission, room: str) -> Position:
-        """Keep an event for a room; its position. Raises InvalidValue, StoreUnavailable, Overloaded, TooManyTopics.
+    async def publish(self, body: Body, room: str) -> Position:
+        """Keep an event for a room; its position. Raises StoreUnavailable, Overloaded, TooManyTopics.
 
         Cancelled, it is published all the same.
         """
         answer: asyncio.Future[Receipt | PartylineError] = asyncio.get_running_loop().create_future()
 
-        def done(outcome: Receipt | PartylineError) -> None:
+        def told(outcome: Receipt | PartylineError) -> None:
             if not answer.done():
                 answer.set_result(outcome)
 
-        self._keep(emission, Audience(frozenset((room,))), self.room(room), done)
+        audience = Audience(frozenset((room,)))
+        data = _write(Record.of(body, audience))
+        draft = Draft(self.room(room), data, message_id(), durable=True, publisher="socket.io", chosen_id=False)
+        sockets = self.namespace.select(audience) if self.recovery else ()
+        kept = Kept(self, body, audience, sockets, size=len(data), told=told)
+        if not self._hub.keep((draft,), (kept,)):
+            raise Overloaded("more messages wait for the log than it can take: publish again in a moment")
         outcome = await answer
         if isinstance(outcome, PartylineError):
             raise outcome
         assert outcome.position is not None
         return outcome.position
 
-    def _keep(
-        self,
-        emission: Emission,
-        audience: Audience,
-        room: str,
-        told: Callable[[Receipt | PartylineError], None] | None,
-    ) -> None:
-        record = _record(emission, audience)
-        draft = Draft(room, record, message_id(), durable=True, publisher="socket.io", chosen_id=False)
-        if not self.recovery:
-            self._hub.publish(draft, told)
-            return
-        waiting = _Waiting(record, audience, list(self._namespace.select(audience)), draft.id)
-        self.waiting.append(waiting)
+    def answer(self, outcome: Outcome) -> Receipt | PartylineError:
+        """What a publisher is told."""
+        if isinstance(outcome, Refused):
+            return outcome.error
+        return self._hub.receipt(outcome.draft, outcome.message)
 
-        def done(outcome: Receipt | PartylineError) -> None:
-            if isinstance(outcome, PartylineError):
-                self._refused(waiting, published=told is not None)
-            if told is not None:
-                told(outcome)
-
-        self._hub.publish(draft, done)
-
-    def behind(self, action: Callable[[], object]) -> None:
-        """Do something behind all that waits now."""
-        self.waiting.append(action)
-
-    def joined(self, socket: Socket) -> None:
+    def joined(self, socket: Member) -> None:
         """A session goes on: what has been emitted for it and waits is for it, too."""
-        for waiting in self.waiting:
-            if isinstance(waiting, _Waiting) and waiting.audience.reaches(socket.rooms):
-                waiting.members.append(socket)
+        for said in self.namespace.lane.said:
+            if isinstance(said, Spoken):
+                said.joined(socket)
 
-    def _deliver(self, message: Message) -> None:
-        """The hub's turn: an event is kept, and so is everything before it."""
-        if not self.recovery:
-            audience = _read(message.draft.data).audience()
-            self._send(message.draft.data, self._namespace.select(audience), message.offset, message.time)
-            return
-        first = self.waiting[0] if self.waiting else None
-        if not isinstance(first, _Waiting) or first.id != message.draft.id:
-            return  # its publisher was told that it is lost, and it went out without its place in the log
-        self.waiting.popleft()
-        self._send_waiting(first, message.offset, message.time)
-        self._release()
+    def beside(self) -> None:
+        """An event goes out without a place in the log: sessions cannot go on over it."""
+        _log.warning("the log refused an event: sessions cannot go on over it", namespace=self.namespace.name)
+        self.namespace.broken()
 
-    def _refused(self, waiting: _Waiting, *, published: bool) -> None:
-        """The log does not take it. An emitted event goes out all the same; a published one does not."""
-        waiting.refused = True
-        if published:
-            waiting.members = []
-        else:
-            self._hole()
-            _log.warning("the log refused an event: sessions cannot go on over it", namespace=self._namespace.name)
-        self._release()
+    def _found(self, message: Message) -> Said:
+        """An event is in the log though its publisher was told that it is not. With recovery it has gone out already,
+        without its place."""
+        if self.recovery:
+            return Said(None, message)
+        record = read_record(message)
+        found = Kept(self, record.body, record.audience, ())
+        found.message = self.emission(message, record.body)
+        return found
 
-    def _release(self) -> None:
-        waiting = self.waiting
-        while waiting:
-            first = waiting[0]
-            if isinstance(first, _Waiting):
-                if not first.refused:
-                    return
-                waiting.popleft()
-                self._send_waiting(first, None, 0.0)
-                if first.members:
-                    self._hole()  # again: what stood before it has got its places meanwhile
-            else:
-                waiting.popleft()
-                first()
-        self._namespace.vanish()  # if it has only waited for this
-
-    def _send_waiting(self, waiting: _Waiting, offset: int | None, time: float) -> None:
-        members = [member for member in waiting.members if member.reachable]
-        self._send(waiting.record, members, offset, time)
-
-    def _send(self, record: bytes, members: Collection[Socket], offset: int | None, time: float) -> None:
-        if not members:
-            return
-        name, arguments = _read(record).event()
-        try:
-            self._namespace.deliver(Message(self._namespace.emission(name, arguments), offset, time), members)
-        except InvalidValue as error:  # JSON has a form for it, and the parser has none
-            _log.error("an event cannot be sent", namespace=self._namespace.name, event_name=name, error=error.message)
-
-    def _hole(self) -> None:
-        """An event goes out without a place in the log."""
-        recovery = self._namespace.io.recovery
-        if recovery is not None:
-            recovery.broken(self._namespace)
+    def emission(self, message: Message, body: Body) -> Emission:
+        """What the log keeps, as it is sent."""
+        return Emission(message.draft, message.offset, message.time, self.namespace.name, body)
 
     # Back
+
+    def body(self, record: Record) -> Body:
+        """A record's event, as clients of this server read it, whatever parser the server had when it was kept."""
+        parser, body = self.namespace.io.parser, record.body
+        if record.text == parser.text:
+            return body
+        name, *arguments = _values(body)
+        return parser.body(name, arguments)
 
     async def history(self, room: str, before: Position | None, limit: int) -> list[Entry]:
         """The newest entries of a room before a position, oldest first. Raises StoreUnavailable."""
@@ -230,26 +276,11 @@ class Journal:
         found = await self._store.newest(self.room(room), offset, min(limit, _MOST_READ))
         entries = []
         for message in found:
-            name, arguments = _read(message.draft.data).event()
+            name, *arguments = _values(read_record(message).body)
             assert message.offset is not None
-            entries.append(Entry(Position(self._store.epoch, message.offset), name, arguments, message.time))
+            entries.append(Entry(Position(self._store.epoch, message.offset), name, tuple(arguments), message.time))
         return entries
 
 
-def read_record(message: Message) -> Record:
-    """What the log keeps of an event."""
-    return _read(message.draft.data)
-
-
-def _record(emission: Emission, audience: Audience) -> bytes:
-    given = [emission.event, *emission.arguments]
-    try:
-        return _written(given, audience)
-    except UNWRITABLE:
-        return _written(plain(given, places(len(given), event=True)), audience)
-
-
-def _written(given: list[Any], audience: Audience) -> bytes:
-    values, attachments = take_out(given)
-    kept = [base64.b64encode(data).decode("ascii") for data in attachments]
-    return _write(Record(list(values), sorted(audience.rooms), sorted(audience.excluded), kept))
+def _values(body: Body) -> list[Any]:
+    return JSON.values(body) if isinstance(body.data, str) else MSGPACK.values(body)

@@ -7,20 +7,20 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any, cast, overload
 
 from partyline import log
-from partyline.errors import ConfigError, InvalidValue
-from partyline.hub.fanout import Payloads, fan_out
+from partyline.errors import ConfigError, InvalidValue, Overloaded
+from partyline.hub.delivery import Lane
 from partyline.hub.rooms import Rooms
-from partyline.models import Audience, Message, Payload
+from partyline.models import Audience, Draft
 from partyline.socketio.acks import Gathering, outcome
-from partyline.socketio.broadcast import Broadcast
+from partyline.socketio.broadcast import EVERYBODY, Broadcast
 from partyline.socketio.dialects import Emission
 from partyline.socketio.handlers import AnyFunction, Function, Handler, Handlers, plain
 from partyline.socketio.remote import RemoteSocket
-from partyline.wire.socketio.packets import Messages, event_values
+from partyline.socketio.turns import Following, Packet, Spoken
+from partyline.wire.socketio.packets import Body, Messages, event_values
 from partyline.wire.socketio.values import frozen
 
 if TYPE_CHECKING:
-    from partyline.interfaces import Dialect
     from partyline.models import Position
     from partyline.socketio.journal import Entry, Journal
     from partyline.socketio.server import SocketIO
@@ -38,6 +38,7 @@ class Namespace(Broadcast):
     __slots__ = (
         "__weakref__",
         "_acks",
+        "_draft",
         "_gatherings",
         "asleep",
         "dynamic",
@@ -45,6 +46,7 @@ class Namespace(Broadcast):
         "handlers",
         "io",
         "journal",
+        "lane",
         "log",
         "members",
         "name",
@@ -77,11 +79,18 @@ class Namespace(Broadcast):
         self.watched: set[Socket] = set()  # sockets that want to know what leaves
         self.journal: Journal | None = None
         self.log: Journal | None = None  # the journal, where everything that is emitted is kept
+        self.lane = Lane()  # what it says, in order
+        self._draft = Draft(name, b"", "")  # of what is in no log
         self._acks = 0
         self._gatherings: dict[int, Gathering] = {}
 
     def __repr__(self) -> str:
         return f"<Namespace {self.name}>"
+
+    @property
+    def key(self) -> str:
+        """Its name among those of all servers in one log."""
+        return self.name + self.io.realm
 
     @property
     def _namespace(self) -> Namespace:
@@ -186,7 +195,7 @@ class Namespace(Broadcast):
         if home.thread not in (0, get_ident()):
             return await home.wait(self.publish(room, event, *arguments))
         try:
-            return await self._kept().publish(self.emission(event, arguments), room)
+            return await self._kept().publish(self.io.parser.body(event, arguments), room)
         finally:
             self.vanish()
 
@@ -231,17 +240,32 @@ class Namespace(Broadcast):
 
     def emit_here(self, event: str, arguments: tuple[Any, ...], audience: Audience, *, volatile: bool = False) -> None:
         """Send an event to an audience on this node. Raises InvalidValue."""
-        emission = self.emission(event, arguments)
-        if self.asleep and self.io.recovery is not None and not volatile:
+        if volatile:
+            members: Collection[Socket] = [member for member in self.select(audience) if member.writable]
+            if members:
+                self._speak(None, self.io.parser.body(event, arguments), members)
+            return
+        if self.asleep and self.io.recovery is not None:
             self.io.wake(self)  # sessions that are away may come back for it
-        if self.log is not None and not volatile:
-            self.log.emit(emission, audience)
+        if self.log is not None:
+            self.log.emit(self.io.parser.body(event, arguments), audience)
             return
         members = self.select(audience)
-        if volatile:
-            members = [member for member in members if member.writable]
         if members:
-            self.deliver(Message(emission, None, 0.0), members)
+            self._speak(self.lane, self.io.parser.body(event, arguments), members)
+
+    def emit_to(self, socket: Socket, event: str, arguments: tuple[Any, ...], *, volatile: bool = False) -> None:
+        """Send an event to one socket, whoever is in a room of its name. Raises InvalidValue."""
+        body = self.io.parser.body(event, arguments)
+        if volatile or self.log is None:
+            self._speak(None if volatile else self.lane, body, (socket,))
+        else:
+            self.log.emit(body, EVERYBODY, socket)
+
+    def _speak(self, lane: Lane | None, body: Body, members: Collection[Socket], ack: int | None = None) -> None:
+        self.io.counters.published += 1
+        emission = Emission(self._draft, None, 0.0, self.name, body, ack)
+        self.io.delivery.say(Spoken(self, lane, members, emission, len(body.data)))
 
     def _is_here(self, audience: Audience) -> bool:
         """Whether it is one socket of this node alone."""
@@ -282,7 +306,7 @@ class Namespace(Broadcast):
             member.asked(1)
         try:
             gathering.reached("", identifiers)
-            self.in_turn_all(Message(self.emission(event, arguments, number), None, 0.0), members)
+            self._speak(self.lane, self.io.parser.body(event, arguments), members, number)
             await gathering.wait(seconds)
         finally:
             del self._gatherings[number]
@@ -430,7 +454,7 @@ class Namespace(Broadcast):
         own."""
         if not self.dynamic or not self.shares or self.sockets or self.entering or self.asleep:
             return
-        if self.log is None or not self.log.waiting:
+        if not self.lane.said:
             self.io.forget(self)
 
     # Out
@@ -447,50 +471,39 @@ class Namespace(Broadcast):
             gathering.answered(socket.id, arguments())
             socket.asked(-1)
 
-    def deliver(self, message: Message, members: Collection[Socket], payloads: Payloads | None = None) -> None:
-        """Write a message to sockets now. Raises InvalidValue where an argument has no form: then nobody gets it."""
-        if payloads is None:
-            payloads = {}
-            for member in members:
-                # The first one's dialect says whether it can be written at all: no member may pay for what cannot.
-                payloads[member.dialect] = _payload(member.dialect, message)
-                break
-        self.io.counters.published += 1
-        self.io.counters.delivered += fan_out(message, members, payloads=payloads)
-        emission = message.draft
-        if self.watched and isinstance(emission, Emission):
-            for socket in self.watched.intersection(members):
-                socket.tell_outgoing(emission.event, emission.arguments)
+    def tell_outgoing(self, body: Body, sockets: Collection[Socket]) -> None:
+        """An event has left: tell those of these sockets that want to know."""
+        watching = self.watched.intersection(sockets)
+        if watching:
+            event, *arguments = self.io.parser.values(body)
+            for socket in watching:
+                if socket.reachable:
+                    socket.tell_outgoing(event, tuple(arguments))
 
-    def in_turn(self, socket: Socket, messages: Messages) -> None:
-        """Send a packet to one socket, behind the events that wait for the log."""
-        if self.log is None or not self.log.waiting:
+    def in_turn(self, socket: Socket, messages: Messages, *, must: bool = False) -> None:
+        """Send a packet to one socket, after the events that wait. Where too much waits its connection is closed,
+        unless the packet `must` wait."""
+        if not self.lane.said:
             socket.write(messages)
-        else:
-            self.log.behind(lambda: socket.write(messages) if socket.reachable else None)
+            return
+        try:
+            self.io.delivery.say(Packet(self, socket, messages), must=must)
+        except Overloaded:
+            socket.close(1013, "too much waits for the log")
 
-    def in_turn_all(self, message: Message, members: Collection[Socket]) -> None:
-        """The same for a message to many."""
-        if self.log is None or not self.log.waiting:
-            self.deliver(message, members)
+    def after(self, action: Callable[[], object]) -> None:
+        """Do something when everything that has been said is served."""
+        if not self.lane.said:
+            action()
         else:
-            # Written now: the application may go on with its arguments.
-            payloads: Payloads = {dialect: _payload(dialect, message) for dialect in {one.dialect for one in members}}
-            self.log.behind(lambda: self.deliver(message, [one for one in members if one.reachable], payloads))
+            self.io.delivery.say(Following(self.lane, action), must=True)
 
-    def pass_by(self, socket: Socket, event: str, arguments: tuple[Any, ...]) -> None:
-        """A volatile event for one socket: past what waits."""
-        self.broadcast(event, arguments, Audience(frozenset((socket.id,))), volatile=True)
+    def broken(self) -> None:
+        """An event goes out without a place in the log: no session can go on over it."""
+        if self.io.recovery is not None:
+            self.io.recovery.broken(self)
 
     def handled(self, socket: Socket) -> None:
         """A handler has run: the socket's data may have changed."""
         if self.io.recovery is not None:
             self.io.recovery.changed(socket)
-
-    def emission(self, event: str, arguments: tuple[Any, ...], ack: int | None = None) -> Emission:
-        """An event of this namespace, for the fan-out."""
-        return Emission(room=self.name, data=b"", id="", namespace=self.name, event=event, arguments=arguments, ack=ack)
-
-
-def _payload(dialect: Dialect, message: Message) -> Payload:
-    return Payload(dialect.encode(message), message.room)

@@ -71,7 +71,10 @@ class Restored:
 class Recovery:
     """The sessions of all namespaces of a server: `window` seconds for a client to come back."""
 
-    def __init__(self, hub: Hub, store: Store, table: SessionTable, timers: Timers, window: float) -> None:
+    def __init__(
+        self, hub: Hub, store: Store, table: SessionTable, timers: Timers, window: float, realm: str = ""
+    ) -> None:
+        """`realm` is what the keys of the server's namespaces end with: other sessions are other servers'."""
         self._hub = hub
         self._store = store
         self._table = table
@@ -83,6 +86,8 @@ class Recovery:
         self._returning: dict[bytes, SessionRow] = {}  # on their way back
         self.timer_slot = 0
         for row in table.load():  # after a kill the window counts from the server's start
+            if row.namespace[row.namespace.find(",") :] != realm if "," in row.namespace else realm:
+                continue
             self._waiting[row.pid_hash] = _Kept(row, timers.now())
         self._arm()
 
@@ -102,7 +107,7 @@ class Recovery:
         data = _encode(socket)
         row = SessionRow(
             _hash(socket.pid),
-            socket.namespace.name,
+            socket.namespace.key,
             socket.id,
             _rooms(socket),
             msgspec.json.decode(data or b"{}"),
@@ -138,7 +143,7 @@ class Recovery:
     def broken(self, namespace: Namespace) -> None:
         """An event of a namespace goes out without a place in the log: no session of it can go on over that."""
         for row in (*(kept.row for kept in self._waiting.values()), *self._returning.values()):
-            if row.namespace == namespace.name:
+            if row.namespace == namespace.key:
                 self._forget(row)
         for socket in namespace.sockets.values():
             live = self._live.get(socket)
@@ -195,7 +200,7 @@ class Recovery:
             user.close()  # its client knows better than we do that this connection is dead
         kept = self._waiting.get(pid_hash)
         now = self._timers.now()
-        if kept is None or kept.row.namespace != namespace.name or now >= kept.left + self._window:
+        if kept is None or kept.row.namespace != namespace.key or now >= kept.left + self._window:
             return None
         row = kept.row
         self._returning[pid_hash] = self._waiting.pop(pid_hash).row
@@ -229,14 +234,15 @@ class Recovery:
         breaks, the session waits for its client again.
         """
         namespace, row = socket.namespace, restored.row
-        rooms = set(row.rooms)
+        journal, rooms = namespace.journal, set(row.rooms)
+        assert journal is not None
 
         async def deliver(message: Message) -> None:
             record = read_record(message)
-            if record.audience().reaches(rooms):
-                name, arguments = record.event()
+            if record.reaches(row.sid, rooms):
                 offset = f"{self._store.epoch}-{message.offset}"
-                connection.engine.send_messages(connection.parser.event(namespace.name, name, arguments, None, offset))
+                packet = connection.parser.packet(namespace.name, journal.body(record), None, offset)
+                connection.engine.send_messages(packet)
                 await connection.engine.drained()
 
         def attach() -> None:
@@ -245,8 +251,7 @@ class Recovery:
             namespace.add(socket)
             for room in row.rooms:
                 namespace.members.join(socket, room)
-            if namespace.journal is not None:
-                namespace.journal.joined(socket)
+            journal.joined(socket)
 
         try:
             await catch_up(self._hub, self._store, restored.view, restored.after.offset, deliver=deliver, attach=attach)

@@ -19,6 +19,7 @@ from partyline.engineio.engine import EngineIO
 from partyline.engineio.receiver import Request
 from partyline.errors import CallTimeout, ConfigError
 from partyline.hub.cluster import Cluster
+from partyline.hub.delivery import Delivery, Said
 from partyline.interfaces import Adapter, Dialect
 from partyline.metrics import Counters
 from partyline.models import Audience
@@ -36,6 +37,7 @@ from partyline.socketio.remote import RemoteSocket
 from partyline.wire.socketio.msgpack import MSGPACK
 from partyline.wire.socketio.packets import JSON, Parser
 
+_PATH: Final = "/socket.io/"
 _KINDS: Final = {"str": (r"[^/]+", str), "int": (r"[0-9]{1,18}", int), "path": (r".+", str)}
 _HOLE = re.compile(r"\{([a-zA-Z_][a-zA-Z0-9_]*)(?::([a-z]+))?\}")
 
@@ -65,6 +67,7 @@ class SocketIO(Namespace):
         "connect_timeout",
         "connections",
         "counters",
+        "delivery",
         "disconnect_grace",
         "engine",
         "home",
@@ -76,6 +79,7 @@ class SocketIO(Namespace):
         "nodes",
         "nodes_timeout",
         "parser",
+        "realm",
         "recovery",
         "recovery_window",
         "rooms_per_connection",
@@ -85,7 +89,7 @@ class SocketIO(Namespace):
 
     def __init__(
         self,
-        path: str = "/socket.io/",
+        path: str = _PATH,
         *,
         parser: str | Parser = "json",
         connect_timeout: float | None = None,
@@ -103,6 +107,7 @@ class SocketIO(Namespace):
         **engine: Any,
     ) -> None:
         super().__init__(self, "/")
+        self.realm = "" if path == _PATH else "," + path  # a comma is in no namespace's name
         self.parser = _parser(parser)
         self.connect_timeout: float
         self.max_attachments: int
@@ -134,6 +139,7 @@ class SocketIO(Namespace):
         self.engine = EngineIO(path, accept=self._accept, **engine)
         self.counters = Counters()
         self.home = Home()
+        self.delivery = Delivery(self.counters, lambda found: Said())
         self.connections: set[Connection] = set()
         self.tasks: set[asyncio.Task[None]] = set()  # that outlive their socket
         self._namespaces: dict[str, Namespace] = {"/": self}
@@ -248,11 +254,12 @@ class SocketIO(Namespace):
         self.engine.attach(site)
         self.home = site.home
         self.counters = site.counters
+        self.delivery = site.hub.delivery if site.hub is not None else Delivery(self.counters, lambda found: Said())
         for name, value in self._given.items():
             setattr(self, name, getattr(site.limits, name) if value is None else value)
         if self.recovery_window is not None and site.hub is not None and site.store is not None:
             table = site.sessions or MemoryTable()
-            self.recovery = Recovery(site.hub, site.store, table, site.timers, self.recovery_window)
+            self.recovery = Recovery(site.hub, site.store, table, site.timers, self.recovery_window, self.realm)
         if self._adapter is not None:
             self.nodes = Nodes(self, Cluster(self._adapter, site.timers))
         for namespace in self._namespaces.values():

@@ -106,7 +106,7 @@ class Socket:
         if home.thread != get_ident() and home.call(self.emit, *event_values(event, frozen(arguments), None)):
             return
         if self.namespace.log is not None:
-            self.namespace.broadcast(event, arguments, Audience(frozenset((self.id,))))
+            self.namespace.emit_to(self, event, arguments)
         else:
             self.send_event(event, arguments)
 
@@ -319,6 +319,14 @@ class Socket:
         else:
             self._held.append(messages)
 
+    def waits(self, size: int) -> None:
+        """A packet for it waits for its turn: so much less is read from its client."""
+        self._connection.waits(size)
+
+    def waited(self, size: int) -> None:
+        """The packet has had its turn."""
+        self._connection.waited(size)
+
     def send_event(self, event: str, arguments: tuple[Any, ...], ack: int | None = None) -> None:
         """Send an event to this socket alone, without an offset."""
         namespace = self.namespace
@@ -327,7 +335,7 @@ class Socket:
             self.tell_outgoing(event, arguments)
         if not self.connected:
             return
-        if namespace.log is None and self._held is None and len(messages) == 1:
+        if not namespace.lane.said and self._held is None and len(messages) == 1:
             self._connection.engine.send_message(messages[0])  # the common way, without a call more than it needs
         else:
             namespace.in_turn(self, messages)
@@ -720,7 +728,7 @@ class Direct:
         if not self._volatile:
             self._socket.emit(event, *arguments)
         elif self._socket.writable:
-            self._socket.namespace.pass_by(self._socket, event, arguments)
+            self._socket.namespace.emit_to(self._socket, event, arguments, volatile=True)
 
     def send(self, *arguments: Any) -> None:
         """Send the event `message`."""

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
-from partyline.errors import InvalidPacket
+from partyline.errors import InvalidPacket, InvalidValue
 
 _PLAIN: Final = frozenset((str, int, float, bool, type(None), msgspec.Raw))  # a Raw is JSON already
 BINARY: Final = (bytes, bytearray, memoryview)
@@ -16,15 +16,30 @@ BINARY: Final = (bytes, bytearray, memoryview)
 def take_out(values: Sequence[Any]) -> tuple[Sequence[Any], list[bytes]]:
     """The values with placeholders in place of what is binary, at any depth, and the binary values in order.
 
-    Values without any come back as they are; nothing is ever changed in place.
+    Values without any come back as they are; nothing is ever changed in place. Raises InvalidValue where something
+    that looks like a placeholder stands beside binary values: nobody could tell which is which.
     """
     for value in values:
         if type(value) not in _PLAIN:
             break
     else:
         return values, []
-    attachments: list[bytes] = []
-    return _replaced(values, attachments), attachments
+    attachments = _Attachments()
+    replaced = _replaced(values, attachments)
+    if attachments and attachments.lookalike:
+        raise InvalidValue(
+            "an object with _placeholder in it cannot be sent beside binary values: clients would take it for one of "
+            "them",
+            code="invalid_arguments",
+            field="arguments",
+        )
+    return replaced, attachments
+
+
+class _Attachments(list[bytes]):
+    """What was taken out, and whether there was something else that looks like a placeholder."""
+
+    lookalike = False
 
 
 def put_in(values: list[Any], attachments: Sequence[bytes]) -> None:
@@ -53,7 +68,7 @@ def put_in(values: list[Any], attachments: Sequence[bytes]) -> None:
         raise InvalidPacket("an attachment has no placeholder")
 
 
-def _replaced(value: Any, attachments: list[bytes]) -> Any:
+def _replaced(value: Any, attachments: _Attachments) -> Any:
     kind = type(value)
     if kind in _PLAIN:
         return value
@@ -72,6 +87,8 @@ def _replaced(value: Any, attachments: list[bytes]) -> Any:
                 copy[at] = new
         return value if copy is None else copy
     if kind is dict:
+        if value.get("_placeholder") is True:
+            attachments.lookalike = True
         changed: dict[Any, Any] | None = None
         for key, item in value.items():
             if type(item) in _PLAIN:

@@ -25,6 +25,7 @@ from partyline.wire.socketio.packets import (
     EVENT,
     MAX_NAMESPACE,
     Ack,
+    Body,
     Connect,
     ConnectError,
     Disconnect,
@@ -130,6 +131,8 @@ class MsgpackParser:
 
     __slots__ = ()
 
+    text = False
+
     def reader(self, protocol: int, *, max_attachments: int = 10, max_total: int = 1_000_000) -> MsgpackReader:
         """A reader; there are no attachments here, and Socket.IO 4 reads alike."""
         return MsgpackReader(max_total)
@@ -164,6 +167,23 @@ class MsgpackParser:
     ) -> Messages:
         return _write(EVENT, namespace, id, event_values(name, arguments, offset))
 
+    def body(self, name: str, arguments: Sequence[Any]) -> Body:
+        return Body(_data(event_values(name, arguments, None), event=True))
+
+    def packet(
+        self,
+        namespace: str,
+        body: Body,
+        id: int | None = None,  # noqa: A002 - the protocol's word
+        offset: str | None = None,
+    ) -> Messages:
+        assert isinstance(body.data, bytes)
+        return _packet(EVENT, namespace, id, body.data if offset is None else _with(body.data, offset))
+
+    def values(self, body: Body) -> list[Any]:
+        assert isinstance(body.data, bytes)
+        return _list(body.data)
+
     def ack(self, namespace: str, id: int, arguments: Sequence[Any]) -> Messages:  # noqa: A002
         return _write(ACK, namespace, id, list(arguments))
 
@@ -172,22 +192,45 @@ MSGPACK: Final = MsgpackParser()
 
 
 def _write(kind: int, namespace: str, identifier: int | None, data: Any) -> Messages:
-    if type(data) is list:
-        data = [_from_json(value) if type(value) is msgspec.Raw else value for value in data]
-    packet: dict[str, Any] = {"type": kind, "data": data, "nsp": namespace}
+    return _packet(kind, namespace, identifier, _data(data, event=kind == EVENT))
+
+
+def _packet(kind: int, namespace: str, identifier: int | None, data: bytes) -> Messages:
+    packet: dict[str, Any] = {"type": kind, "data": msgspec.Raw(data), "nsp": namespace}
     if identifier is not None:
         packet["id"] = identifier
+    return (_encode(packet),)
+
+
+def _data(data: Any, *, event: bool) -> bytes:
+    """What a packet carries."""
+    if type(data) is list:
+        data = [_from_json(value) if type(value) is msgspec.Raw else value for value in data]
     try:
         # Dates and the like become text, as in JSON; keys become text, too.
-        packet["data"] = msgspec.to_builtins(data, builtin_types=BINARY, str_keys=True)
-        return (_encode(packet),)
+        return _encode(msgspec.to_builtins(data, builtin_types=BINARY, str_keys=True))
     except UNWRITABLE:
-        names = places(len(data), event=kind == EVENT) if isinstance(data, list) else ["the data"]
+        names = places(len(data), event=event) if isinstance(data, list) else ["the data"]
         values = plain(data if isinstance(data, list) else [data], names)
         for value, name in zip(values, names, strict=True):
             check_integers(value, name)
-        packet["data"] = values if isinstance(data, list) else values[0]
-        return (_encode(packet),)
+        return _encode(values if isinstance(data, list) else values[0])
+
+
+def _with(array: bytes, last: str) -> bytes:
+    """An array with one more item."""
+    first = array[0]
+    if first < 0xDC:
+        count, head = first & 0x0F, 1
+    else:
+        head = 3 if first == 0xDC else 5
+        count = int.from_bytes(array[1:head], "big")
+    count += 1
+    if count < 16:
+        begin = bytes((0x90 | count,))
+    else:
+        begin = b"\xdc" + count.to_bytes(2, "big") if count < 65_536 else b"\xdd" + count.to_bytes(4, "big")
+    return begin + array[head:] + _encode(last)
 
 
 def _from_json(raw: msgspec.Raw) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeAlias
 from urllib.parse import parse_qsl
 
@@ -131,6 +132,17 @@ class Ack:
 Packet: TypeAlias = Connect | Disconnect | Event | Ack | ConnectError
 
 
+@dataclass(frozen=True, slots=True)
+class Body:
+    """The name and the arguments of an event, as they stand in a packet: written once, whoever gets it and when.
+
+    `data` is a JSON array with its `attachments` beside it, or an array in MessagePack as bytes.
+    """
+
+    data: str | bytes
+    attachments: tuple[bytes, ...] = ()
+
+
 class Reader(Protocol):
     """Reads one connection's messages."""
 
@@ -144,7 +156,12 @@ class Reader(Protocol):
 
 
 class Parser(Protocol):
-    """One way to write packets. Raises InvalidValue where an argument has no form there."""
+    """One way to write packets. Raises InvalidValue where an argument has no form there.
+
+    `text` says that the data of a body are text.
+    """
+
+    text: bool
 
     def reader(self, protocol: int, *, max_attachments: int = 10, max_total: int = 1_000_000) -> Reader:
         """A reader for a connection that speaks Socket.IO 5 or 4. `max_total` is in bytes, for a packet in all."""
@@ -177,6 +194,24 @@ class Parser(Protocol):
         offset: str | None = None,
     ) -> Messages:
         """An event. `offset` is the place in the log that a client with recovery remembers: the last argument."""
+        ...
+
+    def body(self, name: str, arguments: Sequence[Any]) -> Body:
+        """What the packets of an event have in common."""
+        ...
+
+    def packet(
+        self,
+        namespace: str,
+        body: Body,
+        id: int | None = None,  # noqa: A002 - the protocol's word
+        offset: str | None = None,
+    ) -> Messages:
+        """The same as `event`, of a body."""
+        ...
+
+    def values(self, body: Body) -> list[Any]:
+        """The name and the arguments in a body. Raises InvalidPacket where it is damaged."""
         ...
 
     def ack(self, namespace: str, id: int, arguments: Sequence[Any]) -> Messages: ...  # noqa: A002
@@ -313,6 +348,8 @@ class JsonParser:
 
     __slots__ = ()
 
+    text = True
+
     def reader(self, protocol: int, *, max_attachments: int = 10, max_total: int = 1_000_000) -> JsonReader:
         return JsonReader(protocol, max_attachments=max_attachments, max_total=max_total)
 
@@ -341,6 +378,31 @@ class JsonParser:
         offset: str | None = None,
     ) -> Messages:
         return _write("2", "5", namespace, id, event_values(name, arguments, offset))
+
+    def body(self, name: str, arguments: Sequence[Any]) -> Body:
+        text, attachments = _encoded(event_values(name, arguments, None), event=True)
+        return Body(text, tuple(attachments))
+
+    def packet(
+        self,
+        namespace: str,
+        body: Body,
+        id: int | None = None,  # noqa: A002 - the protocol's word
+        offset: str | None = None,
+    ) -> Messages:
+        assert isinstance(body.data, str)
+        text = body.data if offset is None else f'{body.data[:-1]},"{offset}"]'
+        attachments = body.attachments
+        if attachments:
+            return (_head(f"5{len(attachments)}-", namespace, id) + text, *attachments)
+        return (_head("2", namespace, id) + text,)
+
+    def values(self, body: Body) -> list[Any]:
+        assert isinstance(body.data, str)
+        values: list[Any] = _json(body.data)
+        if body.attachments:
+            put_in(values, body.attachments)
+        return values
 
     def ack(self, namespace: str, id: int, arguments: Sequence[Any]) -> Messages:  # noqa: A002
         return _write("3", "6", namespace, id, arguments)
@@ -467,12 +529,16 @@ def _text(value: Any) -> str:
 
 
 def _write(kind: str, binary: str, namespace: str, identifier: int | None, values: Sequence[Any]) -> Messages:
-    try:
-        taken, attachments = take_out(values)
-        text = _write_json(taken).decode()
-    except UNWRITABLE:
-        taken, attachments = take_out(plain(values, places(len(values), event=kind == "2")))
-        text = _write_json(taken).decode()
+    text, attachments = _encoded(values, event=kind == "2")
     if attachments:
         return (_head(f"{binary}{len(attachments)}-", namespace, identifier) + text, *attachments)
     return (_head(kind, namespace, identifier) + text,)
+
+
+def _encoded(values: Sequence[Any], *, event: bool) -> tuple[str, list[bytes]]:
+    try:
+        taken, attachments = take_out(values)
+        return _write_json(taken).decode(), attachments
+    except UNWRITABLE:
+        taken, attachments = take_out(plain(values, places(len(values), event=event)))
+        return _write_json(taken).decode(), attachments

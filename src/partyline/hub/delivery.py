@@ -1,0 +1,260 @@
+"""The order of delivery: everything that is said has its turn here, and nothing else may decide who is served when.
+
+A thing that is said is a `Said`. What the log keeps takes its place with `ask`, and is due when the log answers; what
+it does not keep is due at once with `say`. What is due is served in order, and a large audience in slices, one in each
+turn of the loop. Things of one `Lane` keep the order in which they were said even where some of them wait for the log
+and others do not. What one member, dialect or publisher makes of a message costs nobody else anything.
+
+Writing to ten thousand members holds the loop for as long as their system calls take (measured: 60 ms), and with it
+every other socket, the answers to publishes and the handing over to the writer: hence the slices.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
+from typing import Final
+
+from partyline.errors import CONTAINED, Overloaded
+from partyline.hub.crowd import Crowd
+from partyline.hub.fanout import fan_out
+from partyline.interfaces import Connection, Found, Outcome
+from partyline.metrics import Counters
+from partyline.models import Message, Policy
+
+_log = logging.getLogger("partyline.hub")
+
+_SMALL: Final = 512  # members of an audience that is served at once
+_SLICE: Final = 64  # members of a larger one that are served in one turn of the loop
+# What is due while a large audience is served; beyond that, all is served without a pause.
+_MOST_DUE: Final = 16_384  # things
+_MOST_DUE_BYTES: Final = 16 * 1024 * 1024
+# What waits for the log, and as much again of what waits for that; beyond that, the log is slower than its users.
+_MOST_WAITING: Final = 50_000  # things
+_MOST_WAITING_BYTES: Final = 64 * 1024 * 1024
+
+
+class Lane:
+    """Things that keep their order. `said` are those that have not been served; where it is empty, nothing waits."""
+
+    __slots__ = ("asked", "said")
+
+    def __init__(self) -> None:
+        self.said: deque[Said] = deque()
+        self.asked: Said | None = None  # the newest of them that waits for the log
+
+
+class Said:
+    """One thing that is said, from then on until everybody whom it is for has it. This one is for nobody."""
+
+    __slots__ = ("behind", "lane", "message", "size", "waited")
+
+    open = False  # whether those who join while it is being served get it, too
+
+    def __init__(self, lane: Lane | None = None, message: Message | None = None, size: int = 0) -> None:
+        self.lane = lane
+        self.message = message
+        self.size = size  # bytes that it holds while it waits
+        self.waited = False  # its turn does not come at once
+        self.behind: list[Said] | None = None  # what was said after it in its lane, and waits for it
+
+    @property
+    def policy(self) -> Policy:
+        """What becomes of it where a consumer is slow."""
+        return Policy.CLOSE
+
+    def answered(self, outcome: Outcome) -> bool:
+        """The log has answered: `message` has to be what it keeps. False: it needs no turn."""
+        return True
+
+    def waits(self) -> None:
+        """Its turn does not come at once: whatever may change has to be as it is now."""
+        self.waited = True
+
+    def members(self) -> Collection[Connection]:
+        """Whom it is for. Asked when its turn has come."""
+        return ()
+
+    def still(self, members: Collection[Connection]) -> Collection[Connection]:
+        """Those of its members whom it is still for, where it has waited; and of each slice of a large audience."""
+        return members
+
+    def served(self) -> None:
+        """Everybody has it."""
+
+    def tell(self, outcome: Outcome) -> None:
+        """Its turn has come or is to come: tell whoever said it how the log has answered."""
+
+
+class Delivery:
+    """What is said and not served yet: one for the log and all that is delivered beside it."""
+
+    def __init__(
+        self,
+        counters: Counters,
+        found: Callable[[Found], Said],
+        reached: int = 0,
+        *,
+        most_waiting: int = _MOST_WAITING,
+        small: int = _SMALL,
+        slice_size: int = _SLICE,
+        later: Callable[[Callable[[], None]], object] | None = None,
+    ) -> None:
+        """`found` makes something said of a message that is in the log although nobody waits for it any more.
+
+        At most `most_waiting` things wait for the log. An audience of more than `small` members is served `slice_size`
+        of them a turn of the loop; `later` calls a function in the next turn.
+        """
+        self.counters = counters
+        self.reached = reached  # every offset up to this one has been offered to its audience
+        self.crowd: Crowd | None = None  # the large audience that is being served
+        self.most_waiting = most_waiting
+        self._found = found
+        self._small = small
+        self._slice = slice_size
+        self._later = later or _call_soon
+        self._asked: deque[Said] = deque()  # in the order in which the log answers
+        self._due: deque[Said] = deque()
+        self._serving = False
+        self._asked_bytes = self._due_bytes = self._behind = self._behind_bytes = 0
+
+    # Saying
+
+    def takes(self, count: int, size: int) -> bool:
+        """Whether so many more things, of so many bytes, may wait for the log."""
+        fits = len(self._asked) + count <= self.most_waiting and self._asked_bytes + size <= _MOST_WAITING_BYTES
+        if not fits:
+            self.counters.hit("max_waiting_publishes")
+        return fits
+
+    def ask(self, said: Said) -> None:
+        """It takes its place; the log is asked to keep it, and answers in the order of these calls."""
+        said.waits()
+        self._asked.append(said)
+        self._asked_bytes += said.size
+        if (lane := said.lane) is not None:
+            lane.said.append(said)
+            lane.asked = said
+
+    def say(self, said: Said, *, must: bool = False) -> None:
+        """It is due now, or once that has been served which was said before it in its lane.
+
+        Raises Overloaded where too much waits already, unless it `must` wait.
+        """
+        lane = said.lane
+        if lane is None:
+            self._push(said)
+            return
+        if lane.asked is None:
+            lane.said.append(said)
+            self._push(said)
+            return
+        full = self._behind >= self.most_waiting or self._behind_bytes + said.size > _MOST_WAITING_BYTES
+        if full and not must:
+            self.counters.hit("max_waiting_publishes")
+            raise Overloaded("more messages wait for the log than it can take: try again in a moment")
+        said.waits()
+        lane.said.append(said)
+        if lane.asked.behind is None:
+            lane.asked.behind = []
+        lane.asked.behind.append(said)
+        self._behind += 1
+        self._behind_bytes += said.size
+
+    def committed(self, batch: Sequence[Outcome]) -> None:
+        """The store's one callback for each batch: what it answers is due in that order, then publishers are told."""
+        for outcome in batch:
+            if isinstance(outcome, Found):
+                self._push(self._found(outcome))
+                continue
+            said = self._asked.popleft()
+            self._asked_bytes -= said.size
+            if said.answered(outcome):
+                self._push(said)
+            if (lane := said.lane) is not None:
+                if lane.asked is said:
+                    lane.asked = None
+                for other in said.behind or ():
+                    self._behind -= 1
+                    self._behind_bytes -= other.size
+                    self._push(other)
+            try:
+                said.tell(outcome)
+            except CONTAINED:  # one publisher's trouble must not reach the next one's message
+                self._failed("telling a publisher of its message failed")
+
+    # Serving
+
+    def _push(self, said: Said) -> None:
+        self._due.append(said)
+        self._due_bytes += said.size
+        if len(self._due) == 1 and not self._serving:
+            self._serve(self._small)
+            return
+        if not said.waited:
+            said.waits()
+        if not self._serving and (len(self._due) > _MOST_DUE or self._due_bytes > _MOST_DUE_BYTES):
+            self.counters.hit("max_due_messages")
+            self._serve(None)
+
+    def _serve(self, most: int | None) -> None:
+        """Serve at most so many things, up to a large audience, of which one slice has its turn; None: everything."""
+        due, left = self._due, most
+        self._serving = True
+        try:
+            while due and left != 0:
+                if self._take_turn(due[0]):
+                    left = None if left is None else left - 1
+                elif left is not None:
+                    break
+        finally:
+            self._serving = False
+        if due:
+            self._later(self._go_on)
+
+    def _go_on(self) -> None:
+        if self._due:
+            self._serve(self._small + 1)  # the one in hand, and others
+
+    def _take_turn(self, said: Said) -> bool:
+        """Offer it to its audience, or to a slice of a large one; False where there is more."""
+        try:
+            crowd = self.crowd
+            if crowd is None:
+                members = said.members()
+                if members and said.waited:
+                    members = said.still(members)
+                if members and said.message is not None:
+                    if len(members) <= self._small:
+                        self.counters.delivered += fan_out(said.message, members, said.policy)
+                    else:
+                        crowd = self.crowd = Crowd(said.message, members, said.policy, said.still, open=said.open)
+            if crowd is not None:
+                self.counters.delivered += crowd.serve(self._slice)
+        except CONTAINED:
+            self._failed("a message could not be delivered")
+        if self.crowd is not None:
+            if not self.crowd.served:
+                return False
+            self.crowd = None
+        self._due.popleft()
+        self._due_bytes -= said.size
+        if said.lane is not None:
+            said.lane.said.popleft()
+        if said.message is not None and said.message.offset is not None:
+            self.reached = said.message.offset
+        try:
+            said.served()
+        except CONTAINED:
+            self._failed("what was to follow a message failed")
+        return True
+
+    def _failed(self, what: str) -> None:
+        self.counters.errors += 1
+        _log.exception(what)
+
+
+def _call_soon(callback: Callable[[], None]) -> None:
+    asyncio.get_running_loop().call_soon(callback)
