@@ -21,7 +21,6 @@ CIRCLES: set[frozenset[str]] = {
         {
             "socketio.broadcast",
             "socketio.connection",
-            "socketio.journal",
             "socketio.namespace",
             "socketio.nodes",
             "socketio.recovery",

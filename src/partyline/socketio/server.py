@@ -78,6 +78,7 @@ class SocketIO(Namespace):
         "namespaces_per_connection",
         "nodes",
         "nodes_timeout",
+        "outbox_bytes",
         "parser",
         "realm",
         "recovery",
@@ -114,6 +115,7 @@ class SocketIO(Namespace):
         self.max_pending_events: int
         self.max_pending_bytes: int
         self.rooms_per_connection: int
+        self.outbox_bytes = 1024 * 1024  # the server's, once there is one
         self.namespaces_per_connection = namespaces_per_connection
         self.max_auth_bytes = max_auth_bytes
         self.disconnect_grace = disconnect_grace
@@ -254,6 +256,7 @@ class SocketIO(Namespace):
         self.engine.attach(site)
         self.home = site.home
         self.counters = site.counters
+        self.outbox_bytes = site.limits.outbox_bytes
         self.delivery = site.hub.delivery if site.hub is not None else Delivery(self.counters, lambda found: Said())
         for name, value in self._given.items():
             setattr(self, name, getattr(site.limits, name) if value is None else value)

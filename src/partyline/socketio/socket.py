@@ -17,6 +17,7 @@ from partyline.server.turn import OWN_READ
 from partyline.socketio.acks import Acknowledge, Answered, one
 from partyline.socketio.broadcast import Broadcast, names
 from partyline.socketio.handlers import Function, Handler, awaited, check_event, problem, result_of
+from partyline.socketio.held import Held
 from partyline.wire.socketio.packets import Event, Messages, Parser, event_values
 from partyline.wire.socketio.values import frozen
 
@@ -82,7 +83,7 @@ class Socket:
         self.rooms = ()
         self.dialect = connection.dialect(namespace)
         self._connection = connection
-        self._held: list[Messages | bytes] | None = []  # what was sent before its CONNECT was answered
+        self._held: Held | None = Held(namespace.io.outbox_bytes)  # until its CONNECT is answered
         self.welcomed = False  # it is answered
         self._acks: dict[int, Answered | None] | None = None
         self._queue: deque[tuple[Event, int]] | None = None  # what waits; None: no handler runs
@@ -297,7 +298,7 @@ class Socket:
         if self._held is None:
             self._connection.engine.offer(payload)
         else:
-            self._held.append(payload.data)
+            self._hold(payload.data)
 
     def discard(self) -> None:
         """Drop its events and acknowledgements that wait for the client."""
@@ -317,7 +318,14 @@ class Socket:
         if self._held is None:
             self._connection.engine.send_messages(messages)
         else:
-            self._held.append(messages)
+            self._hold(messages)
+
+    def _hold(self, packet: Messages | bytes) -> None:
+        """Keep a packet until its CONNECT is answered. What does not fit ends the connection, as in any outbox."""
+        if self._held is not None and not self._held.add(packet):
+            self.namespace.io.counters.hit("outbox_bytes")
+            # Not now: `offer` changes no membership.
+            asyncio.get_running_loop().call_soon(self.close, 4008, "too much waits for the answer to CONNECT")
 
     def waits(self, size: int) -> None:
         """A packet for it waits for its turn: so much less is read from its client."""
@@ -364,11 +372,8 @@ class Socket:
         """Send what waited; what is sent from now on goes out at once."""
         engine = self._connection.engine
         held, self._held = self._held, None
-        for waiting in held or ():
-            if isinstance(waiting, bytes):
-                engine.send(waiting)
-            else:
-                engine.send_messages(waiting)
+        if held is not None:
+            held.send(engine)
 
     def gone(self, reason: str) -> None:
         """It is disconnected: out of its rooms, its calls settled; `on_disconnect` behind the handlers that run."""
