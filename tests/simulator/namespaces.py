@@ -162,7 +162,6 @@ class Link:
     transport = "polling"
     takes_bundles = True
     base64 = False
-    takes_bundles = True
 
     def __init__(self, world: World, client: Client) -> None:
         self.world, self.client = world, client

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from partyline.engineio.frames import Frames
 from partyline.models import Message
-from partyline.wire.socketio.packets import Body, Parser
+from partyline.wire.socketio.attachments import Body
+from partyline.wire.socketio.packets import Parser
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from partyline.engineio.connection import Connection as EngineConnection
+from partyline.engineio.connection import EngineConnection
 from partyline.wire.socketio.packets import Messages
 
 

@@ -26,8 +26,9 @@ from partyline.socketio.dialects import Emission
 from partyline.socketio.seams import Member, Space
 from partyline.socketio.turns import Spoken
 from partyline.topics import PRIVATE
+from partyline.wire.socketio.attachments import Body
 from partyline.wire.socketio.msgpack import MSGPACK
-from partyline.wire.socketio.packets import JSON, Body
+from partyline.wire.socketio.packets import JSON
 
 _log = log.get("socketio")
 

@@ -8,7 +8,8 @@ from typing import Any, Protocol
 from partyline.hub.delivery import Delivery, Lane
 from partyline.interfaces import Connection
 from partyline.models import Audience
-from partyline.wire.socketio.packets import Body, Messages, Parser
+from partyline.wire.socketio.attachments import Body
+from partyline.wire.socketio.packets import Messages, Parser
 
 
 class Member(Connection, Protocol):

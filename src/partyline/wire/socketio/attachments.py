@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
@@ -11,6 +12,17 @@ from partyline.errors import InvalidPacket, InvalidValue
 
 _PLAIN: Final = frozenset((str, int, float, bool, type(None), msgspec.Raw))  # a Raw is JSON already
 BINARY: Final = (bytes, bytearray, memoryview)
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """The name and the arguments of an event, as they stand in a packet: written once, whoever gets it and when.
+
+    `data` is a JSON array with its `attachments` beside it, or an array in MessagePack as bytes.
+    """
+
+    data: str | bytes
+    attachments: tuple[bytes, ...] = ()
 
 
 def take_out(values: Sequence[Any]) -> tuple[Sequence[Any], list[bytes]]:

@@ -16,7 +16,7 @@ import msgspec
 
 from partyline.errors import InvalidPacket, PayloadTooLarge
 from partyline.wire.json import read
-from partyline.wire.socketio.attachments import BINARY
+from partyline.wire.socketio.attachments import BINARY, Body
 from partyline.wire.socketio.packets import (
     ACK,
     CONNECT,
@@ -25,7 +25,6 @@ from partyline.wire.socketio.packets import (
     EVENT,
     MAX_NAMESPACE,
     Ack,
-    Body,
     Connect,
     ConnectError,
     Disconnect,

@@ -2,14 +2,13 @@
 
 A packet is one text message, `<type>[<attachments>-][<namespace>,][<ack id>][<JSON>]`, and one binary message for each
 attachment. Reading finds namespace, id and event name and checks that the rest is JSON; arguments stay as they came
-until somebody asks for them.
+until somebody asks for them. Long because reading and writing are one grammar, and stand side by side.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeAlias
 from urllib.parse import parse_qsl
 
@@ -17,7 +16,7 @@ import msgspec
 
 from partyline.errors import InvalidPacket, InvalidValue, PartylineError, PayloadTooLarge
 from partyline.wire.json import MAX_DEPTH, check_depth, mend_surrogates
-from partyline.wire.socketio.attachments import put_in, take_out
+from partyline.wire.socketio.attachments import Body, put_in, take_out
 from partyline.wire.socketio.values import UNWRITABLE, places, plain
 
 CONNECT: Final = 0
@@ -130,17 +129,6 @@ class Ack:
 
 
 Packet: TypeAlias = Connect | Disconnect | Event | Ack | ConnectError
-
-
-@dataclass(frozen=True, slots=True)
-class Body:
-    """The name and the arguments of an event, as they stand in a packet: written once, whoever gets it and when.
-
-    `data` is a JSON array with its `attachments` beside it, or an array in MessagePack as bytes.
-    """
-
-    data: str | bytes
-    attachments: tuple[bytes, ...] = ()
 
 
 class Reader(Protocol):
