@@ -29,6 +29,8 @@ _HOW = {
     "openssl": "apt-get install openssl",
     "cc": "apt-get install gcc",
     "redis-server": "apt-get install redis-server",
+    "nginx": "apt-get install nginx-light",
+    "haproxy": "apt-get install haproxy",
 }
 
 

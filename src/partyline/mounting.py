@@ -1,4 +1,4 @@
-"""The server as an ASGI application: to be mounted in somebody's application, or served by any ASGI server."""
+"""The server as an ASGI application, to mount in another application or to run under any ASGI server."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _made: weakref.WeakSet[Application] = weakref.WeakSet()
 
 
 def applications() -> list[Application]:
-    """Those that this process has made and still has."""
+    """The applications of this process that still exist."""
     return list(_made)
 
 
@@ -38,7 +38,7 @@ class Application:
 
     `app.mount("/", partyline.Application(settings))` in FastAPI or Starlette, or any ASGI server by itself. `settings`
     None reads them from the environment and the file that PARTYLINE_CONFIG names, at start; `host` and `port` are the
-    ASGI server's business. `extras` are as for `build`, such as an EngineIO; `relay` False serves nothing but them.
+    ASGI server's business. `extras` are as for `build`, such as an EngineIO. With `relay` False only they are served.
 
     It starts on the loop of its first request, or before that by its lifespan, and serves this one loop. When that is
     closed and another one asks, as in tests, it starts anew. Nothing that was acknowledged depends on an orderly end.
@@ -69,17 +69,17 @@ class Application:
         ttl: float | None = None,
         durable: bool | None = None,
     ) -> Position | None:
-        """Publish from this process, as `Partyline.publish` says; starts the server if nobody has yet.
+        """Publish from this process, as `Partyline.publish` does, and start the server if that has not happened yet.
 
-        Raises ConfigError besides, where it cannot start or serves another loop.
+        Also raises ConfigError, if it cannot start or serves another loop.
         """
         partyline = await self.start()
         return await partyline.publish(topic, data, user=user, id=id, key=key, ttl=ttl, durable=durable)
 
     async def start(self) -> Partyline:
-        """Start on this loop, unless that has happened; the server behind it. Raises ConfigError.
+        """Start on this loop, unless that has happened already, and return the server. Raises ConfigError.
 
-        Cancelled, it starts all the same.
+        Cancelling it does not stop the start.
         """
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
@@ -95,7 +95,7 @@ class Application:
     async def close(self) -> None:
         """Drain, flush, and let go of the database. The next request starts it anew.
 
-        Clients are told to come back (1012); who has not left after `drain_time` is dropped.
+        Clients are told to come back (1012); those that have not left after `drain_time` are dropped.
         """
         if self._starting is not None:
             with contextlib.suppress(PartylineError):
@@ -113,7 +113,7 @@ class Application:
         """Start at the beginning of the block, and close at its end. Raises ConfigError.
 
         For applications that mount this one, since mounts are told of no lifespan: `FastAPI(lifespan=relay.lifespan)`,
-        or inside a lifespan of their own `async with relay.lifespan():`.
+        or `async with relay.lifespan():` inside a lifespan of their own.
         """
         return self._running()
 
@@ -126,7 +126,7 @@ class Application:
             await self.close()
 
     def adopt(self, partyline: Partyline) -> None:
-        """Stand for a server that runs already on this loop, and is closed by whoever built it (`partyline serve`)."""
+        """Stand for a server that already runs on this loop and is closed by its builder (`partyline serve`)."""
         self._partyline, self._loop, self._adopted = partyline, asyncio.get_running_loop(), True
 
     # ASGI
@@ -137,7 +137,7 @@ class Application:
             await self._lifespan(receive, send)
             return
         if kind not in ("http", "websocket"):
-            raise ValueError(f"there is no answer to a scope of type {kind!r}")
+            raise ValueError(f"a scope of type {kind!r} is not supported")
         partyline = self._partyline
         if partyline is None or asyncio.get_running_loop() is not self._loop:
             try:
@@ -187,11 +187,11 @@ class Application:
         return partyline
 
     async def _watch(self, partyline: Partyline) -> None:
-        """End what the server would wait for, once it begins to stop."""
+        """Drain as soon as the server begins to stop, since it would wait for what a drain ends."""
         stops = find_host()
         if stops is None:
             return
-        while not stops():  # noqa: ASYNC110 - there is no event for it
+        while not stops():  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(_LOOK_EVERY)
         self._drain(partyline)
 
@@ -209,10 +209,10 @@ class Application:
     def _built(self, task: asyncio.Task[Partyline]) -> None:
         self._starting = None
         if not task.cancelled():
-            task.exception()  # whoever waited has it; if nobody does any more, the next request meets it again
+            task.exception()  # those that wait have it; if nobody does, the next request tries again
 
     async def _leave_loop(self) -> None:
-        """Let go of what was built on an earlier loop. Raises ConfigError where that may still serve somebody."""
+        """Drop what was built on an earlier loop. Raises ConfigError if that loop is still open and served."""
         earlier, partyline = self._loop, self._partyline
         if earlier is None:
             return

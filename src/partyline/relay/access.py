@@ -1,4 +1,4 @@
-"""Who a call comes from: keys and tokens, and a limit on guessing them."""
+"""Authentication: the principal of a call by its key or token, and a limit on guessing them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from partyline.trust.tokens import MAX_QUERY_LIFE, MAX_TOKEN, Tokens, looks_like
 
 
 class Access:
-    """Finds the principal behind a credential. `failures_per_minute` per address, 0: off."""
+    """Finds the principal that a credential stands for. `failures_per_minute` is per address; 0 is off."""
 
     def __init__(
         self,
@@ -40,11 +40,12 @@ class Access:
 
     @property
     def open_mode(self) -> bool:
-        """Nobody needs a credential."""
+        """Whether no credential is needed."""
         return self._keys.open_mode and self._tokens is None
 
     def principal(self, request: Request, *, in_query: bool = False) -> Principal:
-        """Who asks over HTTP; `in_query`: where browsers cannot send a header, a short-lived `?token=` counts, too.
+        """The principal of an HTTP request. `in_query` also accepts a short-lived `?token=`, for browsers that cannot
+        send a header.
 
         Raises as `authenticate` does.
         """
@@ -55,10 +56,10 @@ class Access:
         )
 
     def authenticate(self, authorization: str | None, address: str, query: bytes = b"") -> Principal:
-        """Who an Authorization header stands for, or without one a `token` in a raw query.
+        """The principal of an Authorization header or, without one, of a `token` in a raw query.
 
-        Raises Unauthenticated; RateLimited for an address that failed too often; Overloaded while the keys that sign
-        tokens are being fetched.
+        Raises Unauthenticated, RateLimited for an address that has failed too often, or Overloaded while the keys that
+        sign tokens are being fetched.
         """
         if self.open_mode:
             return EVERYBODY
@@ -78,7 +79,7 @@ class Access:
         return principal
 
     def check(self, principal: Principal) -> None:
-        """Raises Unauthenticated where its token is over or revoked by now: for calls that have awaited meanwhile."""
+        """Raise Unauthenticated if its token has expired or was revoked: for calls that have awaited since."""
         token = principal.token
         if token is None:
             return
@@ -104,7 +105,7 @@ class Access:
 
 
 def query_token(query: bytes) -> str | None:
-    """The `token` in a raw query, if there is one."""
+    """The `token` in a raw query, or None."""
     if b"token" not in query:
         return None
     try:
@@ -115,5 +116,5 @@ def query_token(query: bytes) -> str | None:
 
 
 def revoked() -> Unauthenticated:
-    """What is said of a revoked token."""
+    """The error for a revoked token."""
     return Unauthenticated("this token was revoked: get a new one", code="token_revoked")

@@ -1,4 +1,4 @@
-"""Revoking tokens while they are in use: what lives on one ends with it, and stays ended after a restart."""
+"""Revoking tokens while they are in use: what depends on a token ends with it, also after a restart."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from partyline.trust.revocations import Kind, Revocations
 
 
 class Holder(Protocol):
-    """A connection, a stream or a registration that was let in with a token."""
+    """A connection, a stream or a registration that was made with a token."""
 
     def revoked(self) -> None:
-        """Its token counts no more: end now. Lets go of the token by itself, now or later."""
+        """End now: the token is revoked. The holder releases the token by itself, now or later."""
         ...
 
 
 class Table(Protocol):
-    """Where revocations outlive the process (`stores.sqlite.revocations`)."""
+    """Storage in which revocations outlive the process (`stores.sqlite.revocations`)."""
 
     def load(self) -> Iterable[tuple[str, str, float]]: ...
     async def save(self, kind: str, name: str, at: float, *, oldest: float) -> None: ...
 
 
 class Revoker:
-    """The revocations of one server, and who holds which token. `kept` is in seconds.
+    """The revocations of one server, and the holders of each token. `kept` is in seconds.
 
-    A user's revocation is for the tokens issued up to now, by the clock of whoever issues them. Where such a clock is
-    ahead of ours, tokens show it: their `iat` is in the future when they come. By as much as the furthest that was seen
-    a revocation reaches into the future, so that it reaches every token that has been used here.
+    Revoking a user concerns the tokens that were issued before, by the clock of their issuer. If that clock is ahead of
+    ours, its tokens show it: their `iat` is in our future when they are used. So a revocation reaches into the future
+    by the furthest that was seen, and concerns every token that has been used here.
     """
 
     def __init__(self, table: Table, kept: float, *, clock: Callable[[], float] = time.time) -> None:
@@ -39,10 +39,10 @@ class Revoker:
         self._revocations = Revocations(kept)
         self._revocations.restore(cast("Iterable[tuple[Kind, str, float]]", table.load()))
         self._holders: dict[tuple[Kind, str], dict[Holder, Token]] = {}
-        self._ahead = 0.0  # seconds that the clock of an issuer was ahead of ours at most
+        self._ahead = 0.0  # the most, in seconds, that the clock of an issuer has been ahead of ours
 
     def seen(self, token: Token) -> None:
-        """A token has come, and its signature is right."""
+        """Note a token that was used, after its signature was verified."""
         if token.issued is not None:
             self._ahead = max(self._ahead, token.issued - self._clock())
 
@@ -51,7 +51,7 @@ class Revoker:
         return self._revocations.refuses(token, self._clock())
 
     def hold(self, token: Token, holder: Holder) -> bool:
-        """`holder` lives on `token` from now on, until it lets go. False, and nothing held, where it is revoked."""
+        """Let `holder` depend on `token` until it releases it. Returns False if the token is revoked already."""
         if self.refuses(token):
             return False
         for name in _names(token):
@@ -59,18 +59,18 @@ class Revoker:
         return True
 
     def release(self, token: Token, holder: Holder) -> None:
-        """`holder` is gone. Does nothing where it holds nothing."""
+        """Forget `holder`, if it holds the token."""
         for name in _names(token):
             holders = self._holders.get(name)
             if holders is not None and holders.pop(holder, None) is not None and not holders:
                 del self._holders[name]
 
     async def revoke(self, kind: Kind, name: str) -> tuple[float, int]:
-        """Refuse these tokens and end what lives on them, at once. Return up to which `iat` they are refused, and how
-        many holders ended, when that is on the disk.
+        """Refuse these tokens and end their holders, at once. Once that is on disk, return the last `iat` that is
+        refused, and how many holders ended.
 
-        Raises Overloaded (nothing happened), or StoreUnavailable (it holds in this process, and is written as soon as
-        the disk takes it). Cancelled, all of it happens all the same.
+        Raises Overloaded, if nothing happened, or StoreUnavailable, if the revocation holds in this process and will
+        be written as soon as the disk allows. Cancelling it changes nothing of that.
         """
         now = self._clock()
         at = self._revocations.revoke(kind, name, now + (self._ahead if kind == "sub" else 0.0))

@@ -1,4 +1,4 @@
-"""From the settings to the keys that verify tokens: what is read from files, and what is fetched from an address."""
+"""The keys that verify tokens, as the settings name them: read from files, or fetched from an address."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ AGAIN: Final = 30.0  # seconds between two fetches because of a key id that is n
 
 
 def check_keys(keys: Iterable[JwtKey]) -> None:
-    """Raises ConfigError for keys that cannot be meant, and where PyJWT is missing. Files are not looked at."""
+    """Raise ConfigError for keys that make no sense, or if PyJWT is missing. Files are not read."""
     for key in keys:
         if key.algorithm not in ALGORITHMS:
-            raise _unusable(f"algorithm {key.algorithm[:20]!r} is none of {', '.join(ALGORITHMS)}")
+            raise _unusable(f"algorithm {key.algorithm[:20]!r} is not one of {', '.join(ALGORITHMS)}")
         named = [name for name in _SOURCES if getattr(key, name) is not None]
         symmetric = key.algorithm == "HS256"
         allowed = _SOURCES[:2] if symmetric else _SOURCES[2:]
@@ -61,7 +61,7 @@ def check_keys(keys: Iterable[JwtKey]) -> None:
 
 
 def read_keys(key: JwtKey) -> tuple[Key, ...]:
-    """The keys of one entry; none for an address, which is fetched later. Raises ConfigError."""
+    """The keys of one entry. There are none yet for an address, which is fetched later. Raises ConfigError."""
     algorithm = _algorithm(key)
     if key.secret is not None:
         return (secret_key(key.secret.encode(), key.kid),)
@@ -77,14 +77,14 @@ def read_keys(key: JwtKey) -> tuple[Key, ...]:
 
 
 def private_key(data: bytes) -> tuple[Algorithm, Key]:
-    """What signs tokens, and how: a private key as PEM, or else a secret. Raises ConfigError."""
+    """The key in a file that signs tokens, and its algorithm: a private key in PEM, or a secret. Raises ConfigError."""
     return signing_key(data) if data.lstrip().startswith(b"-----BEGIN") else ("HS256", secret_key(data.rstrip(b"\r\n")))
 
 
 def signers(keys: Iterable[JwtKey]) -> list[Signer]:
-    """The signers of checked settings. Reads files, starts to fetch what has an address. Raises ConfigError.
+    """The signers of settings that `check_keys` has accepted. Reads files, and begins to fetch what has an address.
 
-    Runs on the loop.
+    Runs on the loop. Raises ConfigError.
     """
     found: list[Signer] = []
     for key in keys:
@@ -92,16 +92,16 @@ def signers(keys: Iterable[JwtKey]) -> list[Signer]:
         if key.jwks_url is not None:
             signer.renew = RemoteKeys(signer, key.jwks_url).renew
         found.append(signer)
-    for signer in found:  # now that nothing of the settings can be wrong any more
+    for signer in found:  # only now, since nothing in the settings can be wrong from here on
         if signer.renew is not None:
             signer.renew(False)
     return found
 
 
 class RemoteKeys:
-    """Keeps a signer's keys as they are at one address, which is fetched on a thread.
+    """Keeps the keys of a signer up to date with a key set at an address, which is fetched on a thread.
 
-    What was fetched stays while the address cannot be reached.
+    While the address cannot be reached, the keys that were fetched last stay.
     """
 
     def __init__(
@@ -120,10 +120,10 @@ class RemoteKeys:
         self._fetching = False
 
     def renew(self, missing: bool) -> bool:
-        """Fetch if it is time to; returns at once. Whether there may soon be keys that are not there now."""
+        """Begin to fetch if it is time to, and return at once whether there may be other keys soon."""
         pause = AGAIN if missing or not self._signer.keys else STALE
         elapsed = None if self._asked is None else self._clock() - self._asked
-        # One fetch at a time, unless a server that sends a byte now and then holds it up.
+        # One fetch at a time, unless a server holds it up by sending a byte now and then.
         if elapsed is None or elapsed >= (STALE if self._fetching else pause):
             self._asked, self._fetching = self._clock(), True
             loop = asyncio.get_running_loop()
@@ -144,11 +144,11 @@ class RemoteKeys:
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, *_: Any) -> None:
-        """The place is pinned: nobody there may name another one."""
+        """Follow none: the address is pinned, and its server may not name another one."""
 
 
 def fetch_set(url: str) -> bytes:
-    """What is at a pinned address. Blocks. Raises OSError (which URLError is), also after 5 seconds in all."""
+    """Fetch a pinned address. Blocks, for 5 seconds in all. Raises OSError, which URLError is."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirects())
     due = time.monotonic() + _PATIENCE
     body = bytearray()
@@ -163,11 +163,13 @@ def fetch_set(url: str) -> bytes:
 def _check_address(url: str) -> None:
     parts = urlsplit(url)
     if parts.username is not None:
-        raise _unusable("jwks_url holds a user or a password: what everybody may verify with needs none")
+        raise _unusable("jwks_url holds a user or a password, and public keys need none")
     if parts.scheme == "https" and parts.hostname:
         return
     if parts.scheme != "http" or not parts.hostname or not is_loopback(parts.hostname):
-        raise _unusable("jwks_url is not an https address (http is for this machine only): who changes it, signs")
+        raise _unusable(
+            "jwks_url is not an https address (http is for this machine only): whoever changes the answer signs"
+        )
 
 
 def read_file(path: str) -> bytes:

@@ -1,7 +1,7 @@
-"""The ASGI transport: a WebSocket of whatever ASGI server runs us, behind the same sessions as our own.
+"""The ASGI transport: WebSockets of the ASGI server that runs us, for the same sessions as on our own server.
 
-Slower than server/websocket.py: two tasks and an outbox per connection, and every message is framed once more by that
-server. Its heartbeat, its compression and its own limits are that server's.
+They are slower than those of server/websocket.py: each has two tasks and an outbox, and the server frames every message
+once more. Heartbeat, compression and further limits are up to that server.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ _SCHEMES = {"ws": "http", "wss": "https"}
 async def serve_websocket(site: Site, scope: Scope, receive: Receive, send: Send, *, counted: bool = False) -> None:
     """Serve a `websocket` scope to its end: find the endpoint and open it, or refuse.
 
-    `counted` says that it comes through our own server, which counts the connection.
-    A refusal is an answer with its status where the server can give one (the extension `websocket.http.response`), and
-    403 elsewhere. Cancelled, a client that is connected is told to come back.
+    `counted` says that it came through our own server, which has counted the connection. A refusal has its status if
+    the server supports that (the extension `websocket.http.response`), and is 403 otherwise. Cancelling it tells a
+    connected client to come back.
     """
     await receive()  # websocket.connect
     client = scope.get("client")
@@ -59,14 +59,14 @@ async def serve_websocket(site: Site, scope: Scope, receive: Receive, send: Send
         else:
             await AsgiWebSocket(site, endpoint).serve(_subprotocol(endpoint, scope), receive, send)
     except OSError:
-        pass  # the client left before it had its answer
+        pass  # the client left before it got its answer
     finally:
         if not counted:
             site.leave(address)
 
 
 def mounted_path(scope: Scope) -> str:
-    """The path of a request below where the application is mounted."""
+    """The path of a request, relative to where the application is mounted."""
     path: str = scope["path"]
     root: str = scope.get("root_path", "").rstrip("/")
     if root and path.startswith(root) and path[len(root) : len(root) + 1] in ("", "/"):
@@ -79,7 +79,7 @@ def _find(site: Site, scope: Scope, address: str) -> Endpoint:
     scheme: str = scope.get("scheme", "ws")
     headers = list(scope["headers"])
     if scope.get("subprotocols") and not any(name == b"sec-websocket-protocol" for name, _ in headers):
-        # uvicorn's wsproto keeps the header for itself; a credential may stand there.
+        # uvicorn with wsproto does not pass the header on, and it may hold a credential.
         headers.append((b"sec-websocket-protocol", ", ".join(scope["subprotocols"]).encode("latin-1")))
     peer = site.perimeter.admit(address, _SCHEMES.get(scheme, scheme), headers)
     endpoint = site.find(Upgrade(mounted_path(scope), scope.get("query_string", b""), headers, peer))
@@ -94,7 +94,7 @@ def _subprotocol(endpoint: Endpoint, scope: Scope) -> str | None:
 
 
 async def refuse_websocket(error: PartylineError, scope: Scope, send: Send) -> None:
-    """Answer a `websocket` scope, whose `websocket.connect` was received, with `error`."""
+    """Answer a `websocket` scope with `error`, after its `websocket.connect` was received."""
     if "websocket.http.response" not in (scope.get("extensions") or {}):
         await send({"type": "websocket.close", "code": 1000, "reason": ""})
         return
@@ -107,7 +107,7 @@ async def refuse_websocket(error: PartylineError, scope: Scope, send: Send) -> N
 class AsgiWebSocket:
     """One WebSocket connection over ASGI. A `server.site.Carrier`.
 
-    The server's own task waits for two of ours: one reads, one writes.
+    The server's task waits for two tasks of ours, a reader and a writer.
     """
 
     __slots__ = (
@@ -151,7 +151,7 @@ class AsgiWebSocket:
             hit = site.counters.hit
             self._gate = Gate(limits.events_per_second, limits.events_burst, site.timers.now(), hit)
         self._credit: int | None = STRANGERS_BYTES if endpoint.stranger else None  # as in server/websocket.py
-        # An idle connection takes one payload of any size into `_next`; what comes behind it is queued.
+        # An idle connection takes one payload of any size into `_next`; what comes after it is queued.
         self._next: Payload | None = None
         self._outbox = Outbox(limits.outbox_bytes)
         self._high_water = min(_HIGH_WATER, limits.outbox_bytes // 2)
@@ -161,18 +161,18 @@ class AsgiWebSocket:
         self._held: asyncio.Event | None = None  # nothing is read before it is set
         self._reader: asyncio.Task[None] | None = None
         self._closing = False  # nothing is queued any more
-        self._farewell: tuple[int, str] | None = None  # the close behind what is queued
+        self._farewell: tuple[int, str] | None = None  # our close, after what is queued
         self.timer_slot = 0
         self.user: str | None = None
         self.rooms = ()
 
     @property
     def session(self) -> Session | None:
-        """What stands behind it; None once it is gone."""
+        """The session that it carries; None once the connection is gone."""
         return self._session
 
     def hand_to(self, session: Session) -> None:
-        """What arrives from now on is for `session`. Its `opened` is not called."""
+        """Give what arrives from now on to `session`. Its `opened` is not called."""
         if self._session is not None:
             self._session = session
 
@@ -181,9 +181,9 @@ class AsgiWebSocket:
         self._credit = None
 
     async def serve(self, subprotocol: str | None, receive: Receive, send: Send) -> None:
-        """Accept, and serve until the client is gone or our close is answered. Raises OSError where it cannot begin.
+        """Accept, and serve until the client is gone or has answered our close. Raises OSError if it cannot begin.
 
-        Cancelled, the client is told to come back (1012) if that gets out within a second.
+        Cancelling it tells the client to come back (1012), if that can be sent within a second.
         """
         await send({"type": "websocket.accept", "subprotocol": subprotocol, "headers": list(self._headers)})
         site = self._site
@@ -194,7 +194,7 @@ class AsgiWebSocket:
         try:
             self._open()
             await asyncio.wait((self._reader,))
-        except asyncio.CancelledError:  # as hypercorn ends those that are left when it stops
+        except asyncio.CancelledError:  # hypercorn cancels those that are left when it stops
             self.shutdown()
             await asyncio.wait((writer,), timeout=_LAST_WORDS)
             raise
@@ -209,7 +209,7 @@ class AsgiWebSocket:
             writer.cancel()
             if session is not None:
                 session.closed()
-            # Not for ever: the server may hold its `receive` or `send` back from being cancelled.
+            # Not for ever, since the `receive` or `send` of a server may ignore being cancelled.
             await asyncio.wait((self._reader, writer), timeout=_LAST_WORDS)
 
     def _open(self) -> None:
@@ -239,7 +239,7 @@ class AsgiWebSocket:
             self.close(4008, "slow consumer")
 
     def send(self, data: bytes) -> None:
-        """Queue an answer: whole frames, uncompressed, in order behind what is queued."""
+        """Queue an answer: whole, uncompressed frames, after what is queued."""
         self.offer(Payload(data))
 
     def send_text(self, text: str) -> None:
@@ -247,7 +247,7 @@ class AsgiWebSocket:
         self.send_utf8(frames.utf8(text))
 
     def send_utf8(self, payload: bytes) -> None:
-        """Queue a text message that is encoded already."""
+        """Queue a text message that is already encoded."""
         self.send(frames.text_frame(payload))
 
     def send_binary(self, data: bytes) -> None:
@@ -273,7 +273,7 @@ class AsgiWebSocket:
     async def drained(self) -> None:
         """Return when little is queued, or the connection is gone. Cancelling it loses nothing.
 
-        Little is what a transport of the loop would take without pushing back.
+        Little is what a transport would take without pausing its protocol.
         """
         while self._outbox.size > self._high_water and not self._closing:
             if self._drain is None:
@@ -281,7 +281,7 @@ class AsgiWebSocket:
             await asyncio.shield(self._drain)
 
     def discard(self, unwanted: Callable[[str | bytes], bool]) -> None:
-        """Drop the queued messages that are `unwanted`; what the server has already is on its way."""
+        """Drop the queued messages that are `unwanted`. A message that the server has taken is not dropped."""
         matches = consists_of(unwanted)
         self._outbox.discard(matches)
         if self._next is not None and matches(self._next):
@@ -289,25 +289,25 @@ class AsgiWebSocket:
             self._counters.dropped += 1
 
     def close(self, code: int, reason: str = "") -> None:
-        """Close behind everything queued, then wait for the peer, at most `close_timeout`.
+        """Close after everything queued, then wait for the peer, for `close_timeout` at most.
 
-        Who is unregistered or no longer authenticated (4001, 4401) gets nothing of what is queued.
+        A client that is unregistered or no longer authenticated (4001, 4401) gets nothing of what is queued.
         """
         self._close(code, reason, self._site.limits.close_timeout)
 
     # server.site.Live
 
     def shutdown(self) -> None:
-        """The server stops: the client is told to come back (1012)."""
+        """Tell the client to come back (1012), since the server stops."""
         self.close(1012, "server restarting")
 
     def abort(self) -> None:
-        """Return to the server as it is; it drops the connection."""
+        """Return to the server at once; it drops the connection."""
         if self._reader is not None:
             self._reader.cancel()
 
     def on_deadline(self, now: float) -> None:
-        """Our close was not answered, or did not get out."""
+        """Give up: our close was not answered, or could not be sent."""
         if not self._site.draining:
             self._counters.hit("close_timeout")
         self.abort()
@@ -322,7 +322,7 @@ class AsgiWebSocket:
             if session is not None and not self._closing:
                 text = event.get("text")
                 self._message(session, text if text is not None else bytes(event["bytes"]))
-            # What the server has ready it gives without a pause in between, a message at a time.
+            # The server gives what it has received already without a pause in between, a message at a time.
             spent += monotonic() - began + _EACH
             if spent > SLICE:
                 await self._site.fair.turn(spent)
@@ -348,7 +348,7 @@ class AsgiWebSocket:
             _log.exception("a message could not be handled", session=type(session).__name__)
 
     def _too_large(self, message: str | bytes) -> bool:
-        """Close where a message is larger than it may be, or a stranger has sent too much."""
+        """Whether a message, or all of a stranger's messages, are too large. Closes the connection then."""
         stranger = self._credit is not None
         most = min(STRANGERS.max_message, self._max_message) if stranger else self._max_message
         size = len(message)
@@ -381,12 +381,12 @@ class AsgiWebSocket:
                     await send({"type": "websocket.send", kind: message})
             code, reason = self._farewell
             await send({"type": "websocket.close", "code": code, "reason": reason})
-        except Exception as error:  # servers differ in how they say that the client is gone
+        except Exception as error:  # servers differ in how they report that the client is gone
             _log.info("a connection cannot be written to", error=f"{type(error).__name__}: {error}")
             self.abort()
 
     def _take(self) -> Payload | None:
-        """What is to be written next."""
+        """The payload to write next, or None."""
         payload, self._next = self._next, None
         if payload is None and self._outbox:
             payload = self._outbox.pop()
@@ -411,7 +411,7 @@ class AsgiWebSocket:
         if self._closing:
             return
         self._closing = True
-        if code in CUT_OFF and self._writing:  # else all of it is of this turn of the loop, as good as written
+        if code in CUT_OFF and self._writing:  # otherwise all of it is from this turn of the loop, as good as written
             self._discard()
         self._farewell = code, frames.close_payload(code, reason)[2:].decode()
         self._wake.set()
@@ -421,9 +421,9 @@ class AsgiWebSocket:
 
 
 class Cut:
-    """Ends a request of an ASGI server in its middle: `with Cut() as cut:`, and `cut()` from anywhere else on its loop.
+    """Ends a request of an ASGI server early: `with Cut() as cut:`, and `cut()` from anywhere on its loop.
 
-    To be called while the block waits for something; behind it, that does nothing.
+    Call it while the block awaits something; after the block it does nothing.
     """
 
     def __init__(self) -> None:

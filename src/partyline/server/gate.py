@@ -1,4 +1,4 @@
-"""The ASGI side of the perimeter: every HTTP request is admitted here or refused, before any work is done for it."""
+"""The perimeter for ASGI: every HTTP request is admitted or refused here, before any work is done for it."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from partyline import log
 from partyline.errors import MethodNotAllowed, NotFound, PartylineError
 from partyline.metrics import Counters
 from partyline.server.answers import SAFETY_HEADERS, error_body, error_headers
+from partyline.server.asgi import mounted_path
 from partyline.trust.perimeter import Perimeter
 
 _log = log.get("server")
 
 
 class Gate:
-    """Wraps an ASGI application: checks Host and Origin, and leaves the peer in the scope as `partyline.peer`.
+    """Wraps an ASGI application: checks Host and Origin, and puts the peer into the scope as `partyline.peer`.
 
-    `native` says that the server adds the safety headers itself (server/shell.py); elsewhere they are added here.
-    `pages` are the paths that links of other sites may lead to.
+    `native` says that our own server adds the safety headers (server/shell.py); otherwise they are added here. `pages`
+    are the paths that links on other sites may lead to.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class Gate:
         if self._extra:
             send = self._with_extra(send)
         client = scope.get("client")
-        page = scope["path"] in self._pages and scope["method"] in ("GET", "HEAD")
+        page = scope["method"] in ("GET", "HEAD") and mounted_path(scope) in self._pages
         try:
             peer = self._perimeter.admit(
                 client[0] if client else "", scope.get("scheme", "http"), scope["headers"], page=page
@@ -56,7 +57,7 @@ class Gate:
             await answer_error(error, send)
             return
         scope["partyline.peer"] = peer
-        scope["app"] = self  # Starlette's router raises its 404 and 405 where it has an application
+        scope["app"] = self  # Starlette's router raises 404 and 405 if it finds an application here
         await self._app(scope, receive, send)
 
     def _with_extra(self, send: Send) -> Send:
@@ -71,7 +72,7 @@ class Gate:
 class ErrorAnswers:
     """Wraps an ASGI application: every error becomes an answer in our JSON form.
 
-    No stack trace reaches a peer: what is not ours is logged and answered 500.
+    No stack trace reaches a peer: an unexpected exception is logged and answered with 500.
     """
 
     def __init__(self, app: ASGIApp, counters: Counters) -> None:
@@ -107,7 +108,7 @@ class ErrorAnswers:
             _log.exception("a request failed", method=scope["method"])
             error = PartylineError("the server failed; its log says why, and the request may be tried again")
         if started:
-            raise error  # too late for an answer: the server cuts the connection
+            raise error  # it is too late for an answer, so the server cuts the connection
         await answer_error(error, send)
 
 
@@ -119,7 +120,7 @@ async def answer_error(error: PartylineError, send: Send) -> None:
 
 
 def _from_starlette(error: HTTPException) -> PartylineError:
-    """Starlette's own refusals come from its router: 404 and 405."""
+    """The refusals of Starlette's router, 404 and 405, as ours."""
     if error.status_code == 405:
         return MethodNotAllowed(
             "this address does not know that method", allow=(error.headers or {}).get("Allow", "GET")

@@ -1,8 +1,8 @@
-"""Under somebody else's ASGI server: noticing that it stops, and keeping credentials out of its logs.
+"""Running under another ASGI server: noticing that it stops, and keeping credentials out of its logs.
 
-Neither is part of ASGI. The lifespan's shutdown comes when all connections are gone already, so that a server waits for
-streams that wait for it; and what is logged of a request is the server's business, which does not know that the id in
-`/ws/<id>` opens a connection.
+ASGI helps with neither. The shutdown event of the lifespan comes after all connections are gone, so a server that stops
+waits for streams that never end. And an access log holds whole addresses, since the server cannot know that the id in
+`/ws/<id>` is a credential.
 """
 
 from __future__ import annotations

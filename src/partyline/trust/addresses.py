@@ -20,14 +20,14 @@ def parse(text: str) -> Address | None:
     """The address that `text` is, or None.
 
     An IPv4-mapped IPv6 address, which is how a socket bound to `::` names an IPv4 peer, is the IPv4 address. An address
-    with a zone (`fe80::1%eth0`) is none: it means something on one machine only.
+    with a zone (`fe80::1%eth0`) is not accepted, since it means something on one machine only.
     """
     return _parsed(text) if len(text) <= _LONGEST and "%" not in text else None
 
 
 @lru_cache(maxsize=1024)
 def _parsed(text: str) -> Address | None:
-    """Every request asks for two: its peer's, and often its Host's."""
+    """Parsed once for each text: every request needs one or two, its peer's and perhaps its Host's."""
     try:
         found = ipaddress.ip_address(text)
     except ValueError:

@@ -22,7 +22,7 @@ NAMES: Final = frozenset(
 """A request with one of these headers came through a proxy."""
 
 _READ: Final = (b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host")
-_HOPS: Final = 32  # proxies in a row that are looked at; nobody has as many
+_HOPS: Final = 32  # the longest chain of proxies that is looked at
 _LONGEST: Final = 4_096  # characters of a Forwarded header
 _SCHEMES: Final = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
 # RFC 7239 4, with the whitespace that RFC 9110 5.6.1 allows around the commas, and the semicolons.
@@ -31,7 +31,7 @@ _PAIR: Final = re.compile(rf'[ \t]*(?:({_TOKEN})=(?:({_TOKEN})|"((?:[^"\\]|\\.)*
 
 
 class Client(NamedTuple):
-    """Who asks, in which scheme, and by which name."""
+    """An address, a scheme and a host."""
 
     address: str
     scheme: str
@@ -39,9 +39,9 @@ class Client(NamedTuple):
 
 
 def client(peer: Client, headers: dict[bytes, list[bytes]], trusts: Callable[[str], bool]) -> Client:
-    """The client behind `peer`, whose address `trusts` accepts, by its forwarded `headers`.
+    """The client that `peer`, a trusted proxy, forwards for, by the forwarded `headers`.
 
-    A value that is not what it should be is as good as none: what is known without it stays.
+    A value that is malformed counts as missing: what is known without it stays.
     """
     if any(name in headers for name in _READ):
         return _x_forwarded(peer, headers, trusts)

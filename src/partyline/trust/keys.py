@@ -1,4 +1,4 @@
-"""API keys: kept as hashes, compared in constant time, each with rights by topic pattern."""
+"""API keys, which are kept as hashes and compared in constant time, and the rights of whoever asks."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class Token(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who a request comes from, and what it may do, by topic patterns.
+    """The party that a request comes from, and what it may do, as topic patterns.
 
-    `name` tells principals apart and opens nothing. A token also has a `user` (its `sub`), a time at which it `expires`
-    (seconds since 1970) and perhaps an id and a time at which it was `issued`.
+    `name` tells principals apart and is not a secret. A token also has a `user` (its `sub`), a time at which it
+    `expires` (seconds since 1970), and perhaps an id and a time at which it was `issued`.
     """
 
     publish: tuple[str, ...] = ()
@@ -55,33 +55,33 @@ class Principal:
         return "key" if self.user is None else "token"
 
     def may_act_for(self, user: str) -> None:
-        """Raises Forbidden for a token of another user. A key may act for everybody."""
+        """Raise Forbidden for a token of another user. A key may act for every user."""
         if self.user is not None and self.user != user:
             raise Forbidden("this token is another user's: its sub must be the user id", field="user_id")
 
     def may_publish(self, topic: str) -> None:
-        """Raises Forbidden where no `publish` pattern covers `topic`."""
+        """Raise Forbidden if no `publish` pattern covers `topic`."""
         if not any_covers(self.publish, topic):
             raise Forbidden(f"this {self._what} may not publish to {topic!r}", field="topic")
 
     def may_subscribe(self, topic: str) -> None:
-        """Raises Forbidden where no `subscribe` pattern covers `topic`."""
+        """Raise Forbidden if no `subscribe` pattern covers `topic`."""
         if not any_covers(self.subscribe, topic):
             raise Forbidden(f"this {self._what} may not subscribe to {topic!r}", field="topic")
 
     def may_subscribe_pattern(self, pattern: str) -> None:
-        """Raises Forbidden where no one `subscribe` pattern covers all that `pattern` covers."""
+        """Raise Forbidden if no single `subscribe` pattern covers all of `pattern`."""
         if not any(contains(granted, pattern) for granted in self.subscribe):
             raise Forbidden(f"this {self._what} may not subscribe to all of {pattern!r}", field="topic")
 
     def must_be_admin(self, what: str) -> None:
-        """Raises Forbidden where the admin right is missing."""
+        """Raise Forbidden without the admin right."""
         if not self.admin:
             raise Forbidden(f"{what} needs a key or a token with admin rights")
 
 
 EVERYBODY = Principal((">",), (">",), admin=True)
-"""Who asks in open mode."""
+"""The principal of every request in open mode."""
 
 
 class KeyRing:
@@ -97,9 +97,9 @@ class KeyRing:
         return not self._keys
 
     def find(self, key: str) -> Principal | None:
-        """Who a key stands for; None if it is not known.
+        """The principal that a key stands for, or None if the key is not known.
 
-        Every configured key is compared, each in constant time: the answer's time tells nothing.
+        Every configured key is compared, in constant time, so the time that this takes tells nothing.
         """
         presented = key_hash(key).encode()
         found: Principal | None = None

@@ -26,9 +26,9 @@ _NAVIGATION: Final = {b"sec-fetch-mode": b"navigate", b"sec-fetch-dest": b"docum
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """Who asks, and by which name: the client's address, `http` or `https`, and the checked Host with its port.
+    """The client of a request: its address, the scheme (`http` or `https`), and the Host that it named, with its port.
 
-    `local` says that a program on this machine asks for itself: from loopback, and nothing was forwarded.
+    `local` says that it is a program on this machine: it came from loopback, and nothing was forwarded.
     """
 
     address: str
@@ -70,7 +70,7 @@ class Perimeter:
         """
         address = addresses.plain(address)
         if self.local_only and not is_loopback(address) and (not address or addresses.parse(address) is not None):
-            # A name that is no address is a test client's; no name at all is a Unix socket, usually a proxy's.
+            # A name that is not an address is a test client's. Without a name it is a Unix socket, usually a proxy's.
             raise Forbidden(
                 "this server is open to programs on its own machine only: configure an API key before you publish it",
                 code="open_mode_is_local",
@@ -173,7 +173,7 @@ def canonical_origin(origin: str) -> str | None:
 
 
 def _spelt_origin(origin: str) -> str | None:
-    """The one spelling of any origin, `null` and those of apps among them; None for what is none."""
+    """The one spelling of an origin of any kind, such as `null` or that of an app; None if it is not an origin."""
     if origin == "null":
         return origin
     if origin.startswith(("http:", "https:")):

@@ -1,4 +1,4 @@
-"""Which tokens are revoked, by their user or their id. In memory; each question is answered by one look-up."""
+"""Which tokens are revoked, by user or by token id. All of it is in memory, and a question is one look-up."""
 
 from __future__ import annotations
 
@@ -14,27 +14,30 @@ MAX_REVOCATIONS: Final = 1_000_000
 
 
 class Revocations:
-    """Kept for `kept` seconds each: afterwards no token counts that it could concern. Times are seconds since 1970."""
+    """The revocations. Each is kept for `kept` seconds, after which the tokens it concerns have expired.
+
+    Times are seconds since 1970.
+    """
 
     __slots__ = ("_at", "_kept")
 
     def __init__(self, kept: float) -> None:
         self._kept = kept
-        # By (kind, name), the earliest first: forgetting begins at the front.
+        # By (kind, name), in the order in which they were made, so that forgetting begins at the front.
         self._at: dict[tuple[Kind, str], float] = {}
 
     def __len__(self) -> int:
         return len(self._at)
 
     def restore(self, rows: Iterable[tuple[Kind, str, float]]) -> None:
-        """Take in what an earlier process left, the earliest first."""
+        """Take over the revocations of an earlier process, the earliest first."""
         for kind, name, at in rows:
             self._at[kind, name] = at
 
     def revoke(self, kind: Kind, name: str, now: float) -> float:
-        """From now on tokens of the user `name`, or with the id `name`, are refused; returns since when.
+        """Refuse the tokens of the user `name`, or the one with the id `name`, from now on; return the time of it.
 
-        Raises Overloaded where there are too many. Revoking again moves the time on, never back.
+        Raises Overloaded if there are too many. Revoking again moves the time forward, never back.
         """
         self._forget(now)
         earlier = self._at.pop((kind, name), now)
@@ -48,8 +51,8 @@ class Revocations:
     def refuses(self, token: Token, now: float) -> bool:
         """Whether a token is revoked.
 
-        Its user's revocation concerns what was issued up to then; a token that does not say when it was issued is
-        refused as long as the revocation is kept.
+        A user's revocation concerns the tokens that were issued before it; a token that does not say when it was issued
+        is refused as long as the revocation is kept.
         """
         at = self._at.get(("sub", token.user))
         if at is not None and now - at <= self._kept and (token.issued is None or token.issued <= at):
@@ -60,7 +63,7 @@ class Revocations:
         return at is not None and now - at <= self._kept
 
     def oldest(self, now: float) -> float:
-        """The time before which revocations are over."""
+        """The time before which revocations are forgotten."""
         return now - self._kept
 
     def _forget(self, now: float) -> None:

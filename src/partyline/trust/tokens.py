@@ -1,4 +1,4 @@
-"""JSON Web Tokens (RFC 7519): who signed one, how long it counts, and what its bearer may do.
+"""JSON Web Tokens (RFC 7519): who signed a token, how long it is valid, and what its bearer may do.
 
 The algorithm belongs to the key, as the configuration has it: what a token says of itself only picks among the keys
 that are there (RFC 8725 3.1), and nothing in it leads to another key. Signatures need PyJWT, which comes with the extra
@@ -35,7 +35,7 @@ MAX_QUERY_LIFE: Final = 300.0  # seconds: what stands in an address is written t
 _MIN_RSA: Final = 2_048  # bits, RFC 7518 3.3
 _MAX_SET: Final = 100  # keys
 MAX_TOKEN_ID: Final = 256  # characters of a jti
-_AHEAD: Final = 60.0  # seconds that the clock of who issues tokens may be ahead of ours
+_AHEAD: Final = 60.0  # seconds that the clock of an issuer of tokens may be ahead of ours
 
 _SHAPE: Final = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\Z")
 _TYPES: Final = ("jwt", "at+jwt")  # RFC 8725 3.11: tokens that were made for something else say so
@@ -76,12 +76,12 @@ class Key:
 
 @dataclass(slots=True)
 class Signer:
-    """Who may sign tokens: keys of one algorithm, and what a token of theirs must say.
+    """An issuer of tokens: its keys, all of one algorithm, and what its tokens must say.
 
     `audience` and `issuer` are compared with `aud` and `iss` where they are set; `leeway` is in seconds; without
     `admin` no token of these keys has admin rights. `keys` may be replaced while the server runs.
 
-    `renew` is asked at each token, `missing=True` if no key fits it, and says whether keys are on their way.
+    `renew` is called for each token, with True if no key fits it, and returns whether keys are being fetched.
     """
 
     algorithm: Algorithm
@@ -95,7 +95,7 @@ class Signer:
     def fitting(self, kid: str | None) -> Iterator[Key]:
         """The keys that a token naming `kid` may be signed with."""
         for key in self.keys:
-            # A token without kid is tried with the one key there is: there is nothing to choose.
+            # A token without kid is tried with the key, if there is only one.
             if key.kid in (None, kid) or (kid is None and len(self.keys) == 1):
                 yield key
 
@@ -114,7 +114,8 @@ class Tokens:
         self._signatures = {signer.algorithm: signature(signer.algorithm) for signer in signers}
 
     def verify(self, token: str, now: float, *, longest: float | None = None) -> Principal:
-        """Who a token stands for. `now` is seconds since 1970; `longest` bounds `exp - iat`, both then required.
+        """The principal that a token stands for. `now` is seconds since 1970. `longest` bounds `exp - iat`, and makes
+        both required.
 
         Raises Unauthenticated, with the code `token_expired` where only its time is over; Overloaded with the code
         `keys_unavailable` while the key that it names is being fetched.
@@ -133,7 +134,7 @@ class Tokens:
         return self._principal(signer, _read(body, "payload", _Claims), now, longest)
 
     def _signer(self, header: _Header, signed: bytes, mark: bytes) -> Signer:
-        """Whose signature `mark` is."""
+        """The signer that `mark` is the signature of. Raises Unauthenticated."""
         signers = [signer for signer in self._signers if signer.algorithm == header.alg]
         if not signers:
             raise _refusal("no key of this server has the alg in its header")
@@ -169,7 +170,7 @@ class Tokens:
         if longest is not None and (iat is None or claims.exp - iat > longest):
             raise _refusal(f"in an address it needs iat, and may live {longest:g} s at most", "exp")
         audience = [claims.aud] if isinstance(claims.aud, str) else claims.aud
-        # RFC 7519 4.1.3: a token that names an audience is for nobody else.
+        # RFC 7519 4.1.3: a token that names an audience is not for anybody else.
         if (audience is not None or signer.audience is not None) and signer.audience not in (audience or ()):
             raise _refusal("it is for another audience (aud)", "aud")
         if signer.issuer is not None and claims.iss != signer.issuer:
@@ -200,12 +201,12 @@ class Tokens:
 
 
 def revocation_life(max_life: float, leeways: Iterable[float]) -> float:
-    """Seconds after which no token that was there can still count: how long a revocation is kept."""
+    """How long a revocation is kept, in seconds: after that, no token from before it can still be valid."""
     return max_life + max(leeways, default=0.0) + _AHEAD
 
 
 def looks_like_token(credential: str) -> bool:
-    """Whether a credential that is no API key is meant as a token."""
+    """Whether a credential that is not a known API key looks like a token."""
     return credential.count(".") == 2
 
 
@@ -213,9 +214,9 @@ def looks_like_token(credential: str) -> bool:
 
 
 def signature(algorithm: Algorithm) -> Signature:
-    """PyJWT's way to sign and verify. Raises ConfigError where it is not installed."""
+    """PyJWT's implementation of an algorithm. Raises ConfigError if PyJWT is not installed."""
     try:
-        import cryptography  # noqa: F401 - PyJWT goes without it, and says so late
+        import cryptography  # noqa: F401 - PyJWT can be imported without it, and fails later
         import jwt
     except ImportError:
         raise ConfigError(_EXTRA, field="jwt_keys") from None
@@ -223,7 +224,7 @@ def signature(algorithm: Algorithm) -> Signature:
 
 
 def secret_key(secret: bytes, kid: str | None = None) -> Key:
-    """A secret for HS256. Raises ConfigError for one that is too short, or that is another kind of key."""
+    """A secret for HS256. Raises ConfigError if it is too short, or is another kind of key."""
     if len(secret) < MIN_SECRET:
         raise _unusable(
             f"a secret of {len(secret)} bytes can be guessed: HS256 needs {MIN_SECRET} random bytes at least "
@@ -237,7 +238,7 @@ def secret_key(secret: bytes, kid: str | None = None) -> Key:
 
 
 def public_key(algorithm: Algorithm, pem: str, kid: str | None = None) -> Key:
-    """A public key as PEM text. Raises ConfigError where it is none of this algorithm, or too short."""
+    """A public key, from PEM text. Raises ConfigError if it is not a key for this algorithm, or is too short."""
     method = signature(algorithm)
     try:
         material = method.prepare_key(pem)
@@ -248,7 +249,7 @@ def public_key(algorithm: Algorithm, pem: str, kid: str | None = None) -> Key:
 
 
 def signing_key(pem: bytes) -> tuple[Algorithm, Key]:
-    """A private key as PEM, and what it signs with. Raises ConfigError where it is neither RSA nor Ed25519."""
+    """A private key, from PEM, and its algorithm. Raises ConfigError if it is neither RSA nor Ed25519."""
     signature("RS256")
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
@@ -267,7 +268,7 @@ def signing_key(pem: bytes) -> tuple[Algorithm, Key]:
 
 
 def key_set(algorithm: Algorithm, text: bytes) -> tuple[Key, ...]:
-    """The keys of a JWK set (RFC 7517 5) that this algorithm can use. Raises ConfigError where there is none."""
+    """The keys in a JWK set (RFC 7517 5) that are for this algorithm. Raises ConfigError if there are none."""
     signature(algorithm)
     import jwt
 
@@ -303,13 +304,15 @@ def _check_public(algorithm: Algorithm, material: object) -> None:
 
     wanted = RSAPublicKey if algorithm == "RS256" else Ed25519PublicKey
     if not isinstance(material, wanted):
-        raise _unusable(f"the key is not a public one for {algorithm}; the private one stays with who makes tokens")
+        raise _unusable(
+            f"the key is not a public one for {algorithm}; the private key stays with the issuer of the tokens"
+        )
     if isinstance(material, RSAPublicKey) and material.key_size < _MIN_RSA:
         raise _unusable(f"an RSA key of {material.key_size} bits can be broken: RS256 needs {_MIN_RSA} (RFC 7518 3.3)")
 
 
 def _errors() -> tuple[type[Exception], ...]:
-    """What PyJWT and cryptography raise for a key that they cannot use."""
+    """The exceptions that PyJWT and cryptography raise for a key that they cannot use."""
     import jwt
     from cryptography.exceptions import UnsupportedAlgorithm
 
@@ -324,7 +327,7 @@ def _unusable(why: str) -> ConfigError:
 
 
 def _decoded(part: str, name: str) -> bytes:
-    """base64url without padding (RFC 7515 2). There is one way to write the same bytes."""
+    """Decode base64url without padding (RFC 7515 2). Only the canonical spelling of the bytes is accepted."""
     try:
         data = base64.b64decode(part + "=" * (-len(part) % 4), altchars=b"-_", validate=True)
     except ValueError:
@@ -349,7 +352,7 @@ def _read(part: str, name: str, kind: type[Any]) -> Any:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """RFC 7519 4: readers that disagree on which of two equal claims counts can be played against each other."""
+    """Refuse a name that occurs twice (RFC 7519 4): an attacker could use that readers disagree on which one counts."""
     found = dict(pairs)
     if len(found) != len(pairs):
         raise ValueError("a name stands twice")
