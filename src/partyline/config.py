@@ -13,7 +13,7 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import Field, asdict, dataclass, field, fields
 from typing import Any, Final
 
 from partyline.errors import ConfigError
@@ -251,22 +251,31 @@ def _known(name: str, source: str) -> None:
 
 
 def checked(name: str, value: Any, source: str = "") -> Any:
-    """What the setting becomes when it is given this value. Raises ConfigError, which names the `source`, if any.
-
-    For whatever else takes a value of that name, too, such as the options of an EngineIO.
-    """
+    """What the setting becomes when it is given this value. Raises ConfigError, which names the `source`, if any."""
     item = FIELDS[name]
-    meta = item.metadata
     if value is None and item.default is None:
         return None
+    return _checked(name, value, item, item.metadata["least"], source)
+
+
+def option(name: str, value: Any, *, like: str = "", least: float | None = None) -> Any:
+    """The same for an argument of a program, such as those of an EngineIO: it is like the setting `like`, or the one of
+    its own name. None, which mostly follows the setting, stays None. Raises ConfigError."""
+    if value is None:
+        return None
+    item = FIELDS[like or name]
+    return _checked(name, value, item, item.metadata["least"] if least is None else least)
+
+
+def _checked(name: str, value: Any, item: Field[Any], least: float | None, source: str = "") -> Any:
+    meta = item.metadata
     where = f" (from {source})" if source else ""
     try:
-        parsed = _convert(name, value, meta["kind"])
+        parsed = _convert(item, value, meta["kind"])
     except ValueError as error:
         raise ConfigError(f"{name}: {_shown(name, value)}{where} {error}", field=name) from None
     if name == "port" and not 0 <= parsed <= 65535:
         raise ConfigError(f"port: {parsed}{where} is not a port: 0 to 65535", field=name)
-    least = meta["least"]
     if least is not None and parsed < least:
         raise ConfigError(f"{name}: {_shown(name, value)}{where} is below the least value, {least:g}", field=name)
     if meta["choices"] and parsed not in meta["choices"]:
@@ -275,8 +284,8 @@ def checked(name: str, value: Any, source: str = "") -> Any:
     return parsed
 
 
-def _convert(name: str, value: Any, kind: str) -> Any:
-    annotation = str(FIELDS[name].type)
+def _convert(item: Field[Any], value: Any, kind: str) -> Any:
+    annotation = str(item.type)
     if kind == "keys":
         return _keys(value)
     if kind == "jwt_keys":

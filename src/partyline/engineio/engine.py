@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from starlette.routing import BaseRoute, Route
 
+from partyline.config import option
 from partyline.engineio.arriving import Candidate, Opening
 from partyline.engineio.connection import EngineConnection
 from partyline.engineio.polling import Polling
@@ -27,7 +28,8 @@ class EngineIO:
     """An Engine.IO server on one path, for `partyline.build(settings, extras=[...])`.
 
     Times are in seconds, `max_payload` (a POST's body, a WebSocket message) in bytes; what is None follows the server's
-    settings (`ping_interval`, `ping_timeout`, `upgrade_timeout`, `max_message`). `version_3` lets clients of
+    settings (`ping_interval`, `ping_timeout`, `upgrade_timeout`, `max_message`), and what cannot be used is a
+    ConfigError at once. A WebSocket message of 125 bytes always passes. `version_3` lets clients of
     protocol 3 in, `jsonp` those among them that load scripts. `cookie` is the name of a cookie for the session's id.
     Polling answers from `compress_from` bytes on are compressed, 0 never; WebSocket messages where
     `permessage_deflate` is on and the client agrees. What is given as a function must not block:
@@ -60,14 +62,19 @@ class EngineIO:
         headers: Callable[[Request], Headers] | None = None,
         connection_error: Callable[[HandshakeRefused, Request], object] | None = None,
     ) -> None:
-        if not path.startswith("/") or not path.endswith("/"):
+        if not isinstance(path, str) or not path.startswith("/") or not path.endswith("/"):
             raise ConfigError(f"path: {path!r} must begin and end with a slash, as /engine.io/", field="path")
-        if not transports or not set(transports) <= {POLLING, WEBSOCKET}:
+        if not isinstance(transports, list | tuple) or not transports or not set(transports) <= {POLLING, WEBSOCKET}:
             raise ConfigError(f"transports: {transports!r} must be of polling and websocket", field="transports")
         if cookie is not None and TOKEN.fullmatch(cookie) is None:
             raise ConfigError(f"cookie: {cookie!r} is not the name of a cookie (RFC 6265 4.1.1)", field="cookie")
         self.path = path
-        self._given = (ping_interval, ping_timeout, upgrade_timeout, max_payload)
+        self._given = (
+            option("ping_interval", ping_interval),
+            option("ping_timeout", ping_timeout),
+            option("upgrade_timeout", upgrade_timeout),
+            option("max_payload", max_payload, like="max_message", least=1),
+        )
         self._deflate = permessage_deflate
         self._sessions = Sessions(
             accept or self._with_callbacks,
@@ -76,7 +83,7 @@ class EngineIO:
             version_3=version_3,
             jsonp=jsonp,
             cookie=cookie,
-            compress_from=compress_from,
+            compress_from=option("compress_from", compress_from, least=0),
         )
         self._connected: list[Callable[[EngineConnection], object]] = []
         self._messages: list[Callable[[EngineConnection, str | bytes], object]] = []
@@ -160,12 +167,13 @@ class EngineIO:
             else:
                 session = Candidate(sessions.find(asked), asked)
                 headers = sessions.answer_headers(handshake)
+        most = max(sessions.max_payload, 125)  # frames as short as that are never counted
         offered = offered_subprotocols(value for name, value in upgrade.headers if name == b"sec-websocket-protocol")
         return Endpoint(
             session,
             tuple(offered[:1]),  # as Node: browsers fail a connection whose offer is not answered
             deflate=self._deflate,
-            limits=Limits(sessions.max_payload, sessions.max_payload, sessions.site.limits.message.max_fragments),
+            limits=Limits(most, most, sessions.site.limits.message.max_fragments),
             heartbeat=False,
             headers=tuple((name.encode("latin-1"), value.encode("latin-1")) for name, value in headers),
         )

@@ -212,7 +212,7 @@ class Connection:
 
     def _is_too_much(self, size: int) -> bool:
         """Whether a CONNECT brings more than one may, or all that are held here would be more than they may."""
-        most = self._io.max_auth_bytes
+        most: int = self._io.max_auth_bytes
         held = [socket.handshake.size for socket in (*self._sockets.values(), *(self._entering or {}).values())]
         return size > most or size + sum(held) > _AUTHS * most
 

@@ -14,6 +14,7 @@ from weakref import WeakValueDictionary
 
 from starlette.routing import BaseRoute
 
+from partyline.config import option
 from partyline.engineio.connection import EngineConnection
 from partyline.engineio.engine import EngineIO
 from partyline.engineio.receiver import Request
@@ -116,14 +117,16 @@ class SocketIO(Namespace):
         self.max_pending_bytes: int
         self.rooms_per_connection: int
         self.outbox_bytes = 1024 * 1024  # the server's, once there is one
-        self.namespaces_per_connection = namespaces_per_connection
-        self.max_auth_bytes = max_auth_bytes
-        self.disconnect_grace = disconnect_grace
-        self.recovery_window = recovery_window
+        self.namespaces_per_connection = option(
+            "namespaces_per_connection", namespaces_per_connection, like="rooms_per_connection"
+        )
+        self.max_auth_bytes = option("max_auth_bytes", max_auth_bytes, like="max_message", least=1)
+        self.disconnect_grace = option("disconnect_grace", disconnect_grace, like="drain_time")
+        self.recovery_window = option("recovery_window", recovery_window, like="ping_timeout")
         self.skip_middlewares = skip_middlewares
         self.recovery: Recovery | None = None
         self.nodes: Nodes | None = None
-        self.nodes_timeout = nodes_timeout
+        self.nodes_timeout = option("nodes_timeout", nodes_timeout, like="ping_timeout")
         self._adapter = adapter
         if adapter is not None and recovery_window is not None:
             raise ConfigError(
@@ -131,13 +134,14 @@ class SocketIO(Namespace):
                 "adapter",
                 field="recovery_window",
             )
-        self._given = {
+        given = {
             "connect_timeout": connect_timeout,
             "max_attachments": max_attachments,
             "max_pending_events": max_pending_events,
             "max_pending_bytes": max_pending_bytes,
             "rooms_per_connection": rooms_per_connection,
         }
+        self._given = {name: option(name, value) for name, value in given.items()}
         self.engine = EngineIO(path, accept=self._accept, **engine)
         self.counters = Counters()
         self.home = Home()
