@@ -109,7 +109,6 @@ class SocketIO(Namespace):
         **engine: Any,
     ) -> None:
         super().__init__(self, "/")
-        self.realm = "" if path == _PATH else "," + path  # a comma is in no namespace's name
         self.parser = _parser(parser)
         self.connect_timeout: float
         self.max_attachments: int
@@ -143,6 +142,7 @@ class SocketIO(Namespace):
         }
         self._given = {name: option(name, value) for name, value in given.items()}
         self.engine = EngineIO(path, accept=self._accept, **engine)
+        self.realm = "" if path == _PATH else "," + path  # a comma is in no namespace's name
         self.counters = Counters()
         self.home = Home()
         self.delivery = Delivery(self.counters, lambda found: Said())
