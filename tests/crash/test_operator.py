@@ -98,6 +98,7 @@ class Client:
 # Files
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("act", ["move", "replace", "folder"])
 def test_a_database_that_is_taken_away(tmp_path: Path, act: str) -> None:
     """Within a second of the file's leaving its place publishes get 503 and `/health` says so, connections stay, doctor

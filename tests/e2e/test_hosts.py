@@ -108,6 +108,7 @@ def test_hostile_60_a_hosts_log_holds_no_credential(command: list[str], tmp_path
     asyncio.run(main())
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     "command", [UVICORN, [*UVICORN, "--loop", "uvloop"], HYPERCORN, [*HYPERCORN, "-k", "uvloop"]], ids=" ".join
 )
@@ -143,6 +144,7 @@ def test_open_connections_keep_no_host_from_stopping(
     asyncio.run(main())
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     "command",
     [UVICORN, [*UVICORN, "--ws", "wsproto"], [*UVICORN, "--ws", "websockets-sansio"], HYPERCORN],

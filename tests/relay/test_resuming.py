@@ -419,6 +419,7 @@ def test_a_slow_client_resumes_behind_its_cut() -> None:
     asyncio.run(main())
 
 
+@pytest.mark.alone
 def test_a_quiet_connection_moves_on() -> None:
     """Where only other topics are busy, the confirmed position follows at the heartbeat, ahead of retention."""
 

@@ -152,7 +152,7 @@ def test_a_set_is_fetched_at_start() -> None:
 
 async def until(url: str, token: str, status: int) -> None:
     """Ask as a client does that was told to come back."""
-    async with asyncio.timeout(4):
+    async with asyncio.timeout(20):
         while (found := await ask(url, "POST", "/publish", MESSAGE, token)) == (503, "keys_unavailable"):
             await asyncio.sleep(0.01)
     assert found[0] == status, found
@@ -239,7 +239,7 @@ class Watch:
     async def renew(self, missing: bool) -> tuple[bool, int]:
         """Whether keys were on their way, and how many fetches there were when that was over."""
         coming = self.remote.renew(missing)
-        async with asyncio.timeout(4):
+        async with asyncio.timeout(20):
             while self.remote._fetching:
                 await asyncio.sleep(0.001)
         return coming, self.fetches

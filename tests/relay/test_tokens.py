@@ -305,6 +305,7 @@ def test_classic_calls_are_for_the_tokens_own_user() -> None:
 # The end of a token
 
 
+@pytest.mark.alone
 def test_expiry_ends_live_connections() -> None:
     """When the token's time is over, and not before, v1 is closed with 4401 and a stream of
     events ends; coming back is 401."""

@@ -291,6 +291,7 @@ def test_head_timeout(run: Run, first: bytes, dribbled: bool) -> None:
     run(main())
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
 @pytest.mark.parametrize("dribbled", [False, True], ids=["stopped", "dribbled"])
 def test_body_timeout(run: Run, chunked: bool, dribbled: bool) -> None:
@@ -314,6 +315,7 @@ def test_body_timeout(run: Run, chunked: bool, dribbled: bool) -> None:
     run(main())
 
 
+@pytest.mark.alone
 def test_keep_alive_timeout(run: Run) -> None:
     """A connection without a next request is closed keep_alive_timeout after the last answer, and not before."""
 
@@ -359,6 +361,7 @@ def test_max_body(run: Run) -> None:
     run(main())
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     "pieces",
     [
@@ -531,6 +534,7 @@ def test_a_violation_is_read_to_no_end(run: Run) -> None:
 # Heartbeats
 
 
+@pytest.mark.alone
 def test_ping_timeout(run: Run) -> None:
     """A client that answers no ping is closed ping_interval + ping_timeout after it was last heard (rows 18, 19)."""
 
@@ -551,6 +555,7 @@ def test_ping_timeout(run: Run) -> None:
     run(main())
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("answer", ["pong", "text"])
 def test_answered_pings(run: Run, answer: str) -> None:
     """A client that answers its pings, or says anything else, is not closed, and is pinged at each ping_interval."""

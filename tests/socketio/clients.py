@@ -49,7 +49,7 @@ async def serving(io: SocketIO, **settings: Any) -> AsyncIterator[tuple[Partylin
     """The same, with the server itself."""
     async with partyline_server(extras=[io], **settings) as (partyline, url):
         yield partyline, url
-        await eventually(lambda: not remains(io), f"nothing is left of the clients: {remains(io)}", within=4.0)
+        await eventually(lambda: not remains(io), f"nothing is left of the clients: {remains(io)}", within=12.0)
 
 
 def remains(io: SocketIO) -> list[Any]:

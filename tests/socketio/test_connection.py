@@ -466,7 +466,7 @@ class _Later:
         return self._run()
 
     async def _run(self) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await asyncio.sleep(0)
         self._notes.append(asyncio.current_task() is not None)
 

@@ -182,7 +182,7 @@ async def test_inline_or_a_task() -> None:
 
 class _Callable:
     async def __call__(self, socket: Socket, value: Any) -> Any:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await asyncio.sleep(0)
         return value
 
@@ -265,7 +265,7 @@ async def _connection(socket: Socket) -> str:
         writer.close()
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
-    async with server, asyncio.timeout(5):
+    async with server, asyncio.timeout(20):
         reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
         writer.write(b"PING\n")
         line = await reader.readline()

@@ -53,7 +53,7 @@ async def test_redis_in_a_handler(tmp_path: Path) -> None:
 
         @io.on("count")
         async def count(socket: Socket, by: int) -> int:
-            async with asyncio.timeout(5), redis.pipeline() as pipe:
+            async with asyncio.timeout(20), redis.pipeline() as pipe:
                 pipe.incrby("counter", by)
                 pipe.expire("counter", 60)
                 counted, _ = await pipe.execute()

@@ -620,6 +620,7 @@ async def fill(client: Client, io: SocketIO, most: int) -> None:
     await eventually(lambda: connection._held, "reading stops")
 
 
+@pytest.mark.alone
 @looped
 async def test_too_many_events_wait() -> None:
     """With max_pending_events waiting, a WebSocket is not read any more. It is pinged on, and not lost although its

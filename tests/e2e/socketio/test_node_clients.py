@@ -171,6 +171,7 @@ def test_volatile(servers: dict[str, Kitchen], way: str, parser: str) -> None:
     assert saw(servers, (NEWEST, way, parser), "volatile") == ["now", {"bytes": "07"}]
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("parser", ["json", "msgpack"])
 def test_impatience(servers: dict[str, Kitchen], way: str, parser: str) -> None:

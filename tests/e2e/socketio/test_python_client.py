@@ -142,6 +142,7 @@ def test_order(way: str, base: str) -> None:
     asyncio.run(main(base))
 
 
+@pytest.mark.alone
 @every_way
 def test_a_silent_client(way: str, base: str) -> None:
     """A client that answers no ping is ended by the server when interval and timeout are over."""

@@ -242,6 +242,7 @@ def test_a_failing_fsync(tampered: str, path: Path, tmp_path: Path) -> None:
     assert rows(path, "PRAGMA integrity_check") == [("ok",)]
 
 
+@pytest.mark.alone
 def test_a_slow_fsync(tampered: str, path: Path, tmp_path: Path) -> None:
     """While each fsync takes 300 ms the loop goes on: nothing on it is 50 ms late (hostile 5)."""
     answer = tamper(tampered, "slow", path, tmp_path / "order")

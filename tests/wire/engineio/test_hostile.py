@@ -92,6 +92,7 @@ def test_28_every_first_byte() -> None:
         packets.read_binary(b"", 3)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("piece", ["A", "=", " ", "\n", "A\n", "A=", "-_", "é"])
 def test_46_base64_is_linear(piece: str) -> None:
     """Whatever a packet in base64 is made of, twice as much of it takes about twice as long (hostile 46)."""
