@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import FrozenInstanceError, fields
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -83,13 +83,14 @@ def test_the_largest_offset_is_exact_in_javascript() -> None:
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_values_do_not_change(value: object) -> None:
+def test_values_do_not_change(value: Any) -> None:
     """What crosses a boundary cannot be changed behind it, carries no dictionary, and equals its likeness."""
-    for field in fields(value):  # type: ignore[arg-type]
-        with pytest.raises(FrozenInstanceError):
-            setattr(value, field.name, None)
+    names = value.__struct_fields__
+    for name in names:
+        with pytest.raises(AttributeError):
+            setattr(value, name, None)
     assert not hasattr(value, "__dict__")
-    assert value == type(value)(*[getattr(value, field.name) for field in fields(value)])  # type: ignore[arg-type]
+    assert value == type(value)(*[getattr(value, name) for name in names])
 
 
 def test_a_message_is_of_its_drafts_room() -> None:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+import msgspec
+
 from partyline.errors import PartylineError
 from partyline.models import Draft, Message, Page, Payload, Position
 from partyline.topics import any_covers
@@ -85,8 +87,7 @@ class HearsPongs(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(msgspec.Struct, frozen=True):
     """A draft that is in the log, as `message`; `duplicate` if an earlier publish with its id put it there."""
 
     draft: Draft
@@ -94,18 +95,15 @@ class Stored:
     duplicate: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(msgspec.Struct, frozen=True):
     """A draft that is not in the log and never will be."""
 
     draft: Draft
     error: PartylineError
 
 
-class Found(Stored):
+class Found(Stored, frozen=True):
     """A message that is in the log although its publisher was told that it is not: nobody waits for it, all see it."""
-
-    __slots__ = ()
 
 
 Outcome = Stored | Refused

@@ -20,10 +20,12 @@ import random
 import types
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
 from typing import Any, ClassVar, Final
+
+from msgspec.structs import replace
 
 from partyline.errors import Conflict, PartylineError, StoreUnavailable
 from partyline.hub.history import Gap, Start, catch_up, find_start

@@ -229,7 +229,8 @@ class _Published(Said):
     open = True
 
     def __init__(self, hub: Hub, draft: Draft, done: Done | None, message: Message | None = None) -> None:
-        super().__init__(None, message, len(draft.data))
+        self.lane, self.message, self.size = None, message, len(draft.data)
+        self.waited, self.behind = False, None
         self.draft = draft
         self.passing: Sequence[_Published] = ()  # ephemeral ones that were published together with it
         self._hub = hub

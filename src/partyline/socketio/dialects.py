@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from partyline.engineio.frames import Frames
 from partyline.models import Message
 from partyline.wire.socketio.attachments import Body
 from partyline.wire.socketio.packets import Parser
 
 
-@dataclass(frozen=True, slots=True)
-class Emission(Message):
+class Emission(Message, frozen=True, kw_only=True):
     """An event on its way to many. `ack` is the id of the acknowledgement that is wanted of each."""
 
     namespace: str

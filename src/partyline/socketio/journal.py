@@ -257,7 +257,7 @@ class Journal:
 
     def emission(self, message: Message, body: Body) -> Emission:
         """What the log keeps, as it is sent."""
-        return Emission(message.draft, message.offset, message.time, self.namespace.name, body)
+        return Emission(message.draft, message.offset, message.time, namespace=self.namespace.name, body=body)
 
     # Back
 

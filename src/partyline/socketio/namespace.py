@@ -190,7 +190,7 @@ class Namespace(Broadcast, Listening):
 
     def _speak(self, lane: Lane | None, body: Body, members: Collection[Socket], ack: int | None = None) -> None:
         self.io.counters.published += 1
-        emission = Emission(self._draft, None, 0.0, self.name, body, ack)
+        emission = Emission(self._draft, None, 0.0, namespace=self.name, body=body, ack=ack)
         self.io.delivery.say(Spoken(self, lane, members, emission, len(body.data)))
 
     def _is_here(self, audience: Audience) -> bool:

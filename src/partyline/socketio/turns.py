@@ -26,7 +26,8 @@ class Spoken(Said):
     def __init__(
         self, namespace: Space, lane: Lane | None, sockets: Collection[Member], message: Emission | None, size: int
     ) -> None:
-        super().__init__(lane, message, size)
+        self.lane, self.message, self.size = lane, message, size
+        self.waited, self.behind = False, None
         self.namespace = namespace
         self.sockets = sockets
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
@@ -14,8 +13,7 @@ _PLAIN: Final = frozenset((str, int, float, bool, type(None), msgspec.Raw))  # a
 BINARY: Final = (bytes, bytearray, memoryview)
 
 
-@dataclass(frozen=True, slots=True)
-class Body:
+class Body(msgspec.Struct, frozen=True):
     """The name and the arguments of an event, as they stand in a packet: written once, whoever gets it and when.
 
     `data` is a JSON array with its `attachments` beside it, or an array in MessagePack as bytes.
