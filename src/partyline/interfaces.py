@@ -87,6 +87,15 @@ class HearsPongs(Protocol):
         ...
 
 
+@runtime_checkable
+class HearsClose(Protocol):
+    """A session that also wants to know what the peer said when it closed."""
+
+    def peer_closed(self, code: int, reason: str) -> None:
+        """The peer's close frame has come; `closed` follows. `code` is 1005 where it carried none."""
+        ...
+
+
 class Stored(msgspec.Struct, frozen=True):
     """A draft that is in the log, as `message`; `duplicate` if an earlier publish with its id put it there."""
 

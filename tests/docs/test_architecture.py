@@ -15,6 +15,7 @@ from bench.walks import BEGIN, END
 
 from partyline.server import websocket
 from partyline.wire.engineio import states
+from partyline.wire.http import phases
 from partyline.wire.socketio import namespaces
 from partyline.wire.websocket import connection
 from tests.tools import ROOT
@@ -72,6 +73,7 @@ def test_paths_exist() -> None:
 @pytest.mark.parametrize(
     ("name", "transitions"),
     [
+        ("http transitions", phases.TRANSITIONS),
         ("transitions", connection.TRANSITIONS),
         ("connection transitions", websocket.TRANSITIONS),
         ("engineio transitions", states.TRANSITIONS),

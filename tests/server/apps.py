@@ -1,4 +1,4 @@
-"""A minimal ASGI application, to put on plain uvicorn and behind Partyline alike."""
+"""A minimal ASGI application, to be served beside the relay."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Real servers in this process: Partyline, and plain uvicorn to compare it with."""
+"""Real servers in this process."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import contextlib
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
-
-import uvicorn
 
 from partyline import Partyline, Settings, running
 from partyline.errors import PartylineError
@@ -28,24 +26,6 @@ async def partyline_server(
         yield partyline, url
 
 
-@contextlib.asynccontextmanager
-async def plain_uvicorn(app: Any, **settings: Any) -> AsyncIterator[tuple[uvicorn.Server, str]]:
-    """uvicorn as it comes, with the parser and the WebSocket protocol it takes by itself where they are installed."""
-    config = uvicorn.Config(
-        app, port=0, http="httptools", ws="websockets-sansio", lifespan="off", log_config=None, **settings
-    )
-    server = uvicorn.Server(config)
-    serving = asyncio.create_task(server.serve())
-    try:
-        await eventually(lambda: server.started or serving.done(), "uvicorn starts")
-        port = server.servers[0].sockets[0].getsockname()[1]
-        yield server, f"{'https' if config.is_ssl else 'http'}://127.0.0.1:{port}"
-    finally:
-        server.should_exit = server.force_exit = True
-        async with asyncio.timeout(WITHIN):
-            await serving
-
-
 async def eventually(condition: Callable[[], object], what: str, within: float = WITHIN) -> None:
     """Wait for something that has no event to wait for."""
     loop = asyncio.get_running_loop()
@@ -59,7 +39,7 @@ async def nothing_is_held(partyline: Partyline) -> None:
     """Wait until no connection, task or deadline is left; the deadlines of registrations are their own."""
     site, shell = partyline.site, partyline.shell
     await eventually(
-        lambda: not (site.connections or site.live or site._by_address or shell.server_state.tasks),
+        lambda: not (site.connections or site.live or site._by_address or shell.served.tasks),
         "the server lets go of its connections",
         within=12.0,  # a connection that is only kept alive would last longer
     )

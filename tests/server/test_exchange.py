@@ -147,7 +147,7 @@ def test_an_answer_that_comes_later(run: Run) -> None:
             telling.tell(telling.waiting[0])
             telling.tell(telling.waiting[0])  # only the first answer counts
             assert (await peer.answer()).body == b"GET 127.0.0.1 later "
-            assert (await peer.answer()).body == b"asgi second"
+            assert (await peer.answer()).body == b"POST 127.0.0.1  second"
             assert (await peer.answer()).json == {"status": "ok"}
             await peer.send(request("GET", "/direct"))
             assert (await peer.answer()).headers["x-direct"] == "1"
@@ -211,16 +211,20 @@ def test_a_body_that_is_too_large(run: Run, chunked: bool) -> None:
     run(main())
 
 
-def test_what_is_out_of_the_ordinary_goes_the_usual_way() -> None:
-    """A client that waits for 100 Continue gets it, from the ASGI application."""
+def test_expected_body(run: Run) -> None:
+    """A client that waits for 100 Continue gets it where its body is welcome, and a refusal where it is not."""
 
     async def main() -> None:
         async with partyline_server(extras=[Telling()]) as (_, url), connected(url) as peer:
-            await peer.send(request("POST", "/direct", b"hello", "Expect: 100-continue"))
+            whole = request("POST", "/direct", b"hello", "Expect: 100-continue")
+            await peer.send(whole[:-5])
             assert (await peer.answer()).status == 100
-            assert (await peer.answer()).body == b"asgi hello"
+            await peer.send(whole[-5:])
+            assert (await peer.answer()).body == b"POST 127.0.0.1  hello"
+            await peer.send(request("POST", "/direct", None, "Expect: 100-continue", "Content-Length: 1001"))
+            assert (await peer.answer()).status == 413
 
-    asyncio.run(main())
+    run(main())
 
 
 @pytest.mark.parametrize(
@@ -320,6 +324,7 @@ class Ordering:
     def respond(self, exchange: Exchange) -> None:
         self.bodies += 1
         if exchange.query:
+            exchange.gone = lambda: None
             self.later.append(exchange)
         else:
             exchange.json(b'"%b"' % exchange.parameter.encode(), 201)

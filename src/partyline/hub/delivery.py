@@ -120,6 +120,11 @@ class Delivery:
         self._serving = False
         self._asked_bytes = self._due_bytes = self._behind = self._behind_bytes = 0
 
+    @property
+    def unsettled(self) -> int:
+        """Things that wait for the log, or for their turn: whoever said them may not have been answered yet."""
+        return len(self._asked) + len(self._due)
+
     # Saying
 
     def takes(self, count: int, size: int) -> bool:

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from partyline.errors import PartylineError, PayloadTooLarge, UnsupportedMediaType
 from partyline.hub.hub import Hub
 from partyline.models import Draft, Receipt
+from partyline.server.exchange import check_coding
 from partyline.topics import MAX_LENGTH, TOKEN, UNPRINTABLE
 from partyline.trust.perimeter import Peer
 from partyline.wire.json import decode, to_json
@@ -54,6 +55,7 @@ async def read(request: Request, kind: type[_T], limit: int, setting: str = "max
         raise UnsupportedMediaType(
             f"the body must be application/json, and this one {said}: send Content-Type: application/json"
         )
+    check_coding(request.headers.get("content-encoding", "").encode("latin-1"))
     # Known before a byte of it is read: a client that waits for 100 Continue never sends it.
     if int(request.headers.get("content-length", 0)) > limit:
         raise _too_large(limit, setting)

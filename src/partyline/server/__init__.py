@@ -1,1 +1,1 @@
-"""The shell: uvicorn with our listeners, limits and deadlines, and our WebSocket in place of its own."""
+"""The shell: listeners, HTTP, WebSockets, limits and deadlines."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Sequence
 from http import HTTPStatus
+from typing import Final
 
 import msgspec
 
@@ -14,6 +17,22 @@ SAFETY_HEADERS: list[tuple[str, str]] = [
     ("cache-control", "no-store"),
     ("referrer-policy", "no-referrer"),
 ]
+
+
+_NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")  # RFC 9110 5.1
+_VALUE: Final = re.compile(rb"[^\x00-\x08\x0a-\x1f\x7f]*\Z")
+
+
+def checked(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """An application's headers, with names in lower case and without those that are its server's business.
+
+    Raises ValueError where one would end its line.
+    """
+    pairs = [(bytes(name).lower(), bytes(value)) for name, value in headers]
+    for name, value in pairs:
+        if not _NAME.match(name) or not _VALUE.match(value):
+            raise ValueError(f"{name!r} is not a header that can be sent, with the value that it has")
+    return [pair for pair in pairs if pair[0] != b"transfer-encoding"]
 
 
 def error_body(error: PartylineError) -> bytes:
@@ -32,12 +51,12 @@ def error_headers(error: PartylineError, body: bytes) -> list[tuple[bytes, bytes
     return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in pairs]
 
 
-def raw_answer(error: PartylineError) -> bytes:
-    """A whole HTTP/1.1 answer for where no ASGI application is involved. It ends the connection."""
+def raw_answer(error: PartylineError, extra: Sequence[tuple[bytes, bytes]] = ()) -> bytes:
+    """A whole HTTP/1.1 answer for where no ASGI application is involved, and the connection's last."""
     body = error_body(error)
     status = HTTPStatus(error.http_status)
     lines = [b"HTTP/1.1 %d %s" % (status, status.phrase.encode())]
-    headers = error_headers(error, body) + [(n.encode(), v.encode()) for n, v in SAFETY_HEADERS]
+    headers = error_headers(error, body) + [(n.encode(), v.encode()) for n, v in SAFETY_HEADERS] + [*extra]
     lines += [name + b": " + value for name, value in headers if name != b"connection"]
     lines.append(b"connection: close")
     return b"\r\n".join(lines) + b"\r\n\r\n" + body

@@ -22,24 +22,22 @@ import asyncio
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import Final, Protocol, TypeAlias
-from urllib.parse import unquote_to_bytes
 
 from msgspec import Struct
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from partyline import log
-from partyline.errors import MalformedRequest, PartylineError, PayloadTooLarge
+from partyline.errors import PartylineError, PayloadTooLarge, UnsupportedMediaType
 from partyline.metrics import Counters
 from partyline.server.answers import error_body, error_headers
 from partyline.trust.perimeter import Peer
+from partyline.wire.http.head import Headers, path_text
 
 _log = log.get("server")
 
 _LINES: Final = {status.value: b"HTTP/1.1 %d %s\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}
 _JSON: Final = [(b"content-type", b"application/json")]
-
-Headers = list[tuple[bytes, bytes]]
 
 
 class Direct(Protocol):
@@ -106,18 +104,12 @@ class Paths:
         return None
 
 
-def path_text(raw: bytes) -> str:
-    """A path as text. Raises MalformedRequest: what is not UTF-8 would become one text for many paths."""
-    try:
-        return unquote_to_bytes(raw).decode()
-    except UnicodeDecodeError:
-        raise MalformedRequest("the path is not UTF-8, percent-encoded (RFC 3986 2.5)") from None
-
-
 class Connection(Protocol):
     """What an exchange needs of the connection that it came by."""
 
     def send_answer(self, exchange: Exchange, status: int, headers: Headers, body: bytes) -> None: ...
+
+    def leave(self, exchange: Exchange) -> None: ...
 
     def count_refusal(self, error: PartylineError) -> None: ...
 
@@ -145,6 +137,7 @@ class Exchange:
         "parameter",
         "peer",
         "query",
+        "whole",
     )
 
     def __init__(
@@ -174,6 +167,7 @@ class Exchange:
         self.answered = False
         self.disconnected = False
         self.gone: Callable[[], None] | None = None
+        self.whole = b""  # the answer as its connection writes it
 
     def header(self, name: bytes) -> bytes | None:
         """The first header of this name, which is in lower case."""
@@ -183,18 +177,32 @@ class Exchange:
     def body(self) -> bytes:
         return b"".join(self._body)
 
-    def check_length(self) -> None:
-        """Raises PayloadTooLarge where the head announces a body that is."""
-        length = self.header(b"content-length")
-        if length is not None and int(length) > self.direct.max_body:
-            raise too_large(self.direct)
+    def check_head(self) -> None:
+        """Raises PayloadTooLarge or UnsupportedMediaType where the head announces a body that is."""
+        for name, value in self.headers:
+            if name == b"content-length" and int(value) > self.direct.max_body:
+                raise too_large(self.direct)
+            if name == b"content-encoding":
+                check_coding(value)
 
     def take(self, piece: bytes) -> None:
         """A piece of the body has come. Raises PayloadTooLarge."""
+        if self.answered:
+            return
         self._size += len(piece)
         if self._size > self.direct.max_body:
             raise too_large(self.direct)
         self._body.append(piece)
+
+    @property
+    def backlog(self) -> int:
+        """Nothing waits here: `max_body` bounds what is held."""
+        return 0
+
+    @property
+    def watched(self) -> bool:
+        """Whether somebody wants to know that the client goes away."""
+        return self.gone is not None
 
     # Answers
 
@@ -230,12 +238,18 @@ class Exchange:
 
     def respond(self) -> None:
         """All of it has come: have it answered."""
+        if self.answered:
+            return  # refused before
         try:
             self.direct.respond(self)
         except PartylineError as error:
             self.refuse(error)
         except Exception:
             self.fail()
+
+    def leave(self) -> None:
+        """The turn of the loop is over (`server.turn.Leaving`)."""
+        self._connection.leave(self)
 
     def lost(self) -> None:
         """The client has gone."""
@@ -253,6 +267,12 @@ def head_lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
 def status_line(status: int) -> bytes:
     """The first line of an answer."""
     return _LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+
+
+def check_coding(value: bytes) -> None:
+    """Raises UnsupportedMediaType for a Content-Encoding: what a body inflates to is nobody's to bound here."""
+    if value.strip().lower() not in (b"", b"identity"):
+        raise UnsupportedMediaType("bodies are not decoded here: send this one without a Content-Encoding")
 
 
 def too_large(direct: Direct) -> PayloadTooLarge:
@@ -280,7 +300,7 @@ class OverAsgi:
             scope["partyline.peer"],
         )
         self._direct.begin(exchange)
-        exchange.check_length()
+        exchange.check_head()
         more = True
         while more:
             message = await receive()
@@ -324,6 +344,9 @@ class _OverAsgi:
 
     def send_answer(self, exchange: Exchange, status: int, headers: Headers, body: bytes) -> None:
         self.answer.set_result((status, headers, body))
+
+    def leave(self, exchange: Exchange) -> None:
+        """It leaves by `send`."""
 
     def count_refusal(self, error: PartylineError) -> None:
         self._counters.refuse(error)

@@ -14,6 +14,7 @@ from partyline.metrics import Counters
 from partyline.server.answers import SAFETY_HEADERS, error_body, error_headers
 from partyline.server.asgi import mounted_path
 from partyline.trust.perimeter import Perimeter
+from partyline.wire.http.head import path_text
 
 _log = log.get("server")
 
@@ -49,6 +50,7 @@ class Gate:
         client = scope.get("client")
         page = scope["method"] in ("GET", "HEAD") and mounted_path(scope) in self._pages
         try:
+            path_text(scope.get("raw_path") or b"")  # servers decode what is not UTF-8 to one and the same path
             peer = self._perimeter.admit(
                 client[0] if client else "", scope.get("scheme", "http"), scope["headers"], page=page
             )

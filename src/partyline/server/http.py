@@ -1,287 +1,442 @@
-"""uvicorn's HTTP/1.1 protocol with what it leaves out: deadlines, limits, JSON errors, and a clean upgrade.
+"""One HTTP connection on a transport of the loop: bytes to requests, answers to bytes, until it ends or becomes a
+WebSocket.
 
-What uvicorn lacks, and what therefore is here (docs/decisions/0002-uvicorn-as-the-shell.md; each line has its test in
-tests/server/test_uvicorn.py): deadlines for head and body, limits for heads, errors in our form, bytes behind an
-upgrade's head, upgrades to protocols we do not speak, and letting go of parser and headers at the upgrade.
+What is in hand is an `Exchange` (answered without ASGI) or a `Cycle` (an ASGI application's). wire/http/ reads; here
+are deadlines, limits, refusals and the turn that each connection has. No task, no timer of the loop and no future of
+its own: an idle connection is this object and its place in the timing wheel.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from enum import Enum
-from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import unquote
+from time import perf_counter
+from typing import Any, Final, Protocol, cast
 
-import httptools
-from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from starlette.types import ASGIApp
 
 from partyline import log
-from partyline.errors import HeadTooLarge, MalformedRequest, NotFound, PartylineError, RequestTimeout
+from partyline.errors import NotFound, Overloaded, PartylineError, RequestTimeout
+from partyline.hub.timers import SLOT
 from partyline.server.answers import raw_answer
-from partyline.server.exchange import Direct, Exchange, Headers, head_lines, status_line
+from partyline.server.cycle import CONTINUE, Cycle
+from partyline.server.exchange import Exchange, head_lines, status_line
+from partyline.server.fair import SLICE
+from partyline.server.foreign import ForeignSocket
 from partyline.server.known import Known, Request
 from partyline.server.site import Endpoint, Site, Upgrade
 from partyline.server.websocket import WebSocket
+from partyline.trust.perimeter import Peer
+from partyline.wire.http.body import Body, body_of
+from partyline.wire.http.head import Head, Headers, HeadReader, complete_lines, path_text
+from partyline.wire.http.phases import TRANSITIONS, Phase, Step
 from partyline.wire.websocket import handshake
-
-if TYPE_CHECKING:
-    from uvicorn.config import Config
-    from uvicorn.server import ServerState
 
 _log = log.get("server")
 
-_LINGER = 2.0  # seconds a refused client may go on sending before it is cut
-_NOTHING_YET = -1  # bytes since the last of a body, where none of it has come
-_END_OF_HEAD = b"\r\n\r\n"
+_LINGER: Final = 2.0  # seconds a refused client may go on sending before it is cut
+_NEVER: Final = float("inf")
+_BACKLOG: Final = 64 * 1024  # bytes of a body that wait for an application before reading pauses
+_LARGE: Final = 64 * 1024  # bytes of an answer that may have to wait for its reader
+_UNREAD: Final = 128  # times outbox_bytes: what all answers together may hold that nobody reads
+_MOST_KNOWN: Final = 8  # heads that a connection remembers
+_ASGI_COST: Final = 0.0003  # seconds that an application's request is taken to cost: its steps cannot be watched
 
 
-class _Phase(Enum):
-    """Where a connection is in its current request; the deadline goes with it."""
+class Served:
+    """What the connections of one server serve, beside what they share in the site.
 
-    IDLE = "between requests"  # uvicorn's keep-alive timer runs
-    HEAD = "reading a head"
-    BODY = "reading a body"
-    HANDLING = "the application has it all"
-    LINGER = "refused; what still comes is dropped"
-    GONE = "lost, or a WebSocket now"
+    `foreign` says that WebSockets on paths that are not ours go to `app` as well.
+    """
 
-
-class HttpProtocol(HttpToolsProtocol):
-    """One HTTP connection until it ends or becomes a WebSocket."""
-
-    def __init__(self, config: Config, server_state: ServerState, app_state: dict[str, Any], site: Site) -> None:
-        super().__init__(config=config, server_state=server_state, app_state=app_state)
-        self.access_log = False  # it would log tokens and the ids in /ws/<id>
+    def __init__(self, site: Site, app: ASGIApp, *, foreign: bool = False) -> None:
         self.site = site
+        self.app = app
+        self.foreign = foreign
+        self.state: dict[str, Any] = {}  # of the application's lifespan
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    def run(self, cycle: Cycle | ForeignSocket) -> None:
+        """Let the application handle it, in a task of its own."""
+        task = asyncio.get_running_loop().create_task(cycle.run(self.app))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+
+class InHand(Protocol):
+    """The request in hand, as its connection sees it."""
+
+    @property
+    def headers(self) -> Headers: ...
+
+    @property
+    def keep_alive(self) -> bool: ...
+
+    @property
+    def answered(self) -> bool:
+        """An answer has begun."""
+        ...
+
+    @property
+    def watched(self) -> bool:
+        """Somebody waits for the client's going away more than for anything else."""
+        ...
+
+    @property
+    def backlog(self) -> int:
+        """Bytes of the body that have come and nobody has taken."""
+        ...
+
+    def take(self, piece: bytes) -> None: ...
+
+    def respond(self) -> None:
+        """All of it has come."""
+        ...
+
+    def lost(self) -> None: ...
+
+
+class HttpConnection(asyncio.Protocol):
+    """One connection. Its phases are the table in wire/http/phases.py."""
+
+    __slots__ = (
+        "__weakref__",
+        "_address",
+        "_ahead",
+        "_blocked",
+        "_body",
+        "_deadline",
+        "_ended",
+        "_in_hand",
+        "_known",
+        "_paused",
+        "_phase",
+        "_reader",
+        "_refusal",
+        "_resting",
+        "_served",
+        "_site",
+        "_spent",
+        "_transport",
+        "_unread",
+        "timer_slot",
+    )
+
+    def __init__(self, served: Served) -> None:
+        self._served = served
+        self._site = served.site
+        self._transport = cast("asyncio.Transport", None)
         self._address = ""
-        self._phase = _Phase.HEAD
-        self._head_size = 0  # bytes of the current head, as counted by the parser's callbacks
-        self._pending = 0  # bytes fed since the current head began, or since the last of a body
+        self._phase = Phase.HEAD
         self._refusal: PartylineError | None = None
+        self._ahead = bytearray()  # what has come and is not read yet
+        self._reader: HeadReader | None = None
+        self._body: Body | None = None
+        self._in_hand: InHand | None = None
         self._known: dict[bytes, Known] | None = None  # by target, heads of requests that were answered without ASGI
-        self._foreign_upgrade = False  # Upgrade names a protocol we do not speak: served as if it were not there
-        self._head_end = b""  # the last bytes of an unfinished head: its end may come in two pieces
-        self._running: RequestResponseCycle | None = None  # the request whose answer is being made
-        self._later: Callable[[], None] | None = None  # what waits for the answers to earlier requests
+        self._deadline = _NEVER  # of the phase; the wheel may come earlier, and is then sent on
+        self._paused = False  # we read no more
+        self._blocked = False  # the transport pushes back: our answers are not read
+        self._unread = 0  # bytes that it held at the last look
+        self._ended = False  # the client sends no more
+        self._resting = False  # it has had its share of the loop
+        self._spent = 0.0
         self.timer_slot = 0
 
     # asyncio.Protocol
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        # In place of uvicorn's own, which asks for the socket: uvloop then keeps a Python object for it, 244 bytes for
-        # every connection as long as it lives.
-        self.connections.add(self)
-        self.transport = transport
-        self.flow = FlowControl(transport)
-        self.server = _address(transport.get_extra_info("sockname"))
-        self.client = _address(transport.get_extra_info("peername"))
-        self.scheme = "https" if transport.get_extra_info("sslcontext") else "http"
-        site = self.site
-        self._address = self.client[0] if self.client else ""
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        site = self._site
+        name = _address(transport.get_extra_info("peername"))
+        self._address = name[0] if name else ""
         self._refusal = site.enter(self._address)
+        site.live.add(self)
         if site.flooded:
-            transport.abort()
+            self._transport.abort()
             return
-        self._phase = _Phase.HEAD
-        self._arm(site.limits.head_timeout)
+        self._set_deadline(site.limits.head_timeout)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.site.timers.cancel(self)
-        self.site.leave(self._address)
-        # uvicorn tells the newest request only; those before it in the pipeline would wait for ever.
-        for cycle in (self._running, *(cycle for cycle, _ in self.pipeline)):
-            if cycle is not None and not cycle.response_complete:
-                cycle.disconnected = True
-                cycle.message_event.set()
-        self.pipeline.clear()
-        super().connection_lost(exc)
-        self._release()
+        site = self._site
+        site.timers.cancel(self)
+        site.live.discard(self)
+        site.leave(self._address)
+        self._count_unread(0)
+        self._phase = Phase.CLOSING
+        self._ahead.clear()
+        in_hand, self._in_hand = self._in_hand, None
+        self._reader = self._body = None
+        self._transport = cast("asyncio.Transport", None)  # the transport holds us: no cycle may outlive the socket
+        if in_hand is not None:
+            in_hand.lost()
 
     def data_received(self, data: bytes) -> None:
-        if self._phase is _Phase.LINGER or self._later is not None:
+        if self._phase is Phase.LINGER or self._phase is Phase.CLOSING:
             return
-        self._unset_keepalive_if_required()
-        if self._phase is _Phase.IDLE:
-            if self._known is not None and self._repeat(self._known, data):
-                return
-            self._begin_head()
-        try:
-            if self._phase is _Phase.HEAD:
-                self._check_head_size(data)
-            elif self._phase is _Phase.BODY:
-                self._pending = max(0, self._pending) + len(data)
-            began_with, begins = self._phase, self._phase is _Phase.HEAD and self._pending == len(data)
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            rest = data[upgrade.args[0] :]
-            self._when_answered(lambda: self._upgraded(rest))
+        if self._ahead or self._phase is Phase.BODY or self._phase is Phase.ANSWER:
+            self._ahead += data
+            self._read()
             return
-        except httptools.HttpParserCallbackError as error:
-            self._refuse_next(self._cause(error))
+        if self._known is not None and self._phase is Phase.IDLE and self._repeat(self._known, data):
             return
-        except httptools.HttpParserError as error:
-            self._refuse_next(MalformedRequest(f"this is not an HTTP/1.1 request: {error}"))
-            return
-        except PartylineError as error:
-            self._refuse_next(error)
-            return
-        if self._phase is _Phase.BODY:
-            if not self.timer_slot:
-                self._arm(self.site.limits.body_timeout)
-            self._check_trailer_size(data if began_with is _Phase.HEAD else b"")
-        elif self._phase is not _Phase.HEAD:
-            self.site.timers.cancel(self)
-            if begins:
-                self._remember(data)
+        self._ahead += data
+        self._read()
+        if type(self._in_hand) is Exchange and self._body is None and not self._ahead:
+            self._remember(self._in_hand, data)
+
+    def eof_received(self) -> bool:
+        """The client sends no more. What it has asked for is answered; the transport closes after False."""
+        self._ended = True
+        if self._transport.get_extra_info("sslcontext"):
+            return False  # TLS knows no half of a connection
+        if self._phase is Phase.ANSWER:
+            return self._in_hand is not None and not self._in_hand.watched
+        return bool(self._ahead) and (self._resting or self._blocked)
+
+    def pause_writing(self) -> None:
+        self._blocked = True
+        self._count_unread(self._transport.get_write_buffer_size())
+        self._set_deadline(self._site.limits.body_timeout)
+
+    def resume_writing(self) -> None:
+        self._blocked = False
+        self._count_unread(0)
+        if self._phase is Phase.IDLE:
+            self._set_deadline(self._site.limits.keep_alive_timeout)
+        elif self._phase is not Phase.CLOSING:
+            self._deadline = _NEVER
+        if type(self._in_hand) is Cycle:
+            self._in_hand.writable.set()
+        self._read()
+
+    # Deadlines
 
     def on_deadline(self, now: float) -> None:
-        """The head or the body took too long, or a refused client goes on sending."""
-        limits = self.site.limits
-        if self._phase is _Phase.LINGER:
-            self.transport.abort()
-        elif self._phase is _Phase.HEAD and not self._pending:
-            self.site.counters.hit("head_timeout")
-            self.transport.close()  # it never began a request: there is nothing to answer
-        elif self._phase is _Phase.HEAD:
-            self.site.counters.hit("head_timeout")
+        if now < self._deadline:
+            if self._deadline < _NEVER:
+                self._site.timers.set(self, self._deadline)
+            return
+        limits, counters = self._site.limits, self._site.counters
+        if self._blocked or self._phase is Phase.CLOSING:
+            unread = self._transport.get_write_buffer_size()
+            if unread < self._unread:
+                self._count_unread(unread)
+                self._set_deadline(limits.body_timeout)  # its reader is slow, but there
+            else:
+                counters.hit("body_timeout")
+                self._transport.abort()
+        elif self._phase is Phase.LINGER:
+            self._transport.abort()
+        elif self._phase is Phase.HEAD:
+            counters.hit("head_timeout")
+            if not self._ahead:
+                self._step(Step.LATE)  # it never began a request: there is nothing to answer
+                return
             self._refuse(RequestTimeout(f"the request's head took longer than {limits.head_timeout:g} s"))
-        elif self._phase is _Phase.BODY:
-            self.site.counters.hit("body_timeout")
+        elif self._phase is Phase.BODY:
+            counters.hit("body_timeout")
             self._refuse(RequestTimeout(f"the request's body took longer than {limits.body_timeout:g} s"))
+        elif self._phase is Phase.IDLE:
+            counters.hit("keep_alive_timeout")
+            self._step(Step.LATE)
 
-    def abort(self) -> None:
-        """Drop the connection as it is."""
-        if self._phase is not _Phase.GONE:
-            self.transport.abort()
+    def _set_deadline(self, seconds: float) -> None:
+        """The phase ends in so many seconds. The wheel is touched only where it would come too late."""
+        timers = self._site.timers
+        self._deadline = deadline = timers.now() + seconds
+        if not self.timer_slot or deadline < self.timer_slot * SLOT:
+            timers.set(self, deadline)
 
-    def timeout_keep_alive_handler(self) -> None:
-        self.site.counters.hit("keep_alive_timeout")
-        super().timeout_keep_alive_handler()
-
-    # Parser callbacks
-
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        if self._phase is not _Phase.HEAD:
-            self._begin_head()
-        self._head_size = 0
-
-    def on_url(self, url: bytes) -> None:
-        super().on_url(url)
-        self._count_head(len(url))
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        super().on_header(name, value)
-        self._count_head(len(name) + len(value) + 4)
-        if len(self.headers) > self.site.limits.max_headers:
-            raise HeadTooLarge(f"more than {self.site.limits.max_headers} headers", limit="max_headers")
-
-    def on_headers_complete(self) -> None:
-        if not self._foreign_upgrade:
-            self.site.counters.requests += 1
-        if self._refusal is not None:
-            raise self._refusal
-        self._phase = _Phase.BODY
-        self._pending = _NOTHING_YET
-        self.site.timers.cancel(self)
-        if self.parser.get_http_version() not in ("1.1", "1.0"):
-            raise MalformedRequest("this server speaks HTTP/1.1")
-        if self.parser.get_method() == b"CONNECT":
-            raise MalformedRequest("CONNECT is for proxies, and this is none")
-        if self.parser.should_upgrade():
-            # Any of several Upgrade headers, as any of several Connection headers made the parser stop here.
-            named = [value for name, value in self.headers if name == b"upgrade"]
-            self._foreign_upgrade = not any(b"websocket" in _tokens(value) for value in named)
-            self.scope["method"] = self.parser.get_method().decode("ascii")
-            self.scope["http_version"] = self.parser.get_http_version()
-            self._phase = _Phase.HANDLING
-            return  # the parser stops behind this head and raises HttpParserUpgrade
-        url = httptools.parse_url(self.url)
-        if url.path is None:
-            raise NotFound("there is nothing at this address")
-        found = self.site.direct.find(self.parser.get_method(), url.path)
-        if found is not None and self._begin_exchange(*found, url.query or b""):
-            return
-        super().on_headers_complete()
-        # uvicorn's request closes the connection by itself where its answer says so; here that must wait for the body.
-        self.cycle.transport = cast("asyncio.Transport", _Hangup(self))
-        self.scope["partyline.abort"] = self.abort  # type: ignore[typeddict-unknown-key]
-
-    def on_chunk_header(self) -> None:
-        """A chunk begins: no trailer yet."""
-        self._pending = 0
-
-    def on_body(self, body: bytes) -> None:
-        self._pending = 0
-        exchange = cast("object", self.cycle)
-        if isinstance(exchange, Exchange):
-            exchange.take(body)
-        elif not self.cycle.response_complete:
-            super().on_body(body)
-
-    def on_message_complete(self) -> None:
-        if self.parser.should_upgrade():
-            return
-        self._phase = _Phase.HANDLING
-        self._foreign_upgrade = False
-        exchange = cast("object", self.cycle)
-        if isinstance(exchange, Exchange):
-            exchange.respond()
-        else:
-            super().on_message_complete()
-
-    def _begin_exchange(self, direct: Direct, parameter: str, query: bytes) -> bool:
-        """Answer this request without ASGI, unless something about it is out of the ordinary."""
-        method = self.parser.get_method()
-        if method == b"OPTIONS":  # a preflight, perhaps: the layer that knows about CORS answers it
+    def _step(self, step: Step) -> bool:
+        """Take a step, and do what belongs to the phase that it leads to; False where there is no such step now."""
+        after = TRANSITIONS.get((self._phase, step))
+        if after is None:
             return False
-        if self.expect_100_continue or not (self.cycle is None or self.cycle.response_complete):
-            return False
-        origin: bytes | None = None
-        for name, value in self.headers:
-            if name == b"origin":
-                origin = value
-            elif name == b"content-encoding":
-                return False
-        try:
-            peer = self.site.perimeter.admit(self._address, self.scheme or "http", self.headers)
-        except PartylineError:
-            return False  # the gate refuses it
-        cors = b"" if origin is None else head_lines(self.site.cors(origin))
-        keep_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
-        exchange = _Exchange(
-            self, direct, method.decode("ascii"), parameter, query, self.headers, peer, cors, keep_alive=keep_alive
-        )
-        direct.begin(exchange)
-        exchange.check_length()
-        self.cycle = self._running = cast("RequestResponseCycle", exchange)
+        self._phase = after
+        if after is Phase.LINGER:
+            self._linger()
+        elif after is Phase.CLOSING:
+            self._close()
         return True
 
-    def _remember(self, data: bytes) -> None:
-        """`data` began with a request. If an exchange has all of it, the next one like it need not be parsed."""
-        exchange = cast("object", self.cycle)
-        if isinstance(exchange, Exchange) and (request := Request.of(data)) is not None:
-            known = Known.of(request, exchange)
-            if known is not None:
-                self._known = {} if self._known is None else self._known
-                self._known[request.target] = known
+    # In
+
+    def _read(self) -> None:
+        """Read what has come, up to the end of one request."""
+        ahead, began = self._ahead, perf_counter()
+        while ahead and not (self._blocked or self._resting):
+            if self._phase is Phase.IDLE:
+                blank = len(ahead) - len(ahead.lstrip(b"\r\n"))
+                del ahead[:blank]  # RFC 9112 2.2
+                if ahead:
+                    self._step(Step.BEGIN)
+            elif self._phase is Phase.HEAD:
+                if not self._read_head(ahead):
+                    break
+            elif self._phase is Phase.BODY and self._body is not None:
+                if self._in_hand is not None and self._in_hand.backlog > _BACKLOG:
+                    break
+                self._read_body(ahead, self._body)
+                if ahead and perf_counter() - began > SLICE:
+                    self._resting = True
+                    self._site.fair.wait(self, SLICE)
+            else:
+                break
+        self._spent += perf_counter() - began
+        self._after_reading()
+
+    def _read_head(self, ahead: bytearray) -> bool:
+        """Whether a whole head was read, or refused."""
+        limits = self._site.limits
+        if self._reader is None:
+            del ahead[: len(ahead) - len(ahead.lstrip(b"\r\n"))]
+            if not ahead:
+                return False
+            self._reader = HeadReader(limits.max_head_bytes, limits.max_headers)
+            self._deadline = _NEVER
+        try:
+            size = self._reader.feed(ahead)
+            if not size:
+                if self._deadline == _NEVER:
+                    self._set_deadline(limits.head_timeout)
+                return False
+            self._site.counters.requests += 1
+            if self._refusal is not None:
+                raise self._refusal
+            head = self._reader.head(self._own_host())
+            path = path_text(head.path)
+        except PartylineError as error:
+            self._refuse(error)
+            return True
+        self._reader = None
+        self._deadline = _NEVER
+        del ahead[:size]
+        self._begin(head, path)
+        return True
+
+    def _read_body(self, ahead: bytearray, body: Body) -> None:
+        piece = bytes(ahead[: body.wants])
+        in_hand = self._in_hand
+        try:
+            content = body.take(piece)
+            del ahead[: len(piece) - len(body.rest)]
+            if in_hand is not None and content:
+                in_hand.take(content)
+        except PartylineError as error:
+            self._refuse(error)
+            return
+        if body.done:
+            self._body = None
+            self._deadline = _NEVER
+            if self._step(Step.BODY) and in_hand is not None:
+                in_hand.respond()
+
+    def _after_reading(self) -> None:
+        if self._transport is None or self._phase is Phase.SWITCHED:
+            return
+        self.regulate()
+        if self._ended and self._in_hand is None and not (self._resting or self._blocked):
+            self._close()  # what is left of its bytes is no whole request, and nothing more will come
+
+    def regulate(self) -> None:
+        """Read from the transport, or pause, as what waits here says."""
+        waits = len(self._ahead) > self._site.limits.max_head_bytes
+        if not waits and self._in_hand is not None:
+            waits = self._in_hand.backlog > _BACKLOG
+        if waits != self._paused and not self._transport.is_closing():
+            self._paused = waits
+            (self._transport.pause_reading if waits else self._transport.resume_reading)()
+
+    def read_on(self) -> None:
+        """The application has taken what there was of the body."""
+        if self._paused:
+            self._read()
+
+    # Requests
+
+    def _begin(self, head: Head, path: str) -> None:
+        """A head is there."""
+        self._step(Step.HEAD if head.length else Step.HEAD_ALONE)
+        if head.length:
+            self._body = body_of(head.length, self._site.limits.max_head_bytes)
+            self._set_deadline(self._site.limits.body_timeout)
+        try:
+            if head.path == b"*" and head.method != "OPTIONS":
+                raise NotFound("there is nothing at this address")
+            if head.websocket:
+                self._upgrade(head, path)
+                return
+            exchange = self._exchange(head)
+        except PartylineError as error:
+            self._refuse(error)
+            return
+        if exchange is None:
+            cycle = Cycle(self, head, {**self._scope("http", head, path), "method": head.method})
+            self._in_hand = cycle
+            self._served.run(cycle)
+        else:
+            self._in_hand = exchange
+            self._start(exchange, head)
+
+    def _start(self, exchange: Exchange, head: Head) -> None:
+        try:
+            exchange.direct.begin(exchange)
+            exchange.check_head()
+        except PartylineError as error:
+            exchange.refuse(error)
+            return
+        except Exception:
+            exchange.fail()
+            return
+        if not head.length:
+            exchange.respond()
+        elif head.expects:
+            self._transport.write(CONTINUE)
+
+    def _exchange(self, head: Head) -> Exchange | None:
+        """How to answer this request without ASGI; None where something about it is out of the ordinary."""
+        site = self._site
+        if head.method == "OPTIONS":
+            if head.path == b"*" or (head.path == b"/" and head.hostless):
+                return Exchange(self, _Options(), "OPTIONS", "", b"", [], _NOBODY, keep_alive=head.keep_alive)
+            return None  # a preflight, perhaps: the layer that knows about CORS answers it
+        found = site.direct.find(head.method.encode("ascii"), head.path)
+        if found is None:
+            return None
+        origin = next((value for name, value in head.headers if name == b"origin"), None)
+        try:
+            peer = site.perimeter.admit(self._address, self._scheme, head.headers)
+        except PartylineError:
+            return None  # the gate refuses it
+        cors = b"" if origin is None else head_lines(site.cors(origin))
+        direct, parameter = found
+        return Exchange(
+            self, direct, head.method, parameter, head.query, head.headers, peer, cors, keep_alive=head.keep_alive
+        )
+
+    def _remember(self, exchange: Exchange, data: bytes) -> None:
+        """`data` was a request, and `exchange` has all of it: the next one like it need not be parsed."""
+        request = Request.of(data)
+        known = None if request is None else Known.of(request, exchange)
+        if request is None or known is None:
+            return
+        if self._known is None or len(self._known) >= _MOST_KNOWN:
+            self._known = {}
+        self._known[request.target] = known
 
     def _repeat(self, known_heads: dict[bytes, Known], data: bytes) -> bool:
-        """Take `data` as a request whose head is known; False where it is none, and nothing has happened."""
+        """Take `data` as a request whose head is known; False where it is not, and nothing has happened."""
         request = Request.of(data)
         known = None if request is None else known_heads.get(request.target)
-        if request is None or known is None:
+        if request is None or known is None or self._blocked:
             return False
         headers = known.headers_of(request)
         if headers is None or len(request.body) > known.direct.max_body:
             return False
-        site = self.site
+        site = self._site
         if len(data) - len(request.body) > site.limits.max_head_bytes:
             return False
-        site.counters.requests += 1
-        exchange = _Exchange(
+        exchange = Exchange(
             self, known.direct, known.method, known.parameter, request.query, headers, known.peer, known.cors
         )
         try:
@@ -290,310 +445,257 @@ class HttpProtocol(HttpToolsProtocol):
             return False  # read the usual way, it is refused
         if request.body:
             exchange.take(request.body)
-        self.cycle = self._running = cast("RequestResponseCycle", exchange)
-        self._phase = _Phase.HANDLING
+        site.counters.requests += 1
+        self._in_hand = exchange
+        self._phase = Phase.ANSWER  # as BEGIN, HEAD and BODY lead there
+        self._deadline = _NEVER
         exchange.respond()
         return True
 
+    # Out
+
     def send_answer(self, exchange: Exchange, status: int, headers: Headers, body: bytes) -> None:
-        assert isinstance(exchange, _Exchange)
-        parts = [status_line(status), self.site.head, exchange.cors, head_lines(headers)]
-        if not exchange.keep_alive:
+        """An exchange is answered: it leaves at the end of this turn."""
+        parts = [status_line(status), self._site.head, exchange.cors, head_lines(headers)]
+        if not exchange.keep_alive or self._site.draining:
             parts.append(b"connection: close\r\n")
         parts.append(b"content-length: %d\r\n\r\n" % len(body))
         if exchange.method != "HEAD":
             parts.append(body)
         exchange.whole = b"".join(parts)
-        self.site.turn.add(exchange)
+        self._site.turn.add(exchange)
+
+    def leave(self, exchange: Exchange) -> None:
+        """Its turn is over."""
+        if self._in_hand is exchange:
+            self._transport.write(exchange.whole)
+            self.answered(exchange)
 
     def count_refusal(self, error: PartylineError) -> None:
-        self.site.counters.refuse(error)
+        self._site.counters.refuse(error)
 
     def count_failure(self) -> None:
-        self.site.counters.errors += 1
+        self._site.counters.errors += 1
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        self._running = cycle
-        super()._start_asgi_task(cycle, app)
+    def write(self, data: bytes) -> None:
+        """A piece of an answer."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(data)
 
-    def on_response_complete(self) -> None:
-        if self._phase is _Phase.GONE:
-            return  # the client left meanwhile
-        if self._phase is _Phase.HANDLING and not self.pipeline:
-            self._phase = _Phase.IDLE
-        super().on_response_complete()
-        if self._phase is _Phase.BODY and self.cycle.response_complete:
-            # Answered before the body was all in: what still comes of it could not be told from a next request.
-            self._linger()
-        elif self._later is not None and self.cycle.response_complete:
-            self._unset_keepalive_if_required()
-            later, self._later = self._later, None
-            later()
+    @property
+    def site(self) -> Site:
+        return self._site
 
-    # Heads
+    @property
+    def ended(self) -> bool:
+        """Whether the client sends no more."""
+        return self._ended
 
-    def _begin_head(self) -> None:
-        self._phase = _Phase.HEAD
-        self._pending = 0
-        self._head_end = b""
-        self._arm(self.site.limits.head_timeout)
+    @property
+    def blocked(self) -> bool:
+        """Whether what was written is not read."""
+        return self._blocked
 
-    def _check_head_size(self, data: bytes) -> None:
-        """Bound what the parser gathers of a head that does not end."""
-        limit = self.site.limits.max_head_bytes
-        if self._pending + len(data) > limit:
-            before = self._head_end
-            end = (before + data).find(_END_OF_HEAD)
-            if end < 0 or self._pending - len(before) + end > limit:
-                raise self._head_too_large()
-        self._pending += len(data)
-        self._head_end = (self._head_end + data[-3:])[-3:]
+    def overloaded(self, size: int) -> PartylineError | None:
+        """Why an answer of so many bytes cannot be held: too much is held already for those who do not read."""
+        site = self._site
+        if size <= _LARGE or site.unread < _UNREAD * site.limits.outbox_bytes:
+            return None
+        return Overloaded("too many answers wait for clients that do not read: come back later", limit="outbox_bytes")
 
-    def _check_trailer_size(self, data: bytes) -> None:
-        """Bound what the parser gathers of a chunked body's trailer: bytes since the last of the body.
+    def answered(self, in_hand: InHand) -> None:
+        """The answer to the request in hand is out."""
+        if self._in_hand is not in_hand:
+            return
+        self._in_hand = None
+        if type(in_hand) is Cycle:
+            self._spent += _ASGI_COST
+        last = not in_hand.keep_alive or self._site.draining
+        if not self._step(Step.LAST if last else Step.ANSWERED) or self._phase is not Phase.IDLE:
+            return
+        if self._paused:
+            self.regulate()  # what the application did not take of its body waits no more
+        if not self._blocked:
+            self._set_deadline(self._site.limits.keep_alive_timeout)
+        if self._ahead:
+            # Not at once: all others have their turn first, and a client that sends ahead counts as a stranger.
+            cost, self._spent = self._spent, 0.0
+            self._resting = True
+            if not self._site.fair.stranger(self, cost):
+                self._site.fair.wait(self, cost)
+        else:
+            self._spent = 0.0
+            if self._ended:
+                self._close()
 
-        `data` is what a head came with, if one did: what stands behind it counts.
-        """
-        if self._pending == _NOTHING_YET:
-            self._pending = len(data) - data.rfind(_END_OF_HEAD) - len(_END_OF_HEAD) if data else 0
-        if self._pending > self.site.limits.max_head_bytes:
-            self._refuse(self._head_too_large())
-
-    def _count_head(self, size: int) -> None:
-        self._head_size += size
-        if self._head_size > self.site.limits.max_head_bytes:
-            raise self._head_too_large()
-
-    def _head_too_large(self) -> HeadTooLarge:
-        limit = self.site.limits.max_head_bytes
-        return HeadTooLarge(f"the request's head is larger than {limit} bytes", limit="max_head_bytes")
+    def go_on(self) -> None:
+        """Its turn has come (`server.fair.Busy`)."""
+        self._resting = False
+        if self._transport is not None:
+            self._read()
 
     # Upgrades
 
-    def _upgraded(self, rest: bytes) -> None:
-        """The head asked for another protocol; `rest` came behind it in the same read."""
-        if self._foreign_upgrade:
-            self._serve_without_upgrade(rest)
-            return
-        url = httptools.parse_url(self.url)
-        site = self.site
-        try:
-            peer = site.perimeter.admit(self._address, self.scheme or "http", self.headers)
-            path = unquote((url.path or b"").decode("ascii", "replace"))
-            endpoint = site.find(Upgrade(path, url.query or b"", self.headers, peer))
-            if endpoint is None:
-                if self.ws_protocol_class is None:
-                    raise NotFound("there is no WebSocket at this address")
-                self._hand_to_application(rest)
-                return
+    def _upgrade(self, head: Head, path: str) -> None:
+        """The head asked for a WebSocket; what is ahead came after it. Raises PartylineError."""
+        site = self._site
+        peer = site.perimeter.admit(self._address, self._scheme, head.headers)
+        endpoint = site.find(Upgrade(path, head.query, head.headers, peer))
+        if endpoint is not None:
             accepted = handshake.accept(
-                self.scope["method"],
-                self.scope["http_version"],
-                self.headers,
+                head.method,
+                head.version,
+                head.headers,
                 subprotocols=endpoint.subprotocols,
                 deflate=endpoint.deflate,
                 extra=endpoint.headers,
             )
-        except PartylineError as error:
-            self._refuse(error)
-            return
-        except httptools.HttpParserError:
-            self._refuse(MalformedRequest("the request's target is not a URL"))
-            return
-        self._become_websocket(endpoint, accepted, rest)
+            self.become_websocket(endpoint, accepted)
+        elif self._served.foreign:
+            handshake.accept(head.method, head.version, head.headers)
+            scope = self._scope("websocket", head, path)
+            foreign = ForeignSocket(self, head, scope)
+            self._in_hand = foreign
+            self._served.run(foreign)
+        else:
+            raise NotFound("there is no WebSocket at this address")
 
-    def _become_websocket(self, endpoint: Endpoint, accepted: handshake.Accepted, rest: bytes) -> None:
-        site, transport = self.site, self.transport
+    def become_websocket(self, endpoint: Endpoint, accepted: handshake.Accepted) -> WebSocket:
+        """The connection is a WebSocket's from here on."""
+        site, transport = self._site, self._transport
+        self._step(Step.SWITCH)
+        self._in_hand = None
         websocket = WebSocket(site, endpoint, self._address, accepted.deflate)
-        self._leave_transport()
+        site.timers.cancel(self)
+        site.live.discard(self)
+        if self._paused:
+            transport.resume_reading()
+        self._transport = cast("asyncio.Transport", None)
+        self._known = None
         transport.set_protocol(websocket)
-        websocket.start(transport, accepted.head, rest)
+        websocket.start(transport, accepted.head, bytes(self._ahead))
+        self._ahead.clear()
+        return websocket
 
-    def _hand_to_application(self, rest: bytes) -> None:
-        """An upgrade on a path that is not ours goes to uvicorn's own ASGI WebSocket."""
-        transport = self.transport
-        self.site.timers.cancel(self)
-        self.handle_websocket_upgrade()  # counted on: see `counted` below
-        if rest:
-            cast("asyncio.Protocol", transport.get_protocol()).data_received(rest)
-        self._release()
+    # The end
 
-    def _leave_transport(self) -> None:
-        self.site.timers.cancel(self)
-        self.connections.discard(self)
-        self._release()
-
-    def _release(self) -> None:
-        """Break the cycles between this object, its parser and its request: what stays is collected late or never."""
-        self.parser = None  # type: ignore[assignment]
-        self.scope = self.headers = self.cycle = self.flow = None  # type: ignore[assignment]
-        self.transport = None  # type: ignore[assignment]
-        self._running = self._later = self._known = None
-        self._phase = _Phase.GONE
-
-    def _serve_without_upgrade(self, rest: bytes) -> None:
-        """RFC 9110 7.8: an Upgrade we do not know is ignored. Java's HTTP client sends one (h2c) with every request.
-
-        The parser stopped behind the head without reading the body, so a fresh one gets the head again, without it.
-        """
-        head = [self.scope["method"].encode() + b" " + self.url + b" HTTP/1.1"]
-        for name, value in self.headers:
-            if name not in (b"upgrade", b"http2-settings"):
-                if name == b"connection":
-                    value = b", ".join(t for t in _tokens(value) if t not in (b"upgrade", b"http2-settings"))
-                head.append(name + b": " + value)
-        self.parser = httptools.HttpRequestParser(self)
-        self._phase = _Phase.HEAD
-        self._head_size = self._pending = 0
-        self.data_received(b"\r\n".join(head) + _END_OF_HEAD + rest)
-
-    # Refusals
-
-    def _when_answered(self, action: Callable[[], None]) -> None:
-        """Do it once every earlier request of this connection has its answer (RFC 9112 9.3.2)."""
-        if self.cycle is None or self.cycle.response_complete:
-            action()
-        else:
-            self._later = action
-            self.site.timers.cancel(self)
-            self.flow.pause_reading()
-
-    def _refuse_next(self, error: PartylineError) -> None:
-        """Refuse what was being read: behind the answers to earlier requests, or in place of its own."""
-        if self._phase is _Phase.BODY:
-            self._refuse(error)
-        else:
-            self._when_answered(lambda: self._refuse(error))
-
-    def _cause(self, error: httptools.HttpParserCallbackError) -> PartylineError:
-        """Why a callback stopped the parser: one of our refusals, or a target that uvicorn cannot read."""
-        cause = error.__context__
-        if isinstance(cause, PartylineError):
-            return cause
-        if not isinstance(cause, httptools.HttpParserError | UnicodeDecodeError):
-            self.site.counters.errors += 1
-            _log.error("a request's head could not be handled", exc_info=cause)
-        return MalformedRequest("the request's target is not a URL in ASCII")
+    def refuse(self, error: PartylineError) -> None:
+        """Refuse the request in hand, and end the connection."""
+        self._refuse(error)
 
     def _refuse(self, error: PartylineError) -> None:
         """Answer with `error` and end the connection; a handler in the middle of this request sees a disconnect."""
-        site = self.site
+        site, in_hand = self._site, self._in_hand
         if 400 <= error.http_status < 500:
             site.counters.refused += 1
         _log.info("refused", code=error.code, status=error.http_status, address=self._address)
-        cycle = self.cycle
-        if cycle is not None and not cycle.response_complete:
-            cycle.disconnected = True
-            cycle.message_event.set()
-            if cycle.response_started:
-                self.transport.abort()
+        self._in_hand = None
+        if in_hand is not None:
+            begun = in_hand.answered
+            in_hand.lost()
+            if begun:
+                self._transport.abort()
                 return
         if error.limit is not None:
             site.counters.hit(error.limit)
-        self.transport.write(raw_answer(error))
-        self._linger()
+        headers = complete_lines(bytes(self._ahead)) if in_hand is None else in_hand.headers
+        self.write(raw_answer(error, self._cors(headers)))
+        self._step(Step.REFUSE)
+
+    def _cors(self, headers: Headers) -> Headers:
+        """What lets a page of an allowed origin read a refusal."""
+        origin = next((value for name, value in headers if name == b"origin"), None)
+        if origin is None:
+            return []
+        try:
+            self._site.perimeter.admit(self._address, self._scheme, headers)
+        except PartylineError:
+            return []
+        return self._site.cors(origin)
 
     def _linger(self) -> None:
         """End our side, and let the client run out for a moment.
 
         Closing with unread bytes in the socket resets the connection, and the client might never see the answer.
         """
-        if self._phase is _Phase.LINGER or self.transport.is_closing():
+        self._ahead.clear()
+        self._reader = self._body = None
+        transport = self._transport
+        if not transport.can_write_eof() or transport.is_closing():
+            self._close()
             return
-        self._phase = _Phase.LINGER
-        self._unset_keepalive_if_required()
-        if self.transport.can_write_eof():
-            self.transport.write_eof()
-            self.flow.resume_reading()
-            self._arm(_LINGER)
-        else:
-            self.transport.close()
+        transport.write_eof()
+        if self._paused:
+            self._paused = False
+            transport.resume_reading()
+        self._set_deadline(_LINGER)
 
-    def hang_up(self) -> None:
-        """The answer was the last one of this connection."""
-        if self._phase is _Phase.BODY:
-            self._linger()
-        elif self.transport is not None:
-            self.transport.close()
+    def _close(self) -> None:
+        """What was written still leaves, if somebody reads it."""
+        self._phase = Phase.CLOSING
+        self._transport.close()
+        self._set_deadline(self._site.limits.body_timeout)
 
-    def _arm(self, seconds: float) -> None:
-        timers = self.site.timers
-        timers.set(self, timers.now() + seconds)
+    def abort(self) -> None:
+        """Drop the connection as it is (`server.site.Live`)."""
+        if self._transport is not None:
+            self._transport.abort()
 
+    def shutdown(self) -> None:
+        """The server stops: what is in hand is finished (`server.site.Live`)."""
+        self._step(Step.DRAIN)
 
-class _Exchange(Exchange):
-    """What uvicorn, and the connection, look at in a request of theirs."""
-
-    __slots__ = ("response_complete", "whole")
-
-    whole: bytes
-
-    def __init__(self, protocol: HttpProtocol, *request: Any, keep_alive: bool = True) -> None:
-        super().__init__(protocol, *request, keep_alive=keep_alive)
-        self.response_complete = False
+    # The rest
 
     @property
-    def response_started(self) -> bool:
-        return self.answered
+    def _scheme(self) -> str:
+        return "https" if self._transport.get_extra_info("sslcontext") else "http"
 
-    @property
-    def message_event(self) -> _Exchange:
-        return self
+    def _own_host(self) -> bytes:
+        name = _address(self._transport.get_extra_info("sockname"))
+        if name is None:
+            return b"localhost"
+        host = f"[{name[0]}]" if ":" in name[0] else name[0]
+        return f"{host}:{name[1]}".encode("latin-1")
 
-    def set(self) -> None:
-        if self.disconnected:
-            self.lost()
+    def _scope(self, kind: str, head: Head, path: str) -> dict[str, Any]:
+        transport = self._transport
+        secure = transport.get_extra_info("sslcontext")
+        schemes = ("http", "https") if kind == "http" else ("ws", "wss")
+        return {
+            "type": kind,
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": head.version,
+            "server": _address(transport.get_extra_info("sockname")),
+            "client": _address(transport.get_extra_info("peername")),
+            "scheme": schemes[bool(secure)],
+            "root_path": "",
+            "path": path,
+            "raw_path": head.path,
+            "query_string": head.query,
+            "headers": head.headers,
+            "state": self._served.state.copy(),
+        }
 
-    def leave(self) -> None:
-        protocol = cast("HttpProtocol", self._connection)
-        if self.disconnected or protocol.transport.is_closing():
-            return
-        self.response_complete = True
-        protocol.transport.write(self.whole)
-        if not self.keep_alive:
-            protocol.hang_up()
-        protocol.on_response_complete()
-
-
-class _Hangup:
-    """The transport as one request sees it: closing it is up to the connection."""
-
-    __slots__ = ("_protocol",)
-
-    def __init__(self, protocol: HttpProtocol) -> None:
-        self._protocol = protocol
-
-    def write(self, data: bytes) -> None:
-        transport = self._protocol.transport
-        if transport is not None:
-            transport.write(data)
-
-    def is_closing(self) -> bool:
-        transport = self._protocol.transport
-        return transport is None or transport.is_closing()
-
-    def close(self) -> None:
-        self._protocol.hang_up()
+    def _count_unread(self, size: int) -> None:
+        self._site.unread += size - self._unread
+        self._unread = size
 
 
-def counted(base: type[asyncio.Protocol], site: Site) -> type[asyncio.Protocol]:
-    """uvicorn's own WebSocket class, whose connections stay counted until they are lost."""
+class _Options:
+    """Answers OPTIONS for the server as a whole (RFC 9110 9.3.7), by which proxies ask whether it lives."""
 
-    class Counted(base):  # type: ignore[misc, valid-type]
-        def connection_made(self, transport: asyncio.Transport) -> None:
-            self._partyline_address = (_address(transport.get_extra_info("peername")) or ("", 0))[0]
-            super().connection_made(transport)
+    max_body = 0
+    body_setting = "max_body"
 
-        def connection_lost(self, exc: Exception | None) -> None:
-            site.leave(self._partyline_address)
-            super().connection_lost(exc)
+    def begin(self, exchange: Exchange) -> None:
+        """Anybody may ask."""
 
-    return Counted
+    def respond(self, exchange: Exchange) -> None:
+        exchange.answer([(b"allow", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")], b"")
 
 
-def _tokens(value: bytes) -> list[bytes]:
-    """The parts of a list header, in lower case."""
-    return [token.strip().lower() for token in value.split(b",")]
+_NOBODY: Final = Peer("", "http", "")
 
 
 def _address(name: object) -> tuple[str, int] | None:

@@ -11,8 +11,9 @@ from typing import Final, Self
 
 from msgspec import Struct
 
-from partyline.server.exchange import Direct, Exchange, Headers
+from partyline.server.exchange import Direct, Exchange
 from partyline.trust.perimeter import Peer
+from partyline.wire.http.head import Headers
 
 # A query of what RFC 3986 lets stand in one; anything else is for the parser to judge.
 _REQUEST: Final = re.compile(

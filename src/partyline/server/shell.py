@@ -1,4 +1,4 @@
-"""uvicorn's server with our listeners, signals and drain."""
+"""The shell around a site: listeners, signals, drain."""
 
 from __future__ import annotations
 
@@ -9,21 +9,24 @@ import ssl
 import time
 from collections.abc import Callable, Sequence
 from email.utils import formatdate
-from typing import Any, cast
+from typing import Any, Final
 
-import uvicorn
-from uvicorn.lifespan.off import LifespanOff
+from starlette.types import ASGIApp
 
 from partyline import log
 from partyline.errors import ConfigError
 from partyline.server.answers import SAFETY_HEADERS
+from partyline.server.asgi import AsgiWebSocket
 from partyline.server.exchange import head_lines
-from partyline.server.http import HttpProtocol, counted
-from partyline.server.site import Live, Site
+from partyline.server.http import HttpConnection, Served
+from partyline.server.site import Site
+from partyline.server.sockets import reap_dead_peers
+from partyline.server.websocket import WebSocket
 
 _log = log.get("server")
 
-_DRAIN_TICK = 0.02  # seconds between looks at what is still open while draining
+_BACKLOG: Final = 2048  # connections that the system keeps for us to accept
+_DRAIN_TICK: Final = 0.02  # seconds between looks at what is still open while draining
 
 
 def tls_context(certfile: str, keyfile: str | None) -> ssl.SSLContext:
@@ -46,71 +49,59 @@ def tls_context(certfile: str, keyfile: str | None) -> ssl.SSLContext:
     return context
 
 
-class Shell(uvicorn.Server):
+class Shell:
     """Serves one site until it is told to stop, then drains.
 
     SIGTERM or SIGINT stops it; a second signal does not wait any longer. `run_until_stopped` returns after the drain:
     the process exits with 0, whatever the signal was.
     """
 
-    def __init__(self, site: Site, app: Any, *, websocket_fallback: bool = False) -> None:
-        limits = site.limits
-        config = uvicorn.Config(
-            app,
-            http=HttpProtocol,
-            ws="auto" if websocket_fallback else "none",
-            lifespan="off",
-            interface="asgi3",
-            log_config=None,
-            proxy_headers=False,  # the perimeter believes trusted_proxies only
-            server_header=False,
-            headers=SAFETY_HEADERS,
-            timeout_keep_alive=cast("int", limits.keep_alive_timeout),
-        )
-        super().__init__(config)
+    def __init__(self, site: Site, app: ASGIApp, *, websocket_fallback: bool = False) -> None:
         self.site = site
+        self.served = Served(site, app, foreign=websocket_fallback)
+        self.on_drain: Callable[[], object] = lambda: None  # told when the drain begins
+        self.servers: list[asyncio.Server] = []
         self._stop = asyncio.Event()
         self._hurry = False
-        self.on_drain: Callable[[], object] = lambda: None  # told when the drain begins
-        self.server_state.connections = cast("Any", site.live)
-        self.servers: list[asyncio.base_events.Server] = []
-        self.state: dict[str, Any] = {}  # of the fallback application's lifespan
+        self._tick()
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What the lifespan of the fallback application gave, for the scopes of its requests."""
+        return self.served.state
+
+    @state.setter
+    def state(self, state: dict[str, Any]) -> None:
+        self.served.state = state
 
     # Starting
 
     async def listen(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> list[tuple[str, int]]:
         """Bind and accept; returns the addresses. Raises ConfigError where that is not possible."""
-        if not self.config.loaded:
-            self.config.load()
-            if self.config.ws_protocol_class is not None:
-                self.config.ws_protocol_class = counted(self.config.ws_protocol_class, self.site)
-            self.lifespan = LifespanOff(self.config)
-            self._tick()
-        timeouts: dict[str, float] = {}
+        limits = self.site.limits
+        timeouts: dict[str, Any] = {}
         if tls is not None:
-            timeouts["ssl_handshake_timeout"] = self.site.limits.tls_handshake_timeout
-            timeouts["ssl_shutdown_timeout"] = self.site.limits.close_timeout
+            timeouts["ssl_handshake_timeout"] = limits.tls_handshake_timeout
+            timeouts["ssl_shutdown_timeout"] = limits.close_timeout
         loop = asyncio.get_running_loop()
         try:
-            server = await loop.create_server(
-                self._connection, host, port, ssl=tls, backlog=self.config.backlog, **cast("Any", timeouts)
-            )
+            server = await loop.create_server(self._connection, host, port, ssl=tls, backlog=_BACKLOG, **timeouts)
         except OSError as error:
             raise ConfigError(_bind_error(error, host, port), field="port") from None
+        for listener in server.sockets:
+            reap_dead_peers(listener, limits.ping_interval + limits.ping_timeout)
         self.servers.append(server)
-        self.started = True
         return [listener.getsockname()[:2] for listener in server.sockets]
 
-    def _connection(self) -> HttpProtocol:
-        return HttpProtocol(self.config, self.server_state, self.state, self.site)
+    def _connection(self) -> HttpConnection:
+        return HttpConnection(self.served)
 
     # Running
 
     def stop(self) -> None:
-        """End `serve`: drain and return. A second call stops waiting for the clients."""
+        """End `run_until_stopped`: drain and return. A second call stops waiting for the clients."""
         if self._stop.is_set():
             self._hurry = True
-        self.should_exit = True
         self._stop.set()
 
     def stop_on_signals(self, numbers: Sequence[signal.Signals] = (signal.SIGTERM, signal.SIGINT)) -> None:
@@ -131,43 +122,50 @@ class Shell(uvicorn.Server):
         await self.drain()
 
     def _tick(self) -> None:
-        """Once a second: the Date header of answers."""
+        """Once a second: the headers of all answers, with the time in them."""
         date = (b"date", formatdate(time.time(), usegmt=True).encode())
-        headers = self.server_state.default_headers = [date, *self.config.encoded_headers]
-        self.site.head = head_lines(headers)
+        site = self.site
+        site.headers = [date, *((name.encode(), value.encode()) for name, value in SAFETY_HEADERS)]
+        site.head = head_lines(site.headers)
 
     # Stopping
 
     async def drain(self) -> None:
-        """Stop accepting, tell every client, finish what is in hand, and drop the rest at the drain time."""
-        site = self.site
+        """Stop accepting, finish what is in hand, tell every client, and drop the rest at the drain time."""
+        site, tasks = self.site, self.served.tasks
         site.draining = True
         self.on_drain()
         for server in self.servers:
             server.close()
         _log.info("draining", connections=len(site.live), seconds=site.limits.drain_time)
-        for connection in tuple(site.live):
-            connection.shutdown()
         loop = asyncio.get_running_loop()
         deadline = loop.time() + site.limits.drain_time
-        await self._until(lambda: not site.live and not self.server_state.tasks, deadline)
-        left: tuple[Live, ...] = tuple(site.live)
+        await self._settle(min(deadline, loop.time() + site.limits.close_timeout))
+        for connection in tuple(site.live):
+            connection.shutdown()
+        await self._until(lambda: not site.live and not tasks, deadline)
+        left = tuple(site.live)
         if left:
             site.counters.hit("drain_time")
             _log.warning("dropped at the drain time", connections=len(left))
             for connection in left:
-                # uvicorn's own WebSocket, which serves an application's paths, has no abort.
-                if hasattr(connection, "abort"):
-                    connection.abort()
-                else:
-                    cast("Any", connection).transport.abort()
-        for task in tuple(self.server_state.tasks):
+                connection.abort()
+        for task in tuple(tasks):
             task.cancel()
-        await self._until(lambda: not site.live and not self.server_state.tasks, loop.time() + 1.0)
+        await self._until(lambda: not site.live and not tasks, loop.time() + 1.0)
+
+    async def _settle(self, deadline: float) -> None:
+        """Take no more from WebSockets, and let what they have published be answered: nothing may follow a close."""
+        hub = self.site.hub
+        for connection in self.site.live:
+            if isinstance(connection, WebSocket | AsgiWebSocket):
+                connection.hold()
+        if hub is not None:
+            await self._until(lambda: not hub.delivery.unsettled, deadline)
 
     async def _until(self, done: Callable[[], bool], deadline: float) -> None:
         loop = asyncio.get_running_loop()
-        # uvicorn's sets of connections and tasks have no event to wait for.
+        # Connections come and go in many places: an event to wait for would have to be set in all of them.
         while not done() and loop.time() < deadline and not self._hurry:  # noqa: ASYNC110
             await asyncio.sleep(_DRAIN_TICK)
 

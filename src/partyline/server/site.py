@@ -14,12 +14,13 @@ from partyline.hub.hub import Hub
 from partyline.hub.timers import Timers
 from partyline.interfaces import Connection, Session, SessionTable, Store
 from partyline.metrics import Counters
-from partyline.server.exchange import Headers, Paths
+from partyline.server.exchange import Paths, head_lines
 from partyline.server.fair import Fair
 from partyline.server.home import Home
 from partyline.server.turn import Turn
 from partyline.trust import addresses
 from partyline.trust.perimeter import Peer, Perimeter
+from partyline.wire.http.head import Headers
 from partyline.wire.websocket.connection import Limits as MessageLimits
 from partyline.wire.websocket.deflate import Deflate
 
@@ -212,7 +213,9 @@ class Site:
     live: set[Live] = field(default_factory=set)
     pages: set[str] = field(default_factory=set)  # paths that links of other sites may lead to
     direct: Paths = field(default_factory=Paths)  # what is answered without ASGI
-    head: bytes = b""  # headers of each answer to them
+    head: bytes = b""  # headers of each answer
+    headers: Headers = field(default_factory=list)  # the same as a list
+    unread: int = 0  # bytes of answers over HTTP that clients have not read yet
     cors: Callable[[bytes], Headers] = lambda origin: []  # further ones for a page of this origin
     turn: Turn = field(default_factory=Turn)
     home: Home = field(default_factory=Home.here)
@@ -247,6 +250,12 @@ class Site:
             self.counters.errors += 1
             _log.exception("an upgrade failed", path=upgrade.path)
             raise PartylineError("the server failed; its log says why, and the request may be tried again") from None
+
+    def head_beside(self, names: set[bytes]) -> bytes:
+        """Headers of an answer that has some of these names already."""
+        if any(name in names for name, _ in self.headers):
+            return head_lines(pair for pair in self.headers if pair[0] not in names)
+        return self.head
 
     @property
     def flooded(self) -> bool:

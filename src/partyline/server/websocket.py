@@ -15,7 +15,7 @@ from typing import Final, cast
 from partyline import log
 from partyline.errors import CONTAINED
 from partyline.hub.outbox import Outbox
-from partyline.interfaces import Dialect, HearsPongs, Session
+from partyline.interfaces import Dialect, HearsClose, HearsPongs, Session
 from partyline.models import Payload
 from partyline.server.fair import BULK, SLICE, STEP
 from partyline.server.site import Endpoint, Site
@@ -487,6 +487,8 @@ class WebSocket(asyncio.Protocol):
                 if self._may(None) and event.payload and isinstance(session, HearsPongs):
                     session.pong(event.payload)
             case Close():
+                if isinstance(session, HearsClose):
+                    session.peer_closed(event.code, event.reason)
                 self._peer_closed(event)
             case Violation():
                 self._violated(event)

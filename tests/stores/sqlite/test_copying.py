@@ -321,7 +321,6 @@ def test_a_bad_backup_touches_nothing(path: Path, tmp_path: Path, damage: str) -
     assert lock.holder(str(path)) is None
 
 
-@pytest.mark.check
 def test_a_restore_that_is_killed(path: Path, tmp_path: Path) -> None:
     """Killed before any of its steps, a restore leaves the old database in its place or the new one, whole; once the
     new one is there, what was old is kept."""

@@ -253,7 +253,6 @@ def test_a_slow_fsync(tampered: str, path: Path, tmp_path: Path) -> None:
 # kill -9
 
 
-@pytest.mark.check
 def test_killed_at_any_instant(path: Path) -> None:
     """kill -9 during publishes: every acknowledged message is there, whole, offsets are contiguous, the epoch stays
     (hostile 1)."""
@@ -470,7 +469,6 @@ def test_a_cut_wal_is_a_crash_before_the_commit(path: Path, tmp_path: Path) -> N
 # Readers and the write-ahead log
 
 
-@pytest.mark.check
 def test_the_wal_is_bounded_under_a_slow_reader(path: Path) -> None:
     """A client that reads the whole log page by page, as slowly as it likes, does not keep the write-ahead log from
     being reused (hostile 6)."""

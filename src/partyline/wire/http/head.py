@@ -1,0 +1,178 @@
+"""A request's head: bytes to values (RFC 9112 2 to 6)."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+from urllib.parse import unquote_to_bytes
+
+import httptools
+from msgspec import Struct
+
+from partyline.errors import HeadTooLarge, MalformedRequest, PartylineError
+
+Headers = list[tuple[bytes, bytes]]
+
+CHUNKED: Final = -1
+
+_END: Final = b"\r\n\r\n"
+_ABSOLUTE: Final = re.compile(rb"(?i)https?://([^/?#@]+)(/[^?#]*)?(?:\?([^#]*))?(?:#.*)?\Z")  # RFC 9112 3.2.2
+_PORT: Final = re.compile(rb":([0-9]*)\Z")
+
+
+class Head(Struct, frozen=True):
+    """A head that says one thing only. Header names are in lower case.
+
+    `path` is raw, and `*` for the server as a whole. `length` is the body's in bytes, or CHUNKED. `websocket` says that
+    the client asks for one; any other upgrade is ignored (RFC 9110 7.8). `hostless` is a request of HTTP/1.0 without
+    Host.
+    """
+
+    method: str
+    path: bytes
+    query: bytes
+    version: str
+    headers: Headers
+    length: int
+    keep_alive: bool
+    websocket: bool
+    expects: bool  # 100 Continue before it sends the body
+    hostless: bool
+
+
+class _Gathered:
+    """What the parser has called."""
+
+    __slots__ = ("complete", "headers", "most", "target")
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.target: list[bytes] = []
+        self.headers: Headers = []
+        self.complete = False
+
+    def on_url(self, piece: bytes) -> None:
+        self.target.append(piece)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name.lower(), value))
+        if len(self.headers) > self.most:
+            raise HeadTooLarge(f"more than {self.most} headers", limit="max_headers")
+
+    def on_headers_complete(self) -> None:
+        self.complete = True
+
+
+class HeadReader:
+    """Reads one head, as it comes."""
+
+    __slots__ = ("_fed", "_gathered", "_max_bytes", "_parser")
+
+    def __init__(self, max_bytes: int, max_headers: int) -> None:
+        self._max_bytes = max_bytes
+        self._gathered = _Gathered(max_headers)
+        self._parser = httptools.HttpRequestParser(self._gathered)
+        self._fed = 0
+
+    def feed(self, data: bytearray) -> int:
+        """`data` is all since the head's first byte. The size of the head once it is whole, and 0 before.
+
+        Each byte is looked at once. Raises HeadTooLarge (431) or MalformedRequest (400), as soon as that can be known.
+        """
+        end = data.find(_END, max(0, self._fed - 3))
+        size = len(data) if end < 0 else end + 4
+        if size > self._max_bytes:
+            raise HeadTooLarge(f"the request's head is larger than {self._max_bytes} bytes", limit="max_head_bytes")
+        piece, self._fed = bytes(data[self._fed : size]), size
+        try:
+            self._parser.feed_data(piece)
+        except httptools.HttpParserUpgrade:
+            pass
+        except httptools.HttpParserCallbackError as error:
+            if isinstance(error.__context__, PartylineError):
+                raise error.__context__ from None
+            raise
+        except httptools.HttpParserError as error:
+            raise MalformedRequest(f"this is not an HTTP/1.1 request: {error}") from None
+        if self._gathered.complete != (end >= 0):
+            raise MalformedRequest("this is not an HTTP/1.1 request: its head has no clear end")
+        return size if end >= 0 else 0
+
+    def head(self, host: bytes) -> Head:
+        """The head that was read; `host` stands for the Host that HTTP/1.0 may leave out.
+
+        Raises MalformedRequest where it contradicts itself or is no request of HTTP/1.0 or 1.1.
+        """
+        parser, headers = self._parser, self._gathered.headers
+        version, method = parser.get_http_version(), parser.get_method().decode("ascii")
+        if version not in ("1.1", "1.0"):
+            raise MalformedRequest("this server speaks HTTP/1.1")
+        if method == "CONNECT":
+            raise MalformedRequest("CONNECT is for proxies, and this is not one")
+        length, hosts, expects = 0, 0, False
+        connection: list[bytes] = []
+        upgrade: list[bytes] = []
+        for name, value in headers:
+            if name == b"host":
+                hosts += 1
+            elif name == b"content-length":
+                length = int(value)
+            elif name == b"transfer-encoding":
+                if value.strip().lower() != b"chunked" or length == CHUNKED or version == "1.0":
+                    raise MalformedRequest("Transfer-Encoding can be chunked only, once, and in HTTP/1.1")
+                length = CHUNKED
+            elif name == b"expect":
+                expects = value.lower() == b"100-continue"
+            elif name == b"connection":
+                connection += _tokens(value)
+            elif name == b"upgrade":
+                upgrade += _tokens(value)
+        path, query, authority = _target(b"".join(self._gathered.target))
+        if authority is not None and hosts == 1:  # RFC 9112 3.2.2: the target's counts, Host does not
+            headers = [pair for pair in headers if pair[0] != b"host"]
+            headers.append((b"host", authority))
+        hostless = version == "1.0" and not hosts
+        if hostless:
+            headers.append((b"host", authority or host))
+        websocket = b"websocket" in upgrade and b"upgrade" in connection
+        if websocket and length:
+            raise MalformedRequest("a WebSocket handshake has no body")
+        keep_alive = version == "1.1" and b"close" not in connection
+        return Head(
+            method, path, query, version, headers, length, keep_alive, websocket, expects and bool(length), hostless
+        )
+
+
+def _target(target: bytes) -> tuple[bytes, bytes, bytes | None]:
+    """Path, query, and the authority of an absolute target (RFC 9112 3.2). Raises MalformedRequest."""
+    if not target.isascii():
+        raise MalformedRequest("the request's target is not a URL in ASCII")
+    if target[:1] == b"/":
+        path, _, query = target.partition(b"#")[0].partition(b"?")
+        return path, query, None
+    if target == b"*":
+        return target, b"", None
+    match = _ABSOLUTE.match(target)
+    port = None if match is None else _PORT.search(match[1])
+    if match is None or (port is not None and int(port[1] or 0) > 0xFFFF):
+        raise MalformedRequest("the request's target is not a URL of this server")
+    return match[2] or b"/", match[3] or b"", match[1]
+
+
+def _tokens(value: bytes) -> list[bytes]:
+    """The parts of a list header, in lower case."""
+    return [token.strip().lower() for token in value.split(b",")]
+
+
+def path_text(raw: bytes) -> str:
+    """A path as text. Raises MalformedRequest: what is not UTF-8 would become one text for many paths."""
+    try:
+        return unquote_to_bytes(raw).decode()
+    except UnicodeDecodeError:
+        raise MalformedRequest("the path is not UTF-8, percent-encoded (RFC 3986 2.5)") from None
+
+
+def complete_lines(data: bytes) -> Headers:
+    """The headers that stand in a piece of a head, however malformed: for the answer that refuses it."""
+    pairs = (line.partition(b":") for line in data.split(b"\r\n")[1:-1])
+    return [(name.lower(), value.strip()) for name, colon, value in pairs if colon]
