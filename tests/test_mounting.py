@@ -180,7 +180,7 @@ def test_one_that_cannot_start(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_a_database_that_is_taken(tmp_path: Path) -> None:
-    """Two applications do not share a database: the second says who has it, and may start once it is free."""
+    """Two applications do not share a database: the second says which process has it, and may start once it is free."""
     settings = Settings(db=str(tmp_path / "one.db"))
 
     async def main() -> None:

@@ -169,7 +169,7 @@ async def process(
 
 @contextlib.asynccontextmanager
 async def events(url: str) -> AsyncIterator[asyncio.StreamReader]:
-    """The lines of a stream of server-sent events, behind the head of the answer."""
+    """The lines of a stream of server-sent events, after the head of the answer."""
     address = urlsplit(url)
     reader, writer = await asyncio.open_connection(address.hostname, address.port)
     writer.write(f"GET {address.path}?{address.query} HTTP/1.1\r\nHost: {address.netloc}\r\n\r\n".encode())

@@ -1,4 +1,4 @@
-"""The principal behind a credential, however it is written."""
+"""The principal that a credential stands for, however it is written."""
 
 from __future__ import annotations
 

@@ -423,8 +423,8 @@ def test_drained() -> None:
 # The end
 
 
-def test_a_close_stands_behind_what_is_queued() -> None:
-    """Our close comes behind everything sent before it, once; its reason is cut at a character."""
+def test_a_close_comes_after_what_is_queued() -> None:
+    """Our close comes once, after everything that was sent before it; its reason is cut at a character."""
 
     async def main() -> None:
         server = Server(Session())
@@ -514,7 +514,7 @@ def test_shutdown() -> None:
 
 
 def test_a_server_that_cancels_us() -> None:
-    """Cancelled by its server, a connection says 1012 behind what is queued, and the cancellation goes on."""
+    """A connection that its server cancels says 1012 after what is queued, and the cancellation goes on."""
 
     async def main() -> None:
         server = Server(session := Session())
@@ -548,7 +548,7 @@ def test_a_handler_that_raises_costs_its_message() -> None:
 
 
 def test_handing_over() -> None:
-    """What arrives behind `hand_to` is the next session's, and so is the end."""
+    """What arrives after `hand_to` is for the next session, and so is the end."""
 
     async def main() -> None:
         server = Server(first := Session())
@@ -568,25 +568,25 @@ def test_handing_over() -> None:
 
 
 def test_cut() -> None:
-    """A cut ends what waits in its block, and nothing behind it; another cancellation passes."""
+    """A cut ends what waits in its block, and nothing after it; another cancellation passes."""
 
     async def main() -> None:
         cuts: list[Cut] = []
-        behind = asyncio.Event()
+        after = asyncio.Event()
 
         async def request() -> str:
             with Cut() as cut:
                 cuts.append(cut)
                 await asyncio.Event().wait()
-            await behind.wait()
+            await after.wait()
             return "done"
 
         cut, cancelled = asyncio.create_task(request()), asyncio.create_task(request())
         await asyncio.sleep(0)
         cuts[0]()
         await asyncio.sleep(0)
-        cuts[0]()  # behind its block it does nothing
-        behind.set()
+        cuts[0]()  # after its block it does nothing
+        after.set()
         assert await cut == "done"
         cancelled.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -705,6 +705,28 @@ def test_a_server_that_holds_on_is_left() -> None:
         stuck.set()
 
     run(main())
+
+
+def test_a_server_that_fails_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """A `receive` that raises ends its connection, and is named in one line of the log."""
+    caplog.set_level("INFO")
+
+    async def main() -> None:
+        server = Server(Session())
+
+        async def receive() -> Any:
+            if server.inbox.empty():
+                raise RuntimeError("out of order")
+            return server.inbox.get_nowait()
+
+        async with asyncio.timeout(WITHIN):
+            await serve_websocket(server.site, server.scope(), receive, server.send)
+        assert server.session.heard == ["closed"]
+
+    asyncio.run(main())
+    failures = [record for record in caplog.records if record.getMessage() == "a connection cannot be read from"]
+    assert [vars(record)["error"] for record in failures] == ["RuntimeError: out of order"]
+    assert not [record for record in caplog.records if record.exc_info]
 
 
 def test_what_nobody_may_read_any_more_is_dropped() -> None:

@@ -1,4 +1,4 @@
-"""Host, Origin, Sec-Fetch-Site and forwarded headers: one table each of who may come in (hostile 34, 34b, 36)."""
+"""Host, Origin, Sec-Fetch-Site and forwarded headers: for each, one table of what may come in (hostile 34, 34b, 36)."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def lets_in(perimeter: Perimeter, *headers: tuple[str, str], address: str = CLIE
     ("address", "local"), [("127.0.0.1", True), ("127.8.8.8", True), ("::1", True), (CLIENT, False), ("", False)]
 )
 def test_a_program_on_this_machine_is_local(address: str, local: bool) -> None:
-    """Who asks from loopback is local; who was forwarded is not, whoever says so, however the request reads."""
+    """A program on loopback is local; a client that was forwarded is not, whatever the forwarded headers say."""
     trusting = replace(SITE, trusted_proxies=(ipaddress.ip_network("127.0.0.0/8"),))
     for perimeter in (SITE, trusting):
         peer = ask(perimeter, ("host", "example.org"), address=address)
@@ -401,7 +401,7 @@ def test_in_open_mode_what_looks_like_loopback_is_not(origin: str) -> None:
 )
 @settings(deadline=None)
 def test_nothing_around_our_name_is_ours(before: str, after: str, port: str) -> None:
-    """Whatever stands before or behind our name makes it somebody else's: as an origin 403, as a Host 421."""
+    """Whatever stands before or after our name makes it another name: 403 as an origin, 421 as a Host."""
     name = f"{before}example.org{after}"
     own = not before and not after
     assert lets_in(SITE, HOST, ("origin", f"http://{name}{port}")) is own
@@ -556,8 +556,8 @@ def test_an_untrusted_peer_cannot_name_the_host() -> None:
     ],
 )
 def test_the_client_is_the_last_that_no_proxy_is(forwarded: list[str], client: str) -> None:
-    """From a trusted proxy, the rightmost address that is no trusted proxy is the client; what stands left of it, or
-    left of something that is no address, anybody may have written."""
+    """Behind a trusted proxy the client is the rightmost address that is not a trusted proxy's. Anybody may have
+    written what stands to the left of it, or to the left of something that is not an address."""
     headers = [("x-forwarded-for", value) for value in forwarded]
     assert ask(SITE, HOST, *headers, address=PROXY) == Peer(client, "http", "example.org")
 

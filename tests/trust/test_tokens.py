@@ -96,7 +96,7 @@ def test_a_good_token_is_its_principal(key: Any, signer: Any) -> None:
     ],
 )
 def test_rights_are_by_action(topics: Any, publish: tuple[str, ...], subscribe: tuple[str, ...]) -> None:
-    """`topics` names patterns by action, a list means both, and who is given nothing may do nothing."""
+    """`topics` names patterns by action, a list means both, and without any nothing is allowed."""
     who = verify(sign(good(topics=topics)))
     assert (who.publish, who.subscribe, who.admin) == (publish, subscribe, False)
 
@@ -390,7 +390,7 @@ def test_hostile_35_keys_of_a_set_come_from_the_set_only() -> None:
 
 
 def test_in_an_address_a_token_lives_for_minutes() -> None:
-    """Where `longest` is asked for, `iat` is needed and `exp` is at most so far behind it, whatever is left of it."""
+    """With `longest`, `iat` is needed and `exp` is at most that much later, however much of it is left."""
     verify(sign(good(iat=NOW - 10, exp=NOW + 290)), longest=300)
     for iat, exp in ((NOW - 10, NOW + 291), (None, NOW + 10), (NOW - 1000, NOW + 1)):
         assert refusal(sign(good(iat=iat, exp=exp)), longest=300).field == "exp"

@@ -211,6 +211,8 @@ class AsgiWebSocket:
                 session.closed()
             # Not for ever, since the `receive` or `send` of a server may ignore being cancelled.
             await asyncio.wait((self._reader, writer), timeout=_LAST_WORDS)
+            if self._reader.done() and not self._reader.cancelled() and (error := self._reader.exception()) is not None:
+                _log.info("a connection cannot be read from", error=f"{type(error).__name__}: {error}")
 
     def _open(self) -> None:
         session = self._session
