@@ -36,6 +36,8 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the folders of `make check`, and put those that run alone at the end, so that the others wait only once."""
     for item in items:
+        if " at 0x" in item.nodeid:
+            raise pytest.UsageError(f"{item.nodeid}: workers need one name for it; give its parameters ids")
         if item.nodeid.startswith(CHECKED):
             item.add_marker(pytest.mark.check)
     items.sort(key=lambda item: item.get_closest_marker("alone") is not None)
