@@ -54,8 +54,8 @@ class Walk:
     path: tuple[str, ...] = ()
 
 
-# What each may take at most: calls and files on the loop, codec passes. A Socket.IO event alone takes two passes to be read (the
-# packet, then each argument as its handler wants it) and one to be written.
+# What each may take at most: calls and files on the loop, codec passes. A Socket.IO event alone takes two passes to be
+# read (the packet, then each argument as its handler wants it) and one to be written.
 BOUNDS: dict[str, tuple[int | str, int | str, int | str]] = {
     "a Socket.IO event to its handler and back": (29, "", 3),
     "an emit with recovery to one socket": (70, 12, ""),
