@@ -17,17 +17,7 @@ import partyline
 from partyline.errors import ConfigError
 from tests.process import command, environment
 
-
-def run(*arguments: str, cwd: Path | None = None, **env: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(*arguments),
-        capture_output=True,
-        text=True,
-        timeout=30,
-        cwd=cwd,
-        check=False,
-        env={**environment(), "COLUMNS": "120", **env},
-    )
+from .commands import run
 
 
 def fails(done: subprocess.CompletedProcess[str], *words: str) -> None:

@@ -34,7 +34,9 @@ def main() -> None:
         _check_arguments(sys.argv)
         app()
     except PartylineError as error:
-        sys.stderr.write(f"partyline: {error.message}\n")
+        from partyline.cli.shown import plain
+
+        sys.stderr.write(f"partyline: {plain(error.message)}\n")
         sys.exit(2)
 
 

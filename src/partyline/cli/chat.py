@@ -7,22 +7,61 @@ import contextlib
 import os
 import secrets
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
+import msgspec
 from rich.text import Text
 
-from partyline.cli.line import plain, run
 from partyline.cli.output import console
+from partyline.cli.remote import run
+from partyline.cli.shown import moment, plain
 from partyline.client import socketio
 from partyline.client.socketio import Client, State
 from partyline.errors import CallError, Disconnected, InvalidValue
 
 _COLOURS: Final = ("cyan", "magenta", "yellow", "blue", "green", "red")
 _PAUSE: Final = 1.0  # seconds before something that failed is said again
+_LONGEST_WAIT: Final = 60.0  # seconds that the server may ask for before something is said
+_REMEMBERED: Final = 10_000  # messages that are not shown twice
 _IN_A_ROOM: Final = "/older for what was said before, /who for who is here, /quit"
 _WITH_A_STRANGER: Final = "/next for somebody else, /stop, /start, /block, /report, /quit"
+
+_T = TypeVar("_T")
+
+
+class _Person(msgspec.Struct):
+    by: str
+    name: str = "somebody"
+
+
+class _Said(msgspec.Struct):
+    """A message. `time` is in ms since 1970; a stranger's has no id and no name."""
+
+    text: str
+    time: float
+    id: str = ""
+    by: str = ""
+    name: str = "stranger"
+
+
+class _Page(msgspec.Struct):
+    messages: list[_Said]
+    before: str | None
+
+
+class _Entered(_Page):
+    me: str
+    people: list[_Person]
+    count: int
+
+
+class _News(_Person):
+    """Somebody comes, leaves or types."""
+
+    count: int = 0
+    on: bool = False
 
 
 def talk(url: str, *, room: str | None, name: str) -> None:
@@ -39,8 +78,9 @@ class _Screen:
 
     def said(self, who: str, words: str, time: float, *, own: bool = False) -> None:
         """A message. `time` is in ms since 1970."""
-        line = Text(datetime.fromtimestamp(time / 1000).astimezone().strftime("%H:%M "), style="dim")
-        line.append(f"{plain(who)}: ", style="bold" if own else _COLOURS[sum(who.encode()) % len(_COLOURS)])
+        when = moment(time / 1000)
+        line = Text("??:?? " if when is None else when.strftime("%H:%M "), style="dim")
+        line.append(f"{plain(who)}: ", style="bold" if own else _COLOURS[sum(map(ord, who)) % len(_COLOURS)])
         first, *rest = words.split("\n")
         line.append(plain(first))
         for more in rest:
@@ -96,6 +136,15 @@ class _Session:
             raise InvalidValue(str(answer.get("message", answer["error"])))
         return answer if isinstance(answer, dict) else {}
 
+    def hear(self, event: str, kind: type[_T], heard: Callable[[_T], None]) -> None:
+        """Call `heard` with what an event brings, where it is what the chat's server sends."""
+
+        def check(value: object = None) -> None:
+            with contextlib.suppress(msgspec.ValidationError):
+                heard(msgspec.convert(value, kind))
+
+        self.chat.on(event, check)
+
     async def try_to_ask(self, event: str, *values: Any) -> dict[str, Any] | None:
         """The same; None, and a word about it, where it refuses or cannot be asked."""
         try:
@@ -116,7 +165,8 @@ class _Session:
                 await asyncio.sleep(_PAUSE)
                 continue
             if isinstance(answer, dict) and "wait" in answer:
-                await asyncio.sleep(answer["wait"])
+                wait = answer["wait"]
+                await asyncio.sleep(min(max(wait, 0.0), _LONGEST_WAIT) if isinstance(wait, int | float) else _PAUSE)
             elif isinstance(answer, dict) and answer.get("error") == "not_in_a_room":
                 await asyncio.sleep(_PAUSE)
             elif isinstance(answer, dict) and "error" in answer:
@@ -150,17 +200,17 @@ class _Room(_Session):
         self._me = ""
         self._before: str | None = None
         self._people: dict[str, str] = {}
-        self._shown: set[str] = set()
+        self._shown: dict[str, None] = {}
 
     def listen(self) -> None:
-        self.chat.on("said", self._show)
-        self.chat.on("came", self._came)
-        self.chat.on("left", self._left)
-        self.chat.on("typing", self._typing)
+        self.hear("said", _Said, self._show)
+        self.hear("came", _News, self._came)
+        self.hear("left", _News, self._left)
+        self.hear("typing", _News, self._typing)
 
     async def begin(self) -> None:
         answer = await self._enter()
-        self.screen.news(f"{self._guest['room']}: {answer['count']} here. {_IN_A_ROOM}")
+        self.screen.news(f"{self._guest['room']}: {answer.count} here. {_IN_A_ROOM}")
 
     async def again(self) -> None:
         try:
@@ -168,25 +218,29 @@ class _Room(_Session):
         except (Disconnected, CallError, InvalidValue) as error:
             self.screen.news(f"not in the room: {error.message}", "red")
 
-    async def _enter(self) -> dict[str, Any]:
-        answer = await self.ask("enter", self._guest)
-        self._me = answer["me"]
-        self._people = {one["by"]: one["name"] for one in answer["people"]}
-        pages = [answer["messages"]]
-        before = answer["before"]
+    async def _enter(self) -> _Entered:
+        answer = _checked(await self.ask("enter", self._guest), _Entered)
+        self._me = answer.me
+        self._people = {one.by: one.name for one in answer.people}
+        pages = [answer.messages]
+        before = answer.before
         # After a pause: back to what has been shown, so that nothing is missing in between.
-        while before is not None and self._shown and not any(one["id"] in self._shown for one in pages[0]):
-            older = await self.try_to_ask("older", before)
+        while before is not None and self._shown and not any(one.id in self._shown for one in pages[0]):
+            older = await self._page(before)
             if older is None:
                 break
-            pages.insert(0, older["messages"])
-            before = older["before"]
+            pages.insert(0, older.messages)
+            before = older.before
         if self._before is None or not self._shown:
             self._before = before
         for page in pages:
             for message in page:
                 self._show(message)
         return answer
+
+    async def _page(self, before: str) -> _Page | None:
+        answer = await self.try_to_ask("older", before)
+        return None if answer is None else _checked(answer, _Page)
 
     async def line(self, line: str) -> None:
         if line == "/who":
@@ -200,28 +254,30 @@ class _Room(_Session):
         if self._before is None:
             self.screen.news("there is nothing before")
             return
-        answer = await self.try_to_ask("older", self._before)
-        if answer is not None:
-            self._before = answer["before"]
+        page = await self._page(self._before)
+        if page is not None:
+            self._before = page.before
             self.screen.news("— before —")
-            for message in answer["messages"]:
+            for message in page.messages:
                 self._show(message)
 
-    def _show(self, message: dict[str, Any]) -> None:
-        if message["id"] not in self._shown:
-            self._shown.add(message["id"])
-            self.screen.said(message["name"], message["text"], message["time"], own=message["by"] == self._me)
+    def _show(self, message: _Said) -> None:
+        if message.id not in self._shown:
+            self._shown[message.id] = None
+            if len(self._shown) > _REMEMBERED:
+                del self._shown[next(iter(self._shown))]
+            self.screen.said(message.name, message.text, message.time, own=message.by == self._me)
 
-    def _came(self, news: dict[str, Any]) -> None:
-        self._people[news["by"]] = news["name"]
-        self.screen.news(f"{news['name']} is here: {news['count']} in all")
+    def _came(self, news: _News) -> None:
+        self._people[news.by] = news.name
+        self.screen.news(f"{news.name} is here: {news.count} in all")
 
-    def _left(self, news: dict[str, Any]) -> None:
-        self.screen.news(f"{self._people.pop(news['by'], 'somebody')} has left: {news['count']} in all")
+    def _left(self, news: _News) -> None:
+        self.screen.news(f"{self._people.pop(news.by, 'somebody')} has left: {news.count} in all")
 
-    def _typing(self, news: dict[str, Any]) -> None:
-        if news["on"]:
-            self.screen.news(f"{news['name']} is typing")
+    def _typing(self, news: _News) -> None:
+        if news.on:
+            self.screen.news(f"{news.name} is typing")
 
 
 class _Stranger(_Session):
@@ -235,11 +291,11 @@ class _Stranger(_Session):
         self._online = 0
 
     def listen(self) -> None:
-        self.chat.on("online", self._count)
-        self.chat.on("paired", self._paired)
-        self.chat.on("left", self._left)
-        self.chat.on("said", lambda message: self.screen.said("stranger", message["text"], message["time"]))
-        self.chat.on("typing", lambda on: self.screen.news("the stranger is typing") if on else None)
+        self.hear("online", int, self._count)
+        self.chat.on("paired", lambda *_: self._paired())
+        self.chat.on("left", lambda *_: self._left())
+        self.hear("said", _Said, lambda said: self.screen.said("stranger", said.text, said.time))
+        self.hear("typing", bool, lambda on: self.screen.news("the stranger is typing") if on else None)
 
     async def begin(self) -> None:
         self.screen.news(_WITH_A_STRANGER)
@@ -278,6 +334,13 @@ class _Stranger(_Session):
     def _left(self) -> None:
         self._talking = False
         self.screen.news("the stranger has left: /next for somebody else")
+
+
+def _checked(answer: dict[str, Any], kind: type[_T]) -> _T:
+    try:
+        return msgspec.convert(answer, kind)
+    except msgspec.ValidationError as error:
+        raise InvalidValue(f"the server's answer is not that of a chat: {error}") from None
 
 
 async def _lines() -> AsyncIterator[str]:

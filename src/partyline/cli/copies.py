@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from partyline.cli.output import write
+from partyline.cli.shown import plain, printable_json
 from partyline.config import load
 from partyline.errors import ConfigError
 from partyline.stores.sqlite import copying
@@ -58,9 +59,9 @@ def _database(flags: dict[str, Any], config: str | None) -> str:
 
 def _tell(copy: copying.Copy, done: str, *, as_json: bool) -> None:
     if as_json:
-        write(msgspec.json.encode(copy).decode() + "\n", done=done)
+        write(printable_json(msgspec.json.encode(copy).decode()) + "\n", done=done)
         return
     text = f"{done}: {copy.bytes:,} bytes, epoch {copy.epoch or '-'}, last offset {copy.head:,}\n"
     if copy.kept is not None:
         text += f"the database that was there is kept as {copy.kept}\n"
-    write(text, done=done)
+    write("".join(plain(line) + "\n" for line in text.splitlines()), done=done)

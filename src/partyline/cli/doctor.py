@@ -1,4 +1,4 @@
-"""`partyline doctor`: what would keep a server from running, or from keeping what it promises."""
+"""`partyline doctor`: what would keep a server from running, or from keeping its promises."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from partyline.checking import check
 from partyline.cli.copies import bar
 from partyline.cli.machine import examine_machine, settings_finding
 from partyline.cli.output import console, write
+from partyline.cli.shown import plain, printable_json
 from partyline.config import Settings, load
 from partyline.errors import ConfigError
 from partyline.findings import Finding, Verdict, ok
@@ -28,12 +29,12 @@ def diagnose(flags: dict[str, Any], assigned: dict[str, str], config: str | None
     with bar() as progress:
         findings = list(_findings(flags, assigned, config, deep, progress))
     if as_json:
-        write(msgspec.json.encode({"findings": findings}).decode() + "\n")
+        write(printable_json(msgspec.json.encode({"findings": findings}).decode()) + "\n")
     elif sys.stdout.isatty():
         _table(findings)
     else:
         for one in findings:
-            write(f"{one.verdict.value:<8} {one.subject:<12} {one.text}\n")
+            write(f"{one.verdict.value:<8} {one.subject:<12} {plain(one.text)}\n")
             if one.advice:
                 write(f"{'':<8} {'':<12} to do: {one.advice}\n")
     if any(one.verdict is Verdict.PROBLEM for one in findings):
@@ -63,6 +64,6 @@ def _table(findings: list[Finding]) -> None:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for one in findings:
-        text = one.text if not one.advice else f"{one.text}\nto do: {one.advice}"
+        text = plain(one.text) + (f"\nto do: {one.advice}" if one.advice else "")
         table.add_row(one.verdict.value, one.subject, text, style=_STYLES[one.verdict] if one.advice else "")
     console().print(table)

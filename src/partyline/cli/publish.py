@@ -12,9 +12,10 @@ import msgspec
 import typer
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from partyline.cli.line import run
 from partyline.cli.lines import Lines
 from partyline.cli.output import write
+from partyline.cli.remote import run
+from partyline.cli.shown import plain, printable_json
 from partyline.client import Line, connect
 from partyline.errors import InvalidValue, PartylineError
 from partyline.models import Receipt
@@ -54,7 +55,7 @@ def publish_lines(
 ) -> None:
     """Publish one message for each line of a file, in their order; exits with 1 and one line at the first refusal.
 
-    The lines before it are published then; some behind it may be.
+    The lines before it are published then; some after it may be.
     """
     columns = (TextColumn("publishing"), MofNCompleteColumn(), TimeElapsedColumn())
 
@@ -118,7 +119,7 @@ async def _send(
 
 
 def _seen(task: asyncio.Task[Receipt]) -> None:
-    """Of those behind the first that fails, nobody asks."""
+    """Nobody asks for those after the first that fails."""
     if not task.cancelled():
         task.exception()
 
@@ -149,9 +150,9 @@ def _data(text: str, *, is_json: bool) -> Any:
 
 def _say(receipt: Receipt, *, as_json: bool) -> None:
     position = None if receipt.position is None else str(receipt.position)
-    told = f"published to {receipt.room}" + (f" at {position}" if position else ", not kept")
+    told = f"published to {plain(receipt.room)}" + (f" at {position}" if position else ", not kept")
     if as_json:
         fields = {"topic": receipt.room, "position": position, "id": receipt.id, "duplicate": receipt.duplicate}
-        write(json.dumps(fields, ensure_ascii=False) + "\n", done=told)
+        write(printable_json(json.dumps(fields, ensure_ascii=False)) + "\n", done=told)
     else:
         write(told + "\n", done=told)

@@ -10,9 +10,11 @@ import msgspec
 from rich.console import Console
 from rich.text import Text
 
-from partyline.cli.line import plain, printable_json, run
 from partyline.cli.output import console, write
+from partyline.cli.remote import run
+from partyline.cli.shown import moment, plain, printable_json
 from partyline.client import Gap, Message, State, Subscription, connect
+from partyline.errors import PartylineError
 from partyline.topics import check_pattern, contains
 
 _WAITING = 100  # messages between the line and the terminal
@@ -96,20 +98,29 @@ class _Printer:
                 }
             )
         else:
-            data = item.data
-            text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False)
             line = Text(self._moment(item.time) + " ", style="dim")
             line.append(plain(item.topic) + " ", style="cyan")
             if item.sender is not None:
                 line.append(plain(item.sender) + ": ", style="magenta")
-            line.append(plain(text), style="none")
+            line.append(plain(_text(item)), style="none")
             self._console.print(line)
 
     def _moment(self, time: float) -> str:
         """Local time; on a terminal with the date, where that is not today's."""
-        moment, now = datetime.fromtimestamp(time).astimezone(), datetime.now().astimezone()
-        dated = self._console.is_terminal and moment.date() != now.date()
-        return moment.strftime("%Y-%m-%d %H:%M:%S" if dated else "%H:%M:%S")
+        when = moment(time)
+        if when is None:
+            return "??:??:??"
+        dated = self._console.is_terminal and when.date() != datetime.now().astimezone().date()
+        return when.strftime("%Y-%m-%d %H:%M:%S" if dated else "%H:%M:%S")
 
     def _write(self, value: dict[str, object]) -> None:
         write(printable_json(msgspec.json.encode(value).decode()) + "\n")
+
+
+def _text(message: Message) -> str:
+    """A message's value in one line; as it was written, where it cannot be read."""
+    try:
+        data = message.data
+        return data if isinstance(data, str) else json.dumps(data, ensure_ascii=False, allow_nan=False)
+    except (ValueError, RecursionError, PartylineError):
+        return message.raw.decode(errors="replace")

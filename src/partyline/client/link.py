@@ -28,6 +28,8 @@ _RETRY_SUBSCRIBE: Final = 1.0  # seconds after the server could not subscribe us
 _LEAST_TRY: Final = 0.1  # seconds for a try that begins when the time for opening is almost over
 _VISIBLE: Final = re.compile(r"[!-~]+")
 
+_LONGEST_HEARTBEAT: Final = 3600.0  # seconds that a server may be silent, whatever it says
+
 
 class State(Enum):
     """Of a line: `OPEN` has a connection, `WAITING` waits to try again, `CLOSED` is over for good."""
@@ -375,7 +377,7 @@ class Link:
                         feed.advance(position)
             case "welcome":
                 if self._socket is not None:
-                    self._socket.expect(frame.heartbeat, self.options.patience)
+                    self._socket.expect(min(max(frame.heartbeat, 0.0), _LONGEST_HEARTBEAT), self.options.patience)
             case _:
                 pass  # a later server may say more
 

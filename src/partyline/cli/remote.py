@@ -1,17 +1,16 @@
-"""What the commands that talk to a server share: how they connect, how they fail, how they show what others wrote."""
+"""What the commands that talk to a server share: how they run, and how they fail."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
 from collections.abc import Coroutine
 from typing import Any, NoReturn, TypeVar
 
 import typer
 
+from partyline.cli.shown import plain
 from partyline.errors import Disconnected, PartylineError, Unauthenticated
-from partyline.topics import is_printable
 
 _T = TypeVar("_T")
 
@@ -37,22 +36,6 @@ def run(main: Coroutine[Any, Any, _T], url: str, key: str | None = None) -> _T:
 
 
 def fail(reason: str) -> NoReturn:
-    """One line on standard error, and exit code 1."""
-    sys.stderr.write(f"partyline: {reason}\n")
+    """One line on standard error, and exit code 1. Much of it may be a server's words."""
+    sys.stderr.write(f"partyline: {plain(reason)}\n")
     raise typer.Exit(1)
-
-
-def printable_json(text: str) -> str:
-    """JSON that means the same, without what drives a terminal: such characters are escaped."""
-    return text if is_printable(text) else "".join(one if is_printable(one) else _escaped(one) for one in text)
-
-
-def _escaped(character: str) -> str:
-    return json.dumps(character)[1:-1] if character != "\x7f" else "\\u007f"  # json writes DEL as it is
-
-
-def plain(text: str) -> str:
-    """`text` without what drives a terminal: such characters are written out."""
-    if is_printable(text):
-        return text
-    return "".join(one if is_printable(one) else one.encode("unicode_escape").decode() for one in text)

@@ -1,0 +1,34 @@
+"""What others wrote, on a terminal: nothing of it may drive the terminal, or pass for something that we say."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+
+from partyline.topics import is_printable
+
+
+def plain(text: str) -> str:
+    """`text` without what drives a terminal: such characters are written out."""
+    if is_printable(text):
+        return text
+    return "".join(one if is_printable(one) else one.encode("unicode_escape").decode() for one in text)
+
+
+def printable_json(text: str) -> str:
+    """JSON that means the same, without what drives a terminal: such characters are escaped."""
+    return text if is_printable(text) else "".join(one if is_printable(one) else _escaped(one) for one in text)
+
+
+def moment(seconds: object) -> datetime | None:
+    """A time since 1970 as somebody else gave it, None where it is not one."""
+    if not isinstance(seconds, int | float):
+        return None
+    try:
+        return datetime.fromtimestamp(seconds).astimezone()
+    except (OverflowError, ValueError, OSError):
+        return None
+
+
+def _escaped(character: str) -> str:
+    return json.dumps(character)[1:-1] if character != "\x7f" else "\\u007f"  # json writes DEL as it is

@@ -1,0 +1,67 @@
+"""The command line within this process: what it printed and how it ended, as of a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from unittest import mock
+
+from partyline.cli import main
+from tests.process import environment
+
+
+class _Terminal(io.TextIOWrapper):
+    """Standard output that says that it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def run(
+    *arguments: str, cwd: Path | None = None, stdin: bytes = b"", terminal: bool = False, **env: str
+) -> subprocess.CompletedProcess[str]:
+    """Run `partyline ...` as the console script does, with these variables and nothing else of Partyline's."""
+    kind = _Terminal if terminal else io.TextIOWrapper
+    out, err = io.BytesIO(), io.BytesIO()
+    streams = {
+        "stdin": io.TextIOWrapper(io.BytesIO(stdin), "utf-8"),
+        "stdout": kind(out, "utf-8", newline="\n", write_through=True),
+        "stderr": kind(err, "utf-8", newline="\n", write_through=True),
+    }
+    code: object = 0
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_logging_as_it_was())
+        stack.enter_context(mock.patch.dict(os.environ, {**environment(), "COLUMNS": "120", **env}, clear=True))
+        stack.enter_context(mock.patch.object(sys, "argv", ["partyline", *arguments]))
+        if cwd is not None:
+            stack.enter_context(contextlib.chdir(cwd))
+        for name, stream in streams.items():
+            stack.enter_context(mock.patch.object(sys, name, stream))
+        try:
+            main()
+        except SystemExit as ended:
+            code = ended.code
+    return subprocess.CompletedProcess(
+        ["partyline", *arguments],
+        0 if code is None else code if isinstance(code, int) else 1,
+        out.getvalue().decode(),
+        err.getvalue().decode(),
+    )
+
+
+@contextlib.contextmanager
+def _logging_as_it_was() -> Iterator[None]:
+    loggers = [logging.getLogger(name) for name in ("partyline", "uvicorn", "asyncio")]
+    earlier = [(logger, logger.handlers, logger.level, logger.propagate) for logger in loggers]
+    try:
+        yield
+    finally:
+        for logger, handlers, level, propagate in earlier:
+            logger.handlers, logger.propagate = handlers, propagate
+            logger.setLevel(level)
