@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import logging
 import os
 import subprocess
 import sys
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
@@ -37,6 +39,7 @@ def run(
     code: object = 0
     with contextlib.ExitStack() as stack:
         stack.enter_context(_logging_as_it_was())
+        stack.enter_context(_modules_as_they_were(cwd))
         stack.enter_context(mock.patch.dict(os.environ, {**environment(), "COLUMNS": "120", **env}, clear=True))
         stack.enter_context(mock.patch.object(sys, "argv", ["partyline", *arguments]))
         if cwd is not None:
@@ -47,6 +50,9 @@ def run(
             main()
         except SystemExit as ended:
             code = ended.code
+        except Exception:  # as Python does at the end of a process
+            traceback.print_exc()
+            code = 1
     return subprocess.CompletedProcess(
         ["partyline", *arguments],
         0 if code is None else code if isinstance(code, int) else 1,
@@ -65,3 +71,18 @@ def _logging_as_it_was() -> Iterator[None]:
         for logger, handlers, level, propagate in earlier:
             logger.handlers, logger.propagate = handlers, propagate
             logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _modules_as_they_were(folder: Path | None) -> Iterator[None]:
+    """What is imported from `folder` is imported again the next time."""
+    path = list(sys.path)
+    try:
+        yield
+    finally:
+        sys.path[:] = path
+        for name, module in list(sys.modules.items()):
+            file = getattr(module, "__file__", None)
+            if folder is not None and file is not None and Path(file).is_relative_to(folder):
+                del sys.modules[name]
+        importlib.invalidate_caches()

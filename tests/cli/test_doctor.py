@@ -16,20 +16,14 @@ import pytest
 from partyline.cli.machine import examine_machine, filesystem
 from partyline.config import Settings
 from partyline.findings import Verdict
+from tests.cli import commands
 from tests.process import command, environment, serving
 from tests.stores.sqlite.logs import change
 from tests.stores.sqlite.test_copying import filled
 
 
 def run(*arguments: str, code: int = 0) -> str:
-    done = subprocess.run(
-        command("doctor", *arguments),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env={**environment(), "COLUMNS": "200"},
-    )
+    done = commands.run("doctor", *arguments, COLUMNS="200")
     assert done.returncode == code, (done.stdout, done.stderr)
     assert done.stderr == ""
     return done.stdout

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.calls import call
+from tests.cli import commands
 from tests.process import command, environment, serving
 
 LONG = 20.0
@@ -22,16 +23,9 @@ LONG = 20.0
 
 async def run(*arguments: str, code: int = 0) -> tuple[str, str]:
     """Run a command; what it printed."""
-    process = await asyncio.create_subprocess_exec(
-        *command(*arguments),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env={**environment(), "COLUMNS": "200"},
-    )
-    async with asyncio.timeout(LONG):
-        out, err = await process.communicate()
-    assert process.returncode == code, (out, err)
-    return out.decode(), err.decode()
+    done = await asyncio.to_thread(commands.run, *arguments, COLUMNS="200")
+    assert done.returncode == code, (done.stdout, done.stderr)
+    return done.stdout, done.stderr
 
 
 async def publish(url: str, data: object, topic: str = "cats") -> str:

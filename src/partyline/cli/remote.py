@@ -17,8 +17,15 @@ _T = TypeVar("_T")
 
 def run(main: Coroutine[Any, Any, _T], url: str, key: str | None = None) -> _T:
     """Run a command to its end. Exits with 1 and one line where the server says no, quietly at Ctrl-C."""
+
+    async def whole() -> _T:
+        try:
+            return await main
+        finally:
+            await asyncio.sleep(0)  # connections that were dropped are closed in the next turn of the loop
+
     try:
-        return asyncio.run(main)
+        return asyncio.run(whole())
     except Unauthenticated as error:
         if key is None:
             fail(f"{url}: the server wants a key or a token: give it one with --api-key or in PARTYLINE_KEY")

@@ -359,6 +359,7 @@ class Link:
             socket, self._socket = self._socket, None
             if socket is not None:
                 socket.close(1002, "not a frame of v1")
+                socket.abort()  # it is not waited for
             self._over(error)
 
     def _take(self, frame: Frame) -> None:

@@ -1,0 +1,211 @@
+"""The commands and a server that means ill: nothing of what it says drives the terminal (hostile 32, 50)."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import hashlib
+import itertools
+import json
+import re
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from partyline.topics import is_printable
+from partyline.wire.websocket.connection import Connection, Limits
+
+from .commands import run
+
+EVIL = "\x1b]0;owned\x07\x1b[2J\rgone\u202e\u200b\x9b31m\x00\x7f\nforged"
+"""An escape sequence, a title, a return, an override of direction, one that has no width, a line break."""
+
+Talk = Callable[[Connection, list[str]], list[bytes]]
+"""What a server answers to texts: given all that came in one read."""
+
+
+def refusing(body: bytes) -> bytes:
+    first = f"HTTP/1.1 403 {EVIL[:20]}\r\nx: {EVIL[:8]}\r\n"
+    return f"{first}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body
+
+
+@contextlib.asynccontextmanager
+async def server(talk: Talk | bytes) -> AsyncIterator[str]:
+    """A server that upgrades and talks, or answers every request with these bytes."""
+
+    tasks: set[asyncio.Task[None] | None] = set()
+
+    async def client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        tasks.add(asyncio.current_task())
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            head = (await reader.readuntil(b"\r\n\r\n")).decode()
+            key = re.search(r"Sec-WebSocket-Key: (\S+)", head, re.IGNORECASE)
+            if isinstance(talk, bytes) or key is None:
+                writer.write(talk if isinstance(talk, bytes) else refusing(b"{}"))
+            else:
+                accept = base64.b64encode(
+                    hashlib.sha1(f"{key[1]}258EAFA5-E914-47DA-95CA-C5AB0DC85B11".encode()).digest()
+                )
+                protocol = "Sec-WebSocket-Protocol: partyline.v1\r\n" if "partyline.v1" in head else ""
+                writer.write(
+                    f"HTTP/1.1 101 x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n{protocol}"
+                    f"Sec-WebSocket-Accept: {accept.decode()}\r\n\r\n".encode()
+                )
+                wire = Connection(Limits(1_000_000, 1_000_000))
+                writer.writelines(talk(wire, []))
+                while data := await reader.read(65_536):
+                    texts = [event for event in wire.receive(data) if isinstance(event, str)]
+                    if texts:
+                        writer.writelines(talk(wire, texts))
+            await writer.drain()
+        writer.close()
+
+    listening = await asyncio.start_server(client, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+    finally:
+        listening.close()
+        for task in tasks:
+            assert task is not None
+            task.cancel()
+            await task
+
+
+def text(wire: Connection, value: object) -> bytes:
+    return wire.text((value if isinstance(value, str) else json.dumps(value)).encode())
+
+
+def v1(*frames: dict[str, object], close: tuple[int, str] | None = None) -> Talk:
+    """Welcome, and to the first command these frames, with `id` made that of the command."""
+
+    def talk(wire: Connection, texts: list[str]) -> list[bytes]:
+        if not texts:
+            return [text(wire, {"type": "welcome", "connection": EVIL, "server": EVIL, "heartbeat": -1e300})]
+        number = json.loads(texts[0])["id"]
+        said = [text(wire, {**frame, **({"id": number} if frame["type"] != "message" else {})}) for frame in frames]
+        return [*said, *([] if close is None else [wire.close(*close)])]
+
+    return talk
+
+
+def chatting(answer: object, *events: object) -> Talk:
+    """Socket.IO: to the first event this answer, and these events."""
+
+    def talk(wire: Connection, texts: list[str]) -> list[bytes]:
+        opened = '0{"sid":"x","upgrades":[],"pingInterval":25000,"pingTimeout":20000,"maxPayload":1000000}'
+        said = [] if texts else [text(wire, opened)]
+        for one in texts:
+            if one.startswith("40"):
+                said.append(text(wire, '40/chat,{"sid":"y"}' if answer != "refuse" else refusal()))
+            elif found := re.match(r"42/chat,([0-9]+)", one):
+                said += [text(wire, "42/chat," + json.dumps(event)) for event in events]
+                said.append(text(wire, f"43/chat,{found[1]}" + json.dumps([answer])))
+        return said
+
+    def refusal() -> str:
+        return "44/chat," + json.dumps({"message": EVIL, "data": {"code": EVIL}})
+
+    return talk
+
+
+ERROR = {"error": {"code": EVIL, "message": EVIL}}
+SAID = {"id": EVIL, "by": EVIL, "name": EVIL, "text": EVIL, "time": 1e300}
+ENTERED = {"me": EVIL, "people": [{"by": EVIL, "name": EVIL}], "messages": [SAID], "before": None, "count": 10**30}
+RECEIPT = {"type": "reply", "position": "5eed5eed5eed5eed-1", "message_id": EVIL, "topic": EVIL}
+POSITION = {"type": "reply", "position": "5eed5eed5eed5eed-1"}
+numbers = itertools.count(1)
+
+
+def message(data: object, **fields: object) -> dict[str, object]:
+    position = f"5eed5eed5eed5eed-{next(numbers) + 1}"
+    return {
+        "type": "message",
+        "topic": "cats",
+        "position": position,
+        "time": 1e300,
+        "data": data,
+        "from": EVIL,
+        **fields,
+    }
+
+
+PUBLISH = ("publish", "cats", "hello")
+TAIL = ("tail", "cats", "--count", "2")
+CHAT = ("chat", "URL", "--room", "x", "--name", "n")
+SERVERS: dict[str, tuple[tuple[str, ...], Talk | bytes]] = {
+    **{
+        f"{command[0]}: {name}": (command, talk)
+        for command in (PUBLISH, TAIL, CHAT)
+        for name, talk in (
+            ("refused with JSON", refusing(json.dumps(ERROR).encode())),
+            ("refused with text", refusing(EVIL.encode())),
+            ("no HTTP", EVIL.encode() + b"\r\n\r\n"),
+            ("a close", v1(close=(4403, EVIL[:15]))),
+            ("a close of its own", v1(close=(4000, EVIL[:15]))),
+            ("an error", v1({"type": "error", "code": EVIL, "message": EVIL})),
+            ("no frame", lambda wire, texts: [text(wire, EVIL)]),
+        )
+    },
+    "publish: a receipt": (PUBLISH, v1(RECEIPT)),
+    "publish: a receipt as JSON": ((*PUBLISH, "--json"), v1(RECEIPT)),
+    "tail: messages": (TAIL, v1(POSITION, message(EVIL), message({EVIL: [EVIL]}, key=EVIL, user_id=EVIL))),
+    "tail: as JSON": ((*TAIL, "--json"), v1(POSITION, message(EVIL), message({EVIL: [EVIL]}, key=EVIL))),
+    "tail: half a character": (TAIL, v1(POSITION, message("\ud800"))),
+    "tail: a gap": (TAIL, v1({**POSITION, "recovered": False, "oldest": EVIL})),
+    "chat: refused": (CHAT, chatting("refuse")),
+    "chat: an error": (CHAT, chatting({"error": EVIL, "message": EVIL, "field": EVIL})),
+    "chat: messages": (CHAT, chatting(ENTERED, ["said", SAID], ["came", SAID], ["left", SAID], ["typing", SAID])),
+    "chat: of other shapes": (CHAT, chatting({**ENTERED, "messages": [1]}, ["said", 1], ["came"], ["left", EVIL, 2])),
+    "chat: nothing of a chat": (CHAT, chatting([EVIL])),
+    "chat: asked to wait": (CHAT, chatting({**ENTERED, "wait": EVIL})),
+}
+
+
+@pytest.mark.parametrize("terminal", [False, True], ids=["pipe", "terminal"])
+@pytest.mark.parametrize("name", SERVERS)
+def test_nothing_drives_the_terminal(name: str, terminal: bool) -> None:
+    """Whatever a server answers, in an error, a close, a message or a receipt, each of its characters that could drive
+    a terminal or forge a line is written out; a command that fails does so in one line, without a stack trace."""
+    arguments, talk = SERVERS[name]
+
+    async def main() -> tuple[int, str, str]:
+        async with server(talk) as url:
+            whole = [one.replace("URL", url) for one in arguments]
+            if "URL" not in arguments:
+                whole += ["--url", url]
+            async with asyncio.timeout(20):
+                done = await asyncio.to_thread(run, *whole, terminal=terminal, TERM="xterm")
+            return done.returncode, done.stdout, done.stderr
+
+    code, out, err = asyncio.run(main())
+    for shown in (out, err):
+        own = re.sub(r"\x1b\[[0-9;]*m", "", shown) if terminal else shown  # our colours
+        assert all(is_printable(line) for line in own.split("\n")), ascii(own)
+        assert "\nforged" not in own
+    assert "Traceback" not in err
+    assert code in (0, 1), err
+    if code:
+        assert err.count("\n") == 1, err
+
+
+def test_numbers_that_nothing_holds() -> None:
+    """`tail` prints numbers as they were written where Python has none like them (hostile 50)."""
+
+    async def main() -> str:
+        def talk(wire: Connection, texts: list[str]) -> list[bytes]:
+            frames = v1(POSITION)(wire, texts)
+            if texts:
+                for place, number in (("2", "1e400"), ("3", "9" * 5_000)):
+                    head = f'{{"type":"message","topic":"cats","position":"5eed5eed5eed5eed-{place}","time":1'
+                    frames.append(text(wire, f'{head},"data":{number}}}'))
+            return frames
+
+        async with server(talk) as url:
+            done = await asyncio.to_thread(run, "tail", "cats", "--count", "2", "--url", url)
+            assert done.returncode == 0, done.stderr
+            return done.stdout
+
+    first, second = asyncio.run(main()).splitlines()
+    assert first.endswith(" 1e400")
+    assert second.endswith(" " + "9" * 5_000)
