@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import io
 import logging
 import os
@@ -15,7 +14,7 @@ from pathlib import Path
 from unittest import mock
 
 from partyline.cli import main
-from tests.process import environment
+from tests.process import command, environment
 
 
 class _Terminal(io.TextIOWrapper):
@@ -39,7 +38,6 @@ def run(
     code: object = 0
     with contextlib.ExitStack() as stack:
         stack.enter_context(_logging_as_it_was())
-        stack.enter_context(_modules_as_they_were(cwd))
         stack.enter_context(mock.patch.dict(os.environ, {**environment(), "COLUMNS": "120", **env}, clear=True))
         stack.enter_context(mock.patch.object(sys, "argv", ["partyline", *arguments]))
         if cwd is not None:
@@ -61,6 +59,19 @@ def run(
     )
 
 
+def start(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """The same in a process of its own, for what imports a program of the test's."""
+    return subprocess.run(
+        command(*arguments),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        cwd=cwd,
+        check=False,
+        env={**environment(), "COLUMNS": "120"},
+    )
+
+
 @contextlib.contextmanager
 def _logging_as_it_was() -> Iterator[None]:
     loggers = [logging.getLogger(name) for name in ("partyline", "uvicorn", "asyncio")]
@@ -71,18 +82,3 @@ def _logging_as_it_was() -> Iterator[None]:
         for logger, handlers, level, propagate in earlier:
             logger.handlers, logger.propagate = handlers, propagate
             logger.setLevel(level)
-
-
-@contextlib.contextmanager
-def _modules_as_they_were(folder: Path | None) -> Iterator[None]:
-    """What is imported from `folder` is imported again the next time."""
-    path = list(sys.path)
-    try:
-        yield
-    finally:
-        sys.path[:] = path
-        for name, module in list(sys.modules.items()):
-            file = getattr(module, "__file__", None)
-            if folder is not None and file is not None and Path(file).is_relative_to(folder):
-                del sys.modules[name]
-        importlib.invalidate_caches()

@@ -170,12 +170,12 @@ def test_tail_prints_what_comes() -> None:
 
 
 def test_tail_goes_on_over_numbers_that_nothing_holds(capsys: pytest.CaptureFixture[str]) -> None:
-    """A number beyond what Python holds is shown as one, or with --json as it was published (hostile 50)."""
+    """A message with a number beyond what Python holds is shown as it was published, with --json too (hostile 50)."""
     message = Message("cats", b"[1e400,%b]" % (b"9" * 4_400), None, "id", 0.0)
     for as_json in (False, True):
         _Printer(Console(stderr=True), as_json=as_json).show(message)
     shown, written = capsys.readouterr().out.splitlines()
-    assert shown.endswith(" cats [Infinity, Infinity]")
+    assert shown.endswith(f" cats {message.raw.decode()}")
     assert message.raw.decode() in written
 
 

@@ -43,8 +43,8 @@ def test_what_is_no_text_is_not_published() -> None:
         async with serving() as server:
             to = ("--url", server.url)
             for arguments, text, words in (
-                (("publish", "cats", b"\xff", *to), b"", "the argument behind cats is not UTF-8"),
-                (("publish", "cats", "x", *to, "--user", b"\xff"), b"", "the argument behind --user is not UTF-8"),
+                (("publish", "cats", b"\xff", *to), b"", "the argument after cats is not UTF-8"),
+                (("publish", "cats", "x", *to, "--user", b"\xff"), b"", "the argument after --user is not UTF-8"),
                 (("publish", "cats", *to), b"\xff\xfe", "standard input is not UTF-8"),
                 (("publish", "cats", *to), b"", "standard input is empty: give the message as an argument"),
                 (("publish", "cats", "-", *to), b"", "standard input is empty: give the message as an argument"),

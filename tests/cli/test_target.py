@@ -18,7 +18,8 @@ from tests.calls import call, register
 from tests.process import serving
 from tests.server.peers import connected, request
 
-from .test_command_line import fails, run
+from .commands import start
+from .test_command_line import fails
 
 MAIN = """
 import contextlib
@@ -104,13 +105,13 @@ def folder(tmp_path: Path) -> Path:
 )
 def test_what_cannot_be_served(folder: Path, target: str, words: list[str]) -> None:
     """What is missing, or neither an application nor an extra, is one line that says so, before anything listens."""
-    fails(run("serve", target, "--port", "0", cwd=folder), *words)
+    fails(start("serve", target, "--port", "0", cwd=folder), *words)
     assert not (folder / "mine.db").exists()
 
 
 def test_a_startup_that_fails(folder: Path) -> None:
     """An application whose start-up fails is not served: exit code 2, and why on the last line of the log."""
-    done = run("serve", "failing:app", "--port", "0", cwd=folder)
+    done = start("serve", "failing:app", "--port", "0", cwd=folder)
     assert done.returncode == 2
     assert done.stdout == ""
     last = done.stderr.splitlines()[-1]
@@ -119,7 +120,7 @@ def test_a_startup_that_fails(folder: Path) -> None:
 
 def test_what_the_module_raises_is_shown(folder: Path) -> None:
     """An error inside the named module is the author's to see, with its trace."""
-    done = run("serve", "broken:app", "--port", "0", cwd=folder)
+    done = start("serve", "broken:app", "--port", "0", cwd=folder)
     assert done.returncode == 1
     assert "broken.py" in done.stderr
     assert "a_module_that_nobody_has" in done.stderr
@@ -242,7 +243,7 @@ def test_a_handler_that_does_not_let_itself_be_cancelled(folder: Path) -> None:
 
 def test_two_at_one_path(folder: Path) -> None:
     """The chat, asked for beside a SocketIO at its own path, is one line that names the path and what to do."""
-    done = run("serve", "events:io", "--port", "0", "--set", "chat=true", cwd=folder)
+    done = start("serve", "events:io", "--port", "0", "--set", "chat=true", cwd=folder)
     fails(done, "/socket.io/", "give one of them another path")
 
 
