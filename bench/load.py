@@ -16,7 +16,7 @@ from bench.build import BUILD
 from bench.process import BenchFailed, log_file, spawn
 
 LOST = 2  # the exit code that native/load.h names so
-ANSWER_SECONDS = 900.0  # the generator has deadlines of its own; this is behind them
+ANSWER_SECONDS = 900.0  # the generator has deadlines of its own, which are shorter
 
 
 class MessageLost(BenchFailed):

@@ -43,7 +43,7 @@ class Member:
             except ConnectionError:
                 crowd.tally["attempts that failed"] += 1
                 self.attempts += 1
-            if self.may.is_set():  # it was cut off; who leaves by itself comes back when it wants to
+            if self.may.is_set():  # it was cut off; a member that leaves by itself comes back when it wants to
                 bound = min(LONGEST, JITTER * 2**self.attempts)
                 await asyncio.sleep(crowd.chance.uniform(0, bound))
 
@@ -111,7 +111,7 @@ class Crowd:
                     raise outcome
 
     def expect(self, members: Iterable[Member]) -> None:
-        """From now on count who comes in, until all of these have."""
+        """From now on count those that come in, until all of these have."""
         self._in = set(members)
         self.entries.clear()
         self._complete.clear()

@@ -257,7 +257,7 @@ class LineSubscriber(Subscriber):
         self._newest = ""
         self.doubled = 0  # messages that came twice on one connection: never
         self.unasked = 0  # messages at or before the positions asked for: never
-        self.unordered = 0  # messages that came behind a newer one of the same subscription: never
+        self.unordered = 0  # messages that came after a newer one of the same subscription: never
         self.passing = 0  # ephemeral messages
         self.told = 0  # of its position, without a message
         self._asked: dict[str, int] = {}

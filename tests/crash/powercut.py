@@ -42,7 +42,7 @@ def read_record(path: Path) -> Iterator[Event]:
 
 @dataclass(slots=True, eq=False)
 class File:
-    """One inode: what is on the disk for sure, and the changes behind it that may be or not."""
+    """One inode: what is on the disk for certain, and the later changes, which may be there or not."""
 
     synced: bytearray = field(default_factory=bytearray)
     pending: list[Event] = field(default_factory=list)

@@ -15,7 +15,7 @@ from .clients import LONG, Frame, Http, Line, history, offset_of, run
 
 
 def test_a_kill_behind_retention_repeats_no_position(tmp_path: Path) -> None:
-    """When all messages have grown old and are gone, a killed server goes on behind the last position, and whoever
+    """When all messages have grown old and are gone, a killed server goes on after the last position, and whoever
     resumes from before is told that it was not recovered (hostile 14)."""
     run(forgotten(tmp_path / "partyline.db"))
 

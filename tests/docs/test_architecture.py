@@ -56,7 +56,7 @@ def layout() -> list[str]:
 
 
 def test_layout() -> None:
-    """The layout names every folder of the package once, and none that is not there."""
+    """The layout names every folder of the package once, and no other."""
     there = {path.parent.relative_to(PACKAGE) for path in PACKAGE.rglob("*.*") if "cache" not in str(path.parent)}
     assert sorted(layout()) == sorted(f"{folder.as_posix()}/" for folder in there - {Path()})
 

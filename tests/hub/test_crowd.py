@@ -56,7 +56,7 @@ def test_a_small_audience_is_served_at_once() -> None:
 
 
 def test_a_large_audience_is_served_in_slices() -> None:
-    """The first slice at once, then one a turn; the publisher of an ephemeral message hears of it behind the last."""
+    """The first slice at once, then one a turn; the publisher of an ephemeral message hears of it after the last."""
     party = Party(5)
     party.publish("a")
     assert party.got == [[b"a"], [b"a"], [], [], []]
@@ -71,7 +71,7 @@ def test_a_large_audience_is_served_in_slices() -> None:
 
 
 def test_what_is_published_meanwhile_waits() -> None:
-    """Later messages, to whomever, come behind it, in their order; one dialect encodes each message once."""
+    """Later messages, whomever they are for, come after it, in their order; one dialect encodes each message once."""
     party = Party(5)
     dialect = Tagged()
     for member in party.members:
@@ -105,7 +105,8 @@ def test_who_joins_meanwhile_is_served_last() -> None:
 
 
 def test_who_leaves_meanwhile_gets_nothing_more() -> None:
-    """Who leaves before its turn is passed over, and served after all if it comes back; who had it gets it once."""
+    """A member that leaves before its turn is passed over, and is served after all if it comes back; nobody gets it
+    twice."""
     party = Party(6)
     party.publish("a")
     first, gone, back = party.members[0], party.members[3], party.members[4]
@@ -145,7 +146,7 @@ def test_another_users_message_stays_its_own() -> None:
 
 
 def test_a_publisher_that_answers_by_publishing_waits_its_turn() -> None:
-    """What is published from within an answer comes behind what was published before."""
+    """What is published from within an answer comes after what was published before."""
     party = Party(3)
     party.hub.publish(Draft("cats", b"a", "a"), lambda _: party.publish("late"))
     party.publish("b")
@@ -176,7 +177,7 @@ def test_the_bytes_of_what_waits_are_bounded() -> None:
 
 
 def test_messages_that_wait_are_delivered_some_a_turn() -> None:
-    """What has gathered behind a large audience does not hold up a turn of its own, either, and keeps its order."""
+    """What has gathered while a large audience is served does not hold up a turn, either, and keeps its order."""
     party = Party(3)
     for number in range(8):
         party.publish(str(number), room="dogs" if number else "cats")

@@ -47,7 +47,7 @@ def test_members_are_served_in_their_order() -> None:
 
 
 def test_nobody_costs_nothing() -> None:
-    """A message without an audience is offered to none and encoded by none."""
+    """A message without an audience is offered to nobody and encoded by no dialect."""
     assert fan_out(MESSAGE, []) == 0
 
 

@@ -207,7 +207,7 @@ def test_nobody_begins_ahead_of_what_is_fanned_out() -> None:
 
 @pytest.mark.parametrize("count", [0, 1, PAGE - 1, PAGE, PAGE + 1, 3 * PAGE])
 def test_all_pages_in_order(count: int) -> None:
-    """Everything behind the position is delivered once, in order, over any number of pages; then the reader is live."""
+    """Everything after the position is delivered once, in order, over any number of pages; then the reader is live."""
     hub, store = kept(count)
     reader = Reader(hub, store)
     asyncio.run(reader.catch_up(0))
@@ -217,7 +217,7 @@ def test_all_pages_in_order(count: int) -> None:
 
 
 def test_a_view_is_delivered_and_nothing_else() -> None:
-    """Other rooms, messages for others and expired ones are skipped, and the reader is live behind them."""
+    """Other rooms, messages for others and expired ones are skipped, and the reader is live after them."""
     now = 0.0
     store = MemoryStore(clock=lambda: now)
     hub = Hub(store, Counters())

@@ -473,7 +473,7 @@ def test_leaving_a_pattern_leaves_what_it_covered() -> None:
 
 
 def test_patterns_are_not_present() -> None:
-    """Presence is of rooms: who listens through a pattern is not announced as a user of the rooms it covers."""
+    """Presence is of rooms: a user that listens through a pattern is not announced in the rooms it covers."""
     hub = Hub(MemoryStore(), Counters())
     heard: list[tuple[str, bool]] = []
     hub.presence.watch("news.eu", lambda room, user, joined: heard.append((user, joined)))

@@ -72,7 +72,7 @@ def test_conflating_comes_second() -> None:
 
 
 def test_a_conflated_payload_stands_at_the_tail() -> None:
-    """The newest of a key stands where it came, behind what was queued before it, and supersedes what waits."""
+    """The newest of a key stands where it came, after what was queued before it, and supersedes what waits."""
     outbox = Outbox(6)
     outbox.push(conflate(b"p1", "a"))
     outbox.push(kept(b"k1"))
@@ -124,7 +124,7 @@ def test_one_pass_frees_room_for_several() -> None:
 
 
 def test_force_ignores_the_bound() -> None:
-    """A close frame goes behind the last message also where the box is full."""
+    """A close frame goes after the last message, even where the box is full."""
     outbox = Outbox(4)
     outbox.push(kept(b"1234"))
     outbox.force(Payload(b"bye"))

@@ -114,7 +114,7 @@ def test_patterns_come_and_go() -> None:
 
 
 def test_nothing_is_left_of_patterns_that_are_gone() -> None:
-    """A pattern that goes takes the branches with it that led to it alone, and none that lead elsewhere."""
+    """A pattern that goes takes the branches with it that led to it alone, and no branch that leads elsewhere."""
     names = ["a.*.c", "a.*.c.>", "a.*", "a.>", ">", "*.b", "a.b.c.d.e"]
     patterns = holding(*names)
     while names:
@@ -167,7 +167,7 @@ def test_a_member_behind_several_patterns_is_offered_a_message_once() -> None:
 
 
 def test_a_pattern_lives_as_long_as_its_last_member() -> None:
-    """A pattern goes with the last who leaves it or disappears, and not before."""
+    """A pattern goes with the last member that leaves it or disappears, and not before."""
     hub = Hub(MemoryStore(), Counters())
     one, two = Member(), Member()
     for member in (one, two):

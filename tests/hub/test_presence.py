@@ -32,7 +32,7 @@ class Floor:
 
 
 def test_users_are_listed_once_and_sorted() -> None:
-    """A user with several connections is one user, a connection without a user is none, and the list is sorted."""
+    """A user with several connections is one user, a connection without a user is nobody, the list is sorted."""
     floor = Floor()
     for user in ("bob", "ann", "bob", None):
         floor.join(Member(user), "cats")
@@ -68,7 +68,7 @@ def test_only_the_first_and_the_last_connection_are_told() -> None:
 
 
 def test_those_present_before_are_counted() -> None:
-    """A user who was there when the watch began is told of when the last of all his connections goes."""
+    """A user who was there when the watch began is told of when the last of their connections goes."""
     floor = Floor()
     phone, browser = Member("ann"), Member("ann")
     floor.join(phone, "cats")

@@ -198,7 +198,7 @@ def test_a_slot_is_over_at_its_own_end() -> None:
 
 
 def test_entries_of_a_slot_share_one_wakeup() -> None:
-    """A thousand deadlines within one slot cost one wake-up, and a wheel that is empty costs none."""
+    """A thousand deadlines within one slot cost one wake-up, and an empty wheel costs no wake-up."""
     loop = Loop()
     timers = Timers(loop)
     entries = [Entry() for _ in range(1000)]

@@ -1,4 +1,4 @@
-"""Thousands of sockets come and go: what they leave behind is nothing."""
+"""Thousands of sockets come and go, and leave nothing behind."""
 
 from __future__ import annotations
 

@@ -175,7 +175,7 @@ def test_volatile(servers: dict[str, Kitchen], way: str, parser: str) -> None:
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("parser", ["json", "msgpack"])
 def test_impatience(servers: dict[str, Kitchen], way: str, parser: str) -> None:
-    """Version 4 gives up an acknowledgement after its own timeout; that it comes late confuses none."""
+    """Version 4 gives up an acknowledgement after its own timeout; an answer that comes late confuses nobody."""
     seen = saw(servers, (NEWEST, way, parser), "impatience")
     assert seen["error"] == "operation has timed out"
     assert seen["took"] < 450  # the server answers after 500 ms

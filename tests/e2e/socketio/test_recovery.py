@@ -118,7 +118,9 @@ def test_what_is_missed_in_a_namespace(way: str) -> None:
                 elsewhere.emit("room-send", "r", "not for it")
                 elsewhere.emit("broadcast", "not for it")
                 two.emit("broadcast", "for all", {"bytes": ""})
-                heard = await one.until("connected")  # it comes back by itself: some may come before, some behind
+                heard = await one.until(
+                    "connected"
+                )  # it comes back by itself: some may come before it is back, some after
                 assert heard[-1] == {"connected": one.id, "recovered": True}
                 while len(events(heard)) < 2:
                     heard.append(await one.hears())
