@@ -22,6 +22,7 @@ from partyline.bridge import serve_relay
 from partyline.checking import check, is_open
 from partyline.config import Settings
 from partyline.engineio.engine import EngineIO
+from partyline.engineio.limits import SessionLimits
 from partyline.errors import NotFound
 from partyline.hub.hub import Hub
 from partyline.hub.timers import Timers
@@ -238,6 +239,7 @@ def build(
             store,
             None if settings.db == ":memory:" else SessionTable(database),
             cors=parts.cors_headers(settings),
+            for_extras={SessionLimits: parts.session_limits(settings)},
         )
         api = Api(
             services,

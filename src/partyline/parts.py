@@ -10,6 +10,7 @@ from starlette.types import ASGIApp
 
 from partyline.checking import is_open, max_connections
 from partyline.config import ApiKey, Settings
+from partyline.engineio.limits import SessionLimits
 from partyline.hub.hub import RoomRules
 from partyline.hub.timers import Timers
 from partyline.interfaces import Store
@@ -96,17 +97,23 @@ def connection_limits(settings: Settings, loopback: bool) -> ConnectionLimits:
         events_burst=settings.events_burst,
         compress_from=settings.compress_from,
         drain_time=settings.drain_time,
+        message=MessageLimits(
+            settings.max_message,
+            settings.max_message if settings.max_inflated is None else settings.max_inflated,
+            settings.max_fragments,
+        ),
+    )
+
+
+def session_limits(settings: Settings) -> SessionLimits:
+    """What one client of Engine.IO or Socket.IO may take."""
+    return SessionLimits(
         upgrade_timeout=settings.upgrade_timeout,
         connect_timeout=settings.connect_timeout,
         max_attachments=settings.max_attachments,
         max_pending_events=settings.max_pending_events,
         max_pending_bytes=settings.max_pending_bytes,
         rooms_per_connection=settings.rooms_per_connection,
-        message=MessageLimits(
-            settings.max_message,
-            settings.max_message if settings.max_inflated is None else settings.max_inflated,
-            settings.max_fragments,
-        ),
     )
 
 

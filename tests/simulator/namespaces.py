@@ -31,6 +31,7 @@ from typing import Any, Final, cast
 
 from partyline.engineio.connection import EngineConnection
 from partyline.engineio.frames import Frames
+from partyline.engineio.limits import SessionLimits
 from partyline.engineio.receiver import Request
 from partyline.errors import CallTimeout, Overloaded, PartylineError, PeerGone, StoreUnavailable
 from partyline.hub.hub import Hub
@@ -526,8 +527,9 @@ class World:
             self.store, Counters(), clock=float, small=self._slice_size, slice_size=self._slice_size, most_waiting=40
         )
         self.timers = Timers(self.loop)
-        limits = ConnectionLimits(outbox_bytes=HELD, connect_timeout=1e9)
+        limits = ConnectionLimits(outbox_bytes=HELD)
         site = Site(limits, self.timers, self.hub.counters, cast("Any", None), lambda upgrade: None)
+        site.for_extras[SessionLimits] = SessionLimits(connect_timeout=1e9)
         site.hub, site.store, site.sessions = self.hub, self.store, self.table
         for path in self._paths:
             window = WINDOW if path != "/c/" else None

@@ -10,6 +10,7 @@ from starlette.routing import BaseRoute, Route
 from partyline.config import option
 from partyline.engineio.arriving import Candidate, Opening
 from partyline.engineio.connection import EngineConnection
+from partyline.engineio.limits import SessionLimits
 from partyline.engineio.polling import Polling
 from partyline.engineio.receiver import Receiver, Request
 from partyline.engineio.sessions import TOKEN, Headers, Hooks, Sessions
@@ -142,7 +143,7 @@ class EngineIO:
         rules = Rules(
             limits.ping_interval if interval is None else interval,
             limits.ping_timeout if timeout is None else timeout,
-            limits.upgrade_timeout if upgrade is None else upgrade,
+            site.settings_of(SessionLimits).upgrade_timeout if upgrade is None else upgrade,
         )
         self._sessions.attach(site, rules, limits.message.max_message if payload is None else payload)
         self._requests = Polling(self._sessions)

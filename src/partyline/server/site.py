@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 from starlette.routing import BaseRoute
 
@@ -30,6 +30,8 @@ _WAITING_ROOM = 64
 
 _log = log.get("server")
 
+_T = TypeVar("_T")
+
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
@@ -51,12 +53,6 @@ class ConnectionLimits:
     events_burst: float = 200.0
     compress_from: int = 1024
     drain_time: float = 30.0
-    upgrade_timeout: float = 10.0
-    connect_timeout: float = 45.0
-    max_attachments: int = 10
-    max_pending_events: int = 64
-    max_pending_bytes: int = 1024 * 1024
-    rooms_per_connection: int = 1_000
     message: MessageLimits = field(default_factory=MessageLimits)
 
 
@@ -220,7 +216,13 @@ class Site:
     turn: Turn = field(default_factory=Turn)
     home: Home = field(default_factory=Home.here)
     fair: Fair = field(default_factory=Fair)
+    for_extras: dict[type, object] = field(default_factory=dict)  # what the settings say to extras, by its class
     _by_address: dict[str, int] = field(default_factory=dict)
+
+    def settings_of(self, kind: type[_T]) -> _T:
+        """What the settings say to extras in a class that they know; its defaults where nobody has said anything."""
+        found = self.for_extras.get(kind)
+        return found if isinstance(found, kind) else kind()
 
     def enter(self, address: str) -> PartylineError | None:
         """Count a new connection in. The error, if any, is for its first request; it is counted all the same."""

@@ -17,6 +17,7 @@ from starlette.routing import BaseRoute
 from partyline.config import option
 from partyline.engineio.connection import EngineConnection
 from partyline.engineio.engine import EngineIO
+from partyline.engineio.limits import SessionLimits
 from partyline.engineio.receiver import Request
 from partyline.errors import CallTimeout, ConfigError
 from partyline.hub.cluster import Cluster
@@ -262,8 +263,9 @@ class SocketIO(Namespace):
         self.counters = site.counters
         self.outbox_bytes = site.limits.outbox_bytes
         self.delivery = site.hub.delivery if site.hub is not None else Delivery(self.counters, lambda found: Said())
+        limits = site.settings_of(SessionLimits)
         for name, value in self._given.items():
-            setattr(self, name, getattr(site.limits, name) if value is None else value)
+            setattr(self, name, getattr(limits, name) if value is None else value)
         if self.recovery_window is not None and site.hub is not None and site.store is not None:
             table = site.sessions or MemoryTable()
             self.recovery = Recovery(site.hub, site.store, table, site.timers, self.recovery_window, self.realm)
