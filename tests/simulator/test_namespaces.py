@@ -70,7 +70,7 @@ def leaves_at_once(self: Journal, body: Any, audience: Audience, only: Any = Non
 
 def chooses_late(self: Kept) -> Any:
     """Whom an event goes to is decided when it is kept."""
-    return self.namespace.select(self._audience) if self.message is not None else ()
+    return [one for one in self.namespace.select(self._audience) if one.reachable] if self.message is not None else ()
 
 
 def fans_out_in_one_breath(message: Any, members: Any, *rest: Any) -> int:

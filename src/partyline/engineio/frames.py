@@ -17,7 +17,7 @@ class Frames(bytes):
     @classmethod
     def of(cls, messages: Iterable[str | bytes], protocol: int) -> Frames:
         """The frames of some messages, in one piece."""
-        written = tuple(packets.message(message) for message in messages)
+        written = tuple(map(packets.message, messages))
         frames = cls(packets.write_frames(written, protocol))
         frames.packets = written
         return frames

@@ -49,7 +49,7 @@ class Lane:
 class Said:
     """One thing that is said, from then on until everybody whom it is for has it. This one is for nobody."""
 
-    __slots__ = ("behind", "lane", "message", "size", "waited")
+    __slots__ = ("behind", "lane", "message", "policy", "size", "waited")
 
     open = False  # whether those who join while it is being served get it, too
 
@@ -57,13 +57,9 @@ class Said:
         self.lane = lane
         self.message = message
         self.size = size  # bytes that it holds while it waits
+        self.policy = Policy.CLOSE  # what becomes of it where a consumer is slow
         self.waited = False  # its turn does not come at once
         self.behind: list[Said] | None = None  # what was said after it in its lane, and waits for it
-
-    @property
-    def policy(self) -> Policy:
-        """What becomes of it where a consumer is slow."""
-        return Policy.CLOSE
 
     def answered(self, outcome: Outcome) -> bool:
         """The log has answered: `message` has to be what it keeps. False: it needs no turn."""
@@ -74,11 +70,11 @@ class Said:
         self.waited = True
 
     def members(self) -> Collection[Connection]:
-        """Whom it is for. Asked when its turn has come."""
+        """Whom it is for, now that its turn has come. May be a live view."""
         return ()
 
     def still(self, members: Collection[Connection]) -> Collection[Connection]:
-        """Those of its members whom it is still for, where it has waited; and of each slice of a large audience."""
+        """Those of a slice of a large audience whom it is still for."""
         return members
 
     def served(self) -> None:
@@ -127,21 +123,25 @@ class Delivery:
 
     # Saying
 
-    def takes(self, count: int, size: int) -> bool:
-        """Whether so many more things, of so many bytes, may wait for the log."""
-        fits = len(self._asked) + count <= self.most_waiting and self._asked_bytes + size <= _MOST_WAITING_BYTES
-        if not fits:
-            self.counters.hit("max_waiting_publishes")
-        return fits
+    def ask(self, said: Sequence[Said]) -> bool:
+        """They take their places; the log is asked to keep them, and answers in the order of these calls.
 
-    def ask(self, said: Said) -> None:
-        """It takes its place; the log is asked to keep it, and answers in the order of these calls."""
-        said.waits()
-        self._asked.append(said)
-        self._asked_bytes += said.size
-        if (lane := said.lane) is not None:
-            lane.said.append(said)
-            lane.asked = said
+        False where too much waits for the log already: then they have no place.
+        """
+        size = self._asked_bytes
+        for one in said:
+            size += one.size
+        if len(self._asked) + len(said) > self.most_waiting or size > _MOST_WAITING_BYTES:
+            self.counters.hit("max_waiting_publishes")
+            return False
+        self._asked_bytes = size
+        self._asked.extend(said)
+        for one in said:
+            one.waited = True
+            if (lane := one.lane) is not None:
+                lane.said.append(one)
+                lane.asked = one
+        return True
 
     def say(self, said: Said, *, must: bool = False) -> None:
         """It is due now, or once that has been served which was said before it in its lane.
@@ -229,8 +229,6 @@ class Delivery:
             crowd = self.crowd
             if crowd is None:
                 members = said.members()
-                if members and said.waited:
-                    members = said.still(members)
                 if members and said.message is not None:
                     if len(members) <= self._small:
                         self.counters.delivered += fan_out(said.message, members, said.policy)

@@ -26,6 +26,7 @@ def fan_out(
     """
     if payloads is None:
         payloads = {}
+    draft = message.draft
     last: Dialect | None = None
     payload: Payload | None = None
     failure: BaseException | None = None
@@ -40,7 +41,7 @@ def fan_out(
                     payload = payloads[dialect]
                 else:
                     payloads[dialect] = None
-                    payload = Payload(dialect.encode(message), message.room, policy, message.draft.key)
+                    payload = Payload(dialect.encode(message), draft.room, policy, draft.key)
                     payloads[dialect] = payload
             if payload is not None:
                 member.offer(payload)

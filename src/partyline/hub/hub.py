@@ -157,6 +157,9 @@ class Hub:
 
     def publish_all(self, drafts: Sequence[tuple[Draft, Done | None]]) -> None:
         """Publish several, each with its `done`: the durable ones of them all or none."""
+        if len(drafts) == 1:
+            self.publish(*drafts[0])
+            return
         self.counters.published += len(drafts)
         said = [_Published(self, draft, done) for draft, done in drafts]
         kept = [one for one in said if self._durable(one.draft)]
@@ -172,10 +175,8 @@ class Hub:
 
     def keep(self, drafts: Sequence[Draft], said: Sequence[Said]) -> bool:
         """Give drafts to the log, each with what is said when it has answered. False where it can take no more."""
-        if not self.delivery.takes(len(said), sum(one.size for one in said)):
+        if not self.delivery.ask(said):
             return False
-        for one in said:
-            self.delivery.ask(one)
         self._store.append(*drafts)
         return True
 
@@ -230,15 +231,11 @@ class _Published(Said):
 
     def __init__(self, hub: Hub, draft: Draft, done: Done | None, message: Message | None = None) -> None:
         self.lane, self.message, self.size = None, message, len(draft.data)
-        self.waited, self.behind = False, None
+        self.policy, self.waited, self.behind = Policy.CLOSE, False, None
         self.draft = draft
         self.passing: Sequence[_Published] = ()  # ephemeral ones that were published together with it
         self._hub = hub
         self._done = done
-
-    @property
-    def policy(self) -> Policy:
-        return self._hub.policy(self.draft.room)
 
     def answered(self, outcome: Outcome) -> bool:
         if isinstance(outcome, Refused) or outcome.duplicate:
@@ -247,6 +244,7 @@ class _Published(Said):
         return True
 
     def members(self) -> Collection[Connection]:
+        self.policy = self._hub.policy(self.draft.room)
         return self._hub.audience(self.draft.room, self.draft.user)
 
     def served(self) -> None:

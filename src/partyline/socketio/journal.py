@@ -12,7 +12,7 @@ import asyncio
 import base64
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 
@@ -135,23 +135,33 @@ class Kept(Spoken):
 
     def answered(self, outcome: Outcome) -> bool:
         if not isinstance(outcome, Refused):
-            self.message = self._journal.emission(outcome.message, self._body)
+            self.message = self._emission(outcome.message)
         elif self._told is not None:
             self.sockets = ()  # its publisher hears of it, and nobody else
         else:  # an emitted event goes out all the same
-            self.message = self._journal.emission(Message(outcome.draft, None, 0.0), self._body)
+            self.message = self._emission(Message(outcome.draft, None, 0.0))
             self._journal.beside()
         return True
 
+    def _emission(self, message: Message) -> Emission:
+        name = self.namespace.name
+        return Emission(message.draft, message.offset, message.time, namespace=name, body=self._body)
+
+    def found(self, message: Message) -> Kept:
+        """It is in the log, though nobody waits for it any more."""
+        self.message = self._emission(message)
+        return self
+
     def members(self) -> Collection[Connection]:
+        if self.lane is None:
+            self.sockets = () if self.message is None else self.namespace.select(self._audience)
+            return self.sockets
         if self.message is not None and self.message.offset is None and self.sockets:
             self._journal.beside()  # again: what stood before it has got its places meanwhile
-        if self.lane is None and self.message is not None:
-            self.sockets = self.namespace.select(self._audience)
-        return self.sockets
+        return self.still(self.sockets)
 
     def still(self, members: Collection[Connection]) -> Collection[Connection]:
-        return members if self.lane is None else super().still(members)
+        return [socket for socket in cast("Collection[Member]", members) if socket.reachable]
 
     def tell(self, outcome: Outcome) -> None:
         if self._told is not None:
@@ -194,9 +204,9 @@ class Journal:
     def emit(self, body: Body, audience: Audience, only: Member | None = None) -> None:
         """Keep an event, and send it once it is kept: to an audience, or to `only` one socket. Raises Overloaded."""
         if only is None:
-            sid, sockets = "", self.namespace.select(audience)
+            sid, sockets = "", list(self.namespace.select(audience))
         else:
-            sid, sockets = only.id, (only,)
+            sid, sockets = only.id, [only]
         data = _write(Record.of(body, audience, sid))
         draft = Draft(self._room, data, message_id(), durable=True, publisher="socket.io", chosen_id=False)
         kept = Kept(self, body, audience, sockets, size=len(data), sid=sid)
@@ -218,7 +228,7 @@ class Journal:
         audience = Audience(frozenset((room,)))
         data = _write(Record.of(body, audience))
         draft = Draft(self.room(room), data, message_id(), durable=True, publisher="socket.io", chosen_id=False)
-        sockets = self.namespace.select(audience) if self.recovery else ()
+        sockets = list(self.namespace.select(audience)) if self.recovery else ()
         kept = Kept(self, body, audience, sockets, size=len(data), told=told)
         if not self._hub.keep((draft,), (kept,)):
             raise Overloaded("more messages wait for the log than it can take: publish again in a moment")
@@ -251,13 +261,7 @@ class Journal:
         if self.recovery:
             return Said(None, message)
         record = read_record(message)
-        found = Kept(self, record.body, record.audience, ())
-        found.message = self.emission(message, record.body)
-        return found
-
-    def emission(self, message: Message, body: Body) -> Emission:
-        """What the log keeps, as it is sent."""
-        return Emission(message.draft, message.offset, message.time, namespace=self.namespace.name, body=body)
+        return Kept(self, record.body, record.audience, ()).found(message)
 
     # Back
 

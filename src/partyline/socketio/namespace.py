@@ -158,9 +158,9 @@ class Namespace(Broadcast, Listening):
         volatile: bool = False,
     ) -> None:
         """Send an event to an audience. Raises InvalidValue."""
-        event_values(event, (), None)  # the name is checked though nobody may be there
         nodes = self.io.nodes
         if nodes is not None and not local and not self._is_here(audience):
+            event_values(event, (), None)
             nodes.emit(self, event, arguments, audience, volatile=volatile)
         self.emit_here(event, arguments, audience, volatile=volatile)
 
@@ -170,6 +170,8 @@ class Namespace(Broadcast, Listening):
             members: Collection[Socket] = [member for member in self.select(audience) if member.writable]
             if members:
                 self._speak(None, self.io.parser.body(event, arguments), members)
+            else:
+                event_values(event, (), None)  # the name is checked though nobody is there
             return
         if self.asleep and self.io.recovery is not None:
             self.io.wake(self)  # sessions that are away may come back for it
@@ -179,6 +181,8 @@ class Namespace(Broadcast, Listening):
         members = self.select(audience)
         if members:
             self._speak(self.lane, self.io.parser.body(event, arguments), members)
+        else:
+            event_values(event, (), None)
 
     def emit_to(self, socket: Socket, event: str, arguments: tuple[Any, ...], *, volatile: bool = False) -> None:
         """Send an event to one socket, whoever is in a room of its name. Raises InvalidValue."""

@@ -53,6 +53,7 @@ class Space(Protocol):
 
     name: str
     lane: Lane
+    dynamic: bool
 
     @property
     def key(self) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 from partyline.hub.delivery import Lane, Said
 from partyline.interfaces import Connection
+from partyline.models import Policy
 from partyline.socketio.dialects import Emission
 from partyline.wire.socketio.packets import Messages
 
@@ -27,7 +28,7 @@ class Spoken(Said):
         self, namespace: Space, lane: Lane | None, sockets: Collection[Member], message: Emission | None, size: int
     ) -> None:
         self.lane, self.message, self.size = lane, message, size
-        self.waited, self.behind = False, None
+        self.policy, self.waited, self.behind = Policy.CLOSE, False, None
         self.namespace = namespace
         self.sockets = sockets
 
@@ -37,11 +38,11 @@ class Spoken(Said):
             self.sockets = list(self.sockets)
 
     def members(self) -> Collection[Connection]:
-        return self.sockets
+        return self.still(self.sockets) if self.waited else self.sockets
 
     def still(self, members: Collection[Connection]) -> Collection[Connection]:
         sockets = cast("Collection[Member]", members)
-        if self.lane is None:
+        if self.lane is None:  # volatile
             return [socket for socket in sockets if socket.reachable and socket.writable]
         return [socket for socket in sockets if socket.reachable]
 
@@ -49,7 +50,7 @@ class Spoken(Said):
         if self.namespace.watched:
             assert isinstance(self.message, Emission)
             self.namespace.tell_outgoing(self.message.body, self.sockets)
-        if self.waited:
+        if self.namespace.dynamic:
             self.namespace.vanish()
 
     def joined(self, socket: Member) -> None:
@@ -79,7 +80,8 @@ class Packet(Said):
             socket.write(self._messages)
         if self.waited:
             socket.waited(self.size)
-        self._namespace.vanish()
+        if self._namespace.dynamic:
+            self._namespace.vanish()
 
 
 class Following(Said):

@@ -381,6 +381,8 @@ class JsonParser:
         assert isinstance(body.data, str)
         text = body.data if offset is None else f'{body.data[:-1]},"{offset}"]'
         attachments = body.attachments
+        if namespace == "/" and id is None and not attachments:
+            return ("2" + text,)  # the common way
         if attachments:
             return (_head(f"5{len(attachments)}-", namespace, id) + text, *attachments)
         return (_head("2", namespace, id) + text,)

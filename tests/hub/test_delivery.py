@@ -1,0 +1,233 @@
+"""The order of delivery: lanes, turns, bounds, and what one thing's trouble costs the others."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Collection
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from partyline.errors import Overloaded, StoreUnavailable
+from partyline.hub.delivery import Delivery, Lane, Said
+from partyline.interfaces import Connection, Found, Refused, Stored
+from partyline.metrics import Counters
+from partyline.models import Draft, Message
+
+from .members import Member
+
+
+class Table:
+    """A delivery that serves two members a turn, the turns it has asked for, and what has been served."""
+
+    def __init__(self, **serving: Any) -> None:
+        self.turns: deque[Callable[[], None]] = deque()
+        self.counters = Counters()
+        self.served: list[str] = []
+        self.told: list[str] = []
+        self.delivery = Delivery(self.counters, self.found, small=2, slice_size=2, later=self.turns.append, **serving)
+        self.offset = 0
+
+    def found(self, outcome: Found) -> Said:
+        return Thing(self, outcome.draft.id, message=outcome.message)
+
+    def stored(self, name: str) -> Stored:
+        self.offset += 1
+        draft = Draft("cats", name.encode(), name)
+        return Stored(draft, Message(draft, self.offset, 0.0))
+
+    def refused(self, name: str) -> Refused:
+        return Refused(Draft("cats", b"", name), StoreUnavailable("no"))
+
+    def rest(self) -> None:
+        while self.turns:
+            self.turns.popleft()()
+
+
+class Thing(Said):
+    """Something that notes when it is served."""
+
+    def __init__(
+        self,
+        table: Table,
+        name: str,
+        lane: Lane | None = None,
+        *,
+        members: Collection[Connection] = (),
+        message: Message | None = None,
+        then: Callable[[], object] = lambda: None,
+        size: int = 0,
+    ) -> None:
+        super().__init__(lane, message or Message(Draft("cats", name.encode(), name), None, 0.0), size)
+        self.table, self.name, self.audience, self.then = table, name, members, then
+
+    def answered(self, outcome: Any) -> bool:
+        if isinstance(outcome, Stored):
+            self.message = outcome.message
+        return True
+
+    def members(self) -> Collection[Connection]:
+        return self.audience
+
+    def served(self) -> None:
+        self.table.served.append(self.name)
+        self.then()
+
+    def tell(self, outcome: Any) -> None:
+        self.table.told.append(self.name)
+
+
+def test_a_lane_keeps_its_order() -> None:
+    """What is said after something that waits for the log waits for it, in its own lane; another lane goes on."""
+    table, lane, other = Table(), Lane(), Lane()
+    say, ask = table.delivery.say, table.delivery.ask
+    say(Thing(table, "first", lane))
+    assert ask([Thing(table, "kept", lane)])
+    say(Thing(table, "after", lane))
+    say(Thing(table, "elsewhere", other))
+    say(Thing(table, "nowhere"))
+    assert table.served == ["first", "elsewhere", "nowhere"]
+    assert [one.name for one in lane.said] == ["kept", "after"]  # type: ignore[attr-defined]
+    table.delivery.committed([table.stored("kept")])
+    assert table.served[3:] == ["kept", "after"]
+    assert not lane.said
+    assert lane.asked is None
+
+
+def test_each_thing_waits_for_the_one_before_it() -> None:
+    """Of several that wait for the log, each is followed by what was said after it and before the next one."""
+    table, lane = Table(), Lane()
+    for name in "abc":
+        table.delivery.ask([Thing(table, name, lane)])
+        table.delivery.say(Thing(table, f"after {name}", lane))
+    table.delivery.committed([table.stored("a"), table.refused("b")])
+    assert table.served == ["a", "after a", "b", "after b"]
+    table.delivery.committed([table.stored("c")])
+    assert table.served[4:] == ["c", "after c"]
+    assert table.told == ["a", "b", "c"]
+
+
+def test_a_large_audience_holds_up_its_lane() -> None:
+    """While an audience is served in slices, what is said after it waits, whether it has members or not."""
+    table, lane = Table(), Lane()
+    crowd = [Member() for _ in range(5)]
+    table.delivery.say(Thing(table, "large", lane, members=crowd))
+    table.delivery.say(Thing(table, "after", lane, members=crowd[:1]))
+    assert table.served == []
+    assert [len(member.got) for member in crowd] == [1, 1, 0, 0, 0]
+    table.rest()
+    assert table.served == ["large", "after"]
+    assert [member.got for member in crowd] == [[b"large", b"after"], *[[b"large"]] * 4]
+
+
+def test_what_is_said_while_something_is_served_has_its_turn_after_it() -> None:
+    """A thing that says another one is not interrupted by it."""
+    table, lane = Table(), Lane()
+    inner = Thing(table, "inner", lane)
+    table.delivery.say(
+        Thing(table, "outer", lane, then=lambda: table.delivery.say(inner) or table.served.append("end"))
+    )
+    assert table.served == ["outer", "end", "inner"]
+
+
+def test_hostile_51_an_exception_never_stops_the_next() -> None:
+    """hostile 51: whatever raises - whom it is for, a member, what follows, a publisher - the next thing is served."""
+
+    def fail() -> None:
+        raise SystemExit("handlers do that")
+
+    class Broken(Member):
+        def offer(self, payload: Any) -> None:
+            raise ValueError("no")
+
+    class Nobody(Thing):
+        def members(self) -> Collection[Connection]:
+            raise RuntimeError("who?")
+
+        def tell(self, outcome: Any) -> None:
+            raise RuntimeError("nobody listens")
+
+    table, lane = Table(), Lane()
+    broken, healthy = Broken(), Member()
+    table.delivery.ask([Nobody(table, "a", lane)])
+    table.delivery.ask([Thing(table, "b", lane, members=[broken, healthy], then=fail)])
+    table.delivery.say(Thing(table, "c", lane, members=[healthy]))
+    table.delivery.committed([table.stored("a"), table.stored("b")])
+    assert healthy.got == [b"b", b"c"]
+    assert broken.closed == [1011]
+    assert table.served == ["a", "b", "c"]
+    assert table.delivery.reached == 2
+    assert table.counters.errors == 4
+    assert not lane.said
+
+
+def test_hostile_49_what_waits_for_the_log_is_bounded() -> None:
+    """hostile 49: more than so many things do not wait for the log, nor behind what does; what must wait does."""
+    table, lane = Table(most_waiting=2), Lane()
+    assert table.delivery.ask([Thing(table, "a", lane)])
+    assert not table.delivery.ask([Thing(table, "b", lane), Thing(table, "c", lane)])
+    for name in "de":
+        table.delivery.say(Thing(table, name, lane))
+    with pytest.raises(Overloaded):
+        table.delivery.say(Thing(table, "f", lane))
+    table.delivery.say(Thing(table, "must", lane), must=True)
+    assert table.counters.limits == {"max_waiting_publishes": 2}
+    table.delivery.committed([table.stored("a")])
+    assert table.served == ["a", "d", "e", "must"]
+    table.delivery.ask([Thing(table, "g", lane)])
+    table.delivery.say(Thing(table, "h", lane))
+    assert [one.name for one in lane.said] == ["g", "h"]  # type: ignore[attr-defined]
+
+
+def test_hostile_49_the_bytes_that_wait_are_bounded() -> None:
+    """hostile 49: so it is with more than 64 MiB of them."""
+    table, lane, half = Table(), Lane(), 40 * 1024 * 1024
+    assert table.delivery.ask([Thing(table, "a", lane, size=half)])
+    assert not table.delivery.ask([Thing(table, "b", lane, size=half)])
+    table.delivery.say(Thing(table, "c", lane, size=half))
+    with pytest.raises(Overloaded):
+        table.delivery.say(Thing(table, "d", lane, size=half))
+    table.delivery.committed([table.stored("a")])
+    assert table.delivery.ask([Thing(table, "e", lane, size=half)])
+
+
+def test_what_nobody_waits_for_has_its_turn() -> None:
+    """A message that is found in the log is served in the order of offsets, and answers nobody's question."""
+    table, lane = Table(), Lane()
+    table.delivery.ask([Thing(table, "a", lane)])
+    found = table.stored("found")
+    table.delivery.committed([Found(found.draft, found.message), table.stored("a")])
+    assert table.served == ["found", "a"]
+    assert table.told == ["a"]
+    assert table.delivery.reached == 2
+
+
+@given(st.lists(st.tuples(st.sampled_from(["say", "ask", "answer", "turn"]), st.integers(0, 1), st.integers(0, 4))))
+@settings(deadline=None)
+def test_any_order_of_events_keeps_the_order_of_each_lane(steps: list[tuple[str, int, int]]) -> None:
+    """Whatever is said, kept and served when: each lane is served in the order in which it spoke, and nothing stays."""
+    table, lanes = Table(), (Lane(), Lane())
+    spoken: tuple[list[str], list[str]] = ([], [])
+    asked: deque[str] = deque()
+    for number, (step, which, size) in enumerate(steps):
+        name = f"{which} {number}"
+        if step in ("say", "ask"):
+            thing = Thing(table, name, lanes[which], members=[Member() for _ in range(size)])
+            spoken[which].append(name)
+            if step == "say":
+                table.delivery.say(thing)
+            else:
+                table.delivery.ask([thing])
+                asked.append(name)
+        elif step == "answer" and asked:
+            table.delivery.committed([table.stored(asked.popleft())])
+        elif step == "turn" and table.turns:
+            table.turns.popleft()()
+    table.delivery.committed([table.stored(name) for name in asked])
+    table.rest()
+    for which, names in enumerate(spoken):
+        assert [name for name in table.served if name.startswith(str(which))] == names
+        assert not lanes[which].said
+    assert table.delivery.reached == table.offset
