@@ -37,7 +37,7 @@ async def nothing_is_left(io: SocketIO, partyline: Partyline) -> None:
     """Neither in tables, nor as a task, a deadline or an object."""
     await eventually(lambda: not remains(io), f"tables are empty: {remains(io)}")
     await nothing_is_held(partyline)
-    assert io.engine._polling == {}
+    assert io.engine._sessions._polling == {}
     this = asyncio.current_task()
     await eventually(
         lambda: not any("socketio" in repr(task.get_coro()) for task in asyncio.all_tasks() if task is not this),

@@ -4,17 +4,47 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from threading import get_ident
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from partyline.models import Audience
+from partyline.socketio.seams import Server
 from partyline.wire.socketio.packets import event_values
 from partyline.wire.socketio.values import frozen
 
-if TYPE_CHECKING:
-    from partyline.socketio.namespace import Namespace
-    from partyline.socketio.remote import RemoteSocket
-
 EVERYBODY = Audience()
+
+
+class Target(Protocol):
+    """A namespace, as broadcasts know it."""
+
+    name: str
+
+    @property
+    def io(self) -> Server: ...
+
+    def broadcast(
+        self, event: str, arguments: tuple[Any, ...], audience: Audience, *, local: bool, volatile: bool
+    ) -> None:
+        """Send an event to an audience."""
+        ...
+
+    async def gather(
+        self, event: str, arguments: tuple[Any, ...], audience: Audience, seconds: float, *, local: bool
+    ) -> list[Any]:
+        """The answers of an audience to an event."""
+        ...
+
+    async def fetch(self, audience: Audience, *, local: bool) -> list[RemoteSocket]:
+        """The sockets of an audience."""
+        ...
+
+    def move(self, audience: Audience, into: frozenset[str], out_of: frozenset[str], *, local: bool) -> None:
+        """Let an audience join and leave rooms."""
+        ...
+
+    def expel(self, audience: Audience, *, close: bool, local: bool) -> None:
+        """Disconnect an audience."""
+        ...
 
 
 class Broadcast:
@@ -25,7 +55,7 @@ class Broadcast:
 
     __slots__ = ("_audience", "_local", "_namespace", "_timeout", "_volatile")
 
-    def __init__(self, namespace: Namespace, audience: Audience = EVERYBODY) -> None:
+    def __init__(self, namespace: Target, audience: Audience = EVERYBODY) -> None:
         self._namespace = namespace
         self._audience = audience
         self._local = False
@@ -133,6 +163,41 @@ class Broadcast:
         home = self._namespace.io.home
         if home.thread == get_ident() or not home.call(self.disconnect_sockets, close):
             self._namespace.expel(self._audience, close=close, local=self._local)
+
+
+class RemoteSocket:
+    """A socket on some node, as it was when it was asked for: `id`, `rooms`, `data`."""
+
+    __slots__ = ("_namespace", "data", "id", "rooms")
+
+    def __init__(self, namespace: Target, id: str, rooms: Iterable[str], data: dict[str, Any]) -> None:  # noqa: A002
+        self._namespace = namespace
+        self.id = id
+        self.rooms = frozenset(rooms)
+        self.data = data
+
+    def __repr__(self) -> str:
+        return f"<RemoteSocket {self.id} in {self._namespace.name}>"
+
+    @property
+    def _itself(self) -> Broadcast:
+        return Broadcast(self._namespace, Audience(frozenset((self.id,))))
+
+    def emit(self, event: str, *arguments: Any) -> None:
+        """As `Socket.emit`, wherever it is."""
+        self._itself.emit(event, *arguments)
+
+    def join(self, *rooms: str | Iterable[str]) -> None:
+        """Let it join rooms."""
+        self._itself.sockets_join(*rooms)
+
+    def leave(self, *rooms: str | Iterable[str]) -> None:
+        """Let it leave rooms."""
+        self._itself.sockets_leave(*rooms)
+
+    def disconnect(self, close: bool = False) -> None:
+        """Disconnect it."""
+        self._itself.disconnect_sockets(close)
 
 
 def names(rooms: Iterable[str | Iterable[str]]) -> frozenset[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from partyline import log
 from partyline.engineio.connection import EngineConnection
@@ -13,14 +13,15 @@ from partyline.errors import CONTAINED, ConnectionRefused, InvalidPacket, Invali
 from partyline.interfaces import Dialect
 from partyline.socketio.handshake import Handshake
 from partyline.socketio.namespace import Namespace
+from partyline.socketio.seams import Server
 from partyline.socketio.socket import Socket
 from partyline.wire.engineio.handshake import POLLING
 from partyline.wire.socketio.namespaces import Namespaces
 from partyline.wire.socketio.packets import Ack, Connect, Disconnect, Event, Parser
 
 if TYPE_CHECKING:
+    from partyline.engineio.engine import EngineIO
     from partyline.socketio.recovery import Recovery, Restored
-    from partyline.socketio.server import SocketIO
 
 _log = log.get("socketio")
 
@@ -30,6 +31,37 @@ _EVENT = 256  # bytes that an event takes besides its data, so that many small o
 _AUTHS = 16  # of the largest size, in all namespaces of a connection
 # How connections end when the server stops.
 _OURS = ("transport close", "forced close")
+
+
+class Host(Server, Protocol):
+    """A server, as its connections know it."""
+
+    connect_timeout: float
+    connections: set[Connection]
+    max_attachments: int
+    max_auth_bytes: int
+    max_pending_bytes: int
+    max_pending_events: int
+    namespaces_per_connection: int
+    skip_middlewares: bool
+
+    @property
+    def engine(self) -> EngineIO: ...
+
+    @property
+    def recovery(self) -> Recovery | None: ...
+
+    def dialect(self, protocol: int, *, recovery: bool) -> Dialect:
+        """How events are written for those who speak alike."""
+        ...
+
+    async def find(self, name: str, auth: dict[str, Any] | None) -> Namespace | None:
+        """The namespace that a client asks for."""
+        ...
+
+    def new_id(self) -> str:
+        """A public id."""
+        ...
 
 
 class Connection:
@@ -54,7 +86,7 @@ class Connection:
         "timer_slot",
     )
 
-    def __init__(self, io: SocketIO, engine: EngineConnection, request: Request) -> None:
+    def __init__(self, io: Host, engine: EngineConnection, request: Request) -> None:
         self.engine = engine
         self.home = io.home
         self.parser: Parser = io.parser

@@ -12,11 +12,10 @@ from partyline.hub.delivery import Lane
 from partyline.hub.rooms import Rooms
 from partyline.models import Audience, Draft
 from partyline.socketio.acks import Gathering, outcome
-from partyline.socketio.broadcast import EVERYBODY, Broadcast
+from partyline.socketio.broadcast import EVERYBODY, Broadcast, RemoteSocket, Target
 from partyline.socketio.dialects import Emission
 from partyline.socketio.handlers import AnyFunction, Handlers
 from partyline.socketio.listening import Listening
-from partyline.socketio.remote import RemoteSocket
 from partyline.socketio.turns import Following, Packet, Spoken
 from partyline.wire.socketio.attachments import Body
 from partyline.wire.socketio.packets import Messages, event_values
@@ -25,8 +24,7 @@ from partyline.wire.socketio.values import frozen
 if TYPE_CHECKING:
     from partyline.models import Position
     from partyline.socketio.journal import Entry, Journal
-    from partyline.socketio.server import SocketIO
-    from partyline.socketio.socket import Socket
+    from partyline.socketio.seams import Member, Server
 
 _log = log.get("socketio")
 
@@ -61,7 +59,7 @@ class Namespace(Broadcast, Listening):
 
     def __init__(
         self,
-        io: SocketIO,
+        io: Server,
         name: str,
         handlers: Handlers | None = None,
         params: dict[str, Any] | None = None,
@@ -76,9 +74,9 @@ class Namespace(Broadcast, Listening):
         self.recovers = True  # where the server has recovery on
         self.shares = self.dynamic  # its handlers, with the others of its pattern
         self.entering = 0  # clients on their way in
-        self.sockets: dict[str, Socket] = {}
+        self.sockets: dict[str, Member] = {}
         self.members = Rooms()
-        self.watched: set[Socket] = set()  # sockets that want to know what leaves
+        self.watched: set[Member] = set()  # sockets that want to know what leaves
         self.journal: Journal | None = None
         self.log: Journal | None = None  # the journal, where everything that is emitted is kept
         self.lane = Lane()  # what it says, in order
@@ -95,11 +93,11 @@ class Namespace(Broadcast, Listening):
         return self.name + self.io.realm
 
     @property
-    def _namespace(self) -> Namespace:
+    def _namespace(self) -> Target:
         return self
 
     @_namespace.setter
-    def _namespace(self, _: Namespace) -> None:
+    def _namespace(self, _: Target) -> None:
         """No circle: one of a pattern is gone as soon as nobody holds it."""
 
     def _own(self) -> Handlers:
@@ -167,7 +165,7 @@ class Namespace(Broadcast, Listening):
     def emit_here(self, event: str, arguments: tuple[Any, ...], audience: Audience, *, volatile: bool = False) -> None:
         """Send an event to an audience on this node. Raises InvalidValue."""
         if volatile:
-            members: Collection[Socket] = [member for member in self.select(audience) if member.writable]
+            members: Collection[Member] = [member for member in self.select(audience) if member.writable]
             if members:
                 self._speak(None, self.io.parser.body(event, arguments), members)
             else:
@@ -184,7 +182,7 @@ class Namespace(Broadcast, Listening):
         else:
             event_values(event, (), None)
 
-    def emit_to(self, socket: Socket, event: str, arguments: tuple[Any, ...], *, volatile: bool = False) -> None:
+    def emit_to(self, socket: Member, event: str, arguments: tuple[Any, ...], *, volatile: bool = False) -> None:
         """Send an event to one socket, whoever is in a room of its name. Raises InvalidValue."""
         body = self.io.parser.body(event, arguments)
         if volatile or self.log is None:
@@ -192,7 +190,7 @@ class Namespace(Broadcast, Listening):
         else:
             self.log.emit(body, EVERYBODY, socket)
 
-    def _speak(self, lane: Lane | None, body: Body, members: Collection[Socket], ack: int | None = None) -> None:
+    def _speak(self, lane: Lane | None, body: Body, members: Collection[Member], ack: int | None = None) -> None:
         self.io.counters.published += 1
         emission = Emission(self._draft, None, 0.0, namespace=self.name, body=body, ack=ack)
         self.io.delivery.say(Spoken(self, lane, members, emission, len(body.data)))
@@ -303,46 +301,46 @@ class Namespace(Broadcast, Listening):
 
     # Rooms
 
-    def select(self, audience: Audience) -> Collection[Socket]:
+    def select(self, audience: Audience) -> Collection[Member]:
         """The sockets of an audience on this node, each once. May be a live view."""
         rooms = audience.rooms
-        chosen: Collection[Socket]
+        chosen: Collection[Member]
         if not rooms:
             chosen = self.sockets.values()
         elif len(rooms) == 1:
             (room,) = rooms
             chosen = self._in(room)
         else:
-            union: dict[Socket, None] = {}
+            union: dict[Member, None] = {}
             for room in rooms:
                 union.update(dict.fromkeys(self._in(room)))
             chosen = union
         if audience.excluded:
-            out: set[Socket] = set()
+            out: set[Member] = set()
             for room in audience.excluded:
                 out.update(self._in(room))
             if out:
                 chosen = [socket for socket in chosen if socket not in out]
         return chosen
 
-    def present(self, audience: Audience) -> list[Socket]:
+    def present(self, audience: Audience) -> list[Member]:
         """Those of them that have been let in. Whoever is still in `on_connect` gets events, once it is let in, but
         is not shown to anybody, and cannot answer."""
         return [socket for socket in self.select(audience) if socket.welcomed]
 
-    def _in(self, room: str) -> Collection[Socket]:
-        return cast("Collection[Socket]", self.members.members(room))  # nobody else joins these
+    def _in(self, room: str) -> Collection[Member]:
+        return cast("Collection[Member]", self.members.members(room))  # nobody else joins these
 
     def rooms(self) -> list[str]:
         """The rooms that have members on this node, sorted; ids of sockets are among them."""
         return self.members.names()
 
-    def add(self, socket: Socket) -> None:
+    def add(self, socket: Member) -> None:
         """A socket is on its way in."""
         self.sockets[socket.id] = socket
         self.members.join(socket, socket.id)
 
-    def join(self, socket: Socket, rooms: Iterable[str]) -> None:
+    def join(self, socket: Member, rooms: Iterable[str]) -> None:
         """Raises InvalidValue."""
         if not socket.connected:
             return
@@ -359,13 +357,13 @@ class Namespace(Broadcast, Listening):
         if self.io.recovery is not None:
             self.io.recovery.changed(socket)
 
-    def leave(self, socket: Socket, rooms: Iterable[str]) -> None:
+    def leave(self, socket: Member, rooms: Iterable[str]) -> None:
         for room in rooms:
             self.members.leave(socket, room)
         if self.io.recovery is not None and socket.connected:
             self.io.recovery.changed(socket)
 
-    def remove(self, socket: Socket, reason: str) -> None:
+    def remove(self, socket: Member, reason: str) -> None:
         """A socket is gone: out of all rooms, waited for no more."""
         if self.io.recovery is not None:
             self.io.recovery.left(socket, reason)
@@ -394,14 +392,14 @@ class Namespace(Broadcast, Listening):
         self._acks += 1
         return self._acks
 
-    def answered(self, socket: Socket, number: int, arguments: Callable[[], list[Any]]) -> None:
+    def answered(self, socket: Member, number: int, arguments: Callable[[], list[Any]]) -> None:
         """An acknowledgement of a broadcast. One that nobody waits for is dropped undecoded."""
         gathering = self._gatherings.get(number)
         if gathering is not None and socket.id in gathering.waiting:
             gathering.answered(socket.id, arguments())
             socket.asked(-1)
 
-    def tell_outgoing(self, body: Body, sockets: Collection[Socket]) -> None:
+    def tell_outgoing(self, body: Body, sockets: Collection[Member]) -> None:
         """An event has left: tell those of these sockets that want to know."""
         watching = self.watched.intersection(sockets)
         if watching:
@@ -410,7 +408,7 @@ class Namespace(Broadcast, Listening):
                 if socket.reachable:
                     socket.tell_outgoing(event, tuple(arguments))
 
-    def in_turn(self, socket: Socket, messages: Messages, *, must: bool = False) -> None:
+    def in_turn(self, socket: Member, messages: Messages, *, must: bool = False) -> None:
         """Send a packet to one socket, after the events that wait. Where too much waits its connection is closed,
         unless the packet `must` wait."""
         if not self.lane.said:
@@ -433,7 +431,7 @@ class Namespace(Broadcast, Listening):
         if self.io.recovery is not None:
             self.io.recovery.broken(self)
 
-    def handled(self, socket: Socket) -> None:
+    def handled(self, socket: Member) -> None:
         """A handler has run: the socket's data may have changed."""
         if self.io.recovery is not None:
             self.io.recovery.changed(socket)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any, Protocol
 
 from partyline import log
 from partyline.errors import CallTimeout, PartylineError
@@ -21,23 +22,37 @@ from partyline.hub.cluster import (
     ServerSideAnswer,
     Sockets,
 )
+from partyline.metrics import Counters
 from partyline.models import Audience
 from partyline.socketio.acks import Gathering
+from partyline.socketio.broadcast import RemoteSocket
 from partyline.socketio.handlers import awaited
-from partyline.socketio.remote import RemoteSocket
 from partyline.wire.socketio.packets import unwritable
 
 if TYPE_CHECKING:
     from partyline.socketio.namespace import Namespace
-    from partyline.socketio.server import SocketIO
 
 _log = log.get("socketio")
+
+
+class Host(Protocol):
+    """A server, as this file knows it."""
+
+    counters: Counters
+
+    def existing(self, name: str) -> Namespace | None:
+        """The namespace of this name, if there is one now."""
+        ...
+
+    def keep(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Run something that outlives its caller."""
+        ...
 
 
 class Nodes:
     """A SocketIO's side of a cluster."""
 
-    def __init__(self, io: SocketIO, cluster: Cluster) -> None:
+    def __init__(self, io: Host, cluster: Cluster) -> None:
         self._io = io
         self._cluster = cluster
 

@@ -24,8 +24,8 @@ from partyline.models import Message, Position
 from partyline.socketio.journal import read_record
 
 if TYPE_CHECKING:
-    from partyline.socketio.connection import Connection
     from partyline.socketio.namespace import Namespace
+    from partyline.socketio.seams import Carrying, Member
     from partyline.socketio.socket import Socket
 
 _log = log.get("socketio")
@@ -80,7 +80,7 @@ class Recovery:
         self._table = table
         self._timers = timers
         self._window = window
-        self._live: dict[Socket, _Live] = {}
+        self._live: dict[Member, _Live] = {}
         self._users: dict[bytes, Socket] = {}  # the same by the hash of their private ids
         self._waiting: OrderedDict[bytes, _Kept] = OrderedDict()
         self._returning: dict[bytes, SessionRow] = {}  # on their way back
@@ -227,7 +227,7 @@ class Recovery:
             return None
         return Restored(kept, after, view)
 
-    async def replay(self, restored: Restored, socket: Socket, connection: Connection) -> bool:
+    async def replay(self, restored: Restored, socket: Socket, connection: Carrying) -> bool:
         """Send what was missed, and let the socket into its rooms in the turn in which nothing is missing.
 
         False where something is missing by now: then it is nowhere. Cancelled, or where the connection

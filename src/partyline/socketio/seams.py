@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Coroutine, Iterable
 from typing import Any, Protocol
 
+from partyline.engineio.connection import EngineConnection
+from partyline.errors import InvalidPacket, InvalidValue
 from partyline.hub.delivery import Delivery, Lane
-from partyline.interfaces import Connection
+from partyline.interfaces import Connection, Dialect
+from partyline.metrics import Counters
 from partyline.models import Audience
+from partyline.server.home import Home
+from partyline.socketio.acks import Gathering
 from partyline.wire.socketio.attachments import Body
-from partyline.wire.socketio.packets import Messages, Parser
+from partyline.wire.socketio.packets import Event, Messages, Parser
 
 
 class Member(Connection, Protocol):
@@ -17,6 +22,37 @@ class Member(Connection, Protocol):
 
     id: str
     data: dict[str, Any]
+    connected: bool
+    welcomed: bool
+    pid: str | None
+
+    def emit(self, event: str, *arguments: Any) -> None:
+        """Send it an event."""
+        ...
+
+    async def call(self, event: str, *arguments: Any, timeout: float = 10.0) -> Any:  # noqa: ASYNC109
+        """Send it an event, and await the acknowledgement."""
+        ...
+
+    def join(self, *rooms: str | Iterable[str]) -> None:
+        """Let it join rooms."""
+        ...
+
+    def leave(self, *rooms: str | Iterable[str]) -> None:
+        """Let it leave rooms."""
+        ...
+
+    def disconnect(self, close: bool = False) -> None:
+        """Disconnect it."""
+        ...
+
+    def asked(self, more: int) -> None:
+        """We wait for so many more of its answers."""
+        ...
+
+    def tell_outgoing(self, event: str, arguments: tuple[Any, ...]) -> None:
+        """An event has left for it."""
+        ...
 
     @property
     def reachable(self) -> bool:
@@ -41,11 +77,131 @@ class Member(Connection, Protocol):
         ...
 
 
+class Remembering(Protocol):
+    """Recovery, as namespaces know it."""
+
+    def changed(self, socket: Any) -> None:
+        """Its rooms or its data may have changed."""
+        ...
+
+    def left(self, socket: Any, reason: str) -> None:
+        """It is gone, and may come back."""
+        ...
+
+    def broken(self, namespace: Any) -> None:
+        """No session of this namespace can go on over what is sent now."""
+        ...
+
+
+class Others(Protocol):
+    """The other nodes, as namespaces know them."""
+
+    def emit(
+        self, namespace: Any, event: str, arguments: tuple[Any, ...], audience: Audience, *, volatile: bool
+    ) -> None: ...
+
+    def gather(
+        self,
+        namespace: Any,
+        event: str,
+        arguments: tuple[Any, ...],
+        audience: Audience,
+        seconds: float,
+        gathering: Gathering,
+    ) -> int: ...
+
+    def settle(self, request: int) -> None: ...
+
+    async def fetch(self, namespace: Any, audience: Audience, seconds: float) -> list[Any]: ...
+
+    def move(self, namespace: Any, audience: Audience, into: frozenset[str], out_of: frozenset[str]) -> None: ...
+
+    def expel(self, namespace: Any, audience: Audience, *, close: bool) -> None: ...
+
+    def server_side(self, namespace: Any, event: str, arguments: tuple[Any, ...]) -> None: ...
+
+    async def server_side_call(
+        self, namespace: Any, event: str, arguments: tuple[Any, ...], seconds: float
+    ) -> list[Any]: ...
+
+
 class Server(Protocol):
-    """A server, as its namespaces know it."""
+    """A server, as its namespaces and their sockets know it."""
 
     parser: Parser
     delivery: Delivery
+    counters: Counters
+    home: Home
+    realm: str
+    outbox_bytes: int
+    rooms_per_connection: int
+    disconnect_grace: float
+    nodes_timeout: float
+
+    @property
+    def recovery(self) -> Remembering | None: ...
+
+    @property
+    def nodes(self) -> Others | None: ...
+
+    def wake(self, namespace: Any) -> None:
+        """A namespace of a pattern is needed, though nobody may be in it."""
+        ...
+
+    def forget(self, namespace: Any) -> None:
+        """A namespace of a pattern is empty."""
+        ...
+
+    def keep(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Run something that outlives its caller."""
+        ...
+
+
+class Carrying(Protocol):
+    """A connection, as the sockets on it know it."""
+
+    engine: EngineConnection
+    parser: Parser
+    home: Home
+    calls: int
+
+    @property
+    def writable(self) -> bool:
+        """Whether an event would leave at once."""
+        ...
+
+    @property
+    def full(self) -> bool:
+        """Whether as many events wait as may."""
+        ...
+
+    def dialect(self, namespace: Any) -> Dialect:
+        """How events of a namespace are written for it."""
+        ...
+
+    def disconnect(self, socket: Any, *, close: bool) -> None:
+        """We disconnect a socket, or with `close` the whole connection."""
+        ...
+
+    def waits(self, size: int) -> None:
+        """One more event waits for its handler."""
+        ...
+
+    def waited(self, size: int) -> None:
+        """It has its turn."""
+        ...
+
+    def look(self) -> None:
+        """Stop or go on reading."""
+        ...
+
+    def failed(self) -> None:
+        """A handler raised."""
+        ...
+
+    def invalid(self, socket: Any, event: Event, error: InvalidValue | InvalidPacket) -> None:
+        """Arguments fitted no handler."""
+        ...
 
 
 class Space(Protocol):

@@ -28,6 +28,7 @@ from partyline.models import Audience
 from partyline.server.home import Home
 from partyline.server.site import Endpoint, Site, Upgrade
 from partyline.socketio.acks import outcome as in_full
+from partyline.socketio.broadcast import RemoteSocket
 from partyline.socketio.connection import Connection
 from partyline.socketio.dialects import EventDialect
 from partyline.socketio.handlers import Handlers
@@ -35,7 +36,6 @@ from partyline.socketio.journal import Journal
 from partyline.socketio.namespace import Namespace
 from partyline.socketio.nodes import Nodes
 from partyline.socketio.recovery import MemoryTable, Recovery
-from partyline.socketio.remote import RemoteSocket
 from partyline.wire.socketio.msgpack import MSGPACK
 from partyline.wire.socketio.packets import JSON, Parser
 

@@ -24,9 +24,9 @@ from partyline.wire.socketio.values import frozen
 if TYPE_CHECKING:
     from partyline.engineio.connection import EngineConnection
     from partyline.interfaces import Dialect
-    from partyline.socketio.connection import Connection
     from partyline.socketio.handshake import Handshake
     from partyline.socketio.namespace import Namespace
+    from partyline.socketio.seams import Carrying
 
 _log = log.get("socketio")
 
@@ -69,7 +69,7 @@ class Socket:
     dialect: Dialect
     rooms: tuple[str, ...] | set[str]
 
-    def __init__(self, namespace: Namespace, connection: Connection, id: str, handshake: Handshake) -> None:  # noqa: A002
+    def __init__(self, namespace: Namespace, connection: Carrying, id: str, handshake: Handshake) -> None:  # noqa: A002
         self.namespace = namespace
         self.id = id
         self.handshake = handshake
