@@ -12,7 +12,18 @@ from partyline.client.link import Options, State, Token
 from partyline.client.socket import Address
 
 
-class connect:  # noqa: N801 - it reads as the function that it is
+def connect(
+    url: str,
+    *,
+    token: Token | None = None,
+    tls: ssl.SSLContext | None = None,
+    on_state: Callable[[State, str], None] | None = None,
+    open_timeout: float = 10.0,
+    least_delay: float = 0.5,
+    most_delay: float = 30.0,
+    in_flight: int = 256,
+    max_message: int = 16_000_000,
+) -> Connecting:
     """Connect to a server: `async with connect(url) as line`, or `line = await connect(url)`.
 
     `url` is the server's (http, https, ws or wss). `token` is an API key or a JWT, or a function (async or not) that
@@ -21,35 +32,24 @@ class connect:  # noqa: N801 - it reads as the function that it is
     `on_state(state, reason)` hears of `Line.state`. `open_timeout` is how long the first connection may take in
     seconds: until then a server that is not there (yet) is tried again, 0 tries once. `least_delay` and `most_delay`
     bound the waits between later tries in seconds, each drawn from the whole range below a bound that doubles. At most
-    `in_flight` publishes wait for their answers; more of them wait for a place. A message above `max_message` bytes
+    `in_flight` publishes wait for their answers; further ones wait for a place. A message above `max_message` bytes
     ends the connection.
 
     Raises InvalidValue for a bad `url`, the server's refusal (Unauthenticated, Forbidden ...), Disconnected.
     Cancelled, it leaves nothing open.
     """
+    address = Address.parse(url, "/v1/ws")
+    options = Options(
+        address, token, tls, least_delay=least_delay, most_delay=most_delay, max_message=max_message, on_state=on_state
+    )
+    return Connecting(options, open_timeout, in_flight)
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        token: Token | None = None,
-        tls: ssl.SSLContext | None = None,
-        on_state: Callable[[State, str], None] | None = None,
-        open_timeout: float = 10.0,
-        least_delay: float = 0.5,
-        most_delay: float = 30.0,
-        in_flight: int = 256,
-        max_message: int = 16_000_000,
-    ) -> None:
-        self._options = Options(
-            Address.parse(url, "/v1/ws"),
-            token,
-            tls,
-            least_delay=least_delay,
-            most_delay=most_delay,
-            max_message=max_message,
-            on_state=on_state,
-        )
+
+class Connecting:
+    """A line that is not open yet: to be awaited, or entered. Made by `connect`."""
+
+    def __init__(self, options: Options, open_timeout: float, in_flight: int) -> None:
+        self._options = options
         self._patience = open_timeout
         self._in_flight = in_flight
         self._line: Line | None = None
