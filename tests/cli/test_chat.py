@@ -63,7 +63,7 @@ async def chatting(url: str, *arguments: str) -> AsyncIterator[Terminal]:
 
 
 def test_a_room(tmp_path: Path) -> None:
-    """Two terminals in a room see who is there and what is said, once and in order; who comes later sees it too.
+    """Two terminals in a room see who is there and what is said, once and in order; whoever comes later sees it too.
     Control characters drive no terminal, and a killed server costs nothing that was typed meanwhile."""
 
     async def main() -> None:

@@ -31,7 +31,7 @@ def fails(done: subprocess.CompletedProcess[str], *words: str) -> None:
 
 
 def test_port_in_use(tmp_path: Path) -> None:
-    """A port in use is one line that names it, who has it and the way out; no database is made."""
+    """A port in use is one line that names it, the process that has it and the way out; no database is made."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

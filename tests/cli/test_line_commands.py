@@ -197,7 +197,7 @@ def test_tail_shows_the_date_of_another_day(
 
 
 def test_tail_as_json_can_be_resumed() -> None:
-    """--json prints objects with positions; --from one of them goes on behind it; --count ends by itself."""
+    """--json prints objects with positions; --from one of them goes on after it; --count ends by itself."""
 
     async def main() -> None:
         async with serving() as server:
@@ -297,7 +297,7 @@ def test_publish_does_not_wait_for_lines_that_do_not_come() -> None:
 
 
 def test_publish_stops_at_a_line_that_is_none() -> None:
-    """Lines before one that is not UTF-8 or not JSON are published and told, those behind it are not; it is named."""
+    """Lines before one that is not UTF-8 or not JSON are published and told, those after it are not; it is named."""
 
     async def main() -> None:
         async with serving() as server:

@@ -236,7 +236,7 @@ def test_a_handler_that_does_not_let_itself_be_cancelled(folder: Path) -> None:
                 client.emit("hang")
                 await asyncio.wait_for(hangs.wait(), 10)
             assert await server.end(signal.SIGTERM) == 0
-            assert "left behind" in server.errors.decode()
+            assert "the process ends without them" in server.errors.decode()
 
     asyncio.run(main())
 

@@ -1,4 +1,4 @@
-"""A server that is none, or says what no server of ours says: documented errors, and nothing else."""
+"""Something that is not a server, or says what no server of ours says: documented errors, and nothing else."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ def test_numbers_beyond_python_are_read() -> None:
 
 
 def test_where_a_subscription_begins() -> None:
-    """At the oldest message, behind a position (as text, too), or now."""
+    """At the oldest message, after a position (as text, too), or now."""
 
     async def main() -> None:
         async with partyline_server() as (_, url), quick(url) as line:
@@ -249,7 +249,7 @@ def test_a_slow_consumer_that_the_server_cuts_goes_on() -> None:
 
 
 def test_what_is_missed_is_told() -> None:
-    """hostile 14: a gap is raised once and the stream goes on behind it; with `gaps` it stands in the stream."""
+    """hostile 14: a gap is raised once and the stream goes on after it; with `gaps` it stands in the stream."""
 
     async def main() -> None:
         async with partyline_server(max_messages=3) as (partyline, url), quick(url) as line:

@@ -220,7 +220,7 @@ def test_retry_after_of_every_shape(header: str, seconds: float) -> None:
     "head", ["HTTP/1.1 ²²² x", "HTTP/1.1 5031 x", "HTTP/1.1 503 x\r\nContent-Length: ²"], ids=ascii
 )
 def test_numbers_that_are_none(head: str) -> None:
-    """A number in a head that is none is an answer like another, and no exception in a callback."""
+    """A head with something else in the place of a number is an answer like another, and no exception in a callback."""
 
     async def main() -> None:
         unheard: list[Any] = []

@@ -143,7 +143,7 @@ def test_a_refused_client(base: Kitchen, way: tuple[str, ...]) -> None:
 
 
 def test_nobody_there() -> None:
-    """No server, one that speaks something else, and an address that is none are said in time."""
+    """No server, one that speaks something else, and something that is not an address are reported in time."""
 
     async def main() -> None:
         with pytest.raises(Disconnected, match="cannot be reached"):

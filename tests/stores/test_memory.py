@@ -124,7 +124,7 @@ def test_ids_are_of_their_publisher_and_topic() -> None:
 
 
 def test_an_id_is_remembered_for_its_window() -> None:
-    """To the end of the window a retry is one, behind it the same id is a new message."""
+    """Until the end of the window a retry is one; after it the same id is a new message."""
     log = Log(window=60.0)
     log.kept(id="x")
     log.now += 60.0
@@ -252,7 +252,7 @@ def test_an_unknown_room_is_an_empty_page() -> None:
 
 
 def test_oldest_follows_what_is_gone() -> None:
-    """`oldest` stands right behind the last message that a room has lost, also when nothing of the room is left."""
+    """`oldest` stands right after the last message that a room has lost, also when nothing of the room is left."""
     log = Log(Retention(max_messages=2, max_age=10.0))
     for _ in range(2):
         log.kept("cats")
@@ -284,7 +284,7 @@ LARGE = b"x" * 100_000  # beside it nothing else of a message counts
 @given(steps, st.integers(1, 4), st.integers(1, 12))
 @settings(deadline=None)
 def test_no_silent_hole(taken: list[Publish | float], max_messages: int, max_kept: int) -> None:
-    """Whatever retention took, a reader that resumes at or behind `oldest` gets everything its room ever had after
+    """Whatever retention took, a reader that resumes at `oldest` or after it gets everything its room ever had after
     that place (guarantee 3)."""
     log = Log(Retention(max_age=20.0, max_messages=max_messages, max_bytes=max_kept * len(LARGE)))
     ever: dict[str, list[int]] = {"cats": [], "dogs": [], "birds": []}

@@ -99,7 +99,7 @@ def test_the_first_rule_that_covers_a_room_holds() -> None:
 
 @both
 def test_by_age(opened: Opened, tmp_path: Path) -> None:
-    """Each room loses what is older than its own bound, shorter or longer than that of the others, and who resumes
+    """Each room loses what is older than its own bound, shorter or longer than that of the others, and whoever resumes
     is told; offsets go on (row max_age)."""
 
     async def run() -> None:
@@ -235,7 +235,7 @@ def test_the_head_survives(opened: Opened, tmp_path: Path) -> None:
 
 @both
 def test_a_rule_hides_nothing_of_others(opened: Opened, tmp_path: Path) -> None:
-    """When a rule has emptied its rooms, only who asks for rooms that it may have bounded is told that something is
+    """When a rule has emptied its rooms, only a reader that asks for rooms that it may have bounded is told that something is
     gone: others resume as before, by pattern and by a topic that is not there yet (guarantee 3)."""
 
     async def look(log: Log) -> None:

@@ -222,7 +222,7 @@ def chat(
     url: Annotated[str, typer.Argument(envvar="PARTYLINE_URL", help="Where the server is.")] = "http://127.0.0.1:8000",
     room: Annotated[str | None, typer.Option(help="The room to enter. (default lobby)")] = None,
     stranger: Annotated[bool, typer.Option("--stranger", help="Talk to a stranger instead.")] = False,
-    name: Annotated[str | None, typer.Option(help="The name to go by; default: who is logged in.")] = None,
+    name: Annotated[str | None, typer.Option(help="The name to go by; default: your login name.")] = None,
 ) -> None:
     """Chat in the terminal: in a room, or with a stranger. Each line is said."""
     from partyline.cli.chat import talk

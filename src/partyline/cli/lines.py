@@ -29,7 +29,7 @@ class Lines:
         threading.Thread(target=self._read, name="lines", daemon=True).start()
 
     async def next(self) -> bytes | None:
-        """The next line without its end (LF or CR LF), None when there is none any more. Raises OSError.
+        """The next line without its end (LF or CR LF), None after the last one. Raises OSError.
 
         Cancelling it loses nothing.
         """

@@ -180,10 +180,10 @@ def filesystem(folder: str, mounts: str = "/proc/self/mountinfo") -> Finding:
         return warning("filesystem", f"unknown for {folder}", "make sure that it is a disk of this machine")
     kind, longest = "unknown", -1
     for line in lines:  # proc(5): ... mount point ... - type ...
-        before, _, behind = line.partition(" - ")
+        before, _, rest = line.partition(" - ")
         point = before.split()[4].encode().decode("unicode_escape")
         if len(point) >= longest and Path(folder).is_relative_to(point):
-            kind, longest = behind.split()[0], len(point)
+            kind, longest = rest.split()[0], len(point)
     if _NETWORK.fullmatch(kind):
         advice = "put the database on a disk of this machine: a write-ahead log breaks on a network filesystem"
         return problem("filesystem", f"{kind}, over a network", advice)

@@ -145,7 +145,10 @@ async def _end_tasks() -> None:
     if tasks:
         _, stubborn = await asyncio.wait(tasks, timeout=_PATIENCE)
         if stubborn:
-            _log.warning("left behind: they do not let themselves be cancelled", tasks=sorted(map(repr, stubborn)))
+            _log.warning(
+                "tasks did not end when they were cancelled: the process ends without them",
+                tasks=sorted(map(repr, stubborn)),
+            )
             log.flush()
             if sys.stdout is not None:
                 with contextlib.suppress(OSError):
@@ -166,8 +169,8 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
 
 
 def _chats(settings: Settings, target: Target) -> tuple[bool, str]:
-    """Whether the chat is served, and if not why. It is open to whoever reaches the server, and it takes `/`: who has
-    keys, or an application, has to ask for it."""
+    """Whether the chat is served, and if not why. It is open to whoever reaches the server, and it takes `/`: where
+    there are keys or an application, it has to be asked for."""
     if not target.relay or settings.chat is False:
         return False, "off"
     if settings.chat is None and target != Target():

@@ -14,7 +14,7 @@ from partyline.topics import covers, is_pattern
 class Feed:
     """A bounded queue between a link, which fills it, and a `Subscription`, which is read.
 
-    When it is full it falls behind: the link unsubscribes, and subscribes again behind the last message that is in it
+    When it is full it falls behind: the link unsubscribes, and subscribes again after the last message that is in it
     once half of it was read. So a slow reader holds nobody up, not even itself, and durable messages only come later.
     """
 
@@ -61,7 +61,7 @@ class Feed:
         return overlap(self.topic, name)
 
     def begin(self, position: Position) -> None:
-        """The server brings everything behind `position`."""
+        """The server brings everything after `position`."""
         self.last = position
         if self.given is None:
             self.given = position
@@ -95,7 +95,7 @@ class Feed:
             self.last = position
 
     def fail(self, error: PartylineError) -> None:
-        """It ends with an error, behind what is in it."""
+        """It ends with an error, after what is in it."""
         self.error = error
         self.wake()
 

@@ -59,7 +59,7 @@ _STATUSES: Final = {kind.http_status: kind for kind in _CODES if kind is not Sto
 _LONGEST: Final = 3600.0  # seconds: nobody is sent away for longer than this
 
 After = Position | Literal["earliest", "latest"]
-"""Where a subscription begins: behind a position, at the oldest message kept, or now."""
+"""Where a subscription begins: after a position, at the oldest message kept, or now."""
 
 
 class Body(msgspec.Struct):
@@ -96,11 +96,13 @@ _decoder: Final = msgspec.json.Decoder(Frame)
 
 
 def read(text: str) -> Frame:
-    """A frame of the server. Raises PartylineError `bad_frame` for anything that is none."""
+    """A frame of the server. Raises PartylineError `bad_frame` for anything else."""
     try:
         return _decoder.decode(text)
     except (msgspec.MsgspecError, RecursionError) as error:
-        raise PartylineError(f"the server sent what is no frame of v1: {error}", code="bad_frame") from None
+        raise PartylineError(
+            f"the server sent something that is not a frame of v1: {error}", code="bad_frame"
+        ) from None
 
 
 def error_of(code: str, message: str, *, status: int = 0, retry_after: str | None = None) -> PartylineError:
@@ -121,7 +123,7 @@ def position_of(text: str | None) -> Position:
     try:
         return Position.parse(text or "")
     except PartylineError as error:
-        raise PartylineError(f"the server sent a position that is none: {error}", code="bad_frame") from None
+        raise PartylineError(f"the server sent something else than a position: {error}", code="bad_frame") from None
 
 
 def command(kind: str, number: int, **fields: Any) -> bytes:
@@ -173,7 +175,7 @@ class Gap:
 class HistoryPage:
     """A page of a topic's log, oldest first. `next` is what to ask for the next page with, if there is `more`.
 
-    `recovered` is False where messages behind the position that was asked for are gone.
+    `recovered` is False where messages after the position that was asked for are gone.
     """
 
     messages: list[Message]

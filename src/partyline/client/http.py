@@ -1,4 +1,4 @@
-"""One HTTP/1.1 connection for requests one behind the other: what long-polling needs of HTTP."""
+"""One HTTP/1.1 connection for requests one after the other: what long-polling needs of HTTP."""
 
 from __future__ import annotations
 

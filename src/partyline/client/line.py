@@ -25,7 +25,7 @@ _Item = TypeVar("_Item", Message, Message | Gap)
 class Subscription(Generic[_Item]):
     """The messages of a topic or a pattern, in order, each once: `async for message in subscription`.
 
-    It goes on by itself after the connection was lost, behind the last message that it gave out. It ends with
+    It goes on by itself after the connection was lost, from the last message that it gave out. It ends with
     `aclose`, with its line, or when nobody holds it any more.
     """
 
@@ -195,7 +195,7 @@ class Line:
     def subscribe(
         self, topic: str, *, after: After | str | None = "latest", gaps: bool = False, buffer: int = 1_000
     ) -> Subscription[Message] | Subscription[Message | Gap]:
-        """Subscribe to a topic or a pattern, behind a position, from the `earliest` message, or now (`latest` or None).
+        """Subscribe to a topic or a pattern, after a position, from the `earliest` message, or now (`latest` or None).
 
         At most `buffer` messages wait for the reader. One that reads too slowly falls behind and gets the rest from the
         log; ephemeral messages that come meanwhile are dropped and counted in `dropped`. With `gaps` a `Gap` stands
@@ -213,7 +213,7 @@ class Line:
         return Subscription(link, feed, gaps=gaps)
 
     async def history(self, topic: str, *, after: After | str | None = None, limit: int = 100) -> HistoryPage:
-        """A page of a topic's log: at most `limit` (1 to 1,000) messages behind `after`, or the oldest ones.
+        """A page of a topic's log: at most `limit` (1 to 1,000) messages after the position `after`, or the oldest ones.
 
         Raises the server's error, Disconnected. Cancelling it loses nothing.
         """

@@ -170,7 +170,7 @@ class Socket(asyncio.Protocol):
         if rest is not None:
             self._upgraded.set_result(None)
             if rest:
-                # Behind the upgrade came frames: they are for whoever waits for it, and must not overtake it.
+                # Frames came with the upgrade: they are for whoever waits for it, and must not overtake it.
                 self._loop.call_soon(self.data_received, rest)
 
     def pause_writing(self) -> None:
@@ -264,7 +264,7 @@ class Socket(asyncio.Protocol):
                 case Ping() if self._on_lost is not None:
                     self._pong(event.payload)
                 case _:
-                    pass  # pongs, binary messages that nobody wants, and what comes behind our close
+                    pass  # pongs, binary messages that nobody wants, and what comes after our close
 
     def _pong(self, payload: bytes) -> None:
         # RFC 6455 5.5.3: only the newest ping needs its pong. So a server that does not read costs no memory here.
@@ -273,7 +273,7 @@ class Socket(asyncio.Protocol):
             self._transport.write(self._wire.pong(payload))
 
     def _answer(self) -> bytes | None:
-        """What came behind a whole 101; None while it is not whole. Raises the server's refusal."""
+        """What came after a whole 101; None while it is not whole. Raises the server's refusal."""
         head, end, rest = self._head.partition(b"\r\n\r\n")
         if not end:
             if len(head) > _MAX_HEAD:

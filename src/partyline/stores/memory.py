@@ -29,7 +29,7 @@ class Retention(kept.Retention):
 
 @dataclass(slots=True)
 class _Room:
-    """The offsets of a room, the bytes of data behind them, and the highest one that is gone."""
+    """The offsets of a room, the bytes of their data, and the highest one that is gone."""
 
     bounds: kept.Bounds
     offsets: deque[int] = field(default_factory=deque)

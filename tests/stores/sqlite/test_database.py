@@ -653,7 +653,7 @@ def test_close_gives_up_on_a_refusing_disk(path: Path, opened: Open, setback: Se
 
 
 def test_closing_twice_does_nothing(path: Path, opened: Open) -> None:
-    """A second close returns, and does not take the lock from who has the file now."""
+    """A second close returns, and does not take the lock from whoever has the file now."""
     first = opened()
     first.close()
     opened()
@@ -663,7 +663,7 @@ def test_closing_twice_does_nothing(path: Path, opened: Open) -> None:
 
 
 def test_a_damaged_schema_is_refused(path: Path, opened: Open) -> None:
-    """A schema whose text is none any more is called damaged, though SQLite cannot even say why (hostile 4)."""
+    """A schema whose text cannot be read any more is called damaged, though SQLite cannot even say why (hostile 4)."""
     opened().close()
     content = bytearray(path.read_bytes())
     content[content.index(b"CREATE TABLE log")] = 0xFF

@@ -75,7 +75,7 @@ def test_while_it_is_down_it_refuses_at_once(path: Path) -> None:
 
 
 def test_queued_appends_do_not_overtake(path: Path) -> None:
-    """What queued up behind a failing commit is answered behind it, in the order of the appends."""
+    """What queued up after a failing commit is answered after it, in the order of the appends."""
 
     async def run() -> None:
         disk = Disk()
@@ -336,7 +336,7 @@ def test_a_damaged_message_is_an_alarm(path: Path, caplog: pytest.LogCaptureFixt
                 assert offsets == [number for number in range(1, 11) if number != offset]
                 assert all(message.draft.data == b'"fine"' for message in page.messages)
                 assert page.oldest >= offset + 1
-                assert await log.oldest() >= offset + 1, "who resumes is told at once"
+                assert await log.oldest() >= offset + 1, "whoever resumes is told at once"
                 everything = await log.store.read(View(patterns=(">",)), 0, 100)
                 assert len(everything.messages) == 12
                 assert everything.oldest >= offset + 1

@@ -335,7 +335,7 @@ def test_rooms_are_bounded(path: Path) -> None:
 
 
 def test_ids_are_forgotten_after_their_window(path: Path) -> None:
-    """To the end of the window a retry is one, behind it the same id is a new message."""
+    """Until the end of the window a retry is one; after it the same id is a new message."""
 
     async def run() -> None:
         times = Times()

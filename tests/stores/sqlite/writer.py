@@ -14,7 +14,7 @@ LONG = 20.0  # seconds nothing here should ever take
 
 
 class Gate:
-    """A job that holds the writer until it is let go: what is submitted meanwhile queues up behind it."""
+    """A job that holds the writer until it is let go: what is submitted meanwhile queues up after it."""
 
     def __init__(self) -> None:
         self._entered = threading.Event()

@@ -202,7 +202,7 @@ class Database:
         committed = asyncio.Event()
 
         def tell() -> None:
-            with contextlib.suppress(RuntimeError):  # the loop may be gone, and with it who waited
+            with contextlib.suppress(RuntimeError):  # the loop may be gone, and with it whoever waited
                 loop.call_soon_threadsafe(committed.set)
 
         self.submit(_nothing, tell)
@@ -233,7 +233,7 @@ class Database:
         pause: float | None = None
         while True:
             with self._wake:
-                self._sleeping = True  # before the look: who queues behind it sees the flag and notifies
+                self._sleeping = True  # before the look: whoever queues something after it sees the flag and notifies
                 self._wake.wait_for(self._must_act, pause)
                 self._sleeping = False
                 jobs, self._jobs = self._jobs, []

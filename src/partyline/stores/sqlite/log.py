@@ -2,7 +2,7 @@
 
 `append` queues. The writer takes whatever queued up during the last commit, numbers and inserts it in one transaction,
 and after the commit hands all of it to the loop in one call. A commit that fails is refused to its publishers, though
-its rows may be on the disk: when the disk takes commits again, what is there behind the last message handed out is
+its rows may be on the disk: when the disk takes commits again, what is there after the last message handed out is
 handed out as Found, once, before anything new is accepted.
 """
 

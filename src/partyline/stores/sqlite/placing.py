@@ -26,7 +26,7 @@ _Key = tuple[str, str, str]
 
 @dataclass(slots=True)
 class Batch:
-    """What one commit does. `head` is the log's highest offset behind it, `answered` the number of groups."""
+    """What one commit does. `head` is the log's highest offset after it, `answered` the number of groups."""
 
     outcomes: list[Outcome]
     head: int

@@ -51,7 +51,7 @@ def _teller(committed: asyncio.Event) -> Callable[[], None]:
     loop = asyncio.get_running_loop()
 
     def tell() -> None:
-        with contextlib.suppress(RuntimeError):  # the loop may be gone, and with it who waited
+        with contextlib.suppress(RuntimeError):  # the loop may be gone, and with it whoever waited
             loop.call_soon_threadsafe(committed.set)
 
     return tell
