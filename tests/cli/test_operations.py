@@ -273,8 +273,8 @@ def test_a_stale_lock_file_means_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("memory", [False, True])
 def test_retention_by_settings(tmp_path: Path, memory: bool) -> None:
-    """Rules of the settings file hold for their topics, what went is counted, whoever resumes from before is told, and a
-    topic beyond max_rooms is 507 (rows max_messages, max_rooms)."""
+    """Rules of the settings file hold for their topics, what went is counted, whoever resumes from before is told, and
+    a topic beyond max_rooms is 507 (rows max_messages, max_rooms)."""
     file = tmp_path / "partyline.toml"
     file.write_text('max_rooms = 2\n[[retention]]\ntopic = "logs.*"\nmax_messages = 5\nmax_bytes = "1kB"\n')
 

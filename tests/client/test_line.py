@@ -8,12 +8,13 @@ import itertools
 import math
 import signal
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import msgspec
 import pytest
 
 from partyline.client import Gap, Line, Message, State, connect
+from partyline.client.connecting import Connecting
 from partyline.config import ApiKey
 from partyline.errors import (
     Conflict,
@@ -458,7 +459,7 @@ def test_a_log_that_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
 
                 error = StoreUnavailable("the disk is full")
                 asyncio.get_running_loop().call_soon(
-                    partyline.hub._committed, [Refused(draft, error) for draft in drafts]
+                    partyline.hub.delivery.committed, [Refused(draft, error) for draft in drafts]
                 )
 
             monkeypatch.setattr(partyline.store, "append", refuse)
@@ -508,7 +509,8 @@ def test_it_is_typed() -> None:
     import partyline
 
     assert partyline.connect is connect
-    assert connect.__aenter__.__annotations__["return"] == Line.__name__
+    assert get_type_hints(Connecting.__aenter__)["return"] is Line
+    assert connect.__annotations__["return"] == Connecting.__name__
 
 
 def test_readers_share_a_subscription() -> None:

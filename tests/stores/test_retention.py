@@ -235,8 +235,8 @@ def test_the_head_survives(opened: Opened, tmp_path: Path) -> None:
 
 @both
 def test_a_rule_hides_nothing_of_others(opened: Opened, tmp_path: Path) -> None:
-    """When a rule has emptied its rooms, only a reader that asks for rooms that it may have bounded is told that something is
-    gone: others resume as before, by pattern and by a topic that is not there yet (guarantee 3)."""
+    """When a rule has emptied its rooms, only a reader that asks for rooms that it may have bounded is told that
+    something is gone: others resume as before, by pattern and by a topic that is not there yet (guarantee 3)."""
 
     async def look(log: Log) -> None:
         for view in (("orders.*",), ("orders.none",), ("orders.a", "birds"), ("orders.a", "*.b.>")):

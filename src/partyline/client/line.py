@@ -213,7 +213,7 @@ class Line:
         return Subscription(link, feed, gaps=gaps)
 
     async def history(self, topic: str, *, after: After | str | None = None, limit: int = 100) -> HistoryPage:
-        """A page of a topic's log: at most `limit` (1 to 1,000) messages after the position `after`, or the oldest ones.
+        """A page of a topic's log: at most `limit` (1 to 1,000) messages after a position, or the oldest ones.
 
         Raises the server's error, Disconnected. Cancelling it loses nothing.
         """
