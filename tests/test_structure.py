@@ -24,7 +24,6 @@ LONG: set[str] = {
     "client/socketio.py",
     "relay/line.py",
     "server/http.py",
-    "server/websocket.py",
     "socketio/socket.py",
     "wire/websocket/connection.py",
 }

@@ -14,6 +14,8 @@ from typing import Final
 from partyline.errors import InvalidValue
 
 MAX_LENGTH = 200
+MAX_TOKENS: Final = 16  # of a pattern that somebody subscribes to, and
+MAX_WILDCARDS: Final = 4  # how many of them may be `*`
 UNPRINTABLE: Final = (
     r"\u0000-\u001f\u007f-\u00a0\u00ad\u0600-\u0605\u061c\u06dd\u070f\u0890-\u0891\u08e2\u1680\u180e\u2000-\u200f"
     r"\u2028-\u202f\u205f-\u206f\u3000\ufeff\ufff9-\ufffb"
@@ -52,18 +54,38 @@ def check_topic(name: str, field: str = "topic") -> str:
 
 def check_pattern(pattern: str, field: str = "pattern") -> str:
     """`pattern` itself if it is one: a topic name whose tokens may be `*`, the last one also `>`."""
-    tokens = pattern.split(".")
-    if tokens[-1] == ">":
-        tokens[-1] = "x"
-    plain = ".".join(part.replace("*", "x") if part == "*" else part for part in tokens)
     try:
-        check_topic(plain, field)
+        if len(pattern) > MAX_LENGTH:
+            raise InvalidValue("too long")
+        tokens = pattern.split(".")
+        if tokens[-1] == ">":
+            tokens[-1] = "x"
+        check_topic(".".join("x" if part == "*" else part for part in tokens), field)
     except InvalidValue:
         raise InvalidValue(
             f"{field} {pattern[:60]!r} is not a pattern: {_RULE}; * is one token, a last > is the rest",
             code="invalid_topic",
             field=field,
         ) from None
+    return pattern
+
+
+def check_subscription(pattern: str, field: str = "topic") -> str:
+    """`pattern` itself if somebody may subscribe to it. Raises InvalidValue.
+
+    What a publish costs then depends on its own topic only: however many patterns there are, not more than some
+    thousands can cover the same topic, and a handful where it has few tokens.
+    """
+    check_pattern(pattern, field)
+    tokens = pattern.split(".")
+    if len(tokens) > MAX_TOKENS or tokens.count("*") > MAX_WILDCARDS:
+        raise InvalidValue(
+            f"{field} {pattern[:60]!r} has {len(tokens)} tokens and {tokens.count('*')} times *: "
+            f"a pattern to subscribe to has at most {MAX_TOKENS} and {MAX_WILDCARDS}",
+            code="invalid_topic",
+            field=field,
+            limit="pattern_size",
+        )
     return pattern
 
 

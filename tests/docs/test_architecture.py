@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from bench.walks import BEGIN, END
 
-from partyline.server import websocket
+from partyline.server import states as server_states
 from partyline.wire.engineio import states
 from partyline.wire.http import phases
 from partyline.wire.socketio import namespaces
@@ -75,7 +75,7 @@ def test_paths_exist() -> None:
     [
         ("http transitions", phases.TRANSITIONS),
         ("transitions", connection.TRANSITIONS),
-        ("connection transitions", websocket.TRANSITIONS),
+        ("connection transitions", server_states.TRANSITIONS),
         ("engineio transitions", states.TRANSITIONS),
         ("socketio transitions", namespaces.TRANSITIONS),
     ],

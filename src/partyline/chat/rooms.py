@@ -7,6 +7,7 @@ import hashlib
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -52,7 +53,7 @@ class Rooms:
     def __init__(self, chat: partyline.Namespace) -> None:
         self.chat = chat
         self.members: dict[str, Member] = {}  # by socket
-        self.here: dict[str, dict[str, list[str]]] = {}  # by room and person: the name of each of their pages
+        self.here: dict[str, dict[str, dict[str, str]]] = {}  # by room and person: the name of each page, by socket
         self.said: OrderedDict[tuple[str, str], asyncio.Future[Any]] = OrderedDict()  # by person and id
         chat.on("enter", self.enter)
         chat.on("older", self.older)
@@ -72,10 +73,11 @@ class Rooms:
             self.members[socket.id] = member
             socket.join(room)
             people = self.here.setdefault(room, {})
-            people.setdefault(member.by, []).append(called)
+            people.setdefault(member.by, {})[socket.id] = called
             count = len(people)
             socket.to(room).emit("came", {"by": member.by, "name": called, "count": count})
-            shown = [{"by": by, "name": names[-1]} for by, names in list(people.items())[-MOST_SHOWN:]]
+            newest = reversed(list(islice(reversed(people.items()), MOST_SHOWN)))
+            shown = [{"by": by, "name": _newest(pages)} for by, pages in newest]
             # In the room first, then its log: what is said meanwhile comes twice rather than not at all.
             return {"me": member.by, "room": title, "people": shown, "count": count, **await self._page(room, None)}
         except (Refused, partyline.PartylineError) as error:
@@ -139,12 +141,12 @@ class Rooms:
             return
         socket.leave(member.room)
         people = self.here[member.room]
-        names = people[member.by]
-        shown = names[-1]
-        names.remove(member.name)
-        if names and names[-1] != shown:
-            self.chat.to(member.room).emit("came", {"by": member.by, "name": names[-1], "count": len(people)})
-        elif not names:
+        pages = people[member.by]
+        shown = _newest(pages)
+        del pages[socket.id]
+        if pages and _newest(pages) != shown:
+            self.chat.to(member.room).emit("came", {"by": member.by, "name": _newest(pages), "count": len(people)})
+        elif not pages:
             del people[member.by]
             self.chat.to(member.room).emit("left", {"by": member.by, "count": len(people)})
             if not people:
@@ -161,6 +163,11 @@ class Rooms:
                 break
         messages = [entry.arguments[0] for entry in entries]
         return {"messages": messages, "before": str(entries[0].position) if full else None}
+
+
+def _newest(pages: dict[str, str]) -> str:
+    """The name that a person goes by: that of their newest page."""
+    return next(reversed(pages.values()))
 
 
 def room_of(called: str) -> str:

@@ -132,7 +132,7 @@ class Strangers:
     def report(self, socket: partyline.Socket) -> Answer:
         """The same, and let it count."""
         other = self.matching.partner(socket.id)
-        if other is not None:
+        if other is not None and len(self.visitors[other].reporters) < REPORTS:
             self.visitors[other].reporters.add(self.visitors[socket.id].person)
         return self.block(socket)
 

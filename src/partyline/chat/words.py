@@ -11,6 +11,7 @@ from typing import Any
 MOST_TEXT = 4_000  # characters; the page says so before the server does
 MOST_NAME = 40
 MOST_ROOM = 60
+_SLACK = 4  # times as much may come, with spaces and what cannot be seen; more than that is not looked at
 
 Answer = dict[str, Any]
 
@@ -39,13 +40,12 @@ def seen(found: str) -> bool:
 
 def text(said: str) -> str:
     """A message's text as it is sent on. Raises Refused."""
+    _check_length(said, MOST_TEXT * _SLACK, MOST_TEXT, "message", "text")
     said = _HALVES.sub("\ufffd", said).replace("\r\n", "\n").replace("\r", "\n")
     said = _CONTROLS.sub("", said).strip()
     if not seen(said):
         raise Refused("empty", "there is nothing in it", field="text")
-    if len(said) > MOST_TEXT:
-        message = f"a message has at most {MOST_TEXT:,} characters, and this one has {len(said):,}"
-        raise Refused("too_long", message, field="text")
+    _check_length(said, MOST_TEXT, MOST_TEXT, "message", "text")
     return said
 
 
@@ -57,15 +57,21 @@ def message_id(given: str) -> str:
 
 
 def name(given: str, most: int, field: str) -> str:
-    """A name in one line, without what cannot be seen, spelt in one way. Raises Refused."""
+    """A name in one line, without what cannot be seen, spelled in one way. Raises Refused."""
+    _check_length(given, most * _SLACK, most, field, field)
     visible = _HIDDEN.sub("", _CONTROLS.sub(" ", _HALVES.sub("\ufffd", given)))
     found = unicodedata.normalize("NFC", " ".join(visible.split()))
     if not seen(found):
         raise Refused("empty", f"the {field} needs at least one character that can be seen", field=field)
-    if len(found) > most:
-        message = f"a {field} has at most {most} characters, and this one has {len(found)}"
-        raise Refused("too_long", message, field=field)
+    _check_length(found, most, most, field, field)
     return found
+
+
+def _check_length(given: str, limit: int, most: int, what: str, field: str) -> None:
+    """Raises Refused. It is asked before anything else is done with `given`: NFC takes the square of its length."""
+    if len(given) > limit:
+        message = f"a {what} has at most {most:,} characters, and this one has {len(given):,}"
+        raise Refused("too_long", message, field=field)
 
 
 class Pace:

@@ -22,7 +22,7 @@ from partyline.models import message_id as new_id
 from partyline.relay.access import Access
 from partyline.server.site import Carrier
 from partyline.server.turn import OWN_READ
-from partyline.topics import check_pattern, check_topic, is_pattern, is_printable
+from partyline.topics import check_subscription, check_topic, is_pattern, is_printable
 from partyline.trust.keys import Principal
 from partyline.wire import relay as wire
 from partyline.wire.json import compact, to_json
@@ -33,6 +33,7 @@ _log = log.get("relay")
 
 SUBPROTOCOL: Final = "partyline.v1"
 MAX_PAGE: Final = 1_000
+MAX_PATTERNS: Final = 100  # of one connection
 MAX_TTL: Final = 366 * 86_400  # seconds
 
 
@@ -294,7 +295,7 @@ class LineSession:
         """Subscribe; what is left to do behind it, if it has to catch up."""
         name, rules = command.topic, self._services.rules
         if is_pattern(name):
-            principal.may_subscribe_pattern(check_pattern(name, "topic"))
+            principal.may_subscribe_pattern(check_subscription(name))
             view = View(patterns=(name,), user=principal.user)
             if command.presence:
                 raise InvalidValue("presence: a pattern has none, only a topic", field="presence")
@@ -303,6 +304,13 @@ class LineSession:
             view = View(frozenset((name,)), user=principal.user)
         if name in self._subscriptions:
             raise Conflict(f"this connection is subscribed to {name!r} already", code="already_subscribed")
+        if view.patterns and sum(bool(one.view.patterns) for one in self._subscriptions.values()) >= MAX_PATTERNS:
+            raise InvalidValue(
+                f"one connection may have {MAX_PATTERNS} subscriptions to patterns",
+                code="too_many_rooms",
+                field="topic",
+                limit="patterns_per_connection",
+            )
         if len(self._subscriptions) >= rules.topics_per_connection:
             raise InvalidValue(
                 f"one connection may have {rules.topics_per_connection} subscriptions (topics_per_connection)",

@@ -21,7 +21,8 @@ from partyline.models import Payload
 from partyline.server.answers import SAFETY_HEADERS, error_body, error_headers
 from partyline.server.fair import SLICE
 from partyline.server.site import Endpoint, Site, Upgrade
-from partyline.server.websocket import CUT_OFF, STRANGERS, STRANGERS_BYTES, consists_of
+from partyline.server.websocket import CUT_OFF, STRANGERS, STRANGERS_BYTES
+from partyline.server.writing import consists_of
 from partyline.trust.rate import Gate
 from partyline.wire.websocket import frames
 

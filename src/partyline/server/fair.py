@@ -46,12 +46,13 @@ class Busy(Protocol):
 class Fair:
     """Whose turn it is, on one loop. `clock` gives seconds, as exact as slices are short."""
 
-    __slots__ = ("_clock", "_going", "_paid", "_strangers", "_timer", "_waiting")
+    __slots__ = ("_clock", "_going", "_paid", "_strangers", "_taken", "_timer", "_waiting")
 
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
         self._clock = clock
         self._waiting: deque[tuple[Busy, float]] = deque()
         self._going = False  # a round is under way, or comes in the next turn of the loop
+        self._taken = 0.0  # seconds of work in this turn
         self._strangers: deque[tuple[Busy, float]] = deque()  # and from when on each may go on
         self._paid = 0.0  # when the strangers' share has paid for all that they have had
         self._timer: asyncio.TimerHandle | None = None
@@ -59,9 +60,28 @@ class Fair:
     def __len__(self) -> int:
         return len(self._waiting) + len(self._strangers)
 
+    @property
+    def crowded(self) -> bool:
+        """Whether this turn of the loop has had its time: whoever can wait does."""
+        return self._taken > _ROUND
+
+    def took(self, seconds: float) -> None:
+        """Somebody was served for so long."""
+        self._taken += seconds
+        self._come_round()
+
     def wait(self, one: Busy, cost: float) -> None:
-        """Let `one`, which has just taken `cost` seconds, go on in its turn. It waits once at a time."""
-        self._waiting.append((one, cost))
+        """Let `one`, which has just taken `cost` seconds, go on in its turn; if it has had nothing, before the others.
+
+        It waits once at a time.
+        """
+        if cost:
+            self._waiting.append((one, cost))
+        else:
+            self._waiting.appendleft((one, cost))
+        self._come_round()
+
+    def _come_round(self) -> None:
         if not self._going:
             self._going = True
             asyncio.get_running_loop().call_soon(self._round)
@@ -85,12 +105,12 @@ class Fair:
 
     def _round(self) -> None:
         """Let as many go on as one turn of the loop has time for; each will cost about what it cost before."""
-        waiting, left = self._waiting, _ROUND
+        waiting, due, self._taken = self._waiting, 0.0, 0.0
         for _ in range(len(waiting)):
             one, cost = waiting.popleft()
             self._let(one)
-            left -= cost
-            if left <= 0:
+            due += cost
+            if max(due, self._taken) > _ROUND:
                 break
         self._going = bool(waiting)
         if waiting:

@@ -7,8 +7,6 @@ timing wheel. It takes the transport over from server/http.py at the upgrade.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from enum import Enum
 from time import monotonic
 from typing import Final, cast
 
@@ -16,15 +14,15 @@ from partyline import log
 from partyline.errors import CONTAINED
 from partyline.hub.outbox import Outbox
 from partyline.interfaces import Dialect, HearsClose, HearsPongs, Session
-from partyline.models import Payload
 from partyline.server.fair import BULK, SLICE, STEP
 from partyline.server.site import Endpoint, Site
+from partyline.server.states import TRANSITIONS, State, Step
+from partyline.server.writing import Writing
 from partyline.trust.rate import Gate
 from partyline.wire.websocket import frames
 from partyline.wire.websocket.connection import Close, Connection, Event, Limits, Packed, Ping, Pong, Violation
 from partyline.wire.websocket.connection import State as Wire
 from partyline.wire.websocket.deflate import Deflate
-from partyline.wire.websocket.frames import SHORT_TEXT_HEADS, text_frame
 
 _log = log.get("server")
 
@@ -35,7 +33,6 @@ STRANGERS: Final = Limits(max_message=4_096, max_inflated=4_096, max_fragments=1
 STRANGERS_BYTES: Final = 16_384
 """What a peer may send before it has said who it is, where it must: in one message, and in all."""
 
-_AT_ONCE = 64 * 1024  # bytes that do not wait for the end of the turn: the transport would push back after them
 _LINGER = 2.0  # seconds for which a peer may go on sending after the end, and
 _LINGER_BYTES = 1024 * 1024  # how much
 _FAREWELL = 0.75  # seconds that a drain waits for the answer to a close frame which has left
@@ -48,78 +45,24 @@ _HANDLER = 2  # whatever handles the messages does not keep up
 _TURN = 4  # it has had its slice, and waits for its turn
 
 
-class State(Enum):
-    """Where a connection is between its 101 and its end."""
-
-    OPEN = "open"
-    PINGED = "pinged"
-    CLOSING = "closing"
-    LINGERING = "lingering"
-    GONE = "gone"
+_ALIVE, _OVER = (State.OPEN, State.PINGED), (State.LINGERING, State.GONE)
 
 
-class Step(Enum):
-    PING = "our ping leaves"
-    HEARD = "something was heard since"
-    CLOSE = "our close frame is written or queued"
-    FAIL = "the peer broke a rule"
-    END = "both close frames are out"
-    LOST = "the transport is gone"
-
-
-# A missing key changes nothing: whoever closes second finds it closed.
-TRANSITIONS: Final[dict[tuple[State, Step], State]] = {
-    (State.OPEN, Step.PING): State.PINGED,
-    (State.PINGED, Step.HEARD): State.OPEN,
-    (State.OPEN, Step.CLOSE): State.CLOSING,
-    (State.PINGED, Step.CLOSE): State.CLOSING,
-    (State.OPEN, Step.FAIL): State.LINGERING,
-    (State.PINGED, Step.FAIL): State.LINGERING,
-    (State.CLOSING, Step.FAIL): State.LINGERING,
-    (State.CLOSING, Step.END): State.LINGERING,
-    (State.OPEN, Step.LOST): State.GONE,
-    (State.PINGED, Step.LOST): State.GONE,
-    (State.CLOSING, Step.LOST): State.GONE,
-    (State.LINGERING, Step.LOST): State.GONE,
-}
-_ALIVE = (State.OPEN, State.PINGED)
-_OVER = (State.LINGERING, State.GONE)
-
-
-def consists_of(unwanted: Callable[[str | bytes], bool]) -> Callable[[Payload], bool]:
-    """Whether a payload consists of `unwanted` messages only; one without any, such as a close frame, does not."""
-
-    def matches(payload: Payload) -> bool:
-        messages = tuple(frames.messages(payload.data, compressed=True))
-        return bool(messages) and all(map(unwanted, messages))
-
-    return matches
-
-
-class WebSocket(asyncio.Protocol):
+class WebSocket(Writing, asyncio.Protocol):
     """One WebSocket connection, from its 101 on. An `interfaces.Connection`."""
 
     __slots__ = (
         "_address",
         "_blocked",
-        "_closing",
-        "_counters",
         "_credit",
-        "_drain",
         "_gate",
         "_heard",
         "_idle",
         "_limits",
-        "_outbox",
-        "_pending",
-        "_pending_size",
         "_plain",
         "_session",
-        "_site",
         "_state",
         "_stops",
-        "_transport",
-        "_wire",
         "dialect",
         "rooms",
         "timer_slot",
@@ -132,16 +75,11 @@ class WebSocket(asyncio.Protocol):
 
     def __init__(self, site: Site, endpoint: Endpoint, address: str, deflate: Deflate | None = None) -> None:
         limits = site.limits
-        self._site = site
-        self._counters = site.counters
+        self._limits = endpoint.limits or limits.message
+        wire = Connection(STRANGERS if endpoint.stranger else self._limits, deflate=deflate, unpacks=True)
+        super().__init__(site, wire)
         self._session: Session | None = endpoint.session
         self._address = address
-        self._limits = endpoint.limits or limits.message
-        self._wire = Connection(STRANGERS if endpoint.stranger else self._limits, deflate=deflate, unpacks=True)
-        self._transport = cast("asyncio.Transport", None)
-        self._pending: list[bytes] | None = None  # written in this turn of the loop; leaves at its end
-        self._pending_size = 0
-        self._outbox: Outbox | None = None
         self._gate: Gate | None = None
         if limits.events_per_second:
             hit = site.counters.hit
@@ -150,11 +88,9 @@ class WebSocket(asyncio.Protocol):
         self._credit: int | None = STRANGERS_BYTES if endpoint.stranger else None
         self._plain = self._gate is None and self._credit is None  # its messages need no leave
         self._idle = 0  # reads since the last message
-        self._drain: asyncio.Future[None] | None = None
         self._blocked = False  # the transport pushes back
         self._stops = 0  # why we do not read
         self._state = State.OPEN
-        self._closing = False  # not in _ALIVE any more: nothing may follow our close frame
         self._heard = True
         self.timer_slot = 0
         self.user: str | None = None
@@ -221,6 +157,10 @@ class WebSocket(asyncio.Protocol):
                 self._failed(session)
         else:
             self._serve(data)
+        if self._outbox:
+            self._wait_for_answers()
+
+    def _wait_for_answers(self) -> None:
         if self._outbox and not self._closing:
             # The client asks faster than it reads the answers: let it wait, not our memory.
             self._stop(_ANSWERS)
@@ -232,6 +172,7 @@ class WebSocket(asyncio.Protocol):
         self._stops &= ~_TURN
         if not self._stops and self._wire.unread:
             self._serve(b"")
+            self._wait_for_answers()
         if not self._stops:
             self._transport.resume_reading()
 
@@ -243,11 +184,6 @@ class WebSocket(asyncio.Protocol):
     def release(self) -> None:
         """Read again."""
         self._resume(_HANDLER)
-
-    @property
-    def writable(self) -> bool:
-        """Whether a message would be handed to the transport at once."""
-        return self._outbox is None and not self._closing
 
     def pause_writing(self) -> None:
         self._blocked = True
@@ -289,54 +225,6 @@ class WebSocket(asyncio.Protocol):
             session.closed()
 
     # interfaces.Connection
-
-    def offer(self, payload: Payload) -> None:
-        """Write a published message, or queue it while the transport pushes back."""
-        if self._outbox is None and not self._closing:
-            self._write(payload.data)
-        else:
-            self._queue(payload)
-
-    def send(self, data: bytes) -> None:
-        """Write an answer: framed bytes, after what is queued."""
-        if self._outbox is None and not self._closing:
-            self._write(data)
-        else:
-            self._queue(Payload(data))
-
-    def send_text(self, text: str) -> None:
-        """Write a text message, compressed where that was agreed and is worth it."""
-        self.send_utf8(frames.utf8(text))
-
-    def send_utf8(self, payload: bytes) -> None:
-        """Write a text message that is encoded already."""
-        size = len(payload)
-        if size < 126 and self._outbox is None and not self._closing:
-            # The common answer: short, nothing queued. `compress_from` is never as small as this.
-            self._write(SHORT_TEXT_HEADS[size] + payload)
-        elif self._wire.deflate is not None and size >= self._site.limits.compress_from:
-            self.send(self._wire.compressed(frames.TEXT, payload))
-        else:
-            self.send(text_frame(payload))
-
-    def send_binary(self, data: bytes) -> None:
-        """Write a binary message, compressed where that was agreed and is worth it."""
-        if self._wire.deflate is not None and len(data) >= self._site.limits.compress_from:
-            self.send(self._wire.compressed(frames.BINARY, data))
-        else:
-            self.send(self._wire.binary(data))
-
-    async def drained(self) -> None:
-        """Return when nothing is queued any more, or the connection is gone. Cancelling it loses nothing."""
-        while self._outbox is not None and not self._closing:
-            if self._drain is None:
-                self._drain = asyncio.get_running_loop().create_future()
-            await asyncio.shield(self._drain)
-
-    def discard(self, unwanted: Callable[[str | bytes], bool]) -> None:
-        """Drop the queued messages that are `unwanted`; what the transport has already is on its way."""
-        if self._outbox is not None:
-            self._outbox.discard(consists_of(unwanted))
 
     def close(self, code: int, reason: str = "") -> None:
         """Send our close frame after everything that is queued, then wait for the peer's, at most `close_timeout`.
@@ -428,20 +316,28 @@ class WebSocket(asyncio.Protocol):
         if self._state is State.LINGERING:
             self._spend(len(data))
             return
-        wire = self._wire
+        wire, fair = self._wire, self._site.fair
         if self._stops & _TURN:  # a transport may hand over once more what it has already
             wire.receive(data, 0)
             return
+        if data and fair.crowded:
+            wire.receive(data, 0)
+            self._stop(_TURN)
+            fair.wait(self, 0.0)
+            return
         began, size, received = monotonic(), len(data), self._counters.received
         stranger = self._credit is not None or self._idle > _IDLE
+        fragments = 0
         while (session := self._session) is not None:
             for event in self._read(data):
                 self._event(session, event)
+            fragments += self._fragments()
             data, spent = b"", monotonic() - began
-            if not wire.unread or spent > SLICE or self._stops:
+            if not wire.unread or spent > SLICE or self._stops or self._outbox:
                 break
-        self._idle = 0 if self._counters.received != received else self._idle + 1
-        fair = self._site.fair
+        fair.took(spent)
+        handled = self._counters.received - received
+        self._idle = 0 if 8 * handled > fragments else self._idle + 1
         if stranger and fair.stranger(self, spent):
             self._stop(_TURN)
         elif spent > SLICE or size >= BULK or wire.unread:
@@ -452,16 +348,19 @@ class WebSocket(asyncio.Protocol):
         """What the next bytes stand for."""
         wire = self._wire
         if self._credit is None:
-            events = wire.receive(data, STEP)
-        else:  # one frame after the other: any of them may say who it is
-            before = wire.unread + len(data)
-            events = wire.receive(data, 1)
-            self._spend(before - wire.unread)
-        if wire.fragments:
-            fragments, wire.fragments = wire.fragments, 0
-            if self._gate is not None and not self._gate.allow(self._site.timers.now(), fragments):
-                self._gate.refuse(self, None)
+            return wire.receive(data, STEP)
+        before = wire.unread + len(data)
+        events = wire.receive(data, 1)  # one frame after the other: any of them may say who it is
+        self._spend(before - wire.unread)
         return events
+
+    def _fragments(self) -> int:
+        """Small fragments that have come; they count for the rate."""
+        fragments, self._wire.fragments = self._wire.fragments, 0
+        gate = self._gate
+        if fragments and gate is not None and not gate.allow(self._site.timers.now(), fragments):
+            gate.refuse(self, None)
+        return fragments
 
     def _spend(self, size: int) -> None:
         """A peer that is not known yet, or not any more, has sent so much."""
@@ -584,56 +483,3 @@ class WebSocket(asyncio.Protocol):
         self._credit = _LINGER_BYTES
         self._within(min(_LINGER, self._site.limits.close_timeout))
         return True
-
-    # Writing
-
-    def _write_last(self, frame: bytes) -> bool:
-        """Write a close frame after what is queued; False if it has to wait there."""
-        if self._outbox:
-            self._outbox.force(Payload(frame))
-            return False
-        self.leave()
-        self._transport.write(frame)
-        return True
-
-    def _write(self, data: bytes) -> None:
-        """Write at the end of this turn of the loop, in one piece with what else is written until then."""
-        pending = self._pending
-        if pending is None:
-            self._pending = [data]
-            self._pending_size = len(data)
-            self._site.turn.add(self)
-        else:
-            pending.append(data)
-            self._pending_size += len(data)
-        if self._pending_size > _AT_ONCE:
-            self.leave()
-
-    def leave(self) -> None:
-        """What was written in this turn leaves."""
-        pending, self._pending = self._pending, None
-        if pending is not None and not self._transport.is_closing():
-            self._transport.write(b"".join(pending))
-
-    def _queue(self, payload: Payload) -> None:
-        outbox = self._outbox
-        if self._closing or outbox is None or outbox.push(payload):
-            return
-        self._counters.hit("outbox_bytes")
-        self._discard_outbox()
-        self.close(4008, "slow consumer")
-
-    def _discard_outbox(self) -> None:
-        if self._outbox is not None:
-            self._counters.dropped += len(self._outbox)
-            self._outbox.clear()
-
-    def _drop_outbox(self, outbox: Outbox) -> None:
-        self._counters.dropped += outbox.dropped
-        self._outbox = None
-        self._wake_drained()
-
-    def _wake_drained(self) -> None:
-        drain, self._drain = self._drain, None
-        if drain is not None and not drain.done():
-            drain.set_result(None)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import pytest
 
 from partyline.wire.websocket import frames
-from partyline.wire.websocket.connection import Close, Connection, Event, Limits, Ping, Pong, State, Violation
+from partyline.wire.websocket.connection import Close, Connection, Event, Limits, Packed, Ping, Pong, State, Violation
 from partyline.wire.websocket.deflate import Deflate
 
 KEY = bytes.fromhex("37fa213d")  # of the masked examples in RFC 6455 5.7
@@ -284,6 +284,41 @@ def test_read_with_a_tail(row: Row, role: str) -> None:
     reader = _reader(role, row)
     assert _seen(reader.receive(row.read_by(role) + tail + tail[:3])) == expected
     assert reader.receive(tail[3:]) == ([] if _ends(row) else [Ping(b"tail")])
+
+
+@every_role
+@every_row
+def test_read_a_unit_at_a_time(row: Row, role: str) -> None:
+    """However little is done in one call, a row gives the same events, each as soon as it may, and nothing stays."""
+    reader, events = _reader(role, row), list[Event]()
+    events += reader.receive(row.read_by(role), 0)
+    while reader.unread:
+        before = reader.unread
+        events += reader.receive(b"", 1)
+        assert reader.unread < before
+    assert _seen(events) == row.events
+
+
+@every_role
+@pytest.mark.parametrize("row", COMPRESSED, ids=lambda row: row.name)
+def test_unpack(row: Row, role: str) -> None:
+    """A connection that unpacks by itself gets compressed messages as they came, one in a call, and asks for more."""
+    reader = Connection(LIMITS, deflate=Deflate(), client=role == "client", unpacks=True)
+    events, data = list[Event](), row.read_by(role)
+    while data or reader.unread:
+        events += [reader.unpack(event) if isinstance(event, Packed) else event for event in reader.receive(data)]
+        data = b""
+    assert _seen(events) == row.events
+
+
+def test_small_fragments_are_counted() -> None:
+    """Frames below 126 bytes that end no message are counted, for the rate: others come as events, or are large."""
+    server = Connection(Limits(max_message=5_000, max_fragments=100))
+    first, more = frames.frame(frames.TEXT, b"a", fin=False, key=KEY), frames.frame(frames.CONTINUATION, b"", key=KEY)
+    server.receive(first + frames.frame(frames.CONTINUATION, b"", fin=False, key=KEY) * 5 + more)
+    assert server.fragments == 6
+    server.receive(frames.frame(frames.TEXT, bytes(126), fin=False, key=KEY) + more)
+    assert server.fragments == 6
 
 
 @every_role

@@ -172,7 +172,19 @@ class Connection:
     may be replaced between two messages. `fragments` counts frames below 126 bytes that ended no message.
     """
 
-    __slots__ = ("_at", "_client", "_message", "_ready", "_tail", "_unpacks", "deflate", "fragments", "limits", "state")
+    __slots__ = (
+        "_at",
+        "_client",
+        "_message",
+        "_ready",
+        "_tail",
+        "_units",
+        "_unpacks",
+        "deflate",
+        "fragments",
+        "limits",
+        "state",
+    )
 
     def __init__(
         self, limits: Limits, *, deflate: Deflate | None = None, client: bool = False, unpacks: bool = False
@@ -186,6 +198,7 @@ class Connection:
         self._message: _Message | None = None
         self._tail = b""  # an incomplete frame head or control frame, at most 138 bytes; or what is unread
         self._at = -1  # where in `_tail` the unread begins; -1: all has been read
+        self._units = 0  # of work that `receive` may still do
         self._ready = not client  # a server's connection, open, with nothing unfinished
 
     # Out
@@ -262,7 +275,8 @@ class Connection:
             data, at = self._tail[at:] + data, 0
         events: list[Event] = []
         try:
-            self._read(data or self._tail, at, units, events)
+            self._units = units
+            self._read(data or self._tail, at, events)
         except _Broken as broken:
             self.fail()
             events.append(broken.violation)
@@ -302,12 +316,12 @@ class Connection:
         self._message = None
         self._ready = False
 
-    def _read(self, data: bytes, at: int, units: int, events: list[Event]) -> None:
+    def _read(self, data: bytes, at: int, events: list[Event]) -> None:
         self._tail = b""
         end, began = len(data), at
         while at < end:
-            units -= 1 + (at - began >> 7)
-            if units < 0:
+            self._units -= 1 + (at - began >> 7)
+            if self._units < 0:
                 self._tail, self._at = data, at
                 return
             began = at
@@ -461,6 +475,7 @@ class Connection:
             events.append(whole)
         elif self._unpacks:
             events.append(Packed(message.opcode, cast("bytes", whole)))
+            self._units = 0  # what it costs shows when it is unpacked
         else:
             events.append(self._inflate(message.opcode, cast("bytes", whole)))
 

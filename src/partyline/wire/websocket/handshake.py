@@ -8,12 +8,14 @@ import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from partyline.errors import MalformedRequest, MethodNotAllowed, RequestError, UpgradeRequired
 from partyline.wire.websocket.deflate import Deflate
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 1.3
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")  # RFC 9110 5.6.2
+MOST_OFFERED: Final = 100  # subprotocols, a credential among them, or extensions; nobody needs ten
 
 Headers = Iterable[tuple[bytes, bytes]]
 Parameters = list[tuple[str, str | None]]
@@ -87,16 +89,20 @@ def accept(
 def offered_subprotocols(values: Iterable[bytes]) -> list[str]:
     """The subprotocols of Sec-WebSocket-Protocol headers, in order (RFC 6455 11.3.4).
 
-    Raises MalformedRequest where one is not a token or is offered twice (RFC 6455 4.1, point 10).
+    Raises MalformedRequest where one is not a token or is offered twice (RFC 6455 4.1, point 10), or where there are
+    more than 100.
     """
-    offered: list[str] = []
-    for name in _list(values):
+    names = _list(values)
+    if len(names) > MOST_OFFERED:
+        raise MalformedRequest(f"Sec-WebSocket-Protocol: {len(names)} are more than the {MOST_OFFERED} that may come")
+    offered: dict[str, None] = {}
+    for name in names:
         if not _TOKEN.match(name):
-            raise MalformedRequest(f"Sec-WebSocket-Protocol: {name!r} is not a token")
+            raise MalformedRequest(f"Sec-WebSocket-Protocol: {name[:60]!r} is not a token")
         if name in offered:
-            raise MalformedRequest(f"Sec-WebSocket-Protocol: {name!r} is offered twice")
-        offered.append(name)
-    return offered
+            raise MalformedRequest(f"Sec-WebSocket-Protocol: {name[:60]!r} is offered twice")
+        offered[name] = None
+    return list(offered)
 
 
 def negotiate(values: Iterable[bytes]) -> Deflate | None:
@@ -104,7 +110,7 @@ def negotiate(values: Iterable[bytes]) -> Deflate | None:
 
     An offer is declined, not an error, when it holds an unknown, doubled or badly valued parameter, or
     server_max_window_bits=8, which zlib cannot honour. Raises MalformedRequest where one of the headers is malformed,
-    behind an offer that could be met, too.
+    after an offer that could be met, too.
     """
     for name, parameters in [offer for value in values for offer in parse_extensions(value)]:
         if name == "permessage-deflate" and (agreed := _agree(parameters)) is not None:
@@ -140,13 +146,15 @@ def parse_extensions(value: bytes) -> list[Offer]:
 
     Raises MalformedRequest where a name, a parameter or a value is no token.
     """
+    if value.count(b",") + value.count(b";") > MOST_OFFERED:
+        raise MalformedRequest(f"Sec-WebSocket-Extensions: more than the {MOST_OFFERED} names that may come")
     parsed: list[Offer] = []
     for item in (part.strip(" \t") for part in value.decode("latin-1").split(",")):
         if not item:
             continue  # RFC 9110 5.6.1: empty list elements are ignored
         name, *rest = (part.strip(" \t") for part in item.split(";"))
         if not _TOKEN.match(name):
-            raise MalformedRequest(f"Sec-WebSocket-Extensions: {name!r} is not a token")
+            raise MalformedRequest(f"Sec-WebSocket-Extensions: {name[:60]!r} is not a token")
         parameters: Parameters = []
         for parameter in rest:
             key, equals, text = parameter.partition("=")
@@ -154,7 +162,7 @@ def parse_extensions(value: bytes) -> list[Offer]:
             if len(text) >= 2 and text[0] == text[-1] == '"':
                 text = re.sub(r"\\(.)", r"\1", text[1:-1])
             if not _TOKEN.match(key) or (equals and not _TOKEN.match(text)):
-                raise MalformedRequest(f"Sec-WebSocket-Extensions: {parameter!r} is not a parameter")
+                raise MalformedRequest(f"Sec-WebSocket-Extensions: {parameter[:60]!r} is not a parameter")
             parameters.append((key, text if equals else None))
         parsed.append((name, parameters))
     return parsed

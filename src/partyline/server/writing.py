@@ -1,0 +1,160 @@
+"""What a WebSocket connection writes: this turn's bytes, and its outbox while the transport pushes back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import cast
+
+from partyline.hub.outbox import Outbox
+from partyline.models import Payload
+from partyline.server.site import Site
+from partyline.wire.websocket import frames
+from partyline.wire.websocket.connection import Connection
+from partyline.wire.websocket.frames import SHORT_TEXT_HEADS, text_frame
+
+_AT_ONCE = 64 * 1024  # bytes that do not wait for the end of the turn: the transport would push back after them
+
+
+def consists_of(unwanted: Callable[[str | bytes], bool]) -> Callable[[Payload], bool]:
+    """Whether a payload consists of `unwanted` messages only; one without any, such as a close frame, does not."""
+
+    def matches(payload: Payload) -> bool:
+        messages = tuple(frames.messages(payload.data, compressed=True))
+        return bool(messages) and all(map(unwanted, messages))
+
+    return matches
+
+
+class Writing:
+    """The writing half of a connection. What ends it is the other half's."""
+
+    __slots__ = (
+        "_closing",
+        "_counters",
+        "_drain",
+        "_outbox",
+        "_pending",
+        "_pending_size",
+        "_site",
+        "_transport",
+        "_wire",
+    )
+
+    def __init__(self, site: Site, wire: Connection) -> None:
+        self._site = site
+        self._counters = site.counters
+        self._wire = wire
+        self._transport = cast("asyncio.Transport", None)
+        self._pending: list[bytes] | None = None  # written in this turn of the loop; leaves at its end
+        self._pending_size = 0
+        self._outbox: Outbox | None = None
+        self._drain: asyncio.Future[None] | None = None
+        self._closing = False  # nothing may follow our close frame
+
+    def close(self, code: int, reason: str = "") -> None:
+        raise NotImplementedError
+
+    @property
+    def writable(self) -> bool:
+        """Whether a message would be handed to the transport at once."""
+        return self._outbox is None and not self._closing
+
+    def offer(self, payload: Payload) -> None:
+        """Write a published message, or queue it while the transport pushes back."""
+        if self._outbox is None and not self._closing:
+            self._write(payload.data)
+        else:
+            self._queue(payload)
+
+    def send(self, data: bytes) -> None:
+        """Write an answer: framed bytes, after what is queued."""
+        if self._outbox is None and not self._closing:
+            self._write(data)
+        else:
+            self._queue(Payload(data))
+
+    def send_text(self, text: str) -> None:
+        """Write a text message, compressed where that was agreed and is worth it."""
+        self.send_utf8(frames.utf8(text))
+
+    def send_utf8(self, payload: bytes) -> None:
+        """Write a text message that is encoded already."""
+        size = len(payload)
+        if size < 126 and self._outbox is None and not self._closing:
+            # The common answer: short, nothing queued. `compress_from` is never as small as this.
+            self._write(SHORT_TEXT_HEADS[size] + payload)
+        elif self._wire.deflate is not None and size >= self._site.limits.compress_from:
+            self.send(self._wire.compressed(frames.TEXT, payload))
+        else:
+            self.send(text_frame(payload))
+
+    def send_binary(self, data: bytes) -> None:
+        """Write a binary message, compressed where that was agreed and is worth it."""
+        if self._wire.deflate is not None and len(data) >= self._site.limits.compress_from:
+            self.send(self._wire.compressed(frames.BINARY, data))
+        else:
+            self.send(self._wire.binary(data))
+
+    async def drained(self) -> None:
+        """Return when nothing is queued any more, or the connection is gone. Cancelling it loses nothing."""
+        while self._outbox is not None and not self._closing:
+            if self._drain is None:
+                self._drain = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._drain)
+
+    def discard(self, unwanted: Callable[[str | bytes], bool]) -> None:
+        """Drop the queued messages that are `unwanted`; what the transport has already is on its way."""
+        if self._outbox is not None:
+            self._outbox.discard(consists_of(unwanted))
+
+    def _write_last(self, frame: bytes) -> bool:
+        """Write a close frame after what is queued; False if it has to wait there."""
+        if self._outbox:
+            self._outbox.force(Payload(frame))
+            return False
+        self.leave()
+        self._transport.write(frame)
+        return True
+
+    def _write(self, data: bytes) -> None:
+        """Write at the end of this turn of the loop, in one piece with what else is written until then."""
+        pending = self._pending
+        if pending is None:
+            self._pending = [data]
+            self._pending_size = len(data)
+            self._site.turn.add(self)
+        else:
+            pending.append(data)
+            self._pending_size += len(data)
+        if self._pending_size > _AT_ONCE:
+            self.leave()
+
+    def leave(self) -> None:
+        """What was written in this turn leaves."""
+        pending, self._pending = self._pending, None
+        if pending is not None and not self._transport.is_closing():
+            self._transport.write(b"".join(pending))
+
+    def _queue(self, payload: Payload) -> None:
+        outbox = self._outbox
+        if self._closing or outbox is None or outbox.push(payload):
+            return
+        self._counters.hit("outbox_bytes")
+        self._discard_outbox()
+        self.close(4008, "slow consumer")
+
+    def _discard_outbox(self) -> None:
+        if self._outbox is not None:
+            self._counters.dropped += len(self._outbox)
+            self._outbox.clear()
+
+    def _drop_outbox(self, outbox: Outbox) -> None:
+        self._counters.dropped += outbox.dropped
+        self._outbox = None
+        self._wake_drained()
+
+    def _wake_drained(self) -> None:
+        drain, self._drain = self._drain, None
+        if drain is not None and not drain.done():
+            drain.set_result(None)

@@ -1,0 +1,126 @@
+"""What one WebSocket is served at a time: a slice, however much it sends, and nothing is lost or out of order by it."""
+
+from __future__ import annotations
+
+import asyncio
+
+from partyline.server.site import Endpoint, Upgrade
+from partyline.server.websocket import WebSocket
+from partyline.wire.websocket.frames import CONTINUATION, PING, PONG, TEXT, frame
+from tests.server.conftest import Run
+from tests.server.peers import close_frame, connected, websocket
+from tests.server.servers import Echo, echo, eventually, nothing_is_held, partyline_server, small_send_buffers
+
+KEY = b"\x01\x02\x03\x04"
+FLOODS = {
+    "pongs": frame(PONG, b"", key=KEY) * 60_000,
+    "fragments": b"".join(
+        (
+            frame(TEXT, b"", fin=False, key=KEY),
+            frame(CONTINUATION, b"", fin=False, key=KEY) * 1_000,
+            frame(CONTINUATION, b"", key=KEY),
+        )
+        * 60
+    ),
+    "pings": frame(PING, b"p", key=KEY) * 40_000,
+}
+
+
+def test_48_others_are_served_before_a_flood_is_over(run: Run) -> None:
+    """hostile 48: a message of somebody else is answered while what one connection has sent in one go is still read."""
+
+    async def main() -> None:
+        async with partyline_server() as (partyline, url):
+            partyline.site.route = echo
+            for name, flood in FLOODS.items():
+                async with connected(url) as busy, connected(url) as quiet:
+                    flooding, asking = await websocket(busy, "/"), await websocket(quiet, "/")
+                    sending = asyncio.ensure_future(busy.send(flood + flooding.wire.text(b"last")))
+                    await eventually(lambda: len(partyline.site.fair), f"{name}: it waits for its turn")
+                    await asking.say("first")
+                    assert await asking.text() == "first"
+                    assert len(partyline.site.fair), f"{name}: the flood was over first"
+                    sending.cancel()
+            await nothing_is_held(partyline)
+
+    run(main())
+
+
+def test_slices_keep_the_order(run: Run) -> None:
+    """Of thousands of messages in one write, with pings in between, every one is answered, in order, to the close."""
+
+    async def main() -> None:
+        async with partyline_server() as (partyline, url):
+            partyline.site.route = echo
+            async with connected(url) as peer:
+                client = await websocket(peer, "/")
+                texts = [f"message {number}" for number in range(8_000)]
+                sent = b"".join(client.wire.text(text.encode()) + frame(PING, b"p", key=KEY) for text in texts)
+                sending = asyncio.ensure_future(peer.send(sent + close_frame(1000)))
+                before, close = await client.until_close()
+                await sending
+                assert [event for event in before if isinstance(event, str)] == texts
+                assert len(before) == 2 * len(texts)
+                assert close.code == 1000
+            await nothing_is_held(partyline)
+
+    run(main())
+
+
+class Holding(Echo):
+    """Holds the connection at its first message, and counts."""
+
+    def __init__(self) -> None:
+        self.heard = 0
+
+    def text(self, text: str) -> None:
+        self.heard += 1
+        if self.heard == 1:
+            self._connection.hold()
+        super().text(text)
+
+
+def test_a_held_connection_is_not_served_what_was_read_already(run: Run) -> None:
+    """What a held connection has sent waits, but for a few messages, until it is released; then all of it comes."""
+
+    async def main() -> None:
+        session = Holding()
+
+        def route(upgrade: Upgrade) -> Endpoint:
+            return Endpoint(session)
+
+        async with partyline_server() as (partyline, url):
+            partyline.site.route = route
+            async with connected(url) as peer:
+                client = await websocket(peer, "/")
+                await client.say(*(str(number) for number in range(1_000)))
+                await eventually(lambda: session.heard, "the first one is heard")
+                for _ in range(20):
+                    await asyncio.sleep(0)
+                assert session.heard <= 32
+                session._connection.release()
+                assert [await client.text() for _ in range(1_000)] == [str(number) for number in range(1_000)]
+            await nothing_is_held(partyline)
+
+    run(main())
+
+
+def test_a_flood_whose_answers_are_not_read_waits(run: Run) -> None:
+    """A client that sends megabytes and reads none of the answers is not read from, rather than closed for them."""
+
+    async def main() -> None:
+        async with partyline_server(outbox_bytes=65_536) as (partyline, url):
+            partyline.site.route = echo
+            small_send_buffers(partyline)
+            async with connected(url) as peer:
+                client = await websocket(peer, "/")
+                texts = [f"{number:0100}" for number in range(30_000)]
+                sending = asyncio.ensure_future(client.say(*texts))
+                (ours,) = (one for one in partyline.site.live if isinstance(one, WebSocket))
+                await eventually(lambda: ours._outbox, "its answers do not get out")
+                assert [await client.text() for _ in texts] == texts
+                await sending
+                await client.close()
+            await nothing_is_held(partyline)
+
+    run(main())
