@@ -124,3 +124,23 @@ def test_a_flood_whose_answers_are_not_read_waits(run: Run) -> None:
             await nothing_is_held(partyline)
 
     run(main())
+
+
+def test_what_arrives_in_a_crowded_turn_is_only_later(run: Run) -> None:
+    """A message that is read when the turn of the loop has had its time is answered in the next turns, in its order."""
+
+    async def main() -> None:
+        async with partyline_server(events_per_second=1_000.0) as (partyline, url):
+            partyline.site.route = echo
+            async with connected(url) as peer:
+                client = await websocket(peer, "/")
+                (ours,) = (one for one in partyline.site.live if isinstance(one, WebSocket))
+                for texts in (["short"], ["x" * 500], ["one", "two"]):
+                    partyline.site.fair.took(1.0)
+                    for text in texts:
+                        ours.data_received(client.wire.text(text.encode()))
+                    assert [await client.text() for _ in texts] == texts
+                await client.close()
+            await nothing_is_held(partyline)
+
+    run(main())

@@ -36,7 +36,7 @@ STRANGERS_BYTES: Final = 16_384
 _LINGER = 2.0  # seconds for which a peer may go on sending after the end, and
 _LINGER_BYTES = 1024 * 1024  # how much
 _FAREWELL = 0.75  # seconds that a drain waits for the answer to a close frame which has left
-_IDLE = 8  # reads without a message, one after the other; beyond that a connection counts as a stranger
+_IDLE = 8  # reads without a message, one after the other; beyond that, or with a slice of such, it is a stranger
 _BYTE = 0.25e-9  # seconds that the kernel takes for a byte of a large read
 
 # Why reading has stopped; any of them is enough.
@@ -318,15 +318,15 @@ class WebSocket(Writing, asyncio.Protocol):
             return
         wire, fair = self._wire, self._site.fair
         if self._stops & _TURN:  # a transport may hand over once more what it has already
-            wire.receive(data, 0)
+            wire.keep(data)
             return
         if data and fair.crowded:
-            wire.receive(data, 0)
+            wire.keep(data)
             self._stop(_TURN)
             fair.wait(self, 0.0)
             return
         began, size, received = monotonic(), len(data), self._counters.received
-        stranger = self._credit is not None or self._idle > _IDLE
+        stranger = self._credit is not None
         fragments = 0
         while (session := self._session) is not None:
             for event in self._read(data):
@@ -337,7 +337,11 @@ class WebSocket(Writing, asyncio.Protocol):
                 break
         fair.took(spent)
         handled = self._counters.received - received
-        self._idle = 0 if 8 * handled > fragments else self._idle + 1
+        if 8 * handled > fragments:
+            self._idle = 0
+        else:
+            self._idle += 1 if spent < SLICE else _IDLE + 1
+        stranger = stranger or self._idle > _IDLE
         if stranger and fair.stranger(self, spent):
             self._stop(_TURN)
         elif spent > SLICE or size >= BULK or wire.unread:

@@ -263,6 +263,12 @@ class Connection:
         """Bytes that `receive` has been given and has not looked at."""
         return len(self._tail) - self._at if self._at >= 0 else 0
 
+    def keep(self, data: bytes) -> None:
+        """Take `data` unread: the next `receive` looks at it."""
+        if self.state is State.OPEN or self.state is State.CLOSE_SENT:
+            self._tail, self._at = self._tail[max(0, self._at) :] + data, 0
+            self._ready = False
+
     def receive(self, data: bytes, units: int = sys.maxsize) -> list[Event]:
         """The events that `data` completes, in order. Never raises for anything a peer can send."""
         text = self.short_text(data)
