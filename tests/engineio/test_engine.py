@@ -396,6 +396,29 @@ def test_too_many_messages_by_polling() -> None:
     asyncio.run(main())
 
 
+@pytest.mark.parametrize(("version", "packet"), [(4, "3"), (4, "6"), (3, "2")])
+def test_too_many_heartbeats_by_polling(version: int, packet: str) -> None:
+    """Heartbeats count for the rate on polling as on a WebSocket: a client that floods us with them is let go
+    (hostile 48)."""
+    watched = Watched(version_3=True)
+    written = packet if version == 4 else f"1:{packet}"
+    separator = "\x1e" if version == 4 else ""
+
+    async def main() -> None:
+        async with (
+            served(watched, events_per_second=1.0, events_burst=3.0) as (partyline, url),
+            Polling.at(url, version, "" if version == 4 else "&b64=1") as client,
+        ):
+            assert (await client.post(separator.join([written] * 3))).status == 200
+            assert (await client.post(separator.join([written] * 3))).status == 200
+            assert watched.seen == ["connect"]
+            assert (await client.post(separator.join([written] * 20))).status == 400
+            assert watched.seen == ["connect", "forced close"]
+            assert partyline.counters.limits["events_per_second"] == 4
+
+    asyncio.run(main())
+
+
 def test_sessions_on_polling_have_limits() -> None:
     """A session on polling holds no socket, and is counted all the same: in all, and for each address."""
     watched = Watched(ping_interval=25.0)

@@ -165,6 +165,23 @@ def test_sockets_of_all_nodes(run: Run) -> None:
     run(main())
 
 
+@pytest.mark.parametrize("value", [object(), {1, object()}, 2**70])
+def test_data_that_cannot_travel(run: Run, caplog: pytest.LogCaptureFixture, value: Any) -> None:
+    """A socket whose data has no form is shown to other nodes without it, and the log names the socket and the place;
+    the other sockets of its node are shown whole, and nobody waits in vain."""
+
+    async def main() -> None:
+        async with nodes(2) as (one, two), client(two, name="bob") as fine, client(two) as odd:
+            two.io.sockets[odd.id].data["session"] = {"thing": value}
+            found = {socket.id: socket.data for socket in await one.io.fetch_sockets()}
+            assert found == {fine.id: {"name": "bob"}, odd.id: {}}
+            (record,) = [one for one in caplog.records if "without its data" in str(one.__dict__)]
+            assert odd.id in str(record.__dict__)
+            assert "data['session']['thing']" in str(record.__dict__).replace("\\", "")
+
+    run(main())
+
+
 def test_sockets_are_moved_and_disconnected_on_all_nodes(run: Run) -> None:
     """Joins, leaves and disconnects reach an audience on every node; a remote socket can be spoken to by itself."""
 

@@ -2,6 +2,8 @@
 
 Protocol 5 over Engine.IO 4, as clients of Socket.IO 3 and 4 speak it, on polling and WebSocket. It reconnects with full
 jitter, and recovers what was missed where the server keeps it.
+
+Long because a namespace and the connection that comes back for it know each other in every step.
 """
 
 from __future__ import annotations

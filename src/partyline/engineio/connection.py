@@ -406,6 +406,8 @@ class EngineConnection:
 
     def post(self, posted: list[Packet] | None) -> None:
         """Take a POST's packets, None where its body was malformed. Raises HandshakeRefused."""
+        if posted is not None and self._owner.site.limits.events_per_second:
+            self._count_beats(posted)
         refused = None
         for effect in self._session.post(posted, self._now()):
             if isinstance(effect, Refuse):
@@ -420,6 +422,22 @@ class EngineConnection:
         if posted is not None and packets.PONG in posted and self._receiver is not None:
             self._receiver.alive()
 
+    def _count_beats(self, posted: list[Packet]) -> None:
+        """Heartbeats and what else is no message count for the rate, too; only messages are refused one by one."""
+        gate = self._rate()
+        for packet in posted:
+            if isinstance(packet, str) and packet[0] != packets.MESSAGE and not gate.allow(self._now()):
+                gate.refuse(self, None)
+                if not self.is_open:
+                    return
+
+    def _rate(self) -> Gate:
+        if self._gate is None:
+            site = self._owner.site
+            limits = site.limits
+            self._gate = Gate(limits.events_per_second, limits.events_burst, self._now(), site.counters.hit)
+        return self._gate
+
     def _message(self, data: str | bytes) -> None:
         """A message that came by polling."""
         receiver = self._receiver
@@ -427,12 +445,10 @@ class EngineConnection:
             return  # an earlier message of this body ended the connection
         site = self._owner.site
         site.counters.received += 1
-        limits = site.limits
-        if limits.events_per_second:
-            if self._gate is None:
-                self._gate = Gate(limits.events_per_second, limits.events_burst, self._now(), site.counters.hit)
-            if not self._gate.allow(self._now()):
-                self._gate.refuse(self, receiver, data)
+        if site.limits.events_per_second:
+            gate = self._rate()
+            if not gate.allow(self._now()):
+                gate.refuse(self, receiver, data)
                 return
         try:
             receiver.message(data)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from partyline import log
-from partyline.errors import CallTimeout, PartylineError
+from partyline.errors import CallTimeout, InvalidValue, PartylineError
 from partyline.hub.cluster import (
     Answered,
     Cluster,
@@ -28,9 +28,11 @@ from partyline.socketio.acks import Gathering
 from partyline.socketio.broadcast import RemoteSocket
 from partyline.socketio.handlers import awaited
 from partyline.wire.socketio.packets import unwritable
+from partyline.wire.socketio.values import check_integers, plain
 
 if TYPE_CHECKING:
     from partyline.socketio.namespace import Namespace
+    from partyline.socketio.seams import Member
 
 _log = log.get("socketio")
 
@@ -177,7 +179,7 @@ class Nodes:
             case Emit():
                 self._io.keep(self._gather_here(node, namespace, said))
             case Fetch():
-                sockets = [(one.id, list(one.rooms), one.data) for one in namespace.present(_audience(said))]
+                sockets = [(one.id, list(one.rooms), _data(one)) for one in namespace.present(_audience(said))]
                 self._tell(Sockets(said.namespace, said.request, sockets), node)
             case Move():
                 namespace.move(_audience(said), frozenset(said.into), frozenset(said.out_of), local=True)
@@ -252,3 +254,14 @@ class _Remote:
 
 def _audience(said: Emit | Fetch | Move | Expel) -> Audience:
     return Audience(frozenset(said.rooms), frozenset(said.excluded))
+
+
+def _data(socket: Member) -> dict[str, Any]:
+    """A socket's data as another node may have it: empty where something in it has no form, which is logged."""
+    try:
+        (data,) = plain([socket.data], ["data"])
+        check_integers(data, "data")
+    except InvalidValue as error:
+        _log.error("a socket is shown to other nodes without its data", socket=socket.id, error=error.message)
+        return {}
+    return cast("dict[str, Any]", data)

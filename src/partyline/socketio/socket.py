@@ -1,4 +1,7 @@
-"""One client in one namespace: what an application holds, and what runs its handlers in order."""
+"""One client in one namespace: what an application holds, and what runs its handlers in order.
+
+Long because a socket is what programs hold: what they call on it, and what happens to it meanwhile.
+"""
 
 from __future__ import annotations
 

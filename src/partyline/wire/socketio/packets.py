@@ -24,8 +24,6 @@ DISCONNECT: Final = 1
 EVENT: Final = 2
 ACK: Final = 3
 CONNECT_ERROR: Final = 4
-BINARY_EVENT: Final = 5
-BINARY_ACK: Final = 6
 
 # No event of a peer may have these names: libraries raise them themselves, on one side or the other.
 RESERVED: Final = frozenset(
