@@ -61,7 +61,7 @@ class Thing(Said):
         size: int = 0,
     ) -> None:
         super().__init__(lane, message or Message(Draft("cats", name.encode(), name), None, 0.0), size)
-        self.table, self.name, self.audience, self.then = table, name, members, then
+        self.table, self.name, self.audience, self.follow = table, name, members, then
 
     def answered(self, outcome: Any) -> bool:
         if isinstance(outcome, Stored):
@@ -73,7 +73,7 @@ class Thing(Said):
 
     def served(self) -> None:
         self.table.served.append(self.name)
-        self.then()
+        self.follow()
 
     def tell(self, outcome: Any) -> None:
         self.table.told.append(self.name)

@@ -76,6 +76,23 @@ async def test_who_goes_while_a_broadcast_is_served_gets_nothing_more() -> None:
         assert third.sid not in io.sockets
 
 
+@pytest.mark.parametrize("close", [False, True])
+@looped
+async def test_a_dynamic_namespace_goes_when_the_last_thing_has_left(store: SaboteurStore, close: bool) -> None:
+    """A namespace of a pattern whose last socket is disconnected while the log has stalled lasts until all has left."""
+    io = SocketIO(recovery_window=60.0)
+    io.namespace("/game-{id:int}")
+    async with served(io) as url, entered(url, "/game-1") as client:
+        socket = only(io, "/game-1")
+        socket.emit("bye")
+        socket.disconnect(close)
+        assert "/game-1" in io.namespaces()
+        store.commit()
+        assert str(await client.next()).startswith('2/game-1,["bye"')
+        assert await client.next() == "1/game-1,"
+        assert "/game-1" not in io.namespaces()
+
+
 # One socket
 
 

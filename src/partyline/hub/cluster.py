@@ -1,8 +1,8 @@
 """What nodes say to each other: one tagged union, written once, over any adapter that carries bytes.
 
-Every node tells the others that it is there, so that who asks a question knows whose answers to wait for. Nothing here
-is kept: a node that is away misses what is said (at most once, as Socket.IO's own adapters). What must not get lost
-goes through the log.
+Every node tells the others that it is there, so that a node that asks a question knows whose answers to wait for.
+Nothing is kept here: a node that is away misses what is said (at most once, like Socket.IO's own adapters). What must
+not get lost goes through the log.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class ServerSideAnswer(_Said, frozen=True, tag=10):
 
 
 class Here(_Said, frozen=True, tag=11):
-    """A node is there; `first` when it has just come, and wants to know who else is."""
+    """A node is there; `first` when it has just come and wants to know which others are."""
 
     first: bool
 
@@ -135,7 +135,7 @@ _decode: Final = msgspec.msgpack.Decoder(_Envelope).decode
 
 
 class Question(Protocol):
-    """Somebody who waits for nodes to answer."""
+    """A question that waits for answers of nodes."""
 
     def heard(self, node: str, said: Said) -> None:
         """One of them has."""
@@ -197,7 +197,7 @@ class Cluster:
         await self._adapter.close()
 
     def on_deadline(self, now: float) -> None:
-        """The next heartbeat; who was not heard of is gone."""
+        """The next heartbeat. A node that was not heard of is gone."""
         self.tell(Here("", first=False))
         for node, heard in tuple(self._others.items()):
             if now - heard > self._patience:

@@ -47,9 +47,9 @@ class Lane:
 
 
 class Said:
-    """One thing that is said, from then on until everybody whom it is for has it. This one is for nobody."""
+    """One thing that is said, until everybody whom it is for has it. This one is for nobody."""
 
-    __slots__ = ("behind", "lane", "message", "policy", "size", "waited")
+    __slots__ = ("lane", "message", "policy", "size", "then", "waited")
 
     open = False  # whether those who join while it is being served get it, too
 
@@ -59,7 +59,7 @@ class Said:
         self.size = size  # bytes that it holds while it waits
         self.policy = Policy.CLOSE  # what becomes of it where a consumer is slow
         self.waited = False  # its turn does not come at once
-        self.behind: list[Said] | None = None  # what was said after it in its lane, and waits for it
+        self.then: list[Said] | None = None  # what was said after it in its lane, and waits for it
 
     def answered(self, outcome: Outcome) -> bool:
         """The log has answered: `message` has to be what it keeps. False: it needs no turn."""
@@ -81,7 +81,7 @@ class Said:
         """Everybody has it."""
 
     def tell(self, outcome: Outcome) -> None:
-        """Its turn has come or is to come: tell whoever said it how the log has answered."""
+        """Tell whoever said it how the log has answered: its turn has come, or will come."""
 
 
 class Delivery:
@@ -114,7 +114,7 @@ class Delivery:
         self._asked: deque[Said] = deque()  # in the order in which the log answers
         self._due: deque[Said] = deque()
         self._serving = False
-        self._asked_bytes = self._due_bytes = self._behind = self._behind_bytes = 0
+        self._asked_bytes = self._due_bytes = self._hanging = self._hanging_bytes = 0
 
     @property
     def unsettled(self) -> int:
@@ -156,17 +156,17 @@ class Delivery:
             lane.said.append(said)
             self._push(said)
             return
-        full = self._behind >= self.most_waiting or self._behind_bytes + said.size > _MOST_WAITING_BYTES
+        full = self._hanging >= self.most_waiting or self._hanging_bytes + said.size > _MOST_WAITING_BYTES
         if full and not must:
             self.counters.hit("max_waiting_publishes")
             raise Overloaded("more messages wait for the log than it can take: try again in a moment")
         said.waits()
         lane.said.append(said)
-        if lane.asked.behind is None:
-            lane.asked.behind = []
-        lane.asked.behind.append(said)
-        self._behind += 1
-        self._behind_bytes += said.size
+        if lane.asked.then is None:
+            lane.asked.then = []
+        lane.asked.then.append(said)
+        self._hanging += 1
+        self._hanging_bytes += said.size
 
     def committed(self, batch: Sequence[Outcome]) -> None:
         """The store's one callback for each batch: what it answers is due in that order, then publishers are told."""
@@ -181,9 +181,9 @@ class Delivery:
             if (lane := said.lane) is not None:
                 if lane.asked is said:
                     lane.asked = None
-                for other in said.behind or ():
-                    self._behind -= 1
-                    self._behind_bytes -= other.size
+                for other in said.then or ():
+                    self._hanging -= 1
+                    self._hanging_bytes -= other.size
                     self._push(other)
             try:
                 said.tell(outcome)

@@ -206,7 +206,7 @@ class Hub:
         return Said(None, message) if owner is None else owner(message)
 
     def conflates(self, room: str) -> bool:
-        """Whether only the newest message of each key of `room` has to reach who is behind."""
+        """Whether only the newest message of each key of `room` has to reach a consumer that lags."""
         return self._rules.policy(room) is Policy.CONFLATE
 
     def _durable(self, draft: Draft) -> bool:
@@ -231,7 +231,7 @@ class _Published(Said):
 
     def __init__(self, hub: Hub, draft: Draft, done: Done | None, message: Message | None = None) -> None:
         self.lane, self.message, self.size = None, message, len(draft.data)
-        self.policy, self.waited, self.behind = Policy.CLOSE, False, None
+        self.policy, self.waited, self.then = Policy.CLOSE, False, None
         self.draft = draft
         self.passing: Sequence[_Published] = ()  # ephemeral ones that were published together with it
         self._hub = hub

@@ -1,4 +1,4 @@
-"""Who is where: the users of a room, and a word to those who watch it when one comes or goes."""
+"""Presence: the users of a room, and a call to its watchers when a user comes or goes."""
 
 from __future__ import annotations
 

@@ -424,7 +424,7 @@ class Namespace(Broadcast, Listening):
         if not self.lane.said:
             action()
         else:
-            self.io.delivery.say(Following(self.lane, action), must=True)
+            self.io.delivery.say(Following(self, action), must=True)
 
     def broken(self) -> None:
         """An event goes out without a place in the log: no session can go on over it."""

@@ -1,8 +1,8 @@
 """Connection state recovery: sessions whose clients come back, and what they have missed.
 
 In Node's wire form: CONNECT is answered with a private id (`pid`), events carry their position as a last argument, and
-who comes back names both. What was missed comes from the durable log, before the answer. At least once: an event that
-had arrived with the connection's last bytes may come again.
+a client that comes back names both. What was missed comes from the durable log, before the answer. At least once: an
+event that had arrived with the connection's last bytes may come again.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _log = log.get("socketio")
 
-# Behind these the client meant to go, or must not come back as it was.
+# After these the client meant to go, or must not come back as it was.
 _FINAL: Final = frozenset(("client namespace disconnect", "server namespace disconnect", "parse error", "refused"))
 _STEP: Final = 1_000  # offsets that a session's start moves before it is written again
 
@@ -86,7 +86,8 @@ class Recovery:
         self._returning: dict[bytes, SessionRow] = {}  # on their way back
         self.timer_slot = 0
         for row in table.load():  # after a kill the window counts from the server's start
-            if row.namespace[row.namespace.find(",") :] != realm if "," in row.namespace else realm:
+            _, comma, path = row.namespace.partition(",")
+            if comma + path != realm:
                 continue
             self._waiting[row.pid_hash] = _Kept(row, timers.now())
         self._arm()

@@ -28,7 +28,7 @@ class Spoken(Said):
         self, namespace: Space, lane: Lane | None, sockets: Collection[Member], message: Emission | None, size: int
     ) -> None:
         self.lane, self.message, self.size = lane, message, size
-        self.policy, self.waited, self.behind = Policy.CLOSE, False, None
+        self.policy, self.waited, self.then = Policy.CLOSE, False, None
         self.namespace = namespace
         self.sockets = sockets
 
@@ -87,11 +87,15 @@ class Packet(Said):
 class Following(Said):
     """Something that is done when everything before it in a namespace has been served."""
 
-    __slots__ = ("_action",)
+    __slots__ = ("_action", "_namespace")
 
-    def __init__(self, lane: Lane, action: Callable[[], object]) -> None:
-        super().__init__(lane)
+    def __init__(self, namespace: Space, action: Callable[[], object]) -> None:
+        super().__init__(namespace.lane)
+        self._namespace = namespace
         self._action = action
 
     def served(self) -> None:
-        self._action()
+        try:
+            self._action()
+        finally:
+            self._namespace.vanish()
