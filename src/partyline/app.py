@@ -31,11 +31,13 @@ from partyline.metrics import Counters, exposition
 from partyline.models import Position
 from partyline.relay import openapi
 from partyline.relay.access import Access
-from partyline.relay.api import Api
-from partyline.relay.http import Relay
-from partyline.relay.line import LineServices, make_draft
-from partyline.relay.registry import Registry
+from partyline.relay.classic.api import Relay
+from partyline.relay.classic.registry import Registry
+from partyline.relay.clients import Listed
 from partyline.relay.requests import peer, published
+from partyline.relay.v1.api import Api
+from partyline.relay.v1.publishing import make_draft
+from partyline.relay.v1.session import Services
 from partyline.server.gate import ErrorAnswers, Gate
 from partyline.server.shell import Shell, tls_context
 from partyline.server.site import Background, Extra, Site, first_of
@@ -223,12 +225,14 @@ def build(
         store = parts.store(settings, database, new_epoch=new_epoch)
         hub = Hub(store, counters, parts.room_rules(settings))
         revoker = parts.revoker(settings, database)
-        registry = parts.registry(settings, database, timers, counters, revoker)
+        connected: set[Listed] = set()
+        registry = parts.registry(settings, database, timers, counters, revoker, connected)
         access = parts.access(settings, counters, tokens, revoker)
         classic = Relay(
             hub, store, timers, registry, access, counters, parts.relay_settings(settings, loopback, native)
         )
-        services = LineServices(hub, store, access, timers, parts.line_rules(settings), f"partyline/{__version__}")
+        server = f"partyline/{__version__}"
+        services = Services(hub, store, access, timers, parts.v1_rules(settings), server, open=connected)
         site = Site(
             parts.connection_limits(settings, loopback),
             timers,
@@ -270,7 +274,7 @@ def build(
     return Partyline(settings, counters, hub, registry, classic, site, asgi, shell, store, database, tls, background)
 
 
-def _with_relay(extras: Sequence[Extra], services: LineServices) -> Sequence[Extra]:
+def _with_relay(extras: Sequence[Extra], services: Services) -> Sequence[Extra]:
     """The extras with the relay's topics in each Socket.IO server; where there is none on the port, one for them."""
     if not any(isinstance(extra, SocketIO | EngineIO) for extra in extras):
         extras = (*extras, SocketIO())

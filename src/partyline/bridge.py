@@ -1,29 +1,29 @@
 """The relay as a Socket.IO namespace: topics for Socket.IO clients. The one place that knows both.
 
-Behind each socket of `/relay` stands a line of the v1 WebSocket: its commands are events with an acknowledgement, its
-frames are events (relay.md). One publish reaches plain WebSocket, SSE, v1 and Socket.IO subscribers alike.
+A socket of `/relay` carries a v1 session: commands are events with an acknowledgement, and what the session says is
+events (relay.md). One publish reaches plain WebSocket, SSE, v1 and Socket.IO subscribers alike.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import msgspec
 
 from partyline.engineio.frames import Frames
 from partyline.errors import ConnectionRefused, InvalidValue, PartylineError
-from partyline.interfaces import Connection, Dialect
+from partyline.interfaces import Dialect, Member
 from partyline.models import Message, Payload
-from partyline.relay.line import LineServices, LineSession
+from partyline.relay.v1.session import Services, V1Session
 from partyline.server.websocket import CUT_OFF
 from partyline.socketio.acks import Acknowledge
 from partyline.socketio.handlers import Handlers
 from partyline.socketio.server import SocketIO
 from partyline.socketio.socket import Socket
+from partyline.trust.keys import Principal
 from partyline.wire import relay as wire
 from partyline.wire.json import decode, to_json
 from partyline.wire.socketio.packets import Parser
-from partyline.wire.websocket.frames import utf8
 
 NAMESPACE: Final = "/relay"
 COMMANDS: Final[dict[str, Any]] = {
@@ -35,14 +35,14 @@ COMMANDS: Final[dict[str, Any]] = {
 }
 
 
-def serve_relay(io: SocketIO, services: LineServices) -> None:
+def serve_relay(io: SocketIO, services: Services) -> None:
     """Put the relay's topics into the namespace `/relay` of a Socket.IO server."""
     relay = io.own(NAMESPACE)
     if not isinstance(relay.handlers, _Relay) and (relay.handlers.events or relay.handlers.connect):
         return  # the application has a namespace of this name
     relay.handlers = _Relay()
     relay.recovers = False  # `subscribe` with `after` does that
-    lines: dict[Socket, _Line] = {}
+    sessions: dict[Socket, _RelaySocket] = {}
 
     @relay.on_connect
     def enter(socket: Socket) -> None:
@@ -51,21 +51,20 @@ def serve_relay(io: SocketIO, services: LineServices) -> None:
         except PartylineError as error:
             services.hub.counters.refused += 1
             raise ConnectionRefused(error.message, {"code": error.code}) from None
-        session = _Session(services, principal, socket.handshake.address)
-        lines[socket] = line = _Line(socket, session, services.store.epoch)
-        session.opened(line)
+        session = sessions[socket] = _RelaySocket(socket, services, principal)
+        session.begin()
 
     @relay.on_disconnecting
     def leave(socket: Socket, reason: str) -> None:
-        line = lines.pop(socket, None)
-        if line is not None:
-            line.end()
+        session = sessions.pop(socket, None)
+        if session is not None:
+            session.end()
 
     def add(command: str) -> None:
         def handle(socket: Socket, fields: msgspec.Raw, acknowledge: Acknowledge) -> None:
-            line = lines.get(socket)
-            if line is not None:
-                line.ask(command, fields, acknowledge)
+            session = sessions.get(socket)
+            if session is not None:
+                session.ask(command, fields, acknowledge)
 
         relay.on(command, handle)
 
@@ -102,86 +101,56 @@ class _RelayDialect:
         return Frames.of(self._parser.event(NAMESPACE, "message", (value,)), self._protocol)
 
 
-_dialects: dict[tuple[str, Parser, int], Dialect] = {}  # one for all who speak alike: they share the bytes
+_dialects: dict[tuple[str, Parser, int], Dialect] = {}  # one for all that speak alike: they share the bytes
 
 
-class _Session(LineSession):
-    """A line whose messages are events."""
+class _RelaySocket(V1Session):
+    """The v1 session of one socket. It is its own member: messages are events, and answers acknowledgements."""
 
-    def choose_dialect(self, connection: Connection) -> None:
-        """It has its own."""
+    __slots__ = ("_socket", "dialect", "rooms", "user")
 
-    def _say(self, value: dict[str, Any] | wire.PublishReply) -> None:
-        if self._connection is not None:
-            cast("_Line", self._connection).hear(value if isinstance(value, dict) else msgspec.structs.asdict(value))
-
-
-class _Line:
-    """A `relay.line.LineConnection`: what a line says, as events and acknowledgements of a socket."""
-
-    pings = True  # Engine.IO's heartbeat
-
-    def __init__(self, socket: Socket, session: LineSession, epoch: str) -> None:
-        key = (epoch, socket.parser, socket.engine.protocol)
+    def __init__(self, socket: Socket, services: Services, principal: Principal) -> None:
+        super().__init__(services, principal, socket.handshake.address)
+        key = (services.store.epoch, socket.parser, socket.engine.protocol)
         self.dialect = _dialects.setdefault(key, _RelayDialect(*key))
         self.user: str | None = None
         self.rooms: tuple[str, ...] | set[str] = ()
         self._socket = socket
-        self._session = session
-        self._asked = 0
-        self._answers: dict[int, Acknowledge] = {}
-
-    # From the client
 
     def ask(self, name: str, fields: msgspec.Raw, acknowledge: Acknowledge) -> None:
-        """Do a command of the client's; the line keeps them in order."""
+        """Do a command of the client's."""
         try:
             command = decode(bytes(fields), COMMANDS[name])
         except PartylineError as error:
-            acknowledge({"error": error.code, "message": error.message})
-            return
-        self._asked += 1
-        self._answers[self._asked] = acknowledge
-        command.id = self._asked
-        self._session.do(command)
+            self.refuse(acknowledge, error)
+        else:
+            self.do(command, acknowledge)
 
-    def end(self) -> None:
-        """The socket goes."""
-        self._session.closed()
-
-    # interfaces.Connection, and the line's
+    # interfaces.Member
 
     def offer(self, payload: Payload) -> None:
         self._socket.offer(payload)
-
-    def send(self, data: bytes) -> None:
-        self._socket.offer(Payload(data))
-
-    def hear(self, frame: dict[str, Any]) -> None:
-        """What the line says. It may hold JSON that nobody has decoded."""
-        kind, number = frame.pop("type", "reply"), frame.pop("id", None)
-        if kind in ("reply", "error"):
-            acknowledge = self._answers.pop(number, None)
-            if acknowledge is not None:
-                answer = frame if kind == "reply" else {"error": frame["code"], "message": frame["message"]}
-                acknowledge(msgspec.Raw(to_json(answer)))
-        elif kind != "welcome":
-            self._socket.send_event(kind, (msgspec.Raw(to_json(frame)),))
-
-    def send_utf8(self, payload: bytes) -> None:
-        """Nothing says JSON here."""
-
-    def send_text(self, text: str) -> None:
-        self.send_utf8(utf8(text))
-
-    def known(self) -> None:
-        """Its CONNECT said who it is."""
-
-    async def drained(self) -> None:
-        await self._socket.engine.drained()
 
     def close(self, code: int, reason: str = "") -> None:
         if code in CUT_OFF:
             self._socket.discard()
         self._socket.send_event("closed", ({"code": code, "reason": reason},))
         self._socket.disconnect()
+
+    # V1Session
+
+    @property
+    def member(self) -> Member:
+        return self
+
+    def reply(self, asked: Acknowledge, value: msgspec.Struct) -> None:
+        asked(msgspec.Raw(to_json(value)))
+
+    def refuse(self, asked: Acknowledge, error: PartylineError) -> None:
+        asked({"error": error.code, "message": error.message})
+
+    def tell(self, kind: str, value: msgspec.Struct) -> None:
+        self._socket.send_event(kind, (msgspec.Raw(to_json(value)),))
+
+    async def drained(self) -> None:
+        await self._socket.engine.drained()

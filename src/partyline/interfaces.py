@@ -21,12 +21,12 @@ class Dialect(Protocol):
         ...
 
 
-class Connection(Protocol):
-    """One live client, as the hub sees it.
+class Member(Protocol):
+    """One live client, as rooms and the fan-out see it.
 
-    `rooms` belongs to the hub, which sets it (empty at first): others only read. `offer` and `send` never block, never
-    raise and never change room membership; what does not fit the outbox ends the connection by its policy (guarantee
-    5). Offered and sent data leave in the order of the calls. After `close` both do nothing.
+    `rooms` belongs to the hub, which sets it (empty at first): others only read. `offer` never blocks and never raises;
+    what does not fit the outbox ends the client by its policy (guarantee 5). What is offered leaves in the order of the
+    calls. After `close` it does nothing.
     """
 
     dialect: Dialect
@@ -37,6 +37,14 @@ class Connection(Protocol):
         """A published message. It may be dropped or replaced while it waits, as its policy says."""
         ...
 
+    def close(self, code: int, reason: str = "") -> None:
+        """Begin to close. Returns at once; calling it again does nothing."""
+        ...
+
+
+class Connection(Member, Protocol):
+    """A client that may also be answered. Offered and sent data leave in the order of the calls."""
+
     def send(self, data: bytes) -> None:
         """An answer to this client, framing included. It is never dropped alone: what does not fit the outbox ends the
         connection."""
@@ -44,10 +52,6 @@ class Connection(Protocol):
 
     def send_text(self, text: str) -> None:
         """An answer as a text message."""
-        ...
-
-    def close(self, code: int, reason: str = "") -> None:
-        """Begin to close. Returns at once; calling it again does nothing."""
         ...
 
 
@@ -93,6 +97,15 @@ class HearsClose(Protocol):
 
     def peer_closed(self, code: int, reason: str) -> None:
         """The peer's close frame has come; `closed` follows. `code` is 1005 where it carried none."""
+        ...
+
+
+@runtime_checkable
+class Finishes(Protocol):
+    """A session that has something in hand when the server stops."""
+
+    def finish(self, then: Callable[[], None]) -> None:
+        """Answer what is in hand, do nothing further, and call `then`, now or later: the connection is closed then."""
         ...
 
 

@@ -16,12 +16,13 @@ from partyline.hub.timers import Timers
 from partyline.interfaces import Store
 from partyline.metrics import Counters
 from partyline.relay.access import Access
-from partyline.relay.classic import ClassicRules
-from partyline.relay.http import RelaySettings
-from partyline.relay.line import LineRules
-from partyline.relay.registry import Registry, RegistryLimits
+from partyline.relay.classic.api import RelaySettings
+from partyline.relay.classic.registry import Registry, RegistryLimits
+from partyline.relay.classic.session import ClassicRules
+from partyline.relay.clients import Listed
 from partyline.relay.revocations import Revoker
 from partyline.relay.signers import signers
+from partyline.relay.v1.session import Rules
 from partyline.server.site import ConnectionLimits
 from partyline.stores.memory import MemoryStore
 from partyline.stores.memory import Retention as MemoryRetention
@@ -47,7 +48,14 @@ def revoker(settings: Settings, database: Database) -> Revoker:
     return Revoker(RevocationTable(database), life)
 
 
-def registry(settings: Settings, database: Database, timers: Timers, counters: Counters, revoker: Revoker) -> Registry:
+def registry(
+    settings: Settings,
+    database: Database,
+    timers: Timers,
+    counters: Counters,
+    revoker: Revoker,
+    connected: set[Listed],
+) -> Registry:
     """The registrations of the classic relay."""
     limits = RegistryLimits(
         settings.registrations_per_user,
@@ -56,7 +64,7 @@ def registry(settings: Settings, database: Database, timers: Timers, counters: C
         settings.resume_window,
         settings.topics_per_connection,
     )
-    return Registry(RegistrationTable(database), timers, counters, limits, revoker=revoker)
+    return Registry(RegistrationTable(database), timers, counters, limits, revoker=revoker, connected=connected)
 
 
 def tokens(settings: Settings) -> Tokens | None:
@@ -70,9 +78,9 @@ def access(settings: Settings, counters: Counters, tokens: Tokens | None, revoke
     return Access(keys, counters, settings.auth_failures_per_minute, tokens, revoker)
 
 
-def line_rules(settings: Settings) -> LineRules:
-    """What v1 lines go by."""
-    return LineRules(
+def v1_rules(settings: Settings) -> Rules:
+    """What v1 sessions go by."""
+    return Rules(
         settings.first_command_timeout, settings.ping_interval, settings.topics_per_connection, settings.compress_from
     )
 

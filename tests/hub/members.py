@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
+from partyline.hub.history import Start
 from partyline.interfaces import Dialect
 from partyline.models import Message, Payload
 
@@ -19,7 +22,7 @@ class Tagged:
 
 
 class Member:
-    """A `Connection` without a socket: `inbox` holds the payloads offered, `closed` the codes it was closed with."""
+    """An `interfaces.Member` without a socket: `inbox` holds the payloads offered, `closed` its close codes."""
 
     def __init__(self, user: str | None = None, dialect: Dialect | None = None) -> None:
         self.user = user
@@ -44,3 +47,24 @@ class Member:
 
     def close(self, code: int, reason: str = "") -> None:
         self.closed.append(code)
+
+
+class Taking:
+    """A `hub.history.Sink` made of functions. `starts` is where it was told to begin, `gaps` where it went on."""
+
+    def __init__(
+        self, deliver: Callable[[Message], Awaitable[None]], attach: Callable[[], object] = lambda: None
+    ) -> None:
+        self.deliver = deliver
+        self._attach = attach
+        self.starts: list[Start] = []
+        self.gaps: list[Start] = []
+
+    def began(self, start: Start) -> None:
+        self.starts.append(start)
+
+    def gap(self, start: Start) -> None:
+        self.gaps.append(start)
+
+    def attach(self) -> None:
+        self._attach()

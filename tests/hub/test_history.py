@@ -12,7 +12,7 @@ import pytest
 
 from partyline.errors import StoreUnavailable
 from partyline.hub import history
-from partyline.hub.history import PAGE, Gap, Start, catch_up, find_start
+from partyline.hub.history import PAGE, Start, catch_up, find_start
 from partyline.hub.hub import Hub
 from partyline.interfaces import Committed, Outcome, View
 from partyline.metrics import Counters
@@ -20,7 +20,7 @@ from partyline.models import Draft, Message, Page, Position
 from partyline.stores.memory import MemoryStore, Retention
 from tests.simulator.hub import SimulatedStore
 
-from .members import Member
+from .members import Member, Taking
 
 CATS = View(frozenset({"cats"}))
 
@@ -46,6 +46,7 @@ class Reader:
         self.member = Member(view.user)
         self.hub, self.store, self.view = hub, store, view
         self.attached = 0
+        self.gaps: list[Start] = []
         self.before: Callable[[Message], Awaitable[None]] | None = None
         hub.add(self.member)
 
@@ -53,6 +54,12 @@ class Reader:
         if self.before is not None:
             await self.before(message)
         self.member.send(message.draft.data)
+
+    def began(self, start: Start) -> None:
+        self.gaps.append(start)
+
+    def gap(self, start: Start) -> None:
+        self.gaps.append(start)
 
     def attach(self) -> None:
         self.attached += 1
@@ -62,7 +69,7 @@ class Reader:
             self.hub.join_pattern(self.member, pattern)
 
     async def catch_up(self, after: int) -> None:
-        await catch_up(self.hub, self.store, self.view, after, deliver=self.deliver, attach=self.attach)
+        await catch_up(self.hub, self.store, self.view, after, self)
 
     @property
     def got(self) -> list[int]:
@@ -124,7 +131,8 @@ async def pause(chance: random.Random) -> None:
 
 @pytest.mark.parametrize("view", [CATS, View(patterns=("*",)), View(frozenset({"cats"}), user="ann")])
 def test_where_a_subscription_begins(view: View) -> None:
-    """A kept position is recovered; a foreign, pruned or too high one begins at the head, with the oldest told."""
+    """A kept position is recovered. A pruned one begins at the oldest kept, a foreign or too high one at the head; both
+    are told the oldest."""
     hub, store = kept(10, max_messages=4)
 
     def at(offset: int) -> Position:
@@ -136,8 +144,8 @@ def test_where_a_subscription_begins(view: View) -> None:
         (at(6), Start(at(6), recovered=True)),
         (at(9), Start(at(9), recovered=True)),
         (at(10), Start(head, recovered=True)),
-        (at(5), Start(head, recovered=False, oldest=oldest)),
-        (at(0), Start(head, recovered=False, oldest=oldest)),
+        (at(5), Start(oldest, recovered=False, oldest=oldest)),
+        (at(0), Start(oldest, recovered=False, oldest=oldest)),
         (at(11), Start(head, recovered=False, oldest=oldest)),
         (at(2**53 - 1), Start(head, recovered=False, oldest=oldest)),
         (Position("f" * 16, 8), Start(head, recovered=False, oldest=oldest)),
@@ -296,7 +304,7 @@ def test_no_interleaving_makes_a_hole_or_a_double() -> None:
                 assert message.offset is not None
                 got.append(message.offset)
 
-            await catch_up(hub, store, CATS, after, deliver=deliver, attach=lambda: hub.join(member, "cats"))
+            await catch_up(hub, store, CATS, after, Taking(deliver, lambda: hub.join(member, "cats")))
             assert member.got == []
             return after, got, member
 
@@ -367,17 +375,19 @@ def test_catching_up_waits_for_its_reader() -> None:
 
 
 def test_hostile_14_retention_that_overtakes_a_reader_is_a_gap() -> None:
-    """Where what was to come next is pruned meanwhile, catching up ends with the oldest kept, and has not attached."""
+    """Where what was to come next is pruned meanwhile, a reader is told, and goes on from the oldest kept: what is left
+    of the log comes in order, then what is live."""
 
     async def main() -> None:
         hub, memory = kept(300, max_messages=300)
         log = Log(memory, lambda: say(hub, 290) if log.reads == 2 else None)
         reader = Reader(hub, log)
-        with pytest.raises(Gap) as gap:
-            await reader.catch_up(0)
-        assert reader.got == list(range(1, PAGE + 1))
-        assert (gap.value.oldest, reader.attached) == (291, 0)
-        assert reader.member.rooms == ()
+        await reader.catch_up(0)
+        oldest = Position(memory.epoch, 290)
+        assert reader.gaps == [Start(oldest, recovered=False, oldest=oldest)]
+        say(hub)
+        assert reader.got == [*range(1, PAGE + 1), *range(291, 592)]
+        assert reader.attached == 1
 
     asyncio.run(main())
 

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from partyline import Partyline, SocketIO, running
-from partyline.relay.events import EventStream
+from partyline.relay.v1.events import EventStream
 from partyline.server.websocket import WebSocket
-from tests.relay.test_events import gone, joined, say, stream
-from tests.relay.test_line import line, run
 from tests.relay.test_tokens import ROOT_KEY, ask, classic, ended, revoke, settings
+from tests.relay.v1.test_events import gone, joined, say, stream
+from tests.relay.v1.test_websocket import line, run
 from tests.server.peers import connected
 from tests.server.servers import eventually
 from tests.socketio.clients import Client, on, polled

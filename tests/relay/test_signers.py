@@ -18,8 +18,8 @@ from partyline.config import JwtKey
 from partyline.relay import signers as module
 from partyline.relay.signers import AGAIN, STALE, RemoteKeys, check_keys, fetch_set
 from partyline.trust.tokens import Signer
-from tests.relay.test_line import run
 from tests.relay.test_tokens import ask, settings
+from tests.relay.v1.test_websocket import run
 from tests.tokens import ED, SECRET, claims, ed, jwk, private_pem, public_pem, rsa, sign
 
 MESSAGE = {"topic": "cats", "message": 1}

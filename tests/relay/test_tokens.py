@@ -23,13 +23,13 @@ from partyline.checking import check
 from partyline.config import ApiKey, JwtKey
 from partyline.errors import StoreUnavailable
 from partyline.metrics import exposition
-from partyline.relay.events import EventStream
-from partyline.relay.line import LineSession
+from partyline.relay.v1.events import EventStream
+from partyline.relay.v1.websocket import V1WebSocket
 from partyline.server.websocket import WebSocket
 from partyline.trust.keys import key_hash
 from tests.calls import call
-from tests.relay.test_events import gone, joined, say, stream
-from tests.relay.test_line import WITHIN, line, run
+from tests.relay.v1.test_events import gone, joined, say, stream
+from tests.relay.v1.test_websocket import WITHIN, line, run
 from tests.tokens import ED, SECRET, claims, jwk, public_pem, sign, token
 
 ROOT_KEY = "root"
@@ -417,7 +417,7 @@ def test_hostile_37_what_is_queued_is_not_sent() -> None:
                 (socket,) = [
                     one
                     for one in partyline.site.live
-                    if isinstance(one, WebSocket) and isinstance(one.session, LineSession)
+                    if isinstance(one, WebSocket) and isinstance(one.session, V1WebSocket)
                 ]
                 socket.pause_writing()  # as the transport does whose peer does not read
                 await say(partyline, "cats", 1, 2)

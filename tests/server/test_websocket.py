@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from httptools import HttpRequestParser
 
-from partyline.relay.classic import ClassicSession
+from partyline.relay.classic.session import ClassicSession
 from partyline.server.http import HttpConnection
 from partyline.server.websocket import WebSocket
 from partyline.wire.websocket.connection import Close, Ping, Pong

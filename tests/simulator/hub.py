@@ -28,7 +28,7 @@ from typing import Any, ClassVar, Final
 from msgspec.structs import replace
 
 from partyline.errors import Conflict, PartylineError, StoreUnavailable
-from partyline.hub.history import Gap, Start, catch_up, find_start
+from partyline.hub.history import Start, catch_up, find_start
 from partyline.hub.hub import Hub
 from partyline.interfaces import Committed, Dialect, Found, Outcome, Refused, Stored, View
 from partyline.metrics import Counters
@@ -218,6 +218,7 @@ class Want:
     name: str
     view: View
     position: int | None = None
+    told: int = 0  # what is missing up to here it has been told
 
 
 @dataclass(slots=True)
@@ -244,6 +245,7 @@ class Item:
     kind: str  # message, start, gap, position
     offset: int
     of: list[Subscription] = field(default_factory=list)
+    oldest: int = 0  # something may be missing up to here: that is told
 
 
 class Link:
@@ -325,13 +327,13 @@ class Link:
             self.closed = True
             self.world.tally["slow"] += 1
 
-    # Subscriptions, as relay/line.py has them
+    # Subscriptions, as relay/v1/session.py has them
 
     def subscribe(self, want: Want, after: Position | None, *, latest: bool) -> None:
         subscription = self.subscriptions[want.name] = Subscription(want)
         if latest:
             self._begin(subscription, self.world.hub.fanned_out, told=True)
-            self._attach(subscription)
+            self.attach(subscription)
         else:
             self.jobs.append(self._resume(subscription, after))
 
@@ -355,31 +357,22 @@ class Link:
         try:
             start = await self.client.find_start(world.hub, world.store, want.view, after)
             expected(start)
-            self._begin(subscription, start.position.offset, told=not start.recovered or after is None)
+            oldest = 0 if start.oldest is None else start.oldest.offset
+            told = not start.recovered or after is None
+            self._begin(subscription, start.position.offset, told=told, oldest=oldest)
             await self.client.catch_up(
-                world.hub,
-                world.store,
-                want.view,
-                start.position.offset,
-                deliver=lambda message: self._deliver(subscription, message),
-                attach=lambda: self._attach(subscription),
+                world.hub, world.store, want.view, start.position.offset, _Sink(self, subscription)
             )
-        except Gap:
-            world.tally["gap"] += 1
-            reached = subscription.reached
-            self._attach(subscription)
-            subscription.reached = reached
-            self.tell(Item("gap", world.hub.fanned_out, [subscription]))
         except StoreUnavailable:
             world.tally["unreadable"] += 1
             await self._forget(want.name)
 
-    def _begin(self, subscription: Subscription, offset: int, *, told: bool) -> None:
+    def _begin(self, subscription: Subscription, offset: int, *, told: bool, oldest: int = 0) -> None:
         subscription.start = subscription.reached = subscription.last = offset
         if told:
-            self.tell(Item("start", offset, [subscription]))
+            self.tell(Item("start", offset, [subscription], oldest))
 
-    async def _deliver(self, subscription: Subscription, message: Message) -> None:
+    async def deliver(self, subscription: Subscription, message: Message) -> None:
         while len(self.inbox) >= _FULL and not self.closed:
             await pause()
         assert message.offset is not None
@@ -391,7 +384,7 @@ class Link:
         """Whether another subscription of this connection has brought, or will bring, this message."""
         return any(s.has(message) for s in self.subscriptions.values() if s is not besides)
 
-    def _attach(self, subscription: Subscription) -> None:
+    def attach(self, subscription: Subscription) -> None:
         subscription.live_from = subscription.reached = self.world.hub.fanned_out
         join = self.world.hub.join_pattern if subscription.want.view.patterns else self.world.hub.join
         join(self, subscription.want.name)
@@ -404,6 +397,27 @@ class Link:
         """A subscription is over. Whoever subscribes again asks for its messages again."""
         del self.subscriptions[name]
         self.got = set().union(*(subscription.given for subscription in self.subscriptions.values()))
+
+
+@dataclass(frozen=True, slots=True)
+class _Sink:
+    """One subscription while it catches up (`hub.history.Sink`)."""
+
+    link: Link
+    of: Subscription
+
+    def began(self, start: Start) -> None: ...
+
+    async def deliver(self, message: Message) -> None:
+        await self.link.deliver(self.of, message)
+
+    def gap(self, start: Start) -> None:
+        self.link.world.tally["gap"] += 1
+        assert start.oldest is not None
+        self.link.tell(Item("gap", start.position.offset, [self.of], start.oldest.offset))
+
+    def attach(self) -> None:
+        self.link.attach(self.of)
 
 
 class Client:
@@ -504,6 +518,7 @@ class Client:
             want = subscription.want
             if item.kind in ("start", "gap"):
                 want.position = item.offset  # told: what lies before is not promised any more
+                want.told = max(want.told, item.oldest)
             elif self.wants.get(want.name) is want:
                 self.advance(want, item.offset, item.offset - (item.kind == "message"))
         if item.kind == "message":
@@ -527,7 +542,7 @@ class Client:
         assert link is not None
         self.world.check(want.position is not None, "a position was told before the subscription began")
         assert want.position is not None
-        for number in range(want.position + 1, complete + 1):
+        for number in range(max(want.position, want.told) + 1, complete + 1):
             lost = want.view.sees(ever[number].draft) and number not in link.read
             self.world.check(not lost, f"{number} of {want.name!r} was skipped, and is lost")
         want.position = max(want.position, offset)
@@ -730,6 +745,9 @@ class Simulation:
             elif after is None or self.store.pruned_of(view) <= offset <= head:
                 self.check(start.recovered, f"{after} could be recovered, and was not")
             self.check(start.recovered or start.oldest is not None, "the oldest position was not told")
+            if known and after is not None and offset < pruned and start.oldest is not None:
+                within = offset <= start.position.offset <= start.oldest.offset
+                self.check(within, "it does not go on from the oldest kept")
             self.tally["recovered" if start.recovered else "not recovered"] += 1
 
         return check

@@ -21,11 +21,13 @@ from partyline.hub.hub import Done, Hub
 from partyline.hub.timers import Timers
 from partyline.interfaces import Connection, Found, Outcome, Refused, Store, Stored, View
 from partyline.models import Draft, Message, Page, Payload, Position, Receipt
-from partyline.relay.line import LineRules, LineServices, LineSession
 from partyline.relay.revocations import Revoker
+from partyline.relay.v1.session import Rules, Services
+from partyline.relay.v1.websocket import V1WebSocket
 from partyline.server.websocket import WebSocket
 from partyline.testing import Clock
 from partyline.trust.keys import Principal
+from tests.hub.members import Taking
 
 from .hub import Client, Item, Link, SimulatedStore, Simulation, Subscription, Violation, Want, pause, simulate
 
@@ -314,39 +316,39 @@ class _NeverPruned:
 CatchUp = Callable[..., Awaitable[None]]
 
 
-async def to_the_committed_head(hub: Hub, store: Store, view: View, after: int, **how: Any) -> None:
-    await catch_up(cast("Hub", _Committed(store)), store, view, after, **how)
+async def to_the_committed_head(hub: Hub, store: Store, view: View, after: int, sink: Any) -> None:
+    await catch_up(cast("Hub", _Committed(store)), store, view, after, sink)
 
 
-async def without_the_skip(hub: Hub, store: Store, view: View, after: int, *, deliver: Any, attach: Any) -> None:
+async def without_the_skip(hub: Hub, store: Store, view: View, after: int, sink: Any) -> None:
     """`catch_up` that delivers whole pages, also what is to come live."""
     at = after
     while at < hub.fanned_out:
         page = await store.read(view, at, PAGE)
         reached = hub.fanned_out
         for message in page.messages:
-            await deliver(message)
+            await sink.deliver(message)
         at = min(page.next, reached)
-    attach()
+    sink.attach()
 
 
-async def one_turn_late(hub: Hub, store: Store, view: View, after: int, *, deliver: Any, attach: Any) -> None:
-    await catch_up(hub, store, view, after, deliver=deliver, attach=lambda: None)
+async def one_turn_late(hub: Hub, store: Store, view: View, after: int, sink: Any) -> None:
+    await catch_up(hub, store, view, after, Taking(sink.deliver))
     await pause()
-    attach()
+    sink.attach()
 
 
-async def attached_first(hub: Hub, store: Store, view: View, after: int, *, deliver: Any, attach: Any) -> None:
-    attach()
-    await catch_up(hub, store, view, after, deliver=deliver, attach=lambda: None)
+async def attached_first(hub: Hub, store: Store, view: View, after: int, sink: Any) -> None:
+    sink.attach()
+    await catch_up(hub, store, view, after, Taking(sink.deliver))
 
 
-async def not_at_all(hub: Hub, store: Store, view: View, after: int, *, deliver: Any, attach: Any) -> None:
-    attach()
+async def not_at_all(hub: Hub, store: Store, view: View, after: int, sink: Any) -> None:
+    sink.attach()
 
 
-async def over_gaps(hub: Hub, store: Store, view: View, after: int, **how: Any) -> None:
-    await catch_up(hub, cast("Store", _NeverPruned(store)), view, after, **how)
+async def over_gaps(hub: Hub, store: Store, view: View, after: int, sink: Any) -> None:
+    await catch_up(hub, cast("Store", _NeverPruned(store)), view, after, sink)
 
 
 async def from_anywhere(hub: Hub, store: Store, view: View, after: Position | None) -> Start:
@@ -481,10 +483,7 @@ class _Socket(WebSocket):
         return None
 
     def offer(self, payload: Payload) -> None:
-        self._link.hear(payload.data, live=True)
-
-    def send(self, data: bytes) -> None:
-        self._link.hear(data, live=False)
+        self._link.hear(payload.data, live=bool(payload.room))
 
     def send_utf8(self, payload: bytes) -> None:
         self._link.hear_text(json.loads(payload))
@@ -499,14 +498,14 @@ class _Socket(WebSocket):
             await pause()
 
 
-class _Session(LineSession):
+class _Session(V1WebSocket):
     """Tells its link whose turn it is."""
 
     __slots__ = ("catching",)
 
-    async def _resume(self, command_id: Any, name: str, *rest: Any) -> None:
-        self.catching = name
-        await super()._resume(command_id, name, *rest)
+    async def _resume(self, subscription: Any, after: Position | None) -> None:
+        self.catching = subscription.name
+        await super()._resume(subscription, after)
 
 
 class _NoRevocations:
@@ -524,12 +523,12 @@ class LineLink(Link):
 
     def open(self) -> None:
         world = self.world
-        services = LineServices(
+        services = Services(
             world.hub,
             world.store,
             cast("Any", SimpleNamespace(revoker=Revoker(_NoRevocations(), 1.0))),
             Timers(cast("Any", Clock())),
-            LineRules(topics_per_connection=100, max_pending_events=100),
+            Rules(topics_per_connection=100, max_pending_events=100),
             "simulated",
             clock=float,
         )
@@ -593,10 +592,11 @@ class LineLink(Link):
                 expected(Start(Position(self.world.store.epoch, offset), frame["recovered"], oldest))
             ours.start = ours.last = offset
             if expected is None or not frame["recovered"] or self.asked[name] is None:
-                self.tell(Item("start", offset, [ours]))
+                self.tell(Item("start", offset, [ours], 0 if oldest is None else oldest.offset))
         elif "topic" in frame:
             self.world.tally["gap"] += 1
-            self.tell(Item("gap", offset, [self.subscriptions[frame["topic"]]]))
+            oldest = Position.parse(frame["oldest"])
+            self.tell(Item("gap", offset, [self.subscriptions[frame["topic"]]], oldest.offset))
         else:
             self.tell(Item("position", offset, list(self.subscriptions.values())))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 
 from partyline.hub.fanout import Payloads, fan_out
-from partyline.interfaces import Connection
+from partyline.interfaces import Member
 from partyline.models import Message, Policy
 
 
@@ -21,9 +21,9 @@ class Crowd:
     def __init__(
         self,
         message: Message,
-        members: Collection[Connection],
+        members: Collection[Member],
         policy: Policy,
-        still: Callable[[Collection[Connection]], Collection[Connection]],
+        still: Callable[[Collection[Member]], Collection[Member]],
         *,
         open: bool,  # noqa: A002 - as a group is
     ) -> None:
@@ -34,9 +34,9 @@ class Crowd:
         self._still = still
         self._at = 0
         self._payloads: Payloads = {}
-        self._gone: set[Connection] = set()
-        self._skipped: set[Connection] = set()  # they were gone when their turn came
-        self._seen: set[Connection] | None = None  # all of `_members`; made when somebody joins meanwhile
+        self._gone: set[Member] = set()
+        self._skipped: set[Member] = set()  # they were gone when their turn came
+        self._seen: set[Member] | None = None  # all of `_members`; made when somebody joins meanwhile
 
     @property
     def served(self) -> bool:
@@ -51,7 +51,7 @@ class Crowd:
             chosen = [member for member in chosen if member not in self._gone]
         return fan_out(self.message, self._still(chosen), self._policy, self._payloads)
 
-    def joined(self, member: Connection) -> None:
+    def joined(self, member: Member) -> None:
         """`member` sees the message's room from now on, and has been told that it misses nothing after the one before:
         it is served last, unless it was in the audience already."""
         self._gone.discard(member)
@@ -62,6 +62,6 @@ class Crowd:
             self._skipped.discard(member)
             self._members.append(member)
 
-    def left(self, member: Connection) -> None:
+    def left(self, member: Member) -> None:
         """`member` does not see the message's room any more."""
         self._gone.add(member)

@@ -20,7 +20,7 @@ from typing import Final
 from partyline.errors import CONTAINED, Overloaded
 from partyline.hub.crowd import Crowd
 from partyline.hub.fanout import fan_out
-from partyline.interfaces import Connection, Found, Outcome
+from partyline.interfaces import Found, Member, Outcome
 from partyline.metrics import Counters
 from partyline.models import Message, Policy
 
@@ -69,11 +69,11 @@ class Said:
         """Its turn does not come at once: whatever may change has to be as it is now."""
         self.waited = True
 
-    def members(self) -> Collection[Connection]:
+    def members(self) -> Collection[Member]:
         """Whom it is for, now that its turn has come. May be a live view."""
         return ()
 
-    def still(self, members: Collection[Connection]) -> Collection[Connection]:
+    def still(self, members: Collection[Member]) -> Collection[Member]:
         """Those of a slice of a large audience whom it is still for."""
         return members
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import TypeAlias
 
 from partyline.errors import CONTAINED
-from partyline.interfaces import Connection, Dialect
+from partyline.interfaces import Dialect, Member
 from partyline.models import Message, Payload, Policy
 
 Payloads: TypeAlias = dict[Dialect, Payload | None]
@@ -15,7 +15,7 @@ Payloads: TypeAlias = dict[Dialect, Payload | None]
 
 
 def fan_out(
-    message: Message, members: Iterable[Connection], policy: Policy = Policy.CLOSE, payloads: Payloads | None = None
+    message: Message, members: Iterable[Member], policy: Policy = Policy.CLOSE, payloads: Payloads | None = None
 ) -> int:
     """Offer `message` to each of `members`; returns to how many. No await, no task, no copy per member.
 
@@ -30,7 +30,7 @@ def fan_out(
     last: Dialect | None = None
     payload: Payload | None = None
     failure: BaseException | None = None
-    failed: list[Connection] = []
+    failed: list[Member] = []
     count = 0
     for member in tuple(members):  # one that ends while it is offered something leaves its rooms
         dialect = member.dialect

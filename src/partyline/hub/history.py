@@ -3,18 +3,21 @@
 A subscription that catches up is in no room. It reads pages until it has reached the hub's *fanned-out* head (not the
 committed one: what is committed and not fanned out yet would come again, live), and joins its rooms in that same turn
 of the loop. So nothing live is queued while it catches up, and no offset is offered twice.
+
+There is one policy for a gap (decision 0023): the subscriber is told, and goes on from the oldest message of its view
+that is still kept. Only a position that is not in this log at all, of another epoch or ahead of it, goes on from now.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import Final, Protocol, cast
 
 from partyline import log
 from partyline.hub.hub import Hub
 from partyline.interfaces import Store, View
-from partyline.models import Message, Position
+from partyline.models import Message, Page, Position
 
 _log = log.get("hub")
 
@@ -25,27 +28,47 @@ _HELD_BYTES: Final = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Where a subscription begins. `oldest` is set where `recovered` is False: the oldest position still kept."""
+    """Where a subscriber begins, or goes on after a gap. `oldest` is set where `recovered` is False: from there on
+    nothing of its view is missing."""
 
     position: Position
     recovered: bool
     oldest: Position | None = None
 
 
-class Gap(Exception):
-    """What was to come next was pruned while catching up.
+class Sink(Protocol):
+    """A subscriber while it catches up. What a method raises ends its catching up, which has not attached then."""
 
-    `oldest` is the lowest offset still kept of the view, `reached` the one up to which everything was delivered.
+    def began(self, start: Start) -> None:
+        """Where it begins. Called once, before anything else."""
+        ...
+
+    async def deliver(self, message: Message) -> None:
+        """The next message of its view. Returns when there is room for another one: no page waits in memory."""
+        ...
+
+    def gap(self, start: Start) -> None:
+        """What was to come next has been pruned meanwhile: it goes on from `start`."""
+        ...
+
+    def attach(self) -> None:
+        """Nothing is missing now. It joins its rooms before this returns."""
+        ...
+
+
+async def resume(hub: Hub, store: Store, view: View, after: Position | None, sink: Sink) -> None:
+    """Let `sink` have everything that `view` sees after a position, and go on live; None stands for the oldest kept.
+
+    Cancelled, it has not attached. Raises StoreUnavailable, and whatever the sink does.
     """
-
-    def __init__(self, oldest: int, reached: int) -> None:
-        super().__init__(oldest)
-        self.oldest = oldest
-        self.reached = reached
+    start = await find_start(hub, store, view, after)
+    sink.began(start)
+    told = 0 if start.oldest is None else start.oldest.offset
+    await catch_up(hub, store, view, start.position.offset, sink, told=told)
 
 
 async def find_start(hub: Hub, store: Store, view: View, after: Position | None) -> Start:
-    """Whether everything of `view` behind `after` is still there; None stands for the oldest kept.
+    """Where a subscriber to `view` begins that has everything up to `after`; None stands for the oldest kept.
 
     An unknown epoch, a position pruned away and one ahead of the log are not recovered (guarantee 3). Ahead is also
     what is committed and not fanned out yet: nobody was told of it, and its fan-out is still to come.
@@ -56,48 +79,50 @@ async def find_start(hub: Hub, store: Store, view: View, after: Position | None)
     oldest = Position(store.epoch, min(probe.oldest - 1, head.offset))
     if after is None:
         return Start(oldest, recovered=True)
-    if after.epoch == store.epoch and after.offset > store.head:
-        _log.warning("a subscriber is ahead of the log: it was rolled back", position=str(after), head=str(head))
-    elif after.epoch == store.epoch and oldest.offset <= after.offset <= hub.fanned_out:
+    if after.epoch != store.epoch:
+        return Start(head, recovered=False, oldest=oldest)
+    if after.offset > hub.fanned_out:
+        if after.offset > store.head:
+            _log.warning("a subscriber is ahead of the log: it was rolled back", position=str(after), head=str(head))
+        return Start(head, recovered=False, oldest=oldest)
+    if after.offset >= oldest.offset:
         return Start(after, recovered=True)
-    return Start(head, recovered=False, oldest=oldest)
+    page = await store.read(view, after.offset, 1)
+    return Start(Position(store.epoch, min(_before(page), oldest.offset)), recovered=False, oldest=oldest)
 
 
-async def catch_up(
-    hub: Hub,
-    store: Store,
-    view: View,
-    after: int,
-    *,
-    deliver: Callable[[Message], Awaitable[None]],
-    attach: Callable[[], None],
-) -> None:
-    """Deliver what `view` sees behind offset `after`, then `attach` in the turn in which nothing is missing.
+def _before(page: Page) -> int:
+    """The offset before the first message of a page, or up to which there is none."""
+    return cast("int", page.messages[0].offset) - 1 if page.messages else page.next
+
+
+async def catch_up(hub: Hub, store: Store, view: View, after: int, sink: Sink, *, told: int = 0) -> None:
+    """The second half of `resume`, for a subscriber whose start has been found before. That something is missing up to
+    offset `told` it has heard.
 
     Of a room that conflates, only the newest message of each key that is among the next few hundred comes (guarantee
     5): the log stays whole, and the newest of all comes in any case.
-    `deliver` returns when there is room for the next message: catching up waits for the outbox, and no page is larger
-    in memory than its messages. Raises Gap where retention overtook the reader. Cancelled, it has not attached.
     """
     at = after
     newest = _Newest(hub)
     while at < hub.fanned_out:
         page = await store.read(view, at, PAGE)
-        if page.oldest > at + 1:
+        if page.oldest - 1 > max(at, told):
             for message in newest.rest():
-                await deliver(message)
-            raise Gap(page.oldest, at)
+                await sink.deliver(message)
+            told = page.oldest - 1
+            goes_on = Position(store.epoch, min(_before(page), told, hub.fanned_out))
+            sink.gap(Start(goes_on, recovered=False, oldest=Position(store.epoch, told)))
         reached = hub.fanned_out
         for message in page.messages:
-            assert message.offset is not None
-            if message.offset <= reached:
+            if cast("int", message.offset) <= reached:
                 for due in newest.put(message):
-                    await deliver(due)
+                    await sink.deliver(due)
         at = min(page.next, reached)
         if at >= hub.fanned_out:
             for message in newest.rest():
-                await deliver(message)  # and what is fanned out meanwhile is the next page
-    attach()
+                await sink.deliver(message)  # and what is fanned out meanwhile is the next page
+    sink.attach()
 
 
 class _Newest:

@@ -16,7 +16,7 @@ from partyline.hub.delivery import Delivery, Said
 from partyline.hub.patterns import Patterns
 from partyline.hub.presence import Presence
 from partyline.hub.rooms import Rooms
-from partyline.interfaces import Connection, Found, Outcome, Refused, Store
+from partyline.interfaces import Found, Member, Outcome, Refused, Store
 from partyline.metrics import Counters
 from partyline.models import Draft, Message, Policy, Position, Receipt
 from partyline.topics import PRIVATE, any_covers
@@ -59,7 +59,7 @@ class Hub:
         self.rooms = Rooms()
         self.presence = Presence(self.rooms)
         self._patterns = Patterns()
-        self._users: dict[str, tuple[Connection, ...]] = {}
+        self._users: dict[str, tuple[Member, ...]] = {}
         self._store = store
         self.counters = counters
         self._rules = rules or RoomRules()
@@ -70,14 +70,14 @@ class Hub:
 
     # Members
 
-    def add(self, member: Connection) -> None:
+    def add(self, member: Member) -> None:
         """A connection of a user has come; it is in no room yet."""
         user = member.user
         if user is not None:
             others = self._users.get(user)
             self._users[user] = (member,) if others is None else (*others, member)
 
-    def remove(self, member: Connection) -> None:
+    def remove(self, member: Member) -> None:
         """It has gone: out of all rooms."""
         for room in tuple(member.rooms):
             self.leave(member, room)
@@ -88,18 +88,18 @@ class Hub:
             else:
                 del self._users[member.user]
 
-    def join(self, member: Connection, room: str) -> None:
+    def join(self, member: Member, room: str) -> None:
         if self.rooms.join(member, room):
             self.presence.joined(room, member)
             self._crowd_changed(member)
 
-    def join_pattern(self, member: Connection, pattern: str) -> None:
+    def join_pattern(self, member: Member, pattern: str) -> None:
         """Into all rooms that `pattern` covers, now and later."""
         if self.rooms.join(member, pattern):
             self._patterns.add(pattern)
             self._crowd_changed(member)
 
-    def leave(self, member: Connection, room: str) -> None:
+    def leave(self, member: Member, room: str) -> None:
         """Out of a room, or of a pattern."""
         if self.rooms.leave(member, room):
             if room in self._patterns:
@@ -109,7 +109,7 @@ class Hub:
                 self.presence.left(room, member)
             self._crowd_changed(member)
 
-    def _crowd_changed(self, member: Connection) -> None:
+    def _crowd_changed(self, member: Member) -> None:
         """Its rooms have changed: it may belong to the audience that is being served, or not any more."""
         crowd = self.delivery.crowd
         if crowd is None or not crowd.open:
@@ -121,7 +121,7 @@ class Hub:
         else:
             crowd.left(member)
 
-    def audience(self, room: str, user: str | None = None) -> Collection[Connection]:
+    def audience(self, room: str, user: str | None = None) -> Collection[Member]:
         """The members of `room`, or those of one user, each once: O(receivers), never a scan over all connections."""
         patterns = self._patterns.matching(room)
         if user is not None:
@@ -243,7 +243,7 @@ class _Published(Said):
         self.message = outcome.message
         return True
 
-    def members(self) -> Collection[Connection]:
+    def members(self) -> Collection[Member]:
         self.policy = self._hub.policy(self.draft.room)
         return self._hub.audience(self.draft.room, self.draft.user)
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from partyline.hub.rooms import Rooms
-from partyline.interfaces import Connection
+from partyline.interfaces import Member
 
 Watcher = Callable[[str, str, bool], None]
 """Called as `watcher(room, user, joined)` when a user's first connection joins or the last one leaves."""
@@ -41,7 +41,7 @@ class Presence:
             self._watchers.pop(room, None)
             self._counts.pop(room, None)
 
-    def joined(self, room: str, member: Connection) -> None:
+    def joined(self, room: str, member: Member) -> None:
         """The hub says so after every join."""
         counts = self._counts.get(room)
         if counts is not None and member.user is not None:
@@ -49,7 +49,7 @@ class Presence:
             if counts[member.user] == 1:
                 self._tell(room, member.user, joined=True)
 
-    def left(self, room: str, member: Connection) -> None:
+    def left(self, room: str, member: Member) -> None:
         """The hub says so after every leave."""
         counts = self._counts.get(room)
         if counts is not None and member.user is not None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from partyline.interfaces import Connection
+from partyline.interfaces import Member
 
 # Most members are in a few rooms, and a tuple of a few names takes a quarter of the memory of a set.
 _FEW = 8
 
-_NOBODY: dict[Connection, None] = {}
+_NOBODY: dict[Member, None] = {}
 
 
 class Rooms:
@@ -19,7 +19,7 @@ class Rooms:
 
     def __init__(self) -> None:
         # A dict per room and not a set: members are written to in the order in which they came.
-        self._members: dict[str, dict[Connection, None]] = {}
+        self._members: dict[str, dict[Member, None]] = {}
 
     def __len__(self) -> int:
         return len(self._members)
@@ -31,7 +31,7 @@ class Rooms:
         """The rooms that have members, sorted."""
         return sorted(self._members)
 
-    def join(self, member: Connection, room: str) -> bool:
+    def join(self, member: Member, room: str) -> bool:
         """Add `member`; False if it was there already."""
         rooms = member.rooms
         if room in rooms:
@@ -47,7 +47,7 @@ class Rooms:
             members[member] = None
         return True
 
-    def leave(self, member: Connection, room: str) -> bool:
+    def leave(self, member: Member, room: str) -> bool:
         """Take `member` out; False if it was not in."""
         rooms = member.rooms
         if room not in rooms:
@@ -62,6 +62,6 @@ class Rooms:
             del self._members[room]
         return True
 
-    def members(self, room: str) -> Collection[Connection]:
+    def members(self, room: str) -> Collection[Member]:
         """The members of `room`, oldest first: a live view, not to be kept over a join or leave."""
         return self._members.get(room, _NOBODY)

@@ -1,1 +1,1 @@
-"""The relay: registrations, the classic HTTP calls, and the WebSocket behind /ws/<id>."""
+"""The relay: topics over HTTP, WebSocket and server-sent events. `classic/` and `v1/` are its two contracts."""

@@ -14,98 +14,26 @@ from starlette.routing import Route
 
 from partyline import __version__
 from partyline.relay.access import Access
-from partyline.relay.api import MAX_BATCH, ONE_OF_THE_TWO, Batch, NewMessage, Revocation
-from partyline.relay.http import Publish, Register, TopicChange
-from partyline.relay.line import MAX_PAGE
+from partyline.relay.classic.api import Publish, Register, TopicChange
 from partyline.relay.requests import TOPIC_SCHEMA, answer, peer
-from partyline.wire.relay import Entry
-
-
-class ErrorDetail(msgspec.Struct, omit_defaults=True):
-    code: str
-    message: str
-    field: str | None = None
-
-
-class Error(msgspec.Struct):
-    error: ErrorDetail
-
-
-class Status(msgspec.Struct):
-    status: str
-
-
-class Registered(msgspec.Struct):
-    url: str
-
-
-class TopicsOf(msgspec.Struct):
-    topics: list[str]
-
-
-class ClassicReceipt(msgspec.Struct):
-    topic: str
-    position: str | None
-    id: str
-
-
-class ReceiptOf(msgspec.Struct):
-    topic: str
-    position: str | None
-    id: str
-    duplicate: bool
-
-
-class BatchReceipt(msgspec.Struct):
-    messages: list[ReceiptOf]
-
-
-class HistoryPage(msgspec.Struct):
-    topic: str
-    messages: list[Entry]
-    next: str
-    more: bool
-    recovered: bool
-
-
-class StreamEvent(msgspec.Struct):
-    """One event of the stream: `data` is a message as in history, with its `topic`; `gap` says what was missed."""
-
-    id: str | None = None
-    event: str | None = None
-    data: str | None = None
-    retry: int | None = None
-
-
-class Users(msgspec.Struct):
-    topic: str
-    users: list[str]
-
-
-class TopicCount(msgspec.Struct):
-    topic: str
-    connections: int
-
-
-class TopicCounts(msgspec.Struct):
-    topics: list[TopicCount]
-
-
-class ConnectionOf(msgspec.Struct):
-    id: str
-    user_id: str | None
-    topics: list[str]
-
-
-class Connections(msgspec.Struct):
-    connections: list[ConnectionOf]
-
-
-class Revoked(msgspec.Struct, omit_defaults=True):
-    time: float
-    ended: int
-    sub: str | None = None
-    jti: str | None = None
+from partyline.relay.v1.api import ONE_OF_THE_TWO, Revocation
+from partyline.relay.v1.publishing import MAX_BATCH, Batch, NewMessage
+from partyline.relay.v1.reading import MAX_PAGE
+from partyline.relay.values import (
+    ClassicReceipt,
+    Connections,
+    Error,
+    HistoryPage,
+    Published,
+    PublishedBatch,
+    Registered,
+    Revoked,
+    Status,
+    StreamEvent,
+    TopicCounts,
+    TopicsOf,
+    Users,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +66,7 @@ _CALLS: Final = (
           (*_BODY, 401, 403, 404)),
     _Call("post", "/publish", "Publish to a topic, to all or to one user.", ClassicReceipt, Publish, (),
           (*_BODY, 401, 403, 503, 507)),
-    _Call("post", "/v1/topics/{topic}/messages", "Publish one message.", ReceiptOf, NewMessage, (),
+    _Call("post", "/v1/topics/{topic}/messages", "Publish one message.", Published, NewMessage, (),
           (*_BODY, 401, 403, 409, 503, 507)),
     _Call("get", "/v1/topics/{topic}/messages", "A page of history, oldest first.", HistoryPage, None,
           (_AFTER, _LIMIT), (401, 403, 422)),
@@ -146,7 +74,7 @@ _CALLS: Final = (
           (401, 403, 422), "text/event-stream"),
     _Call("get", "/v1/topics/{topic}/presence", "The users of a topic.", Users, errors=(401, 403, 422)),
     _Call("get", "/v1/topics", "Topics with connections.", TopicCounts, errors=(401, 403)),
-    _Call("post", "/v1/publish", f"Publish up to {MAX_BATCH} messages, all or none.", BatchReceipt, Batch, (),
+    _Call("post", "/v1/publish", f"Publish up to {MAX_BATCH} messages, all or none.", PublishedBatch, Batch, (),
           (*_BODY, 401, 403, 409, 503, 507)),
     _Call("get", "/v1/connections", "Live connections.", Connections, errors=(401, 403)),
     _Call("delete", "/v1/connections/{id}", "Close a connection by its public id.", Status, errors=(401, 403, 404)),

@@ -71,7 +71,7 @@ def _too_large(limit: int, setting: str) -> PayloadTooLarge:
     return PayloadTooLarge(f"the body is larger than {limit} bytes ({setting})", limit=setting)
 
 
-def answer(value: dict[str, Any]) -> Response:
+def answer(value: msgspec.Struct | dict[str, Any]) -> Response:
     return Response(to_json(value), media_type="application/json")
 
 

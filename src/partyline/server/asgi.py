@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 from partyline import log
 from partyline.errors import CONTAINED, NotFound, PartylineError
 from partyline.hub.outbox import Outbox
-from partyline.interfaces import Dialect, Session
+from partyline.interfaces import Dialect, Finishes, Session
 from partyline.models import Payload
 from partyline.server.answers import SAFETY_HEADERS, error_body, error_headers
 from partyline.server.fair import SLICE
@@ -302,6 +302,13 @@ class AsgiWebSocket:
 
     def shutdown(self) -> None:
         """Tell the client to come back (1012), since the server stops."""
+        session: object = self._session
+        if isinstance(session, Finishes):
+            session.finish(self._restart)
+        else:
+            self._restart()
+
+    def _restart(self) -> None:
         self.close(1012, "server restarting")
 
     def abort(self) -> None:

@@ -13,7 +13,7 @@ from typing import Final, cast
 from partyline import log
 from partyline.errors import CONTAINED
 from partyline.hub.outbox import Outbox
-from partyline.interfaces import Dialect, HearsClose, HearsPongs, Session
+from partyline.interfaces import Dialect, Finishes, HearsClose, HearsPongs, Session
 from partyline.server.fair import BULK, SLICE, STEP
 from partyline.server.site import Endpoint, Site
 from partyline.server.states import TRANSITIONS, State, Step
@@ -242,6 +242,13 @@ class WebSocket(Writing, asyncio.Protocol):
 
         Where that has left, a dead peer does not keep us: the kernel goes on to deliver it without this process.
         """
+        session: object = self._session
+        if isinstance(session, Finishes):
+            session.finish(self._restart)
+        else:
+            self._restart()
+
+    def _restart(self) -> None:
         self._close(1012, "server restarting")
         if self._state is State.CLOSING and not self._outbox:
             self._within(min(_FAREWELL, self._site.limits.close_timeout))

@@ -20,7 +20,8 @@ from partyline import log
 from partyline.errors import InvalidPacket, Overloaded, PartylineError
 from partyline.hub.delivery import Said
 from partyline.hub.hub import Hub
-from partyline.interfaces import Connection, Outcome, Refused, Store
+from partyline.interfaces import Member as AnyMember
+from partyline.interfaces import Outcome, Refused, Store
 from partyline.models import Audience, Draft, Message, Position, Receipt, message_id
 from partyline.socketio.dialects import Emission
 from partyline.socketio.seams import Member, Space
@@ -152,7 +153,7 @@ class Kept(Spoken):
         self.message = self._emission(message)
         return self
 
-    def members(self) -> Collection[Connection]:
+    def members(self) -> Collection[AnyMember]:
         if self.lane is None:
             self.sockets = () if self.message is None else self.namespace.select(self._audience)
             return self.sockets
@@ -160,7 +161,7 @@ class Kept(Spoken):
             self._journal.beside()  # again: what stood before it has got its places meanwhile
         return self.still(self.sockets)
 
-    def still(self, members: Collection[Connection]) -> Collection[Connection]:
+    def still(self, members: Collection[AnyMember]) -> Collection[AnyMember]:
         return [socket for socket in cast("Collection[Member]", members) if socket.reachable]
 
     def tell(self, outcome: Outcome) -> None:

@@ -16,7 +16,7 @@ import msgspec
 
 from partyline import log
 from partyline.errors import InvalidValue, StoreUnavailable
-from partyline.hub.history import Gap, catch_up, find_start
+from partyline.hub.history import Start, catch_up, find_start
 from partyline.hub.hub import Hub
 from partyline.hub.timers import Timers
 from partyline.interfaces import SessionRow, SessionTable, Store, View
@@ -234,35 +234,20 @@ class Recovery:
         False where something is missing by now: then it is nowhere. Cancelled, or where the connection
         breaks, the session waits for its client again.
         """
-        namespace, row = socket.namespace, restored.row
-        journal, rooms = namespace.journal, set(row.rooms)
-        assert journal is not None
-
-        async def deliver(message: Message) -> None:
-            record = read_record(message)
-            if record.reaches(row.sid, rooms):
-                offset = f"{self._store.epoch}-{message.offset}"
-                packet = connection.parser.packet(namespace.name, journal.body(record), None, offset)
-                connection.engine.send_messages(packet)
-                await connection.engine.drained()
-
-        def attach() -> None:
-            if self._returning.pop(row.pid_hash, None) is None:
-                raise _Beside
-            namespace.add(socket)
-            for room in row.rooms:
-                namespace.members.join(socket, room)
-            journal.joined(socket)
-
         try:
-            await catch_up(self._hub, self._store, restored.view, restored.after.offset, deliver=deliver, attach=attach)
-        except (Gap, _Beside):
-            self._forget(row)
+            sink = _Replay(self, restored, socket, connection)
+            await catch_up(self._hub, self._store, restored.view, restored.after.offset, sink)
+        except _Missing:
+            self._forget(restored.row)
             return False
         except BaseException:
             self.put_back(restored)
             raise
         return True
+
+    def may_go_on(self, restored: Restored) -> bool:
+        """Whether no event has gone out beside the log while a session caught up. It is no returning one any more."""
+        return self._returning.pop(restored.row.pid_hash, None) is not None
 
     def put_back(self, restored: Restored) -> None:
         """It was not to be: the session waits for its client again, unless an event went out beside the log."""
@@ -287,8 +272,45 @@ class Recovery:
             self._timers.cancel(self)
 
 
-class _Beside(Exception):
-    """An event went out beside the log while a session caught up."""
+class _Missing(Exception):
+    """A session cannot go on: something was pruned, or went out beside the log, while it caught up."""
+
+
+class _Replay:
+    """What was missed, on its way to a socket (`hub.history.Sink`)."""
+
+    def __init__(self, recovery: Recovery, restored: Restored, socket: Socket, connection: Carrying) -> None:
+        assert socket.namespace.journal is not None
+        self._recovery = recovery
+        self._restored = restored
+        self._rooms = set(restored.row.rooms)
+        self._socket = socket
+        self._journal = socket.namespace.journal
+        self._connection = connection
+
+    def began(self, start: Start) -> None:
+        """Its start was found before CONNECT was answered."""
+
+    async def deliver(self, message: Message) -> None:
+        record = read_record(message)
+        if record.reaches(self._restored.row.sid, self._rooms):
+            offset = f"{self._restored.after.epoch}-{message.offset}"
+            parser, engine = self._connection.parser, self._connection.engine
+            name = self._socket.namespace.name
+            engine.send_messages(parser.packet(name, self._journal.body(record), None, offset))
+            await engine.drained()
+
+    def gap(self, start: Start) -> None:
+        raise _Missing
+
+    def attach(self) -> None:
+        if not self._recovery.may_go_on(self._restored):
+            raise _Missing
+        namespace = self._socket.namespace
+        namespace.add(self._socket)
+        for room in self._restored.row.rooms:
+            namespace.members.join(self._socket, room)
+        self._journal.joined(self._socket)
 
 
 class MemoryTable:

@@ -8,7 +8,8 @@ from typing import Any, Protocol
 from partyline.engineio.connection import EngineConnection
 from partyline.errors import InvalidPacket, InvalidValue
 from partyline.hub.delivery import Delivery, Lane
-from partyline.interfaces import Connection, Dialect
+from partyline.interfaces import Dialect
+from partyline.interfaces import Member as AnyMember
 from partyline.metrics import Counters
 from partyline.models import Audience
 from partyline.server.home import Home
@@ -17,7 +18,7 @@ from partyline.wire.socketio.attachments import Body
 from partyline.wire.socketio.packets import Event, Messages, Parser
 
 
-class Member(Connection, Protocol):
+class Member(AnyMember, Protocol):
     """A socket, as rooms, delivery and the log know it."""
 
     id: str

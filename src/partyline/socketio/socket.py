@@ -41,7 +41,7 @@ class Socket:
 
     `id` names it in public (it opens nothing); `data` is the application's; `handshake` is how it came; `recovered`
     says that this is a session that goes on. `rooms` are its rooms, its own `id` among them: read only. As a member of
-    rooms it is an `interfaces.Connection`.
+    rooms it is an `interfaces.Member`.
     """
 
     __slots__ = (
@@ -290,7 +290,7 @@ class Socket:
         """How its packets are written."""
         return self._connection.parser
 
-    # interfaces.Connection, for the rooms
+    # interfaces.Member
 
     @property
     def writable(self) -> bool:
@@ -311,10 +311,6 @@ class Socket:
     def close(self, code: int = 1000, reason: str = "") -> None:
         """End the whole connection, with a WebSocket close code."""
         self._connection.engine.close(code, reason)
-
-    def send_text(self, text: str) -> None:
-        """`interfaces.Connection`; not for packets."""
-        raise NotImplementedError
 
     def write(self, messages: Messages) -> None:
         """Send a packet of this namespace, in order."""

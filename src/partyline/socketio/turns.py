@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, cast
 
 from partyline.hub.delivery import Lane, Said
-from partyline.interfaces import Connection
+from partyline.interfaces import Member as AnyMember
 from partyline.models import Policy
 from partyline.socketio.dialects import Emission
 from partyline.wire.socketio.packets import Messages
@@ -37,10 +37,10 @@ class Spoken(Said):
             self.waited = True
             self.sockets = list(self.sockets)
 
-    def members(self) -> Collection[Connection]:
+    def members(self) -> Collection[AnyMember]:
         return self.still(self.sockets) if self.waited else self.sockets
 
-    def still(self, members: Collection[Connection]) -> Collection[Connection]:
+    def still(self, members: Collection[AnyMember]) -> Collection[AnyMember]:
         sockets = cast("Collection[Member]", members)
         if self.lane is None:  # volatile
             return [socket for socket in sockets if socket.reachable and socket.writable]

@@ -8,9 +8,9 @@ from typing import Final
 import msgspec
 
 from partyline.errors import InvalidValue
-from partyline.models import Message, Receipt
+from partyline.models import Message
 from partyline.topics import is_printable
-from partyline.wire.json import check_depth, mend_surrogates, refusal
+from partyline.wire.json import check_depth, mend_surrogates, refusal, to_json
 
 MAX_USER = 128
 MAX_USER_ID = (1 << 63) - 1
@@ -107,25 +107,11 @@ class Entry(msgspec.Struct, omit_defaults=True, rename={"sender": "from"}):
     key: str | None = None
 
 
-class PublishReply(msgspec.Struct, tag="reply", kw_only=True):
-    """The answer to a `publish`. `message_id` is the message's id, `id` the command's."""
+class ErrorFrame(msgspec.Struct):
+    """Why a command was not done."""
 
-    id: int | float | str | msgspec.UnsetType = msgspec.UNSET
-    topic: str
-    position: str | None
-    message_id: str
-    duplicate: bool
-
-
-def publish_reply(command_id: CommandId, receipt: Receipt) -> PublishReply:
-    """An accepted publish as v1 answers it."""
-    return PublishReply(
-        id=msgspec.UNSET if command_id is None else command_id,
-        topic=receipt.room,
-        position=None if receipt.position is None else str(receipt.position),
-        message_id=receipt.id,
-        duplicate=receipt.duplicate,
-    )
+    code: str
+    message: str
 
 
 class MessageFrame(Envelope, tag="message", omit_defaults=True, rename={"sender": "from"}):
@@ -139,6 +125,15 @@ def envelope(message: Message, epoch: str, kind: type[Envelope] = Envelope) -> E
     return kind(
         draft.room, position, draft.id, message.time, msgspec.Raw(draft.data), draft.sender, draft.user, draft.key
     )
+
+
+def framed(kind: str, command_id: CommandId, value: msgspec.Struct) -> bytes:
+    """A frame of /v1/ws: a type, the id of the command that it answers, and the fields of `value`."""
+    head = b'{"type":"%b"' % kind.encode()
+    if command_id is not None:
+        head += b',"id":' + to_json(command_id)
+    fields = to_json(value)
+    return head + b"," + fields[1:] if len(fields) > 2 else head + b"}"
 
 
 def entry(message: Message, epoch: str) -> Entry:

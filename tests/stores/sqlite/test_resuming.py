@@ -11,12 +11,13 @@ import pytest
 from websockets.asyncio.client import connect
 
 from partyline import Settings, running
-from partyline.hub.history import Gap, catch_up
+from partyline.hub.history import Start, catch_up
 from partyline.hub.hub import Hub, RoomRules
 from partyline.interfaces import Store, View
 from partyline.models import Draft, Message
 from partyline.stores.retention import Bounds, Retention
 from tests.calls import call
+from tests.hub.members import Taking
 
 from .logs import LONG, hubbed, published
 
@@ -34,7 +35,7 @@ async def resumed(hub: Hub, store: Store, view: View, after: int = 0) -> list[Me
     async def deliver(message: Message) -> None:
         found.append(message)
 
-    await catch_up(hub, store, view, after, deliver=deliver, attach=lambda: None)
+    await catch_up(hub, store, view, after, Taking(deliver))
     return found
 
 
@@ -111,7 +112,7 @@ def test_what_comes_while_the_newest_are_delivered(path: Path) -> None:
 
             live_from: list[int] = []
             view = View(frozenset(("prices.a",)))
-            await catch_up(hub, store, view, 0, deliver=deliver, attach=lambda: live_from.append(hub.fanned_out))
+            await catch_up(hub, store, view, 0, Taking(deliver, lambda: live_from.append(hub.fanned_out)))
             assert live_from == [6]
             assert found == sorted(found)
             assert found[:2] == [2, 3]
@@ -121,7 +122,8 @@ def test_what_comes_while_the_newest_are_delivered(path: Path) -> None:
 
 
 def test_a_gap_behind_what_waits(path: Path) -> None:
-    """Where retention overtakes a reader, what waited for newer messages is delivered before it is told of the gap."""
+    """Where retention overtakes a reader, what waited for newer messages is delivered before it is told of the gap, and
+    what is left of the log after it."""
 
     async def run() -> None:
         retention = Retention(rules=(("prices.a", Bounds(max_messages=10)),))
@@ -148,11 +150,19 @@ def test_a_gap_behind_what_waits(path: Path) -> None:
                 found.append(message.offset or 0)
 
             view = View(frozenset(("prices.a",)))
-            with pytest.raises(Gap) as caught:
-                await catch_up(hub, Slow(), view, 0, deliver=deliver, attach=lambda: None)  # type: ignore[arg-type]
-            assert found == [1]
-            assert caught.value.reached == 1
-            assert caught.value.oldest > 2
+            told: list[int] = []
+
+            class Reader(Taking):
+                def gap(self, start: Start) -> None:
+                    super().gap(start)
+                    told.append(len(found))
+
+            reader = Reader(deliver)
+            await catch_up(hub, Slow(), view, 0, reader)  # type: ignore[arg-type]
+            (gap,) = reader.gaps
+            assert told == [1]
+            assert gap.position.offset > 2
+            assert found == [1, hub.fanned_out]
 
     asyncio.run(run())
 

@@ -8,9 +8,9 @@ from typing import cast
 
 from partyline.errors import InvalidValue, PartylineError
 from partyline.hub.hub import Hub
-from partyline.interfaces import Connection, Dialect
+from partyline.interfaces import Connection, Dialect, Member
 from partyline.models import Message
-from partyline.relay.registry import Registration, Registry
+from partyline.relay.classic.registry import Registration, Registry
 from partyline.server.answers import error_body
 from partyline.server.site import Carrier
 from partyline.topics import check_topic
@@ -71,7 +71,7 @@ class ClassicSession:
         return self._registration.public_id
 
     @property
-    def member(self) -> Connection:
+    def member(self) -> Member:
         """What the hub knows it as. Asked for while it is open."""
         assert self._connection is not None
         return self._connection
@@ -81,6 +81,7 @@ class ClassicSession:
         registration = self._registration
         connection.user = registration.user
         connection.dialect = _dialect(connection.deflate, self._rules.compress_from)
+        self._registry.open.add(self)
         earlier = self._registry.attach(registration, self)
         self._hub.add(self.member)
         self._begin(registration.topics)
@@ -114,9 +115,10 @@ class ClassicSession:
         if self._connection is not None:
             self._hub.remove(self.member)
             self._connection = None
+            self._registry.open.discard(self)
             self._registry.detach(self._registration, self)
 
-    # relay.registry.User
+    # relay.classic.registry.User, relay.clients.Listed
 
     def close(self, code: int, reason: str = "") -> None:
         """End the connection; nothing more is published to it."""

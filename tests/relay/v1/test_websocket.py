@@ -197,7 +197,7 @@ def test_welcome_comes_first() -> None:
 def test_welcome_has_a_read_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """`welcome` does not come with the 101, where a library that hands over at once what one read brings would lose it
     to whoever waits for the opening first; but it comes before any answer."""
-    monkeypatch.setattr("partyline.relay.line.OWN_READ", 600.0)
+    monkeypatch.setattr("partyline.relay.v1.websocket.OWN_READ", 600.0)
 
     async def main() -> None:
         async with running(settings()) as (_, url), line(url, welcome=False) as client:
@@ -866,7 +866,8 @@ def test_subscribe_after_earliest_latest_and_a_position() -> None:
 
 
 def test_hostile_14_positions_that_cannot_be_resumed() -> None:
-    """An unknown epoch, a pruned position and one ahead of the log are `recovered: false` with the oldest kept."""
+    """An unknown epoch, a pruned position and one ahead of the log are `recovered: false` with the oldest kept. What is
+    kept after a pruned one comes; the others are nowhere in this log, and go on from now."""
 
     async def main() -> None:
         async with running(settings(max_messages=5)) as (_, url), line(url) as publisher:
@@ -882,10 +883,13 @@ def test_hostile_14_positions_that_cannot_be_resumed() -> None:
                 behind(start, 11),
                 behind(start, 2**50),
             ):
+                pruned = after in (start, behind(start, 4))
+                place, left = (oldest, [6, 7, 8, 9, 10]) if pruned else (head, [])
                 for name in ("cats", "*", ">"):
                     async with line(url) as client:
                         reply = await client.ask("subscribe", topic=name, after=after)
-                        assert reply == {"type": "reply", "position": head, "recovered": False, "oldest": oldest}
+                        assert reply == {"type": "reply", "position": place, "recovered": False, "oldest": oldest}
+                        assert await client.data(len(left)) == left
                         assert await client.settle() == []
                         await publisher.ask("publish", topic="cats", data="what follows", durable=False)
                         assert await client.data(1) == ["what follows"]
@@ -1060,7 +1064,7 @@ def test_catching_up_waits_for_the_outbox() -> None:
 
 
 def test_an_overtaken_reader_is_told() -> None:
-    """Where retention overtakes a subscriber that catches up it is told the gap, and goes on live."""
+    """Where retention overtakes a subscriber that catches up it is told the gap, and goes on from the oldest kept."""
 
     async def main() -> None:
         async with running(settings(max_messages=5)) as (partyline, url), line(url) as publisher, line(url) as client:
@@ -1078,18 +1082,18 @@ def test_an_overtaken_reader_is_told() -> None:
             assert gap == {
                 "type": "position",
                 "topic": "cats",
-                "position": behind(start, 15),
+                "position": behind(start, 10),
                 "recovered": False,
                 "oldest": behind(start, 10),
             }
             await publisher.ask("publish", topic="cats", data="live")
-            assert await client.data(1) == ["live"]
+            assert await client.data(6) == [11, 12, 13, 14, 15, "live"]
 
     run(main())
 
 
-def test_what_a_gap_left_out_is_not_left_out_twice() -> None:
-    """What one subscription missed over a gap, another one that overlaps it still brings."""
+def test_what_comes_after_a_gap_comes_once() -> None:
+    """What one subscription brought after a gap, another one that overlaps it does not bring again."""
 
     async def main() -> None:
         async with running(settings(max_messages=5)) as (partyline, url), line(url) as publisher, line(url) as client:
@@ -1104,9 +1108,11 @@ def test_what_a_gap_left_out_is_not_left_out_twice() -> None:
             reads(partyline, nothing, overtake)
             await client.ask("subscribe", topic="a.b", after=start)
             assert (await client.next())["recovered"] is False
+            assert await client.data(5) == [11, 12, 13, 14, 15]
             reply = await client.ask("subscribe", topic="a.*", after=behind(start, 10))
             assert reply["recovered"] is True
-            assert await client.data(5) == [11, 12, 13, 14, 15]
+            await publisher.ask("publish", topic="a.c", data="other")
+            assert await client.data(1) == ["other"]
 
     run(main())
 
@@ -1386,6 +1392,38 @@ def test_drain_tells_the_lines() -> None:
             client = await stack.enter_async_context(line(url))
             await client.ask("subscribe", topic="cats")
             partyline.shell.stop()
+            assert await client.ended() == (1012, "server restarting")
+
+    run(main())
+
+
+def test_a_publish_in_hand_is_answered_before_the_drain_closes() -> None:
+    """What is being committed when the server stops is answered, then 1012 comes; a command that comes later is not
+    done."""
+
+    async def main() -> None:
+        async with contextlib.AsyncExitStack() as stack, running(settings()) as (partyline, url):
+            client = await stack.enter_async_context(line(url))
+            store = partyline.store
+            committing = asyncio.Event()
+            queued: list[Draft] = []
+            append = store.append
+
+            def late(*drafts: Draft) -> None:
+                queued.extend(drafts)
+                committing.set()
+
+            store.append = late  # type: ignore[method-assign]
+            await client.socket.send(json.dumps({"type": "publish", "id": 1, "topic": "cats", "data": "kept"}))
+            async with asyncio.timeout(WITHIN):
+                await committing.wait()
+            partyline.shell.stop()
+            await client.socket.send(json.dumps({"type": "publish", "id": 2, "topic": "cats", "data": "too late"}))
+            while not partyline.site.draining:
+                await asyncio.sleep(0)
+            append(*queued)
+            answer = await client.next()
+            assert (answer["type"], answer["id"], answer["duplicate"]) == ("reply", 1, False)
             assert await client.ended() == (1012, "server restarting")
 
     run(main())

@@ -16,8 +16,8 @@ import websockets
 
 from partyline import Partyline
 from partyline.models import Draft
-from partyline.relay import resuming
-from partyline.relay.resuming import ResumingSession
+from partyline.relay.classic import resuming
+from partyline.relay.classic.resuming import ResumingSession
 from partyline.server.websocket import WebSocket
 from partyline.wire.websocket.connection import Close, Event, Ping
 from partyline.wire.websocket.frames import PONG, frame
@@ -371,7 +371,7 @@ def test_a_log_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
                 raise resuming.PartylineError("the disk is gone")
 
             with monkeypatch.context() as patched:
-                patched.setattr(resuming, "find_start", broken)
+                patched.setattr(resuming, "resume", broken)
                 async with client(url, path) as one:
                     assert (await one.socket.until_close())[1].code == 1013
             await gone(partyline)

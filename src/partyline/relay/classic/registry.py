@@ -14,6 +14,7 @@ from partyline.errors import Forbidden, NotFound, Overloaded, RateLimited, Store
 from partyline.hub.timers import Timers
 from partyline.metrics import Counters
 from partyline.models import Position
+from partyline.relay.clients import Listed
 from partyline.relay.revocations import Revoker
 from partyline.stores.sqlite.registrations import Row
 from partyline.topics import any_covers
@@ -122,7 +123,9 @@ class Registry:
         *,
         clock: Callable[[], float] = time.time,
         revoker: Revoker | None = None,
+        connected: set[Listed] | None = None,
     ) -> None:
+        self.open: set[Listed] = set() if connected is None else connected  # whatever is connected, of v1 too
         self._table = table
         self._revoker = revoker
         self._timers = timers

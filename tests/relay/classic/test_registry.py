@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from partyline.errors import Forbidden, NotFound, Overloaded, RateLimited
 from partyline.hub.timers import SLOT, Timers
 from partyline.metrics import Counters
-from partyline.relay.registry import Registry, RegistryLimits, id_hash
+from partyline.relay.classic.registry import Registry, RegistryLimits, id_hash
 from partyline.stores.sqlite.registrations import Row
 from partyline.testing import Clock
 

@@ -20,14 +20,14 @@ from partyline.hub.hub import Hub
 from partyline.hub.timers import Timers
 from partyline.metrics import Counters
 from partyline.models import Draft
-from partyline.relay import events
-from partyline.relay.events import EventStream
-from partyline.relay.line import LineRules, LineServices
+from partyline.relay.v1 import events
+from partyline.relay.v1.events import EventStream
+from partyline.relay.v1.session import Rules, Services
 from partyline.server.site import ConnectionLimits, Site
 from partyline.stores.memory import MemoryStore
 from partyline.trust.keys import EVERYBODY, Principal
 from tests.calls import call
-from tests.relay.test_line import (
+from tests.relay.v1.test_websocket import (
     UNKNOWN,
     WITHIN,
     api_key,
@@ -304,7 +304,7 @@ def test_an_id_never_overtakes_its_message(monkeypatch: pytest.MonkeyPatch) -> N
 
     async def main() -> None:
         hub, opened = lone_stream()
-        body = opened.stream("latest")
+        body = opened.stream("cats", "latest")
         browser = Browser()
         first = asyncio.ensure_future(anext(body))
         while not hub.rooms.members("cats"):
@@ -323,17 +323,15 @@ def test_an_id_never_overtakes_its_message(monkeypatch: pytest.MonkeyPatch) -> N
     run(main())
 
 
-def lone_stream(
-    principal: Principal = EVERYBODY, *, clock: Any = time.time, outbox: int = 1 << 20
-) -> tuple[Hub, EventStream]:
+def lone_stream(principal: Principal = EVERYBODY, *, clock: Any = time.time) -> tuple[Hub, EventStream]:
     """A stream of `cats` without a server around it."""
     counters = Counters()
     store = MemoryStore()
     hub = Hub(store, counters)
     timers = Timers(asyncio.get_running_loop())
-    services = LineServices(hub, store, cast("Any", None), timers, LineRules(), "test", clock)
+    services = Services(hub, store, cast("Any", None), timers, Rules(), "test", clock)
     site = Site(ConnectionLimits(), timers, counters, cast("Any", None), lambda upgrade: None)
-    return hub, EventStream(services, site, principal, "cats", outbox)
+    return hub, EventStream(services, site, principal, "")
 
 
 def test_a_token_that_expires_ends_its_stream(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -343,7 +341,7 @@ def test_a_token_that_expires_ends_its_stream(monkeypatch: pytest.MonkeyPatch) -
     async def main(quiet: bool) -> None:
         now = 1000.0
         hub, opened = lone_stream(Principal((), (">",), expires=now + 5), clock=lambda: now)
-        body = opened.stream("latest")
+        body = opened.stream("cats", "latest")
         first = asyncio.ensure_future(anext(body))
         while not hub.rooms.members("cats"):
             await asyncio.sleep(0)
@@ -413,8 +411,27 @@ def test_what_comes_after_a_gap_is_not_lost() -> None:
     run(main())
 
 
+def test_a_last_event_id_may_come_in_the_query() -> None:
+    """Polyfills of EventSource cannot send headers: `?lastEventId=` resumes as the header does, and is no 4xx either
+    where it means nothing; the header counts before it."""
+
+    async def main() -> None:
+        async with running(settings()) as (partyline, url):
+            first, second, _ = await say(partyline, "cats", 1, 2, 3)
+            async with stream(url, "cats", f"?lastEventId={first}") as source:
+                assert await source.data(2) == [2, 3]
+            async with stream(url, "cats", f"?lastEventId={first}&after=latest", last_id=second) as source:
+                assert await source.data(1) == [3]
+            async with stream(url, "cats", "?lastEventId=garbage") as source:
+                assert (await source.next()).type == "gap"
+            async with stream(url, "cats", "?lastEventId=&after=earliest") as source:
+                assert await source.data(3) == [1, 2, 3]
+
+    run(main())
+
+
 def test_an_overtaken_stream_is_told() -> None:
-    """Where retention overtakes a stream that catches up it hears `gap`, and goes on live."""
+    """Where retention overtakes a stream that catches up it hears `gap`, and goes on from the oldest kept."""
 
     async def main() -> None:
         async with running(settings(max_messages=5)) as (partyline, url):
@@ -427,8 +444,9 @@ def test_an_overtaken_stream_is_told() -> None:
             async with stream(url, "cats", last_id=first) as source:
                 gap = await source.next()
                 assert (gap.type, json.loads(gap.data)) == ("gap", {"recovered": False, "oldest": behind(first, 9)})
+                assert gap.id == behind(first, 9)
                 await say(partyline, "cats", "live")
-                assert await source.data(1) == ["live"]
+                assert await source.data(6) == [11, 12, 13, 14, 15, "live"]
 
     run(main())
 

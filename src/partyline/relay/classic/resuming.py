@@ -1,7 +1,7 @@
 """Classic connections registered with `"resume": true`: at-least-once for any bare WebSocket client.
 
-Behind what was sent goes a ping whose payload is the position, at most once a second; the pong that every WebSocket
-library answers by itself confirms it (RFC 6455 5.5.3). Who reconnects gets everything behind the confirmed position:
+After what was sent goes a ping whose payload is the position, at most once a second; the pong that every WebSocket
+library answers by itself confirms it (RFC 6455 5.5.3). Whoever reconnects gets everything after the confirmed position:
 nothing is missed, what was sent in the last second may come twice.
 """
 
@@ -12,13 +12,13 @@ from typing import Final
 
 from partyline import log
 from partyline.errors import InvalidValue, PartylineError
-from partyline.hub.history import Gap, catch_up, find_start
+from partyline.hub.history import Start, resume
 from partyline.hub.hub import Hub
 from partyline.hub.timers import Timers
-from partyline.interfaces import Connection, Dialect, Store, View
+from partyline.interfaces import Dialect, Member, Store, View
 from partyline.models import Message, Payload, Position
-from partyline.relay.classic import ClassicRules, ClassicSession
-from partyline.relay.registry import Registration, Registry
+from partyline.relay.classic.registry import Registration, Registry
+from partyline.relay.classic.session import ClassicRules, ClassicSession
 from partyline.wire.json import to_json
 from partyline.wire.websocket.frames import PING, frame
 
@@ -60,14 +60,14 @@ class ResumingSession(ClassicSession):
         self._timers = timers
         self._catching_up: asyncio.Task[None] | None = None
         self._sent = 0  # while it catches up: the offset up to which everything was sent
-        self._unconfirmed = False  # something was sent behind the last ping
+        self._unconfirmed = False  # something was sent after the last ping
         self._pinged = 0  # the highest offset that a ping has carried
         self._pinged_at = -_PING_EVERY
         self.user: str | None = registration.user
         self.rooms: tuple[str, ...] | set[str] = ()
         self.timer_slot = 0
 
-    # interfaces.Connection, for the hub
+    # interfaces.Member
 
     def offer(self, payload: Payload) -> None:
         if self._connection is not None:
@@ -75,12 +75,9 @@ class ResumingSession(ClassicSession):
             self._ask_soon()
 
     def send(self, data: bytes) -> None:
+        """Write a frame, after what is queued."""
         if self._connection is not None:
             self._connection.send(data)
-
-    def send_text(self, text: str) -> None:
-        if self._connection is not None:
-            self._connection.send_text(text)
 
     # interfaces.HearsPongs
 
@@ -96,7 +93,7 @@ class ResumingSession(ClassicSession):
     # ClassicSession
 
     @property
-    def member(self) -> Connection:
+    def member(self) -> Member:
         return self
 
     def follow(self, topics: tuple[str, ...]) -> None:
@@ -123,50 +120,43 @@ class ResumingSession(ClassicSession):
         else:
             self._resume(topics, confirmed)
 
-    # Catching up
+    # Catching up (hub.history.Sink)
 
     def _resume(self, topics: tuple[str, ...], after: Position) -> None:
         self._sent = after.offset if after.epoch == self._store.epoch else 0
         self._catching_up = asyncio.get_running_loop().create_task(self._catch_up(topics, after))
 
     async def _catch_up(self, topics: tuple[str, ...], after: Position) -> None:
-        hub, store = self._hub, self._store
-        view = View(frozenset(topics), user=self.user)
-
-        def attach() -> None:
-            self._catching_up = None
-            self._join(topics)
-
         try:
-            start = await find_start(hub, store, view, after)
-            self._sent = start.position.offset
-            if start.oldest is not None:
-                # Pruned: what is left is more than nothing. Of another epoch, or ahead of the log: nobody knows.
-                if after.epoch == store.epoch and after.offset < start.oldest.offset:
-                    self._sent = start.oldest.offset
-                self._tell_gap(start.oldest)
-            while self._catching_up is not None:
-                try:
-                    await catch_up(hub, store, view, self._sent, deliver=self._deliver, attach=attach)
-                except Gap as gap:  # retention overtook this reader
-                    self._sent = gap.oldest - 1
-                    self._tell_gap(Position(store.epoch, self._sent))
+            await resume(self._hub, self._store, View(frozenset(topics), user=self.user), after, self)
         except PartylineError as error:
             _log.warning("a connection could not be resumed from the log", code=error.code)
             self.close(1013, "the log cannot be read: come back later")
         except Exception:
-            hub.counters.errors += 1
+            self._hub.counters.errors += 1
             _log.exception("a connection could not be resumed")
             self.close(1011, "internal error")
 
-    async def _deliver(self, message: Message) -> None:
+    def began(self, start: Start) -> None:
+        self._sent = start.position.offset
+        if start.oldest is not None:
+            self._tell_gap(start.oldest)
+
+    async def deliver(self, message: Message) -> None:
         if self._connection is None:
             return
         await self._connection.drained()
-        self._connection.send(self.dialect.encode(message))
+        self.send(self.dialect.encode(message))
         assert message.offset is not None
         self._sent = message.offset
         self._ask_soon()
+
+    def gap(self, start: Start) -> None:
+        self.began(start)
+
+    def attach(self) -> None:
+        self._catching_up = None
+        self._join(self._registration.topics)
 
     def _tell_gap(self, oldest: Position) -> None:
         """No hole is silent (guarantee 3)."""
@@ -174,7 +164,9 @@ class ResumingSession(ClassicSession):
             "code": "not_recovered",
             "message": f"messages were missed: {oldest} is the oldest position still kept",
         }
-        self.send_text(to_json({"error": error, "recovered": False, "oldest": str(oldest)}).decode())
+        if self._connection is not None:
+            told = {"error": error, "recovered": False, "oldest": str(oldest)}
+            self._connection.send_text(to_json(told).decode())
         self._ask_soon()
 
     # Confirmations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, TypeAlias
+from typing import Annotated, Final, TypeAlias
 
 import msgspec
 from starlette.requests import Request
@@ -10,25 +10,26 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from partyline.errors import InvalidValue, NotFound, UpgradeRequired
-from partyline.interfaces import View
-from partyline.models import Draft, Position, Receipt
+from partyline.models import Position
 from partyline.relay.access import query_token
-from partyline.relay.classic import ClassicSession
-from partyline.relay.events import EventStream
-from partyline.relay.line import (
-    MAX_TTL,
-    SUBPROTOCOL,
-    LineServices,
-    LineSession,
-    check_limit,
-    history_page,
-    make_draft,
-    parse_after,
+from partyline.relay.requests import LABEL_SCHEMA, UserId, answer, peer, published, read
+from partyline.relay.v1.events import EventStream
+from partyline.relay.v1.publishing import MAX_BATCH, Batch, NewMessage
+from partyline.relay.v1.reading import check_limit, history_page, parse_after
+from partyline.relay.v1.session import Services
+from partyline.relay.v1.websocket import SUBPROTOCOL, V1WebSocket
+from partyline.relay.values import (
+    ConnectionOf,
+    Connections,
+    Published,
+    PublishedBatch,
+    Revoked,
+    Status,
+    TopicCount,
+    TopicCounts,
+    Users,
 )
-from partyline.relay.requests import LABEL_SCHEMA, Label, TopicName, UserId, answer, peer, published, read
-from partyline.server.asgi import AsgiWebSocket
-from partyline.server.site import Carrier, Endpoint, Site, Upgrade
-from partyline.server.websocket import WebSocket
+from partyline.server.site import Endpoint, Site, Upgrade
 from partyline.topics import check_topic, is_pattern, is_printable
 from partyline.trust.keys import EVERYBODY, Principal
 from partyline.trust.revocations import Kind
@@ -36,35 +37,9 @@ from partyline.trust.tokens import MAX_TOKEN_ID
 from partyline.wire.relay import user_text
 from partyline.wire.websocket.handshake import offered_subprotocols
 
-MAX_BATCH = 1_000
-Seconds: TypeAlias = Annotated[float, msgspec.Meta(extra_json_schema={"exclusiveMinimum": 0, "maximum": MAX_TTL})]
 _BEARER = "bearer."
 
-
 TokenId: TypeAlias = Annotated[str, msgspec.Meta(extra_json_schema={**LABEL_SCHEMA, "maxLength": MAX_TOKEN_ID})]
-
-
-class NewMessage(msgspec.Struct):
-    """The body of POST /v1/topics/{topic}/messages."""
-
-    data: msgspec.Raw
-    user_id: UserId | None = None
-    id: Label | None = None
-    key: Label | None = None
-    ttl: Seconds | None = None
-    durable: bool | None = None
-
-
-class BatchMessage(NewMessage, kw_only=True):
-    """One of a batch."""
-
-    topic: TopicName
-
-
-class Batch(msgspec.Struct):
-    """The body of POST /v1/publish: all or nothing."""
-
-    messages: Annotated[list[BatchMessage], msgspec.Meta(extra_json_schema={"minItems": 1, "maxItems": MAX_BATCH})]
 
 
 class Revocation(msgspec.Struct):
@@ -80,9 +55,7 @@ ONE_OF_THE_TWO: Final = [{"required": ["sub"]}, {"required": ["jti"]}]  # for th
 class Api:
     """The v1 calls over one hub."""
 
-    def __init__(
-        self, services: LineServices, site: Site, *, max_body: int, max_batch_body: int, deflate: bool
-    ) -> None:
+    def __init__(self, services: Services, site: Site, *, max_body: int, max_batch_body: int, deflate: bool) -> None:
         self._services = services
         self._site = site
         self._max_body = max_body
@@ -117,7 +90,7 @@ class Api:
         principal: Principal | None = EVERYBODY if access.open_mode else None
         if not access.open_mode and (authorization is not None or query_token(upgrade.query) is not None):
             principal = access.authenticate(authorization, upgrade.peer.address, upgrade.query)
-        session = LineSession(self._services, principal, upgrade.peer.address)
+        session = V1WebSocket(self._services, principal, upgrade.peer.address)
         stranger = principal is None  # nothing of theirs is inflated, so compression is not agreed on
         deflate = self._deflate and not stranger
         return Endpoint(session, subprotocols=(SUBPROTOCOL,), deflate=deflate, stranger=stranger)
@@ -136,9 +109,9 @@ class Api:
         named = request.headers.get("idempotency-key")
         if named is not None and body.id is not None and named != body.id:
             raise InvalidValue("id: it differs from the Idempotency-Key header; send one of them", field="id")
-        draft = _draft(principal, request.path_params["topic"], body, named)
+        draft = body.draft(principal, request.path_params["topic"], named)
         (receipt,) = await published(self._services.hub, draft)
-        return answer(_receipt(receipt))
+        return answer(Published.of(receipt))
 
     async def publish_batch(self, request: Request) -> Response:
         principal = self._services.access.principal(request)
@@ -148,9 +121,9 @@ class Api:
             raise InvalidValue(
                 f"messages: {len(body.messages)} are not between 1 and {MAX_BATCH}", code="batch_size", field="messages"
             )
-        drafts = [_draft(principal, message.topic, message, None) for message in body.messages]
+        drafts = [message.draft(principal, message.topic) for message in body.messages]
         receipts = await published(self._services.hub, *drafts)
-        return answer({"messages": [_receipt(receipt) for receipt in receipts]})
+        return answer(PublishedBatch([Published.of(receipt) for receipt in receipts]))
 
     async def history(self, request: Request) -> Response:
         principal = self._services.access.principal(request)
@@ -158,57 +131,55 @@ class Api:
         principal.may_subscribe(topic)
         after = parse_after(request.query_params.get("after", "earliest"))
         limit = check_limit(_integer(request.query_params.get("limit", "100"), "limit"))
-        view = View(frozenset((topic,)), user=principal.user)
-        return answer(await history_page(self._services, view, topic, after, limit))
+        services = self._services
+        return answer(await history_page(services.hub, services.store, topic, principal.user, after, limit))
 
     async def events(self, request: Request) -> Response:
         principal = self._services.access.principal(request, in_query=True)
         topic = check_topic(request.path_params["topic"])
         principal.may_subscribe(topic)
-        named = request.headers.get("last-event-id") or None  # a browser sends an empty one where it knows none
-        after: Position | str
+        # A browser sends an empty Last-Event-ID where it knows none; polyfills of EventSource send it in the query.
+        named = request.headers.get("last-event-id") or request.query_params.get("lastEventId")
+        after = named or request.query_params.get("after", "latest")
         try:
-            after = parse_after(request.query_params.get("after") if named is None else named)
+            parse_after(after)
         except InvalidValue:
-            if not request.headers.get("last-event-id"):
+            if not named:
                 raise
             # A browser gives up for ever on a 4xx, and this one cannot mend its Last-Event-ID: an epoch that no store
             # has makes it hear of the gap instead.
-            after = Position("0" * 16, 0)
+            after = str(Position("0" * 16, 0))
         drop = request.scope.get("partyline.abort")
-        stream = EventStream(self._services, self._site, principal, topic, self._site.limits.outbox_bytes, drop)
+        stream = EventStream(self._services, self._site, principal, peer(request).address, drop)
         return StreamingResponse(
-            stream.stream(after), media_type="text/event-stream", headers={"x-accel-buffering": "no"}
+            stream.stream(topic, after), media_type="text/event-stream", headers={"x-accel-buffering": "no"}
         )
 
     async def presence(self, request: Request) -> Response:
         self._look(request, "presence")
         topic = check_topic(request.path_params["topic"])
-        return answer({"topic": topic, "users": self._services.hub.presence.users(topic)})
+        return answer(Users(topic, self._services.hub.presence.users(topic)))
 
     async def topics(self, request: Request) -> Response:
         self._look(request, "the list of topics")
         rooms = self._services.hub.rooms
         topics = [name for name in rooms.names() if not is_pattern(name)]
-        return answer({"topics": [{"topic": name, "connections": len(rooms.members(name))} for name in topics]})
+        return answer(TopicCounts([TopicCount(name, len(rooms.members(name))) for name in topics]))
 
     async def connections(self, request: Request) -> Response:
         self._look(request, "the list of connections")
-        return answer(
-            {
-                "connections": [
-                    {"id": session.public_id, "user_id": session.member.user, "topics": sorted(session.member.rooms)}
-                    for session, _ in self._websockets()
-                ]
-            }
-        )
+        listed = [
+            ConnectionOf(client.public_id, client.member.user, sorted(client.member.rooms))
+            for client in self._services.open
+        ]
+        return answer(Connections(listed))
 
     async def disconnect(self, request: Request) -> Response:
         self._services.access.principal(request).must_be_admin("closing a connection")
-        for session, websocket in self._websockets():
-            if session.public_id == request.path_params["id"]:
-                websocket.close(4001, "disconnected")
-                return answer({"status": "disconnected"})
+        for client in self._services.open:
+            if client.public_id == request.path_params["id"]:
+                client.close(4001, "disconnected")
+                return answer(Status("disconnected"))
         raise NotFound("there is no connection with this public id", code="unknown_connection")
 
     async def revoke(self, request: Request) -> Response:
@@ -228,39 +199,12 @@ class Api:
             case _:
                 raise InvalidValue("send either sub, a user's id, or jti, the id of one token", field="sub")
         at, ended = await access.revoker.revoke(kind, name)
-        return answer({kind: name, "time": at, "ended": ended})
-
-    def _websockets(self) -> list[tuple[ClassicSession | LineSession, Carrier]]:
-        found: list[tuple[ClassicSession | LineSession, Carrier]] = []
-        for connection in self._site.live:
-            if isinstance(connection, WebSocket | AsgiWebSocket):
-                session = connection.session
-                if isinstance(session, ClassicSession | LineSession):
-                    found.append((session, connection))
-        return found
+        return answer(Revoked(at, ended, **{kind: name}))
 
     def _look(self, request: Request, what: str) -> None:
         """Lists need a key beyond this machine."""
         if not peer(request).local:
             self._services.access.principal(request).must_be_admin(what)
-
-
-def _draft(principal: Principal, topic: str, body: NewMessage, named: str | None) -> Draft:
-    return make_draft(
-        principal,
-        topic,
-        bytes(body.data),
-        user_id=body.user_id,
-        message_id=body.id if body.id is not None else named,
-        key=body.key,
-        ttl=body.ttl,
-        durable=body.durable,
-    )
-
-
-def _receipt(receipt: Receipt) -> dict[str, Any]:
-    position = None if receipt.position is None else str(receipt.position)
-    return {"topic": receipt.room, "position": position, "id": receipt.id, "duplicate": receipt.duplicate}
 
 
 def _integer(text: str, field: str) -> int:

@@ -22,10 +22,10 @@ from partyline.interfaces import Store
 from partyline.metrics import Counters
 from partyline.models import Draft, Position, message_id
 from partyline.relay.access import Access
-from partyline.relay.classic import ClassicRules, ClassicSession
-from partyline.relay.registry import Registry
+from partyline.relay.classic.registry import Registry
+from partyline.relay.classic.resuming import ResumingSession
+from partyline.relay.classic.session import ClassicRules, ClassicSession
 from partyline.relay.requests import TopicName, UserId, answer, peer, published, read
-from partyline.relay.resuming import ResumingSession
 from partyline.server.site import Endpoint, Upgrade
 from partyline.topics import check_topic
 from partyline.trust.rate import PerAddress

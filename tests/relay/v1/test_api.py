@@ -12,11 +12,25 @@ import pytest
 from websockets.asyncio.client import connect
 
 from partyline import Partyline, running
+from partyline.client import socketio
 from partyline.errors import StoreUnavailable
 from partyline.models import Draft
 from partyline.trust.keys import Principal
 from tests.calls import call, register
-from tests.relay.test_line import UNKNOWN, Frame, api_key, behind, let_in, line, offset, person, run, settings
+from tests.relay.v1.test_events import stream
+from tests.relay.v1.test_websocket import (
+    UNKNOWN,
+    WITHIN,
+    Frame,
+    api_key,
+    behind,
+    let_in,
+    line,
+    offset,
+    person,
+    run,
+    settings,
+)
 
 
 async def publish(url: str, topic: str, data: Any, named: str | None = None, **fields: Any) -> tuple[int, Any]:
@@ -554,6 +568,38 @@ def test_topics_and_connections_are_listed() -> None:
                 assert (of_line["user_id"], of_line["topics"]) == (None, ["a.*", "cats", "dogs"])
                 assert of_ann["id"] not in address
                 assert (await call(f"{url}/register/{of_ann['id']}", "DELETE"))[0] == 404
+
+    run(main())
+
+
+def test_streams_and_sockets_of_relay_are_connections_too() -> None:
+    """A stream of server-sent events and a Socket.IO client in /relay are listed with their topics like any subscriber,
+    DELETE /v1/connections/{id} ends each, and afterwards neither is listed."""
+
+    async def main() -> None:
+        async with (
+            running(settings()) as (_, url),
+            stream(url, "cats") as events,
+            socketio.connect(url, "/relay", transports=("websocket",)) as relay,
+        ):
+            assert events.status == 200
+            closed: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+            relay.on("closed", closed.set_result)
+            await relay.call("subscribe", {"topic": "cats"})
+            await relay.call("subscribe", {"topic": "dogs"})
+            _, topics = await call(f"{url}/v1/topics")
+            assert topics["topics"] == [{"topic": "cats", "connections": 2}, {"topic": "dogs", "connections": 1}]
+            _, listed = await call(f"{url}/v1/connections")
+            of_stream, of_relay = sorted(listed["connections"], key=lambda one: len(one["topics"]))
+            assert (of_stream["topics"], of_relay["topics"]) == (["cats"], ["cats", "dogs"])
+            for one in (of_stream, of_relay):
+                gone = await call(f"{url}/v1/connections/{one['id']}", "DELETE")
+                assert gone == (200, {"status": "disconnected"})
+            assert await events.rest() == []
+            async with asyncio.timeout(WITHIN):
+                assert await closed == {"code": 4001, "reason": "disconnected"}
+            assert (await call(f"{url}/v1/connections"))[1] == {"connections": []}
+            assert (await call(f"{url}/v1/topics"))[1] == {"topics": []}
 
     run(main())
 
