@@ -7,7 +7,7 @@ import pytest
 from partyline.hub.fanout import fan_out
 from partyline.hub.hub import Hub
 from partyline.metrics import Counters
-from partyline.models import Draft, Message, Policy
+from partyline.models import Draft, Message, Payload, Policy
 from partyline.stores.memory import MemoryStore
 
 from .members import Member, Tagged
@@ -109,3 +109,41 @@ def test_a_member_that_leaves_as_it_is_closed_costs_nobody_else_anything() -> No
     assert [member.got for member in members] == [[b"1", b"2"], [], [b"1", b"2"], [], [b"1", b"2"]]
     assert [member.closed for member in members] == [[], [1011], [], [4008], []]
     assert counters.errors == 1
+
+
+@pytest.mark.parametrize("trouble", ["encode", "offer", "close", "leave"])
+def test_hostile_50_one_members_trouble_costs_no_other_member_anything(trouble: str) -> None:
+    """hostile 50: a member whose dialect cannot write the message, that raises when it is offered or closed, or leaves
+    its room meanwhile, costs nobody else anything; it is closed itself, after all others have been served."""
+
+    class Unable(Tagged):
+        def encode(self, message: Message) -> bytes:
+            raise OverflowError("a number that this dialect cannot write")
+
+    class Troubled(Member):
+        def offer(self, payload: Payload) -> None:
+            if trouble == "leave":
+                hub.remove(self)
+            else:
+                raise SystemExit
+
+        def close(self, code: int, reason: str = "") -> None:
+            super().close(code, reason)
+            assert all(other.got == [b"1"] for other in others)
+            hub.remove(self)
+            if trouble == "close":
+                raise RuntimeError("closing fails, too")
+
+    hub = Hub(MemoryStore(), Counters())
+    plain, others = Tagged(), [Member() for _ in range(4)]
+    troubled = [Troubled(dialect=Unable() if trouble == "encode" else plain) for _ in range(2)]
+    for member in (others[0], troubled[0], others[1], others[2], troubled[1], others[3]):
+        if member in others:
+            member.dialect = plain
+        hub.join(member, "cats")
+    hub.publish(Draft("cats", b"1", "id"))
+    assert [member.got for member in others] == [[b"1"]] * 4
+    assert [member.closed for member in troubled] == [[] if trouble == "leave" else [1011]] * 2
+    assert list(hub.audience("cats")) == others
+    hub.publish(Draft("cats", b"2", "id2"))
+    assert [member.got for member in others] == [[b"1", b"2"]] * 4
