@@ -73,6 +73,11 @@ def network(text: str) -> Network:
 
 def is_loopback(host: str) -> bool:
     """Whether a host name or address, as one binds or writes it, is this machine's loopback."""
+    return len(host) <= _LONGEST and _is_loopback(host)
+
+
+@lru_cache(maxsize=1024)
+def _is_loopback(host: str) -> bool:
     if host.lower() == "localhost":
         return True
     address = parse(host.strip("[]"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from partyline.errors import ConfigError, Forbidden, MalformedRequest, MisdirectedRequest
@@ -121,10 +122,10 @@ class Perimeter:
 
     def _checked_host(self, host: str) -> str:
         """The Host as a URL has it. Raises MisdirectedRequest for one that is not ours."""
-        found = _split_host(host)
+        found = _split_host(host) if len(host) <= _LONGEST else None
         if found is not None:
             name, written = found
-            if name.lower() in self.allowed_hosts or addresses.parse(name.strip("[]")) is not None:
+            if name in self.allowed_hosts or addresses.parse(name.strip("[]")) is not None:
                 return written
         raise MisdirectedRequest(
             f"{host[:100]!r} is not a name of this server; name it with allowed_hosts or public_url if it is",
@@ -132,7 +133,7 @@ class Perimeter:
         )
 
     def _check_origin(self, origin: str, scheme: str, host: str) -> None:
-        spelt = _spelt_origin(origin)
+        spelt = _spelt_origin(origin) if len(origin) <= _LONGEST else None
         if spelt is not None:
             if spelt in self.own_origins or spelt in self.cors_origins or "*" in self.cors_origins:
                 return
@@ -147,14 +148,17 @@ class Perimeter:
         )
 
 
+# The same few of these come with nearly every request. Their length is checked before, so that what strangers write
+# cannot fill a cache with more than it is worth.
+
+
+@lru_cache(maxsize=256)
 def _split_host(text: str) -> tuple[str, str] | None:
-    """The name in a Host, and the Host as a URL has it; None where it is not a Host."""
+    """The name in a Host, in lower case, and the Host as a URL has it; None where it is not a Host."""
     text = text.strip()
-    if len(text) > _LONGEST:
-        return None
     match = _HOST.match(text)
     if match is not None:
-        return match[1], text
+        return match[1].lower(), text
     # Node's clients leave out the brackets of an IPv6 address: `Host: ::1:8000`.
     name, _, port = text.rpartition(":")
     if ":" in name and port.isascii() and port.isdigit() and len(port) <= 5 and addresses.parse(name) is not None:
@@ -162,9 +166,10 @@ def _split_host(text: str) -> tuple[str, str] | None:
     return (text, f"[{text}]") if ":" in text and addresses.parse(text) is not None else None
 
 
+@lru_cache(maxsize=256)
 def canonical_origin(origin: str) -> str | None:
     """`scheme://host:port` in lower case with the port spelt out; None where it is not an origin of http or https."""
-    match = _SITE.match(origin) if len(origin) <= _LONGEST else None
+    match = _SITE.match(origin)
     if match is None:
         return None
     scheme = match[1]
@@ -172,13 +177,14 @@ def canonical_origin(origin: str) -> str | None:
     return f"{scheme}://{match[2].lower()}:{port}" if port <= 65535 else None
 
 
+@lru_cache(maxsize=256)
 def _spelt_origin(origin: str) -> str | None:
     """The one spelling of an origin of any kind, such as `null` or that of an app; None if it is not an origin."""
     if origin == "null":
         return origin
     if origin.startswith(("http:", "https:")):
         return canonical_origin(origin)
-    return origin.lower() if len(origin) <= _LONGEST and _APP.match(origin) else None
+    return origin.lower() if _APP.match(origin) else None
 
 
 def _is_loopback_page(origin: str) -> bool:
