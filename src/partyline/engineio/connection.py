@@ -246,7 +246,7 @@ class EngineConnection:
         self._do(self._session.close(self._now(), cut=code != 1000))
 
     def shutdown(self) -> None:
-        """The server stops: a GET that hangs is answered, and no other one can come."""
+        """The server stops: a hanging GET is answered, and no other one can come."""
         self._do(self._session.close(self._now()))
         self._owner.forget(self)
 
@@ -309,7 +309,7 @@ class EngineConnection:
     def refused(self, error: PartylineError, message: str | bytes) -> None:
         receiver = self._receiver
         if isinstance(message, str) and message[:1] != "4":
-            self._packet(message)  # a heartbeat is no event
+            self._packet(message)  # a heartbeat is not an event
         elif receiver is not None:
             receiver.refused(error, message[1:] if isinstance(message, str) else message)
 
@@ -423,7 +423,7 @@ class EngineConnection:
             self._receiver.alive()
 
     def _count_beats(self, posted: list[Packet]) -> None:
-        """Heartbeats and what else is no message count for the rate, too; only messages are refused one by one."""
+        """Heartbeats count for the rate, too, as whatever else is not a message; only messages are refused singly."""
         gate = self._rate()
         for packet in posted:
             if isinstance(packet, str) and packet[0] != packets.MESSAGE and not gate.allow(self._now()):

@@ -35,7 +35,7 @@ class EngineIO:
     Polling answers from `compress_from` bytes on are compressed, 0 never; WebSocket messages where
     `permessage_deflate` is on and the client agrees. What is given as a function must not block:
 
-    - `accept(connection, handshake)` makes what stands behind a connection, in place of the `on_...` handlers
+    - `accept(connection, handshake)` makes the receiver of a connection, in place of the `on_...` handlers
     - `allow_request(handshake)` returns None or True to let a client in; False, or a text for it, refuses with 403
     - `generate_id(handshake)` makes a session's id, which must not be guessable; 128 random bits unless given
     - `initial_headers(handshake)` adds headers to the answer to a handshake, `headers(handshake)` to each answer
@@ -181,7 +181,7 @@ class EngineIO:
 
 
 class _Callbacks:
-    """The `on_...` handlers as what stands behind a connection."""
+    """The `on_...` handlers as the receiver of a connection."""
 
     __slots__ = ("_connection", "_engine")
 

@@ -138,7 +138,7 @@ class Polling:
         except BaseException:  # a hook of the application
             sessions.forget(connection)
             raise
-        # Before the answer is out: the client's next request must find somebody behind the connection.
+        # Before the answer is out: the client's next request must find a receiver there.
         sessions.begin(connection, handshake)
         return answer
 

@@ -20,7 +20,7 @@ class Request(Struct, frozen=True):
 
 
 class Receiver(Protocol):
-    """What stands behind one connection. Called in order of arrival; an exception costs the message only."""
+    """Receives what comes on one connection, in order of arrival; an exception costs the message only."""
 
     def connected(self) -> None:
         """The connection is open: it may be sent to."""

@@ -14,8 +14,9 @@ Answered = Callable[[list[Any]], object]
 class Acknowledge:
     """A handler's parameter of this type, its last one, is a function that acknowledges the event.
 
-    `acknowledge(*values)` may be called while the handler goes on, or behind it; the second call does nothing, and what
-    the handler returns is no acknowledgement then. Where the client wants none, nothing is sent. Raises InvalidValue.
+    `acknowledge(*values)` may be called while the handler goes on, or after it; the second call does nothing, and
+    what the handler returns is not an acknowledgement then. Where the client wants none, nothing is sent. Raises
+    InvalidValue.
     """
 
     __slots__ = ("_send",)
@@ -49,7 +50,7 @@ class Gathering:
     ) -> None:
         self.waiting: dict[str, str] = {}  # sockets, and their nodes
         self.answers: list[Any] = []
-        self.missing: list[str] = []  # who went away
+        self.missing: list[str] = []  # those that went away
         self._nodes: set[str] = set()  # that have not said yet whom they reached
         self._told_answer = told_answer
         self._told_gone = told_gone

@@ -52,7 +52,7 @@ class Host(Server, Protocol):
     def recovery(self) -> Recovery | None: ...
 
     def dialect(self, protocol: int, *, recovery: bool) -> Dialect:
-        """How events are written for those who speak alike."""
+        """How events are written for clients that speak alike."""
         ...
 
     async def find(self, name: str, auth: dict[str, Any] | None) -> Namespace | None:
@@ -199,7 +199,7 @@ class Connection:
         site.timers.cancel(self)
         self._io.connections.discard(self)
         for name, task in tuple((self._admitting or {}).items()):
-            if name not in (self._entering or {}):  # who is in on_connect has his time, as any handler
+            if name not in (self._entering or {}):  # on_connect has its time, as any handler
                 task.cancel()
         self._all_gone("server shutting down" if site.draining and reason in _OURS else reason)
 
@@ -365,7 +365,7 @@ class Connection:
             socket.refuse()
 
     def disconnect(self, socket: Socket, *, close: bool) -> None:
-        """We disconnect a socket, or with `close` the whole connection; behind what was sent to it."""
+        """We disconnect a socket, or with `close` the whole connection, after what was sent to it."""
         if not socket.connected:
             return
         if self._sockets.get(socket.namespace.name) is not socket:
@@ -401,7 +401,7 @@ class Connection:
             released()
 
     def _broken(self, error: PartylineError) -> None:
-        """A packet that is none: the connection ends, and its sockets hear why."""
+        """What came is not a packet: the connection ends, and its sockets hear why."""
         _log.debug("an invalid packet", error=error.message)
         if error.limit is not None:
             self._io.counters.hit(error.limit)

@@ -32,8 +32,8 @@ _PAUSES: Final = frozenset(("GET_AWAITABLE", "GET_ANEXT", "BEFORE_ASYNC_WITH", "
 class Handler:
     """One function that hears events. `leading` arguments are ours (the socket), the rest are the client's.
 
-    `inline` says that it needs no task: it is no coroutine function, or one without any await. Raises ConfigError
-    where an annotation is nothing that a value could be checked against.
+    `inline` says that it needs no task: it is not a coroutine function, or it is one without any await. Raises
+    ConfigError where an annotation is nothing that a value could be checked against.
     """
 
     __slots__ = (
@@ -266,7 +266,7 @@ def check_event(event: str) -> str:
     if event in RESERVED:
         instead = {"connect": "on_connect", "disconnect": "on_disconnect", "disconnecting": "on_disconnecting"}
         raise ConfigError(
-            f"{event!r} is no event of a client"
+            f"{event!r} is not an event of a client"
             + (f": use {instead[event]}" if event in instead else ", and no handler would ever hear it")
         )
     return event

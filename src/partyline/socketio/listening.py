@@ -51,7 +51,7 @@ class Listening:
     def on_connect(self, function: AnyFunction) -> AnyFunction:
         """`function(socket)` or `function(socket, auth)` is called before a client's CONNECT is answered.
 
-        Raise ConnectionRefused in it to refuse the client. Events that it emits arrive behind the answer.
+        Raise ConnectionRefused in it to refuse the client. Events that it emits arrive after the answer.
         """
         own = self._own()
         own.connect = (*own.connect, Handler(function))

@@ -161,7 +161,7 @@ class SocketIO(Namespace):
 
         A name with holes, such as `/game-{id:int}` (`str`, `int` or `path`), stands for all that match: each is a
         namespace of its own with these handlers, and finds what was in the holes in its `params`. A `str` has no slash
-        in it, and ends at the character that stands behind its hole. A function
+        in it, and ends at the character that follows its hole. A function
         `matches(name, auth)`, `def` or `async def`, says itself whether it wants a client. Raises ConfigError.
         """
         if callable(name):
@@ -319,7 +319,7 @@ class SocketIO(Namespace):
         return made
 
     def dialect(self, protocol: int, *, recovery: bool) -> Dialect:
-        """The one dialect of all who speak alike."""
+        """The one dialect of all clients that speak alike."""
         key = (protocol, recovery)
         found = self._dialects.get(key)
         if found is None:

@@ -348,7 +348,7 @@ class Socket:
             namespace.in_turn(self, messages)
 
     def tell_outgoing(self, event: str, arguments: tuple[Any, ...]) -> None:
-        """An event leaves: tell who wants to know."""
+        """An event leaves: tell whoever wants to know."""
         for function in self._outgoing:
             try:
                 function(event, *arguments)
@@ -375,7 +375,7 @@ class Socket:
             held.send(engine)
 
     def gone(self, reason: str) -> None:
-        """It is disconnected: out of its rooms, its calls settled; `on_disconnect` behind the handlers that run."""
+        """It is disconnected: out of its rooms, its calls settled; then `on_disconnect`, after its handlers."""
         if not self.connected:
             return
         handlers = self.namespace.handlers
@@ -406,11 +406,11 @@ class Socket:
         self.namespace.remove(self, reason)
 
     async def _farewell(self, reason: str) -> None:
-        """Run `on_disconnect` behind what had come before the end."""
+        """Run `on_disconnect` after what had come before the end."""
         grace = self.namespace.io.disconnect_grace
         if not await self._quiet(grace):
             self._cancel()
-            await self._quiet(grace)  # who does not listen to that is left behind
+            await self._quiet(grace)  # whatever does not heed that is left to itself
         self._end(reason)
 
     async def _quiet(self, seconds: float) -> bool:
@@ -478,7 +478,7 @@ class Socket:
             self._connection.waits(size)
 
     def _begin(self, event: Event, size: int) -> None:
-        """Handle an event that nothing stands before: at once, or in a task behind which the others wait."""
+        """Handle an event that is next: at once, or in a task that the others wait for."""
         handlers = self.namespace.handlers
         found = handlers.events.get(event.name)
         if self._listeners is None and not handlers.any and not self._incoming:
@@ -573,7 +573,7 @@ class Socket:
         self.namespace.io.keep(coroutine)
 
     async def _run(self, event: Event) -> None:
-        """All handlers of an event, one behind the other. The first value that is not None is the acknowledgement."""
+        """All handlers of an event, one after the other. The first value that is not None is the acknowledgement."""
         try:
             decoded: list[Any] = []
             if self._incoming or self.namespace.handlers.any:
@@ -660,7 +660,7 @@ class Socket:
         self._acknowledge(event, answer)
 
     def _invalid(self, event: Event, error: InvalidValue | InvalidPacket) -> None:
-        """The client's arguments do not fit: told to it, and to who wants to know; the connection stays."""
+        """The client's arguments do not fit: it is told, and whoever wants to know; the connection stays."""
         self._connection.invalid(self, event, error)
         self._acknowledge(event, problem(error))
 

@@ -282,7 +282,7 @@ class Session:
         return effects
 
     def broken(self, now: float) -> list[Effect]:
-        """What has come on the session's WebSocket is no packet."""
+        """What has come on the session's WebSocket is not a packet."""
         if self.state is not SessionState.WEBSOCKET:
             return []
         return self._end(Step.BREAK, Reason.PARSE_ERROR, now)
@@ -294,7 +294,7 @@ class Session:
     # The upgrade
 
     def attach(self, now: float) -> list[Effect]:
-        """A WebSocket has come to take over: behind these effects it is the candidate, unless it is refused.
+        """A WebSocket has come to take over: after these effects it is the candidate, unless it is refused.
 
         The session goes on either way.
         """
@@ -383,7 +383,7 @@ class Session:
             self._held = now
 
     def _expire(self, now: float) -> list[Effect]:
-        """A request that comes at a deadline or behind it finds it past, however coarse the timer is."""
+        """A request that comes at a deadline or after it finds it past, however coarse the timer is."""
         effects: list[Effect] = []
         while now >= self.next_deadline():
             effects += self.on_deadline(now)
@@ -444,7 +444,7 @@ class Session:
         count = min(len(queue), MOST_PACKETS)
         if 1 < count == len(queue) and self.state in _OVER:
             # The end has a body of its own, as from Node's server: socket.io-client 4 handles messages a turn later
-            # than the end that stands behind them in one body, and tells each socket twice that it is disconnected.
+            # than the end that follows them in one body, and tells each socket twice that it is disconnected.
             count -= 1
         packets = tuple([queue.popleft() for _ in range(count)])
         self.queued -= sum(map(len, packets))

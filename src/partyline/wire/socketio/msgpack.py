@@ -99,7 +99,7 @@ class MsgpackReader:
         try:
             packed = _read_packed(message)
         except (msgspec.MsgspecError, RecursionError, ValueError) as error:
-            raise InvalidPacket(f"this is no packet in MessagePack: {error}") from None
+            raise InvalidPacket(f"this is not a packet in MessagePack: {error}") from None
         if len(packed.nsp) > MAX_NAMESPACE or not packed.nsp.startswith("/"):
             raise InvalidPacket(f"a namespace begins with / and has at most {MAX_NAMESPACE} characters")
         data = bytes(packed.data)
@@ -283,7 +283,7 @@ def _value(data: bytes) -> Any:
         except _Ambiguous:
             return _Exact(data).value() if len(data) <= _EXACT_UP_TO else _read_likely(data)
     except (msgspec.MsgspecError, RecursionError, ValueError, TypeError, OverflowError) as error:
-        raise InvalidPacket(f"a value in MessagePack is none here: {error}") from None
+        raise InvalidPacket(f"a value in MessagePack is not a value here: {error}") from None
 
 
 class _Exact:
@@ -310,7 +310,7 @@ class _Exact:
         return msgspec.msgpack.decode(self._data[start : self._at])
 
     def _size(self, first: int) -> int:
-        """The bytes behind the first one of a value that holds no others."""
+        """The bytes after the first one of a value that holds no others."""
         if 0xA0 <= first <= 0xBF:
             return first & 0x1F
         if 0xC4 <= first <= 0xC6 or 0xD9 <= first <= 0xDB:

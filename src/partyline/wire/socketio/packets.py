@@ -468,7 +468,7 @@ def _mended(text: str) -> str:
         data = text.encode()
         check_depth(data)
     except UnicodeError as error:
-        raise InvalidPacket(f"a packet is no text: {error}") from None
+        raise InvalidPacket(f"a packet is not text: {error}") from None
     except PartylineError as error:
         raise InvalidPacket(error.message, limit=error.limit) from None
     return mend_surrogates(data).decode()
@@ -478,7 +478,7 @@ def _decoded(raws: list[msgspec.Raw]) -> list[Any]:
     try:
         return [_read_json(raw) for raw in raws]
     except (msgspec.MsgspecError, RecursionError, ValueError) as error:
-        raise InvalidPacket(f"an argument is no value here: {error}") from None
+        raise InvalidPacket(f"an argument is not a value here: {error}") from None
 
 
 def _name(text: str, raws: list[msgspec.Raw]) -> str:
