@@ -1,0 +1,208 @@
+"""What strangers send costs what it weighs: eight times the length, eight times the time (hostile 46).
+
+`READERS` has a row for each function of wire/, topics, models and the chat that reads a text of a peer; a new one must
+get a row here, or a place in `NO_READERS`.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+import partyline
+from partyline.chat import words
+from partyline.errors import PartylineError
+from partyline.hub.patterns import Patterns
+from partyline.models import Position
+from partyline.topics import check_pattern, check_subscription, check_topic, is_printable
+from partyline.wire import json as wire_json
+from partyline.wire import relay
+from partyline.wire import sse as events
+from partyline.wire.engineio import handshake as engineio_handshake
+from partyline.wire.engineio import packets as engineio_packets
+from partyline.wire.engineio import payloads
+from partyline.wire.socketio.msgpack import MsgpackReader
+from partyline.wire.socketio.packets import JsonReader
+from partyline.wire.websocket import frames, handshake, masking
+from partyline.wire.websocket.connection import Connection, Limits
+from partyline.wire.websocket.deflate import Deflate, InflatedTooLarge, InflateError, Inflater, deflate
+
+PACKAGE = Path(partyline.__file__).parent
+WIDE = Limits(1 << 30, 1 << 30, 1 << 30)
+KEY = b"\x01\x02\x03\x04"
+
+
+def websocket(piece: bytes) -> object:
+    """Frames of a client, read by a server and by a client, whole and a unit at a time."""
+    reader = Connection(WIDE, deflate=Deflate())
+    reader.keep(piece)
+    while reader.unread:
+        reader.receive(b"", 32)
+    Connection(WIDE, client=True).receive(piece)
+    return Connection(WIDE).receive(frames.frame(frames.TEXT, piece, key=KEY))
+
+
+def inflated(piece: bytes) -> object:
+    with contextlib.suppress(InflateError, InflatedTooLarge):
+        Inflater(1 << 20).inflate(piece, final=True)
+    return Inflater(1 << 30).inflate(deflate(piece), final=True)
+
+
+def text(read: Callable[[str], object]) -> Callable[[bytes], object]:
+    return lambda piece: read(piece.decode("latin-1"))
+
+
+READERS: dict[str, Callable[[bytes], object]] = {
+    "json.decode": lambda piece: wire_json.decode(piece, msgspec.Raw),
+    "json.check_depth": wire_json.check_depth,
+    "json.mend_surrogates": wire_json.mend_surrogates,
+    "json.compact": lambda piece: wire_json.compact(b'"' + piece.replace(b'"', b"").replace(b"\\", b"") + b'"'),
+    "json.read": wire_json.read,
+    "json.read numbers": lambda piece: wire_json.read(b"[" + b"1" * len(piece) + b"]"),
+    "relay.decode_command": text(lambda value: relay.decode_command('{"type":"publish","topic":"' + value)),
+    "relay.decode_command data": text(
+        lambda value: relay.decode_command('{"type":"publish","topic":"a","data":' + value + "}")
+    ),
+    "relay.find_id": text(relay.find_id),
+    "relay.user_text": text(relay.user_text),
+    "relay.check_list": lambda piece: relay.check_list(piece.decode("latin-1").split(","), 10),
+    "sse.event": lambda piece: events.event(piece),
+    "engineio.read_request": lambda piece: engineio_handshake.read_request(
+        piece, method="GET", upgrade=False, version_3=True, jsonp=True
+    ),
+    "engineio.read_text": text(lambda value: engineio_packets.read_text("b" + value, 4)),
+    "engineio.read_text 3": text(lambda value: engineio_packets.read_text("b4" + value, 3)),
+    "engineio.read_binary": lambda piece: engineio_packets.read_binary(piece, 3),
+    "engineio.from_base64": text(engineio_packets.from_base64),
+    "engineio.to_base64": lambda piece: engineio_packets.to_base64(piece, 4),
+    "engineio.payloads.read": lambda piece: payloads.read(piece, 4),
+    "engineio.payloads.read 3": lambda piece: payloads.read(piece, 3),
+    "engineio.payloads.read octets": lambda piece: payloads.read(piece, 3, octets=True),
+    "engineio.payloads.read_form": lambda piece: payloads.read_form(b"d=" + piece, 4),
+    "socketio.JsonReader.receive": text(lambda value: JsonReader(10).receive("2" + value)),
+    "socketio.JsonReader.receive event": text(lambda value: JsonReader(10).receive('2["' + value + '"]')),
+    "socketio.JsonReader.receive attachments": text(lambda value: JsonReader(10).receive("51-" + value)),
+    "socketio.MsgpackReader.receive": lambda piece: MsgpackReader().receive(b"\x84" + piece),
+    "websocket.Connection.receive": websocket,
+    "websocket.Inflater.inflate": inflated,
+    "websocket.handshake.offered_subprotocols": lambda piece: handshake.offered_subprotocols([piece]),
+    "websocket.handshake.negotiate": lambda piece: handshake.negotiate([piece]),
+    "websocket.handshake.parse_extensions": handshake.parse_extensions,
+    "websocket.handshake.accept": lambda piece: handshake.accept(
+        "GET", "1.1", [(b"upgrade", piece), (b"connection", piece), (b"sec-websocket-key", piece)]
+    ),
+    "websocket.frames.messages": lambda piece: list(frames.messages(frames.text_frame(piece) * 2)),
+    "websocket.masking.mask": lambda piece: masking.mask(piece, KEY),
+    "topics.check_topic": text(check_topic),
+    "topics.check_pattern": text(check_pattern),
+    "topics.check_subscription": text(check_subscription),
+    "topics.is_printable": text(is_printable),
+    "models.Position.parse": text(Position.parse),
+    "chat.words.text": text(words.text),
+    "chat.words.name": text(lambda value: words.name(value, 40, "name")),
+    "chat.words.name marks": lambda piece: words.name("a" + "\u0301\u0323" * len(piece), 40, "name"),
+    "chat.words.message_id": text(words.message_id),
+    "chat.words.seen": text(words.seen),
+}
+
+PIECES = [
+    *(b"a", b" ", b"\\", b'"', b"[", b"[],", b"{", b":", b",", b"0", b"1:", b"-", b"b", b"\x1e", b"\x00", b"\xff"),
+    *(
+        b"\\\\",
+        b"\\u",
+        b"\\ud800",
+        b"\\ud83d\\ude00",
+        b'"[",',
+        b'"",',
+        b'\\"',
+        b"[" * 60 + b"]" * 60,
+        b"a.",
+        b"*.",
+        b">.",
+    ),
+    *(b"a, ", b"a;", b'a="b";', b"%41", b"a=1&", b"\r\n", b"4a\x1e", b"2:4a", b"\x81\xa1a", b"\xc4\x00", b"\x91"),
+    frames.frame(frames.PING, b"", key=KEY),
+    frames.frame(frames.TEXT, b"", fin=False, key=KEY) + frames.frame(frames.CONTINUATION, b"x", key=KEY),
+    frames.frame(frames.TEXT, deflate(b"x" * 1_000), rsv1=True, key=KEY),
+]
+
+
+def cost(read: Callable[[bytes], object], value: bytes, enough: float = 0.0) -> float:
+    """The least of a few times that reading takes, in seconds of the processor."""
+    least = float("inf")
+    for _ in range(4):
+        began = time.thread_time()
+        with contextlib.suppress(PartylineError, msgspec.MsgspecError, words.Refused, ValueError, RecursionError):
+            read(value)
+        least = min(least, time.thread_time() - began)
+        if least < enough:
+            break
+    return least
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_46_what_is_read_costs_what_it_weighs(name: str) -> None:
+    """hostile 46: eight times as long a text costs a good eight times as much at most, whatever it is made of."""
+    for piece in PIECES:
+        short, long = (piece * (size // len(piece)) for size in (8_000, 64_000))
+        bound = 24 * max(cost(READERS[name], short), 100e-6)
+        assert cost(READERS[name], long, bound) < bound, piece
+
+
+# Functions that only write what is ours, or look at one character or a bounded number of them.
+NO_READERS = {
+    *("json.refusal", "json.to_json", "relay.envelope", "relay.entry", "relay.publish_reply", "relay.classic_text"),
+    *("engineio.handshake.refusal", "engineio.handshake.open_packet", "engineio.packets.message"),
+}
+
+
+def readers_in(path: Path) -> set[str]:
+    """The public functions of a module that take text or bytes, and those methods called `receive` or `inflate`."""
+    found = set()
+    for node in ast.parse(path.read_text("utf-8")).body:
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+            kinds = [ast.unparse(one.annotation) for one in node.args.args if one.annotation is not None]
+            if any(kind in ("str", "bytes", "str | bytes", "Iterable[bytes]", "Headers") for kind in kinds):
+                found.add(node.name)
+    return found
+
+
+@pytest.mark.parametrize("module", ["json.py", "relay.py", "sse.py", "websocket/handshake.py", "engineio/payloads.py"])
+def test_every_reader_has_a_row(module: str) -> None:
+    """A function of these modules that takes a peer's text stands in the table above, or among those that write."""
+    rows = {name.partition(" ")[0].rpartition(".")[2] for name in READERS}
+    ours = {name.rpartition(".")[2] for name in NO_READERS} | {"accept_value"}
+    assert readers_in(PACKAGE / "wire" / module) <= rows | ours
+
+
+def test_48_a_match_does_not_depend_on_what_others_subscribed() -> None:
+    """hostile 48: a topic of few tokens is matched at the same cost beside ten thousand patterns of others."""
+    topic = "orders.eu.1"
+    alone, crowded = Patterns(), Patterns()
+    for patterns in (alone, crowded):
+        patterns.add("orders.*.1")
+    for number in range(10_000):
+        tokens = [f"t{number % 97}", *("*" if number >> bit & 1 and bit < 4 else f"x{number}" for bit in range(10))]
+        crowded.add(check_subscription(".".join(tokens)))
+
+    def matched(patterns: Patterns) -> Any:
+        patterns._matched.clear()
+        return patterns.matching(topic)
+
+    assert matched(alone) == matched(crowded) == ("orders.*.1",)
+    least = min(_seconds(matched, alone) for _ in range(5))
+    assert min(_seconds(matched, crowded) for _ in range(5)) < 3 * least
+
+
+def _seconds(matched: Callable[[Patterns], Any], patterns: Patterns) -> float:
+    began = time.thread_time()
+    for _ in range(1_000):
+        matched(patterns)
+    return time.thread_time() - began
