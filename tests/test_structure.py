@@ -22,7 +22,6 @@ CIRCLES: set[frozenset[str]] = set()
 LIMIT = 500
 LONG: set[str] = {
     "server/http.py",
-    "wire/websocket/connection.py",
 }
 _REASON = re.compile(r"Long because \w+")
 
