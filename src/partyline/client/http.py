@@ -12,6 +12,7 @@ from partyline.client.socket import Address
 from partyline.errors import Disconnected
 
 _MAX_BODY: Final = 16 * 1024 * 1024
+_MAX_HEAD: Final = 256 * 1024  # one read of body may be in it
 
 
 class Answer:
@@ -37,6 +38,7 @@ class Http(asyncio.Protocol):
         self._found: dict[str, str] = {}
         self._body: list[bytes] = []
         self._size = 0
+        self._head = 0  # bytes that came before the headers were complete, -1 after that
         self._answer: asyncio.Future[Answer] | None = None
 
     async def request(self, method: str, target: str, body: bytes = b"", content: str = "") -> Answer:
@@ -67,6 +69,7 @@ class Http(asyncio.Protocol):
         address = self._address
         context = (self._tls or ssl.create_default_context()) if address.secure else None
         self._parser = httptools.HttpResponseParser(self)
+        self._found, self._body, self._size, self._head = {}, [], 0, 0
         try:
             await asyncio.get_running_loop().create_connection(
                 lambda: self,
@@ -84,6 +87,12 @@ class Http(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
+        if self._head >= 0:
+            self._head += len(data)
+            if self._head > _MAX_HEAD:
+                self._fail(f"{self._address.authority} sent a head of more than {_MAX_HEAD} bytes")
+                self.close()
+                return
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
@@ -99,6 +108,9 @@ class Http(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         self._found[name.decode("latin-1").lower()] = value.decode("latin-1")
 
+    def on_headers_complete(self) -> None:
+        self._head = -1
+
     def on_body(self, body: bytes) -> None:
         self._body.append(body)
         self._size += len(body)
@@ -108,7 +120,7 @@ class Http(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         found, self._found = self._found, {}
-        body, self._body, self._size = b"".join(self._body), [], 0
+        body, self._body, self._size, self._head = b"".join(self._body), [], 0, 0
         answer, self._answer = self._answer, None
         if answer is not None and not answer.done():
             answer.set_result(Answer(self._parser.get_status_code(), found, body))
