@@ -35,6 +35,16 @@ async def kept(url: str, topic: str = "cats") -> list[object]:
     return [message["data"] for message in page["messages"]]
 
 
+async def accepted(url: str) -> None:
+    """Publish until it is accepted: connections that are gone may still be counted."""
+    async with asyncio.timeout(LONG):
+        while True:
+            with contextlib.suppress(ConnectionError):
+                if await publish(url) == 200:
+                    return
+            await asyncio.sleep(0.05)
+
+
 @contextlib.asynccontextmanager
 async def in_shell(line: str, db: Path, *, errors: int = asyncio.subprocess.PIPE) -> AsyncIterator[Server]:
     """A server that a shell starts: `line` is what it runs, with `SERVE` for the command."""
@@ -108,11 +118,11 @@ def test_a_database_that_is_taken_away(tmp_path: Path, act: str) -> None:
     db, aside = folder / "partyline.db", tmp_path / "aside"
 
     async def main() -> None:
-        accepted: list[object] = []
+        kept_ones: list[object] = []
         async with serving(db=db) as server, Client.of(server.port) as line:
             for number in range(5):
                 assert await publish(server.url, number) == 200
-                accepted.append(number)
+                kept_ones.append(number)
             if act == "folder":
                 folder.rename(aside)
                 folder.mkdir()
@@ -123,8 +133,8 @@ def test_a_database_that_is_taken_away(tmp_path: Path, act: str) -> None:
                     assert await other.end() == 0
                 (tmp_path / "other.db").rename(db)
             began = time.monotonic()
-            while await publish(server.url, f"late{len(accepted)}") == 200:
-                accepted.append(f"late{len(accepted)}")
+            while await publish(server.url, f"late{len(kept_ones)}") == 200:
+                kept_ones.append(f"late{len(kept_ones)}")
                 assert time.monotonic() - began < 1.5
             assert (await call(f"{server.url}/health"))[0] == 503
             found = await asyncio.create_subprocess_exec(
@@ -146,7 +156,7 @@ def test_a_database_that_is_taken_away(tmp_path: Path, act: str) -> None:
             async with asyncio.timeout(LONG):
                 while await publish(server.url, "back") != 200:
                     await asyncio.sleep(0.1)
-            accepted.append("back")
+            kept_ones.append("back")
             assert (await call(f"{server.url}/health"))[0] == 200
             await line.ping()
             assert await server.end() == 0
@@ -155,7 +165,7 @@ def test_a_database_that_is_taken_away(tmp_path: Path, act: str) -> None:
             )
         async with serving(db=db) as server:
             there = await kept(server.url)
-            assert [data for data in there if data in accepted] == accepted
+            assert [data for data in there if data in kept_ones] == kept_ones
 
     asyncio.run(main())
 
@@ -264,7 +274,7 @@ def test_few_descriptors(tmp_path: Path) -> None:
             connections = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(200)]
             for _, writer in connections:
                 writer.close()
-            assert await publish(server.url) == 200
+            await accepted(server.url)
             assert await server.end() == 0
             lines = [line for line in server.errors.decode().splitlines() if "descriptors" in line]
             assert len(lines) == 1
