@@ -6,9 +6,10 @@ import json
 
 import pytest
 
+from partyline.config import ApiKey
 from partyline.server.websocket import STRANGERS, STRANGERS_BYTES
+from partyline.trust.keys import key_hash
 from partyline.wire.websocket.frames import PONG, TEXT, frame
-from tests.relay.test_line import api_key
 from tests.server.conftest import Run
 from tests.server.peers import WebSocketPeer, connected, websocket
 from tests.server.servers import nothing_is_held, partyline_server
@@ -33,7 +34,7 @@ def test_47_a_stranger_sends_little(run: Run) -> None:
     """
 
     async def main() -> None:
-        async with partyline_server(api_keys=(api_key("k1"),)) as (partyline, url):
+        async with partyline_server(api_keys=(ApiKey(key_hash("k1")),)) as (partyline, url):
             large = frame(TEXT, bytes(STRANGERS.max_message + 1), key=MASK)
             pings = frame(TEXT, command("ping").encode(), key=MASK)
             for sent, code in (
@@ -58,7 +59,7 @@ def test_47_nothing_of_a_stranger_is_inflated(run: Run) -> None:
     """
 
     async def main() -> None:
-        async with partyline_server(api_keys=(api_key("k1"),)) as (_, url):
+        async with partyline_server(api_keys=(ApiKey(key_hash("k1")),)) as (_, url):
             async with connected(url) as peer:
                 client = await websocket(peer, "/v1/ws", V1, DEFLATE)
                 assert "sec-websocket-extensions" not in client.answer.headers
@@ -77,7 +78,7 @@ def test_whoever_has_authenticated_may_send_what_it_likes(run: Run, together: bo
     """What comes after `auth`, in the same write too, has the limits of everybody: megabytes, in large messages."""
 
     async def main() -> None:
-        async with partyline_server(api_keys=(api_key("k1"),)) as (partyline, url):
+        async with partyline_server(api_keys=(ApiKey(key_hash("k1")),)) as (partyline, url):
             texts = [command("auth", token="k1", id=0)]
             texts += [command("publish", topic="a", data="x" * 100_000, durable=False, id=n) for n in range(1, 21)]
             async with connected(url) as peer:
