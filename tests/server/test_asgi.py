@@ -646,7 +646,7 @@ def test_a_busy_client_leaves_turns_to_others() -> None:
     ],
 )
 def test_strangers_say_little(messages: list[str | bytes], code: int, heard: int) -> None:
-    """Before it has said who it is, a client may send 4 kB at once and 16 kB in all; no message is free."""
+    """Before it has said who it is, a client may send 4 kB at once and 16 kB in all (hostile 47)."""
 
     async def main() -> None:
         session = Session()

@@ -74,6 +74,10 @@ class Watch:
         pairs = zip(self.seconds, self.series[name], strict=True)
         return statistics.median(value for second, value in pairs if start <= second <= end)
 
+    def grown(self, name: str) -> float:
+        """How much more there is of it than before anybody came."""
+        return self.series[name][-1] - self.series[name][1]
+
     def now(self) -> float:
         return time.monotonic() - self.began
 
@@ -191,8 +195,7 @@ async def _load(soak: Soak, watch: Watch, options: argparse.Namespace, marks: li
         if isinstance(party, ClassicSubscriber):
             await party.leave()
     marks.append(watch.now())
-    await wait_for("all have left", lambda: not watch.series["connections"][-1], 30)
-    await asyncio.sleep(3)
+    await wait_for("nothing is left", lambda: all(watch.grown(name) <= more for name, more in REST.items()), 30)
 
 
 def _judge(watch: Watch, marks: Sequence[float]) -> None:
@@ -208,7 +211,7 @@ def _judge(watch: Watch, marks: Sequence[float]) -> None:
     for name, more in REST.items():
         before, after = watch.series[name][1], watch.series[name][-1]
         print(f"{name}: {before:,.0f} before anybody came, {after:,.0f} after all had left")
-        if after > before + more:
+        if watch.grown(name) > more:
             watch.wrong.append(f"{name}: {before:,.0f} before, {after:,.0f} after all had left")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import socket
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -141,6 +142,8 @@ class SlowSubscriber(LineSubscriber):
     kind = "slow v1"
 
     async def stay(self, line: Line, stay: float) -> None:
+        # Or the kernel would take megabytes for it before the server has to queue anything.
+        line.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
         stopping = asyncio.create_task(self._stop_now_and_then(line))
         try:
             await self.until_gone(line, stay)
