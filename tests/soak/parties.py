@@ -143,7 +143,7 @@ class SlowSubscriber(LineSubscriber):
 
     async def stay(self, line: Line, stay: float) -> None:
         # Or the kernel would take megabytes for it before the server has to queue anything.
-        line.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+        line.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
         stopping = asyncio.create_task(self._stop_now_and_then(line))
         try:
             await self.until_gone(line, stay)

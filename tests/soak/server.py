@@ -23,10 +23,11 @@ def say(**facts: object) -> None:
 
 
 def held(server: Partyline) -> Iterator[tuple[str, int]]:
-    """What the loop has to do, and who is there."""
+    """What the loop has to do, who is there, and how often a client was cut as too slow."""
     yield "tasks", len(asyncio.all_tasks())
     yield "timers", len(server.site.timers)
     yield "connections", server.site.connections
+    yield "cut as slow", server.counters.limits.get("outbox_bytes", 0)
 
 
 async def main(db: str) -> None:
