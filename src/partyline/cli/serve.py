@@ -90,7 +90,7 @@ async def _serve(settings: Settings, target: Target, new_epoch: bool, handover: 
     )
     try:
         partyline.shell.stop_on_signals()
-        _mind_hangups(partyline.shell.stop)
+        _drain_at_hangup(partyline.shell.stop)
         if target.application is not None:
             target.application.adopt(partyline)
         async with contextlib.AsyncExitStack() as stack:
@@ -109,32 +109,20 @@ async def _serve(settings: Settings, target: Target, new_epoch: bool, handover: 
     await _end_tasks()
 
 
-def _mind_hangups(stop: Callable[[], None]) -> None:
-    """Let SIGHUP drop no message. When the terminal goes it stops the server, with a drain; otherwise somebody asks for
-    settings to be read again, which only a restart does. Under nohup it stays ignored."""
+def _drain_at_hangup(stop: Callable[[], None]) -> None:
+    """Let SIGHUP stop the server as SIGTERM does, with a drain, however often it comes. Under nohup it is ignored."""
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
         return
-    in_terminal = _has_terminal()
     stopped = False
 
     def hung_up() -> None:
         nonlocal stopped
-        if not in_terminal or _has_terminal():
-            _log.warning("SIGHUP is ignored: settings are read at the start, restart the server to change them")
-        elif not stopped:  # a second call would end the drain
+        if not stopped:  # a second call would end the drain
             stopped = True
-            _log.info("the terminal is gone")
+            _log.info("SIGHUP: the server stops")
             stop()
 
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hung_up)
-
-
-def _has_terminal() -> bool:
-    try:
-        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
-    except OSError:  # ENXIO: there was none, or it is gone
-        return False
-    return True
 
 
 async def _end_tasks() -> None:
