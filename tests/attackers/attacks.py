@@ -60,6 +60,16 @@ def socketio(data: bytes, *first: str) -> Attack:
     return attack
 
 
+def http(data: bytes) -> Attack:
+    """Write these bytes again and again on a fresh connection, and read what is answered."""
+    blob = _many(data)
+
+    async def attack(peer: Peer) -> None:
+        await peer.flood(blob)
+
+    return attack
+
+
 def one(data: bytes) -> Attack:
     """Write these bytes once, and wait for the answer; then come again at once."""
 
@@ -95,6 +105,9 @@ def _names(count: int) -> str:
 
 
 BRACKETS = json.dumps({"type": "publish", "topic": "a", "data": [[]] * 2_000})
+
+
+GET = b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +158,8 @@ ROWS: dict[str, Row] = {
         ),
     ),
     "events": Row(socketio(text('42/chat,["typing",true]'), "40/chat,")),
+    "requests": Row(http(GET)),
+    "heads": Row(http(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n" + b"X: y\r\n" * 90 + b"\r\n")),
     "garbage": Row(one(b"\x16\x03\x01" * 8_000), again=0.0),
 }
 

@@ -76,7 +76,11 @@ class Writing:
 
     def send_text(self, text: str) -> None:
         """Write a text message, compressed where that was agreed and is worth it."""
-        self.send_utf8(frames.utf8(text))
+        try:
+            payload = text.encode()  # the common case, without another call
+        except UnicodeEncodeError:
+            payload = frames.utf8(text)
+        self.send_utf8(payload)
 
     def send_utf8(self, payload: bytes) -> None:
         """Write a text message that is encoded already."""
