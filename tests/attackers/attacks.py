@@ -116,7 +116,7 @@ class Row:
 
     attack: Attack
     idle: bool = False  # it sends nothing that anybody handles
-    again: float = 0.2  # seconds until it comes again
+    again: float = 0.5  # seconds until it comes again
 
 
 ROWS: dict[str, Row] = {

@@ -31,7 +31,7 @@ BULK: Final = 128 * 1024
 """
 
 _ROUND: Final = 0.005  # seconds in one turn of the loop for all of those that wait
-_SHARE: Final = 0.25  # of the loop's time, for all strangers
+_SHARE: Final = 0.2  # of the loop's time, for all strangers: a quarter with what the kernel does for them
 _GRACE: Final = 0.1  # seconds that strangers may be ahead of their share: a burst of logins does not wait
 
 
