@@ -116,6 +116,7 @@ class Row:
 
     attack: Attack
     idle: bool = False  # it sends nothing that anybody handles
+    open: bool = False  # it needs no credential anywhere: within its rate it is served while there is time
     again: float = 0.5  # seconds until it comes again
 
 
@@ -150,12 +151,13 @@ ROWS: dict[str, Row] = {
     "Engine.IO pings": Row(socketio(text("2"), "40/chat,")),
     "Engine.IO pongs": Row(socketio(text("3"), "40/chat,")),
     "Engine.IO before CONNECT": Row(socketio(text("3"))),
-    "large CONNECT": Row(socketio(text("40/chat," + json.dumps({"key": "k" * 900_000})))),
+    "large CONNECT": Row(socketio(text("40/chat," + json.dumps({"key": "k" * 900_000}))), open=True),
     "names": Row(
         socketio(
             text("42/chat,0" + json.dumps(["enter", {"room": "r", "name": "a" + "\u0301\u0323" * 30_000, "key": "k"}])),
             "40/chat,",
         ),
+        open=True,
     ),
     "events": Row(socketio(text('42/chat,["typing",true]'), "40/chat,")),
     "requests": Row(http(GET)),
