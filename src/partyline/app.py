@@ -258,6 +258,9 @@ def build(
         site.route = first_of(*upgrades, *(extra.upgrade for extra in extras))
         for extra in extras:
             extra.attach(site)
+        if relay:
+            classic.attach(site)
+            api.attach(site)
         routes: list[BaseRoute] = [*classic.routes(), *api.routes(), *openapi.routes(access)] if relay else []
         routes += [_metrics(site, access), *(route for extra in extras for route in extra.routes())]
         router = Router(routes=routes, redirect_slashes=False)

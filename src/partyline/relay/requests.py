@@ -49,12 +49,7 @@ async def read(request: Request, kind: type[_T], limit: int, setting: str = "max
 
     Raises UnsupportedMediaType (415), PayloadTooLarge (413), MalformedRequest (400) or InvalidValue (422).
     """
-    content_type = request.headers.get("content-type", "")
-    if content_type.partition(";")[0].strip().lower() != "application/json":
-        said = f"is {content_type[:60]!r}" if content_type else "does not say what it is"
-        raise UnsupportedMediaType(
-            f"the body must be application/json, and this one {said}: send Content-Type: application/json"
-        )
+    check_json(request.headers.get("content-type", ""))
     check_coding(request.headers.get("content-encoding", "").encode("latin-1"))
     # Known before a byte of it is read: a client that waits for 100 Continue never sends it.
     if int(request.headers.get("content-length", 0)) > limit:
@@ -65,6 +60,15 @@ async def read(request: Request, kind: type[_T], limit: int, setting: str = "max
         if len(body) > limit:
             raise _too_large(limit, setting)
     return decode(bytes(body), kind)
+
+
+def check_json(content_type: str) -> None:
+    """Raises UnsupportedMediaType for a body that does not say that it is JSON."""
+    if content_type.partition(";")[0].strip().lower() != "application/json":
+        said = f"is {content_type[:60]!r}" if content_type else "does not say what it is"
+        raise UnsupportedMediaType(
+            f"the body must be application/json, and this one {said}: send Content-Type: application/json"
+        )
 
 
 def _too_large(limit: int, setting: str) -> PayloadTooLarge:

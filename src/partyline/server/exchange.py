@@ -21,7 +21,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
-from typing import Final, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 from msgspec import Struct
 from starlette.requests import ClientDisconnect
@@ -127,6 +127,7 @@ class Exchange:
         "_connection",
         "_size",
         "answered",
+        "context",
         "cors",
         "direct",
         "disconnected",
@@ -164,6 +165,7 @@ class Exchange:
         self.peer = peer
         self.cors = cors  # lines of the answer's head
         self.keep_alive = keep_alive
+        self.context: Any = None  # what `Direct.begin` has found out, for `respond`
         self.answered = False
         self.disconnected = False
         self.gone: Callable[[], None] | None = None
@@ -172,6 +174,11 @@ class Exchange:
     def header(self, name: bytes) -> bytes | None:
         """The first header of this name, which is in lower case."""
         return next((value for key, value in self.headers if key == name), None)
+
+    def text(self, name: bytes) -> str | None:
+        """The same as text: Latin-1, as headers are."""
+        value = self.header(name)
+        return None if value is None else value.decode("latin-1")
 
     @property
     def body(self) -> bytes:

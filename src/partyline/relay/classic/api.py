@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 import msgspec
@@ -20,14 +22,17 @@ from partyline.hub.hub import Hub
 from partyline.hub.timers import Timers
 from partyline.interfaces import Store
 from partyline.metrics import Counters
-from partyline.models import Draft, Position, message_id
+from partyline.models import Draft, Position, Receipt, message_id
 from partyline.relay.access import Access
 from partyline.relay.classic.registry import Registry
 from partyline.relay.classic.resuming import ResumingSession
 from partyline.relay.classic.session import ClassicRules, ClassicSession
-from partyline.relay.requests import TopicName, UserId, answer, peer, published, read
-from partyline.server.site import Endpoint, Upgrade
+from partyline.relay.publishing import Publishing
+from partyline.relay.requests import TopicName, UserId, answer, peer, read
+from partyline.server.exchange import Exchange, OverAsgi
+from partyline.server.site import Endpoint, Site, Upgrade
 from partyline.topics import check_topic
+from partyline.trust.keys import Principal
 from partyline.trust.rate import PerAddress
 from partyline.wire.json import compact
 from partyline.wire.relay import check_list, user_text
@@ -90,11 +95,16 @@ class Relay:
         self._settings = settings
         rate = settings.registrations_per_second
         self._registrations = PerAddress(rate, max(1.0, rate * 10))
+        self._publishing = Publishing(access, hub, Publish, _drafts, _published, settings.max_body)
+
+    def attach(self, site: Site) -> None:
+        """Answer publishes without ASGI where the server is ours."""
+        site.direct.add("/publish", self._publishing, "POST")
 
     def routes(self) -> list[Route]:
         """The HTTP routes, for Starlette."""
         return [
-            Route("/publish", self.publish, methods=["POST"]),  # first: the router tries them in this order
+            Route("/publish", OverAsgi(self._publishing, self._counters), methods=["POST"]),
             Route("/register", self.register, methods=["POST"]),
             Route("/register/{id}", self.unregister, methods=["DELETE"]),
             Route("/add_topic", self.add_topic, methods=["POST"]),
@@ -192,18 +202,6 @@ class Relay:
         self._registry.set_topics(registration, tuple(topics))
         return answer({"topics": list(topics)})
 
-    async def publish(self, request: Request) -> Response:
-        principal = self._access.principal(request)
-        body = await read(request, Publish, self._settings.max_body)
-        self._access.check(principal)
-        topic = check_topic(body.topic)
-        principal.may_publish(topic)
-        user = None if body.user_id is None else user_text(body.user_id)
-        draft = Draft(topic, compact(bytes(body.message)), message_id(), user, sender=principal.user, chosen_id=False)
-        (receipt,) = await published(self._hub, draft)
-        position = None if receipt.position is None else str(receipt.position)
-        return answer({"topic": topic, "position": position, "id": receipt.id})
-
     async def not_upgraded(self, request: Request) -> Response:
         self._registry.find(request.path_params["id"])
         raise UpgradeRequired("this is a WebSocket endpoint: connect to it with a WebSocket client")
@@ -215,3 +213,16 @@ class Relay:
             return f"{'wss' if url.scheme in ('https', 'wss') else 'ws'}://{url.netloc}{url.path.rstrip('/')}"
         asker, mounted = peer(request), quote(request.scope.get("root_path", "").rstrip("/"))
         return f"{'wss' if asker.scheme == 'https' else 'ws'}://{asker.host}{mounted}"
+
+
+def _drafts(principal: Principal, exchange: Exchange, body: Publish) -> list[Draft]:
+    topic = check_topic(body.topic)
+    principal.may_publish(topic)
+    user = None if body.user_id is None else user_text(body.user_id)
+    return [Draft(topic, compact(bytes(body.message)), message_id(), user, sender=principal.user, chosen_id=False)]
+
+
+def _published(receipts: Sequence[Receipt]) -> dict[str, Any]:
+    (receipt,) = receipts
+    position = None if receipt.position is None else str(receipt.position)
+    return {"topic": receipt.room, "position": position, "id": receipt.id}

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, Final, TypeAlias
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
-from starlette.routing import Route
+from starlette.routing import Route, request_response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from partyline.errors import InvalidValue, NotFound, UpgradeRequired
-from partyline.models import Position
+from partyline.models import Draft, Position, Receipt
 from partyline.relay.access import query_token
-from partyline.relay.requests import LABEL_SCHEMA, UserId, answer, peer, published, read
+from partyline.relay.publishing import Publishing
+from partyline.relay.requests import LABEL_SCHEMA, UserId, answer, peer, read
 from partyline.relay.v1.events import EventStream
 from partyline.relay.v1.publishing import MAX_BATCH, Batch, NewMessage
 from partyline.relay.v1.reading import check_limit, history_page, parse_after
@@ -29,6 +32,7 @@ from partyline.relay.values import (
     TopicCounts,
     Users,
 )
+from partyline.server.exchange import Exchange, OverAsgi
 from partyline.server.site import Endpoint, Site, Upgrade
 from partyline.topics import check_topic, is_pattern, is_printable
 from partyline.trust.keys import EVERYBODY, Principal
@@ -61,15 +65,28 @@ class Api:
         self._max_body = max_body
         self._max_batch_body = max_batch_body
         self._deflate = deflate
+        access, hub = services.access, services.hub
+        self._publishing = Publishing(
+            access, hub, NewMessage, _one, lambda receipts: Published.of(receipts[0]), max_body
+        )
+        self._batches = Publishing(access, hub, Batch, _batch, _receipts, max_batch_body, "max_batch_body")
+
+    def attach(self, site: Site) -> None:
+        """Answer publishes without ASGI where the server is ours."""
+        site.direct.add("/v1/topics/{topic}/messages", self._publishing, "POST")
+        site.direct.add("/v1/publish", self._batches, "POST")
 
     def routes(self) -> list[Route]:
         """The HTTP routes, for Starlette."""
+        counters = self._site.counters
+        publishing = OverAsgi(self._publishing, counters)
         return [
-            Route("/v1/topics/{topic}/messages", self.messages, methods=["GET", "POST"]),
+            # One route for both: two of them would each name half of the methods in the Allow of a 405.
+            Route("/v1/topics/{topic}/messages", _Either(self.history, publishing), methods=["GET", "POST"]),
             Route("/v1/topics/{topic}/events", self.events, methods=["GET"]),
             Route("/v1/topics/{topic}/presence", self.presence, methods=["GET"]),
             Route("/v1/topics", self.topics, methods=["GET"]),
-            Route("/v1/publish", self.publish_batch, methods=["POST"]),
+            Route("/v1/publish", OverAsgi(self._batches, counters), methods=["POST"]),
             Route("/v1/connections", self.connections, methods=["GET"]),
             Route("/v1/connections/{id}", self.disconnect, methods=["DELETE"]),
             Route("/v1/revocations", self.revoke, methods=["POST"]),
@@ -97,33 +114,6 @@ class Api:
 
     async def not_upgraded(self, request: Request) -> Response:
         raise UpgradeRequired("this is a WebSocket endpoint: connect to it with a WebSocket client")
-
-    async def messages(self, request: Request) -> Response:
-        # One route for both: two of them would each name half of the methods in the Allow of a 405.
-        return await (self.publish(request) if request.method == "POST" else self.history(request))
-
-    async def publish(self, request: Request) -> Response:
-        principal = self._services.access.principal(request)
-        body = await read(request, NewMessage, self._max_body)
-        self._services.access.check(principal)
-        named = request.headers.get("idempotency-key")
-        if named is not None and body.id is not None and named != body.id:
-            raise InvalidValue("id: it differs from the Idempotency-Key header; send one of them", field="id")
-        draft = body.draft(principal, request.path_params["topic"], named)
-        (receipt,) = await published(self._services.hub, draft)
-        return answer(Published.of(receipt))
-
-    async def publish_batch(self, request: Request) -> Response:
-        principal = self._services.access.principal(request)
-        body = await read(request, Batch, self._max_batch_body, "max_batch_body")
-        self._services.access.check(principal)
-        if not 1 <= len(body.messages) <= MAX_BATCH:
-            raise InvalidValue(
-                f"messages: {len(body.messages)} are not between 1 and {MAX_BATCH}", code="batch_size", field="messages"
-            )
-        drafts = [message.draft(principal, message.topic) for message in body.messages]
-        receipts = await published(self._services.hub, *drafts)
-        return answer(PublishedBatch([Published.of(receipt) for receipt in receipts]))
 
     async def history(self, request: Request) -> Response:
         principal = self._services.access.principal(request)
@@ -205,6 +195,36 @@ class Api:
         """Lists need a key beyond this machine."""
         if not peer(request).local:
             self._services.access.principal(request).must_be_admin(what)
+
+
+class _Either:
+    """A page of history, or a publish."""
+
+    def __init__(self, get: Callable[[Request], Awaitable[Response]], post: ASGIApp) -> None:
+        self._get = request_response(get)
+        self._post = post
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await (self._post if scope["method"] == "POST" else self._get)(scope, receive, send)
+
+
+def _one(principal: Principal, exchange: Exchange, body: NewMessage) -> list[Draft]:
+    named = exchange.text(b"idempotency-key")
+    if named is not None and body.id is not None and named != body.id:
+        raise InvalidValue("id: it differs from the Idempotency-Key header; send one of them", field="id")
+    return [body.draft(principal, exchange.parameter, named)]
+
+
+def _batch(principal: Principal, exchange: Exchange, body: Batch) -> list[Draft]:
+    if not 1 <= len(body.messages) <= MAX_BATCH:
+        raise InvalidValue(
+            f"messages: {len(body.messages)} are not between 1 and {MAX_BATCH}", code="batch_size", field="messages"
+        )
+    return [message.draft(principal, message.topic) for message in body.messages]
+
+
+def _receipts(receipts: Sequence[Receipt]) -> PublishedBatch:
+    return PublishedBatch([Published.of(receipt) for receipt in receipts])
 
 
 def _integer(text: str, field: str) -> int:
