@@ -670,6 +670,20 @@ def test_a_stream_of_a_draining_server_ends_at_once() -> None:
     run(main())
 
 
+def test_drain_does_not_wait_for_a_client_that_leaves_as_it_begins() -> None:
+    """A client that goes in the moment in which the server stops is not waited for (hostile 55)."""
+
+    async def main() -> None:
+        async with running(settings(drain_time=WITHIN)) as (partyline, url):
+            async with stream(url, "cats"):
+                await joined(partyline, "cats")
+            began = asyncio.get_running_loop().time()
+        assert asyncio.get_running_loop().time() - began < WITHIN / 2
+        assert not partyline.site.live
+
+    run(main())
+
+
 def test_drain_does_not_wait_for_a_reader_that_stands_still() -> None:
     """A stream whose reader takes nothing is dropped at the drain time, and the server ends in order."""
 

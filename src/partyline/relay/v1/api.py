@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Annotated, Final, TypeAlias
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
+from typing import Annotated, Any, Final, TypeAlias, cast
 
 import msgspec
 from starlette.requests import Request
@@ -141,9 +142,7 @@ class Api:
             after = str(Position("0" * 16, 0))
         drop = request.scope.get("partyline.abort")
         stream = EventStream(self._services, self._site, principal, peer(request).address, drop)
-        return StreamingResponse(
-            stream.stream(topic, after), media_type="text/event-stream", headers={"x-accel-buffering": "no"}
-        )
+        return _Events(stream.stream(topic, after), media_type="text/event-stream", headers={"x-accel-buffering": "no"})
 
     async def presence(self, request: Request) -> Response:
         self._look(request, "presence")
@@ -231,3 +230,12 @@ def _integer(text: str, field: str) -> int:
     if not text.isascii() or not text.isdigit() or len(text) > 9:
         raise InvalidValue(f"{field}: {text[:60]!r} is not a number", field=field)
     return int(text)
+
+
+class _Events(StreamingResponse):
+    """A stream that has ended when its answer has, also where that failed: left to itself, a generator that nobody asks
+    any more goes on until the garbage collector finds it."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with aclosing(cast("AsyncGenerator[Any, None]", self.body_iterator)):
+            await super().__call__(scope, receive, send)
