@@ -1,7 +1,8 @@
-"""docs/architecture.md against the code: its layout, its paths, its table of transitions, its import order."""
+"""docs/architecture.md against the code: its layout, paths and places, its tables of transitions, its import order."""
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -25,6 +26,7 @@ PAGE = ROOT / "docs" / "architecture.md"
 _FENCE = re.compile(r"^```[^\n]*\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"\]\([^)]*\)")
 _FILE = re.compile(r"(?<![\w/.-])(?:[\w.-]+/)*[\w-]+\.(?:py|sql|md|toml|typed)\b")
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 _FOLDER = re.compile(r"`((?:[\w.-]+/)+)`")
 
 
@@ -92,7 +94,7 @@ def test_transitions(name: str, transitions: Mapping[tuple[Enum, Enum], Enum]) -
 
 
 def test_import_order() -> None:
-    """The documented order of imports, from the bottom up, is the contract that import-linter checks."""
+    """The documented order of imports, lowest layer first, is the contract that import-linter checks."""
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"]["contracts"]
     layers = next(contract["layers"] for contract in contracts if contract["type"] == "layers")
     wanted = []
@@ -106,6 +108,26 @@ def test_import_order() -> None:
         for line in fence("Imports run one way").splitlines()
     ]
     assert documented == wanted
+
+
+def test_places() -> None:
+    """Every class and function in the table of where to change what is in the file that it is said to be in."""
+    _, _, rest = page().partition("<!-- places -->\n")
+    named = re.findall(r"`([\w/]+\.py): ([\w.]+)`", rest.partition("<!-- /places -->")[0])
+    assert len(named) > 20
+    assert [f"{file}: {name}" for file, name in named if name not in definitions(PACKAGE / file)] == []
+
+
+def definitions(path: Path) -> set[str]:
+    """The classes and functions of a file, and the methods of its classes."""
+    found: set[str] = set()
+    for node in ast.parse(path.read_text("utf-8")).body:
+        if isinstance(node, ast.ClassDef):
+            found.add(node.name)
+            found |= {f"{node.name}.{inner.name}" for inner in node.body if isinstance(inner, _FUNCTIONS)}
+        elif isinstance(node, _FUNCTIONS):
+            found.add(node.name)
+    return found
 
 
 def test_walks() -> None:

@@ -1,7 +1,8 @@
-"""The hub: number, store, fan out. Every door (HTTP, WebSocket, Socket.IO) publishes here, and nowhere else.
+"""The hub: store, then fan out. Every publish on the relay, and everything that a namespace keeps, goes through here.
 
-All of it is plain functions on the loop's thread: between `publish` and the members' `transport.write` nothing awaits.
-Who is served when is decided in delivery.py.
+A Socket.IO event that is not kept goes straight to delivery.py, which decides who is served when; namespaces have rooms
+of their own. All of it is plain functions on the loop's thread, and none of them awaits. The store numbers a message
+and reports its commit by a callback.
 """
 
 from __future__ import annotations
