@@ -64,6 +64,7 @@ class Cycle:
         "_scope",
         "_size",
         "_start",
+        "_told",
         "_wake",
         "_whole",
         "answered",
@@ -85,6 +86,7 @@ class Cycle:
         self._wake = asyncio.Event()  # for `receive`
         self._listening = False
         self._lost = False
+        self._told = False  # something was sent since
         self._start: tuple[int, Headers] | None = None  # of an answer: status and headers
         self._chunked = False
         self._left: int | None = None  # bytes of the body that Content-Length promises and that are to come
@@ -178,8 +180,11 @@ class Cycle:
             await self.writable.wait()
         kind = message["type"]
         if self._lost:
-            if message.get("more_body", False):
-                raise ClientGone("the client has gone")  # a stream would go on for ever
+            # The first piece that nobody gets says nothing: the application may be about to hear of it by `receive`,
+            # and to end in its own way. A stream that only sends would go on for ever.
+            told, self._told = self._told, True
+            if told and message.get("more_body", False):
+                raise ClientGone("the client has gone")
             return
         if self.complete:
             if self._head.method == "HEAD" and kind == "http.response.body":
