@@ -1,4 +1,4 @@
-"""The command line within this process: what it printed and how it ended, as of a process of its own."""
+"""The command line run within this process: what it printed and how it ended, as if it had its own process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.process import command, environment
 
 
 class _Terminal(io.TextIOWrapper):
-    """Standard output that says that it is a terminal."""
+    """A standard output that claims to be a terminal."""
 
     def isatty(self) -> bool:
         return True
@@ -60,7 +60,7 @@ def run(
 
 
 def start(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """The same in a process of its own, for what imports a program of the test's."""
+    """The same in a process of its own, for a command that imports a program written by the test."""
     return subprocess.run(
         command(*arguments),
         capture_output=True,

@@ -1,4 +1,4 @@
-"""`partyline chat`: processes that talk to each other, in a room and as strangers, over a killed server too."""
+"""`partyline chat`: processes that talk to each other in a room and as strangers, even when the server is killed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Terminal:
         self._process.stdin.write(f"{line}\n".encode())
 
     async def sees(self, wanted: str) -> str:
-        """Wait for a line in which there is this, and return it; what is before it counts no more."""
+        """Wait for a line that contains this, and return it; everything before it is dropped."""
         assert self._process.stdout is not None
         try:
             async with asyncio.timeout(20):
@@ -63,8 +63,8 @@ async def chatting(url: str, *arguments: str) -> AsyncIterator[Terminal]:
 
 
 def test_a_room(tmp_path: Path) -> None:
-    """Two terminals in a room see who is there and what is said, once and in order; whoever comes later sees it too.
-    Control characters drive no terminal, and a killed server costs nothing that was typed meanwhile."""
+    """Two terminals in a room see who is there and what is said, once and in order; whoever joins later sees it too.
+    Control characters never reach a terminal, and nothing typed while the server is down is lost."""
 
     async def main() -> None:
         db = tmp_path / "partyline.db"
@@ -126,7 +126,7 @@ def test_strangers() -> None:
 
 
 def test_no_server() -> None:
-    """Without a server it says so in one line, and ends with 1."""
+    """Without a server the command says so in one line and exits with code 1."""
 
     async def main() -> None:
         async with chatting("http://127.0.0.1:9") as nobody:
@@ -138,7 +138,7 @@ def test_no_server() -> None:
 
 
 async def refused(*arguments: str) -> tuple[int | None, str]:
-    """The exit code, and all that a `partyline chat` prints that ends by itself."""
+    """The exit code and the whole output of a `partyline chat` that ends by itself."""
     process = await asyncio.create_subprocess_exec(
         *command("chat", *arguments),
         stdin=asyncio.subprocess.DEVNULL,
@@ -152,8 +152,8 @@ async def refused(*arguments: str) -> tuple[int | None, str]:
 
 
 def test_a_chat_that_cannot_begin() -> None:
-    """What keeps a chat from beginning is one line: the server's own word where it refuses, never another server's
-    page."""
+    """Whatever keeps a chat from starting is told in one line: the server's own words if it refuses, never the
+    page of some other server."""
 
     async def another(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -177,7 +177,7 @@ def test_a_chat_that_cannot_begin() -> None:
 
 
 def test_strangers_have_no_rooms() -> None:
-    """--room and --name beside --stranger are refused."""
+    """--room and --name are refused together with --stranger."""
 
     async def main() -> None:
         for option in ("--room", "--name"):

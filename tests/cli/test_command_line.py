@@ -31,7 +31,8 @@ def fails(done: subprocess.CompletedProcess[str], *words: str) -> None:
 
 
 def test_port_in_use(tmp_path: Path) -> None:
-    """A port in use is one line that names it, the process that has it and the way out; no database is made."""
+    """A port in use gives one line that names the port, the process that has it and the way out; no database is
+    made."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -42,7 +43,7 @@ def test_port_in_use(tmp_path: Path) -> None:
 
 
 def test_port_in_use_in_a_program() -> None:
-    """A program that serves by itself has no options: what it is told names the setting, too."""
+    """A program that calls `serve` itself has no options, so the error names the setting, too."""
 
     async def main(port: int) -> None:
         with pytest.raises(ConfigError, match=rf"^port {port} on 127.0.0.1 is in use: .*setting port, or --port"):
@@ -85,12 +86,12 @@ def test_port_in_use_in_a_program() -> None:
     ],
 )
 def test_bad_settings(arguments: tuple[str, ...], words: tuple[str, ...], tmp_path: Path) -> None:
-    """A bad setting is one line naming the setting, the value and the way out."""
+    """A bad setting gives one line that names the setting, the value and the way out."""
     fails(run("serve", "--port", "0", *arguments, cwd=tmp_path), *words)
 
 
 def test_unreadable_files(tmp_path: Path) -> None:
-    """Files that are no settings, no certificate and no database are each one line."""
+    """A file that is not a settings file, a certificate or a database gives one line each."""
     broken = tmp_path / "broken"
     broken.write_text("this is = not [ anything\n" * 50)
     fails(run("serve", "--config", str(broken)), str(broken), "TOML")
@@ -132,7 +133,8 @@ def test_second_server_on_one_database(tmp_path: Path) -> None:
 
 
 def test_what_serve_prints(tmp_path: Path) -> None:
-    """In a terminal or not, serve says where it listens, its database and sync mode, limits and who may connect."""
+    """In a terminal or not, serve shows where it listens, its database and sync mode, its limits and who may
+    connect."""
     process = subprocess.Popen(
         command("serve", "--port", "0"),
         stdout=subprocess.PIPE,
@@ -183,8 +185,8 @@ def test_config_shows_where_values_come_from(tmp_path: Path) -> None:
 
 
 def test_lines_are_for_grep(tmp_path: Path) -> None:
-    """Where standard output is no terminal, nothing is wrapped and no line ends with blanks: each setting has its line,
-    with sizes and times as the settings file takes them."""
+    """If standard output is not a terminal, nothing is wrapped and no line ends with blanks: each setting has its line,
+    with sizes and times in the form that the settings file takes."""
     done = run("config", COLUMNS="40")
     lines = done.stdout.splitlines()
     assert all(line == line.rstrip() for line in lines)
@@ -205,7 +207,7 @@ def test_config_never_shows_a_key() -> None:
 
 
 def test_plain_key_in_settings_is_refused(tmp_path: Path) -> None:
-    """A settings file holds hashes: a plain key in it is refused, and not repeated in the message."""
+    """A settings file holds hashes: a plain key in it is refused, and the message does not repeat it."""
     file = tmp_path / "settings.toml"
     file.write_text('api_keys = ["pl_secret_key"]\n')
     done = run("serve", "--config", str(file))
@@ -214,7 +216,7 @@ def test_plain_key_in_settings_is_refused(tmp_path: Path) -> None:
 
 
 def test_publish_without_a_server() -> None:
-    """Publishing to nobody is one line and exit code 1."""
+    """Publishing where no server listens gives one line and exit code 1."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -225,7 +227,7 @@ def test_publish_without_a_server() -> None:
 
 
 def test_a_key_that_can_be_guessed() -> None:
-    """`serve` with a plain key of fewer than 16 characters starts, and warns without showing it."""
+    """`serve` with a plain key of fewer than 16 characters starts, and warns about the key without showing it."""
     for key, warned in (("secret", True), ("s" * 16, False), ("sha256:" + "0" * 64, False)):
         process = subprocess.Popen(
             command("serve", "--port", "0", "--db", ":memory:", "--log-format", "json", "--api-key", key),
@@ -244,7 +246,7 @@ def test_a_key_that_can_be_guessed() -> None:
 
 
 def test_help_names_the_commands() -> None:
-    """`partyline --help` lists the commands; -h does the same, for each of them too."""
+    """`partyline --help` lists the commands, and -h does the same; both work for each command, too."""
     done = run("--help")
     assert run("-h").stdout == done.stdout
     assert run("tail", "-h").stdout == run("tail", "--help").stdout != ""

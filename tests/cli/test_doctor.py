@@ -1,4 +1,4 @@
-"""`partyline doctor` as people and scripts meet it."""
+"""`partyline doctor` as people and scripts use it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def free_port() -> int:
 
 
 def test_all_is_well(tmp_path: Path) -> None:
-    """With a database in order the exit code is 0, every finding is one plain line, and the machine is described."""
+    """With a sound database the exit code is 0, every finding is one plain line, and the machine is described."""
     db = tmp_path / "partyline.db"
     filled(db)
     arguments = ("--db", str(db), "--set", f"port={free_port()}")
@@ -57,7 +57,7 @@ def test_all_is_well(tmp_path: Path) -> None:
 
 
 def test_a_problem_is_exit_code_1(tmp_path: Path) -> None:
-    """Damage is a problem with what to do, and exit code 1; for scripts the positions are listed."""
+    """Damage is reported as a problem with advice and exit code 1; scripts get a list of the positions."""
     db = tmp_path / "partyline.db"
     epoch = filled(db, 20)
     change(db, "UPDATE log SET data = x'32' WHERE offset = 7")
@@ -71,7 +71,7 @@ def test_a_problem_is_exit_code_1(tmp_path: Path) -> None:
 
 
 def test_beside_a_running_server(tmp_path: Path) -> None:
-    """Beside a running server doctor finds it by its lock and on its port, and disturbs nothing."""
+    """doctor finds a running server by its lock and on its port, and disturbs nothing."""
 
     async def main() -> None:
         async with serving(db=tmp_path / "partyline.db") as server:
@@ -86,7 +86,7 @@ def test_beside_a_running_server(tmp_path: Path) -> None:
 
 
 def test_a_port_in_use(tmp_path: Path) -> None:
-    """Who listens on the port is named, by process and not by its arguments."""
+    """doctor names the process that listens on the port, without its arguments."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -98,7 +98,7 @@ def test_a_port_in_use(tmp_path: Path) -> None:
 
 
 def test_settings_that_do_not_fit(tmp_path: Path) -> None:
-    """Settings that serve would refuse are a finding, and the rest is looked at all the same."""
+    """Settings that serve would refuse are a finding, and the rest is examined all the same."""
     found = findings("--db", str(tmp_path / "x.db"), "--set", "max_bdy=1", code=1)
     assert found["settings"]["verdict"] == "problem"
     assert "max_body" in found["settings"]["text"]
@@ -106,7 +106,7 @@ def test_settings_that_do_not_fit(tmp_path: Path) -> None:
 
 
 def test_a_settings_file_that_is_broken(tmp_path: Path) -> None:
-    """A file that is no TOML is named with the place where it breaks, and the advice is to mend it."""
+    """A file that is not TOML is named with the place where it breaks, and the advice is to mend it."""
     file = tmp_path / "partyline.toml"
     file.write_text("port = 8000\nhost 1\n")
     found = findings("--db", ":memory:", "--config", str(file), code=1)["settings"]
@@ -123,7 +123,7 @@ def test_in_memory() -> None:
 
 
 def test_on_a_terminal(tmp_path: Path) -> None:
-    """On a terminal it is a table with colours, and a bar that is gone at the end."""
+    """On a terminal the report is a table with colours, and its progress bar is gone at the end."""
     db = tmp_path / "partyline.db"
     filled(db, 20)
     change(db, "UPDATE log SET data = x'32' WHERE offset = 7")
@@ -156,7 +156,7 @@ def test_on_a_terminal(tmp_path: Path) -> None:
     [("ext4", Verdict.OK), ("nfs4", Verdict.PROBLEM), ("fuse.sshfs", Verdict.PROBLEM), ("tmpfs", Verdict.WARNING)],
 )
 def test_filesystems(tmp_path: Path, kind: str, verdict: Verdict) -> None:
-    """The filesystem is the one with the longest mount point above the folder; over a network it is a problem."""
+    """The filesystem is the one with the longest mount point above the folder; a network filesystem is a problem."""
     mounts = tmp_path / "mountinfo"
     mounts.write_text(
         "22 1 0:1 / / rw shared:1 - xfs /dev/a rw\n"
@@ -170,7 +170,7 @@ def test_filesystems(tmp_path: Path, kind: str, verdict: Verdict) -> None:
 
 
 def test_few_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A low limit of descriptors is a warning with how to raise it."""
+    """A low limit on descriptors is a warning that says how to raise it."""
     monkeypatch.setattr("partyline.cli.machine.descriptor_limit", lambda: 512)
     monkeypatch.setattr("partyline.cli.machine.max_connections", lambda settings: 256)
     (found,) = [one for one in examine_machine(Settings(db=":memory:", port=0)) if one.subject == "descriptors"]

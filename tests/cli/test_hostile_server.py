@@ -1,4 +1,4 @@
-"""The commands and a server that means ill: nothing of what it says drives the terminal (hostile 32, 50)."""
+"""The commands against a malicious server: nothing that it says controls the terminal (hostile 32, 50)."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from partyline.wire.websocket.connection import Connection, Limits
 from .commands import run
 
 EVIL = "\x1b]0;owned\x07\x1b[2J\rgone\u202e\u200b\x9b31m\x00\x7f\nforged"
-"""An escape sequence, a title, a return, an override of direction, one that has no width, a line break."""
+"""An escape sequence, a title, a return, a direction override, a zero-width character, a line break."""
 
 Talk = Callable[[Connection, list[str]], list[bytes]]
-"""What a server answers to texts: given all that came in one read."""
+"""What a server answers to texts, given everything that arrived in one read."""
 
 
 def refusing(body: bytes) -> bytes:
@@ -77,7 +77,7 @@ def text(wire: Connection, value: object) -> bytes:
 
 
 def v1(*frames: dict[str, object], close: tuple[int, str] | None = None) -> Talk:
-    """Welcome, and to the first command these frames, with `id` made that of the command."""
+    """Send a welcome, and answer the first command with these frames, their `id` set to that of the command."""
 
     def talk(wire: Connection, texts: list[str]) -> list[bytes]:
         if not texts:
@@ -90,7 +90,7 @@ def v1(*frames: dict[str, object], close: tuple[int, str] | None = None) -> Talk
 
 
 def chatting(answer: object, *events: object) -> Talk:
-    """Socket.IO: to the first event this answer, and these events."""
+    """Socket.IO: answer the first event with this, and send these events."""
 
     def talk(wire: Connection, texts: list[str]) -> list[bytes]:
         opened = '0{"sid":"x","upgrades":[],"pingInterval":25000,"pingTimeout":20000,"maxPayload":1000000}'
@@ -156,8 +156,8 @@ SERVERS: dict[str, tuple[tuple[str, ...], Talk | bytes]] = {
     "chat: refused": (CHAT, chatting("refuse")),
     "chat: an error": (CHAT, chatting({"error": EVIL, "message": EVIL, "field": EVIL})),
     "chat: messages": (CHAT, chatting(ENTERED, ["said", SAID], ["came", SAID], ["left", SAID], ["typing", SAID])),
-    "chat: of other shapes": (CHAT, chatting({**ENTERED, "messages": [1]}, ["said", 1], ["came"], ["left", EVIL, 2])),
-    "chat: nothing of a chat": (CHAT, chatting([EVIL])),
+    "chat: other shapes": (CHAT, chatting({**ENTERED, "messages": [1]}, ["said", 1], ["came"], ["left", EVIL, 2])),
+    "chat: not a chat at all": (CHAT, chatting([EVIL])),
     "chat: asked to wait": (CHAT, chatting({**ENTERED, "wait": EVIL})),
 }
 
@@ -165,8 +165,8 @@ SERVERS: dict[str, tuple[tuple[str, ...], Talk | bytes]] = {
 @pytest.mark.parametrize("terminal", [False, True], ids=["pipe", "terminal"])
 @pytest.mark.parametrize("name", SERVERS)
 def test_nothing_drives_the_terminal(name: str, terminal: bool) -> None:
-    """Whatever a server answers, in an error, a close, a message or a receipt, each of its characters that could drive
-    a terminal or forge a line is written out; a command that fails does so in one line, without a stack trace."""
+    """Whatever a server answers, in an error, a close, a message or a receipt, each character of it that could control
+    a terminal or forge a line is escaped; a command that fails does so in one line, without a stack trace."""
     arguments, talk = SERVERS[name]
 
     async def main() -> tuple[int, str, str]:
@@ -190,7 +190,7 @@ def test_nothing_drives_the_terminal(name: str, terminal: bool) -> None:
 
 
 def test_numbers_that_nothing_holds() -> None:
-    """`tail` prints numbers as they were written where Python has none like them (hostile 50)."""
+    """`tail` prints a number that Python cannot represent as it was written (hostile 50)."""
 
     async def main() -> str:
         def talk(wire: Connection, texts: list[str]) -> list[bytes]:

@@ -56,7 +56,8 @@ async def line_of(process: asyncio.subprocess.Process) -> str:
 
 
 def test_publish_says_where_the_message_stands() -> None:
-    """The text, JSON with --data, or standard input is published; the answer names the position, --json all of it."""
+    """The text, JSON with --data, or standard input is published; the answer names the position, with --json all of
+    it."""
 
     async def main() -> None:
         async with serving() as server:
@@ -101,7 +102,8 @@ def test_publish_many_lines() -> None:
 
 
 def test_what_goes_wrong_is_one_line() -> None:
-    """No server, a wrong address, a wrong topic: exit code 1 or 2 and a sentence that says what to do, no traceback."""
+    """No server, a wrong address or a wrong topic gives exit code 1 or 2 and a sentence with advice, but no
+    traceback."""
 
     async def main() -> None:
         for arguments, code, words in (
@@ -135,7 +137,7 @@ def test_what_goes_wrong_is_one_line() -> None:
 
 
 def test_a_server_that_wants_a_key() -> None:
-    """Without a key, and with a wrong one, publish and tail name the option and the variable that bring one."""
+    """Without a key, and with a wrong one, publish and tail name the option and the variable that provide one."""
 
     async def main() -> None:
         async with serving("--api-key", "a key of the test") as server:
@@ -152,7 +154,8 @@ def test_a_server_that_wants_a_key() -> None:
 
 
 def test_tail_prints_what_comes() -> None:
-    """Messages come one a line, escaped so that none drives the terminal; topics that another covers come once."""
+    """Messages are printed one per line, escaped so that none controls the terminal; overlapping topics print each
+    once."""
 
     async def main() -> None:
         async with serving() as server:
@@ -170,7 +173,7 @@ def test_tail_prints_what_comes() -> None:
 
 
 def test_tail_goes_on_over_numbers_that_nothing_holds(capsys: pytest.CaptureFixture[str]) -> None:
-    """A message with a number beyond what Python holds is shown as it was published, with --json too (hostile 50)."""
+    """A message with a number that Python cannot hold is shown as it was published, with --json too (hostile 50)."""
     message = Message("cats", b"[1e400,%b]" % (b"9" * 4_400), None, "id", 0.0)
     for as_json in (False, True):
         _Printer(Console(stderr=True), as_json=as_json).show(message)
@@ -182,7 +185,8 @@ def test_tail_goes_on_over_numbers_that_nothing_holds(capsys: pytest.CaptureFixt
 def test_tail_shows_the_date_of_another_day(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """On a terminal a message of another day has its date; one of today, and any elsewhere, has the time only."""
+    """On a terminal a message of another day has its date; one of today, and any message off a terminal, has the time
+    only."""
     old, today = datetime(2001, 2, 3, 4, 5, 6).astimezone(), datetime.now().astimezone()
     for terminal, when, shown in (
         ("1", old, "2001-02-03 04:05:06 cats x"),
@@ -222,7 +226,7 @@ def test_tail_as_json_can_be_resumed() -> None:
 
 
 def test_tail_over_a_restart(tmp_path: Path) -> None:
-    """A killed server is told on standard error, and so is its return; nothing is missed, nothing comes twice."""
+    """Standard error tells when the server is gone and when it is back; nothing is missed, nothing is printed twice."""
 
     async def main() -> None:
         db = tmp_path / "party.db"
@@ -270,7 +274,8 @@ def test_tail_into_a_closed_pipe() -> None:
 
 
 def test_publish_does_not_wait_for_lines_that_do_not_come() -> None:
-    """A line is published when it comes, and a refusal or Ctrl-C ends the command, while standard input stays open."""
+    """A line is published as soon as it arrives, and a refusal or Ctrl-C ends the command while standard input is
+    open."""
 
     async def main() -> None:
         async with serving() as server:
@@ -297,7 +302,8 @@ def test_publish_does_not_wait_for_lines_that_do_not_come() -> None:
 
 
 def test_publish_stops_at_a_line_that_is_none() -> None:
-    """Lines before one that is not UTF-8 or not JSON are published and told, those after it are not; it is named."""
+    """Lines before one that is not UTF-8 or not JSON are published and reported, later ones are not; the bad one is
+    named."""
 
     async def main() -> None:
         async with serving() as server:
@@ -321,7 +327,7 @@ def test_publish_stops_at_a_line_that_is_none() -> None:
 
 
 def test_tail_as_json_drives_no_terminal() -> None:
-    """Control characters come escaped in --json, too, and mean the same."""
+    """Control characters are escaped in --json, too, and still mean the same."""
     nasty = "\x7f\x9b31m \u202e \U000e0001 fine ü 🐈"
 
     async def main() -> None:

@@ -1,4 +1,4 @@
-"""Backup, restore and handover as an operator meets them: real servers, real files, what is printed."""
+"""Backup, restore and handover as an operator sees them: real servers, real files, what is printed."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def data(page: dict[str, Any]) -> list[object]:
 
 
 def test_backup_and_restore(tmp_path: Path) -> None:
-    """A backup made beside a running server, restored when it is stopped: the messages are back, and whoever was
-    beyond it is told `recovered: false` (hostile 9)."""
+    """A backup made while a server runs is restored while it is stopped: the messages are back, and whoever was beyond
+    the backup is told `recovered: false` (hostile 9)."""
 
     async def main() -> None:
         db, backup = tmp_path / "partyline.db", tmp_path / "backup.db"
@@ -80,14 +80,15 @@ def test_backup_and_restore(tmp_path: Path) -> None:
             for position in (first, lost):
                 page = await history(server.url, position)
                 assert not page["recovered"]
-                assert data(page) == [1], "it begins again with what is there"
+                assert data(page) == [1], "the log starts again from what the backup has"
             assert (await publish(server.url, 3)).endswith("-2")
 
     asyncio.run(main())
 
 
 def test_killed_restores(tmp_path: Path) -> None:
-    """A restore that gets kill -9 at any time leaves a database that a server starts with: the old or the new."""
+    """A restore that is killed (kill -9) at any moment leaves a database that a server starts with: the old or the
+    new."""
 
     async def main() -> None:
         db, backup = tmp_path / "partyline.db", tmp_path / "backup.db"
@@ -103,7 +104,7 @@ def test_killed_restores(tmp_path: Path) -> None:
                 stderr=subprocess.DEVNULL,
                 env=environment(),
             )
-            await asyncio.sleep(delay)  # whenever that is: no moment is a wrong one
+            await asyncio.sleep(delay)  # any moment will do
             if process.returncode is None:
                 process.kill()
             await process.wait()
@@ -114,7 +115,7 @@ def test_killed_restores(tmp_path: Path) -> None:
 
 
 def test_serve_with_a_new_epoch(tmp_path: Path) -> None:
-    """`serve --new-epoch` keeps messages and offsets, and knows no position from before."""
+    """`serve --new-epoch` keeps messages and offsets, and accepts no earlier position."""
 
     async def main() -> None:
         db = tmp_path / "partyline.db"
@@ -136,18 +137,18 @@ def test_serve_with_a_new_epoch(tmp_path: Path) -> None:
 
 
 async def _holding_open(server: Any) -> asyncio.StreamWriter:
-    """A request whose body does not come: the drain waits for it."""
+    """A request whose body never arrives, for which the drain waits."""
     _, writer = await asyncio.open_connection("127.0.0.1", server.port)
     writer.write(
         b"POST /publish HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{"
     )
     await writer.drain()
-    await call(f"{server.url}/health")  # it has come by now
+    await call(f"{server.url}/health")  # the head has arrived by now
     return writer
 
 
 async def _line(stream: asyncio.StreamReader | None, *words: str) -> str:
-    """The first line with all of these words."""
+    """The first line that contains all of these words."""
     assert stream is not None
     async with asyncio.timeout(LONG):
         while True:
@@ -167,8 +168,8 @@ async def _starting(db: Path, port: int, *arguments: str) -> asyncio.subprocess.
 
 
 def test_a_server_that_drains_is_waited_for(tmp_path: Path) -> None:
-    """A server started while the one before it drains says that it waits, listens nowhere meanwhile, and then has its
-    log, its position and its port (hostile 7, 42)."""
+    """A server started while its predecessor drains says that it waits, listens nowhere meanwhile, and then takes over
+    its log, its position and its port (hostile 7, 42)."""
 
     async def main() -> None:
         db = tmp_path / "partyline.db"
@@ -187,7 +188,7 @@ def test_a_server_that_drains_is_waited_for(tmp_path: Path) -> None:
                 except ConnectionRefusedError:
                     pass
                 else:
-                    raise AssertionError("somebody accepts who cannot keep a message")
+                    raise AssertionError("a server that cannot keep a message accepts connections")
                 open_request.close()
                 assert await old.end() == 0
                 facts = json.loads(await _line(new.stdout, "listening"))
@@ -205,7 +206,7 @@ def test_a_server_that_drains_is_waited_for(tmp_path: Path) -> None:
 
 
 def test_a_planned_handover(tmp_path: Path) -> None:
-    """With --handover the new server may be started first: it waits for the one that is stopped then (hostile 7)."""
+    """With --handover the new server may be started first: it waits until the old one is stopped (hostile 7)."""
 
     async def main() -> None:
         db = tmp_path / "partyline.db"
@@ -214,7 +215,7 @@ def test_a_planned_handover(tmp_path: Path) -> None:
             new = await _starting(db, old.port, "--handover")
             try:
                 await _line(new.stderr, "waiting")
-                assert (await publish(old.url, 2)).endswith("-2"), "the old one goes on until it is told"
+                assert (await publish(old.url, 2)).endswith("-2"), "the old server goes on until it is stopped"
                 assert await old.end() == 0
                 await _line(new.stdout, "listening")
                 assert data(await history(old.url, position)) == [2]
@@ -273,8 +274,8 @@ def test_a_stale_lock_file_means_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("memory", [False, True])
 def test_retention_by_settings(tmp_path: Path, memory: bool) -> None:
-    """Rules of the settings file hold for their topics, what went is counted, whoever resumes from before is told, and
-    a topic beyond max_rooms is 507 (rows max_messages, max_rooms)."""
+    """Rules of the settings file apply to their topics, pruned messages are counted, whoever resumes before them is
+    told, and a topic beyond max_rooms gets 507 (rows max_messages, max_rooms)."""
     file = tmp_path / "partyline.toml"
     file.write_text('max_rooms = 2\n[[retention]]\ntopic = "logs.*"\nmax_messages = 5\nmax_bytes = "1kB"\n')
 

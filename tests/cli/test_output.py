@@ -1,4 +1,4 @@
-"""What the commands do with a standard input that is no text, and a standard output that takes nothing."""
+"""What the commands do with a standard input that is not text, and a standard output that cannot be written."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ async def run(
 
 
 def test_what_is_no_text_is_not_published() -> None:
-    """Arguments and standard input that are not UTF-8, JSON that no server could read, and an empty standard input are
-    named in one line with exit code 2, and nothing is published; an empty argument is a message."""
+    """Arguments and standard input that are not UTF-8, JSON that no server could read, and an empty standard input each
+    give one line and exit code 2, and nothing is published; an empty argument is a message."""
 
     async def main() -> None:
         async with serving() as server:
@@ -67,7 +67,7 @@ def test_what_is_no_text_is_not_published() -> None:
 
 @pytest.mark.skipif(not FULL.exists(), reason="there is no /dev/full here")
 def test_standard_output_is_full() -> None:
-    """Where the output cannot be written, one line says so, and what was done in spite of it; the exit code is 1."""
+    """If the output cannot be written, one line says so and what was done all the same; the exit code is 1."""
 
     async def main() -> None:
         async with serving() as server:
@@ -94,7 +94,7 @@ def test_standard_output_is_full() -> None:
 
 
 def test_a_closed_standard_input_is_empty() -> None:
-    """Where standard input was closed before, publish says that it is empty."""
+    """If standard input is closed from the start, publish says that it is empty."""
     shell = ["bash", "-c", '"$@" <&-', "bash", *command("publish", "cats")]
     done = subprocess.run(shell, capture_output=True, text=True, timeout=20, env=environment(), check=False)
     assert done.returncode == 2
@@ -102,7 +102,7 @@ def test_a_closed_standard_input_is_empty() -> None:
 
 
 def test_blanks_of_a_message_are_printed() -> None:
-    """`tail` prints a message as it is, with the blanks at its end."""
+    """`tail` prints a message unchanged, with its trailing blanks."""
 
     async def main() -> None:
         async with serving() as server:

@@ -1,4 +1,4 @@
-"""`partyline serve MODULE:NAME`: what may be named, what is said of what may not, and what is served then."""
+"""`partyline serve MODULE:NAME`: what may be named, how anything else is refused, and what is then served."""
 
 from __future__ import annotations
 
@@ -104,7 +104,8 @@ def folder(tmp_path: Path) -> Path:
     ],
 )
 def test_what_cannot_be_served(folder: Path, target: str, words: list[str]) -> None:
-    """What is missing, or neither an application nor an extra, is one line that says so, before anything listens."""
+    """A name that is missing, or neither an application nor an extra, gives one line that says so before anything
+    listens."""
     fails(start("serve", target, "--port", "0", cwd=folder), *words)
     assert not (folder / "mine.db").exists()
 
@@ -119,7 +120,7 @@ def test_a_startup_that_fails(folder: Path) -> None:
 
 
 def test_what_the_module_raises_is_shown(folder: Path) -> None:
-    """An error inside the named module is the author's to see, with its trace."""
+    """An error inside the named module is shown with its stack trace, because its author needs it."""
     done = start("serve", "broken:app", "--port", "0", cwd=folder)
     assert done.returncode == 1
     assert "broken.py" in done.stderr
@@ -127,7 +128,8 @@ def test_what_the_module_raises_is_shown(folder: Path) -> None:
 
 
 def test_an_application_that_mounts_the_relay(folder: Path) -> None:
-    """Its relay is the native one: its publishes reach native clients, its settings count, its lifespan is run."""
+    """The relay of a served application is the native one: its publishes reach native clients, its settings apply, and
+    its lifespan is run."""
 
     async def main() -> None:
         async with serving("main:app", db=folder / "flag.db", cwd=folder) as server:
@@ -136,8 +138,8 @@ def test_an_application_that_mounts_the_relay(folder: Path) -> None:
             async with connect(address) as line:
                 status, position = await call(f"{server.url}/cat")
                 assert status == 200
-                assert await line.recv() == "Tom"  # of the lifespan's state, on the topic of its settings
-                # Below its mount the same relay answers, by ASGI, and a path that nobody has is not asked for ever.
+                assert await line.recv() == "Tom"  # from the lifespan's state, on the topic of its settings
+                # Below its mount the same relay answers, by ASGI; a path that nobody has is not passed around for ever.
                 mounted = await register(f"{server.url}/live", 2)
                 assert "/live/ws/" in mounted
                 async with connect(mounted) as other:
@@ -146,13 +148,13 @@ def test_an_application_that_mounts_the_relay(folder: Path) -> None:
                 for path in ("/nothing", "/live/nothing"):
                     status, answer = await call(f"{server.url}{path}")
                     assert (status, answer["error"]["code"]) == (404, "not_found")
-                # The native server can confirm, so it may resume.
+                # The native server can confirm deliveries, so the client may resume.
                 await register(server.url, 3, resume=True)
                 assert await server.end(signal.SIGTERM) == 0
                 await line.wait_closed()
                 assert line.close_code == 1012
         epoch, _, offset = position.rpartition("-")
-        # Its shutdown came before the log was closed; the flag counts more than the program's setting.
+        # Its shutdown ran before the log was closed; the flag overrides the program's setting.
         assert (folder / "ended").read_text() == f"{epoch}-{int(offset) + 2}"
         assert (folder / "flag.db").exists()
         assert not (folder / "mine.db").exists()
@@ -214,7 +216,8 @@ def test_a_socketio(folder: Path, target: str, transports: list[str]) -> None:
 
 
 def test_a_handler_that_does_not_let_itself_be_cancelled(folder: Path) -> None:
-    """It does not keep the process alive: SIGTERM ends it, with exit code 0 and a word in the log."""
+    """A handler that cannot be cancelled does not keep the process alive: SIGTERM ends it with exit code 0 and a log
+    line."""
 
     async def main() -> None:
         (folder / "stubborn.py").write_text(
@@ -242,13 +245,13 @@ def test_a_handler_that_does_not_let_itself_be_cancelled(folder: Path) -> None:
 
 
 def test_two_at_one_path(folder: Path) -> None:
-    """The chat, asked for beside a SocketIO at its own path, is one line that names the path and what to do."""
+    """Asking for the chat beside a SocketIO at the same path gives one line that names the path and what to do."""
     done = start("serve", "events:io", "--port", "0", "--set", "chat=true", cwd=folder)
     fails(done, "/socket.io/", "give one of them another path")
 
 
 def test_the_first_page_is_the_applications(folder: Path) -> None:
-    """Beside an application the chat is served only if it is asked for: `/` is the application's."""
+    """Beside an application the chat is served only on request: `/` belongs to the application."""
 
     async def main() -> None:
         (folder / "other.py").write_text(
@@ -268,7 +271,7 @@ def test_the_first_page_is_the_applications(folder: Path) -> None:
 
 
 def test_the_chat_where_there_are_keys() -> None:
-    """The chat asks for no key, so where there are keys it is served only if it is asked for, and the start says so."""
+    """The chat asks for no key, so a server with keys serves it only on request, and the start-up lines say so."""
 
     async def main() -> None:
         key = ("--api-key", "a key that is long enough")
@@ -282,7 +285,7 @@ def test_the_chat_where_there_are_keys() -> None:
 
 
 def test_whose_setting_counts() -> None:
-    """Flags, environment and file count more than the program, which counts more than the defaults."""
+    """Flags, environment and file override the program, which overrides the defaults."""
     mine = Settings(port=1, db="mine.db", max_body=5)
     loaded = load({"port": 2}, environ={"PARTYLINE_DB": "env.db"})
     assert under(loaded, mine) == dataclasses.replace(mine, port=2, db="env.db")

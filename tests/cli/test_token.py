@@ -1,4 +1,4 @@
-"""`partyline token`: tokens that the server takes, and what is said where none can be made."""
+"""`partyline token`: tokens that the server takes, and what is printed when none can be made."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_the_server_takes_it(config: Path) -> None:
 
 
 def test_what_it_says(config: Path) -> None:
-    """Its claims are what was asked for, with an id, an end after `--expires`, and what the key wants to be said."""
+    """A token's claims are what was asked for, with an id, an end after `--expires`, and whatever its key requires."""
     done = run(
         *("token", "--config", str(config), "--sub", "7", "--topics", "a", "--topics", "b.>"),
         *("--publish", "c", "--subscribe", "d.*", "--expires", "90m", "--json"),
@@ -90,8 +90,8 @@ def test_what_it_says(config: Path) -> None:
 
 
 def test_a_file_signs(tmp_path: Path, config: Path) -> None:
-    """`--secret-file` holds a secret or a private key: what it signs is verified by that or by the public key, and
-    says what the settings have for its algorithm."""
+    """`--secret-file` holds a secret or a private key: the token is verified by the secret or by the public key, and
+    has the claims that the settings give for its algorithm."""
     for text, algorithm, key in (
         (SECRET + "\n", "HS256", secret_key(SECRET.encode())),
         (private_pem(rsa()), "RS256", public_key("RS256", public_pem(rsa()))),
@@ -113,7 +113,7 @@ def test_a_file_signs(tmp_path: Path, config: Path) -> None:
 
 
 def test_without_a_key_it_says_what_to_add(tmp_path: Path, config: Path) -> None:
-    """Where no key can sign, the line says which option or setting helps; the setting can be copied as it stands."""
+    """If no key can sign, the line says which option or setting helps; the setting can be copied unchanged."""
     done = run("token", "--sub", "ann", cwd=tmp_path)
     fails(done, "--secret-file", "--config", "jwt_keys")
     text = done.stderr[done.stderr.index("jwt_keys = ") :]
@@ -144,7 +144,7 @@ def test_without_a_key_it_says_what_to_add(tmp_path: Path, config: Path) -> None
     ],
 )
 def test_what_cannot_be_made(config: Path, arguments: tuple[str, ...], words: tuple[str, ...]) -> None:
-    """What no server would take is not made: one line with the option, the value and the way out."""
+    """A token that no server would take is not made: one line names the option, the value and the way out."""
     done = run("token", "--config", str(config), *arguments)
     fails(done, *words)
     assert SECRET not in done.stderr

@@ -1,4 +1,4 @@
-"""Something that is not a server, or says what no server of ours says: documented errors, and nothing else."""
+"""A peer that is not a server, or says what no server of ours says, causes documented errors and nothing else."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ WELCOME = b'{"type":"welcome","connection":"1","server":"fake","heartbeat":25.0}
 async def fake(
     answer: Callable[[bytes], bytes], *, end: bool = True, heard: list[Event] | None = None
 ) -> AsyncIterator[str]:
-    """A server that reads one request, writes what `answer` makes of it, and ends the connection: at once, or when it
-    hears a close frame or the end. What it hears goes into `heard`."""
+    """A server that reads one request, writes what `answer` makes of it, and ends the connection at once, or when it
+    receives a close frame or the end. What it receives is appended to `heard`."""
 
     handlers: set[asyncio.Task[None]] = set()
 
@@ -60,7 +60,7 @@ async def fake(
 
 
 def upgraded(request: bytes, *frames: bytes, headers: str = "") -> bytes:
-    """A right 101, and what follows it."""
+    """A correct 101, and what follows it."""
     key = next(line[18:].strip() for line in request.split(b"\r\n") if line.lower().startswith(b"sec-websocket-key"))
     head = (
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -95,7 +95,7 @@ async def meet(answer: Callable[[bytes], bytes]) -> BaseException | None:
     ids=ascii,
 )
 def test_what_is_no_server(answer: bytes) -> None:
-    """Anything but a right 101 is an error that may pass: a server may be about to come."""
+    """Anything but a correct 101 is a temporary error: a server may be about to start."""
     error = asyncio.run(meet(lambda _: answer))
     assert isinstance(error, PartylineError)
     assert error.temporary
@@ -111,7 +111,7 @@ def test_an_upgrade_to_something_else(headers: str) -> None:
 
 
 def test_refusals_keep_their_words() -> None:
-    """The server's error comes as its class, code and message, and Retry-After with it."""
+    """The server's error is raised with its class, code and message, and with Retry-After."""
     body = b'{"error":{"code":"unauthenticated","message":"no"}}'
     answer = b"HTTP/1.1 401 x\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
     error = asyncio.run(meet(lambda _: answer))
@@ -125,7 +125,7 @@ def test_refusals_keep_their_words() -> None:
 
 
 async def hear(*frames: bytes) -> Line:
-    """A line to a server that says welcome, then these frames, once; it is closed then."""
+    """A line to a server that says welcome and sends these frames once; it is closed afterwards."""
     async with fake(lambda request: upgraded(request, text_frame(WELCOME), *frames), end=False) as url:
         line = await connect(url, open_timeout=0)
         subscription = line.subscribe("cats", after="earliest")
@@ -179,7 +179,7 @@ def test_frames_of_every_shape(garbage: bytes) -> None:
 
 
 def test_a_silent_server_is_left() -> None:
-    """Where nothing at all comes for the server's heartbeat and our patience, the connection is given up."""
+    """If nothing at all arrives for the server's heartbeat and our patience, the connection is given up."""
     welcome = WELCOME.replace(b"25.0", b"0.1")
 
     async def main() -> None:

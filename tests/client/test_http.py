@@ -1,4 +1,5 @@
-"""The client and HTTP of a server that means ill: heads and bodies have bounds, a broken answer harms no next one."""
+"""The client against HTTP of a malicious server: heads and bodies are bounded, a broken answer does not harm the
+next."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ from partyline.errors import Disconnected
 
 @contextlib.asynccontextmanager
 async def answering(*answers: bytes, endless: bytes = b"") -> AsyncIterator[Http]:
-    """A client of a server that gives these answers, one a connection, and goes on with `endless`."""
+    """A client of a server that gives these answers, one per connection, and then sends `endless` for ever."""
     left = list(answers)
     tasks: set[asyncio.Task[None] | None] = set()
 
@@ -58,7 +59,7 @@ async def answering(*answers: bytes, endless: bytes = b"") -> AsyncIterator[Http
     ids=["headers", "one header", "short headers", "chunks", "a length"],
 )
 def test_what_has_no_end_is_cut(answer: bytes, endless: bytes, words: str) -> None:
-    """A head or a body without an end is an error at its bound, and not held (hostile 30)."""
+    """An endless head or body is an error at its bound, and is not held (hostile 30)."""
 
     async def main() -> None:
         async with answering(answer, endless=endless) as http, asyncio.timeout(20):
@@ -69,7 +70,7 @@ def test_what_has_no_end_is_cut(answer: bytes, endless: bytes, words: str) -> No
 
 
 def test_a_broken_answer_leaves_nothing() -> None:
-    """After an answer that broke off the next request has its own answer, with nothing of the one before."""
+    """After an answer that broke off, the next request gets its own answer, with nothing of the broken one."""
 
     async def main() -> None:
         whole = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nb: 2\r\n\r\nyes"

@@ -42,12 +42,12 @@ async def take(subscription: Any, count: int) -> list[Any]:
 
 
 def quick(url: str, **options: Any) -> connect:
-    """A client whose tries follow each other soon."""
+    """A client that tries again soon."""
     return connect(url, **{"least_delay": 0.02, "most_delay": 0.2, **options})
 
 
 def test_publish_and_subscribe() -> None:
-    """A message published on a line comes to its subscriptions, once in each, with all that belongs to it."""
+    """A message published on a line reaches each of its subscriptions once, with all its fields."""
 
     async def main() -> None:
         async with partyline_server() as (partyline, url):
@@ -118,7 +118,7 @@ def test_where_a_subscription_begins() -> None:
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_a_server_that_is_killed_and_comes_back(tmp_path: Path, how: signal.Signals) -> None:
-    """Over a killed or stopped server nothing is lost and nothing comes twice; publishes in flight are stored once."""
+    """When a server is killed or stopped, nothing is lost or delivered twice; publishes in flight are stored once."""
 
     async def main() -> None:
         db = tmp_path / "party.db"
@@ -157,7 +157,8 @@ def test_a_server_that_is_killed_and_comes_back(tmp_path: Path, how: signal.Sign
 
 
 def test_each_subscription_keeps_its_own_order_over_a_reconnect() -> None:
-    """Cut off again and again while others publish, a subscription gets each message once, in the log's order."""
+    """A subscription that is cut off again and again while others publish gets each message once, in the log's
+    order."""
 
     async def main() -> None:
         async with partyline_server() as (partyline, url), quick(url) as line:
@@ -191,7 +192,7 @@ def test_each_subscription_keeps_its_own_order_over_a_reconnect() -> None:
 
 
 def test_a_reader_that_stands_still_holds_nobody_up() -> None:
-    """A full buffer stops its own subscription only; the rest comes from the log when it is read again, in order."""
+    """A full buffer stops its own subscription only; once it is read again, the rest comes from the log, in order."""
 
     async def main() -> None:
         async with partyline_server() as (_, url), quick(url) as line:
@@ -211,7 +212,7 @@ def test_a_reader_that_stands_still_holds_nobody_up() -> None:
 
 
 def test_ephemeral_messages_of_a_full_buffer_are_counted() -> None:
-    """What has no position cannot come later: it is dropped where there is no place, and counted."""
+    """A message without a position cannot be fetched later: if the buffer is full, it is dropped and counted."""
 
     async def main() -> None:
         async with partyline_server() as (_, url), quick(url) as line:
@@ -250,7 +251,7 @@ def test_a_slow_consumer_that_the_server_cuts_goes_on() -> None:
 
 
 def test_what_is_missed_is_told() -> None:
-    """hostile 14: a gap is raised once and the stream goes on after it; with `gaps` it stands in the stream."""
+    """hostile 14: a gap is raised once and the stream goes on after it; with `gaps` it is an item of the stream."""
 
     async def main() -> None:
         async with partyline_server(max_messages=3) as (partyline, url), quick(url) as line:
@@ -290,7 +291,7 @@ def test_what_the_server_refuses() -> None:
 
 
 def test_tokens() -> None:
-    """A key goes along at every connection; a wrong one is refused at once, and a missing right by its command."""
+    """Every connection sends the key; a wrong key is refused at once, and a missing right refuses only its command."""
 
     async def main() -> None:
         keys = (ApiKey(key_hash("right"), ("cats",), ("cats",)),)
@@ -334,7 +335,7 @@ def test_a_line_that_is_closed_for_good() -> None:
 
 
 def test_no_server() -> None:
-    """Where nothing listens, connecting fails at once with `open_timeout=0`, and else after a few tries."""
+    """If nothing listens, connecting fails at once with `open_timeout=0`, and otherwise after a few tries."""
 
     async def main() -> None:
         for patience in (0, 0.1):
@@ -365,14 +366,14 @@ def test_a_server_that_is_late(tmp_path: Path) -> None:
     ["ftp://host", "localhost:8000", "http://", "http://user@host", "http://host?x=1", "http://host/ä", "ws://h:x"],
 )
 def test_wrong_addresses(url: str) -> None:
-    """An address that cannot be used is refused with the field's name, before anything is opened."""
+    """An unusable address is refused with the field's name before anything is opened."""
     with pytest.raises(InvalidValue) as caught:
         connect(url)
     assert caught.value.field == "url"
 
 
 def test_closing() -> None:
-    """Closing ends subscriptions, fails what waits, and leaves nothing at the server; twice is as once."""
+    """Closing ends subscriptions, fails what waits, and leaves nothing at the server; closing twice does no more."""
 
     async def main() -> None:
         async with partyline_server() as (partyline, url):
@@ -391,7 +392,7 @@ def test_closing() -> None:
 
 
 def test_a_forgotten_subscription_ends() -> None:
-    """`async for` over a subscription that is left by break: the server is told, and sends nothing more for it."""
+    """Leaving `async for` over a subscription by break tells the server, which sends nothing more for it."""
 
     async def main() -> None:
         async with partyline_server() as (partyline, url), quick(url) as line:
@@ -409,7 +410,7 @@ def test_a_forgotten_subscription_ends() -> None:
 
 
 def test_cancelling() -> None:
-    """A cancelled wait costs no message, and a cancelled publish no place among those in flight."""
+    """A cancelled wait loses no message, and a cancelled publish keeps no place among those in flight."""
 
     async def main() -> None:
         async with partyline_server() as (_, url), quick(url, in_flight=1) as line:
@@ -448,7 +449,7 @@ def test_a_publish_that_need_not_be_kept_is_not_sent_twice() -> None:
 
 
 def test_a_log_that_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """503 of the log is raised as StoreUnavailable; the line stays, and the next publish may work."""
+    """A 503 of the log is raised as StoreUnavailable; the line stays open, and the next publish may work."""
 
     async def main() -> None:
         async with partyline_server() as (partyline, url), quick(url) as line:
@@ -473,7 +474,7 @@ def test_a_log_that_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_over_tls(certificate: Certificate) -> None:
-    """https addresses are dialled with TLS, and a certificate that nobody vouches for is refused."""
+    """https addresses are dialled with TLS, and an untrusted certificate is refused."""
 
     async def main() -> None:
         async with partyline_server(certfile=certificate.certfile, keyfile=certificate.keyfile) as (_, url):
@@ -488,7 +489,7 @@ def test_over_tls(certificate: Certificate) -> None:
 
 
 def test_many_subscriptions() -> None:
-    """More subscriptions than commands may wait at the server are all made, also after a reconnect."""
+    """A line can make more subscriptions than the server lets commands wait, also after a reconnect."""
 
     async def main() -> None:
         async with partyline_server() as (partyline, url), quick(url) as line:
@@ -514,7 +515,7 @@ def test_it_is_typed() -> None:
 
 
 def test_readers_share_a_subscription() -> None:
-    """Tasks that read one subscription get each message once between them, and none of them waits for ever."""
+    """Tasks that share one subscription get each message once between them, and none of them waits for ever."""
 
     async def main() -> None:
         async with partyline_server() as (_, url), quick(url) as line:
@@ -529,7 +530,7 @@ def test_readers_share_a_subscription() -> None:
 
 
 def test_a_position_before_anything_is_read() -> None:
-    """Where to go on is known as soon as the server has answered, also while messages wait to be read."""
+    """The position to resume from is known as soon as the server has answered, also while messages wait to be read."""
 
     async def main() -> None:
         async with partyline_server() as (_, url), quick(url) as line:
@@ -548,7 +549,8 @@ def test_a_position_before_anything_is_read() -> None:
 
 
 def test_the_state_of_all_connections() -> None:
-    """A line with a connection for an overlapping subscription is OPEN when both are, and says each change once."""
+    """A line with a second connection for an overlapping subscription is OPEN when both are, and reports each change
+    once."""
 
     async def main() -> None:
         told: list[State] = []
@@ -574,7 +576,8 @@ def test_the_state_of_all_connections() -> None:
 
 
 def test_a_subscription_beside_a_connection_that_is_over() -> None:
-    """Where the connection of an overlapping subscription ended for good, the next one gets another."""
+    """When the connection of an overlapping subscription has ended for good, the next such subscription gets
+    another."""
 
     async def main() -> None:
         async with partyline_server() as (partyline, url), quick(url) as line:

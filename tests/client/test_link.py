@@ -1,4 +1,4 @@
-"""When a line comes back, how soon, and with which token; what ends it, and what only costs one command."""
+"""When a line comes back, how soon, and with which token; what ends it, and what fails only one command."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ def cut(partyline: Partyline, code: int, reason: str = "") -> None:
 
 
 async def back(partyline: Partyline, line: Any, before: int) -> None:
-    """Wait for another connection than the first `before`."""
+    """Wait for a connection after the first `before`."""
     await eventually(lambda: partyline.counters.upgrades > before and line.state is State.OPEN, "it comes back")
 
 
 def test_a_new_token_each_time_one_ends() -> None:
-    """Closed with 4401, a line comes back as often as its function has another token, and ends when it has none."""
+    """A line closed with 4401 comes back as long as its function returns another token, and ends when it has none."""
 
     async def main() -> None:
         tokens = iter(["a", "b", "c", "d", "d"])
@@ -71,7 +71,8 @@ def test_a_new_token_each_time_one_ends() -> None:
 
 
 def test_a_token_that_cannot_be_had() -> None:
-    """What a token function raises is told at opening, and later tried again; a refusal of its own ends the line."""
+    """An exception of the token function is raised at opening and retried later; a refusal that it raises ends the
+    line."""
 
     async def main() -> None:
         trouble: list[Exception] = [OSError("the network is down")]
@@ -99,7 +100,7 @@ def test_a_token_that_cannot_be_had() -> None:
 
 
 def test_a_token_function_that_hangs() -> None:
-    """Asking for a token takes part in the time for opening."""
+    """Asking for a token counts towards the time for opening."""
 
     async def token() -> str:
         await asyncio.Event().wait()
@@ -114,7 +115,7 @@ def test_a_token_function_that_hangs() -> None:
 
 @pytest.mark.parametrize("token", ["", "two words", "line\n", "key\r\nX-Header: 1", "ключ", None], ids=ascii)
 def test_tokens_that_are_none(token: Any) -> None:
-    """What cannot stand in a header is refused before anything is sent, and not repeated in the message."""
+    """A token that cannot be a header value is refused before anything is sent, and the message does not repeat it."""
 
     async def main() -> None:
         for given in (token, lambda: token) if token is not None else (lambda: asyncio.sleep(0),):
@@ -127,7 +128,8 @@ def test_tokens_that_are_none(token: Any) -> None:
 
 
 def test_a_message_that_is_too_large() -> None:
-    """A publish larger than the server takes fails alone: the line comes back, and the others are stored once."""
+    """A publish larger than the server takes is the only one that fails: the line comes back, and the others are stored
+    once."""
 
     async def main() -> None:
         async with partyline_server(max_message=10_000) as (_, url), quick(url) as line:
@@ -145,7 +147,7 @@ def test_a_message_that_is_too_large() -> None:
 
 
 def test_a_message_that_is_too_large_for_us() -> None:
-    """One that the client does not take ends its line, and no publish is blamed for it."""
+    """A message larger than the client takes ends its line, and no publish is blamed for it."""
 
     async def main() -> None:
         async with partyline_server() as (partyline, url), quick(url) as line, quick(url, max_message=2_000) as narrow:
@@ -163,7 +165,8 @@ def test_a_message_that_is_too_large_for_us() -> None:
 
 @pytest.mark.parametrize("status", [429, 503])
 def test_a_server_that_says_when(status: int) -> None:
-    """Retry-After of a refused handshake is waited for; a time for opening that is over before says so at once."""
+    """The client waits for Retry-After of a refused handshake; if the time for opening ends earlier, it says so at
+    once."""
 
     async def main() -> None:
         body = b'{"error":{"code":"overloaded","message":"full"}}'
@@ -189,7 +192,7 @@ def test_a_server_that_says_when(status: int) -> None:
 
 
 def test_a_full_server() -> None:
-    """503 of a server with all its connections is waited out, and the line opens when there is room."""
+    """The client waits while a full server answers 503, and the line opens when there is room."""
 
     async def main() -> None:
         async with partyline_server(max_connections=1) as (partyline, url):
@@ -212,7 +215,7 @@ def test_a_full_server() -> None:
     ids=ascii,
 )
 def test_retry_after_of_every_shape(header: str, seconds: float) -> None:
-    """A number of seconds counts, an hour at most; anything else is as none (RFC 9110 10.2.3)."""
+    """Retry-After counts as a number of seconds, an hour at most; anything else is ignored (RFC 9110 10.2.3)."""
     assert error_of("rate_limited", "", status=429, retry_after=header).retry_after == seconds
 
 
@@ -220,7 +223,7 @@ def test_retry_after_of_every_shape(header: str, seconds: float) -> None:
     "head", ["HTTP/1.1 ²²² x", "HTTP/1.1 5031 x", "HTTP/1.1 503 x\r\nContent-Length: ²"], ids=ascii
 )
 def test_numbers_that_are_none(head: str) -> None:
-    """A head with something else in the place of a number is an answer like another, and no exception in a callback."""
+    """A head with something else in place of a number is a broken answer, and not an exception in a callback."""
 
     async def main() -> None:
         unheard: list[Any] = []
@@ -235,7 +238,8 @@ def test_numbers_that_are_none(head: str) -> None:
 
 
 def test_delays_grow_until_a_connection_lasts() -> None:
-    """Each pause is drawn from a range that doubles up to the bound, also where a connection is taken and cut off."""
+    """Each pause is drawn from a range that doubles up to the bound, also if connections are accepted and then cut
+    off."""
 
     async def main() -> None:
         number = itertools.count()
@@ -261,7 +265,7 @@ def test_delays_grow_until_a_connection_lasts() -> None:
 
 @pytest.mark.alone
 def test_the_time_for_opening() -> None:
-    """A server that takes the connection and says nothing is given up when the time for opening is over."""
+    """A server that accepts the connection and says nothing is given up when the time for opening is over."""
 
     async def main() -> None:
         async with fake(lambda _: b"", end=False) as url:
@@ -274,7 +278,7 @@ def test_the_time_for_opening() -> None:
 
 
 def test_cancelled_while_opening() -> None:
-    """A cancelled `connect` leaves nothing open, and no error that nobody hears."""
+    """A cancelled `connect` leaves nothing open, and no exception that is never retrieved."""
 
     async def main() -> None:
         unheard: list[Any] = []
@@ -294,7 +298,7 @@ def test_cancelled_while_opening() -> None:
 
 
 def test_a_refusal_that_comes_too_late() -> None:
-    """A subscription that is closed before the server refuses it costs nothing, nor does its successor's name."""
+    """Closing a subscription before the server refuses it does no harm, also to a new one of the same name."""
 
     async def main() -> None:
         unheard: list[Any] = []
@@ -312,7 +316,7 @@ def test_a_refusal_that_comes_too_late() -> None:
 
 
 def test_a_subscription_that_is_tried_again_after_a_reconnect() -> None:
-    """Refused for now, then reconnected: it is subscribed to once, by whichever comes first."""
+    """A subscription refused for now is made once, by the retry or by a reconnect, whichever comes first."""
 
     async def main() -> None:
         times = itertools.count()
@@ -331,7 +335,7 @@ def test_a_subscription_that_is_tried_again_after_a_reconnect() -> None:
             feed = Feed("cats", "latest", 10)
             link.subscribe(feed)
             await link.open(0)
-            await eventually(lambda: feed.ready, "it is subscribed to on the second connection")
+            await eventually(lambda: feed.ready, "the second connection subscribes to it")
             asked = link._number
             await asyncio.sleep(1.1)  # the pause before a refused subscription is tried again
             assert feed.ready
@@ -342,7 +346,8 @@ def test_a_subscription_that_is_tried_again_after_a_reconnect() -> None:
 
 
 def test_codes_of_the_reference() -> None:
-    """Every code that limits.md lists for frames becomes the class of its status, which no frame says."""
+    """Every code that limits.md lists for frames becomes the class of its status, although no frame carries the
+    status."""
     text = LIMITS.read_text("utf-8").partition("The codes, with the status")[2]
     rows = [line for line in text.splitlines() if re.match(r"\| [45][0-9]{2} \|", line)]
     assert len(rows) > 12
@@ -356,7 +361,8 @@ def test_codes_of_the_reference() -> None:
 
 
 def test_good_bye_is_said() -> None:
-    """`aclose` closes with 1000, and returns when the server has ended the connection; no later than in two seconds."""
+    """`aclose` closes with 1000 and returns when the server has ended the connection, after two seconds at the
+    latest."""
 
     async def main() -> None:
         heard: list[Any] = []

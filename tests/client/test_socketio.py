@@ -31,7 +31,7 @@ def base() -> Iterator[Kitchen]:
 
 
 class Heard:
-    """What a client hears, in order."""
+    """What a client receives, in order."""
 
     def __init__(self, connecting: socketio.connect) -> None:
         self._queue: asyncio.Queue[tuple[Any, ...]] = asyncio.Queue()
@@ -52,7 +52,7 @@ async def nothing_is_left() -> None:
 
 
 def test_events_and_acknowledgements(base: Kitchen, way: tuple[str, ...]) -> None:
-    """Events and acknowledgements go both ways with binary at depth, on each transport and past the upgrade."""
+    """Events and acknowledgements with nested binary go both ways, on each transport and across the upgrade."""
 
     async def main() -> None:
         connecting = socketio.connect(base.url, auth={"a": 1}, transports=way)
@@ -85,7 +85,7 @@ def test_events_and_acknowledgements(base: Kitchen, way: tuple[str, ...]) -> Non
 
 
 def test_order_across_the_upgrade(base: Kitchen) -> None:
-    """What is sent while the WebSocket takes over arrives once and in order, both ways."""
+    """Everything sent while the WebSocket takes over arrives once and in order, both ways."""
 
     async def main() -> None:
         connecting = socketio.connect(base.url)
@@ -103,7 +103,8 @@ def test_order_across_the_upgrade(base: Kitchen) -> None:
 
 
 def test_namespaces(base: Kitchen, way: tuple[str, ...]) -> None:
-    """Several namespaces share a connection; a refusal is raised with message and data, and the others stay."""
+    """Several namespaces share a connection; a refusal is raised with message and data, and the others stay
+    connected."""
 
     async def main() -> None:
         async with socketio.connect(base.url, "/custom", transports=way) as custom:
@@ -143,7 +144,7 @@ def test_a_refused_client(base: Kitchen, way: tuple[str, ...]) -> None:
 
 
 def test_nobody_there() -> None:
-    """No server, one that speaks something else, and something that is not an address are reported in time."""
+    """A missing server, one that speaks something else, and an invalid address are reported in time."""
 
     async def main() -> None:
         with pytest.raises(Disconnected, match="cannot be reached"):
@@ -158,7 +159,7 @@ def test_nobody_there() -> None:
 
 
 def test_calls_that_get_no_answer(base: Kitchen) -> None:
-    """A call that is not answered in time times out; one that waits when the connection goes is told so."""
+    """A call that is not answered in time times out; one that waits when the connection is lost is told so."""
 
     async def main() -> None:
         async with socketio.connect(base.url, reconnect=False) as chat:
@@ -176,7 +177,7 @@ def test_calls_that_get_no_answer(base: Kitchen) -> None:
 
 
 def test_messagepack(way: tuple[str, ...]) -> None:
-    """With the MessagePack parser on both sides everything goes as well."""
+    """With the MessagePack parser on both sides everything works as well."""
 
     async def main(url: str) -> None:
         connecting = socketio.connect(url, auth={"a": b"\x01"}, transports=way, parser="msgpack")
@@ -190,7 +191,7 @@ def test_messagepack(way: tuple[str, ...]) -> None:
 
 
 def test_a_killed_server(way: tuple[str, ...], tmp_path: Path) -> None:
-    """Over a killed and restarted server the client comes back as who it was, and gets what it missed, once."""
+    """When a server is killed and restarted, the client comes back as the same socket and gets what it missed, once."""
     db = tmp_path / "partyline.db"
 
     async def main() -> None:
