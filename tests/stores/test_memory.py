@@ -26,7 +26,7 @@ class Log:
         self._serial = 0
 
     def take(self, room: str = "cats", data: bytes = b"1", **rest: object) -> Outcome:
-        """Append a draft with an id of its own, if none is given; the outcome."""
+        """Append a draft, with a new id if none is given; the outcome."""
         self._serial += 1
         self.store.append(Draft(room, data, **{"id": f"id{self._serial}", **rest}))  # type: ignore[arg-type]
         return self.outcomes[-1]
@@ -53,7 +53,7 @@ def test_one_log_numbers_all_rooms() -> None:
 
 
 def test_every_draft_is_answered_once_in_order() -> None:
-    """Each append is answered once, in the order of the appends, refusals among the rest."""
+    """Each append is answered once, in the order of the appends, refusals included."""
     log = Log(Retention(max_rooms=1))
     for room in ("cats", "dogs", "cats"):
         log.take(room)
@@ -62,7 +62,7 @@ def test_every_draft_is_answered_once_in_order() -> None:
 
 
 def test_a_refusal_takes_no_offset() -> None:
-    """What is refused leaves no gap in the offsets."""
+    """A refused append leaves no gap in the offsets."""
     log = Log(Retention(max_rooms=1))
     log.take("cats")
     log.take("dogs")
@@ -77,7 +77,7 @@ def test_an_epoch_is_new_and_readable() -> None:
 
 
 def test_messages_are_kept_as_they_came() -> None:
-    """A page holds the drafts as they were handed in, with the time of the store's clock."""
+    """A page holds the drafts unchanged, with the time of the store's clock."""
     log = Log()
     draft = Draft("cats", b'{"a":1}', "x", user="7", key="k", sender="s")
     log.store.append(draft)
@@ -90,7 +90,7 @@ def test_messages_are_kept_as_they_came() -> None:
 
 
 def test_a_retry_is_stored_once() -> None:
-    """The same id with the same content is answered with the first one's message, marked as a duplicate."""
+    """The same id with the same content is answered with the first message, marked as a duplicate."""
     log = Log()
     first = log.kept(id="x")
     again = log.take(id="x")
@@ -124,7 +124,7 @@ def test_ids_are_of_their_publisher_and_topic() -> None:
 
 
 def test_an_id_is_remembered_for_its_window() -> None:
-    """Until the end of the window a retry is one; after it the same id is a new message."""
+    """Within the window the same id is a retry; after it, it is a new message."""
     log = Log(window=60.0)
     log.kept(id="x")
     log.now += 60.0
@@ -145,7 +145,7 @@ def test_an_id_is_forgotten_with_its_message() -> None:
 
 
 def test_a_room_keeps_its_newest_messages() -> None:
-    """Beyond max_messages the oldest of that room go, and no others."""
+    """Beyond max_messages the oldest messages of that room are pruned, and no others."""
     log = Log(Retention(max_messages=3))
     log.kept("dogs")
     for _ in range(5):
@@ -155,7 +155,7 @@ def test_a_room_keeps_its_newest_messages() -> None:
 
 
 def test_old_messages_go() -> None:
-    """Messages older than max_age are gone, to the second, also from rooms in which nothing happens any more."""
+    """Messages older than max_age are gone, to the second, also from rooms where nothing happens any more."""
     log = Log(Retention(max_age=10.0))
     log.kept("cats")
     log.now += 5.0
@@ -168,7 +168,7 @@ def test_old_messages_go() -> None:
 
 
 def test_bytes_are_bounded_over_all_rooms() -> None:
-    """Above max_bytes of data in all, the oldest messages go, whatever their room."""
+    """Above max_bytes of data in all, the oldest messages are pruned, whatever their room."""
     log = Log(Retention(max_bytes=100_000))
     for number in range(6):
         log.kept(f"room{number % 2}", b"x" * 30_000)
@@ -177,7 +177,7 @@ def test_bytes_are_bounded_over_all_rooms() -> None:
 
 
 def test_small_messages_are_bounded_too() -> None:
-    """What a message costs beside its data counts as well: messages of no bytes cannot fill the memory."""
+    """The overhead of a message counts as well, so empty messages cannot fill the memory."""
     log = Log(Retention(max_bytes=100_000))
     for _ in range(10_000):
         log.kept(data=b"")
@@ -185,7 +185,7 @@ def test_small_messages_are_bounded_too() -> None:
 
 
 def test_the_head_survives_pruning() -> None:
-    """Offsets go on where they were when everything is gone."""
+    """Offsets go on from where they were even when every message is gone."""
     log = Log(Retention(max_age=10.0))
     for _ in range(3):
         log.kept()
@@ -196,8 +196,8 @@ def test_the_head_survives_pruning() -> None:
 
 
 def test_rooms_are_bounded() -> None:
-    """A room beyond max_rooms is refused with the setting's name; rooms that are there go on, and one that is gone
-    makes place."""
+    """A room beyond max_rooms is refused with the setting's name; existing rooms go on, and a room that is gone makes
+    space."""
     log = Log(Retention(max_rooms=2, max_age=10.0))
     log.kept("cats")
     log.now += 5.0
@@ -215,7 +215,8 @@ def test_rooms_are_bounded() -> None:
 
 
 def test_pages_are_walked_by_next() -> None:
-    """Page after page, each read from the last one's `next`, every message comes once, in order; the last says so."""
+    """Page after page, each read from the last one's `next`, every message appears once, in order; the last page says
+    so."""
     log = Log()
     for number in range(25):
         log.kept(("cats", "dogs")[number % 2])
@@ -233,7 +234,7 @@ def test_pages_are_walked_by_next() -> None:
 
 
 def test_a_full_last_page_has_no_more() -> None:
-    """A page that holds the last messages exactly says that there are no more."""
+    """A page that ends exactly with the last message says that there are no more."""
     log = Log()
     for _ in range(4):
         log.kept()
@@ -244,7 +245,7 @@ def test_a_full_last_page_has_no_more() -> None:
 
 
 def test_an_unknown_room_is_an_empty_page() -> None:
-    """A room nobody published to has nothing, and everything of it is readable."""
+    """A room to which nobody published is empty, and nothing of it is missing."""
     log = Log()
     log.kept("dogs")
     page = log.read("cats")
@@ -252,7 +253,8 @@ def test_an_unknown_room_is_an_empty_page() -> None:
 
 
 def test_oldest_follows_what_is_gone() -> None:
-    """`oldest` stands right after the last message that a room has lost, also when nothing of the room is left."""
+    """`oldest` is the place right after the last message that a room has lost, also when nothing of the room is
+    left."""
     log = Log(Retention(max_messages=2, max_age=10.0))
     for _ in range(2):
         log.kept("cats")
@@ -278,14 +280,14 @@ steps = st.lists(
 )
 
 
-LARGE = b"x" * 100_000  # beside it nothing else of a message counts
+LARGE = b"x" * 100_000  # so large that the rest of a message hardly counts
 
 
 @given(steps, st.integers(1, 4), st.integers(1, 12))
 @settings(deadline=None)
 def test_no_silent_hole(taken: list[Publish | float], max_messages: int, max_kept: int) -> None:
-    """Whatever retention took, a reader that resumes at `oldest` or after it gets everything its room ever had after
-    that place (guarantee 3)."""
+    """Whatever retention took, a reader that resumes at or after `oldest` gets everything its room ever had after that
+    place (guarantee 3)."""
     log = Log(Retention(max_age=20.0, max_messages=max_messages, max_bytes=max_kept * len(LARGE)))
     ever: dict[str, list[int]] = {"cats": [], "dogs": [], "birds": []}
     for step in taken:
@@ -325,8 +327,8 @@ drafts = st.tuples(st.sampled_from(ROOMS), st.sampled_from((None, "1", "2")), st
 def test_a_view_is_read_whole(
     published: list[tuple[str, str | None, float | None]], view: View, limit: int, later: float
 ) -> None:
-    """Page by page a view gives what is in its rooms and patterns, is for everybody or its user, and still lives, each
-    once and in offset order."""
+    """Page by page a view gives each message once, in offset order, that is in its rooms and patterns, is for everybody
+    or its user, and has not expired."""
     log = Log()
     for room, user, ttl in published:
         log.kept(room, user=user, ttl=ttl)
@@ -343,7 +345,7 @@ def test_a_view_is_read_whole(
     while more:
         page = asyncio.run(log.store.read(view, after, limit))
         assert len(page.messages) <= limit
-        assert page.next > after or not page.more, "every page gets further"
+        assert page.next > after or not page.more, "every page advances"
         assert all(message.offset is not None and after < message.offset <= page.next for message in page.messages)
         seen += [message.offset for message in page.messages]
         after, more = page.next, page.more
@@ -352,7 +354,7 @@ def test_a_view_is_read_whole(
 
 
 def test_another_users_messages_are_not_in_a_view() -> None:
-    """A message for one user is in the history of that user and of nobody else (hostile 40)."""
+    """A message for one user is in that user's history and in nobody else's (hostile 40)."""
     log = Log()
     log.kept(user="1")
     log.kept(user="2")
@@ -371,7 +373,7 @@ def batch(log: Log, *wanted: Draft) -> list[Outcome]:
 
 
 def test_a_batch_is_answered_in_its_order() -> None:
-    """The drafts of one call get offsets in turn, and retries among them the first one's."""
+    """The drafts of one call get offsets in turn, and a retry among them gets the offset of the first one."""
     log = Log()
     log.kept(id="known")
     outcomes = batch(log, Draft("cats", b"1", "a"), Draft("cats", b"1", "known"), Draft("dogs", b"2", "a"))
@@ -390,7 +392,7 @@ def test_a_batch_is_answered_in_its_order() -> None:
     ids=["a known id", "one id twice in it", "one room too many at the end", "one among known ones"],
 )
 def test_a_batch_is_stored_whole_or_not_at_all(wanted: list[Draft], error: type[Exception]) -> None:
-    """Where one draft of a call cannot be taken, none is, also where it is the batch itself that makes it so."""
+    """If one draft of a call cannot be taken, none is, also when the batch itself is the reason."""
     log = Log(Retention(max_rooms=2))
     log.kept("cats", b"1", id="known")
     outcomes = batch(log, *wanted)
@@ -404,7 +406,7 @@ def test_a_batch_is_stored_whole_or_not_at_all(wanted: list[Draft], error: type[
 
 
 def test_a_closed_store_refuses() -> None:
-    """After close an append is refused as temporary, and what was there can still be read."""
+    """After close an append is refused as temporary, and stored messages can still be read."""
     log = Log()
     log.kept()
     asyncio.run(log.store.close())

@@ -1,4 +1,4 @@
-"""Retention by topic pattern: the same in the log in memory and in the one in SQLite."""
+"""Retention by topic pattern, the same for the log in memory and the one in SQLite."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from partyline.testing.store import Bench
 from partyline.topics import is_pattern
 
 LONG = 20.0
-_SERIAL = itertools.count()  # of all logs: an id that came before a restart is another message's
+_SERIAL = itertools.count()  # shared by all logs: an id used before a restart belongs to another message
 HOUR = 3600.0
 
 
@@ -45,11 +45,11 @@ class Log(Bench):
         return (await self.store.read(view, self.store.head, 1)).oldest
 
     async def pruned(self, count: int) -> None:
-        """Return when so many messages are gone in all."""
+        """Return when that many messages are gone in all."""
         async with asyncio.timeout(LONG):
             while True:
                 if self.database is not None:
-                    await self.database.flush()  # lets it do a slice
+                    await self.database.flush()  # lets housekeeping do a slice
                 await self.oldest("cats")
                 if self.counters.pruned >= count:
                     break
@@ -88,7 +88,7 @@ both = pytest.mark.parametrize("opened", [memory, sqlite])
 
 
 def test_the_first_rule_that_covers_a_room_holds() -> None:
-    """The rules are asked in their order; where none covers a room, the bounds of all rooms hold."""
+    """The first rule that covers a room applies; if none does, the general bounds apply."""
     audit, logs = Bounds(max_age=10.0), Bounds(max_messages=5)
     retention = Retention(max_age=7.0, max_messages=70, rules=(("logs.audit", audit), ("logs.>", logs)))
     assert retention.of("logs.audit") is audit
@@ -99,7 +99,7 @@ def test_the_first_rule_that_covers_a_room_holds() -> None:
 
 @both
 def test_by_age(opened: Opened, tmp_path: Path) -> None:
-    """Each room loses what is older than its own bound, shorter or longer than that of the others, and whoever resumes
+    """Each room loses what is older than its own bound, whether shorter or longer than the others', and whoever resumes
     is told; offsets go on (row max_age)."""
 
     async def run() -> None:
@@ -132,7 +132,7 @@ def test_by_age(opened: Opened, tmp_path: Path) -> None:
 
 @both
 def test_long_kept_messages_do_not_hide_others(opened: Opened, tmp_path: Path) -> None:
-    """Thousands of messages that are kept longer at the log's beginning do not keep later ones from going."""
+    """Thousands of long-lived messages at the log's beginning do not keep later ones from being pruned."""
 
     async def run() -> None:
         async with opened(tmp_path, ("audit", Bounds(max_age=1e9)), max_age=HOUR) as log:
@@ -150,8 +150,8 @@ def test_long_kept_messages_do_not_hide_others(opened: Opened, tmp_path: Path) -
 
 @both
 def test_by_count(opened: Opened, tmp_path: Path) -> None:
-    """A room of a rule keeps so many messages, each room of the pattern for itself; others go by the setting of all
-    (row max_messages)."""
+    """Each room that a rule covers keeps as many messages as the rule says; other rooms follow the general setting (row
+    max_messages)."""
 
     async def run() -> None:
         async with opened(tmp_path, ("logs.*", Bounds(max_messages=10)), max_messages=40) as log:
@@ -170,7 +170,7 @@ def test_by_count(opened: Opened, tmp_path: Path) -> None:
 
 @both
 def test_by_bytes(opened: Opened, tmp_path: Path) -> None:
-    """A room keeps the newest messages that fit its bytes, and its newest one however large that is."""
+    """A room keeps the newest messages that fit its bytes, and the newest one however large it is."""
 
     async def run() -> None:
         async with opened(tmp_path, ("logs.*", Bounds(max_bytes=10_000))) as log:
@@ -193,7 +193,7 @@ def test_by_bytes(opened: Opened, tmp_path: Path) -> None:
 
 
 def test_bytes_are_counted_over_a_restart(tmp_path: Path) -> None:
-    """The next process knows how much a room holds, in pieces where it is a lot, and goes on where the last one was."""
+    """The next process counts what a room holds, in slices if it is a lot, and goes on where the last one stopped."""
 
     async def run() -> None:
         async with sqlite(tmp_path) as log:
@@ -215,7 +215,7 @@ def test_bytes_are_counted_over_a_restart(tmp_path: Path) -> None:
 
 @both
 def test_the_head_survives(opened: Opened, tmp_path: Path) -> None:
-    """When nothing is left of anything, offsets go on."""
+    """Offsets go on even when no message is left."""
 
     async def run() -> None:
         rules = (("logs.>", Bounds(max_age=60.0)), ("cats", Bounds(max_age=120.0)))
@@ -235,8 +235,8 @@ def test_the_head_survives(opened: Opened, tmp_path: Path) -> None:
 
 @both
 def test_a_rule_hides_nothing_of_others(opened: Opened, tmp_path: Path) -> None:
-    """When a rule has emptied its rooms, only a reader that asks for rooms that it may have bounded is told that
-    something is gone: others resume as before, by pattern and by a topic that is not there yet (guarantee 3)."""
+    """When a rule has emptied its rooms, only a reader of rooms that the rule may cover is told that something is gone:
+    others resume as before, by pattern and by a topic that is not there yet (guarantee 3)."""
 
     async def look(log: Log) -> None:
         for view in (("orders.*",), ("orders.none",), ("orders.a", "birds"), ("orders.a", "*.b.>")):
@@ -265,8 +265,8 @@ def test_a_rule_hides_nothing_of_others(opened: Opened, tmp_path: Path) -> None:
 
 @both
 def test_max_rooms(opened: Opened, tmp_path: Path) -> None:
-    """A topic beyond max_rooms is refused with 507 `too_many_topics`, naming the limit that is counted; one that
-    retention emptied makes place (row max_rooms)."""
+    """A topic beyond max_rooms is refused with 507 `too_many_topics`, naming the limit that is counted; a topic that
+    retention emptied makes space (row max_rooms)."""
 
     async def run() -> None:
         async with opened(tmp_path, ("logs.*", Bounds(max_age=60.0)), max_rooms=2) as log:

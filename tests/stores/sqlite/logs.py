@@ -19,19 +19,19 @@ from partyline.stores.retention import Retention
 from partyline.stores.sqlite.database import Database
 from partyline.stores.sqlite.log import SqliteStore
 
-_SERIAL = itertools.count(1)  # of all logs: an id that came before a restart is another message's
-LOOK_AFTER = 0.01  # seconds between two looks whether the file is in its place
+_SERIAL = itertools.count(1)  # shared by all logs: an id used before a restart belongs to another message
+LOOK_AFTER = 0.01  # seconds between two checks that the file is in its place
 LONG = 20.0  # seconds nothing here should ever take
 
 
 class Disk:
-    """What happens at a COMMIT of the writer: by default what always does."""
+    """What happens at a COMMIT of the writer: by default nothing unusual."""
 
     def __init__(self) -> None:
         self.failing = False  # refuse every commit
-        self.uncertain = 0  # so many commits reach the file and fail all the same
+        self.uncertain = 0  # how many commits reach the file and fail all the same
         self.code = sqlite3.SQLITE_IOERR
-        self.max_pages = 0  # of the database, 0 for no bound
+        self.max_pages = 0  # bound of the database, 0 for none
         self.statements: list[str] = []
         self.commits = 0
         self._hold = threading.Event()
@@ -44,7 +44,7 @@ class Disk:
         self._hold.clear()
 
     async def held(self) -> None:
-        """Return when it stands there."""
+        """Return when the writer has stopped there."""
         assert await asyncio.to_thread(self._held.wait, LONG)
 
     def let_go(self) -> None:
@@ -110,7 +110,7 @@ class Log:
         return Draft(room, data, message_id or f"id{next(_SERIAL)}", **rest)  # type: ignore[arg-type]
 
     async def until(self, reached: Callable[[], bool]) -> None:
-        """Return when something handed out makes `reached` true."""
+        """Return when something that was handed out makes `reached` true."""
         async with asyncio.timeout(LONG):
             while not reached():
                 self._news.clear()
@@ -131,7 +131,7 @@ class Log:
         return [outcome for outcome in self.outcomes if not isinstance(outcome, Found)]
 
     async def keep(self, count: int = 1, room: str = "cats", data: bytes = b"1") -> list[int]:
-        """Append messages, all under way together; their offsets."""
+        """Append messages without waiting for each other; their offsets."""
         before = len(self._answers())
         for _ in range(count):
             self.store.append(self.draft(room, data))
@@ -185,7 +185,7 @@ async def opened(
     wal_large: int = 64 * 1024 * 1024,
     **settings: object,
 ) -> AsyncIterator[Log]:
-    """A log at `path`; closed in the order in which the server does."""
+    """A log at `path`, closed in the order in which the server does it."""
     database = Database(
         str(path),
         counters or Counters(),
@@ -232,7 +232,7 @@ async def hubbed(
 
 
 async def published(hub: Hub, *drafts: Draft) -> list[int]:
-    """Publish, each when the one before is kept; the offsets."""
+    """Publish each message when the one before it is kept; the offsets."""
     offsets: list[int] = []
     for draft in drafts:
         answer: asyncio.Future[Receipt | PartylineError] = asyncio.get_running_loop().create_future()

@@ -23,7 +23,7 @@ async def main(path: str, tag: str) -> None:
 
     def committed(batch: Sequence[Outcome]) -> None:
         lines = [f"{o.message.offset} {o.draft.id}\n" for o in batch if isinstance(o, Stored)]
-        os.write(1, "".join(lines).encode())  # one write: a line is there or not
+        os.write(1, "".join(lines).encode())  # one write: a line is whole or missing
         for _ in batch:
             append()
 

@@ -1,6 +1,6 @@
 """A process that restores a backup and ends, as by kill -9, before its N-th change of a name or a file.
 
-python -m tests.stores.sqlite.restorer <backup> <database> <N>; exit code 9 if it came to N, 0 if it was done before.
+python -m tests.stores.sqlite.restorer <backup> <database> <N>; exit code 9 if it reached N, 0 if it was done before.
 """
 
 from __future__ import annotations

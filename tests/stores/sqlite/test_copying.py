@@ -38,7 +38,7 @@ def filled(path: Path, count: int = 100, data: bytes = b"1") -> str:
 
 
 def offsets(path: Path) -> list[int]:
-    """Of all messages, read as a server would read them; the database must be one that a server starts with."""
+    """The data of all messages, read as a server would read them from a database that it can start with."""
 
     async def run() -> list[int]:
         async with opened(path) as log:
@@ -48,7 +48,7 @@ def offsets(path: Path) -> list[int]:
 
 
 def others(path: Path) -> set[str]:
-    """The files beside the database that are none of its own."""
+    """The files beside the database that do not belong to it."""
     return {one.name for one in path.parent.iterdir()} - {path.name + end for end in ("", "-wal", "-shm", ".lock")}
 
 
@@ -56,8 +56,8 @@ def others(path: Path) -> set[str]:
 
 
 def test_a_backup_beside_a_busy_server(path: Path, tmp_path: Path) -> None:
-    """While messages are committed without a pause, a backup is made in one go: a log without holes up to a moment
-    between its begin and its end, in one file that only its owner reads (hostile 9)."""
+    """A backup made while messages are committed without a pause is a log without holes up to one moment between its
+    beginning and its end, in one file that only its owner can read (hostile 9)."""
 
     async def run() -> None:
         async with opened(path) as log:
@@ -84,7 +84,7 @@ def test_a_backup_beside_a_busy_server(path: Path, tmp_path: Path) -> None:
             assert log.store.head > before, "publishing went on"
             assert copy.epoch == log.store.epoch
             copied = [done for what, done, _ in seen if what == "copying"]
-            assert copied == sorted(copied), "no commit made it begin again"
+            assert copied == sorted(copied), "no commit made the backup start again"
 
     asyncio.run(run())
     copy = tmp_path / "copy.db"
@@ -95,7 +95,7 @@ def test_a_backup_beside_a_busy_server(path: Path, tmp_path: Path) -> None:
 
 
 def test_commits_go_on_during_a_backup(path: Path, tmp_path: Path) -> None:
-    """In the middle of a backup a message is committed: the writer does not wait for the end of it."""
+    """A message can be committed in the middle of a backup: the writer does not wait for the backup to end."""
 
     async def run() -> None:
         async with opened(path) as log:
@@ -115,7 +115,7 @@ def test_commits_go_on_during_a_backup(path: Path, tmp_path: Path) -> None:
 
 
 def test_what_is_in_the_way_of_a_backup_stays(path: Path, tmp_path: Path) -> None:
-    """An existing file is replaced only if that is asked for; the database's own files never are."""
+    """An existing file is replaced only on request; the database's own files are never replaced."""
     filled(path)
     target = tmp_path / "copy.db"
     target.write_text("precious")
@@ -135,7 +135,8 @@ def test_what_is_in_the_way_of_a_backup_stays(path: Path, tmp_path: Path) -> Non
 
 
 def test_a_backup_that_fails_leaves_nothing(path: Path, tmp_path: Path) -> None:
-    """No folder, no database, another program's, a damaged one, an interruption: a clear error, and no file."""
+    """A missing folder, a missing, foreign or damaged database, or an interruption gives a clear error and leaves no
+    file."""
     for target, words in ((tmp_path / "no" / "copy.db", "folder"), (tmp_path, "is a folder")):
         filled(path)
         with pytest.raises(ConfigError, match=words):
@@ -160,7 +161,7 @@ def test_a_backup_that_fails_leaves_nothing(path: Path, tmp_path: Path) -> None:
 
 
 def test_a_full_disk_leaves_no_backup(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the disk has no room for the copy, that is said, and what was written of it is gone."""
+    """If the disk has no room for the copy, the error says so, and the partial copy is removed."""
     filled(path)
 
     def full(_handle: int) -> None:
@@ -176,8 +177,9 @@ def test_a_full_disk_leaves_no_backup(path: Path, tmp_path: Path, monkeypatch: p
 
 
 def test_a_restored_log_has_a_new_epoch(path: Path, tmp_path: Path) -> None:
-    """Who was beyond the backup is told that something is missing, also when the log has grown past it again; who
-    resumes from a position of the new epoch gets everything; offsets go on (hostile 9, guarantee 3)."""
+    """A client that was beyond the backup is told that something is missing, also when the log has grown past that
+    place again; one that resumes from a position of the new epoch gets everything; offsets go on (hostile 9, guarantee
+    3)."""
     backup = tmp_path / "copy.db"
 
     async def before() -> list[Position]:
@@ -209,8 +211,8 @@ def test_a_restored_log_has_a_new_epoch(path: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damaged", [False, True])
 def test_what_was_revoked_stays_revoked(path: Path, tmp_path: Path, damaged: bool) -> None:
-    """A token that was revoked after the backup is revoked in the restored database, too, with the later time of two;
-    a database that cannot be read is put aside all the same."""
+    """A token that was revoked after the backup is revoked in the restored database, too, and the later of two times
+    wins; a database that cannot be read is put aside all the same."""
     backup = tmp_path / "copy.db"
     first = [("jti", "early", 100.0), ("sub", "alice", 50.0)]
 
@@ -235,8 +237,8 @@ def test_what_was_revoked_stays_revoked(path: Path, tmp_path: Path, damaged: boo
 
 
 def test_the_old_database_is_kept(path: Path, tmp_path: Path) -> None:
-    """A database in the way is refused; with `replace` it is kept aside, whole, with what only its write-ahead log
-    held."""
+    """A restore over an existing database is refused; with `replace` the old one is kept aside, whole, with what only
+    its write-ahead log held."""
     backup = tmp_path / "copy.db"
     filled(path, 10)
     back_up(str(path), str(backup))
@@ -262,7 +264,7 @@ def test_the_old_database_is_kept(path: Path, tmp_path: Path) -> None:
 
 
 def test_restoring_where_nothing_is(path: Path, tmp_path: Path) -> None:
-    """Where there is no database the backup becomes one, and nothing is kept aside."""
+    """If there is no database, the backup becomes the database, and nothing is kept aside."""
     filled(path, 10)
     back_up(str(path), str(tmp_path / "copy.db"))
     new = tmp_path / "new.db"
@@ -287,12 +289,12 @@ def test_a_running_server_is_not_restored_over(path: Path, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("damage", ["row", "page", "cut", "foreign", "newer", "empty", "missing", "itself"])
 def test_a_bad_backup_touches_nothing(path: Path, tmp_path: Path, damage: str) -> None:
-    """A backup that is damaged anywhere, another program's, a newer Partyline's or none at all is refused, and the
-    database is byte for byte what it was (hostile 4)."""
+    """A backup that is damaged anywhere, made by another program or a newer Partyline, or missing is refused, and the
+    database stays byte for byte the same (hostile 4)."""
     filled(path, 12_000)
     backup = tmp_path / "copy.db"
     back_up(str(path), str(backup))
-    if damage == "row":  # older than what a start verifies
+    if damage == "row":  # older than the messages that a start verifies
         change(backup, "UPDATE log SET data = x'32' WHERE offset = 3")
     elif damage == "page":
         content = bytearray(backup.read_bytes())
@@ -322,8 +324,8 @@ def test_a_bad_backup_touches_nothing(path: Path, tmp_path: Path, damage: str) -
 
 
 def test_a_restore_that_is_killed(path: Path, tmp_path: Path) -> None:
-    """Killed before any of its steps, a restore leaves the old database in its place or the new one, whole; once the
-    new one is there, what was old is kept."""
+    """A restore that is killed before any of its steps leaves either the old or the new database in place, whole; once
+    the new one is there, the old one is kept aside."""
     backup = tmp_path / "copy.db"
     filled(path, 10)
     back_up(str(path), str(backup))
@@ -352,13 +354,13 @@ def test_a_restore_that_is_killed(path: Path, tmp_path: Path) -> None:
             break
         assert done.returncode == 9, done.stderr
     assert done.returncode == 0
-    assert verdicts == sorted(verdicts, reverse=True), "once new, always new"
+    assert verdicts == sorted(verdicts, reverse=True), "once the new database is in place, it stays"
     assert verdicts.count("old") >= 3
     assert verdicts.count("new") >= 4
 
 
 def test_an_old_write_ahead_log_never_meets_the_restored_database(path: Path, tmp_path: Path) -> None:
-    """A crash between putting the old file aside and its write-ahead log is gone on with by the next start."""
+    """After a crash between putting aside the old file and its write-ahead log, the next start finishes the job."""
     backup = tmp_path / "copy.db"
     filled(path, 10)
     back_up(str(path), str(backup))
@@ -381,7 +383,7 @@ def test_an_old_write_ahead_log_never_meets_the_restored_database(path: Path, tm
 
 
 def test_a_deliberate_new_epoch(path: Path) -> None:
-    """A start with a new epoch keeps every message and every offset, and knows no position from before."""
+    """A start with a new epoch keeps every message and every offset, and accepts no earlier position."""
     epoch = filled(path, 10)
 
     async def run() -> None:

@@ -1,4 +1,4 @@
-"""The database file: who may use it, what it may be, and how work reaches it."""
+"""The database file: who may use it, what it may contain, and how jobs reach it."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def noted(path: Path) -> list[object]:
 
 @contextlib.contextmanager
 def nobody() -> Iterator[None]:
-    """Without the rights of root, which no file mode keeps out."""
+    """Drop the rights of root, whom no file mode keeps out."""
     if os.geteuid() != 0:
         yield
         return
@@ -63,7 +63,7 @@ def nobody() -> Iterator[None]:
 
 
 def make(path: Path, script: str) -> None:
-    """A database that another program made."""
+    """Make a database as another program would."""
     with contextlib.closing(sqlite3.connect(path)) as connection:
         connection.executescript(script)
 
@@ -84,7 +84,7 @@ def refused(path: Path | str) -> str:
 
 
 def test_a_new_database_is_private(path: Path, opened: Open) -> None:
-    """The database and every file beside it can be read and written by its owner only, whatever the umask."""
+    """Only the owner can read and write the database and every file beside it, whatever the umask."""
     earlier = os.umask(0)
     try:
         database = opened()
@@ -98,7 +98,7 @@ def test_a_new_database_is_private(path: Path, opened: Open) -> None:
 
 
 def test_a_wider_database_is_made_private(path: Path, opened: Open) -> None:
-    """A database of ours that others may read is theirs to read no more once it is opened; a foreign one is left."""
+    """Opening a database of ours takes away the others' right to read it; a foreign database keeps its mode."""
     opened().close()
     path.chmod(0o644)
     opened().close()
@@ -121,7 +121,7 @@ def test_a_new_database_has_our_schema(path: Path, opened: Open) -> None:
 
 
 def test_commits_are_synchronous(opened: Open) -> None:
-    """The writer's connection commits with synchronous=FULL, and says so for people."""
+    """The writer's connection commits with synchronous=FULL, and the database says so to people."""
     database = opened()
     seen: list[object] = []
     database.submit(lambda connection: seen.extend(connection.execute("PRAGMA synchronous").fetchone()))
@@ -131,14 +131,14 @@ def test_commits_are_synchronous(opened: Open) -> None:
 
 
 def test_an_empty_file_becomes_a_database(path: Path, opened: Open) -> None:
-    """A file of no bytes, as `mktemp` leaves it, is a new database."""
+    """An empty file, as `mktemp` leaves it, is a new database."""
     path.touch()
     opened().close()
     assert query(path, "PRAGMA user_version") == [(SCHEMA_VERSION,)]
 
 
 def test_opening_again_changes_nothing(path: Path, opened: Open) -> None:
-    """A database keeps what is in it when it is opened again."""
+    """A database keeps its content when it is opened again."""
     database = opened()
     database.submit(notes)
     database.submit(Note("kept"))
@@ -150,7 +150,7 @@ def test_opening_again_changes_nothing(path: Path, opened: Open) -> None:
 
 
 def test_memory_is_a_database_without_a_file(tmp_path: Path, opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`:memory:` works like any other database and leaves no file behind, no lock either."""
+    """`:memory:` works like any other database and leaves no file, not even a lock."""
     monkeypatch.chdir(tmp_path)
     one, two = opened(":memory:"), opened(":memory:")
     one.submit(notes)
@@ -166,7 +166,7 @@ def test_memory_is_a_database_without_a_file(tmp_path: Path, opened: Open, monke
 
 
 def test_a_second_server_is_refused(path: Path, opened: Open) -> None:
-    """Two servers on one file: the second one is told so, as often as it tries, and the first goes on (hostile 7)."""
+    """A second server on one file is refused, as often as it tries, and the first goes on (hostile 7)."""
     first = opened()
     first.submit(notes)
     for _ in range(2):
@@ -178,21 +178,21 @@ def test_a_second_server_is_refused(path: Path, opened: Open) -> None:
 
 
 def test_the_lock_goes_with_the_server(opened: Open) -> None:
-    """After close another server may have the file at once."""
+    """After close another server may open the file at once."""
     opened().close()
     opened()
 
 
-# What a file may not be
+# Files that are refused
 
 
 def test_a_folder_is_refused(tmp_path: Path) -> None:
-    """A folder in place of a file is called one."""
+    """A folder in place of the file is refused as a folder."""
     assert "is a folder" in refused(tmp_path)
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    """Where the folder of the file does not exist, the message names that folder, and nothing is made."""
+    """If the file's folder does not exist, the message names the folder, and nothing is created."""
     message = refused(tmp_path / "nowhere" / "partyline.db")
     assert f"the folder {tmp_path / 'nowhere'} does not exist" in message
     assert list(tmp_path.iterdir()) == []
@@ -205,7 +205,7 @@ def test_a_file_in_place_of_a_folder_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_unreadable_file_is_refused(path: Path, opened: Open) -> None:
-    """A file of which this user has no rights is refused with the way out."""
+    """A file to which this user has no rights is refused with the way out."""
     opened().close()
     path.chmod(0)
     with nobody(), pytest.raises(ConfigError, match=r"cannot be read and written by this user.*--db"):
@@ -214,7 +214,7 @@ def test_an_unreadable_file_is_refused(path: Path, opened: Open) -> None:
 
 @pytest.mark.parametrize("content", [b"x" * 16, b"just a text\n" * 500, b"SQLite format 3\0" + b"\xff" * 5000])
 def test_another_format_is_refused(path: Path, content: bytes) -> None:
-    """A file that is no SQLite database is refused, and stays as it was."""
+    """A file that is not an SQLite database is refused and stays unchanged."""
     path.write_bytes(content)
     assert "is not an SQLite database" in refused(path)
     assert path.read_bytes() == content
@@ -232,7 +232,7 @@ def test_another_format_is_refused(path: Path, content: bytes) -> None:
     ids=["no version", "our version", "a negative version", "our version and a table of ours", "our version, empty"],
 )
 def test_a_database_of_another_program_is_refused(path: Path, script: str) -> None:
-    """Another program's database is refused as one, also where its version number happens to be one of ours."""
+    """Another program's database is refused as such, also if its version number happens to be one of ours."""
     make(path, script)
     message = refused(path)
     assert "a database of another program" in message
@@ -241,7 +241,7 @@ def test_a_database_of_another_program_is_refused(path: Path, script: str) -> No
 
 @pytest.mark.parametrize("version", [0, SCHEMA_VERSION + 1])
 def test_a_refused_database_is_left_as_it_was(path: Path, version: int) -> None:
-    """A database that is refused keeps every byte: it belongs to somebody else."""
+    """A refused database keeps every byte, because it belongs to somebody else."""
     make(path, f"CREATE TABLE customers (name TEXT); PRAGMA user_version = {version};")
     before = path.read_bytes()
     refused(path)
@@ -249,7 +249,7 @@ def test_a_refused_database_is_left_as_it_was(path: Path, version: int) -> None:
 
 
 def test_a_newer_database_is_refused(path: Path, opened: Open) -> None:
-    """A database that a newer Partyline wrote is refused with both versions and the way out."""
+    """A database of a newer Partyline is refused with both versions and the way out."""
     opened().close()
     make(path, f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
     message = refused(path)
@@ -283,7 +283,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pages(path: Path) -> dict[str, int]:
-    """Where in the file the pages begin that a start has to read."""
+    """The places in the file of the pages that a start has to read."""
     ((size,),) = query(path, "PRAGMA page_size")
     ((root,),) = query(path, "SELECT rootpage FROM sqlite_master WHERE name = 'registrations'")
     assert isinstance(size, int)
@@ -297,8 +297,8 @@ def pages(path: Path) -> dict[str, int]:
 @pytest.mark.parametrize("page", ["head", "root", "some rows", "other rows"])
 @pytest.mark.parametrize("damage", ["zeros", "ones", "cut"])
 def test_a_damaged_database_is_refused(path: Path, filled: Path, page: str, damage: str) -> None:
-    """A database with a page overwritten or cut off is refused with a clear message, at the latest when the
-    registrations are read, and never half served (guarantee 7, hostile 4)."""
+    """A database with an overwritten or missing page is refused with a clear message, at the latest when the
+    registrations are read, and is never half served (guarantee 7, hostile 4)."""
     shutil.copy(filled, path)
     content, start = bytearray(path.read_bytes()), pages(filled)[page]
     if damage == "cut":
@@ -313,7 +313,7 @@ def test_a_damaged_database_is_refused(path: Path, filled: Path, page: str, dama
 
 
 def test_registrations_that_make_no_sense_are_refused(path: Path, filled: Path) -> None:
-    """A row whose text is not what we wrote is a damaged database too."""
+    """A row whose text is not what we wrote means a damaged database, too."""
     shutil.copy(filled, path)
     make(path, "UPDATE registrations SET topics = '[\"cats' WHERE user = '7'")
     with pytest.raises(ConfigError) as caught:
@@ -333,7 +333,7 @@ def open_and_load(path: Path) -> list[Row]:
 # Migrations
 
 
-# The schemas that were written once, as they were. What a new version adds to `sqlite.sql` it leaves here for the next.
+# The schemas of earlier versions, unchanged. A new version copies its `sqlite.sql` here for the next one.
 EARLIER = {
     1: """
 PRAGMA application_id = 1349282158;
@@ -402,7 +402,7 @@ def shape(path: Path) -> dict[object, object]:
 
 @pytest.mark.parametrize("version", range(1, SCHEMA_VERSION))
 def test_every_earlier_schema_becomes_the_newest(tmp_path: Path, opened: Open, version: int) -> None:
-    """A file of each earlier version has, once it was opened, the very schema of a new file, and kept its rows."""
+    """A file of any earlier version has exactly the schema of a new file once it is opened, and keeps its rows."""
     old, new = tmp_path / "old.db", tmp_path / "new.db"
     kept = Row(b"x" * 32, "ann", ("cats",), (">",), True, 2.5)
     make(old, f"{EARLIER[version]} PRAGMA user_version = {version};")
@@ -419,7 +419,7 @@ def test_every_earlier_schema_becomes_the_newest(tmp_path: Path, opened: Open, v
 
 
 def test_an_older_database_is_brought_up_to_date(path: Path, opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A database of an earlier version goes through every step to the newest, once, and keeps its rows."""
+    """A database of an earlier version takes every step to the newest version once, and keeps its rows."""
     opened().close()
     last = SCHEMA_VERSION + 2
     monkeypatch.setattr(module, "SCHEMA_VERSION", last)
@@ -433,7 +433,7 @@ def test_an_older_database_is_brought_up_to_date(path: Path, opened: Open, monke
 
 
 def test_a_migration_that_fails_leaves_no_half(path: Path, opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When a step fails, the database is refused and is what it was: of the earlier version, without a half."""
+    """When a step fails, the database is refused and still has the earlier version, with nothing of that step."""
     opened().close()
     monkeypatch.setattr(module, "SCHEMA_VERSION", SCHEMA_VERSION + 1)
     monkeypatch.setitem(module.MIGRATIONS, SCHEMA_VERSION, "CREATE TABLE half (n INTEGER); CREATE TABLE store (n);")
@@ -446,7 +446,7 @@ def test_a_migration_that_fails_leaves_no_half(path: Path, opened: Open, monkeyp
 
 
 def test_jobs_run_in_order_off_the_callers_thread(path: Path, opened: Open) -> None:
-    """Jobs run in the order in which they were submitted, all on one thread that is not the caller's."""
+    """Jobs run in the order of submission, all on one thread that is not the caller's."""
     database = opened()
     threads: set[int] = set()
     database.submit(notes)
@@ -460,7 +460,7 @@ def test_jobs_run_in_order_off_the_callers_thread(path: Path, opened: Open) -> N
 
 
 def test_submitting_waits_for_nothing(opened: Open) -> None:
-    """While the writer is held, submitting returns."""
+    """Submitting returns at once even while the writer is held."""
     database, gate = opened(), Gate()
     database.submit(gate)
     gate.reached()
@@ -469,7 +469,7 @@ def test_submitting_waits_for_nothing(opened: Open) -> None:
 
 
 def test_what_queued_up_is_one_transaction(path: Path, opened: Open) -> None:
-    """What is submitted during a commit goes into the next one together."""
+    """Jobs submitted during a commit go into the next one together."""
     database, gate = opened(), Gate()
     begun: list[str] = []
     database.submit(notes)
@@ -504,8 +504,8 @@ def test_committed_means_others_can_read_it(path: Path, opened: Open) -> None:
 
 
 def test_a_refusing_disk_is_tried_again(path: Path, opened: Open, setback: Setback) -> None:
-    """While commits fail nothing is called committed; afterwards all of it is there once, the failures are counted,
-    and the log has said so (guarantee 7)."""
+    """While commits fail nothing is reported as committed; afterwards every row is there once, and the failures are
+    counted and logged (guarantee 7)."""
     counters = Counters()
     database = opened(counters=counters)
     database.submit(notes)
@@ -529,7 +529,7 @@ def test_a_refusing_disk_is_tried_again(path: Path, opened: Open, setback: Setba
 
 
 def test_memory_that_refuses_is_tried_again(opened: Open, setback: Setback) -> None:
-    """A commit in memory that fails leaves nothing behind, and is tried again like one on a disk."""
+    """A failed commit in memory leaves nothing, and is tried again like one on a disk."""
     database, gate, disk, note = opened(":memory:"), Gate(), Disk(), Note("kept")
     database.submit(notes)
     database.submit(gate)
@@ -559,7 +559,7 @@ def test_another_writer_only_delays(path: Path, opened: Open, setback: Setback) 
 
 
 def test_a_callback_that_fails_stops_nothing(path: Path, opened: Open) -> None:
-    """A `committed` that raises costs its caller only: the writer goes on."""
+    """A `committed` that raises harms only its caller: the writer goes on."""
     database = opened()
     database.submit(notes)
 
@@ -599,7 +599,7 @@ def test_flush_waits_for_the_commit(path: Path, opened: Open) -> None:
 
 
 def test_cancelling_flush_loses_nothing(path: Path, opened: Open) -> None:
-    """A flush that is given up, its loop closed before the commit, costs neither what was queued nor the writer."""
+    """A flush whose loop is closed before the commit harms neither the queued jobs nor the writer."""
     database, gate = opened(), Gate()
     database.submit(notes)
     settled(database)
@@ -622,7 +622,7 @@ def test_cancelling_flush_loses_nothing(path: Path, opened: Open) -> None:
 
 
 def test_close_commits_what_is_queued(path: Path, opened: Open) -> None:
-    """What is queued when the database is closed is committed before it is let go."""
+    """Jobs that are queued when the database is closed are committed before the file is released."""
     database, gate = opened(), Gate()
     database.submit(notes)
     database.submit(gate)
@@ -653,7 +653,7 @@ def test_close_gives_up_on_a_refusing_disk(path: Path, opened: Open, setback: Se
 
 
 def test_closing_twice_does_nothing(path: Path, opened: Open) -> None:
-    """A second close returns, and does not take the lock from whoever has the file now."""
+    """A second close returns, and does not release the lock of whoever has the file now."""
     first = opened()
     first.close()
     opened()
@@ -663,7 +663,8 @@ def test_closing_twice_does_nothing(path: Path, opened: Open) -> None:
 
 
 def test_a_damaged_schema_is_refused(path: Path, opened: Open) -> None:
-    """A schema whose text cannot be read any more is called damaged, though SQLite cannot even say why (hostile 4)."""
+    """A schema whose text cannot be read any more is reported as damage, though SQLite cannot even say why (hostile
+    4)."""
     opened().close()
     content = bytearray(path.read_bytes())
     content[content.index(b"CREATE TABLE log")] = 0xFF

@@ -1,4 +1,4 @@
-"""What doctor finds in a database: each damage once, by position, without a word of what is in it."""
+"""What doctor finds in a database: each damage once, by position, and never any content."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def found(path: Path, *, deep: bool = False) -> dict[str, Finding]:
 
 
 def bad(path: Path, *, deep: bool = False) -> dict[str, Verdict]:
-    """What is not fine, and how bad it is."""
+    """The subjects that are not fine, with their verdicts."""
     return {name: one.verdict for name, one in found(path, deep=deep).items() if one.verdict is not Verdict.OK}
 
 
 @pytest.mark.parametrize("deep", [False, True])
 def test_a_healthy_database(path: Path, deep: bool) -> None:
-    """A database in order has nothing but fine findings, with a server on it or without, and stays as it is."""
+    """A sound database has only fine findings, with or without a running server, and stays unchanged."""
     epoch = filled(path, 50)
     before = path.read_bytes()
     assert bad(path, deep=deep) == {}
@@ -54,7 +54,7 @@ def test_a_healthy_database(path: Path, deep: bool) -> None:
 
 
 def test_damaged_messages_are_named_by_position(path: Path) -> None:
-    """Each damaged message is named by its position; what is in it, or in any other, is not said (hostile 4, 39)."""
+    """Each damaged message is named by its position; the content of messages is never shown (hostile 4, 39)."""
     epoch = filled(path, 100, b'"secret"')
     for offset in (3, 50, 99):
         change(path, "UPDATE log SET data = ? WHERE offset = ?", b'"SECRET"', offset)
@@ -66,8 +66,8 @@ def test_damaged_messages_are_named_by_position(path: Path) -> None:
 
 
 def test_deep_looks_at_all(path: Path) -> None:
-    """Without deep the newest 10,000 messages are verified, as a server's start does; with it all are, and how far it
-    is can be seen."""
+    """Without deep the newest 10,000 messages are verified, as at a server's start; with deep all are, and progress is
+    shown."""
     epoch = filled(path, 12_000)
     for offset in range(1, 31):
         change(path, "UPDATE log SET checksum = checksum + 1 WHERE offset = ?", offset)
@@ -82,7 +82,7 @@ def test_deep_looks_at_all(path: Path) -> None:
 
 
 def test_an_index_that_is_not_right(path: Path) -> None:
-    """An index that lost a message is found by deep."""
+    """With deep an index that lost a message is found."""
     filled(path, 50)
     (page,) = rows(path, "SELECT rootpage FROM sqlite_master WHERE name = 'log_by_room'")[0]
     assert isinstance(page, int)
@@ -95,8 +95,8 @@ def test_an_index_that_is_not_right(path: Path) -> None:
 
 
 def test_other_files(path: Path, tmp_path: Path) -> None:
-    """No file yet is fine; no folder, a folder, another program's database, a newer version, no database at all: each
-    is a problem with its way out."""
+    """A missing file is fine; a missing folder, a folder, another program's database, a newer version and a file that
+    is not a database are each a problem with its way out."""
     assert bad(path) == {}
     assert "not there yet" in found(path)["database"].text
     assert bad(tmp_path / "none" / "x.db") == {"database": Verdict.PROBLEM}
@@ -118,7 +118,7 @@ def test_other_files(path: Path, tmp_path: Path) -> None:
 
 
 def test_wide_rights_and_an_interrupted_restore(path: Path) -> None:
-    """Rights beyond the owner's and a restore that was interrupted are worth knowing, and no problem."""
+    """Rights beyond the owner's and an interrupted restore are worth knowing, but not a problem."""
     filled(path)
     path.chmod(0o644)
     assert bad(path) == {"database": Verdict.WARNING}
@@ -138,7 +138,8 @@ def test_a_cut_database(path: Path) -> None:
 
 
 def test_a_file_that_the_server_has_not_open(path: Path, open_database: Open) -> None:
-    """Beside a server whose file was moved away and replaced, doctor says that this is another file (hostile 54)."""
+    """When the file of a running server was moved away and replaced, doctor says that this is another file (hostile
+    54)."""
     filled(path, 3)
     open_database()
     path.rename(path.with_name("moved.db"))
@@ -149,7 +150,7 @@ def test_a_file_that_the_server_has_not_open(path: Path, open_database: Open) ->
 
 
 def test_two_names_of_one_file(path: Path, open_database: Open) -> None:
-    """A hard link is a warning; a server that has the file by the other name is a problem (hostile 54)."""
+    """A hard link is a warning; a server that opened the file by the other name is a problem (hostile 54)."""
     filled(path, 3)
     other = path.parent / "b" / "partyline.db"
     other.parent.mkdir()

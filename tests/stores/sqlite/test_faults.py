@@ -32,7 +32,7 @@ from .logs import LONG, Disk, change, opened, rows
 
 
 def test_a_failed_commit_is_refused_whole(path: Path) -> None:
-    """When a commit fails, everything of it is refused as temporary and nothing of it is in the file; a later one
+    """When a commit fails, everything in it is refused as temporary and nothing of it is in the file; a later commit
     takes the same numbers (guarantee 7)."""
 
     async def run() -> None:
@@ -54,7 +54,7 @@ def test_a_failed_commit_is_refused_whole(path: Path) -> None:
 
 
 def test_while_it_is_down_it_refuses_at_once(path: Path) -> None:
-    """While the disk refuses, each append is refused without waiting for a try, in order, and reads go on."""
+    """While the disk refuses, each append is refused in order without waiting for another try, and reads go on."""
 
     async def run() -> None:
         disk = Disk()
@@ -75,7 +75,7 @@ def test_while_it_is_down_it_refuses_at_once(path: Path) -> None:
 
 
 def test_queued_appends_do_not_overtake(path: Path) -> None:
-    """What queued up after a failing commit is answered after it, in the order of the appends."""
+    """Appends queued after a failing commit are answered after it, in order."""
 
     async def run() -> None:
         disk = Disk()
@@ -98,7 +98,7 @@ def test_queued_appends_do_not_overtake(path: Path) -> None:
 
 
 def test_rows_that_rise_again_are_handed_out_once(path: Path) -> None:
-    """A commit that failed and is in the file all the same: its publishers were refused, its messages are handed out
+    """When a commit fails but is in the file all the same, its publishers are refused, its messages are handed out
     once, before anything newer, and a retry finds them."""
 
     async def run() -> None:
@@ -128,7 +128,7 @@ def test_rows_that_rise_again_are_handed_out_once(path: Path) -> None:
 
 
 def test_failing_again_and_again(path: Path) -> None:
-    """Whatever fails in whatever order, every offset is handed out once, in order, and is what the file holds."""
+    """Whatever fails in whatever order, every offset is handed out once, in order, and matches the file."""
 
     async def run() -> None:
         chance = random.Random(7)
@@ -158,8 +158,8 @@ def test_failing_again_and_again(path: Path) -> None:
 
 
 def test_a_full_disk(path: Path) -> None:
-    """While the disk is full every publish is refused, what is there can be read and registrations wait; with space
-    again the service resumes by itself, and nothing refused is there (hostile 2)."""
+    """While the disk is full every publish is refused, stored messages can be read and registrations wait; with space
+    again the service resumes by itself, and no refused message is there (hostile 2)."""
 
     async def run() -> None:
         disk = Disk()
@@ -190,7 +190,7 @@ def test_a_full_disk(path: Path) -> None:
 
 
 def test_closing_while_it_is_down(path: Path) -> None:
-    """A disk that refuses does not keep the server from ending: everything is answered, and the file is let go."""
+    """A disk that refuses does not keep the server from ending: everything is answered, and the file is released."""
 
     async def run() -> None:
         disk = Disk()
@@ -229,7 +229,7 @@ def tamper(library: str, what: str, path: Path, order: Path) -> dict[str, object
 
 
 def test_a_failing_fsync(tampered: str, path: Path, tmp_path: Path) -> None:
-    """An fsync that fails with EIO: no publish of that commit is acknowledged, the store is opened anew and goes on,
+    """When an fsync fails with EIO, no publish of that commit is acknowledged, the store reopens the file and goes on,
     and the file is whole (hostile 3)."""
     answer = tamper(tampered, "eio", path, tmp_path / "order")
     assert answer["obeyed"]
@@ -244,7 +244,7 @@ def test_a_failing_fsync(tampered: str, path: Path, tmp_path: Path) -> None:
 
 @pytest.mark.alone
 def test_a_slow_fsync(tampered: str, path: Path, tmp_path: Path) -> None:
-    """While each fsync takes 300 ms the loop goes on: nothing on it is 50 ms late (hostile 5)."""
+    """While each fsync takes 300 ms, nothing on the loop is 50 ms late (hostile 5)."""
     answer = tamper(tampered, "slow", path, tmp_path / "order")
     assert float(str(answer["took"])) > 0.9
     assert float(str(answer["lag"])) < 0.05
@@ -254,8 +254,8 @@ def test_a_slow_fsync(tampered: str, path: Path, tmp_path: Path) -> None:
 
 
 def test_killed_at_any_instant(path: Path) -> None:
-    """kill -9 during publishes: every acknowledged message is there, whole, offsets are contiguous, the epoch stays
-    (hostile 1)."""
+    """After kill -9 during publishes every acknowledged message is there, whole, offsets are contiguous, and the epoch
+    is the same (hostile 1)."""
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
     chance = random.Random(seed)
@@ -265,8 +265,8 @@ def test_killed_at_any_instant(path: Path) -> None:
         command = [sys.executable, "-m", "tests.stores.sqlite.publisher", path, str(turn)]
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
         assert process.stdout is not None
-        select.select([process.stdout], [], [], LONG)  # its first acknowledgement
-        time.sleep(chance.uniform(0, 0.3))  # the instant is what is random
+        select.select([process.stdout], [], [], LONG)  # the first acknowledgement
+        time.sleep(chance.uniform(0, 0.3))  # a random instant
         process.send_signal(signal.SIGKILL)
         out, _ = process.communicate()
         lines = out.decode().splitlines()
@@ -312,8 +312,8 @@ def test_a_second_process_is_refused(path: Path) -> None:
 
 
 def test_a_damaged_message_is_an_alarm(path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A message whose bytes changed is never served: what is around it is, readers learn of the hole by `oldest`, and
-    other rooms are not touched (hostile 4)."""
+    """A message whose bytes changed is never served, but its neighbours are; readers learn of the hole by `oldest`, and
+    other rooms are not affected (hostile 4)."""
 
     async def run() -> None:
         counters = Counters()
@@ -344,7 +344,7 @@ def test_a_damaged_message_is_an_alarm(path: Path, caplog: pytest.LogCaptureFixt
             assert await log.offsets("dogs") == [11, 12, 13]
             assert await log.oldest("dogs") == 1
             assert await log.keep() == [14]
-            assert counters.damaged == 4, "each of them once, however often it is read"
+            assert counters.damaged == 4, "each is counted once, however often it is read"
             assert counters.totals()["damaged"] == 4
             told = [record for record in caplog.records if "damaged" in record.getMessage()]
             assert [record.levelname for record in told] == ["ERROR"] * 4
@@ -357,7 +357,7 @@ def test_a_damaged_message_is_an_alarm(path: Path, caplog: pytest.LogCaptureFixt
 
 @pytest.mark.parametrize("which", [0, 70, 139])
 def test_a_flipped_bit_is_found_at_start(path: Path, which: int) -> None:
-    """A byte of a recent message that changed in the file: the database is refused with a clear message."""
+    """If a byte of a recent message changed in the file, the database is refused with a clear message."""
 
     async def run() -> None:
         async with opened(path) as log:
@@ -379,7 +379,7 @@ def test_a_flipped_bit_is_found_at_start(path: Path, which: int) -> None:
 
 
 def test_a_flipped_bit_of_an_index_or_the_schema_is_found_at_start(path: Path) -> None:
-    """Where an index says otherwise than its table, or the schema is not even text, the database is refused."""
+    """If an index disagrees with its table, or the schema is not even text, the database is refused."""
 
     async def run() -> None:
         async with opened(path) as log:
@@ -399,7 +399,7 @@ def test_a_flipped_bit_of_an_index_or_the_schema_is_found_at_start(path: Path) -
 
 
 def test_any_flipped_byte_is_never_served(path: Path, tmp_path: Path) -> None:
-    """Whatever byte of the file changes, the log is refused at start, or fails to read, or serves only what was
+    """Whatever byte of the file changes, the log is refused at start, fails to read, or serves only what was
     written."""
     written = {}
 
@@ -437,7 +437,7 @@ def test_any_flipped_byte_is_never_served(path: Path, tmp_path: Path) -> None:
 
 
 def test_a_cut_wal_is_a_crash_before_the_commit(path: Path, tmp_path: Path) -> None:
-    """A write-ahead log that is cut off anywhere leaves the messages of whole commits, contiguous from the first one,
+    """A write-ahead log that is cut off anywhere leaves the messages of whole commits, contiguous from the first, and
     never a torn half (hostile 4)."""
 
     async def run() -> None:
@@ -470,8 +470,8 @@ def test_a_cut_wal_is_a_crash_before_the_commit(path: Path, tmp_path: Path) -> N
 
 
 def test_the_wal_is_bounded_under_a_slow_reader(path: Path) -> None:
-    """A client that reads the whole log page by page, as slowly as it likes, does not keep the write-ahead log from
-    being reused (hostile 6)."""
+    """A client that reads the whole log page by page, however slowly, does not keep the write-ahead log from being
+    reused (hostile 6)."""
 
     async def run() -> None:
         async with opened(path) as log:
@@ -489,8 +489,8 @@ def test_the_wal_is_bounded_under_a_slow_reader(path: Path) -> None:
 
 
 def test_a_foreign_reader_delays_only(path: Path) -> None:
-    """Another program that holds a read transaction keeps the write-ahead log from being reused while it does, and no
-    publish waits for it; afterwards the file is short again."""
+    """A read transaction of another program keeps the write-ahead log from being reused while it lasts, but no publish
+    waits for it; afterwards the file is short again."""
 
     async def run() -> None:
         async with opened(path, wal_large=1_000_000) as log:

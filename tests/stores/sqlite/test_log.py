@@ -1,4 +1,4 @@
-"""The log in SQLite: group commit, restarts, retention, and what stands in the file."""
+"""The log in SQLite: group commit, restarts, retention, and what is in the file."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class Times:
 
 
 def test_what_queues_up_is_one_commit(path: Path) -> None:
-    """Everything appended during one slow commit is committed together and handed out in one call, in a handful of
-    statements."""
+    """Everything appended during one slow commit is committed together, in a handful of statements, and handed out in
+    one call."""
 
     async def run() -> None:
         disk = Disk()
@@ -67,7 +67,7 @@ def test_what_queues_up_is_one_commit(path: Path) -> None:
 
 
 def test_registrations_share_the_commit(path: Path) -> None:
-    """A job of another table and messages that queued up together are one transaction."""
+    """A job for another table and messages that queued up together share one transaction."""
 
     async def run() -> None:
         disk = Disk()
@@ -101,7 +101,7 @@ def test_handed_out_means_others_can_read_it(path: Path) -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 7, 8, 9, 63, 64, 65, 127, 129, 200, 511, 512, 513, 1_100])
 def test_every_number_of_rows_is_written(path: Path, count: int) -> None:
-    """However many messages one commit holds, each is in the file once and whole."""
+    """However many messages a commit holds, each is in the file once, whole."""
 
     async def run() -> None:
         async with opened(path) as log:
@@ -119,7 +119,7 @@ def test_every_number_of_rows_is_written(path: Path, count: int) -> None:
 
 
 def test_few_statements_whatever_the_number() -> None:
-    """Any number of rows is covered exactly, in statements of the prepared sizes, few of them."""
+    """Any number of rows is covered exactly by a few statements of the prepared sizes."""
     for count in range(1_200):
         covered = list(pieces(count))
         assert [start for start, _, _ in covered] == [0, *(end for _, end, _ in covered)][: len(covered)]
@@ -129,7 +129,7 @@ def test_few_statements_whatever_the_number() -> None:
 
 
 def test_what_cannot_be_stored_costs_its_call_only(path: Path) -> None:
-    """A text with half a character is refused as the caller's fault; what was appended with it goes on."""
+    """A text with half a character is refused as the caller's fault; what was appended with it is stored."""
 
     async def run() -> None:
         disk = Disk()
@@ -154,7 +154,7 @@ def test_what_cannot_be_stored_costs_its_call_only(path: Path) -> None:
 
 
 def test_a_restart_keeps_everything(path: Path) -> None:
-    """The next process has the same epoch and head, every message as it was, and remembers ids."""
+    """The next process has the same epoch, head and messages, and remembers ids."""
 
     async def run() -> None:
         draft = Draft("cats", b'{"a":1}', "x", key="k", sender="s", ttl=1e6)
@@ -188,7 +188,7 @@ def test_every_database_has_its_epoch(tmp_path: Path) -> None:
 
 
 def test_the_last_offset(path: Path) -> None:
-    """Offsets stay below 2^53: beyond, appends are refused, and nothing is numbered twice."""
+    """Offsets stay below 2^53: beyond that, appends are refused, and no number is used twice."""
 
     async def run() -> None:
         async with opened(path):
@@ -205,7 +205,7 @@ def test_the_last_offset(path: Path) -> None:
 
 
 def test_backups_are_whole(path: Path, tmp_path: Path) -> None:
-    """A copy made with SQLite's own means while messages are appended is a log without holes, and can be opened."""
+    """A copy made with SQLite's own tools while messages are appended is a log without holes, and can be opened."""
 
     async def run() -> None:
         copy = tmp_path / "copy.db"
@@ -234,7 +234,7 @@ def test_backups_are_whole(path: Path, tmp_path: Path) -> None:
 
 
 def test_a_crowded_room_is_cut_in_slices(path: Path) -> None:
-    """A room keeps its newest messages; what is too much goes in slices between commits, and readers are told."""
+    """A room keeps its newest messages; the excess is pruned in slices between commits, and readers are told."""
 
     async def run() -> None:
         async with opened(path, Retention(max_messages=50)) as log:
@@ -251,7 +251,7 @@ def test_a_crowded_room_is_cut_in_slices(path: Path) -> None:
             assert await log.oldest() == 4_956
         async with opened(path, Retention(max_messages=50)) as log:
             assert await log.oldest() == 4_956
-            await log.keep(2)  # counted anew by a process that knows nothing of the room
+            await log.keep(2)  # a new process counts the room again
             await log.settled(lambda: log.store._pruner.slices >= 1)
             assert await log.offsets() == list(range(4_958, 5_008))
 
@@ -259,7 +259,7 @@ def test_a_crowded_room_is_cut_in_slices(path: Path) -> None:
 
 
 def test_slices_do_not_starve_commits(path: Path) -> None:
-    """While a lot is pruned, commits come between the slices: no commit waits for more than one."""
+    """While a lot is pruned, no commit waits for more than one slice."""
 
     async def run() -> None:
         async with opened(path) as log:
@@ -281,7 +281,7 @@ def test_slices_do_not_starve_commits(path: Path) -> None:
 
 
 def test_old_messages_go(path: Path) -> None:
-    """Messages older than max_age go, also from rooms in which nothing happens; the head and positions survive."""
+    """Messages older than max_age are pruned, also in rooms where nothing happens; the head and positions survive."""
 
     async def run() -> None:
         times = Times()
@@ -309,8 +309,8 @@ def test_old_messages_go(path: Path) -> None:
 
 
 def test_rooms_are_bounded(path: Path) -> None:
-    """A room beyond max_rooms is refused with the setting's name, also a group of them; one that is gone makes place,
-    and a restart still knows how many there are."""
+    """A room beyond max_rooms is refused with the setting's name, and so is a group of them; a room that is gone makes
+    space, and a restart still knows how many there are."""
 
     async def run() -> None:
         times = Times()
@@ -335,7 +335,7 @@ def test_rooms_are_bounded(path: Path) -> None:
 
 
 def test_ids_are_forgotten_after_their_window(path: Path) -> None:
-    """Until the end of the window a retry is one; after it the same id is a new message."""
+    """Within the window the same id is a retry; after it, it is a new message."""
 
     async def run() -> None:
         times = Times()
@@ -358,7 +358,8 @@ def test_ids_are_forgotten_after_their_window(path: Path) -> None:
 
 
 def test_a_reader_follows_retention(path: Path) -> None:
-    """A page read after retention took what was to come says so in `oldest`, so a gap is never silent (guarantee 3)."""
+    """A page read after retention took the next messages says so in `oldest`, so a gap is never silent (guarantee
+    3)."""
 
     async def run() -> None:
         async with opened(path, Retention(max_messages=10)) as log:
@@ -378,7 +379,7 @@ def test_a_reader_follows_retention(path: Path) -> None:
 
 
 def test_a_clock_that_is_set_prunes_nothing(path: Path) -> None:
-    """The wall clock jumps a year ahead and back: nothing is lost, nothing kept longer, ids are remembered."""
+    """When the wall clock jumps a year ahead and back, nothing is lost or kept longer, and ids are remembered."""
 
     async def run() -> None:
         times = Times()
@@ -399,12 +400,13 @@ def test_a_clock_that_is_set_prunes_nothing(path: Path) -> None:
 
 
 def test_the_clock_goes_on_over_a_restart() -> None:
-    """Across a restart the log's clock advances by what the wall clock did since the newest message, never back."""
+    """Across a restart the log's clock advances as far as the wall clock did since the newest message, and never goes
+    back."""
     times = Times()
     first = LogClock(None, lambda: times.wall, lambda: times.steady)
     start = first.now()
     times.steady += 10
-    times.wall += 1e6  # set
+    times.wall += 1e6  # somebody set the clock
     newest = (int(times.wall * 1e6), first.now())
     assert first.now() == start + 10_000
     times.go(5)
@@ -420,7 +422,7 @@ def test_the_clock_goes_on_over_a_restart() -> None:
 
 
 def test_pages_are_bounded_in_bytes(path: Path) -> None:
-    """A page ends when it has 4 MiB of data, though more messages were asked for, and the next one goes on."""
+    """A page ends at 4 MiB of data even if more messages were asked for, and the next one goes on."""
 
     async def run() -> None:
         async with opened(path) as log:
@@ -434,8 +436,8 @@ def test_pages_are_bounded_in_bytes(path: Path) -> None:
 
 
 def test_a_sparse_room_is_found_in_a_large_log(path: Path) -> None:
-    """A few messages among many of other rooms, wanted by name, by pattern and in a view of many rooms, are all
-    found, in few pages."""
+    """A few messages among many of other rooms are all found in few pages, by name, by pattern and in a view of many
+    rooms."""
 
     async def run() -> None:
         async with opened(path) as log:
@@ -463,7 +465,7 @@ def test_a_sparse_room_is_found_in_a_large_log(path: Path) -> None:
 
 
 def test_reading_after_close_is_refused(path: Path) -> None:
-    """After close a read fails as temporary, and the files are let go of."""
+    """After close a read fails as temporary, and the files are released."""
 
     async def run() -> None:
         async with opened(path) as log:
@@ -492,7 +494,7 @@ PRAGMA user_version = 1;
 
 
 def test_a_version_1_database_becomes_a_log(tmp_path: Path) -> None:
-    """A file of version 1 keeps its registrations, gets an epoch of its own, and is the same as a new file after."""
+    """A file of version 1 keeps its registrations, gets an epoch of its own, and is then like a new file."""
 
     async def run() -> None:
         for name in ("one", "two"):

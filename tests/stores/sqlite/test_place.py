@@ -65,7 +65,7 @@ TAKEN_AWAY = {
 
 
 async def noticed(log: Log) -> None:
-    """Return when the store says that it takes nothing: nobody has to publish for that."""
+    """Return when the store says that it takes nothing, which needs no publish."""
     async with asyncio.timeout(LONG):
         while log.store.refusal is None:
             await asyncio.sleep(LOOK_AFTER)
@@ -73,8 +73,8 @@ async def noticed(log: Log) -> None:
 
 @pytest.mark.parametrize(("name", "act"), TAKEN_AWAY.items(), ids=TAKEN_AWAY.keys())
 def test_no_message_is_accepted_that_would_be_gone(tmp_path: Path, name: str, act: Act, setback: Setback) -> None:
-    """Once the file is not where its path leads, publishes are refused, it is logged, and what was accepted before can
-    still be read (hostile 54)."""
+    """Once the file is not where its path leads, publishes are refused, this is logged, and what was accepted before
+    can still be read (hostile 54)."""
     path = tmp_path / "place" / "partyline.db"
     path.parent.mkdir()
 
@@ -90,7 +90,7 @@ def test_no_message_is_accepted_that_would_be_gone(tmp_path: Path, name: str, ac
             setback.wait()
             assert str(path) in " ".join(setback.lines)
             (outcome,) = await log.append(log.draft())
-            assert isinstance(outcome, Refused), "and it goes on like that"
+            assert isinstance(outcome, Refused), "the next publish is refused, too"
             if name not in ("emptied", "overwritten", "its write-ahead log overwritten"):
                 assert await log.offsets() == [1, 2, 3]
 
@@ -98,7 +98,7 @@ def test_no_message_is_accepted_that_would_be_gone(tmp_path: Path, name: str, ac
 
 
 def test_a_shortened_write_ahead_log(path: Path) -> None:
-    """Where the write-ahead log is cut to nothing, a look after the next commit finds that, and everything from then on
+    """If the write-ahead log is cut to nothing, the check after the next commit finds that, and everything from then on
     is refused (hostile 54)."""
 
     async def run() -> None:
@@ -113,7 +113,7 @@ def test_a_shortened_write_ahead_log(path: Path) -> None:
 
 
 def test_it_is_noticed_without_a_publish(path: Path) -> None:
-    """A server that nobody publishes to knows that its file is gone, too (hostile 54)."""
+    """A server to which nobody publishes also notices that its file is gone (hostile 54)."""
 
     async def run() -> None:
         async with opened(path) as log:
@@ -125,7 +125,8 @@ def test_it_is_noticed_without_a_publish(path: Path) -> None:
 
 
 def test_the_answer_waits_for_the_look(path: Path) -> None:
-    """A message whose commit was under way when the file went is refused, and found when it is back (hostile 54)."""
+    """A message whose commit was under way when the file went away is refused, and is found when the file is back
+    (hostile 54)."""
 
     async def run() -> None:
         disk = Disk()
@@ -134,7 +135,7 @@ def test_the_answer_waits_for_the_look(path: Path) -> None:
             log.store.append(log.draft())
             await disk.held()
             path.rename(moved(path))
-            await asyncio.sleep(2 * LOOK_AFTER)  # so that a look is due
+            await asyncio.sleep(2 * LOOK_AFTER)  # so that a check is due
             disk.let_go()
             await log.answered(1)
             assert isinstance(log.outcomes[0], Refused)
@@ -146,8 +147,8 @@ def test_the_answer_waits_for_the_look(path: Path) -> None:
 
 
 def test_put_back_it_goes_on(path: Path) -> None:
-    """With the file back in its place publishing goes on by itself; what was refused meanwhile and is in the file comes
-    as found, and offsets are one row (hostile 54)."""
+    """With the file back in its place publishing goes on by itself; messages that were refused meanwhile but are in the
+    file are handed out as found, and offsets stay contiguous (hostile 54)."""
 
     async def run() -> None:
         async with opened(path) as log:
@@ -168,8 +169,8 @@ def test_put_back_it_goes_on(path: Path) -> None:
 
 
 def test_a_moved_file_is_whole(path: Path) -> None:
-    """All that was accepted is in the file itself where it was moved to, without its write-ahead log, and after the
-    server's end a database that was put in its place has taken nothing from it (hostile 54)."""
+    """Everything accepted is in the moved file itself, without its write-ahead log, and after the server's end a
+    database that was put in its place has taken nothing from it (hostile 54)."""
 
     async def run() -> None:
         async with opened(path) as log:
@@ -188,7 +189,7 @@ def test_a_moved_file_is_whole(path: Path) -> None:
 
 
 def test_a_lost_write_ahead_log_loses_nothing(path: Path) -> None:
-    """Where the write-ahead log is deleted, what was accepted is there after a restart (hostile 54)."""
+    """If the write-ahead log is deleted, what was accepted is there after a restart (hostile 54)."""
 
     async def run() -> None:
         async with opened(path) as log:
@@ -204,7 +205,8 @@ def test_a_lost_write_ahead_log_loses_nothing(path: Path) -> None:
 
 
 def test_a_deleted_file_can_be_rescued(path: Path, setback: Setback) -> None:
-    """The log names where a deleted file's content still is; a copy of that is a whole database (hostile 54)."""
+    """The log names the place where a deleted file can still be read; a copy from there is a whole database (hostile
+    54)."""
 
     async def run() -> None:
         async with opened(path) as log:
@@ -276,8 +278,8 @@ except ConfigError as error:
     ids=lambda f: f.__name__,
 )
 def test_one_file_has_one_server(path: Path, opened: Open, name: Callable[[Path], Path]) -> None:
-    """Whatever a second server calls the file, it is told that it is in use, in another process as in this one, and the
-    first one goes on, with its locks (hostile 7, 54)."""
+    """By whatever name a second server opens the file, it is told that the file is in use, in another process as in
+    this one, and the first server goes on and keeps its locks (hostile 7, 54)."""
     first = opened()
     settled(first)
     other = name(path)
@@ -299,7 +301,7 @@ def test_one_file_has_one_server(path: Path, opened: Open, name: Callable[[Path]
 
 
 def test_a_second_name_is_said(path: Path, opened: Open, setback: Setback) -> None:
-    """Opening a file that has two hard links warns: its write-ahead log has one name only."""
+    """Opening a file with two hard links logs a warning, because its write-ahead log has only one name."""
     opened().close()
     by_hard_link(path)
     opened()
@@ -307,7 +309,7 @@ def test_a_second_name_is_said(path: Path, opened: Open, setback: Setback) -> No
 
 
 def test_a_restore_looks_at_the_file(path: Path, opened: Open, tmp_path: Path) -> None:
-    """A restore is refused while a server has the file, also where its lock file is gone (hostile 54)."""
+    """A restore is refused while a server has the file, even if its lock file is gone (hostile 54)."""
     backup = tmp_path / "backup.db"
     Database(str(backup), Counters()).close()
     opened()
@@ -333,8 +335,8 @@ def _forked(then: Callable[[], object]) -> int:
 
 @pytest.mark.parametrize("kind", ["fork", "exec"])
 def test_children_do_not_keep_the_lock(path: Path, kind: str) -> None:
-    """A child that was forked or started while a server ran, and outlives it, does not keep the next one out, however
-    the server ended (hostile 54)."""
+    """A child that was forked or started by a server and outlives it does not keep the next server out, however the
+    first one ended (hostile 54)."""
     code = f"""
 import os, signal, subprocess, sys
 from partyline.metrics import Counters
@@ -365,7 +367,7 @@ os._exit(0)
 
 
 def test_a_child_takes_nothing_away(path: Path, opened: Open) -> None:
-    """A forked child that closes what it inherited leaves the server its lock (hostile 54)."""
+    """A forked child that closes what it inherited does not release the server's lock (hostile 54)."""
     first = opened()
     settled(first)
     child = os.fork()

@@ -1,4 +1,4 @@
-"""The registrations table: written behind, in statements of many rows, the newest state of each."""
+"""The registrations table: written in the background, many rows per statement, the newest state of each."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def by_hash(rows: Iterator[Row]) -> dict[bytes, Row]:
 
 @pytest.mark.parametrize("count", SIZES)
 def test_every_number_of_rows_comes_back(opened: Open, count: int) -> None:
-    """However many registrations are saved at once, the next process finds each of them, whole."""
+    """However many registrations are saved at once, the next process finds each of them whole."""
     database = opened()
     table = RegistrationTable(database)
     rows = [row(number) for number in range(count)]
@@ -52,7 +52,7 @@ def test_every_number_of_rows_comes_back(opened: Open, count: int) -> None:
 
 @pytest.mark.parametrize("token", [None, (None, None), ("t1", None), (None, 1.5), ('"é\\', 1_800_000_000.25)])
 def test_the_token_that_made_it_comes_back(opened: Open, token: tuple[str | None, float | None] | None) -> None:
-    """Whether a token made a registration, its id and when it was issued, are there in the next process."""
+    """The next process knows whether a token made a registration, and the token's id and time of issue."""
     database = opened()
     RegistrationTable(database).save(row(1, token=token))
     database.close()
@@ -61,7 +61,7 @@ def test_the_token_that_made_it_comes_back(opened: Open, token: tuple[str | None
 
 @pytest.mark.parametrize("count", SIZES)
 def test_every_number_of_rows_can_be_deleted(opened: Open, count: int) -> None:
-    """However many registrations are deleted at once, exactly these are gone."""
+    """However many registrations are deleted at once, exactly those are gone."""
     database = opened()
     table = RegistrationTable(database)
     for number in range(count + 3):
@@ -75,7 +75,7 @@ def test_every_number_of_rows_can_be_deleted(opened: Open, count: int) -> None:
 
 
 def test_rows_are_written_many_at_a_time(opened: Open) -> None:
-    """600 registrations take five statements and not 600: a step of SQLite costs a hand-over between threads."""
+    """600 registrations take five statements and not 600, because each SQLite step costs a switch between threads."""
     database, gate, statements = opened(), Gate(), []  # type: ignore[var-annotated]
     database.submit(lambda connection: connection.set_trace_callback(statements.append))
     database.submit(gate)
@@ -90,7 +90,7 @@ def test_rows_are_written_many_at_a_time(opened: Open) -> None:
 
 
 def test_a_registration_that_changes_often_is_written_once(opened: Open) -> None:
-    """Of the changes that come while the writer is busy, only the newest state of each registration is written."""
+    """Of the changes made while the writer is busy, only the newest state of each registration is written."""
     database, gate, statements = opened(), Gate(), []  # type: ignore[var-annotated]
     database.submit(lambda connection: connection.set_trace_callback(statements.append))
     database.submit(gate)
@@ -118,7 +118,7 @@ def test_a_registration_that_changes_often_is_written_once(opened: Open) -> None
     ],
 )
 def test_the_last_change_counts(opened: Open, changes: tuple[str, ...], left: int | None, together: bool) -> None:
-    """Of saves and deletions of one registration the last one counts, in one commit or in several."""
+    """The last save or deletion of a registration wins, in one commit or in several."""
     database, gate = opened(), Gate()
     if together:
         database.submit(gate)
@@ -143,7 +143,7 @@ def test_the_last_change_counts(opened: Open, changes: tuple[str, ...], left: in
 
 
 def test_a_change_during_a_retry_comes_after_it(opened: Open, setback: Setback) -> None:
-    """A change that comes while earlier ones are being tried again is the one that stays, and the others are there."""
+    """A change made while earlier ones are being tried again wins, and the others are stored."""
     database, gate = opened(), Gate()
     table = RegistrationTable(database)
     database.submit(gate)
@@ -169,7 +169,7 @@ def test_a_change_during_a_retry_comes_after_it(opened: Open, setback: Setback) 
 
 
 def test_saving_waits_for_nothing(opened: Open, path: Path) -> None:
-    """While the writer is held, saves and deletions return, and nothing of them is in the file."""
+    """While the writer is held, saves and deletions return at once, and none of them is in the file."""
     database, gate = opened(), Gate()
     database.submit(gate)
     gate.reached()
@@ -183,7 +183,8 @@ def test_saving_waits_for_nothing(opened: Open, path: Path) -> None:
 
 
 def test_text_comes_back_as_it_was(opened: Open) -> None:
-    """Quotes, brackets, other scripts and an empty list of topics survive the file, and so do `used` and the time."""
+    """Quotes, brackets, other scripts and an empty list of topics survive in the file, and so do `used` and the
+    time."""
     database = opened()
     table = RegistrationTable(database)
     item = row(1, user='"o\'neil"', topics=("['cats']", '日本.語"', "😀"), grants=(), used=True, created=1.25)
@@ -207,7 +208,7 @@ steps = st.lists(
 @given(steps)
 @settings(deadline=None)
 def test_the_file_is_what_the_last_changes_made(taken: list[tuple[str, int, int]]) -> None:
-    """Whatever is saved and deleted, in whatever commits, what is read back is what a dictionary would hold."""
+    """Whatever is saved and deleted, in whatever commits, the file reads back what a dictionary would hold."""
     database = Database(":memory:", Counters())
     try:
         table = RegistrationTable(database)

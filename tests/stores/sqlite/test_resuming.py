@@ -1,4 +1,4 @@
-"""Resuming from a log in a real file, over a restart: what comes, what is passed over, what is told."""
+"""Resuming from a log in a real file across a restart: what is delivered, what is skipped, what is told."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def offsets(messages: list[Message]) -> list[int]:
 
 @pytest.mark.parametrize("count", [10, 255, 256, 257, 2_000])
 def test_the_newest_of_each_key(path: Path, count: int) -> None:
-    """Who resumes a room that conflates gets the newest message of each key, once, in order, whatever the log's length,
-    also after a restart; the log itself has all of them (guarantee 5)."""
+    """A subscriber that resumes a conflating room gets the newest message of each key, once, in order, however long the
+    log is, also after a restart; the log itself has all of them (guarantee 5)."""
 
     async def run() -> None:
         async with hubbed(path, rules=PRICES) as (hub, _):
@@ -62,8 +62,8 @@ def test_the_newest_of_each_key(path: Path, count: int) -> None:
 
 
 def test_other_rooms_keep_all(path: Path) -> None:
-    """In a view of several rooms only those that conflate leave something out, each for itself, and the order is that
-    of the log (guarantee 2)."""
+    """In a view of several rooms only the conflating ones leave messages out, each separately, and the order is that of
+    the log (guarantee 2)."""
 
     async def run() -> None:
         async with hubbed(path, rules=PRICES) as (hub, store):
@@ -77,13 +77,13 @@ def test_other_rooms_keep_all(path: Path) -> None:
             for place, room in enumerate(("prices.a", "prices.b")):
                 mine = [one.offset for one in found if one.room == room]
                 assert mine[-1] == kept[-3 + place], "the newest comes in any case"
-                assert len(mine) <= 5, "of hundreds"
+                assert len(mine) <= 5, "at most five of hundreds"
 
     asyncio.run(run())
 
 
 def test_many_keys_are_bounded(path: Path) -> None:
-    """With more keys than may wait, the newest of each still comes, in order, and no more waits than is allowed."""
+    """With more keys than may wait, the newest of each is still delivered in order, and no more wait than allowed."""
 
     async def run() -> None:
         async with hubbed(path, rules=PRICES) as (hub, store):
@@ -97,7 +97,7 @@ def test_many_keys_are_bounded(path: Path) -> None:
 
 
 def test_what_comes_while_the_newest_are_delivered(path: Path) -> None:
-    """A message published while the last ones that waited are delivered comes too, before the subscriber is live
+    """A message published while the last waiting ones are delivered is delivered, too, before the subscriber is live
     (hostile 13)."""
 
     async def run() -> None:
@@ -122,8 +122,8 @@ def test_what_comes_while_the_newest_are_delivered(path: Path) -> None:
 
 
 def test_a_gap_behind_what_waits(path: Path) -> None:
-    """Where retention overtakes a reader, what waited for newer messages is delivered before it is told of the gap, and
-    what is left of the log after it."""
+    """When retention overtakes a reader, the messages that waited are delivered before it is told of the gap, and the
+    rest of the log after that."""
 
     async def run() -> None:
         retention = Retention(rules=(("prices.a", Bounds(max_messages=10)),))
@@ -168,8 +168,8 @@ def test_a_gap_behind_what_waits(path: Path) -> None:
 
 
 def test_what_has_expired_is_passed_over(path: Path) -> None:
-    """Over a restart and by the log's own clock, a message whose life is over does not come, and its place is no loss;
-    one that is superseded by an expired one comes (guarantee 2)."""
+    """Across a restart and by the log's own clock, an expired message is not delivered, and that is not a gap; a
+    message superseded by an expired one is delivered (guarantee 2)."""
 
     async def run() -> None:
         now = [1_700_000_000.0]
@@ -200,7 +200,7 @@ def test_what_has_expired_is_passed_over(path: Path) -> None:
 
 @pytest.mark.parametrize("memory", [False, True])
 def test_a_client_resumes_a_conflating_topic(path: Path, memory: bool) -> None:
-    """Over v1, on either log: the subscriber is told that it recovered, and gets the newest of each key."""
+    """Over v1, on either log, the subscriber is told that it recovered, and gets the newest message of each key."""
 
     async def run() -> None:
         db = ":memory:" if memory else str(path)
@@ -223,7 +223,7 @@ def test_a_client_resumes_a_conflating_topic(path: Path, memory: bool) -> None:
 
 
 async def _publish_at_once(hub: Hub, drafts: list[Draft]) -> list[int]:
-    """Publish all together; their offsets."""
+    """Publish all at once; their offsets."""
     before = hub.fanned_out
     answer: asyncio.Future[object] = asyncio.get_running_loop().create_future()
     hub.publish_all([*((draft, None) for draft in drafts[:-1]), (drafts[-1], answer.set_result)])

@@ -1,4 +1,5 @@
-"""The revocations table: there when it is answered, the earliest first, and only as long as it matters."""
+"""The revocations table: a row is stored before it is answered, the earliest first, and kept only as long as it
+matters."""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ async def save(database: Database, *rows: tuple[str, str, float], oldest: float 
 
 
 def test_what_is_saved_is_committed_when_that_is_said(path: Path, opened: Open) -> None:
-    """Another connection sees a row as soon as `save` returns, and the next process gets it."""
+    """Another connection sees a row as soon as `save` returns, and so does the next process."""
     database = opened()
     asyncio.run(save(database, ("sub", "ann", 2.5), ("jti", "ann", 1.5)))
     assert sorted(query(path, "SELECT kind, name, at FROM revocations")) == [("jti", "ann", 1.5), ("sub", "ann", 2.5)]
@@ -41,7 +42,7 @@ def test_a_second_revocation_replaces_the_first(opened: Open) -> None:
 
 
 def test_what_is_over_goes(path: Path, opened: Open) -> None:
-    """Rows from before the time that matters leave with the next one that is saved."""
+    """Rows that no longer matter are removed when the next one is saved."""
     database = opened()
     asyncio.run(save(database, ("sub", "ann", 1.0), ("sub", "bob", 2.0), ("sub", "eve", 3.0)))
     asyncio.run(save(database, ("jti", "t", 4.0), oldest=2.0))
@@ -56,7 +57,8 @@ def test_in_memory_it_works_too() -> None:
 
 
 def test_a_disk_that_hangs_is_told(path: Path, opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A commit that does not come is StoreUnavailable, and the row is there as soon as the disk takes it."""
+    """A commit that does not happen in time raises StoreUnavailable, and the row is stored as soon as the disk takes
+    it."""
     monkeypatch.setattr(module, "_PATIENCE", 0.05)
     database, gate = opened(), Gate()
     database.submit(gate)

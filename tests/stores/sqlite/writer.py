@@ -1,4 +1,4 @@
-"""What tests do to a database's writer and file: hold it, wait for it, look at what it wrote."""
+"""What tests do to a database's writer and file: hold the writer, wait for it, look at what it wrote."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Gate:
         assert self._open.wait(LONG)
 
     def reached(self) -> None:
-        """Return when the writer stands at the gate."""
+        """Return when the writer has reached the gate."""
         assert self._entered.wait(LONG)
 
     def let_go(self) -> None:
@@ -62,7 +62,7 @@ class Setback(logging.Handler):
 
 
 def settled(database: Database) -> None:
-    """Return when everything submitted before is committed."""
+    """Return when everything submitted so far is committed."""
     done = threading.Event()
     database.submit(lambda connection: None, done.set)
     assert done.wait(LONG)
