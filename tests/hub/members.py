@@ -10,7 +10,7 @@ from partyline.models import Message, Payload
 
 
 class Tagged:
-    """A dialect that writes its tag before the data, and counts how often it was asked to."""
+    """A dialect that writes its tag before the data and counts how often it was asked to."""
 
     def __init__(self, tag: bytes = b"") -> None:
         self.tag = tag
@@ -50,7 +50,8 @@ class Member:
 
 
 class Taking:
-    """A `hub.history.Sink` made of functions. `starts` is where it was told to begin, `gaps` where it went on."""
+    """A `hub.history.Sink` made of functions. `starts` are the places where it was told to begin, `gaps` those where it
+    went on."""
 
     def __init__(
         self, deliver: Callable[[Message], Awaitable[None]], attach: Callable[[], object] = lambda: None

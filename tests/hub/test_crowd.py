@@ -1,4 +1,4 @@
-"""A large audience: served a slice a turn, with everything in order, whoever comes and goes meanwhile."""
+"""A large audience is served one slice per turn, with everything in order, whoever joins and leaves meanwhile."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .members import Member, Tagged
 
 
 class Party:
-    """A hub that serves two members a turn, and the turns that it has asked for."""
+    """A hub that serves two members per turn, and the turns that it has asked for."""
 
     def __init__(self, members: int) -> None:
         self.turns: deque[Callable[[], None]] = deque()
@@ -47,7 +47,7 @@ class Party:
 
 
 def test_a_small_audience_is_served_at_once() -> None:
-    """As many members as one slice has get a message before `publish` returns."""
+    """An audience that fits in one slice gets a message before `publish` returns."""
     party = Party(2)
     party.publish("a")
     assert party.got == [[b"a"]] * 2
@@ -56,7 +56,8 @@ def test_a_small_audience_is_served_at_once() -> None:
 
 
 def test_a_large_audience_is_served_in_slices() -> None:
-    """The first slice at once, then one a turn; the publisher of an ephemeral message hears of it after the last."""
+    """The first slice is served at once, then one per turn; the publisher of an ephemeral message is answered after the
+    last."""
     party = Party(5)
     party.publish("a")
     assert party.got == [[b"a"], [b"a"], [], [], []]
@@ -71,7 +72,7 @@ def test_a_large_audience_is_served_in_slices() -> None:
 
 
 def test_what_is_published_meanwhile_waits() -> None:
-    """Later messages, whomever they are for, come after it, in their order; one dialect encodes each message once."""
+    """Later messages, whoever they are for, follow a sliced one in order; each dialect encodes each message once."""
     party = Party(5)
     dialect = Tagged()
     for member in party.members:
@@ -90,7 +91,7 @@ def test_what_is_published_meanwhile_waits() -> None:
 
 
 def test_who_joins_meanwhile_is_served_last() -> None:
-    """Who joins, by the room or by a pattern, while a message is on its way gets it, once."""
+    """A member that joins, by the room or by a pattern, while a message is on its way gets it once."""
     party = Party(5)
     party.publish("a")
     late, by_pattern, elsewhere = Member(), Member(), Member()
@@ -105,7 +106,7 @@ def test_who_joins_meanwhile_is_served_last() -> None:
 
 
 def test_who_leaves_meanwhile_gets_nothing_more() -> None:
-    """A member that leaves before its turn is passed over, and is served after all if it comes back; nobody gets it
+    """A member that leaves before its turn is skipped, and is served after all if it comes back; nobody gets a message
     twice."""
     party = Party(6)
     party.publish("a")
@@ -130,7 +131,7 @@ def test_who_leaves_meanwhile_gets_nothing_more() -> None:
 
 
 def test_another_users_message_stays_its_own() -> None:
-    """Who joins while a message for one user is on its way gets it only as that user (hostile 40)."""
+    """A member that joins while a message for one user is on its way gets it only as that user (hostile 40)."""
     party = Party(0)
     party.members = [Member("ann") for _ in range(4)]
     for member in party.members:
@@ -146,7 +147,7 @@ def test_another_users_message_stays_its_own() -> None:
 
 
 def test_a_publisher_that_answers_by_publishing_waits_its_turn() -> None:
-    """What is published from within an answer comes after what was published before."""
+    """A message published from within an answer follows those published before it."""
     party = Party(3)
     party.hub.publish(Draft("cats", b"a", "a"), lambda _: party.publish("late"))
     party.publish("b")
@@ -155,7 +156,7 @@ def test_a_publisher_that_answers_by_publishing_waits_its_turn() -> None:
 
 
 def test_what_waits_is_bounded() -> None:
-    """When too many messages wait all are served at once: publishers are as slow as the writing is."""
+    """When too many messages wait, all are served at once, which slows publishers down to the speed of writing."""
     party = Party(3)
     for number in range(16_386):
         party.publish(str(number))
@@ -165,7 +166,7 @@ def test_what_waits_is_bounded() -> None:
 
 
 def test_the_bytes_of_what_waits_are_bounded() -> None:
-    """So it is with more than 16 MiB of them, however few they are; what has been served does not count."""
+    """The same holds when more than 16 MiB wait, however few messages that is; what has been served does not count."""
     party = Party(3)
     for _ in range(2):
         party.told.clear()
@@ -177,7 +178,7 @@ def test_the_bytes_of_what_waits_are_bounded() -> None:
 
 
 def test_messages_that_wait_are_delivered_some_a_turn() -> None:
-    """What has gathered while a large audience is served does not hold up a turn, either, and keeps its order."""
+    """Messages that gather while a large audience is served do not hold up a turn, either, and keep their order."""
     party = Party(3)
     for number in range(8):
         party.publish(str(number), room="dogs" if number else "cats")
@@ -189,7 +190,7 @@ def test_messages_that_wait_are_delivered_some_a_turn() -> None:
 
 
 def test_a_dialect_that_fails_costs_its_members_only() -> None:
-    """Members whose dialect fails are closed, in every slice; the others get the message."""
+    """In every slice, members whose dialect fails are closed, and the others get the message."""
 
     class Broken(Tagged):
         def encode(self, message: object) -> bytes:

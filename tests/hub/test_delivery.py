@@ -1,4 +1,4 @@
-"""The order of delivery: lanes, turns, bounds, and what one thing's trouble costs the others."""
+"""The order of delivery: lanes, turns, bounds, and how a failure of one thing affects the others."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .members import Member
 
 
 class Table:
-    """A delivery that serves two members a turn, the turns it has asked for, and what has been served."""
+    """A delivery that serves two members per turn, the turns it has asked for, and what has been served."""
 
     def __init__(self, **serving: Any) -> None:
         self.turns: deque[Callable[[], None]] = deque()
@@ -47,7 +47,7 @@ class Table:
 
 
 class Thing(Said):
-    """Something that notes when it is served."""
+    """Something that records when it is served."""
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class Thing(Said):
 
 
 def test_a_lane_keeps_its_order() -> None:
-    """What is said after something that waits for the log waits for it, in its own lane; another lane goes on."""
+    """In one lane, what is said after something that waits for the log waits for it; another lane goes on."""
     table, lane, other = Table(), Lane(), Lane()
     say, ask = table.delivery.say, table.delivery.ask
     say(Thing(table, "first", lane))
@@ -97,7 +97,7 @@ def test_a_lane_keeps_its_order() -> None:
 
 
 def test_each_thing_waits_for_the_one_before_it() -> None:
-    """Of several that wait for the log, each is followed by what was said after it and before the next one."""
+    """When several things wait for the log, each is followed by what was said between it and the next one."""
     table, lane = Table(), Lane()
     for name in "abc":
         table.delivery.ask([Thing(table, name, lane)])
@@ -110,7 +110,7 @@ def test_each_thing_waits_for_the_one_before_it() -> None:
 
 
 def test_a_large_audience_holds_up_its_lane() -> None:
-    """While an audience is served in slices, what is said after it waits, whether it has members or not."""
+    """While an audience is served in slices, everything said later waits, whether it has members or not."""
     table, lane = Table(), Lane()
     crowd = [Member() for _ in range(5)]
     table.delivery.say(Thing(table, "large", lane, members=crowd))
@@ -133,7 +133,7 @@ def test_what_is_said_while_something_is_served_has_its_turn_after_it() -> None:
 
 
 def test_hostile_51_an_exception_never_stops_the_next() -> None:
-    """hostile 51: whatever raises - whom it is for, a member, what follows, a publisher - the next thing is served."""
+    """hostile 51: whatever raises - the audience, a member, the answer or a publisher - the next thing is served."""
 
     def fail() -> None:
         raise SystemExit("handlers do that")
@@ -164,7 +164,7 @@ def test_hostile_51_an_exception_never_stops_the_next() -> None:
 
 
 def test_hostile_49_what_waits_for_the_log_is_bounded() -> None:
-    """hostile 49: more than so many things do not wait for the log, nor behind what does; what must wait does."""
+    """hostile 49: only a bounded number of things wait for the log, or after what does; what must wait still does."""
     table, lane = Table(most_waiting=2), Lane()
     assert table.delivery.ask([Thing(table, "a", lane)])
     assert not table.delivery.ask([Thing(table, "b", lane), Thing(table, "c", lane)])
@@ -182,7 +182,7 @@ def test_hostile_49_what_waits_for_the_log_is_bounded() -> None:
 
 
 def test_hostile_49_the_bytes_that_wait_are_bounded() -> None:
-    """hostile 49: so it is with more than 64 MiB of them."""
+    """hostile 49: the same holds for more than 64 MiB of them."""
     table, lane, half = Table(), Lane(), 40 * 1024 * 1024
     assert table.delivery.ask([Thing(table, "a", lane, size=half)])
     assert not table.delivery.ask([Thing(table, "b", lane, size=half)])
@@ -194,7 +194,7 @@ def test_hostile_49_the_bytes_that_wait_are_bounded() -> None:
 
 
 def test_what_nobody_waits_for_has_its_turn() -> None:
-    """A message that is found in the log is served in the order of offsets, and answers nobody's question."""
+    """A message that is found in the log is served in the order of offsets, and nobody is answered for it."""
     table, lane = Table(), Lane()
     table.delivery.ask([Thing(table, "a", lane)])
     found = table.stored("found")
@@ -207,7 +207,8 @@ def test_what_nobody_waits_for_has_its_turn() -> None:
 @given(st.lists(st.tuples(st.sampled_from(["say", "ask", "answer", "turn"]), st.integers(0, 1), st.integers(0, 4))))
 @settings(deadline=None)
 def test_any_order_of_events_keeps_the_order_of_each_lane(steps: list[tuple[str, int, int]]) -> None:
-    """Whatever is said, kept and served when: each lane is served in the order in which it spoke, and nothing stays."""
+    """Whatever is said, kept and served in whatever order, each lane is served in its own order, and nothing is
+    left."""
     table, lanes = Table(), (Lane(), Lane())
     spoken: tuple[list[str], list[str]] = ([], [])
     asked: deque[str] = deque()

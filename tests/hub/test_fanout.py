@@ -1,4 +1,4 @@
-"""The fan-out loop: who is offered what, and how often it is encoded."""
+"""The fan-out loop: which members are offered a message, and how often it is encoded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MESSAGE = Message(Draft("cats", b"1", "id", key="k"), 7, 0.0)
 
 
 def test_a_message_is_encoded_once_per_dialect() -> None:
-    """However the members are mixed, each dialect encodes a message once and its members share one payload."""
+    """However members are mixed, each dialect encodes a message once and its members share one payload."""
     plain, other = Tagged(b"p"), Tagged(b"o")
     members = [Member(dialect=dialect) for dialect in (plain, other, plain, plain, other, plain)]
     assert fan_out(MESSAGE, members) == 6
@@ -26,7 +26,7 @@ def test_a_message_is_encoded_once_per_dialect() -> None:
 
 
 def test_dialects_are_told_apart_by_identity() -> None:
-    """Two dialect objects are two dialects, also where they write alike."""
+    """Two dialect objects are two dialects, even if they write alike."""
     one, two = Tagged(), Tagged()
     fan_out(MESSAGE, [Member(dialect=one), Member(dialect=two)])
     assert (one.encoded, two.encoded) == (1, 1)
@@ -47,12 +47,12 @@ def test_members_are_served_in_their_order() -> None:
 
 
 def test_nobody_costs_nothing() -> None:
-    """A message without an audience is offered to nobody and encoded by no dialect."""
+    """A message without an audience is not offered to anybody and not encoded."""
     assert fan_out(MESSAGE, []) == 0
 
 
 def test_a_payload_carries_what_an_outbox_needs() -> None:
-    """The payload knows its room, its policy and its key, which the slow-consumer policies go by."""
+    """The payload has its room, policy and key, which the slow-consumer policies use."""
     member = Member()
     fan_out(MESSAGE, [member], Policy.CONFLATE)
     payload = member.inbox[0]
@@ -60,7 +60,7 @@ def test_a_payload_carries_what_an_outbox_needs() -> None:
 
 
 def test_each_message_is_encoded_anew() -> None:
-    """Nothing of one message is kept for the next one."""
+    """Nothing of one message is reused for the next."""
     dialect = Tagged()
     member = Member(dialect=dialect)
     fan_out(MESSAGE, [member])
@@ -70,14 +70,14 @@ def test_each_message_is_encoded_anew() -> None:
 
 
 class Unwritable:
-    """A dialect that can write nothing."""
+    """A dialect that cannot write anything."""
 
     def encode(self, message: Message) -> bytes:
         raise ValueError("there is no way to write this")
 
 
 def test_a_dialect_that_fails_costs_nobody_else_anything() -> None:
-    """Members whose dialect cannot write a message are closed with 1011, after all others have it, and the failure is
+    """Members whose dialect cannot write a message are closed with 1011 after all others have it, and the failure is
     raised (hostile 50)."""
     before, failing, after = Member(), Member(dialect=Unwritable()), Member()
     with pytest.raises(ValueError, match="no way to write"):
@@ -87,8 +87,8 @@ def test_a_dialect_that_fails_costs_nobody_else_anything() -> None:
 
 
 def test_a_member_that_leaves_as_it_is_closed_costs_nobody_else_anything() -> None:
-    """A member that leaves its rooms the moment it is closed, or offered something, does not keep a message from those
-    who came to the room after it (hostile 50)."""
+    """A member that leaves its rooms the moment it is closed or offered something does not keep a message from those
+    that joined after it (hostile 50)."""
     counters = Counters()
     hub = Hub(MemoryStore(), counters)
 
@@ -113,8 +113,8 @@ def test_a_member_that_leaves_as_it_is_closed_costs_nobody_else_anything() -> No
 
 @pytest.mark.parametrize("trouble", ["encode", "offer", "close", "leave"])
 def test_hostile_50_one_members_trouble_costs_no_other_member_anything(trouble: str) -> None:
-    """hostile 50: a member whose dialect cannot write the message, that raises when it is offered or closed, or leaves
-    its room meanwhile, costs nobody else anything; it is closed itself, after all others have been served."""
+    """hostile 50: a member whose dialect cannot write the message, or that raises when it is offered something or
+    closed, or leaves its room meanwhile, does not affect the others; it is closed after all others have been served."""
 
     class Unable(Tagged):
         def encode(self, message: Message) -> bytes:

@@ -1,4 +1,4 @@
-"""Where a subscription begins, and how it catches up with the log: no hole, no double, in order."""
+"""Where a subscription begins, and how it catches up with the log: no gap, no duplicate, in order."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CATS = View(frozenset({"cats"}))
 
 
 def kept(count: int, **retention: Any) -> tuple[Hub, MemoryStore]:
-    """A hub whose log has so many messages in `cats`: their data are their offsets."""
+    """A hub whose log has this many messages in `cats`; their data are their offsets."""
     store = MemoryStore(Retention(**retention))
     hub = Hub(store, Counters())
     say(hub, count)
@@ -40,7 +40,7 @@ def say(hub: Hub, count: int = 1, room: str = "cats", **rest: Any) -> None:
 
 
 class Reader:
-    """A member that catches up: what it was given, by `deliver` or live, in order."""
+    """A member that catches up; it keeps what it was given, by `deliver` or live, in order."""
 
     def __init__(self, hub: Hub, store: Any, view: View = CATS) -> None:
         self.member = Member(view.user)
@@ -96,7 +96,7 @@ class Log:
 
 
 class LateStore(MemoryStore):
-    """A log whose commits are fanned out late, and whose pages take their time: as a disk's."""
+    """A log whose commits are fanned out late and whose pages take time, like those of a disk."""
 
     def __init__(self, retention: Retention | None = None) -> None:
         super().__init__(retention)
@@ -155,7 +155,7 @@ def test_where_a_subscription_begins(view: View) -> None:
 
 
 def test_an_empty_log_begins_at_nothing() -> None:
-    """In a log that never had a message the first position is both the oldest and the head."""
+    """In an empty log the first position is both the oldest and the head."""
     hub, store = kept(0)
     zero = Position(store.epoch, 0)
     for after in (None, zero):
@@ -163,7 +163,7 @@ def test_an_empty_log_begins_at_nothing() -> None:
 
 
 def test_a_position_ahead_of_the_log_is_logged_as_a_rollback(caplog: pytest.LogCaptureFixture) -> None:
-    """Who is ahead of the log tells of a rollback: that is logged; an unknown epoch or a pruned position is not."""
+    """A position ahead of the log means a rollback, which is logged; an unknown epoch or a pruned position is not."""
     hub, store = kept(3, max_messages=1)
     logger = logging.getLogger("partyline.hub")
     logger.addHandler(caplog.handler)
@@ -174,14 +174,14 @@ def test_a_position_ahead_of_the_log_is_logged_as_a_rollback(caplog: pytest.LogC
         asyncio.run(find_start(hub, store, CATS, Position(store.epoch, 4)))
     finally:
         logger.removeHandler(caplog.handler)
-    caplog.records[:] = caplog.records[:1]  # it may have come by two ways
+    caplog.records[:] = caplog.records[:1]  # two handlers may have recorded it
     (record,) = caplog.records
     assert (record.levelname, record.name) == ("WARNING", "partyline.hub")
     assert vars(record)["position"] == f"{store.epoch}-4"
 
 
 def test_a_log_that_cannot_be_read_begins_nowhere() -> None:
-    """Where the log cannot be read the error is the asker's, and nothing is said to be recovered."""
+    """If the log cannot be read, the caller gets the error, and nothing is reported as recovered."""
     hub, store = kept(3)
 
     def fail() -> None:
@@ -192,7 +192,7 @@ def test_a_log_that_cannot_be_read_begins_nowhere() -> None:
 
 
 def test_nobody_begins_ahead_of_what_is_fanned_out() -> None:
-    """Behind a position that is committed and not fanned out yet nothing comes again, live or from the log."""
+    """After a position that is committed but not fanned out yet, nothing is delivered again, live or from the log."""
 
     async def main() -> None:
         store = SimulatedStore(random.Random(1))
@@ -249,7 +249,7 @@ def test_a_view_is_delivered_and_nothing_else() -> None:
 
 
 def test_hostile_13_between_the_last_page_and_live_nothing_is_lost() -> None:
-    """What is published while pages are read and delivered comes once, in order, whenever that is."""
+    """Messages published at any moment while pages are read and delivered arrive once, in order."""
 
     async def main(read: int, delivered: int) -> None:
         hub, memory = kept(2 * PAGE)
@@ -273,8 +273,8 @@ def test_hostile_13_between_the_last_page_and_live_nothing_is_lost() -> None:
 
 
 def test_no_interleaving_makes_a_hole_or_a_double() -> None:
-    """Hundreds of times: publishers, late commits and slow pages and consumers in random order, and each subscriber,
-    wherever it resumes, gets every message of its view once and in order (hostile 12, 13)."""
+    """In hundreds of runs with publishers, late commits, slow pages and slow consumers in random order, each
+    subscriber, wherever it resumes, gets every message of its view once and in order (hostile 12, 13)."""
 
     async def once(seed: int) -> None:
         chance = random.Random(seed)
@@ -327,7 +327,7 @@ def test_no_interleaving_makes_a_hole_or_a_double() -> None:
 
 
 def test_what_is_not_fanned_out_yet_is_left_to_come_live() -> None:
-    """Catching up stops at the fanned-out head: what is committed beyond it comes once, when it is fanned out."""
+    """Catching up stops at the fanned-out head; what is committed beyond it arrives once, when it is fanned out."""
 
     async def main() -> None:
         store = SimulatedStore(random.Random(3))
@@ -350,7 +350,7 @@ def test_what_is_not_fanned_out_yet_is_left_to_come_live() -> None:
 
 
 def test_catching_up_waits_for_its_reader() -> None:
-    """A message is delivered when the one before it was taken, and the next page is read when its reader has room."""
+    """A message is delivered when the one before it was taken, and the next page is read when the reader has room."""
 
     async def main() -> None:
         hub, memory = kept(PAGE + 1)
@@ -375,8 +375,8 @@ def test_catching_up_waits_for_its_reader() -> None:
 
 
 def test_hostile_14_retention_that_overtakes_a_reader_is_a_gap() -> None:
-    """Where what was to come next is pruned meanwhile, a reader is told, and goes on from the oldest kept: what is left
-    of the log comes in order, then what is live."""
+    """A reader whose next messages are pruned meanwhile is told and goes on from the oldest kept: the rest of the log
+    arrives in order, then live messages."""
 
     async def main() -> None:
         hub, memory = kept(300, max_messages=300)
@@ -393,7 +393,7 @@ def test_hostile_14_retention_that_overtakes_a_reader_is_a_gap() -> None:
 
 
 def test_a_reader_that_kept_up_sees_no_gap() -> None:
-    """Pruning what a reader has had already is no gap."""
+    """Pruning what a reader already has is not a gap."""
 
     async def main() -> None:
         hub, memory = kept(300, max_messages=300)
@@ -407,7 +407,7 @@ def test_a_reader_that_kept_up_sees_no_gap() -> None:
 
 @pytest.mark.parametrize("failing_read", [1, 2])
 def test_an_error_or_a_cancellation_attaches_nobody(failing_read: int) -> None:
-    """If the log fails or the reader goes away, what was delivered is in order and nothing is joined."""
+    """If the log fails or the reader leaves, what was delivered is in order and no room is joined."""
 
     async def main() -> None:
         hub, memory = kept(PAGE + 10)

@@ -1,4 +1,4 @@
-"""The hub: who gets a message, when it leaves, and what its publisher is told."""
+"""The hub: which members get a message, when it leaves, and what its publisher is told."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ EPOCH = "0123456789abcdef"
 
 
 class LateStore:
-    """A store that answers when it is told to, as one whose disk takes its time."""
+    """A store that answers when it is told to, like one with a slow disk."""
 
     epoch = EPOCH
     refusal: PartylineError | None = None
@@ -100,7 +100,7 @@ def test_an_ephemeral_message_leaves_at_once() -> None:
 
 
 def test_a_durable_message_waits_for_its_commit() -> None:
-    """Nothing of a durable message leaves, and its publisher hears nothing, before the store has committed it."""
+    """A durable message is not sent, and its publisher is not answered, before the store has committed it."""
     store = LateStore()
     hub = Hub(store, Counters())
     member = joined(hub, "cats")
@@ -133,7 +133,7 @@ def test_a_batch_fans_out_in_the_order_of_its_offsets() -> None:
 
 
 def test_a_message_is_out_when_its_publisher_hears_of_it() -> None:
-    """A publisher that is told of its message may count on every member having been offered it."""
+    """When a publisher is answered, every member has been offered its message."""
     store = LateStore()
     hub = Hub(store, Counters())
     member = joined(hub, "cats")
@@ -144,7 +144,8 @@ def test_a_message_is_out_when_its_publisher_hears_of_it() -> None:
 
 
 def test_a_refused_message_reaches_nobody() -> None:
-    """What the store refuses is offered to nobody, its publisher gets the error, and the others their receipts."""
+    """A message that the store refuses is not offered to anybody; its publisher gets the error, and the others get
+    receipts."""
     store = LateStore()
     hub = Hub(store, Counters())
     member = joined(hub, "cats")
@@ -159,7 +160,7 @@ def test_a_refused_message_reaches_nobody() -> None:
 
 
 def test_a_publisher_that_does_not_listen_keeps_the_order() -> None:
-    """Publishes without a callback do not shift the answers of those that have one."""
+    """Publishes without a callback do not shift the answers of those with one."""
     store = LateStore()
     hub = Hub(store, Counters())
     told: list[Receipt | PartylineError] = []
@@ -171,7 +172,7 @@ def test_a_publisher_that_does_not_listen_keeps_the_order() -> None:
 
 
 def test_one_publishers_trouble_stays_its_own(complaints: list[str]) -> None:
-    """A callback that raises costs its publisher the answer and nobody else anything; the log says so."""
+    """When a callback raises, only its publisher loses the answer, and the error is logged."""
     store = LateStore()
     hub = Hub(store, Counters())
     member = joined(hub, "cats")
@@ -189,7 +190,7 @@ def test_one_publishers_trouble_stays_its_own(complaints: list[str]) -> None:
 
 
 def test_a_retry_is_not_delivered_again() -> None:
-    """A publish retried with its id is answered with the first one's position, and no member gets it twice."""
+    """A publish retried with its id is answered with the first position, and no member gets it twice."""
     hub = Hub(MemoryStore(), Counters())
     member = joined(hub, "cats")
     told: list[Receipt | PartylineError] = []
@@ -204,7 +205,7 @@ def test_a_retry_is_not_delivered_again() -> None:
 
 
 def test_a_conflicting_retry_is_an_error() -> None:
-    """The same id with another body is told as Conflict and offered to nobody."""
+    """The same id with another body is answered with Conflict and not offered to anybody."""
     hub = Hub(MemoryStore(), Counters())
     member = joined(hub, "cats")
     told: list[Receipt | PartylineError] = []
@@ -225,7 +226,7 @@ def test_what_was_handed_in_is_answered_when_the_store_closes() -> None:
 
 
 def test_several_are_kept_together() -> None:
-    """Messages published in one call reach the store in one, in their order, and each has its answer."""
+    """Messages published in one call reach the store in one call, in order, and each is answered."""
     store = LateStore()
     hub = Hub(store, Counters())
     member = joined(hub, "cats")
@@ -238,7 +239,7 @@ def test_several_are_kept_together() -> None:
 
 
 def test_several_of_both_kinds_are_all_answered() -> None:
-    """Messages published in one call leave together, when the durable ones are kept; each gets its own answer."""
+    """Messages published in one call are sent together once the durable ones are kept; each gets its own answer."""
     store = LateStore()
     hub = Hub(store, Counters(), RoomRules(ephemeral=("tick",)))
     member = joined(hub, "cats", "tick")
@@ -256,8 +257,8 @@ def test_several_of_both_kinds_are_all_answered() -> None:
 
 
 def test_what_the_store_cannot_take_is_refused() -> None:
-    """Beyond the publishes that may wait for the store, one is refused at once as temporary and counted; when the
-    store has caught up, publishing goes on."""
+    """A publish beyond those that may wait for the store is refused at once as temporary and counted; when the store
+    has caught up, publishing goes on."""
     store, counters = LateStore(), Counters()
     hub = Hub(store, counters, most_waiting=3)
     told: list[Receipt | PartylineError] = []
@@ -279,7 +280,8 @@ def test_what_the_store_cannot_take_is_refused() -> None:
 
 
 def test_fanned_out_follows_the_fan_out() -> None:
-    """`fanned_out` is the last offset that was offered, not the last one committed: retries and refusals leave it."""
+    """`fanned_out` is the last offset that was offered, not the last one committed; retries and refusals do not change
+    it."""
     store = LateStore()
     store.head = 7
     hub = Hub(store, Counters())
@@ -297,7 +299,8 @@ def test_fanned_out_follows_the_fan_out() -> None:
 
 
 def test_a_room_is_durable_unless_a_rule_says_otherwise() -> None:
-    """Ephemeral is a choice: a pattern of the rules or the publish itself, which has the last word (guarantee 6)."""
+    """A pattern of the rules or the publish itself makes a message ephemeral; the publish has the last word (guarantee
+    6)."""
     store = LateStore()
     hub = Hub(store, Counters(), RoomRules(ephemeral=("tick.*",)))
     for room, durable in (("cats", None), ("tick.a", None), ("tick.a", True), ("cats", False), ("tick.a.b", None)):
@@ -306,7 +309,7 @@ def test_a_room_is_durable_unless_a_rule_says_otherwise() -> None:
 
 
 def test_a_rooms_policy_travels_with_its_messages() -> None:
-    """A payload carries the policy of its room; where two rules cover it, drop_oldest is the stronger one."""
+    """A payload carries the policy of its room; if two rules cover the room, drop_oldest wins."""
     hub = Hub(MemoryStore(), Counters(), RoomRules(drop_oldest=("news.>",), conflate=("price.*", "news.x")))
     member = joined(hub, "cats", "news.a", "news.x", "price.a")
     for room in ("cats", "news.a", "news.x", "price.a"):
@@ -343,7 +346,7 @@ def test_the_time_of_a_message_is_the_clocks() -> None:
 
 
 def test_a_message_reaches_its_room_only() -> None:
-    """Those who are in the room get a message, those in others do not."""
+    """Members of the room get a message, members of other rooms do not."""
     hub = Hub(MemoryStore(), Counters())
     cat, dog, both = joined(hub, "cats"), joined(hub, "dogs"), joined(hub, "cats", "dogs")
     hub.publish(draft(room="cats"))
@@ -362,7 +365,7 @@ def test_a_direct_message_reaches_one_user_only() -> None:
 
 
 def test_a_direct_message_to_nobody_is_no_error() -> None:
-    """A message for a user who is not there is kept and answered, and offered to nobody."""
+    """A message for an absent user is kept and answered, and not offered to anybody."""
     hub = Hub(MemoryStore(), Counters())
     other = joined(hub, "cats", user="2")
     told: list[Receipt | PartylineError] = []
@@ -372,7 +375,7 @@ def test_a_direct_message_to_nobody_is_no_error() -> None:
 
 
 def test_who_left_gets_nothing_more() -> None:
-    """After a leave the room's messages do not come any more, the other rooms' do."""
+    """After a leave the room's messages no longer arrive, those of other rooms still do."""
     hub = Hub(MemoryStore(), Counters())
     member = joined(hub, "cats", "dogs")
     hub.leave(member, "cats")
@@ -382,7 +385,7 @@ def test_who_left_gets_nothing_more() -> None:
 
 
 def test_a_removed_connection_is_nowhere() -> None:
-    """A connection that has gone is in no room and in no audience; another one of its user stays."""
+    """A removed connection is in no room and in no audience; another connection of its user stays."""
     hub = Hub(MemoryStore(), Counters())
     gone, stays = joined(hub, "cats", "dogs", user="1"), joined(hub, "cats", user="1")
     hub.remove(gone)
@@ -396,7 +399,8 @@ def test_a_removed_connection_is_nowhere() -> None:
 
 
 def test_removing_twice_does_nothing() -> None:
-    """A replaced connection is removed when it is replaced and again when its socket ends: the second does nothing."""
+    """A replaced connection is removed when it is replaced and again when its socket ends; the second removal does
+    nothing."""
     hub = Hub(MemoryStore(), Counters())
     old, new = joined(hub, "cats", user="1"), joined(hub, "cats", user="1")
     hub.remove(old)
@@ -408,7 +412,7 @@ def test_removing_twice_does_nothing() -> None:
 
 
 def test_joins_and_leaves_are_seen_by_presence() -> None:
-    """Those who watch a room hear of users that join, leave and are removed, once each."""
+    """Watchers of a room hear once of each user that joins, leaves or is removed."""
     hub = Hub(MemoryStore(), Counters())
     heard: list[tuple[str, bool]] = []
     hub.presence.watch("cats", lambda room, user, joined: heard.append((user, joined)))
@@ -421,7 +425,7 @@ def test_joins_and_leaves_are_seen_by_presence() -> None:
 
 
 def test_messages_are_counted() -> None:
-    """`published` counts what is handed in, `delivered` each offer to a member."""
+    """`published` counts publishes, `delivered` each offer to a member."""
     counters = Counters()
     hub = Hub(MemoryStore(), counters)
     for _ in range(3):
@@ -458,7 +462,8 @@ def test_overlapping_subscriptions_give_a_message_once() -> None:
 
 
 def test_leaving_a_pattern_leaves_what_it_covered() -> None:
-    """Who leaves a pattern gets nothing more through it; others of the pattern, and the room itself, go on."""
+    """A member that leaves a pattern gets nothing more through it; others of the pattern, and the room itself, go
+    on."""
     hub = Hub(MemoryStore(), Counters())
     one, two, three = Member(), Member(), joined(hub, "news.eu")
     for member in (one, two, three):
@@ -473,7 +478,7 @@ def test_leaving_a_pattern_leaves_what_it_covered() -> None:
 
 
 def test_patterns_are_not_present() -> None:
-    """Presence is of rooms: a user that listens through a pattern is not announced in the rooms it covers."""
+    """Presence belongs to rooms: a user that listens through a pattern is not announced in the rooms it covers."""
     hub = Hub(MemoryStore(), Counters())
     heard: list[tuple[str, bool]] = []
     hub.presence.watch("news.eu", lambda room, user, joined: heard.append((user, joined)))
@@ -496,8 +501,8 @@ moves = st.lists(
 @given(moves)
 @settings(deadline=None)
 def test_the_index_finds_what_a_scan_would(taken: list[tuple[str, int, str]]) -> None:
-    """The audience of a room or of a user in it is what a scan over all connections finds, in whatever order they came
-    and went."""
+    """In whatever order connections come and go, the audience of a room or of a user in it is what a scan over all
+    connections finds."""
     hub = Hub(MemoryStore(), Counters())
     members = [Member(user) for user in ("1", "1", "2", "2", "3", None)]
     present: set[int] = set()

@@ -1,4 +1,4 @@
-"""The bounded queue of a slow consumer: its bound, its order, and what goes first (guarantee 5)."""
+"""The bounded queue of a slow consumer: its bound, its order, and what is dropped first (guarantee 5)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def drained(outbox: Outbox) -> list[bytes]:
 
 
 def test_payloads_leave_in_the_order_they_came() -> None:
-    """What is queued comes out oldest first, and the size in bytes follows it."""
+    """Payloads come out oldest first, and the size in bytes follows."""
     outbox = Outbox(100)
     for data in (b"one", b"three", b"five5"):
         assert outbox.push(kept(data))
@@ -40,7 +40,7 @@ def test_payloads_leave_in_the_order_they_came() -> None:
 
 
 def test_the_bound_counts_bytes_to_the_last_one() -> None:
-    """A box takes exactly its limit in bytes; one byte more does not fit and changes nothing."""
+    """An outbox takes exactly its limit in bytes; one byte more does not fit and changes nothing."""
     outbox = Outbox(10)
     assert outbox.push(kept(b"123456"))
     assert outbox.push(kept(b"7890"))
@@ -50,7 +50,7 @@ def test_the_bound_counts_bytes_to_the_last_one() -> None:
 
 
 def test_drop_oldest_goes_first() -> None:
-    """At the bound the payloads of drop_oldest rooms go, oldest first, before anything else is touched."""
+    """At the bound the payloads of drop_oldest rooms are dropped, oldest first, before anything else is touched."""
     outbox = Outbox(8)
     outbox.push(conflate(b"p1", "a"))
     outbox.push(drop(b"n1"))
@@ -62,7 +62,7 @@ def test_drop_oldest_goes_first() -> None:
 
 
 def test_conflating_comes_second() -> None:
-    """When drop_oldest rooms have nothing left, a newer payload of a room and key takes the place of the older ones."""
+    """When drop_oldest rooms have nothing left, a newer payload of a room and key replaces the older ones."""
     outbox = Outbox(10)
     for payload in (conflate(b"p1", "a"), conflate(b"q1", "b"), drop(b"n1"), conflate(b"p2", "a"), kept(b"k1")):
         outbox.push(payload)
@@ -72,7 +72,8 @@ def test_conflating_comes_second() -> None:
 
 
 def test_a_conflated_payload_stands_at_the_tail() -> None:
-    """The newest of a key stands where it came, after what was queued before it, and supersedes what waits."""
+    """The newest payload of a key stays at its own place, after everything queued before it, and supersedes older
+    ones."""
     outbox = Outbox(6)
     outbox.push(conflate(b"p1", "a"))
     outbox.push(kept(b"k1"))
@@ -82,7 +83,7 @@ def test_a_conflated_payload_stands_at_the_tail() -> None:
 
 
 def test_keys_are_of_their_room() -> None:
-    """The same key in two rooms is two keys, and messages without a key are one key of their room."""
+    """The same key in two rooms is two keys, and messages without a key share one key of their room."""
     outbox = Outbox(8)
     outbox.push(conflate(b"a1", "x", room="a"))
     outbox.push(conflate(b"b1", "x", room="b"))
@@ -93,7 +94,8 @@ def test_keys_are_of_their_room() -> None:
 
 
 def test_the_connection_goes_last() -> None:
-    """Only what does not fit when everything expendable is gone is refused: the connection must go then."""
+    """A payload is refused only if it does not fit when everything expendable is gone: the connection must then be
+    closed."""
     outbox = Outbox(10)
     outbox.push(kept(b"kkkk"))
     outbox.push(drop(b"nn"))
@@ -104,7 +106,7 @@ def test_the_connection_goes_last() -> None:
 
 
 def test_a_payload_above_the_limit_never_fits() -> None:
-    """A payload larger than the whole box is refused, whatever its policy."""
+    """A payload larger than the whole outbox is refused, whatever its policy."""
     for payload in (kept(b"x" * 11), drop(b"x" * 11), conflate(b"x" * 11)):
         outbox = Outbox(10)
         assert not outbox.push(payload)
@@ -112,7 +114,7 @@ def test_a_payload_above_the_limit_never_fits() -> None:
 
 
 def test_one_pass_frees_room_for_several() -> None:
-    """A box full of droppable payloads is not searched from end to end for every one that comes."""
+    """An outbox full of droppable payloads is not searched from end to end for every new one."""
     outbox = Outbox(800)
     for _ in range(800):
         outbox.push(drop(b"x"))
@@ -124,7 +126,7 @@ def test_one_pass_frees_room_for_several() -> None:
 
 
 def test_force_ignores_the_bound() -> None:
-    """A close frame goes after the last message, even where the box is full."""
+    """A close frame follows the last message, even if the outbox is full."""
     outbox = Outbox(4)
     outbox.push(kept(b"1234"))
     outbox.force(Payload(b"bye"))
@@ -133,7 +135,7 @@ def test_force_ignores_the_bound() -> None:
 
 
 def test_a_cleared_box_starts_anew() -> None:
-    """After `clear` nothing waits, and the box takes its whole limit again."""
+    """After `clear` nothing waits, and the outbox takes its whole limit again."""
     outbox = Outbox(4)
     outbox.push(drop(b"1234"))
     outbox.clear()
@@ -154,8 +156,8 @@ payloads = st.builds(
 @given(st.integers(1, 64), st.lists(st.one_of(payloads, st.none()), max_size=60))
 @settings(deadline=None)
 def test_never_above_its_limit_and_in_order(limit: int, steps: list[Payload | None]) -> None:
-    """Whatever is pushed and popped (None), the bytes stay within the limit, the order stays, and only what its policy
-    allows is missing, all of it counted."""
+    """Whatever is pushed and popped (None), the bytes stay within the limit, the order is kept, and only what the
+    policies allow is missing, all of it counted."""
     outbox = Outbox(limit)
     taken: list[Payload] = []
     out: list[Payload] = []
@@ -189,7 +191,7 @@ def test_never_above_its_limit_and_in_order(limit: int, steps: list[Payload | No
         keys = [(payload.room, payload.key) for payload in left if payload.policy is Policy.CONFLATE]
         if refused.policy is Policy.CONFLATE:
             keys.append((refused.room, refused.key))
-        assert len(keys) == len(set(keys)), "everything superseded had gone before the connection had to"
+        assert len(keys) == len(set(keys)), "everything superseded was dropped before the connection was"
         assert not any(payload.policy is Policy.DROP_OLDEST for payload in left)
 
 
@@ -212,5 +214,5 @@ def test_what_is_unwanted_is_dropped() -> None:
         assert outbox.push(payload)
     outbox.discard(lambda payload: payload.data in (b"one", b"two2"))
     assert (len(outbox), outbox.size, outbox.dropped) == (2, 10, 2)
-    assert outbox.push(kept(b"x" * 15))  # in place of what may be dropped
+    assert outbox.push(kept(b"x" * 15))  # takes the place of what may be dropped
     assert drained(outbox) == [b"three", b"x" * 15]

@@ -1,4 +1,4 @@
-"""Patterns that somebody subscribed to: which of them cover a topic."""
+"""Patterns of subscriptions: which of them cover a topic."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def holding(*names: str) -> Patterns:
     ],
 )  # fmt: skip
 def test_what_a_pattern_covers(pattern: str, yes: list[str], no: list[str]) -> None:
-    """`*` is exactly one token, a last `>` one or more, and everything else itself."""
+    """`*` matches exactly one token, a last `>` one or more, and anything else itself."""
     patterns = holding(pattern)
     for topic in yes:
         assert patterns.matching(check_topic(topic)) == (pattern,), topic
@@ -109,12 +109,13 @@ class Model(RuleBasedStateMachine):
 
 
 def test_patterns_come_and_go() -> None:
-    """However patterns come and go, matching, length and membership are those of a set, and no dead branch is left."""
+    """However patterns are added and removed, matching, length and membership are those of a set, and no dead branch is
+    left."""
     run_state_machine_as_test(Model, settings=settings(stateful_step_count=25, max_examples=40, deadline=None))  # type: ignore[no-untyped-call]
 
 
 def test_nothing_is_left_of_patterns_that_are_gone() -> None:
-    """A pattern that goes takes the branches with it that led to it alone, and no branch that leads elsewhere."""
+    """Removing a pattern removes the branches that led only to it, and no branch that leads elsewhere."""
     names = ["a.*.c", "a.*.c.>", "a.*", "a.>", ">", "*.b", "a.b.c.d.e"]
     patterns = holding(*names)
     while names:
@@ -128,7 +129,8 @@ def test_nothing_is_left_of_patterns_that_are_gone() -> None:
 
 
 def test_what_matched_is_remembered_and_forgotten() -> None:
-    """A match is remembered until a pattern comes or goes; hostile topics do not make the memory grow (hostile 33)."""
+    """A match is remembered until a pattern is added or removed; hostile topics do not make the memory grow (hostile
+    33)."""
     patterns = holding("a.*")
     assert patterns.matching("a.b") is patterns.matching("a.b")
     patterns.add("*.b")
@@ -142,7 +144,7 @@ def test_what_matched_is_remembered_and_forgotten() -> None:
 
 
 def test_without_patterns_nothing_is_remembered() -> None:
-    """While nobody subscribes to a pattern a publish costs no look-up and no memory."""
+    """While nobody subscribes to a pattern, a publish costs no look-up and no memory."""
     patterns = Patterns()
     assert patterns.matching("a.b") == ()
     assert not patterns._matched
@@ -167,7 +169,7 @@ def test_a_member_behind_several_patterns_is_offered_a_message_once() -> None:
 
 
 def test_a_pattern_lives_as_long_as_its_last_member() -> None:
-    """A pattern goes with the last member that leaves it or disappears, and not before."""
+    """A pattern is removed with the last member that leaves it or disappears, and not before."""
     hub = Hub(MemoryStore(), Counters())
     one, two = Member(), Member()
     for member in (one, two):
@@ -183,7 +185,7 @@ def test_a_pattern_lives_as_long_as_its_last_member() -> None:
 
 
 def test_a_pattern_makes_nobody_present() -> None:
-    """Who subscribes to a pattern is in no room's presence."""
+    """A member that subscribes to a pattern is not in any room's presence."""
     hub = Hub(MemoryStore(), Counters())
     member = Member("ann")
     hub.add(member)

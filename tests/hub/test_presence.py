@@ -1,4 +1,4 @@
-"""Who is where, and what those who watch a room are told."""
+"""Which users are in a room, and what its watchers are told."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .members import Member
 
 
 class Floor:
-    """Rooms and their presence, told of joins and leaves as the hub tells it."""
+    """Rooms and their presence, which hears of joins and leaves as from the hub."""
 
     def __init__(self) -> None:
         self.rooms = Rooms()
@@ -32,7 +32,8 @@ class Floor:
 
 
 def test_users_are_listed_once_and_sorted() -> None:
-    """A user with several connections is one user, a connection without a user is nobody, the list is sorted."""
+    """A user with several connections is listed once, a connection without a user is not listed, and the list is
+    sorted."""
     floor = Floor()
     for user in ("bob", "ann", "bob", None):
         floor.join(Member(user), "cats")
@@ -41,7 +42,7 @@ def test_users_are_listed_once_and_sorted() -> None:
 
 
 def test_watching_does_not_change_the_list() -> None:
-    """A watched room lists the same users as an unwatched one, also those who were there before."""
+    """A watched room lists the same users as an unwatched one, also those that joined before the watch."""
     floor = Floor()
     ann, bob = Member("ann"), Member("bob")
     floor.join(ann, "cats")
@@ -55,7 +56,7 @@ def test_watching_does_not_change_the_list() -> None:
 
 
 def test_only_the_first_and_the_last_connection_are_told() -> None:
-    """A watcher hears of a user's first connection that comes and of the last one that goes, not of those between."""
+    """A watcher hears of a user's first connection to join and the last one to leave, not of those between."""
     floor = Floor()
     phone, browser = Member("ann"), Member("ann")
     floor.presence.watch("cats", floor.hear)
@@ -68,7 +69,7 @@ def test_only_the_first_and_the_last_connection_are_told() -> None:
 
 
 def test_those_present_before_are_counted() -> None:
-    """A user who was there when the watch began is told of when the last of their connections goes."""
+    """A watcher hears when the last connection leaves of a user who was there when the watch began."""
     floor = Floor()
     phone, browser = Member("ann"), Member("ann")
     floor.join(phone, "cats")
@@ -81,7 +82,7 @@ def test_those_present_before_are_counted() -> None:
 
 
 def test_connections_without_a_user_are_not_told() -> None:
-    """A connection that is nobody's comes and goes unannounced."""
+    """A connection without a user joins and leaves unannounced."""
     floor = Floor()
     floor.presence.watch("cats", floor.hear)
     nobody = Member()
@@ -91,7 +92,7 @@ def test_connections_without_a_user_are_not_told() -> None:
 
 
 def test_rooms_are_watched_one_by_one() -> None:
-    """A watcher hears of its own room only."""
+    """A watcher hears only of its own room."""
     floor = Floor()
     floor.presence.watch("cats", floor.hear)
     ann = Member("ann")
@@ -101,7 +102,7 @@ def test_rooms_are_watched_one_by_one() -> None:
 
 
 def test_unwatching_one_leaves_the_other() -> None:
-    """A watcher that stopped hears nothing more, another one of the same room goes on; stopping twice does nothing."""
+    """A stopped watcher hears nothing more, and another one of the same room goes on; stopping twice does nothing."""
     floor = Floor()
     others: list[str] = []
 
@@ -118,7 +119,7 @@ def test_unwatching_one_leaves_the_other() -> None:
 
 
 def test_a_watcher_may_stop_while_it_is_told() -> None:
-    """A watcher that stops from within its own call is not called again, and the others are called all the same."""
+    """A watcher that stops from within its own call is not called again, and the others are still called."""
     floor = Floor()
     once: list[str] = []
 
@@ -140,7 +141,8 @@ steps = st.lists(st.tuples(st.sampled_from(("join", "leave", "watch", "unwatch")
 @given(steps)
 @settings(deadline=None)
 def test_the_list_is_the_members(taken: list[tuple[str, int]]) -> None:
-    """Whatever happened, watched or not, the users of a room are those of its members, and what was told adds up."""
+    """Whatever happens, watched or not, the users of a room are those of its members, and what watchers were told adds
+    up."""
     floor = Floor()
     members = [Member(user) for user in ("ann", "ann", "bob", "bob", "cid", None)]
     watching = False
@@ -161,7 +163,7 @@ def test_the_list_is_the_members(taken: list[tuple[str, int]]) -> None:
         assert floor.presence.users("cats") == sorted(present)
         if watching:
             for _, user, joined in floor.heard:
-                assert (user in seen) is not joined, "a user comes once and goes once"
+                assert (user in seen) is not joined, "a user joins once and leaves once"
                 (seen.add if joined else seen.remove)(user)
             floor.heard.clear()
             assert seen == present

@@ -1,4 +1,4 @@
-"""Rooms both ways, against a model that is too simple to be wrong."""
+"""Rooms and members, looked up both ways, against a model that is too simple to be wrong."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from partyline.hub.rooms import Rooms
 from .members import Member
 
 MEMBERS = 4
-NAMES = [f"room{number}" for number in range(12)]  # more than one member keeps in a tuple
+NAMES = [f"room{number}" for number in range(12)]  # more than a member keeps in a tuple
 
 members = st.integers(0, MEMBERS - 1)
 names = st.sampled_from(NAMES)
 
 
 class BothWays(RuleBasedStateMachine):
-    """Whatever joins and leaves come: a room knows its members in the order of joining, a member knows its rooms."""
+    """After any joins and leaves a room knows its members in the order of joining, and a member knows its rooms."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ TestBothWays.settings = settings(stateful_step_count=30, deadline=None)
 
 
 def test_asking_for_members_makes_no_room() -> None:
-    """A room nobody is in has no members, and asking for them does not bring it into being."""
+    """An empty room has no members, and asking for them does not create it."""
     rooms = Rooms()
     assert list(rooms.members("cats")) == []
     assert "cats" not in rooms
@@ -94,7 +94,7 @@ def test_an_empty_room_is_gone() -> None:
 
 
 def test_joining_again_keeps_the_place() -> None:
-    """A member that joins a room twice is in it once, at its first place, and out after one leave."""
+    """A member that joins a room twice is in it once, at its first place, and leaves it with one leave."""
     rooms, first, second = Rooms(), Member(), Member()
     assert rooms.join(first, "cats")
     assert rooms.join(second, "cats")

@@ -1,4 +1,4 @@
-"""The timing wheel on a clock that stands still: never early, at most a slot late, one timer of the loop."""
+"""The timing wheel on a fake clock: never early, at most a slot late, one timer of the loop."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ ROUNDING = 1e-9  # seconds: what adding and dividing such numbers may lose
 
 
 class Loop(Clock):
-    """A clock that knows what is armed on it, and that gives up on a wheel that turns on the spot."""
+    """A clock that knows which timers are armed, and fails if the wheel spins in place."""
 
     def __init__(self, now: float = 1000.0, early: float = 0.0) -> None:
         super().__init__(now)
         self.pending: list[Any] = []
-        self._early = early  # uvloop rounds to milliseconds and may call before the time
+        self._early = early  # uvloop rounds to milliseconds and may call too early
         self._spins = 0
         self._spinning_at = -1.0
 
     def call_at(self, when: float, callback: Callable[..., Any], *args: Any) -> Any:
         self._spins = self._spins + 1 if self.time() == self._spinning_at else 0
         self._spinning_at = self.time()
-        assert self._spins < 500, "the wheel arms itself again and again for a time that has come"
+        assert self._spins < 500, "the wheel keeps arming itself for a time that has passed"
 
         def run() -> None:
             self.pending.remove(handle)
@@ -43,12 +43,12 @@ class Loop(Clock):
         return handle
 
     def armed(self) -> int:
-        """How many timers this loop holds now."""
+        """How many timers this loop holds."""
         return sum(not handle.cancelled for handle in self.pending)
 
 
 class Entry:
-    """Notes when its deadline came, and does what it is told to then."""
+    """Records when its deadline was called, and then does what it was told."""
 
     def __init__(self, act: Callable[[float], None] | None = None) -> None:
         self.timer_slot = 0
@@ -102,7 +102,7 @@ def test_never_early_and_at_most_a_slot_late(start: float, after: list[float]) -
 @given(starts, st.lists(delays, min_size=1, max_size=20))
 @settings(deadline=None)
 def test_a_loop_that_calls_early_makes_nothing_early(start: float, after: list[float]) -> None:
-    """On a loop that rounds its timers to milliseconds, and so calls before the time, deadlines are still not early."""
+    """On a loop that rounds timers to milliseconds, and so calls too early, deadlines are still not early."""
     loop = Loop(start, early=0.001)
     timers = Timers(loop)
     entries = [(Entry(), start + delay) for delay in after]
@@ -129,8 +129,8 @@ operations = st.lists(
 def test_the_wheel_agrees_with_a_list_of_deadlines(
     start: float, taken: list[tuple[str, int, float]], again: list[float]
 ) -> None:
-    """Set, moved, cancelled and set again from within their own call, deadlines come as a plain list would have them,
-    and the loop never holds more than one timer."""
+    """Deadlines that are set, moved, cancelled and set again from within their own call are called as a plain list
+    would have it, and the loop never holds more than one timer."""
     loop = Loop(start)
     timers = Timers(loop)
     due: dict[int, float] = {}
@@ -170,7 +170,7 @@ def test_the_wheel_agrees_with_a_list_of_deadlines(
 
 
 def test_a_deadline_set_in_a_call_does_not_hold_up_the_others() -> None:
-    """An entry that sets its next, far deadline while it is called does not hold up one that is due before that."""
+    """An entry that sets a distant next deadline while it is called does not hold up one that is due earlier."""
     loop = Loop()
     timers = Timers(loop)
     heartbeat = Entry(lambda now: timers.set(heartbeat, now + 25.0))
@@ -187,7 +187,7 @@ def test_a_slot_is_short() -> None:
 
 
 def test_a_slot_is_over_at_its_own_end() -> None:
-    """At the end of each slot its entries are called at the first try, however times are rounded."""
+    """At the end of each slot its entries are called on the first try, however times are rounded."""
     for number in (29, 57, 58, 59, 113, 1_001, 102_500, 131_071):
         loop = Loop(number * SLOT - SLOT / 2)
         timers, entry = Timers(loop), Entry()
@@ -225,7 +225,7 @@ def test_only_the_next_slot_is_armed() -> None:
 
 
 def test_a_later_deadline_replaces_the_earlier_one() -> None:
-    """Setting a deadline again moves it: the first one does not come any more."""
+    """Setting a deadline again moves it: the first one is not called any more."""
     loop = Loop()
     timers, entry = Timers(loop), Entry()
     timers.set(entry, 1001.0)
@@ -238,7 +238,7 @@ def test_a_later_deadline_replaces_the_earlier_one() -> None:
 
 
 def test_an_earlier_deadline_replaces_the_later_one() -> None:
-    """Setting a deadline again to an earlier time brings it forward, and the later one does not come any more."""
+    """Setting a deadline again to an earlier time brings it forward, and the later one is not called any more."""
     loop = Loop()
     timers, entry = Timers(loop), Entry()
     timers.set(entry, 1005.0)
@@ -250,7 +250,7 @@ def test_an_earlier_deadline_replaces_the_later_one() -> None:
 
 
 def test_a_cancelled_deadline_does_not_come() -> None:
-    """After `cancel` nothing is called, cancelling again does nothing, and the entry can be set anew."""
+    """After `cancel` nothing is called, cancelling again does nothing, and the entry can be set again."""
     loop = Loop()
     timers, entry, other = Timers(loop), Entry(), Entry()
     timers.set(entry, 1001.0)
@@ -265,7 +265,7 @@ def test_a_cancelled_deadline_does_not_come() -> None:
 
 
 def test_cancelled_by_another_of_the_same_slot() -> None:
-    """Of two entries of one slot that cancel each other, whichever is called first is the only one."""
+    """If two entries of one slot cancel each other, only the first is called."""
     loop = Loop()
     timers = Timers(loop)
     one = Entry(lambda now: timers.cancel(two))
@@ -277,7 +277,7 @@ def test_cancelled_by_another_of_the_same_slot() -> None:
 
 
 def test_moved_by_another_of_the_same_slot() -> None:
-    """Of two entries of one slot that move each other, the second one is called at its new time and not before."""
+    """If two entries of one slot move each other, the second one is called at its new time and not before."""
     loop = Loop()
     timers = Timers(loop)
     one = Entry(lambda now: timers.set(two, now + 3.0) if not two.fired else None)
@@ -300,7 +300,7 @@ def test_a_deadline_that_has_passed_comes_at_once() -> None:
 
 
 def test_an_entry_that_fails_costs_nobody_else(complaints: list[str]) -> None:
-    """An exception in a deadline is logged; the others of the slot and the later ones are called all the same."""
+    """An exception in a deadline is logged; the others of the slot and later ones are still called."""
     loop = Loop()
     timers = Timers(loop)
 
@@ -317,7 +317,7 @@ def test_an_entry_that_fails_costs_nobody_else(complaints: list[str]) -> None:
 
 
 def test_heartbeats_cost_a_wakeup_per_slot_in_use() -> None:
-    """A thousand connections that came within a slot beat together: one wake-up per interval for all of them."""
+    """A thousand connections that arrived within one slot share one wake-up per heartbeat interval."""
     loop = Loop()
     timers = Timers(loop)
 
@@ -336,10 +336,10 @@ def test_heartbeats_cost_a_wakeup_per_slot_in_use() -> None:
 
 
 def test_moving_to_and_fro_leaves_nothing_behind() -> None:
-    """An entry that is moved between two deadlines all the time holds no more memory than one that was set once."""
+    """An entry that is moved back and forth between two deadlines takes no more memory than one that was set once."""
     loop = Loop()
     timers, entry = Timers(loop), Entry()
-    loop.pending = deque(maxlen=4)  # type: ignore[assignment] - what this fake notes is not what is measured
+    loop.pending = deque(maxlen=4)  # type: ignore[assignment] - the fake's own records are not measured
     timers.set(entry, 1010.0)
     timers.set(entry, 1015.0)
     tracemalloc.start()
@@ -355,7 +355,7 @@ def test_moving_to_and_fro_leaves_nothing_behind() -> None:
 
 
 def test_the_wheel_tells_the_time_of_its_loop() -> None:
-    """`now` is the loop's time, which deadlines are reckoned from."""
+    """`now` is the loop's time, from which deadlines are computed."""
     loop = Loop(77.0)
     timers = Timers(loop)
     loop.advance(0.5)
