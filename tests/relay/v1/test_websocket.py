@@ -200,11 +200,43 @@ def test_welcome_has_a_read_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("partyline.relay.v1.websocket.OWN_READ", 600.0)
 
     async def main() -> None:
-        async with running(settings()) as (_, url), line(url, welcome=False) as client:
+        async with running(settings()) as (_, url), line(url, welcome=False, user_agent_header=None) as client:
             await client.socket.send('{"type":"ping","id":1}')
             assert [(await client.next())["type"] for _ in range(2)] == ["welcome", "reply"]
-        async with running(settings()) as (_, url), line(url, welcome=False):
+        async with running(settings()) as (_, url), line(url, welcome=False, user_agent_header=None):
             pass  # gone before it was welcomed
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("agent", "options", "waits"),
+    [
+        (None, {}, True),
+        ("node", {}, True),
+        ("undici", {}, True),
+        ("Mozilla/5.0", {}, False),
+        ("Python/3.12 websockets/13.1", {}, False),
+        (None, {"origin": "{url}"}, False),
+    ],
+)
+def test_who_waits_for_the_welcome(
+    monkeypatch: pytest.MonkeyPatch, agent: str | None, options: dict[str, str], waits: bool
+) -> None:
+    """Only clients that may lose what comes in one read with the 101 wait for `welcome`."""
+    monkeypatch.setattr("partyline.relay.v1.websocket.OWN_READ", 600.0)
+
+    async def main() -> None:
+        async with running(settings()) as (_, url):
+            told = {name: value.format(url=url) for name, value in options.items()}
+            async with line(url, welcome=False, user_agent_header=agent, **told) as client:
+                if waits:
+                    assert len((await call(f"{url}/v1/connections"))[1]["connections"]) == 1
+                    with pytest.raises(TimeoutError):  # what came with the 101 would be here by now
+                        async with asyncio.timeout(0):
+                            await client.socket.recv()
+                else:
+                    assert (await client.next())["type"] == "welcome"
 
     run(main())
 

@@ -35,6 +35,7 @@ from partyline.relay.values import (
 )
 from partyline.server.exchange import Exchange, OverAsgi
 from partyline.server.site import Endpoint, Site, Upgrade
+from partyline.server.turn import takes_bundles
 from partyline.topics import check_topic, is_pattern, is_printable
 from partyline.trust.keys import EVERYBODY, Principal
 from partyline.trust.revocations import Kind
@@ -108,7 +109,9 @@ class Api:
         principal: Principal | None = EVERYBODY if access.open_mode else None
         if not access.open_mode and (authorization is not None or query_token(upgrade.query) is not None):
             principal = access.authenticate(authorization, upgrade.peer.address, upgrade.query)
-        session = V1WebSocket(self._services, principal, upgrade.peer.address)
+        session = V1WebSocket(
+            self._services, principal, upgrade.peer.address, takes_bundles=takes_bundles(upgrade.headers)
+        )
         stranger = principal is None  # nothing of theirs is inflated, so compression is not agreed on
         deflate = self._deflate and not stranger
         return Endpoint(session, subprotocols=(SUBPROTOCOL,), deflate=deflate, stranger=stranger)

@@ -49,10 +49,13 @@ def _dialect(epoch: str, agreed: Deflate | None, compress_from: int) -> Dialect:
 class V1WebSocket(V1Session):
     """One connection at /v1/ws (`interfaces.Session`)."""
 
-    __slots__ = ("_connection", "_greeting")
+    __slots__ = ("_connection", "_greeting", "_takes_bundles")
 
-    def __init__(self, services: Services, principal: Principal | None, address: str) -> None:
+    def __init__(
+        self, services: Services, principal: Principal | None, address: str, *, takes_bundles: bool = False
+    ) -> None:
         super().__init__(services, principal, address)
+        self._takes_bundles = takes_bundles  # its `welcome` may come in one read with the 101
         self._connection: Carrier | None = None
         self._greeting: asyncio.TimerHandle | None = None  # its `welcome` is still to come
 
@@ -62,7 +65,10 @@ class V1WebSocket(V1Session):
         carrier = self._connection = cast("Carrier", connection)
         services = self._services
         carrier.dialect = _dialect(services.store.epoch, carrier.deflate, services.rules.compress_from)
-        self._greeting = asyncio.get_running_loop().call_later(OWN_READ, self._greet)
+        if self._takes_bundles:
+            self._welcome()
+        else:
+            self._greeting = asyncio.get_running_loop().call_later(OWN_READ, self._greet)
         self.begin()
 
     def _greet(self) -> None:
@@ -70,8 +76,11 @@ class V1WebSocket(V1Session):
         greeting, self._greeting = self._greeting, None
         if greeting is not None:
             greeting.cancel()
-            services = self._services
-            self.tell("welcome", Welcome(self.public_id, services.server, services.rules.heartbeat))
+            self._welcome()
+
+    def _welcome(self) -> None:
+        services = self._services
+        self.tell("welcome", Welcome(self.public_id, services.server, services.rules.heartbeat))
 
     def text(self, text: str) -> None:
         if self._greeting is not None:
