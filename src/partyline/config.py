@@ -162,6 +162,7 @@ class Settings:
     topics_per_connection: int = _setting(1_000, "topics of one connection", "count", least=1)
     registrations_per_user: int = _setting(100, "registrations of one user", "count", least=1)
     max_registrations: int = _setting(1_000_000, "registrations in all", "count", least=1)
+    max_registration_bytes: int = _setting(64 * 1024 * 1024, "topics of all registrations", "bytes", least=1)
     unused_registration_life: float = _setting(300.0, "life of a registration nobody uses", "seconds", least=0.001)
     resume_window: float = _setting(120.0, "life of a registration after its connection", "seconds", least=0)
 

@@ -63,6 +63,7 @@ def registry(
         settings.unused_registration_life,
         settings.resume_window,
         settings.topics_per_connection,
+        settings.max_registration_bytes,
     )
     return Registry(RegistrationTable(database), timers, counters, limits, revoker=revoker, connected=connected)
 

@@ -351,6 +351,60 @@ def test_all_users_have_a_number_of_registrations() -> None:
         house.create("y")
 
 
+WIDE = tuple(f"{number:04}".ljust(200, "x") for number in range(100))  # 26,400 bytes, 1,024 of them free
+
+
+def test_all_registrations_have_bytes_for_their_topics() -> None:
+    """hostile 49: many wide topics are refused with 503 beyond max_registration_bytes, and counted; few topics never
+    are, and a registration that goes, or takes fewer topics, makes room."""
+    house = House(max_registration_bytes=2 * (26_400 - 1_024))
+    first, second = house.create("1", WIDE), house.create("2", WIDE)
+    with pytest.raises(Overloaded) as caught:
+        house.create("3", WIDE[:4])
+    assert caught.value.http_status == 503
+    assert "max_registration_bytes" in caught.value.message
+    assert house.counters.limits == {"max_registration_bytes": 1}
+    small = house.create("3", WIDE[:3])
+    house.registry.remove(house.registry.find(first))
+    house.create("4", WIDE)
+    with pytest.raises(Overloaded):
+        house.create("5", WIDE)
+    house.registry.set_topics(house.registry.find(second), ("cats",))
+    house.registry.set_topics(house.registry.find(small), WIDE)
+
+
+def test_topics_that_find_no_room_change_nothing() -> None:
+    """A registration whose new topics find no room keeps the ones that it has, here and in the table."""
+    house = House(max_registration_bytes=1)
+    connection_id = house.create()
+    registration, member = house.registry.find(connection_id), house.connect(connection_id)
+    with pytest.raises(Overloaded):
+        house.registry.set_topics(registration, WIDE)
+    assert registration.topics == house.table.rows[registration.id_hash].topics == ("cats",)
+    assert member.topics == []
+
+
+def test_a_removed_registration_needs_no_room() -> None:
+    """Topics of a registration that has gone, while its connection still ends, are counted nowhere."""
+    house = House(max_registration_bytes=26_400)
+    gone = house.registry.find(house.create())
+    house.registry.remove(gone)
+    house.registry.set_topics(gone, WIDE)
+    house.registry.set_topics(gone, ())
+    house.create("1", WIDE)
+    with pytest.raises(Overloaded):
+        house.create("2", WIDE)
+
+
+def test_restored_topics_count() -> None:
+    """What an earlier process left counts against max_registration_bytes."""
+    house = House(max_registration_bytes=26_400)
+    house.create("1", WIDE)
+    house.restart()
+    with pytest.raises(Overloaded):
+        house.create("2", WIDE)
+
+
 def test_a_long_user_id_does_not_fill_the_answer() -> None:
     """The message of a refusal shows the beginning of a long user id only."""
     house = House(registrations_per_user=0)

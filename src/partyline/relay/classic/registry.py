@@ -21,11 +21,18 @@ from partyline.topics import any_covers
 from partyline.trust.keys import Token
 
 _MOST_PATIENCE: Final = 5.0  # seconds that a registration waits for the disk
+_FREE: Final = 1024  # bytes of topics that every registration may have, however much the others hold
+_NAME: Final = 64  # bytes that a topic costs beside its characters
 
 
 def id_hash(connection_id: str) -> bytes:
     """How an id is kept: an id is a credential, and neither memory dumps nor the file should hold it."""
     return hashlib.sha256(connection_id.encode()).digest()
+
+
+def weight(topics: tuple[str, ...]) -> int:
+    """What counts of a registration's topics: bytes beyond what every registration may have."""
+    return max(0, sum(map(len, topics)) + _NAME * len(topics) - _FREE)
 
 
 class Table(Protocol):
@@ -58,6 +65,7 @@ class RegistryLimits:
     unused_registration_life: float = 300.0
     resume_window: float = 120.0
     topics_per_connection: int = 1_000
+    max_registration_bytes: int = 64 * 1024 * 1024
 
 
 class Registration:
@@ -134,6 +142,7 @@ class Registry:
         self._clock = clock
         self._by_hash: dict[bytes, Registration] = {}
         self._per_user: dict[str, int] = {}
+        self._bytes = 0  # what the topics of all registrations weigh
         self._tuples: dict[tuple[str, ...], tuple[str, ...]] = {}
         self._restore()
 
@@ -152,7 +161,7 @@ class Registry:
 
         One with a `confirmed` position resumes from there. `token` is the one that it is made with, if not a key: it
         ends when that is revoked, not when that expires. Raises RateLimited (too many of this user) or Overloaded (too
-        many in all).
+        many in all, or too many bytes of topics).
         """
         limits = self._limits
         if self._per_user.get(user, 0) >= limits.registrations_per_user:
@@ -167,6 +176,7 @@ class Registry:
         if len(self._by_hash) >= limits.max_registrations:
             self._counters.hit("max_registrations")
             raise Overloaded(f"this server has {limits.max_registrations} registrations (max_registrations)")
+        self._check_bytes(weight(topics))
         connection_id = secrets.token_hex(16)
         registration = Registration(
             self, id_hash(connection_id), user, self._shared(topics), self._shared(grants), confirmed
@@ -209,6 +219,7 @@ class Registry:
             self._per_user[registration.user] = left
         else:
             del self._per_user[registration.user]
+        self._bytes -= weight(registration.topics)
         self._timers.cancel(registration)
         self._table.delete(registration.id_hash)
         if registration.token is not None and self._revoker is not None:
@@ -243,7 +254,14 @@ class Registry:
             self.remove(registration)
 
     def set_topics(self, registration: Registration, topics: tuple[str, ...]) -> None:
-        """Replace its topics, those of its live connection too; the caller has checked them."""
+        """Replace its topics, those of its live connection too; the caller has checked the names.
+
+        Raises Overloaded where they need more room and the registrations of this server have none left.
+        """
+        if registration.id_hash in self._by_hash:
+            more = weight(topics) - weight(registration.topics)
+            self._check_bytes(more)
+            self._bytes += more
         registration.topics = self._shared(topics)
         self._save(registration)
         if registration.connection is not None:
@@ -268,6 +286,15 @@ class Registry:
         if registration.connection is None:
             self.remove(registration)
 
+    def _check_bytes(self, more: int) -> None:
+        most = self._limits.max_registration_bytes
+        if more > 0 and self._bytes + more > most:
+            self._counters.hit("max_registration_bytes")
+            raise Overloaded(
+                f"the topics of this server's registrations have {most} bytes already (max_registration_bytes): "
+                "take fewer or shorter topics, or come back later"
+            )
+
     def _save(self, registration: Registration) -> None:
         if registration.id_hash not in self._by_hash:
             return  # removed meanwhile: what its connection still does brings nothing of it back
@@ -287,6 +314,7 @@ class Registry:
     def _insert(self, registration: Registration) -> None:
         self._by_hash[registration.id_hash] = registration
         self._per_user[registration.user] = self._per_user.get(registration.user, 0) + 1
+        self._bytes += weight(registration.topics)
         if registration.token is not None and self._revoker is not None:
             self._revoker.hold(registration.token, registration)
 
@@ -296,6 +324,8 @@ class Registry:
 
     def _shared(self, names: tuple[str, ...]) -> tuple[str, ...]:
         """The same tuple for the same few names: most registrations have the default topics."""
+        if weight(names):
+            return names
         if len(self._tuples) > 1_000:
             self._tuples.clear()
         return self._tuples.setdefault(names, names)
