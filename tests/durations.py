@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 from tests.tools import ROOT
 
@@ -28,7 +28,7 @@ def table(files: list[str]) -> str:
     seconds: list[Counter[str]] = []
     took: list[float] = []
     for file in files:
-        suite = ElementTree.parse(file).getroot().find("testsuite")
+        suite = ET.parse(file).getroot().find("testsuite")
         assert suite is not None, file
         counts.append(Counter())
         seconds.append(Counter())

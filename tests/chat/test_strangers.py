@@ -254,6 +254,7 @@ def test_nothing_of_a_talk_is_kept(tmp_path: Path, caplog: pytest.LogCaptureFixt
     asyncio.run(main())
 
 
+@pytest.mark.check
 def test_two_thousand_press_start_and_next() -> None:
     """2,000 clients press start, next and stop at random and some go away: nobody is paired with two, nobody waits
     while somebody waits whom they may meet, who is gone is forgotten, and each pair hears each other and nobody else.

@@ -29,6 +29,8 @@ from tests.wire.websocket.autobahn_cases import (
     told,
 )
 
+pytestmark = pytest.mark.check
+
 LIMITS = Limits(MAX_MESSAGE, MAX_MESSAGE, MAX_FRAGMENTS)
 GROUPS = {group: list(cases) for group, cases in groupby(CASES, lambda case: case.id.partition(".")[0])}
 

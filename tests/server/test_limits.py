@@ -920,6 +920,7 @@ def test_targets_without_a_path(target: str, headers: tuple[str, ...]) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.check
 def test_many_connections_come_and_go(run: Run) -> None:
     """After a thousand connections of each kind nothing is left of them (row 43, in small)."""
 

@@ -50,6 +50,7 @@ def told(tally: Counter[str], runs: range) -> Counter[str]:
     return tally
 
 
+@pytest.mark.check
 def test_the_promises_hold_in_every_interleaving() -> None:
     """Whoever goes on first, nothing is lost, doubled, early, out of order or for others; and all of it happened."""
     runs = seeds(800)
@@ -65,6 +66,7 @@ def test_the_promises_hold_in_every_interleaving() -> None:
         assert tally[event] > 50, event
 
 
+@pytest.mark.check
 @pytest.mark.parametrize("size", [1, 2])
 def test_the_promises_hold_for_large_audiences(size: int) -> None:
     """The same holds where an audience takes several turns of the loop, in which others publish, join and leave."""
@@ -79,6 +81,7 @@ def test_a_run_is_its_seed() -> None:
     assert runs[0] == runs[1] != runs[2]
 
 
+@pytest.mark.check
 def test_a_position_from_history_that_is_not_fanned_out_yet() -> None:
     """History may show what is committed and not fanned out: who subscribes behind it gets none of it again."""
     runs = seeds(200)
@@ -621,6 +624,7 @@ def stepping(link: LineLink) -> Iterator[None]:
         asyncio._set_running_loop(None)
 
 
+@pytest.mark.check
 def test_the_promises_hold_for_v1_connections() -> None:
     """The same holds for the sessions of /v1/ws: their jobs, overlaps, gaps, failures and heartbeats."""
     runs = seeds(200)

@@ -29,6 +29,7 @@ def quiet(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("CRITICAL", logger="partyline")
 
 
+@pytest.mark.check
 @pytest.mark.parametrize("paths", [("/a/",), ("/c/",), PATHS], ids=["recovery", "without", "three servers"])
 @pytest.mark.parametrize("size", [1, 512])
 def test_the_promises_hold_for_namespaces(paths: tuple[str, ...], size: int) -> None:

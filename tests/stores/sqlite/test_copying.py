@@ -323,6 +323,7 @@ def test_a_bad_backup_touches_nothing(path: Path, tmp_path: Path, damage: str) -
     assert lock.holder(str(path)) is None
 
 
+@pytest.mark.check
 def test_a_restore_that_is_killed(path: Path, tmp_path: Path) -> None:
     """A restore that is killed before any of its steps leaves either the old or the new database in place, whole; once
     the new one is there, the old one is kept aside."""

@@ -253,6 +253,7 @@ def test_a_slow_fsync(tampered: str, path: Path, tmp_path: Path) -> None:
 # kill -9
 
 
+@pytest.mark.check
 def test_killed_at_any_instant(path: Path) -> None:
     """After kill -9 during publishes every acknowledged message is there, whole, offsets are contiguous, and the epoch
     is the same (hostile 1)."""
@@ -469,6 +470,7 @@ def test_a_cut_wal_is_a_crash_before_the_commit(path: Path, tmp_path: Path) -> N
 # Readers and the write-ahead log
 
 
+@pytest.mark.check
 def test_the_wal_is_bounded_under_a_slow_reader(path: Path) -> None:
     """A client that reads the whole log page by page, however slowly, does not keep the write-ahead log from being
     reused (hostile 6)."""
