@@ -9,7 +9,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
+
 from tests.process import command, environment, serving
+
+pytestmark = pytest.mark.check
 
 
 class Terminal:

@@ -19,6 +19,8 @@ from partyline.topics import is_printable
 from tests.calls import call
 from tests.process import command, environment, serving
 
+pytestmark = pytest.mark.check
+
 
 async def start(*arguments: str, **options: Any) -> asyncio.subprocess.Process:
     """Run `partyline ...` with pipes."""

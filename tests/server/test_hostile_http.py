@@ -46,6 +46,7 @@ async def large(scope: Any, receive: Any, send: Any) -> None:
 # Pipelines
 
 
+@pytest.mark.check
 def test_a_pipeline_is_bounded(run: Run) -> None:
     """What a client sends ahead waits unread: whatever it sends, a few hundred kilobytes are held (hostile 49)."""
     count = 20_000
@@ -231,6 +232,7 @@ def test_all_answers_that_are_not_read_are_bounded(run: Run) -> None:
     run(main())
 
 
+@pytest.mark.check
 def test_requests_of_a_client_that_does_not_read_wait(run: Run) -> None:
     """While its answers are not read, a client's further requests are not served."""
 
