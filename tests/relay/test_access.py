@@ -1,4 +1,4 @@
-"""The principal that a credential stands for, however it is written."""
+"""The principal for which a credential stands, however it is written."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ KEYS = KeyRing([(key_hash("pl_reader"), READER), (key_hash("pl_writer"), WRITER)
 
 
 class Nothing:
-    """A table of revocations without any."""
+    """An empty table of revocations."""
 
     def load(self) -> tuple[tuple[str, str, float], ...]:
         return ()
@@ -42,7 +42,8 @@ ACCESS = access(KEYS)
     ],
 )
 def test_a_known_key_is_its_principal(header: str, who: Principal) -> None:
-    """A key in an Authorization header, the scheme in any case, stands for its principal, wherever it is listed."""
+    """A key in an Authorization header, with the scheme in any case, stands for its principal, wherever it is
+    listed."""
     assert ACCESS.authenticate(header, "192.0.2.1") is who
 
 
@@ -67,7 +68,8 @@ def test_a_known_key_is_its_principal(header: str, who: Principal) -> None:
     ],
 )
 def test_everything_else_is_unauthenticated(header: str | None) -> None:
-    """No key, another scheme, an unknown key and the stored hash itself are 401, and the message repeats none of it."""
+    """A missing key, another scheme, an unknown key and the stored hash itself get 401, and the message repeats none of
+    them."""
     with pytest.raises(Unauthenticated) as caught:
         ACCESS.authenticate(header, "192.0.2.1")
     assert caught.value.http_status == 401
@@ -77,6 +79,6 @@ def test_everything_else_is_unauthenticated(header: str | None) -> None:
 
 
 def test_without_keys_everybody_comes_in() -> None:
-    """Without a key or a signer of tokens configured whoever asks, with a key or not, may do everything."""
+    """If neither keys nor signers of tokens are configured, whoever asks, with a key or not, may do everything."""
     for header in (None, "Bearer pl_whatever", "Basic x"):
         assert access(KeyRing()).authenticate(header, "192.0.2.1") is EVERYBODY

@@ -1,4 +1,4 @@
-"""A credential that ends, by revocation or by time: what was queued on any carrier is not sent (hostile 56)."""
+"""When a credential ends, by revocation or by time, what was queued for it on any carrier is not sent (hostile 56)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def by_id(partyline: Partyline, url: str) -> None:
 
 
 async def by_time(partyline: Partyline, url: str) -> None:
-    """Wait for the deadline of the token, which nothing can be asked about."""
+    """Wait for the token's deadline, which cannot be queried."""
     await eventually(lambda: not partyline.hub.rooms.members("cats"), "the token's time is over")
 
 
@@ -56,7 +56,7 @@ async def subscribed(client: Client, own: str) -> None:
 
 
 async def rest(client: Client) -> list[Any]:
-    """What comes until `/relay` is left, without the heartbeats."""
+    """What arrives until `/relay` ends, without the heartbeats."""
     found: list[Any] = []
     while not found or found[-1] != "1/relay,":
         found.append(await client.next())
@@ -74,8 +74,8 @@ def closed(end: End) -> list[str]:
 
 @pytest.mark.parametrize("end", ENDS)
 def test_polling(end: End) -> None:
-    """Events, acknowledgements and pages of `/relay` that wait for a GET are dropped, and those of other namespaces on
-    the same connection are not (hostile 56)."""
+    """Events, acknowledgements and pages of `/relay` that wait for a GET are dropped, but not those of other namespaces
+    on the same connection (hostile 56)."""
 
     async def main() -> None:
         io = SocketIO()
@@ -95,7 +95,7 @@ def test_polling(end: End) -> None:
 
 @pytest.mark.parametrize("end", ENDS)
 def test_socketio_on_a_websocket(end: End) -> None:
-    """What waits in the outbox of a WebSocket for `/relay` is dropped, and what waits there for other namespaces is not
+    """What waits for `/relay` in the outbox of a WebSocket is dropped, but not what waits there for other namespaces
     (hostile 56)."""
 
     async def main() -> None:
@@ -104,7 +104,7 @@ def test_socketio_on_a_websocket(end: End) -> None:
             client = await on(peer)
             await subscribed(client, of_ann(end))
             (socket,) = [one for one in partyline.site.live if isinstance(one, WebSocket)]
-            socket.pause_writing()  # as the transport does whose peer does not read
+            socket.pause_writing()  # as the transport does when the peer does not read
             await say(partyline, "cats", "secret", "secret " * 1_000)
             await client.say('2/relay,2["history",{"topic":"cats"}]')
             await eventually(lambda: len(socket._outbox or ()) == 3, "two messages and a page wait")
@@ -165,8 +165,8 @@ def test_events(end: End) -> None:
 
 @pytest.mark.parametrize("ahead", [-5, 0, 0.5, 5, 30, 55])
 def test_a_fast_clock(ahead: float) -> None:
-    """A revocation by user reaches a token that was issued by a clock ahead of ours, its connection and stream, and is
-    answered with the time up to which tokens are refused (hostile 56)."""
+    """A revocation by user covers a token issued by a clock ahead of ours, with its connection and stream, and the
+    answer gives the time up to which tokens are refused (hostile 56)."""
 
     async def main() -> None:
         own = token("ann", iat=time.time() + ahead)
@@ -188,8 +188,8 @@ def test_a_fast_clock(ahead: float) -> None:
 
 
 def test_a_clock_that_was_ahead_is_remembered() -> None:
-    """Where one token has shown that its issuer's clock is ahead, the next revocation reaches as far for another user,
-    whose token had not come yet; where none has, a token that is issued after the revocation counts at once."""
+    """Once one token has shown that its issuer's clock is ahead, the next revocation reaches as far for another user,
+    whose token we have not seen yet; otherwise a token issued after the revocation is valid at once."""
 
     async def main() -> None:
         async with running(settings()) as (_, url):

@@ -1,4 +1,4 @@
-"""What strangers write into headers costs what it weighs: eight times the length, eight times the time (hostile 46)."""
+"""The cost of strangers' headers is linear: eight times the length takes eight times the time (hostile 46)."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ READERS: dict[str, Callable[[str], object]] = {
 
 
 def cost(read: Callable[[str], object], value: str) -> float:
-    """The least of a few times that reading takes, in seconds of the processor."""
+    """The CPU seconds that reading takes, as the least of a few runs."""
 
     def once() -> float:
         began = time.thread_time()
@@ -87,7 +87,8 @@ def cost(read: Callable[[str], object], value: str) -> float:
 
 @pytest.mark.parametrize("reader", READERS)
 def test_hostile_46_headers_cost_what_they_weigh(reader: str) -> None:
-    """Eight times as long a value costs a good eight times as much at most, whatever it is made of (hostile 46)."""
+    """A value eight times as long costs at most a little more than eight times as much, whatever it is made of (hostile
+    46)."""
     for piece in PIECES:
         short, long = (piece * (size // len(piece)) for size in (16_000, 128_000))
         least = max(cost(READERS[reader], short), 100e-6)

@@ -1,4 +1,4 @@
-"""Where the keys of tokens come from: what settings may say, and key sets that are fetched from an address."""
+"""The sources of token keys: what settings may say, and key sets fetched from an address."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MESSAGE = {"topic": "cats", "message": 1}
 
 
 class Place:
-    """What a key server answers, and what it was asked."""
+    """A key server's answers, and what it was asked."""
 
     def __init__(self) -> None:
         self.keys: list[dict[str, Any]] = []
@@ -108,7 +108,8 @@ def named(kid: str, key: Any = ED, **header: Any) -> str:
     ],
 )
 def test_keys_that_cannot_be_meant(key: JwtKey, word: str) -> None:
-    """A key of the settings that is weak, of two kinds at once or fetched where anybody may change it is refused."""
+    """A key of the settings that is weak, of two kinds at once, or fetched from where anybody may change it is
+    refused."""
     with pytest.raises(ConfigError) as caught:
         check_keys([key])
     assert caught.value.field == "jwt_keys"
@@ -118,7 +119,7 @@ def test_keys_that_cannot_be_meant(key: JwtKey, word: str) -> None:
 
 
 def test_keys_that_are_fine() -> None:
-    """Each algorithm with each of its sources, and addresses on this machine, are."""
+    """Each algorithm with each of its sources is accepted, and so are addresses on this machine."""
     check_keys(
         [
             JwtKey("HS256", secret=SECRET, leeway=300, kid="a", audience="b", issuer="c", admin=True),
@@ -135,7 +136,7 @@ def test_keys_that_are_fine() -> None:
 
 
 def test_a_set_is_fetched_at_start() -> None:
-    """The set is fetched at start. A key id that is not in it is 401 as long as it is too soon to look again."""
+    """The set is fetched at start. An unknown key id gets 401 as long as it is too soon to fetch again."""
 
     async def main() -> None:
         with place() as keys:
@@ -151,7 +152,7 @@ def test_a_set_is_fetched_at_start() -> None:
 
 
 async def until(url: str, token: str, status: int) -> None:
-    """Ask as a client does that was told to come back."""
+    """Ask like a client that was told to come back."""
     async with asyncio.timeout(20):
         while (found := await ask(url, "POST", "/publish", MESSAGE, token)) == (503, "keys_unavailable"):
             await asyncio.sleep(0.01)
@@ -159,8 +160,8 @@ async def until(url: str, token: str, status: int) -> None:
 
 
 def test_a_new_key_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A token with a key id that is not in the set makes it be fetched again, and counts when that is done: 503 until
-    then, so that no client gives up. While one fetch is under way there is no other."""
+    """An unknown key id makes the set be fetched again, and the token is valid once that is done; until then it gets
+    503, so that no client gives up. There is only one fetch at a time."""
     monkeypatch.setattr(module, "AGAIN", 0.0)
 
     async def main() -> None:
@@ -183,7 +184,7 @@ def test_a_new_key_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_hostile_35_jwks_only_from_the_pinned_place() -> None:
-    """Whatever addresses and keys a token's header names, only the configured address is asked."""
+    """Only the configured address is asked, whatever addresses and keys a token's header names."""
 
     async def main() -> None:
         with place() as pinned, place() as evil:
@@ -203,7 +204,7 @@ def test_hostile_35_jwks_only_from_the_pinned_place() -> None:
 
 
 def test_a_redirect_is_not_followed() -> None:
-    """A redirect is an error: the place is pinned, and nobody there may name another one."""
+    """A redirect is an error: the address is pinned, and the server there may not name another one."""
     with place() as pinned, place() as evil:
         pinned.status, pinned.location = 302, evil.url
         with pytest.raises(OSError, match="302"):
@@ -212,7 +213,7 @@ def test_a_redirect_is_not_followed() -> None:
 
 
 def test_a_set_that_is_too_large_is_not_read() -> None:
-    """A key server that sends without end is left."""
+    """The fetch from a key server that sends without end is given up."""
     with place() as pinned:
         pinned.body = b" " * (1 << 20)
         with pytest.raises(OSError, match="262144"):
@@ -237,7 +238,7 @@ class Watch:
         return self.answer
 
     async def renew(self, missing: bool) -> tuple[bool, int]:
-        """Whether keys were on their way, and how many fetches there were when that was over."""
+        """Whether keys were being fetched, and how many fetches there were afterwards."""
         coming = self.remote.renew(missing)
         async with asyncio.timeout(20):
             while self.remote._fetching:
@@ -246,8 +247,8 @@ class Watch:
 
 
 def test_fetches_keep_their_pauses() -> None:
-    """A set is fetched at first, when it is stale, and for a missing key, but that not within 30 seconds of the last
-    fetch; in between nothing is on its way."""
+    """A set is fetched at first, when it is stale, and for a missing key unless the last fetch was less than 30 seconds
+    ago; in between nothing is fetched."""
 
     async def main() -> None:
         watch = Watch()
@@ -269,7 +270,7 @@ def test_fetches_keep_their_pauses() -> None:
 
 
 def test_a_fetch_that_never_ends_is_not_waited_for() -> None:
-    """A key server that holds a fetch up is asked anew when the set is stale."""
+    """A key server that stalls a fetch is asked again when the set is stale."""
 
     async def main() -> None:
         watch, stuck = Watch(), threading.Event()
@@ -293,8 +294,8 @@ def test_a_fetch_that_never_ends_is_not_waited_for() -> None:
     "answer", [OSError("no route"), ValueError("unreadable"), b"no JSON", b'{"keys": []}'], ids=ascii
 )
 def test_a_place_that_fails_leaves_what_was_there(answer: Any, caplog: pytest.LogCaptureFixture) -> None:
-    """While the address fails, the keys of before stay, with a line in the log; with none yet, they are on their way
-    for as long as that lasts: 503 and not 401."""
+    """While the address fails, the earlier keys stay valid and a line is logged; without earlier keys they count as
+    being fetched for that long: 503 and not 401."""
 
     async def main() -> None:
         watch = Watch()
@@ -318,7 +319,7 @@ def test_a_place_that_fails_leaves_what_was_there(answer: Any, caplog: pytest.Lo
 
 @pytest.mark.alone
 def test_a_fetch_does_not_hold_up_the_loop() -> None:
-    """While a key server does not answer, the server starts and serves; only what needs the keys waits."""
+    """If a key server does not answer, the server starts and serves; only requests that need its keys wait."""
 
     async def main() -> None:
         with place() as keys:

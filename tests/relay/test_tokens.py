@@ -1,4 +1,4 @@
-"""Tokens over real sockets: every way in, what each may do, how it ends, and what a revocation ends."""
+"""Tokens over real sockets: every way in, what a token may do, how it ends, and what a revocation ends."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ async def refused(url: str, **options: Any) -> int:
 
 
 async def ended(socket: ClientConnection) -> tuple[int | None, str | None]:
-    """How a classic connection ends, and that nothing came before that."""
+    """How a classic connection ends; nothing may arrive before that."""
     async with asyncio.timeout(WITHIN):
         with pytest.raises(ConnectionClosed):
             await socket.recv()
@@ -90,7 +90,7 @@ async def classic(url: str, user: str, by: str, **fields: Any) -> AsyncIterator[
 
 
 def test_a_token_in_the_header() -> None:
-    """Over HTTP and at the upgrade a token counts in Authorization: Bearer; `from` is its sub."""
+    """Over HTTP and at the upgrade a token is accepted in Authorization: Bearer; `from` is its sub."""
 
     async def main() -> None:
         async with running(settings()) as (_, url):
@@ -112,7 +112,8 @@ def test_a_token_in_the_header() -> None:
 
 
 def test_a_token_beside_the_subprotocol() -> None:
-    """A token counts as `bearer.<token>` beside partyline.v1, which is what is chosen; a wrong one is 401."""
+    """A token is accepted as `bearer.<token>` beside partyline.v1, which is the chosen subprotocol; a wrong one gets
+    401."""
 
     async def main() -> None:
         async with running(settings()) as (_, url):
@@ -125,7 +126,7 @@ def test_a_token_beside_the_subprotocol() -> None:
 
 
 def test_a_token_in_the_first_command() -> None:
-    """A token counts in `auth`, whose reply names the user; one that does not count is an error and 4401."""
+    """A token is accepted in `auth`, whose reply names the user; an invalid one gets an error and 4401."""
 
     async def main() -> None:
         async with running(settings()) as (partyline, url):
@@ -143,8 +144,8 @@ def test_a_token_in_the_first_command() -> None:
 
 
 def test_a_token_in_the_address() -> None:
-    """`?token=` counts for /v1/ws and event streams if the token has iat and lives for five minutes at most; not for
-    other calls, not for keys, and not beside another credential."""
+    """`?token=` is accepted for /v1/ws and event streams if the token has iat and lives for five minutes at most, but
+    not for other calls, not for keys, and not beside another credential."""
 
     async def main() -> None:
         async with running(settings()) as (partyline, url):
@@ -183,7 +184,8 @@ def test_a_token_in_the_address() -> None:
 
 
 def test_keys_and_tokens_stand_side_by_side() -> None:
-    """An API key is still a key where tokens are taken; what is neither is 401, and so is a token without JWT keys."""
+    """An API key still works where tokens are accepted; anything else gets 401, and so does a token if there are no JWT
+    keys."""
 
     async def main() -> None:
         async with running(settings()) as (_, url):
@@ -198,7 +200,7 @@ def test_keys_and_tokens_stand_side_by_side() -> None:
 
 
 def test_jwt_ends_open_mode() -> None:
-    """With JWT keys and no API key nobody comes in without a token, and an address beyond loopback may be bound."""
+    """With JWT keys and no API key nobody gets in without a token, and an address beyond loopback may be bound."""
 
     async def main() -> None:
         async with running(settings(api_keys=())) as (_, url):
@@ -214,7 +216,7 @@ def test_jwt_ends_open_mode() -> None:
 
 
 def test_failed_tokens_are_rate_limited() -> None:
-    """Tokens that do not count are failed authentications: after so many, the address waits."""
+    """Invalid tokens are failed authentications: after too many of them the address has to wait."""
 
     async def main() -> None:
         async with running(settings(auth_failures_per_minute=3)) as (_, url):
@@ -229,7 +231,7 @@ def test_failed_tokens_are_rate_limited() -> None:
 
 
 def test_rights_of_a_token_go_by_pattern() -> None:
-    """A token publishes, subscribes and administers as its claims say, and no further, in every protocol."""
+    """In every protocol a token may publish, subscribe and administer as its claims say, and no further."""
 
     async def main() -> None:
         async with running(settings()) as (_, url):
@@ -263,8 +265,8 @@ def test_rights_of_a_token_go_by_pattern() -> None:
 
 
 def test_classic_calls_are_for_the_tokens_own_user() -> None:
-    """Register, unregister, add_topic and remove_topic want the user as the token's sub, and the patterns of the token
-    that made a registration bound its topics for ever; publish wants the right to the topic only."""
+    """Register, unregister, add_topic and remove_topic require the user to be the token's sub, and the patterns of the
+    token that made a registration limit its topics for ever; publish requires only the right to the topic."""
 
     async def main() -> None:
         async with running(settings()) as (_, url):
@@ -307,8 +309,8 @@ def test_classic_calls_are_for_the_tokens_own_user() -> None:
 
 @pytest.mark.alone
 def test_expiry_ends_live_connections() -> None:
-    """When the token's time is over, and not before, v1 is closed with 4401 and a stream of
-    events ends; coming back is 401."""
+    """When the token expires, and not before, v1 is closed with 4401 and a stream of events ends; coming back gets
+    401."""
 
     async def main() -> None:
         async with running(settings()) as (partyline, url):
@@ -333,8 +335,7 @@ def test_expiry_ends_live_connections() -> None:
 
 
 def test_a_registration_outlives_its_token() -> None:
-    """A registration made with a token stays when that is over, and so does its connection; the token is not needed
-    for it any more, but for the calls."""
+    """A registration made with a token outlives it, and so does its connection; only the calls still need a token."""
 
     async def main() -> None:
         async with running(settings()) as (_, url):
@@ -355,7 +356,7 @@ def test_a_registration_outlives_its_token() -> None:
 
 @pytest.mark.parametrize("what", [{"sub": "ann"}, {"jti": "t1"}], ids=["sub", "jti"])
 def test_hostile_37_revoked_while_connected(what: dict[str, Any]) -> None:
-    """From the answer to a revocation on nothing reaches what lived on the token: v1 is closed with 4401, streams end,
+    """Once a revocation is answered, nothing reaches what depended on the token: v1 is closed with 4401, streams end,
     registrations made with it are gone and their connections closed with 4001. Others stay."""
 
     async def main() -> None:
@@ -432,8 +433,8 @@ def test_hostile_37_what_is_queued_is_not_sent() -> None:
 
 
 def test_hostile_37_a_stream_that_nobody_reads_is_cut() -> None:
-    """A stream whose token was revoked while its client does not read is cut after `close_timeout`, and is sent
-    nothing more."""
+    """If a stream's token is revoked while the client does not read, the stream is cut after `close_timeout` and
+    nothing more is sent."""
 
     async def main() -> None:
         rules = settings(close_timeout=0.1, outbox_bytes=1 << 25)
@@ -458,8 +459,8 @@ def test_hostile_37_a_stream_that_nobody_reads_is_cut() -> None:
 
 
 def test_hostile_37_after_a_restart(tmp_path: Path) -> None:
-    """A revocation is on the disk when it is answered: after a restart the token is still refused, and a registration
-    made with it is not found, even if the process ended before the registrations were written."""
+    """A revocation is on disk when it is answered: after a restart the token is still refused, and a registration made
+    with it is not found, even if the process ended before the registrations were written."""
 
     async def main() -> None:
         db = tmp_path / "party.db"
@@ -480,7 +481,7 @@ def test_hostile_37_after_a_restart(tmp_path: Path) -> None:
             for user in ("ann", "eve"):
                 status = (await ask(url, "DELETE", f"/register/{ids[user]}", None, ROOT_KEY))[0]
                 assert status == 404, user
-            # What was restored still hangs on its token.
+            # Restored registrations still depend on their tokens.
             async with connect(f"{url.replace('http', 'ws', 1)}/ws/{ids['bob']}") as socket:
                 assert (await revoke(url, sub="bob"))["ended"] == 1
                 assert await ended(socket) == (4001, "token revoked")
@@ -489,7 +490,7 @@ def test_hostile_37_after_a_restart(tmp_path: Path) -> None:
 
 
 def test_hostile_37_a_removed_registration_stops_live_delivery() -> None:
-    """From the answer to DELETE /register/{id} on nothing reaches its connection."""
+    """Once DELETE /register/{id} is answered, nothing reaches the connection."""
 
     async def main() -> None:
         async with (
@@ -504,7 +505,7 @@ def test_hostile_37_a_removed_registration_stops_live_delivery() -> None:
 
 
 def test_hostile_37_revoked_while_a_call_is_under_way() -> None:
-    """A call that was let in and whose body comes after its token was revoked changes nothing: 401."""
+    """An admitted call whose body arrives after its token was revoked gets 401 and changes nothing."""
 
     async def main() -> None:
         async with running(settings()) as (partyline, url):
@@ -543,7 +544,8 @@ def test_hostile_37_revoked_while_a_call_is_under_way() -> None:
 
 
 def test_a_revocation_is_answered_after_its_commit(tmp_path: Path) -> None:
-    """The answer waits for the disk; where that does not take it, the answer is 503, and the revocation holds."""
+    """The answer waits for the disk; if the write fails, the answer is 503, and the revocation is in force all the
+    same."""
 
     async def main() -> None:
         async with running(settings(tmp_path / "party.db")) as (partyline, url):
@@ -591,7 +593,7 @@ def rows_of(path: Path) -> list[Any]:
     ],
 )
 def test_a_revocation_that_means_nothing_is_refused(body: Any) -> None:
-    """Neither or both of sub and jti, and what can be neither, is 422 and revokes nothing."""
+    """Neither or both of sub and jti, or an invalid value, gets 422 and revokes nothing."""
 
     async def main() -> None:
         async with running(settings()) as (partyline, url):
@@ -619,7 +621,7 @@ def test_a_user_is_revoked_by_number_or_text() -> None:
 
 
 def test_each_algorithm_and_a_key_set(tmp_path: Path) -> None:
-    """Keys come from PEM text, from files and from a key set; each verifies tokens of its own algorithm only."""
+    """Keys come from PEM text, from files and from a key set; each verifies only tokens of its own algorithm."""
     jwks = tmp_path / "keys.json"
     jwks.write_text(json.dumps({"keys": [jwk(ED, "e1")]}))
     secret = tmp_path / "secret"
@@ -668,7 +670,7 @@ def test_a_key_that_cannot_be_used_stops_the_start(tmp_path: Path) -> None:
 
 
 def test_hostile_39_tokens_are_written_nowhere(caplog: pytest.LogCaptureFixture) -> None:
-    """Neither a token, whole or in parts, nor the secret stands in a log line, an answer or the metrics."""
+    """Neither a token, whole or in part, nor the secret appears in a log line, an answer or the metrics."""
     caplog.set_level(logging.DEBUG, "partyline")
     good, wrong = token("ann", 250, jti="t1"), sign(claims(life=250), "y" * 40)
     said: list[str] = []

@@ -1,4 +1,4 @@
-"""Registrations: how long one lives, what it may be used for, and what of it outlives the process."""
+"""Registrations: how long one lives, what it may be used for, and what outlives the process."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ EVERYTHING = (">",)
 
 
 class MemoryTable:
-    """A table that is written at once, and counts how often."""
+    """A table that is written at once and counts its writes."""
 
     def __init__(self) -> None:
         self.rows: dict[bytes, Row] = {}
@@ -45,7 +45,7 @@ class MemoryTable:
 
 
 class Member:
-    """A session that keeps what it is told."""
+    """A session that records what it is told."""
 
     def __init__(self) -> None:
         self.topics: list[tuple[str, ...]] = []
@@ -96,7 +96,7 @@ class House:
         self.registry.detach(self.registry.find(connection_id), member)
 
     def knows(self, connection_id: str) -> bool:
-        """Whether the id is found; where it is not, it is not in the table either."""
+        """Whether the id is found; if not, it is not in the table either."""
         try:
             self.registry.find(connection_id)
         except NotFound:
@@ -110,7 +110,7 @@ class House:
 
 
 def test_an_id_is_random_and_kept_nowhere() -> None:
-    """An id is 32 hex digits of chance, and neither the registry nor the table holds it: only its hash."""
+    """An id is 32 random hex digits; the registry and the table hold only its hash."""
     house = House(registrations_per_user=1_000)
     ids = [house.create() for _ in range(200)]
     assert len(set(ids)) == 200
@@ -129,7 +129,7 @@ def vars_of(registration: object) -> dict[str, object]:
 
 
 def test_a_public_id_opens_nothing() -> None:
-    """What lists and logs call a registration tells registrations apart, stays the same, and is no id."""
+    """The name of a registration in lists and logs is distinct, stays the same, and is not its id."""
     house = House()
     ids = [house.create() for _ in range(50)]
     public = [house.registry.find(connection_id).public_id for connection_id in ids]
@@ -145,7 +145,7 @@ def test_a_public_id_opens_nothing() -> None:
 
 @pytest.mark.parametrize("connection_id", ["", "x", "0" * 32, "0" * 31, "../x", "é", "\x00"])
 def test_an_unknown_id_is_not_found(connection_id: str) -> None:
-    """An id that was not handed out is 404 `unknown_connection`, with the way to a new one and without the id."""
+    """An unknown id gets 404 `unknown_connection`, with the way to a new one and without repeating the id."""
     house = House()
     house.create()
     with pytest.raises(NotFound) as caught:
@@ -166,7 +166,7 @@ def test_an_id_counts_to_the_letter() -> None:
 
 
 def test_a_registration_is_what_was_asked_for() -> None:
-    """What is found by an id is the user, the topics and the grants it was created with."""
+    """An id finds the user, the topics and the grants with which it was created."""
     house = House()
     found = house.registry.find(house.create("ann", ("cats", "dogs"), ("cats", "d*")))
     assert (found.user, found.topics, found.grants) == ("ann", ("cats", "dogs"), ("cats", "d*"))
@@ -178,7 +178,7 @@ def test_a_registration_is_what_was_asked_for() -> None:
 
 
 def test_an_unused_registration_expires() -> None:
-    """A registration that nobody connects with lives for unused_registration_life, to the slot, and no longer."""
+    """An unused registration lives for unused_registration_life, to the slot, and no longer."""
     house = House(unused_registration_life=300.0)
     connection_id = house.create()
     house.loop.advance(299.9)
@@ -189,7 +189,7 @@ def test_an_unused_registration_expires() -> None:
 
 
 def test_a_connected_registration_does_not_expire() -> None:
-    """While a connection uses it, a registration lives, however long."""
+    """A registration lives as long as a connection uses it."""
     house = House()
     connection_id = house.create()
     house.connect(connection_id)
@@ -198,7 +198,7 @@ def test_a_connected_registration_does_not_expire() -> None:
 
 
 def test_a_registration_outlives_its_connection() -> None:
-    """After the connection is gone, its id is good for resume_window, and then is not."""
+    """After its connection is gone, an id is valid for resume_window, and no longer."""
     house = House(resume_window=120.0)
     connection_id = house.create()
     member = house.connect(connection_id)
@@ -211,7 +211,8 @@ def test_a_registration_outlives_its_connection() -> None:
 
 
 def test_each_connection_opens_a_window_of_its_own() -> None:
-    """Who comes back within the window stays, and the next disconnect opens a whole window again."""
+    """A client that comes back within the window keeps its registration, and the next disconnect opens a whole window
+    again."""
     house = House(resume_window=120.0)
     connection_id = house.create()
     for _ in range(5):
@@ -225,8 +226,8 @@ def test_each_connection_opens_a_window_of_its_own() -> None:
 
 
 def test_without_a_window_a_registration_ends_with_its_connection() -> None:
-    """With resume_window = 0 a registration is gone when its connection is, as in the simplest relays; unused ones
-    still wait for their connection."""
+    """With resume_window = 0 a registration ends with its connection, as in the simplest relays; unused ones still wait
+    for their connection."""
     house = House(resume_window=0.0)
     used, unused = house.create(), house.create()
     house.disconnect(used, house.connect(used))
@@ -238,7 +239,7 @@ def test_without_a_window_a_registration_ends_with_its_connection() -> None:
 
 
 def test_a_second_connection_replaces_the_first() -> None:
-    """A second connection with the same id takes the place of the first, which is handed back to be closed."""
+    """A second connection with the same id replaces the first, which is returned to be closed."""
     house = House()
     registration = house.registry.find(house.create())
     first, second = Member(), Member()
@@ -249,7 +250,7 @@ def test_a_second_connection_replaces_the_first() -> None:
 
 
 def test_the_replaced_connections_end_opens_no_window() -> None:
-    """When the replaced connection ends, its successor goes on: no window opens, and none counts down."""
+    """When the replaced connection ends, its successor goes on, and no window opens."""
     for window in (0.0, 120.0):
         house = House(resume_window=window)
         connection_id = house.create()
@@ -266,7 +267,7 @@ def test_the_replaced_connections_end_opens_no_window() -> None:
 
 
 def test_a_removed_registration_is_gone_at_once() -> None:
-    """After `remove` the id is not found and not in the table, its deadline does not come, and removing again does
+    """After `remove` the id is neither found nor in the table, its deadline is not called, and removing again does
     nothing."""
     house = House()
     connection_id, other = house.create(), house.create()
@@ -281,8 +282,8 @@ def test_a_removed_registration_is_gone_at_once() -> None:
 
 
 def test_a_removed_registration_does_not_come_back() -> None:
-    """What the connection of a removed registration still does, changing topics, ending, or only now beginning, brings
-    nothing of it back (hostile 37)."""
+    """Whatever the connection of a removed registration still does, be it changing topics, ending or only now
+    beginning, does not bring the registration back (hostile 37)."""
     house = House()
     connected, beginning = house.create(), house.create()
     member = house.connect(connected)
@@ -304,8 +305,8 @@ def test_a_removed_registration_does_not_come_back() -> None:
 
 
 def test_a_user_has_a_number_of_registrations() -> None:
-    """A user's registration beyond registrations_per_user is 429 with the setting, the way out and a time to come
-    back, is counted, and leaves other users alone."""
+    """A user's registration beyond registrations_per_user gets 429 with the setting, the way out and a time to come
+    back, is counted, and does not affect other users."""
     house = House(registrations_per_user=3)
     ids = [house.create("1") for _ in range(3)]
     with pytest.raises(RateLimited) as caught:
@@ -325,7 +326,7 @@ def test_a_user_has_a_number_of_registrations() -> None:
 
 
 def test_expired_registrations_make_room() -> None:
-    """What has expired does not count any more, for its user and in all."""
+    """An expired registration no longer counts, neither for its user nor in all."""
     house = House(registrations_per_user=2, max_registrations=2)
     for _ in range(2):
         house.create("1")
@@ -337,7 +338,7 @@ def test_expired_registrations_make_room() -> None:
 
 
 def test_all_users_have_a_number_of_registrations() -> None:
-    """A registration beyond max_registrations is 503 with the setting, and is counted; one that goes makes room."""
+    """A registration beyond max_registrations gets 503 with the setting, and is counted; one that ends makes room."""
     house = House(max_registrations=3)
     ids = [house.create(str(number)) for number in range(3)]
     with pytest.raises(Overloaded) as caught:
@@ -406,7 +407,7 @@ def test_restored_topics_count() -> None:
 
 
 def test_a_long_user_id_does_not_fill_the_answer() -> None:
-    """The message of a refusal shows the beginning of a long user id only."""
+    """The message of a refusal shows only the beginning of a long user id."""
     house = House(registrations_per_user=0)
     with pytest.raises(RateLimited) as caught:
         house.create("x" * 10_000)
@@ -417,7 +418,7 @@ def test_a_long_user_id_does_not_fill_the_answer() -> None:
 
 
 def test_topics_are_replaced() -> None:
-    """New topics take the place of the old ones, here and in the table, and touch no other registration."""
+    """New topics replace the old ones, here and in the table, and no other registration changes."""
     house = House()
     connection_id, other = house.create(topics=("cats",)), house.create(topics=("cats",))
     registration = house.registry.find(connection_id)
@@ -440,7 +441,7 @@ def test_topics_are_replaced() -> None:
     ],
 )
 def test_topics_are_checked_against_the_grants(grants: tuple[str, ...], topics: list[str], allowed: bool) -> None:
-    """Every topic must be covered by a pattern of who created the registration; one that is not is 403 and named."""
+    """Every topic must be covered by a grant of the registration's creator; one that is not gets 403 and is named."""
     house = House()
     registration = house.registry.find(house.create(grants=grants))
     if allowed:
@@ -453,7 +454,7 @@ def test_topics_are_checked_against_the_grants(grants: tuple[str, ...], topics: 
 
 
 def test_using_it_is_written_down_once() -> None:
-    """That a registration was used is saved with its first connection, and not with every further one."""
+    """The use of a registration is saved with its first connection, and not again with later ones."""
     house = House()
     connection_id = house.create()
     assert house.table.saves == 1
@@ -467,7 +468,7 @@ def test_using_it_is_written_down_once() -> None:
 
 
 def test_a_registration_outlives_the_process() -> None:
-    """After a restart an id is good for the same user, topics and grants."""
+    """After a restart an id stands for the same user, topics and grants."""
     house = House()
     connection_id = house.create("ann", ("cats", "日本"), ("cats", "日本", "news.>"))
     house.registry.set_topics(house.registry.find(connection_id), ("cats",))
@@ -480,8 +481,8 @@ def test_a_registration_outlives_the_process() -> None:
 
 
 def test_after_a_restart_a_window_opens() -> None:
-    """Who was connected, or within the window, when the process ended has a whole window after the next start, however
-    long that took."""
+    """A client that was connected or within its window when the process ended has a whole window after the next start,
+    however long that took."""
     house = House(resume_window=120.0)
     connected, waiting = house.create(), house.create()
     house.connect(connected)
@@ -497,7 +498,7 @@ def test_after_a_restart_a_window_opens() -> None:
 
 
 def test_after_a_restart_an_unused_life_goes_on() -> None:
-    """A registration nobody has used yet does not begin its life anew at a restart: it has what is left of it."""
+    """The life of an unused registration does not start again at a restart: the rest of it is left."""
     house = House(unused_registration_life=300.0, resume_window=20.0)
     connection_id = house.create()
     house.loop.advance(100.0)
@@ -509,8 +510,8 @@ def test_after_a_restart_an_unused_life_goes_on() -> None:
 
 
 def test_after_a_restart_nobody_is_late_already() -> None:
-    """A registration that would have expired while the server was down has a resume window: its client could not
-    come."""
+    """A registration that would have expired while the server was down has a resume window, because its client could
+    not connect."""
     house = House(unused_registration_life=300.0, resume_window=120.0)
     connection_id = house.create()
     house.restart(down=10_000.0)
@@ -521,8 +522,8 @@ def test_after_a_restart_nobody_is_late_already() -> None:
 
 
 def test_without_a_window_a_restart_ends_what_was_connected() -> None:
-    """With resume_window = 0 a restart is a disconnect: what was used is gone, from the table too, and what is unused
-    has what is left of its life."""
+    """With resume_window = 0 a restart is a disconnect: used registrations are gone, from the table too, and unused
+    ones have the rest of their life."""
     house = House(resume_window=0.0, unused_registration_life=300.0)
     used, unused, old = house.create(), house.create(), house.create()
     house.connect(used)
@@ -537,7 +538,7 @@ def test_without_a_window_a_restart_ends_what_was_connected() -> None:
 
 
 def test_a_clock_that_was_set_back_prolongs_no_life() -> None:
-    """When the wall clock stands before a registration's creation, it lives as long as a new one and no longer
+    """When the wall clock shows a time before a registration's creation, it lives as long as a new one and no longer
     (hostile 8)."""
     house = House(unused_registration_life=300.0, resume_window=0.0)
     connection_id = house.create()
@@ -549,7 +550,7 @@ def test_a_clock_that_was_set_back_prolongs_no_life() -> None:
 
 
 def test_restored_registrations_count() -> None:
-    """What an earlier process left counts against the limits, per user and in all."""
+    """Registrations of an earlier process count against the limits, per user and in all."""
     house = House(registrations_per_user=2, max_registrations=3)
     for user in ("1", "1", "2"):
         house.create(user)
@@ -566,21 +567,21 @@ def test_restored_registrations_count() -> None:
 
 @dataclass
 class Known:
-    """What the model knows of a registration. Without a deadline it is connected."""
+    """What the model knows about a registration. Without a deadline it is connected."""
 
     user: str
     created: float
     deadline: float | None
     used: bool = False
-    members: tuple[Member, ...] = ()  # the newest one last; the others were replaced and have not ended yet
+    members: tuple[Member, ...] = ()  # the newest last; the others were replaced and have not ended yet
 
 
 LIFE, WINDOW, PER_USER, IN_ALL = 10.0, 4.0, 3, 5
 
 
 class Lives(RuleBasedStateMachine):
-    """Whatever happens in whatever order, a registration is there exactly as long as it may be, here and in the
-    table, and the limits count exactly what is there."""
+    """Whatever happens in whatever order, a registration exists exactly as long as it may, here and in the table, and
+    the limits count exactly the existing ones."""
 
     def __init__(self) -> None:
         super().__init__()

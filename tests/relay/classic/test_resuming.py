@@ -1,4 +1,4 @@
-"""Classic connections with `"resume": true`: what a bare WebSocket client gets after it was away."""
+"""Classic connections with `"resume": true`: what a bare WebSocket client gets after an absence."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Client:
         return found
 
     async def ping(self, offset: int) -> bytes:
-        """The payload of the next ping with a position from `offset` on; other messages must not come before it."""
+        """The payload of the next ping with a position from `offset` on; no message may arrive before it."""
         while True:
             if self.pings:
                 payload = self.pings.pop(0)
@@ -73,13 +73,13 @@ class Client:
                 return payload
 
     async def pong(self, payload: bytes) -> None:
-        """Answer, and wait until that is read."""
+        """Answer, and wait until the answer is read."""
         await self.socket.peer.send(frame(PONG, payload, key=MASK))
         await self.socket.say("ping")
         assert await self.texts(1) == ["pong"]
 
     async def confirm(self, offset: int) -> None:
-        """Confirm everything up to `offset`, at least."""
+        """Confirm at least everything up to `offset`."""
         await self.pong(await self.ping(offset))
 
 
@@ -95,7 +95,7 @@ async def gone(partyline: Partyline) -> None:
 
 
 def test_what_was_published_meanwhile() -> None:
-    """What is published between registration and connection, and while the client is away, comes in order."""
+    """Messages published between registration and connection, and while the client is away, arrive in order."""
 
     async def main() -> None:
         async with partyline_server() as (partyline, url):
@@ -122,7 +122,7 @@ def test_what_was_published_meanwhile() -> None:
 
 
 def test_unconfirmed_messages_come_again() -> None:
-    """What no pong has confirmed comes again after a reconnect; what one has does not."""
+    """Messages that no pong has confirmed are sent again after a reconnect; confirmed ones are not."""
 
     async def main() -> None:
         async with partyline_server() as (partyline, url):
@@ -144,7 +144,7 @@ def test_unconfirmed_messages_come_again() -> None:
 
 
 def test_pings_are_rare(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A ping follows what was sent; however much is sent, the next one waits; a quiet connection gets none."""
+    """A ping follows what was sent; however much is sent, the next ping waits; a quiet connection gets none."""
     monkeypatch.setattr(resuming, "_PING_EVERY", 0.2)
 
     async def main() -> None:
@@ -168,7 +168,7 @@ def test_pings_are_rare(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def _heard(socket: WebSocketPeer) -> bool:
-    """Whether something has come."""
+    """Whether something has arrived."""
     reader = socket.peer._reader
     await asyncio.sleep(0)
     return bool(reader._buffer)  # type: ignore[attr-defined]
@@ -189,7 +189,7 @@ async def _heard(socket: WebSocketPeer) -> bool:
     ],
 )
 def test_pongs_nobody_asked_for(pong: bytes) -> None:
-    """A pong that answers none of our pings, or one with a position that was not sent, confirms nothing."""
+    """A pong that does not answer one of our pings, or has a position that was not sent, confirms nothing."""
 
     async def main() -> None:
         async with partyline_server() as (partyline, url):
@@ -207,7 +207,7 @@ def test_pongs_nobody_asked_for(pong: bytes) -> None:
 
 
 def test_an_old_pong_does_not_take_a_confirmation_back() -> None:
-    """Pongs may come late or twice: the confirmed position never goes back."""
+    """Late and repeated pongs never move the confirmed position back."""
 
     async def main() -> None:
         async with partyline_server() as (partyline, url):
@@ -229,7 +229,8 @@ def test_an_old_pong_does_not_take_a_confirmation_back() -> None:
 
 
 def test_messages_published_while_it_catches_up() -> None:
-    """While a long backlog is read, publishing goes on: every message comes once, in order, and then it is live."""
+    """While a long backlog is read, publishing goes on: every message arrives once, in order, and then the client is
+    live."""
 
     async def main() -> None:
         async with partyline_server() as (partyline, url):
@@ -258,7 +259,8 @@ def test_messages_published_while_it_catches_up() -> None:
 
 
 def test_topics_that_change_while_it_catches_up() -> None:
-    """Topics replaced in the middle of a backlog: the rest of it comes for the new ones, in order, nothing twice."""
+    """When topics are replaced in the middle of a backlog, its rest is sent for the new ones, in order, nothing
+    twice."""
 
     async def main() -> None:
         async with partyline_server(outbox_bytes=64 * 1024) as (partyline, url):
@@ -289,7 +291,8 @@ async def _until(one: Client, mark: str) -> list[str]:
 
 
 def test_topics_are_changed_and_listed_as_ever() -> None:
-    """add_topic, remove_topic, presence and the list of connections work for it as for any classic connection."""
+    """add_topic, remove_topic, presence and the list of connections work for a resuming connection as for any classic
+    one."""
 
     async def main() -> None:
         async with partyline_server() as (partyline, url):
@@ -321,7 +324,8 @@ def test_topics_are_changed_and_listed_as_ever() -> None:
 
 
 def test_a_second_connection_takes_over() -> None:
-    """A second connection with the id replaces the first with 4000, and gets what that one has not confirmed."""
+    """A second connection with the id replaces the first, which is closed with 4000, and gets what the first has not
+    confirmed."""
 
     async def main() -> None:
         async with partyline_server() as (_, url):
@@ -338,7 +342,7 @@ def test_a_second_connection_takes_over() -> None:
 
 
 def test_what_retention_has_taken_is_told() -> None:
-    """hostile 14: where the backlog is pruned the client is told with the oldest position, and gets what is left."""
+    """hostile 14: if the backlog is pruned, the client is told the oldest position and gets what is left."""
 
     async def main() -> None:
         async with partyline_server(max_messages=5) as (partyline, url):
@@ -360,7 +364,7 @@ def test_what_retention_has_taken_is_told() -> None:
 
 
 def test_a_log_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the backlog cannot be read the connection is asked to come back later, and nothing counts as confirmed."""
+    """If the backlog cannot be read, the connection is asked to come back later, and nothing counts as confirmed."""
 
     async def main() -> None:
         async with partyline_server() as (partyline, url):
@@ -382,7 +386,7 @@ def test_a_log_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_without_a_window_there_is_no_resume() -> None:
-    """With resume_window = 0 a registration ends with its connection: asking for resume is refused by name."""
+    """With resume_window = 0 a registration ends with its connection, so asking for resume is refused by name."""
 
     async def main() -> None:
         async with partyline_server(resume_window=0) as (_, url):
@@ -394,7 +398,7 @@ def test_without_a_window_there_is_no_resume() -> None:
 
 
 def test_a_slow_client_resumes_behind_its_cut() -> None:
-    """A client cut off with 4008 gets everything from where it had confirmed, in order (guarantee 5)."""
+    """A client cut off with 4008 gets everything after what it had confirmed, in order (guarantee 5)."""
 
     async def main() -> None:
         async with partyline_server(outbox_bytes=200_000) as (partyline, url):
@@ -421,7 +425,7 @@ def test_a_slow_client_resumes_behind_its_cut() -> None:
 
 @pytest.mark.alone
 def test_a_quiet_connection_moves_on() -> None:
-    """Where only other topics are busy, the confirmed position follows at the heartbeat, ahead of retention."""
+    """If only other topics are busy, the confirmed position follows at the heartbeat, ahead of retention."""
 
     async def main() -> None:
         async with partyline_server(ping_interval=0.3, ping_timeout=0.2) as (partyline, url):
@@ -443,7 +447,8 @@ async def read(socket: Any, count: int) -> list[Event]:
 
 
 def test_a_plain_library_across_a_killed_server(tmp_path: Path) -> None:
-    """websockets, which knows nothing of us, misses nothing over `kill -9`: its pongs confirm, its URL stays."""
+    """A client of the websockets library, which knows nothing of us, misses nothing across `kill -9`: its pongs
+    confirm, and its URL stays valid."""
 
     async def main() -> None:
         db = tmp_path / "party.db"

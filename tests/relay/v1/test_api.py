@@ -58,7 +58,7 @@ def code(answer: tuple[int, Any]) -> tuple[int, str]:
 
 
 async def raw(url: str, path: str, body: bytes, *, kind: str = "application/json") -> tuple[int, bytes]:
-    """Post bytes as they are."""
+    """Post these bytes unchanged."""
 
     def post() -> tuple[int, bytes]:
         connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=20)
@@ -81,7 +81,7 @@ def logged(partyline: Partyline) -> list[bytes]:
 
 
 def test_publish_is_answered_with_its_place() -> None:
-    """A publish is answered 200 with topic, position, id and duplicate; each gets an id of its own if it named none."""
+    """A publish is answered 200 with topic, position, id and duplicate; one that names no id gets a new one."""
 
     async def main() -> None:
         async with running(settings()) as (partyline, url):
@@ -98,7 +98,8 @@ def test_publish_is_answered_with_its_place() -> None:
 
 
 def test_a_retry_is_stored_once() -> None:
-    """The same Idempotency-Key or `id` with the same body is answered with the first position, with another one 409."""
+    """The same Idempotency-Key or `id` is answered with the first position for the same body, and with 409 for another
+    one."""
 
     async def main() -> None:
         async with running(settings()) as (partyline, url):
@@ -118,14 +119,14 @@ def test_a_retry_is_stored_once() -> None:
             ):
                 assert code(await other) == (409, "id_conflict")
             assert code(await publish(url, "cats", 1, "k-1", id="k-2")) == (422, "invalid")
-            assert (await publish(url, "dogs", 2, "k-1"))[1]["duplicate"] is False  # an id is one topic's
+            assert (await publish(url, "dogs", 2, "k-1"))[1]["duplicate"] is False  # an id belongs to one topic
             assert logged(partyline) == [b"1", b"2"]
 
     run(main())
 
 
 def test_hostile_11_racing_retries() -> None:
-    """Retries of one message that race are one message: all are answered with one position."""
+    """Racing retries of a message make one message: all are answered with the same position."""
 
     async def main() -> None:
         async with running(settings()) as (partyline, url):
@@ -139,7 +140,7 @@ def test_hostile_11_racing_retries() -> None:
 
 
 def test_hostile_10_concurrent_publishers() -> None:
-    """Publishers at the same time get unique, contiguous offsets, and every subscriber sees one order."""
+    """Concurrent publishers get unique, contiguous offsets, and every subscriber sees the same order."""
 
     async def main() -> None:
         async with running(settings()) as (_, url), line(url) as one, line(url) as two:
@@ -156,7 +157,7 @@ def test_hostile_10_concurrent_publishers() -> None:
 
 
 def test_a_message_lives_as_long_as_its_ttl() -> None:
-    """After `ttl` seconds a message is in no history and comes to nobody who resumes."""
+    """After `ttl` seconds a message is in no history and is not delivered to anybody that resumes."""
 
     async def main() -> None:
         async with running(settings()) as (partyline, url):
@@ -217,7 +218,8 @@ def test_ephemeral_messages_have_no_position() -> None:
     ],
 )
 def test_wrong_values_name_their_field(fields: Frame, field: str) -> None:
-    """A value of the wrong shape or range is 422 with its field's name, alone and in a batch, and nothing is stored."""
+    """A value of the wrong shape or range gets 422 with the field's name, alone and in a batch, and nothing is
+    stored."""
 
     async def main() -> None:
         async with running(settings()) as (partyline, url):
@@ -253,7 +255,7 @@ def test_wrong_values_name_their_field(fields: Frame, field: str) -> None:
     ids=lambda value: repr(value)[:40],
 )
 def test_hostile_29_bodies_of_every_shape(body: bytes, status: int) -> None:
-    """What is not JSON is 400, JSON of another shape 422; the server's own errors stay at none."""
+    """Anything that is not JSON gets 400, JSON of another shape 422, and none of it is an error of the server."""
 
     async def main() -> None:
         async with running(settings()) as (partyline, url):
@@ -271,7 +273,7 @@ def test_hostile_29_bodies_of_every_shape(body: bytes, status: int) -> None:
 
 
 def test_bodies_are_bounded_and_json() -> None:
-    """A body beyond max_body is 413, a batch's beyond max_batch_body, and another content type 415."""
+    """A body beyond max_body gets 413, for a batch beyond max_batch_body, and another content type gets 415."""
 
     async def main() -> None:
         async with running(settings(max_body=1_000, max_batch_body=3_000)) as (partyline, url):
@@ -294,7 +296,7 @@ def test_bodies_are_bounded_and_json() -> None:
     , ids=ascii
 )  # fmt: skip
 def test_hostile_32_and_38_names_that_are_none(topic: str) -> None:
-    """Reserved names, patterns and names with control characters are 422 `invalid_topic` for every call."""
+    """Reserved names, patterns and names with control characters get 422 `invalid_topic` from every call."""
 
     async def main() -> None:
         async with running(settings()) as (partyline, url):
@@ -310,7 +312,7 @@ def test_hostile_32_and_38_names_that_are_none(topic: str) -> None:
 
 
 def test_a_log_that_takes_nothing_is_503() -> None:
-    """While the log refuses, a publish is 503 with Retry-After and nothing is answered 200."""
+    """While the log refuses, a publish gets 503 with Retry-After, and nothing is answered 200."""
 
     async def main() -> None:
         async with running(settings()) as (partyline, url):
@@ -351,7 +353,7 @@ def test_a_batch_is_stored_together() -> None:
 
 
 def test_a_batch_has_one_to_a_thousand_messages() -> None:
-    """None, and more than 1,000, are 422 `batch_size`."""
+    """An empty batch, and one of more than 1,000 messages, gets 422 `batch_size`."""
 
     async def main() -> None:
         async with running(settings()) as (partyline, url):
@@ -377,7 +379,7 @@ def test_a_batch_has_one_to_a_thousand_messages() -> None:
 @pytest.mark.parametrize("durable", [True, False])
 @pytest.mark.parametrize("first", [True, False])
 def test_a_batch_is_all_or_nothing(bad: list[Frame], expected: tuple[int, str], durable: bool, first: bool) -> None:
-    """Where one message is refused none is stored and none is delivered, wherever it stands, ephemeral ones neither."""
+    """If one message is refused, wherever it is in the batch, none is stored or delivered, not even ephemeral ones."""
 
     async def main() -> None:
         keys = (api_key("k", publish=("cats", "new.*")),)
@@ -393,7 +395,7 @@ def test_a_batch_is_all_or_nothing(bad: list[Frame], expected: tuple[int, str], 
 
 
 def test_a_mixed_batch_keeps_its_order() -> None:
-    """Receipts stand in the order of their messages, also where ephemeral and durable ones are mixed."""
+    """Receipts are in the order of the messages, also if ephemeral and durable ones are mixed."""
 
     async def main() -> None:
         async with running(settings()) as (_, url):
@@ -412,7 +414,7 @@ def test_a_mixed_batch_keeps_its_order() -> None:
 
 
 def test_history_in_pages() -> None:
-    """Pages, each after the last one's `next`, bring each message of the topic once, oldest first, to the end."""
+    """Pages, each read after the last one's `next`, give each message of the topic once, oldest first, to the end."""
 
     async def main() -> None:
         async with running(settings()) as (partyline, url):
@@ -446,7 +448,7 @@ def test_history_in_pages() -> None:
 
 
 def test_a_message_in_history_is_whole() -> None:
-    """A message has position, id, time and data, and `from`, `user_id`, `key` where it has them."""
+    """A message in a page has position, id, time and data, and `from`, `user_id` and `key` if they are set."""
 
     async def main() -> None:
         async with running(settings(api_keys=(api_key("k"),))) as (partyline, url):
@@ -476,14 +478,15 @@ def test_a_message_in_history_is_whole() -> None:
                 },
             ]
             _, page = await history(url, "cats", token="k")
-            assert page["messages"] == [plain]  # the other one is not for a key without a user
+            assert page["messages"] == [plain]  # a key without a user does not see the other one
             assert (page["next"], page["more"]) == (f"{epoch}-2", False)
 
     run(main())
 
 
 def test_history_that_is_gone_is_told() -> None:
-    """After an unknown epoch, a pruned position or one ahead a page is `recovered: false` and begins at the oldest."""
+    """After an unknown epoch, a pruned position or one ahead of the log, a page is `recovered: false` and begins at the
+    oldest."""
 
     async def main() -> None:
         async with running(settings(max_messages=3)) as (partyline, url):
@@ -521,7 +524,7 @@ def test_history_that_is_gone_is_told() -> None:
     ],
 )
 def test_wrong_pages_are_422(query: str, field: str | None) -> None:
-    """A limit outside 1 to 1,000 and an `after` that is no position are 422."""
+    """A limit outside 1 to 1,000 and an `after` that is not a position get 422."""
 
     async def main() -> None:
         async with running(settings()) as (_, url):
@@ -535,7 +538,7 @@ def test_wrong_pages_are_422(query: str, field: str | None) -> None:
 
 
 def test_presence_lists_users() -> None:
-    """Presence lists a topic's users once each, sorted, whatever they are connected by."""
+    """Presence lists each user of a topic once, sorted, however they are connected."""
 
     async def main() -> None:
         async with running(settings()) as (_, url):
@@ -550,7 +553,8 @@ def test_presence_lists_users() -> None:
 
 
 def test_topics_and_connections_are_listed() -> None:
-    """Topics come with their number of connections, connections with user, topics and an id that is no credential."""
+    """Topics are listed with their number of connections, connections with user, topics and an id that is not a
+    credential."""
 
     async def main() -> None:
         async with running(settings()) as (_, url), line(url) as client:
@@ -605,7 +609,7 @@ def test_streams_and_sockets_of_relay_are_connections_too() -> None:
 
 
 def test_a_connection_can_be_closed() -> None:
-    """DELETE /v1/connections/{id} closes that connection with 4001, v1 or classic; an unknown id is 404."""
+    """DELETE /v1/connections/{id} closes that connection with 4001, v1 or classic; an unknown id gets 404."""
 
     async def main() -> None:
         async with running(settings()) as (_, url), line(url) as client, line(url) as other:
@@ -632,7 +636,7 @@ def test_a_connection_can_be_closed() -> None:
 
 
 def test_rights_go_by_pattern() -> None:
-    """Publishing, reading and acting each need their own right: none 401, too little 403."""
+    """Publishing, reading and acting each need their own right: no credential gets 401, a missing right 403."""
 
     async def main() -> None:
         keys = (
@@ -668,7 +672,7 @@ def test_rights_go_by_pattern() -> None:
 
 
 def test_lists_want_a_key_beyond_this_machine() -> None:
-    """Presence, topics and connections are for whoever asks on this machine, and else for keys with admin rights."""
+    """Anybody on this machine may see presence, topics and connections; otherwise it takes a key with admin rights."""
 
     async def main() -> None:
         keys = (api_key("k"), api_key("admin", admin=True))
@@ -685,7 +689,7 @@ def test_lists_want_a_key_beyond_this_machine() -> None:
 
 
 def test_guessing_keys_is_slowed_down() -> None:
-    """An address whose credentials fail too often gets 429, over HTTP and at the WebSocket."""
+    """An address whose credentials fail too often gets 429, over HTTP and for a WebSocket."""
 
     async def main() -> None:
         async with running(settings(api_keys=(api_key("k"),), auth_failures_per_minute=5)) as (partyline, url):
@@ -701,7 +705,7 @@ def test_guessing_keys_is_slowed_down() -> None:
 
 
 def test_a_user_reads_its_own_messages_alone() -> None:
-    """A page of history holds what is for all and for who asks; what is for others is scanned, and not shown."""
+    """A page of history shows messages for all and for the caller; those for others are scanned, but not shown."""
 
     async def main() -> None:
         async with running(settings(api_keys=(api_key("k"),))) as (partyline, url):

@@ -46,7 +46,7 @@ from tests.wire.test_sse import Browser, Event
 
 
 class Stream:
-    """One answer with events. `status` and `headers` are there at once; `browser` keeps what it read so far."""
+    """One answer with events. `status` and `headers` are there at once; `browser` keeps what it has read so far."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.writer = writer
@@ -70,12 +70,12 @@ class Stream:
             return (await self._reader.readexactly(size + 2))[:-2]
 
     async def body(self) -> Any:
-        """The body of an answer that is no stream, as JSON."""
+        """The body of an answer that is not a stream, as JSON."""
         async with asyncio.timeout(WITHIN):
             return json.loads(await self._reader.readexactly(int(self.headers["content-length"])))
 
     async def next(self) -> Event:
-        """The next event that a page would hear of."""
+        """The next event that a page would see."""
         while not self._events:
             data = await self.chunk()
             assert data, "the stream has ended"
@@ -97,7 +97,7 @@ class Stream:
                 self._events += self.browser.feed(data)
 
     async def rest(self) -> list[Event]:
-        """What comes until the stream ends."""
+        """What arrives until the stream ends."""
         while data := await self.chunk():
             self._events += self.browser.feed(data)
         found = list(self._events)
@@ -146,7 +146,7 @@ async def say(partyline: Partyline, topic: str, *data: Any, **fields: Any) -> li
 
 
 async def joined(partyline: Partyline, topic: str, count: int = 1) -> None:
-    """Wait until so many are in the topic."""
+    """Wait until this many members are in the topic."""
     async with asyncio.timeout(WITHIN):
         while len(partyline.hub.rooms.members(topic)) < count:
             await asyncio.sleep(0)
@@ -185,7 +185,7 @@ def test_a_stream_of_events() -> None:
 
 
 def test_resuming_streams() -> None:
-    """A stream goes on behind Last-Event-ID, or else behind `after`; without either it begins now."""
+    """A stream goes on after Last-Event-ID, or else after `after`; without either it begins now."""
 
     async def main() -> None:
         async with running(settings()) as (partyline, url):
@@ -212,7 +212,7 @@ def test_resuming_streams() -> None:
 
 
 def test_ephemeral_events_leave_the_id_alone() -> None:
-    """A message without a position has no id, so that the browser resumes behind the last one that has."""
+    """A message without a position has no id, so the browser resumes after the last one that has an id."""
 
     async def main() -> None:
         async with running(settings()) as (partyline, url), stream(url, "cats") as source:
@@ -226,7 +226,8 @@ def test_ephemeral_events_leave_the_id_alone() -> None:
 
 
 def test_hostile_31_data_with_line_ends() -> None:
-    """CR, LF, NUL and Unicode's line ends in data, keys and users reach the page as they are, and forge no field."""
+    """CR, LF, NUL and Unicode's line ends in data, keys and users reach the page unchanged, and do not forge a
+    field."""
 
     async def main() -> None:
         async with running(settings()) as (partyline, url), stream(url, "cats") as source:
@@ -243,7 +244,7 @@ def test_hostile_31_data_with_line_ends() -> None:
 
 
 def test_a_comment_when_nothing_else_comes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stream that has nothing to say writes a comment line, again and again, so that nothing on the way gives up."""
+    """An idle stream writes a comment line again and again, so that nothing on the way gives up."""
     monkeypatch.setattr(events, "COMMENT_EVERY", 0.03)
 
     async def main() -> None:
@@ -274,7 +275,7 @@ def test_a_quiet_stream_is_advanced(monkeypatch: pytest.MonkeyPatch) -> None:
                 head = (await say(partyline, "dogs", 1, 2, 3, 4))[-1]
                 await source.until(last_id=head)
                 comments = source.browser.comments
-                while source.browser.comments < comments + 2:  # it is said once
+                while source.browser.comments < comments + 2:  # the position is sent once
                     assert source.browser.feed(await source.chunk()) == []
                 assert source.browser.last_id == head
             await say(partyline, "cats", 5)
@@ -285,7 +286,7 @@ def test_a_quiet_stream_is_advanced(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_stream_that_resumed_and_found_nothing_is_advanced(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who resumes a quiet topic from an old id is advanced, too, so that it does not fall behind retention."""
+    """A client that resumes a quiet topic from an old id is advanced, too, so that retention does not overtake it."""
     monkeypatch.setattr(events, "COMMENT_EVERY", 0.03)
 
     async def main() -> None:
@@ -298,7 +299,7 @@ def test_a_stream_that_resumed_and_found_nothing_is_advanced(monkeypatch: pytest
 
 
 def test_an_id_never_overtakes_its_message(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a message comes in the very turn of a heartbeat, its id is not sent before it: it would be lost."""
+    """If a message arrives in the very turn of a heartbeat, its id is not sent before it, or it would be lost."""
     comment_every = 0.05
     monkeypatch.setattr(events, "COMMENT_EVERY", comment_every)
 
@@ -335,7 +336,7 @@ def lone_stream(principal: Principal = EVERYBODY, *, clock: Any = time.time) -> 
 
 
 def test_a_token_that_expires_ends_its_stream(monkeypatch: pytest.MonkeyPatch) -> None:
-    """When its token expires a stream ends, and nothing that is published later is in it."""
+    """When its token expires, a stream ends, and nothing published later is in it."""
     monkeypatch.setattr(events, "COMMENT_EVERY", 0.05)
 
     async def main(quiet: bool) -> None:
@@ -361,7 +362,8 @@ def test_a_token_that_expires_ends_its_stream(monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize("last_id", ["garbage", "5", "\xe9", "x" * 5_000, f"{UNKNOWN}-3", f"{UNKNOWN}-x", "{}"])
 def test_an_unknown_last_event_id_is_a_gap(last_id: str) -> None:
-    """A Last-Event-ID that means nothing here is no 4xx, on which a browser gives up: it hears `gap`, and goes on."""
+    """A meaningless Last-Event-ID does not get a 4xx, on which a browser gives up: the browser gets `gap` and goes
+    on."""
 
     async def main() -> None:
         async with running(settings()) as (partyline, url):
@@ -379,7 +381,7 @@ def test_an_unknown_last_event_id_is_a_gap(last_id: str) -> None:
 
 
 def test_hostile_14_ids_that_cannot_be_resumed() -> None:
-    """An id that was pruned away, or is ahead of the log, is a gap with the oldest position kept."""
+    """A pruned id, or one ahead of the log, is a gap with the oldest position kept."""
 
     async def main() -> None:
         async with running(settings(max_messages=3)) as (partyline, url):
@@ -396,7 +398,7 @@ def test_hostile_14_ids_that_cannot_be_resumed() -> None:
 
 
 def test_what_comes_after_a_gap_is_not_lost() -> None:
-    """A browser that heard `gap` and loses its connection at once resumes behind the gap: the id moved with it."""
+    """A browser that loses its connection right after `gap` resumes after the gap, because the id moved with it."""
 
     async def main() -> None:
         async with running(settings()) as (partyline, url):
@@ -412,8 +414,8 @@ def test_what_comes_after_a_gap_is_not_lost() -> None:
 
 
 def test_a_last_event_id_may_come_in_the_query() -> None:
-    """Polyfills of EventSource cannot send headers: `?lastEventId=` resumes as the header does, and is no 4xx either
-    where it means nothing; the header counts before it."""
+    """For polyfills of EventSource, which cannot send headers, `?lastEventId=` resumes like the header, and does not
+    get a 4xx if it is meaningless, either; the header takes precedence."""
 
     async def main() -> None:
         async with running(settings()) as (partyline, url):
@@ -431,7 +433,7 @@ def test_a_last_event_id_may_come_in_the_query() -> None:
 
 
 def test_an_overtaken_stream_is_told() -> None:
-    """Where retention overtakes a stream that catches up it hears `gap`, and goes on from the oldest kept."""
+    """A stream that retention overtakes while it catches up gets `gap`, and goes on from the oldest kept."""
 
     async def main() -> None:
         async with running(settings(max_messages=5)) as (partyline, url):
@@ -477,7 +479,7 @@ def test_a_log_that_cannot_be_read_ends_the_stream() -> None:
 
 
 def test_what_can_never_succeed_is_refused() -> None:
-    """4xx are for what no retry mends: a name that is none, an `after` of ours that is none, missing rights."""
+    """Only what no retry can mend gets a 4xx: an invalid topic, an invalid `after`, missing rights."""
 
     async def main() -> None:
         keys = (api_key("cats", subscribe=("cats",)),)
@@ -506,7 +508,7 @@ def test_what_can_never_succeed_is_refused() -> None:
 
 
 def test_hostile_40_streams_keep_users_apart() -> None:
-    """A message for one user is in that user's streams, live and resumed, and in no other."""
+    """A message for one user is in that user's streams, live and resumed, and in no other stream."""
 
     async def main() -> None:
         async with running(settings(api_keys=(api_key("k"),))) as (partyline, url):
@@ -530,7 +532,7 @@ def test_hostile_40_streams_keep_users_apart() -> None:
 
 
 def test_a_stream_makes_its_user_present() -> None:
-    """Who reads a topic as events is in its presence, as long as the stream is open."""
+    """A user that reads a topic as events is in its presence as long as the stream is open."""
 
     async def main() -> None:
         async with running(settings(api_keys=(api_key("k"),))) as (partyline, url):
@@ -544,7 +546,7 @@ def test_a_stream_makes_its_user_present() -> None:
     run(main())
 
 
-# No hole, no double
+# No gap, no duplicate
 
 
 def test_hostile_13_resuming_while_publishing_goes_on() -> None:
@@ -578,7 +580,7 @@ def test_hostile_13_resuming_while_publishing_goes_on() -> None:
 
 
 def test_a_long_history_waits_for_its_reader() -> None:
-    """A history far larger than the outbox comes whole, and is not what ends a stream."""
+    """A history far larger than the outbox arrives whole, and does not end the stream."""
 
     async def main() -> None:
         async with running(settings(outbox_bytes=32 * 1024)) as (partyline, url):
@@ -592,7 +594,7 @@ def test_a_long_history_waits_for_its_reader() -> None:
 
 
 def test_a_slow_reader_may_come_back() -> None:
-    """A reader that does not keep up is sent away with `retry` at its bound, and misses nothing when it comes back."""
+    """A reader that does not keep up is sent away with `retry` at the bound, and misses nothing when it comes back."""
 
     async def main() -> None:
         async with running(settings(outbox_bytes=32 * 1024)) as (partyline, url):
@@ -617,7 +619,7 @@ def test_a_slow_reader_may_come_back() -> None:
 
 
 def test_hostile_17_a_reader_that_stands_still_is_cut() -> None:
-    """A reader that never reads again is cut at its bound: its socket and its memory do not stay for ever."""
+    """A reader that never reads again is cut at the bound, so that its socket and memory are freed."""
 
     async def main() -> None:
         rules = settings(outbox_bytes=32 * 1024, close_timeout=0.1, drain_time=0.1)
@@ -637,7 +639,7 @@ def test_hostile_17_a_reader_that_stands_still_is_cut() -> None:
 
 
 def test_drain_ends_streams_with_retry() -> None:
-    """A server that stops ends its streams, behind what is queued, with a `retry` that differs between clients."""
+    """A server that stops ends its streams, after what is queued, with a `retry` that differs between clients."""
 
     async def main() -> None:
         async with contextlib.AsyncExitStack() as stack, running(settings()) as (partyline, url):
@@ -657,7 +659,7 @@ def test_drain_ends_streams_with_retry() -> None:
 
 
 def test_a_stream_of_a_draining_server_ends_at_once() -> None:
-    """Who asks for events while the server drains is told when to come back, and is no 4xx."""
+    """A client that asks for events while the server drains is told when to come back, and does not get a 4xx."""
 
     async def main() -> None:
         async with running(settings()) as (partyline, url):
@@ -685,7 +687,7 @@ def test_drain_does_not_wait_for_a_client_that_leaves_as_it_begins() -> None:
 
 
 def test_drain_does_not_wait_for_a_reader_that_stands_still() -> None:
-    """A stream whose reader takes nothing is dropped at the drain time, and the server ends in order."""
+    """A stream whose reader takes nothing is dropped at the drain time, and the server ends cleanly."""
 
     async def main() -> None:
         async with contextlib.AsyncExitStack() as stack:
@@ -703,7 +705,7 @@ def test_drain_does_not_wait_for_a_reader_that_stands_still() -> None:
 
 
 def test_nothing_is_left_of_a_stream() -> None:
-    """A stream whose client goes away, live or catching up, leaves no room, no user and no task."""
+    """A stream whose client leaves, live or catching up, leaves no room, no user and no task."""
 
     async def main() -> None:
         async with running(settings(api_keys=(api_key("k"),))) as (partyline, url):

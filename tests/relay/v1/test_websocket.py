@@ -1,4 +1,4 @@
-"""/v1/ws over real sockets: every command, what it is answered, and what a subscriber is promised."""
+"""/v1/ws over real sockets: every command, its answers, and what a subscriber is promised."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from partyline.trust.keys import Principal, key_hash
 from tests.calls import call, register
 from tests.server.servers import eventually
 
-WITHIN = 30.0  # seconds; more than anything here takes
+WITHIN = 30.0  # seconds: longer than anything here takes
 UNKNOWN = "f" * 16
 
 Frame = dict[str, Any]
@@ -44,7 +44,7 @@ def api_key(name: str, **rights: Any) -> ApiKey:
 
 
 def let_in(partyline: Partyline, **principals: Principal) -> None:
-    """Let these in by their names as tokens: keys have no user, and tokens that do are made elsewhere."""
+    """Accept these names as tokens, because keys have no user, and tokens with one are made elsewhere."""
     ring = partyline.relay._access._keys
     ring._keys = (*ring._keys, *((key_hash(name).encode(), who) for name, who in principals.items()))
 
@@ -54,7 +54,7 @@ def person(user: str, **rights: Any) -> Principal:
 
 
 class Line:
-    """A v1 client. Whatever comes while it waits for something else stays in `heard`, in order."""
+    """A v1 client. Whatever arrives while it waits for something else stays in `heard`, in order."""
 
     def __init__(self, socket: ClientConnection) -> None:
         self.socket = socket
@@ -83,7 +83,7 @@ class Line:
         return await self.answer(number)
 
     async def answer(self, number: int | str) -> Frame:
-        """The frame that answers the command with this id, without it."""
+        """The frame that answers the command with this id, without the id."""
         for position, frame in enumerate(self.heard):
             if frame.get("id") == number and frame["type"] in ("reply", "error"):
                 del self.heard[position]
@@ -102,7 +102,7 @@ class Line:
         return frames
 
     async def messages(self, count: int) -> list[Frame]:
-        """The next frames, which must be so many messages."""
+        """The next frames, which must be this many messages."""
         frames = [await self.next() for _ in range(count)]
         assert {frame["type"] for frame in frames} <= {"message"}, frames
         return frames
@@ -125,7 +125,7 @@ class Line:
 
 @contextlib.asynccontextmanager
 async def line(url: str, token: str | None = None, *, welcome: bool = True, **options: Any) -> AsyncIterator[Line]:
-    """A connection to /v1/ws; a token goes beside the subprotocol."""
+    """A connection to /v1/ws; a token is sent beside the subprotocol."""
     address = url.replace("http", "ws", 1) + "/v1/ws"
     offered = ["partyline.v1", *([] if token is None else [f"bearer.{token}"])]
     async with connect(address, **{"subprotocols": offered, "max_size": None, **options}) as socket:
@@ -146,7 +146,7 @@ def behind(position: str, count: int) -> str:
 
 
 def slow_reads(partyline: Partyline) -> None:
-    """Let every read of the log take some turns of the loop, as a file's does."""
+    """Let every read of the log take some turns of the loop, as with a file."""
     read = partyline.store.read
 
     async def slow(view: View, after: int, limit: int) -> Page:
@@ -159,7 +159,7 @@ def slow_reads(partyline: Partyline) -> None:
 
 
 def reads(partyline: Partyline, *before: Callable[[], Awaitable[None]]) -> None:
-    """Do each of `before` ahead of one read of the log, the first ahead of the first."""
+    """Call each of `before` ahead of one read of the log, the first one before the first read."""
     read, queue = partyline.store.read, deque(before)
 
     async def counted(view: View, after: int, limit: int) -> Page:
@@ -195,8 +195,8 @@ def test_welcome_comes_first() -> None:
 
 
 def test_welcome_has_a_read_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`welcome` does not come with the 101, where a library that hands over at once what one read brings would lose it
-    to whoever waits for the opening first; but it comes before any answer."""
+    """`welcome` is not sent with the 101, because a library that passes on what one read brings would lose it while the
+    caller still waits for the opening; but it precedes any answer."""
     monkeypatch.setattr("partyline.relay.v1.websocket.OWN_READ", 600.0)
 
     async def main() -> None:
@@ -204,7 +204,7 @@ def test_welcome_has_a_read_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
             await client.socket.send('{"type":"ping","id":1}')
             assert [(await client.next())["type"] for _ in range(2)] == ["welcome", "reply"]
         async with running(settings()) as (_, url), line(url, welcome=False, user_agent_header=None):
-            pass  # gone before it was welcomed
+            pass  # closed before its welcome
 
     run(main())
 
@@ -223,7 +223,7 @@ def test_welcome_has_a_read_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_who_waits_for_the_welcome(
     monkeypatch: pytest.MonkeyPatch, agent: str | None, options: dict[str, str], waits: bool
 ) -> None:
-    """Only clients that may lose what comes in one read with the 101 wait for `welcome`."""
+    """Only clients that may lose what arrives in one read with the 101 wait for `welcome`."""
     monkeypatch.setattr("partyline.relay.v1.websocket.OWN_READ", 600.0)
 
     async def main() -> None:
@@ -257,7 +257,7 @@ def test_ids_and_users_are_numbers_as_json_has_them() -> None:
 
 
 def test_a_client_without_subprotocols_is_served() -> None:
-    """A client that offers no subprotocol is answered none, and served."""
+    """A client that offers no subprotocol gets none in the answer, and is served."""
 
     async def main() -> None:
         async with running(settings()) as (_, url), line(url, subprotocols=None) as client:
@@ -282,7 +282,7 @@ def test_every_answer_repeats_the_id() -> None:
                 {"type": "presence", "topic": "cats"},
                 {"type": "unsubscribe", "topic": "cats"},
                 {"type": "ping"},
-                {"type": "subscribe", "topic": "no topic"},  # and so are errors
+                {"type": "subscribe", "topic": "no topic"},  # errors have an id, too
                 {"type": "unsubscribe", "topic": "birds"},
                 {"type": "auth", "token": "x"},
                 {"type": "nonsense"},
@@ -343,7 +343,7 @@ def test_publish_is_answered_with_its_place() -> None:
 
 
 def test_ephemeral_messages_have_no_position() -> None:
-    """With `durable: false`, or in a topic that is not kept, a message has the position null and is in no history."""
+    """With `durable: false`, or in an ephemeral topic, a message has the position null and is in no history."""
 
     async def main() -> None:
         async with running(settings(ephemeral_topics=("typing.>",))) as (_, url), line(url) as client:
@@ -360,7 +360,7 @@ def test_ephemeral_messages_have_no_position() -> None:
 
 
 def test_history_pages_follow_each_other() -> None:
-    """Pages of `history`, each after the last one's `next`, bring every message once, in order."""
+    """Pages of `history`, each read after the last one's `next`, give every message once, in order."""
 
     async def main() -> None:
         async with running(settings()) as (_, url), line(url) as client:
@@ -435,7 +435,7 @@ def test_history_pages_follow_each_other() -> None:
     ],
 )
 def test_wrong_commands_cost_nothing_but_an_error(command: Frame, code: str) -> None:
-    """A command of a wrong shape is answered with an error and its id; the connection stays."""
+    """A malformed command is answered with an error and its id; the connection stays."""
 
     async def main() -> None:
         async with running(settings()) as (partyline, url), line(url) as client:
@@ -489,7 +489,7 @@ def test_wrong_commands_cost_nothing_but_an_error(command: Frame, code: str) -> 
     ids=lambda value: repr(value)[:40],
 )
 def test_hostile_29_json_of_every_shape(text: str | bytes, code: str) -> None:
-    """Null, endless nesting, huge numbers and half JSON are answered with an error each, and none is ours."""
+    """Null, endless nesting, huge numbers and half JSON each get an error, and none counts as the server's."""
 
     async def main() -> None:
         async with running(settings()) as (partyline, url), line(url) as client:
@@ -517,7 +517,7 @@ def test_hostile_29_json_of_every_shape(text: str | bytes, code: str) -> None:
     ids=lambda value: repr(value)[:40],
 )
 def test_odd_json_is_read(text: str, answer: Frame) -> None:
-    """Doubled keys (the last counts), spaces, unknown fields, lone surrogates and large ids are no errors."""
+    """Repeated keys (the last one counts), spaces, unknown fields, lone surrogates and large ids are not errors."""
 
     async def main() -> None:
         async with running(settings()) as (_, url), line(url) as client:
@@ -604,7 +604,7 @@ def test_a_topic_may_be_any_language() -> None:
 
 
 def test_one_name_is_subscribed_once() -> None:
-    """A second subscription to the same name is `already_subscribed`; after unsubscribing it begins anew."""
+    """A second subscription to the same name gets `already_subscribed`; after unsubscribing it begins anew."""
 
     async def main() -> None:
         async with running(settings()) as (_, url), line(url) as client, line(url) as publisher:
@@ -622,7 +622,7 @@ def test_one_name_is_subscribed_once() -> None:
 
 
 def test_commands_take_effect_in_their_order() -> None:
-    """Commands sent without waiting for answers count in the order in which they were sent."""
+    """Commands sent without waiting for answers take effect in the order in which they were sent."""
 
     async def main() -> None:
         async with running(settings()) as (_, url), line(url) as client:
@@ -647,7 +647,7 @@ def test_commands_take_effect_in_their_order() -> None:
 
 
 def test_a_token_comes_by_header_subprotocol_or_command() -> None:
-    """A key is accepted in Authorization, beside the subprotocol, and in the first command; each may subscribe then."""
+    """A key is accepted in Authorization, beside the subprotocol and in the first command, and may then subscribe."""
 
     async def main() -> None:
         async with running(settings(api_keys=(api_key("k1"),))) as (_, url):
@@ -668,7 +668,7 @@ def test_a_token_comes_by_header_subprotocol_or_command() -> None:
 
 
 def test_nothing_is_told_to_the_unidentified() -> None:
-    """Before it has authenticated a connection can neither publish nor look, and receives nothing."""
+    """Before it has authenticated, a connection can neither publish nor read, and receives nothing."""
 
     async def main() -> None:
         async with running(settings(api_keys=(api_key("k1"),))) as (partyline, url), line(url) as client:
@@ -685,7 +685,7 @@ def test_nothing_is_told_to_the_unidentified() -> None:
 
 
 def test_a_wrong_token_is_told_and_closed() -> None:
-    """A wrong token is 401 before the upgrade, and in the first command an error and the close code 4401."""
+    """A wrong token gets 401 before the upgrade, and in the first command an error and the close code 4401."""
 
     async def main() -> None:
         async with running(settings(api_keys=(api_key("k1"),))) as (partyline, url):
@@ -727,7 +727,7 @@ def test_too_slow_to_identify() -> None:
 
 
 def test_a_token_ends_with_4401() -> None:
-    """When its token expires a connection is closed with 4401."""
+    """When its token expires, a connection is closed with 4401."""
 
     async def main() -> None:
         async with running(settings(api_keys=(api_key("k1"),))) as (partyline, url):
@@ -740,7 +740,7 @@ def test_a_token_ends_with_4401() -> None:
 
 
 def test_rights_go_by_pattern() -> None:
-    """Publish, subscribe, history and presence each need a covering pattern; a pattern needs one that covers it all."""
+    """Publish, subscribe, history and presence each need a grant that covers the topic, or the whole of a pattern."""
 
     async def main() -> None:
         keys = (
@@ -805,7 +805,7 @@ def test_hostile_40_direct_messages_reach_their_user_alone() -> None:
                     async with line(url, token) as again:
                         page = await again.ask("history", topic="cats")
                         assert [message["data"] for message in page["messages"]] == data
-                        for name in (">", "cats"):  # the second time there is nothing left to bring
+                        for name in (">", "cats"):  # the second time there is nothing left to send
                             await again.ask("subscribe", topic=name, after="earliest")
                         assert [frame["data"] for frame in await again.settle()] == data
                 assert offset(reply["position"]) == 1
@@ -829,7 +829,7 @@ def test_the_sender_is_the_authenticated_one() -> None:
 
 
 def test_message_ids_are_each_publishers_own() -> None:
-    """The same message id from two users is two messages, and one user's retry is one."""
+    """The same message id from two users makes two messages, and from one user one."""
 
     async def main() -> None:
         async with running(settings(api_keys=(api_key("admin"),))) as (partyline, url):
@@ -846,7 +846,7 @@ def test_message_ids_are_each_publishers_own() -> None:
 
 
 def test_message_ids_of_two_keys_do_not_meet() -> None:
-    """Two API keys are two publishers: the id of one's message is free for the other (guarantee 4)."""
+    """Two API keys are two publishers: the message id of one is free for the other (guarantee 4)."""
 
     async def main() -> None:
         keys = (api_key("k1"), api_key("k2"))
@@ -863,7 +863,7 @@ def test_message_ids_of_two_keys_do_not_meet() -> None:
 
 
 def test_subscribe_after_earliest_latest_and_a_position() -> None:
-    """`after` is exclusive; `earliest` brings all that is kept, `latest` (the default) what comes from now on."""
+    """`after` is exclusive; `earliest` gives everything kept, `latest` (the default) only later messages."""
 
     async def main() -> None:
         async with running(settings()) as (_, url), line(url) as publisher:
@@ -898,8 +898,8 @@ def test_subscribe_after_earliest_latest_and_a_position() -> None:
 
 
 def test_hostile_14_positions_that_cannot_be_resumed() -> None:
-    """An unknown epoch, a pruned position and one ahead of the log are `recovered: false` with the oldest kept. What is
-    kept after a pruned one comes; the others are nowhere in this log, and go on from now."""
+    """An unknown epoch, a pruned position and one ahead of the log are `recovered: false` with the oldest kept. After a
+    pruned one the kept messages are sent; the others have no place in this log and go on from now."""
 
     async def main() -> None:
         async with running(settings(max_messages=5)) as (_, url), line(url) as publisher:
@@ -976,7 +976,7 @@ def test_patterns_cover_tokens() -> None:
 
 
 def test_overlapping_subscriptions_bring_each_message_once() -> None:
-    """Subscriptions of one connection that overlap, live, catching up or both, bring no offset twice and miss none."""
+    """Overlapping subscriptions of one connection, live, catching up or both, deliver no offset twice and miss none."""
 
     async def main() -> None:
         async with running(settings()) as (partyline, url), line(url) as publisher:
@@ -1005,7 +1005,7 @@ def test_overlapping_subscriptions_bring_each_message_once() -> None:
                     assert len(got) == len(set(got)), order
 
     def wanted(partyline: Partyline, begins: dict[str, int]) -> set[int]:
-        """The offsets that subscriptions with these names and beginnings must bring."""
+        """The offsets that subscriptions with these names and beginnings must deliver."""
         log = partyline.store._log.items()
         return {
             number
@@ -1018,7 +1018,8 @@ def test_overlapping_subscriptions_bring_each_message_once() -> None:
 
 
 def test_unsubscribing_leaves_what_overlaps() -> None:
-    """After one of two overlapping subscriptions is gone, the other brings all it covers, also while it catches up."""
+    """After one of two overlapping subscriptions is gone, the other delivers all it covers, also while it catches
+    up."""
 
     async def main() -> None:
         async with running(settings()) as (partyline, url), line(url) as publisher, line(url) as client:
@@ -1041,7 +1042,7 @@ def test_unsubscribing_leaves_what_overlaps() -> None:
 
 
 def test_hostile_13_resuming_while_publishing_goes_on() -> None:
-    """However often clients resume while others publish, each gets every message once, in order, without a hole."""
+    """However often clients resume while others publish, each gets every message once, in order, without a gap."""
 
     async def main() -> None:
         total = 400
@@ -1057,7 +1058,7 @@ def test_hostile_13_resuming_while_publishing_goes_on() -> None:
                 got: list[int] = []
                 after = start
                 while len(got) < len(expected):
-                    # With a bound on what waits to be read, the client would at times not read the end of its close.
+                    # If the client bounded what waits to be read, it would sometimes not read the end of its close.
                     async with line(url, max_queue=None) as client:
                         await client.say({"type": "subscribe", "topic": name, "after": after})
                         assert (await client.next())["recovered"] is True
@@ -1096,7 +1097,8 @@ def test_catching_up_waits_for_the_outbox() -> None:
 
 
 def test_an_overtaken_reader_is_told() -> None:
-    """Where retention overtakes a subscriber that catches up it is told the gap, and goes on from the oldest kept."""
+    """A subscriber that retention overtakes while it catches up is told of the gap, and goes on from the oldest
+    kept."""
 
     async def main() -> None:
         async with running(settings(max_messages=5)) as (partyline, url), line(url) as publisher, line(url) as client:
@@ -1125,7 +1127,7 @@ def test_an_overtaken_reader_is_told() -> None:
 
 
 def test_what_comes_after_a_gap_comes_once() -> None:
-    """What one subscription brought after a gap, another one that overlaps it does not bring again."""
+    """What one subscription delivered after a gap is not delivered again by one that overlaps it."""
 
     async def main() -> None:
         async with running(settings(max_messages=5)) as (partyline, url), line(url) as publisher, line(url) as client:
@@ -1198,7 +1200,8 @@ def test_a_quiet_subscriber_is_advanced() -> None:
 
 
 def test_a_subscriber_that_resumed_and_found_nothing_is_advanced() -> None:
-    """Who resumes a quiet topic from an old position is advanced, too, so that it does not fall behind retention."""
+    """A client that resumes a quiet topic from an old position is advanced, too, so that retention does not overtake
+    it."""
 
     async def main() -> None:
         async with running(settings(ping_interval=0.1)) as (_, url), line(url) as publisher:
@@ -1214,7 +1217,7 @@ def test_a_subscriber_that_resumed_and_found_nothing_is_advanced() -> None:
 
 
 def test_no_position_while_something_is_missing() -> None:
-    """While one of its subscriptions catches up a client is not advanced: what is in between would be lost to it."""
+    """While one of its subscriptions catches up, a client is not advanced, or it would lose what is in between."""
 
     async def main() -> None:
         async with (
@@ -1235,7 +1238,7 @@ def test_no_position_while_something_is_missing() -> None:
             reads(partyline, nothing, wait)
             assert (await client.ask("subscribe", topic="cats", after=start))["recovered"] is True
             client.heard.clear()
-            while heartbeats < 5:  # each time something for `position` to say
+            while heartbeats < 5:  # each time `position` has something new to say
                 await publisher.ask("publish", topic="birds", data=heartbeats)
                 while partyline.site.timers.now() < beat + 0.03:
                     assert await client.settle() == []
@@ -1251,7 +1254,7 @@ def test_no_position_while_something_is_missing() -> None:
 
 
 def test_presence_is_told() -> None:
-    """`presence` lists a topic's users; who asked for it hears each user's first join and last leave."""
+    """`presence` lists a topic's users; a client that asked to watch hears each user's first join and last leave."""
 
     async def main() -> None:
         async with running(settings(api_keys=(api_key("k1"),))) as (partyline, url):
@@ -1260,7 +1263,7 @@ def test_presence_is_told() -> None:
                 assert (await watcher.ask("subscribe", topic="cats", presence=True))["type"] == "reply"
                 assert await watcher.ask("presence", topic="cats") == {"type": "reply", "users": []}
                 async with line(url, "ann") as phone, line(url, "ann") as laptop, line(url, "bob") as bob:
-                    await bob.ask("subscribe", topic="cats.*")  # a pattern makes nobody present
+                    await bob.ask("subscribe", topic="cats.*")  # patterns do not count for presence
                     await phone.ask("subscribe", topic="cats")
                     await laptop.ask("subscribe", topic="cats", after="earliest")
                     assert await watcher.next() == {"type": "join", "topic": "cats", "user": "ann"}
@@ -1283,7 +1286,7 @@ def test_presence_is_told() -> None:
 
 
 def test_presence_does_not_tell_of_a_replaced_connection() -> None:
-    """A second connection of one registration takes the first one's place: its user has neither left nor come."""
+    """When a second connection of a registration replaces the first, its user has neither left nor joined."""
 
     async def main() -> None:
         async with running(settings()) as (_, url), line(url) as watcher:
@@ -1306,7 +1309,7 @@ def test_presence_does_not_tell_of_a_replaced_connection() -> None:
 
 
 def test_topics_per_connection() -> None:
-    """One subscription too many is `too_many_rooms`; one less makes place."""
+    """One subscription too many gets `too_many_rooms`; ending one makes space."""
 
     async def main() -> None:
         async with running(settings(topics_per_connection=2)) as (_, url), line(url) as client:
@@ -1320,7 +1323,7 @@ def test_topics_per_connection() -> None:
 
 
 def test_too_many_commands_that_wait() -> None:
-    """Beyond 64 commands that wait for the log more are refused, and what was refused can be asked for again."""
+    """With 64 commands waiting for the log further ones are refused, and can be sent again later."""
 
     async def main() -> None:
         async with running(settings()) as (partyline, url), line(url) as client:
@@ -1333,7 +1336,7 @@ def test_too_many_commands_that_wait() -> None:
             reads(partyline, wait)
             for number in range(100):
                 await client.say({"type": "subscribe", "topic": f"t.{number}", "after": "earliest", "id": f"{number}"})
-            first = await client.next()  # the answers to those that wait come later
+            first = await client.next()  # the waiting ones are answered later
             assert (first["type"], first["code"]) == ("error", "too_many_pending")
             client.heard.append(first)
             go_on.set()
@@ -1349,7 +1352,8 @@ def test_too_many_commands_that_wait() -> None:
 
 
 def test_too_many_commands_a_second() -> None:
-    """Beyond events_per_second a command is `rate_limited`, under its own id; who goes on is closed with 4429."""
+    """Beyond events_per_second a command gets `rate_limited`, with its own id; a client that goes on is closed with
+    4429."""
 
     async def main() -> None:
         async with running(settings(events_per_second=0.001, events_burst=3)) as (_, url), line(url) as client:
@@ -1366,7 +1370,7 @@ def test_too_many_commands_a_second() -> None:
 
 
 def test_long_messages_are_compressed_where_that_is_agreed() -> None:
-    """A subscriber that agreed on compression and one that did not read the same message, live and from the log."""
+    """A subscriber with compression and one without get the same message, live and from the log."""
 
     async def main() -> None:
         data = {"text": "word " * 2_000}
@@ -1385,7 +1389,7 @@ def test_long_messages_are_compressed_where_that_is_agreed() -> None:
 
 
 def test_nothing_is_left_of_a_connection() -> None:
-    """A connection that ends, also in the middle of catching up, leaves no room, pattern, watcher or timer."""
+    """A connection that ends, even in the middle of catching up, leaves no room, pattern, watcher or timer."""
 
     async def main() -> None:
         async with running(settings()) as (partyline, url):
@@ -1417,7 +1421,7 @@ def test_nothing_is_left_of_a_connection() -> None:
 
 
 def test_drain_tells_the_lines() -> None:
-    """A server that stops closes its lines with 1012."""
+    """A server that stops closes its connections with 1012."""
 
     async def main() -> None:
         async with contextlib.AsyncExitStack() as stack, running(settings()) as (partyline, url):
@@ -1430,8 +1434,7 @@ def test_drain_tells_the_lines() -> None:
 
 
 def test_a_publish_in_hand_is_answered_before_the_drain_closes() -> None:
-    """What is being committed when the server stops is answered, then 1012 comes; a command that comes later is not
-    done."""
+    """What is being committed when the server stops is answered, then comes 1012; a later command is not executed."""
 
     async def main() -> None:
         async with contextlib.AsyncExitStack() as stack, running(settings()) as (partyline, url):
@@ -1480,7 +1483,8 @@ def test_one_publish_reaches_every_kind_of_client() -> None:
 
 
 def test_unsubscribing_ends_catching_up() -> None:
-    """Who unsubscribes while a long log comes gets what was sent already and the reply, and can go on from there."""
+    """A client that unsubscribes while a long log is sent gets what was already sent and the reply, and can go on from
+    there."""
 
     async def main() -> None:
         async with running(settings()) as (partyline, url), line(url) as client:
