@@ -1,4 +1,4 @@
-"""A minimal ASGI application, to be served beside the relay."""
+"""A minimal ASGI application to serve beside the relay."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
-    """WebSockets: an echo. `/stream`: an answer that does not end. Any other path: what arrived, as JSON."""
+    """WebSockets get an echo, `/stream` an endless answer, and any other path the request as JSON."""
     if scope["type"] == "websocket":
         await echo(receive, send)
     elif scope["type"] == "http":

@@ -18,13 +18,13 @@ from partyline.server.site import Extra
 from tests.server.peers import WITHIN
 from tests.server.servers import eventually
 
-# Each has its own idea of what ASGI means: uvicorn by its WebSocket implementations, and hypercorn.
+# Each has its own idea of ASGI: uvicorn with each of its WebSocket implementations, and hypercorn.
 SERVERS = ["uvicorn websockets-sansio", "uvicorn wsproto", "hypercorn"]
 
 
 @contextlib.asynccontextmanager
 async def asgi_server(name: str, app: Any, *, lifespan: bool = True, **options: Any) -> AsyncIterator[str]:
-    """`app` under one of SERVERS, on a free port; its URL."""
+    """`app` served by one of SERVERS on a free port; its URL."""
     listener = socket.create_server(("127.0.0.1", 0))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     kind, _, ws = name.partition(" ")
@@ -74,7 +74,7 @@ async def _hypercorn(app: Any, listener: socket.socket) -> AsyncIterator[None]:
 
 
 def running_under(name: str) -> Callable[..., AbstractAsyncContextManager[tuple[Partyline, str]]]:
-    """What `partyline.running` is natively: a server of these settings, and its URL."""
+    """The counterpart of `partyline.running`: a server with these settings, and its URL."""
 
     @contextlib.asynccontextmanager
     async def running(settings: Settings, *, extras: Sequence[Extra] = ()) -> AsyncIterator[tuple[Partyline, str]]:

@@ -41,7 +41,7 @@ def run(request: pytest.FixtureRequest) -> Run:
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """A certificate for 127.0.0.1 that nobody but its own `trust` believes."""
+    """A certificate for 127.0.0.1 that only its own `trust` believes."""
 
     certfile: str
     keyfile: str

@@ -18,7 +18,7 @@ from partyline.wire.websocket.deflate import Deflate
 from partyline.wire.websocket.frames import CLOSE, close_payload, frame
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
-WITHIN = 30.0  # seconds; more than anything here takes, so that a test that waits in vain says where
+WITHIN = 30.0  # seconds: longer than anything here takes, so that a test that waits in vain says where
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +55,10 @@ class Peer:
         return self._writer.transport
 
     async def send(self, *pieces: bytes) -> None:
-        """Write each piece on its own. What a server does not take any more is lost without an error."""
+        """Write each piece on its own. What a server no longer reads is lost without an error."""
         for number, piece in enumerate(pieces):
             for _ in range(3 if number else 0):
-                await asyncio.sleep(0)  # a server on this loop has read the last one then
+                await asyncio.sleep(0)  # a server on this loop has then read the last one
             with contextlib.suppress(ConnectionError):
                 self._writer.write(piece)
                 await self._writer.drain()
@@ -71,7 +71,7 @@ class Peer:
             version, status, *_ = line.split(" ")
             assert version == "HTTP/1.1"
             headers = {name.lower(): value.strip() for name, _, value in (item.partition(":") for item in lines)}
-            assert len(headers) == len(lines), f"a header is there twice: {lines}"
+            assert len(headers) == len(lines), f"a header appears twice: {lines}"
             body = b""
             if headers.get("transfer-encoding") == "chunked":
                 while size := int(await self._reader.readline(), 16):
@@ -82,12 +82,12 @@ class Peer:
             return Answer(int(status), headers, body)
 
     async def head(self) -> str:
-        """The head of an answer whose body does not end."""
+        """The head of an answer with an endless body."""
         async with asyncio.timeout(WITHIN):
             return (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1")
 
     async def some(self) -> bytes:
-        """What comes next; empty when the server ended the connection, in whatever way."""
+        """The next bytes; empty when the server ended the connection in whatever way."""
         try:
             async with asyncio.timeout(WITHIN):
                 return await self._reader.read(1 << 18)
@@ -110,7 +110,7 @@ class Peer:
             return False
 
     async def hears_nothing(self, seconds: float) -> bool:
-        """Whether for so long nothing comes, nor an end."""
+        """Whether neither data nor an end arrives for this long."""
         try:
             async with asyncio.timeout(seconds):
                 await self._reader.read(1)
@@ -121,7 +121,7 @@ class Peer:
         return False
 
     def stop_reading(self) -> None:
-        """Leave what comes in the kernel's buffers."""
+        """Leave arriving data in the kernel's buffers."""
         self.transport.pause_reading()  # type: ignore[attr-defined]
 
     def read_again(self) -> None:
@@ -167,7 +167,7 @@ async def connected(
 
 
 def request(method: str, path: str, body: bytes | None = None, *headers: str, host: str = "127.0.0.1") -> bytes:
-    """A request's bytes. A body comes as JSON with its length."""
+    """A request's bytes. A body is sent as JSON with its length."""
     lines = [f"{method} {path} HTTP/1.1", f"Host: {host}", *headers]
     if body is not None:
         lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
@@ -175,7 +175,7 @@ def request(method: str, path: str, body: bytes | None = None, *headers: str, ho
 
 
 def close_frame(code: int) -> bytes:
-    """A client's close frame. `Connection.close` would drop what the server still says before its own."""
+    """A client's close frame. `Connection.close` would drop what the server still sends before its own."""
     return frame(CLOSE, b"" if code == 1005 else close_payload(code), key=b"\x09\x0a\x0b\x0c")
 
 
@@ -191,7 +191,7 @@ def upgrade(path: str, *headers: str, host: str = "127.0.0.1") -> bytes:
 
 
 class WebSocketPeer:
-    """A WebSocket client that does nothing of its own accord: no pong, no answer to a close."""
+    """A WebSocket client that does nothing by itself: it sends no pong and does not answer a close."""
 
     def __init__(self, peer: Peer, answer: Answer) -> None:
         self.peer = peer
@@ -230,7 +230,7 @@ class WebSocketPeer:
         return event
 
     async def until_close(self) -> tuple[list[Event], Close]:
-        """The server's close frame and what came before it."""
+        """The server's close frame, and what preceded it."""
         before: list[Event] = []
         while not isinstance(event := await self.next(), Close):
             assert event is not None, f"the connection ended without a close frame, after {before[-3:]}"
@@ -238,7 +238,7 @@ class WebSocketPeer:
         return before, event
 
     async def close(self, code: int = 1000) -> Close:
-        """The whole close handshake, begun by us; the server's answer."""
+        """Do the whole close handshake, begun by us; the server's answer."""
         await self.peer.send(close_frame(code))
         _, answer = await self.until_close()
         assert await self.next() is None
@@ -248,7 +248,7 @@ class WebSocketPeer:
 async def websocket(
     peer: Peer, path: str, *headers: str, behind: bytes = b"", host: str = "127.0.0.1"
 ) -> WebSocketPeer:
-    """Upgrade a connection. `behind` goes out in the same segment as the request."""
+    """Upgrade a connection. `behind` is sent in the same segment as the request."""
     await peer.send(upgrade(path, *headers) + behind)
     answer = await peer.answer()
     assert answer.status == 101, answer

@@ -20,14 +20,14 @@ from tests.server.peers import WITHIN, connected, request
 async def partyline_server(
     *, fallback: Any = None, extras: Sequence[Extra] = (), **settings: Any
 ) -> AsyncIterator[tuple[Partyline, str]]:
-    """Partyline on a free port, with nothing kept and a short drain."""
+    """Partyline on a free port, with a log in memory and a short drain."""
     chosen = Settings(**{"port": 0, "db": ":memory:", "drain_time": 1.0, **settings})
     async with running(chosen, fallback=fallback, extras=extras) as (partyline, url):
         yield partyline, url
 
 
 async def eventually(condition: Callable[[], object], what: str, within: float = WITHIN) -> None:
-    """Wait for something that has no event to wait for."""
+    """Wait for a condition that has no event."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + within
     while not condition():
@@ -36,7 +36,7 @@ async def eventually(condition: Callable[[], object], what: str, within: float =
 
 
 async def nothing_is_held(partyline: Partyline) -> None:
-    """Wait until no connection, task or deadline is left; the deadlines of registrations are their own."""
+    """Wait until no connection, task or deadline is left, apart from the deadlines of registrations."""
     site, shell = partyline.site, partyline.shell
     await eventually(
         lambda: not (site.connections or site.live or site._by_address or shell.served.tasks),
@@ -60,7 +60,7 @@ async def registered(url: str, user: int | str = 1, *topics: str) -> str:
 
 
 class Echo:
-    """A session that sends every message back."""
+    """A session that echoes every message."""
 
     def opened(self, connection: Connection) -> None:
         assert isinstance(connection, WebSocket)
@@ -80,12 +80,12 @@ class Echo:
 
 
 def echo(upgrade: Upgrade) -> Endpoint:
-    """A route that answers every WebSocket with an echo."""
+    """A route that echoes on every WebSocket."""
     return Endpoint(Echo(), deflate=True)
 
 
 def small_send_buffers(partyline: Partyline) -> None:
-    """Let the kernel take little for each connection that comes from now on, so that a slow one shows soon."""
+    """Let the kernel buffer little for each new connection, so that a slow one is noticed soon."""
     for server in partyline.shell.servers:
         for listener in server.sockets:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)

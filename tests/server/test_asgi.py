@@ -1,4 +1,4 @@
-"""The ASGI WebSocket against a server that does exactly what a test tells it to."""
+"""The ASGI WebSocket against a server that does exactly what a test tells it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.server.servers import eventually
 
 
 class Session:
-    """Notes what it hears, and answers texts as they say."""
+    """Records what it receives, and answers texts as they say."""
 
     def __init__(self) -> None:
         self.heard: list[Any] = []
@@ -56,7 +56,7 @@ class Session:
 
 
 class Server:
-    """One WebSocket of an ASGI server. `sent` has what it was told; while `blocked` it takes no more."""
+    """One WebSocket of an ASGI server. `sent` has what it was given; while `blocked` it takes no more."""
 
     def __init__(self, session: Session, endpoint: Endpoint | None = None, **limits: Any) -> None:
         self.session = session
@@ -120,7 +120,7 @@ class Server:
 
 @contextlib.asynccontextmanager
 async def connected(server: Server, **fields: Any) -> AsyncIterator[AsgiWebSocket]:
-    """An open connection; it has let go of everything at the end."""
+    """An open connection; at the end it must have released everything."""
     serving = asyncio.create_task(server.serve(**fields))
     await eventually(lambda: server.session.connection or serving.done(), "the session is opened")
     assert server.session.connection is not None, serving
@@ -152,7 +152,8 @@ def payload(text: str, policy: Policy = Policy.CLOSE) -> Payload:
 
 
 def test_messages_go_both_ways_in_order() -> None:
-    """Text and binary go in and out in order; several frames in one payload are several messages; pings go nowhere."""
+    """Text and binary pass in and out in order; several frames in one payload are several messages; pings are not
+    sent."""
 
     async def main() -> None:
         server = Server(session := Session())
@@ -171,7 +172,7 @@ def test_messages_go_both_ways_in_order() -> None:
 
 
 def test_half_a_character_is_replaced() -> None:
-    """Half a surrogate pair, from an application, is U+FFFD for the client."""
+    """Half a surrogate pair from an application is U+FFFD for the client."""
 
     async def main() -> None:
         server = Server(Session())
@@ -184,7 +185,7 @@ def test_half_a_character_is_replaced() -> None:
 
 
 def test_a_compressed_frame_is_nobodys() -> None:
-    """A compressed frame, which nothing agreed on, ends the connection instead of reaching a client as it is."""
+    """A compressed frame, which was not agreed on, ends the connection instead of reaching a client unchanged."""
 
     async def main() -> None:
         server = Server(Session())
@@ -209,7 +210,7 @@ def test_what_the_endpoint_wants_is_agreed() -> None:
             assert server.sent[0] == accepted
         (upgrade,) = server.upgrades
         assert (upgrade.path, upgrade.query, upgrade.peer.address) == ("/ws", b"a=1", "127.0.0.1")
-        assert (b"sec-websocket-protocol", b"good, best") in upgrade.headers  # which uvicorn's wsproto leaves out
+        assert (b"sec-websocket-protocol", b"good, best") in upgrade.headers  # uvicorn's wsproto leaves this out
 
     run(main())
 
@@ -227,7 +228,7 @@ REFUSED = [
 @pytest.mark.parametrize(("fields", "status", "code"), REFUSED)
 @pytest.mark.parametrize("extension", [True, False])
 def test_refusals(fields: dict[str, Any], status: int, code: str, extension: bool) -> None:
-    """A refusal is our usual answer where the server can give one, and else a close, which stands for 403."""
+    """A refusal is our usual answer if the server can send one, and otherwise a close, which stands for 403."""
 
     async def main() -> None:
         server = Server(session := Session())
@@ -250,7 +251,7 @@ def test_refusals(fields: dict[str, Any], status: int, code: str, extension: boo
 
 
 def test_max_connections() -> None:
-    """One connection more than max_connections is refused with 503, and counted out again."""
+    """A connection beyond max_connections is refused with 503, and no longer counted."""
 
     async def main() -> None:
         server = Server(Session(), max_connections=1)
@@ -277,7 +278,7 @@ def test_max_connections() -> None:
     ],
 )
 def test_where_it_is_mounted(path: str, root: str, below: str) -> None:
-    """Paths count from where the application is mounted, whether the server repeats the prefix or not."""
+    """Paths are relative to where the application is mounted, whether the server repeats the prefix or not."""
     assert mounted_path({"path": path, "root_path": root}) == below
 
 
@@ -285,7 +286,7 @@ def test_where_it_is_mounted(path: str, root: str, below: str) -> None:
 
 
 def test_max_message() -> None:
-    """A message beyond max_message, counted in bytes, is 1009; one as large as that is heard."""
+    """A message beyond max_message, counted in bytes, gets 1009; one of just that size is accepted."""
 
     async def main() -> None:
         session = Session()
@@ -301,7 +302,7 @@ def test_max_message() -> None:
 
 
 def test_events_per_second() -> None:
-    """Who says too much is refused message by message, and closed (4429) when that does not help."""
+    """A client that sends too much is refused message by message, and closed with 4429 if it goes on."""
 
     async def main() -> None:
         server = Server(session := Session(), events_per_second=0.001, events_burst=2.0)
@@ -315,7 +316,8 @@ def test_events_per_second() -> None:
 
 
 def test_a_slow_consumer_is_closed() -> None:
-    """What does not fit the outbox ends the connection (4008): what was queued is dropped, the close is bounded."""
+    """An outbox overflow ends the connection with 4008: what was queued is dropped, and the close is bounded in
+    time."""
 
     async def main() -> None:
         server = Server(Session(), outbox_bytes=1_000, close_timeout=0.05)
@@ -324,12 +326,12 @@ def test_a_slow_consumer_is_closed() -> None:
             for _ in range(11):
                 connection.offer(payload("x" * 98))
                 await asyncio.sleep(0)
-            assert not server.site.counters.limits  # one in the server's hands, ten queued
+            assert not server.site.counters.limits  # one is with the server, ten are queued
             connection.offer(payload("one too many"))
             assert server.site.counters.limits == {"outbox_bytes": 1}
             assert server.site.counters.dropped == 10
             connection.offer(payload("after the close"))
-            await eventually(lambda: not server.site.live, "the client that takes nothing is let go")
+            await eventually(lambda: not server.site.live, "the client that takes nothing is cut off")
             assert server.site.counters.limits["close_timeout"] == 1
         assert server.messages == []
 
@@ -337,7 +339,7 @@ def test_a_slow_consumer_is_closed() -> None:
 
 
 def test_policies_of_a_full_outbox() -> None:
-    """Where a room's policy says so, the oldest go instead, and the connection stays."""
+    """If the room's policy says so, the oldest messages are dropped instead, and the connection stays."""
 
     async def main() -> None:
         server = Server(Session(), outbox_bytes=1_000)
@@ -373,7 +375,7 @@ def test_an_idle_connection_takes_any_message() -> None:
 
 
 def test_who_does_not_read_the_answers_waits() -> None:
-    """A client that asks without reading is not read any more, before its answers fill the outbox."""
+    """The server stops reading from a client that asks without reading, before its answers fill the outbox."""
 
     async def main() -> None:
         server = Server(session := Session(), outbox_bytes=10_000)
@@ -424,7 +426,7 @@ def test_drained() -> None:
 
 
 def test_a_close_comes_after_what_is_queued() -> None:
-    """Our close comes once, after everything that was sent before it; its reason is cut at a character."""
+    """Our close is sent once, after everything sent before it; its reason is cut between characters."""
 
     async def main() -> None:
         server = Server(Session())
@@ -442,7 +444,7 @@ def test_a_close_comes_after_what_is_queued() -> None:
 
 @pytest.mark.parametrize("code", [4001, 4401])
 def test_who_has_no_right_any_more_gets_nothing_queued(code: int) -> None:
-    """Behind a client that does not read, what is queued is dropped when its right to it ends."""
+    """What is queued for a client that does not read is dropped when the client's right to it ends."""
 
     async def main() -> None:
         server = Server(Session())
@@ -460,7 +462,7 @@ def test_who_has_no_right_any_more_gets_nothing_queued(code: int) -> None:
 
 
 def test_what_is_said_with_the_close_is_heard() -> None:
-    """An answer in the same turn as 4401, which says why, is sent before it."""
+    """An answer that gives the reason is sent before a 4401 in the same turn."""
 
     async def main() -> None:
         server = Server(Session())
@@ -474,7 +476,7 @@ def test_what_is_said_with_the_close_is_heard() -> None:
 
 
 def test_the_client_leaves_while_it_is_written_to() -> None:
-    """A write that fails ends the connection without a word in the log of errors."""
+    """A failed write ends the connection without logging an error."""
 
     async def main() -> None:
         server = Server(Session())
@@ -488,7 +490,7 @@ def test_the_client_leaves_while_it_is_written_to() -> None:
 
 
 def test_the_client_leaves_before_it_is_accepted() -> None:
-    """A client that is gone before our answer costs nothing."""
+    """A client that is gone before our answer causes no error."""
 
     async def main() -> None:
         server = Server(session := Session())
@@ -501,7 +503,7 @@ def test_the_client_leaves_before_it_is_accepted() -> None:
 
 
 def test_shutdown() -> None:
-    """A server that drains tells its clients to come back (1012), those too that come while it does."""
+    """A server that drains tells its clients to come back (1012), including those that connect meanwhile."""
 
     async def main() -> None:
         server = Server(Session())
@@ -514,7 +516,7 @@ def test_shutdown() -> None:
 
 
 def test_a_server_that_cancels_us() -> None:
-    """A connection that its server cancels says 1012 after what is queued, and the cancellation goes on."""
+    """A connection cancelled by its server sends 1012 after what is queued, and the cancellation propagates."""
 
     async def main() -> None:
         server = Server(session := Session())
@@ -534,7 +536,7 @@ def test_a_server_that_cancels_us() -> None:
 
 
 def test_a_handler_that_raises_costs_its_message() -> None:
-    """An exception costs the message that raised it, and is counted."""
+    """An exception loses only the message that raised it, and is counted."""
 
     async def main() -> None:
         server = Server(Session())
@@ -548,7 +550,7 @@ def test_a_handler_that_raises_costs_its_message() -> None:
 
 
 def test_handing_over() -> None:
-    """What arrives after `hand_to` is for the next session, and so is the end."""
+    """What arrives after `hand_to` goes to the next session, and so does the end."""
 
     async def main() -> None:
         server = Server(first := Session())
@@ -568,7 +570,7 @@ def test_handing_over() -> None:
 
 
 def test_cut() -> None:
-    """A cut ends what waits in its block, and nothing after it; another cancellation passes."""
+    """A cut ends what waits in its block, and nothing after the block; another cancellation propagates."""
 
     async def main() -> None:
         cuts: list[Cut] = []
@@ -601,7 +603,7 @@ def test_cut() -> None:
 
 
 class Slow(Session):
-    """Takes a moment for each message."""
+    """A session that takes a moment for each message."""
 
     def text(self, text: str) -> None:
         self.heard.append(text)
@@ -611,7 +613,7 @@ class Slow(Session):
 
 
 def test_a_busy_client_leaves_turns_to_others() -> None:
-    """A client whose messages are all there gets a slice of the loop at a time; the others have theirs in between."""
+    """A client whose messages have all arrived gets one slice of the loop at a time; others get theirs in between."""
 
     async def main() -> None:
         server = Server(session := Slow())
@@ -646,7 +648,7 @@ def test_a_busy_client_leaves_turns_to_others() -> None:
     ],
 )
 def test_strangers_say_little(messages: list[str | bytes], code: int, heard: int) -> None:
-    """Before it has said who it is, a client may send 4 kB at once and 16 kB in all (hostile 47)."""
+    """Before it has identified itself, a client may send 4 kB at once and 16 kB in all (hostile 47)."""
 
     async def main() -> None:
         session = Session()
@@ -679,7 +681,7 @@ def test_whoever_is_known_may_say_more() -> None:
 
 
 def test_a_server_that_holds_on_is_left() -> None:
-    """A `send` that never returns, not even when it is cancelled, holds nothing of ours: the request ends."""
+    """A `send` that never returns, even when cancelled, does not keep the request from ending."""
 
     async def main() -> None:
         server = Server(Session(), close_timeout=0.05)
@@ -730,7 +732,7 @@ def test_a_server_that_fails_is_logged(caplog: pytest.LogCaptureFixture) -> None
 
 
 def test_what_nobody_may_read_any_more_is_dropped() -> None:
-    """What waits for a slow reader and is unwanted is dropped; what the server has already, and all else, stays."""
+    """Unwanted messages that wait for a slow reader are dropped; those the server already has, and all others, stay."""
 
     async def main() -> None:
         server = Server(Session())
@@ -744,7 +746,7 @@ def test_what_nobody_may_read_any_more_is_dropped() -> None:
             connection.discard(lambda message: str(message).startswith("secret"))
             server.open.set()
             await settled(server, 2)
-            connection.offer(payload("secret 3"))  # taken by nobody yet
+            connection.offer(payload("secret 3"))  # not yet taken by the server
             connection.discard(lambda message: str(message).startswith("secret"))
             connection.offer(payload("last"))
             await settled(server, 3)

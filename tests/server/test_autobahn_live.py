@@ -1,7 +1,7 @@
 """The numbered WebSocket cases against one echo server in this process, on the standard library's loop.
 
 `make conformance` and tests/e2e play them against a process on uvloop. Here the chunks that a case wants refused are
-held back, so that the server must fail the connection without them, and what it holds afterwards is looked at.
+held back, so that the server must fail the connection without them, and the test checks what it holds afterwards.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def live() -> Iterator[Live]:
 
 @pytest.mark.parametrize("group", GROUPS)
 def test_group(live: Live, group: str) -> None:
-    """The server answers every case of the group as it should, and holds nothing afterwards."""
+    """The server answers every case of the group correctly, and holds nothing afterwards."""
 
     async def main() -> None:
         for case in GROUPS[group]:

@@ -59,7 +59,7 @@ GOOD: dict[str, tuple[list[Start], bytes, dict[str, str | None]]] = {
 
 @pytest.mark.parametrize("case", GOOD)
 def test_answers(run: Run, case: str) -> None:
-    """Bodies are framed by their length, or in chunks; what the application says itself is not said twice."""
+    """Bodies are framed by their length or in chunks; headers that the application sets itself are not repeated."""
     messages, content, headers = GOOD[case]
 
     async def main() -> None:
@@ -77,7 +77,7 @@ def test_answers(run: Run, case: str) -> None:
 
 @pytest.mark.parametrize("status", [204, 304])
 def test_answers_without_a_body(run: Run, status: int) -> None:
-    """204 and 304 have none, and no framing of one; the connection goes on (RFC 9110 6.4.1)."""
+    """204 and 304 have no body and no framing of one; the connection goes on (RFC 9110 6.4.1)."""
 
     async def main() -> None:
         async with partyline_server(fallback=App(start(status), body())) as (_, url), connected(url) as peer:
@@ -97,7 +97,7 @@ FAILING: dict[str, tuple[App, str]] = {
     "a body first": (App(body(b"x")), "RuntimeError: http.response.start was expected, not http.response.body"),
     "two heads": (App(start(), start()), "RuntimeError: http.response.body was expected, not http.response.start"),
     "a line in a header": (App(start(200, (b"x", b"a\r\nset-cookie: b"))), "ValueError: b'x' is not a header"),
-    "a name that is none": (App(start(200, (b"x y", b"a"))), "ValueError: b'x y' is not a header"),
+    "an invalid name": (App(start(200, (b"x y", b"a"))), "ValueError: b'x y' is not a header"),
     "too long": (App(start(200, (b"content-length", b"1")), body(b"ab")), "RuntimeError: the answer's body is longer"),
     "too short": (App(start(200, (b"content-length", b"3")), body(b"ab")), "RuntimeError: the answer's body is 1 byte"),
     "it stops": (App(start(), body(b"x", more=True)), ""),
@@ -108,8 +108,8 @@ FAILING: dict[str, tuple[App, str]] = {
 
 @pytest.mark.parametrize("case", FAILING)
 def test_applications_that_fail(run: Run, case: str) -> None:
-    """An application that breaks its contract is told so; its client gets a 500, or a broken end, and nobody else
-    anything; nothing of it is in the answer."""
+    """An application that breaks its contract gets the error; only its own client is affected and gets a 500 or a
+    broken end, without details of the error."""
     app, told = FAILING[case]
     app.failed.clear()
 
@@ -134,7 +134,7 @@ def test_applications_that_fail(run: Run, case: str) -> None:
 
 
 def test_a_stream_whose_client_goes(run: Run) -> None:
-    """A stream hears that its client has gone, by receive and by the next piece that it sends."""
+    """A stream learns that its client has gone, from receive and from the next piece that it sends."""
     heard: list[str] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -147,7 +147,7 @@ def test_a_stream_whose_client_goes(run: Run) -> None:
             await send(body(b"y", more=True))
         except OSError as error:
             heard.append(type(error).__name__)
-        await send(body(b"z"))  # the end goes nowhere, and is no error
+        await send(body(b"z"))  # the end is not sent, and is not an error
 
     async def main() -> None:
         async with partyline_server(fallback=app) as (partyline, url):
@@ -163,7 +163,7 @@ def test_a_stream_whose_client_goes(run: Run) -> None:
 
 
 def test_a_body_that_is_not_taken(run: Run) -> None:
-    """An application that does not take its body holds what a client sends, and gets all of it once it does."""
+    """While an application does not read the body, the client has to wait; once it reads, it gets all of it."""
     go_on = asyncio.Event()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -210,7 +210,7 @@ def served(script: Script) -> Any:
 
 
 def test_subprotocols_and_headers(run: Run) -> None:
-    """The application chooses among what is offered, and adds headers to the 101."""
+    """The application chooses among the offered subprotocols, and adds headers to the 101."""
     seen: list[Any] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -307,7 +307,7 @@ def test_refusals(run: Run, script: Script, status: int) -> None:
 
 @pytest.mark.parametrize(("script", "code"), [(raises, 1011), (nothing, 1000)])
 def test_an_application_that_ends(run: Run, script: Script, code: int) -> None:
-    """Its WebSocket ends with it: 1011 where it failed."""
+    """An application's WebSocket ends with it, with 1011 if it failed."""
 
     async def accepts(receive: Any, send: Any) -> None:
         await send({"type": "websocket.accept"})

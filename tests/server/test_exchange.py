@@ -1,4 +1,4 @@
-"""Requests that are answered without ASGI: as HTTP they are like all others."""
+"""Requests that are answered without ASGI: for HTTP they are like all others."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _LATER = "/direct?later"
 
 
 class Telling:
-    """Answers with what was asked; `?later` waits for `release`, `?refuse` and `?fail` are what they say."""
+    """Answers with what was asked; `?later` waits for `release`, `?refuse` refuses and `?fail` fails."""
 
     max_body = 1_000
     body_setting = "max_message"
@@ -74,7 +74,7 @@ class Telling:
 
 
 def test_requests_on_one_connection(run: Run) -> None:
-    """Answers come one after the other, with the headers that every answer has, on a connection that stays."""
+    """Answers are sent one after the other, with the headers that every answer has, on a connection that stays."""
 
     async def main() -> None:
         async with partyline_server(extras=[Telling()]) as (partyline, url), connected(url) as peer:
@@ -99,7 +99,7 @@ def test_requests_on_one_connection(run: Run) -> None:
 
 
 def test_a_body_in_pieces(run: Run) -> None:
-    """A body may come byte by byte and in chunks."""
+    """A body may arrive byte by byte and in chunks."""
 
     async def main() -> None:
         async with partyline_server(extras=[Telling()]) as (_, url), connected(url) as peer:
@@ -117,7 +117,7 @@ def test_a_body_in_pieces(run: Run) -> None:
     "head", ["GET /direct HTTP/1.0\r\nHost: x", "GET /direct HTTP/1.1\r\nHost: x\r\nConnection: close"]
 )
 def test_the_last_request_of_a_connection(run: Run, head: str) -> None:
-    """Where the client wants no other answer, the connection ends behind this one."""
+    """If the client wants no further answer, the connection ends after this one."""
 
     async def main() -> None:
         async with partyline_server(extras=[Telling()], allowed_hosts=("x",)) as (partyline, url):
@@ -132,7 +132,7 @@ def test_the_last_request_of_a_connection(run: Run, head: str) -> None:
 
 
 def test_an_answer_that_comes_later(run: Run) -> None:
-    """The connection waits for it, and goes on then; pipelined requests are answered behind it, in order."""
+    """The connection waits for a late answer and then goes on; pipelined requests are answered after it, in order."""
     telling = Telling()
 
     async def main() -> None:
@@ -156,7 +156,7 @@ def test_an_answer_that_comes_later(run: Run) -> None:
 
 
 def test_a_client_that_goes_away(run: Run) -> None:
-    """Whoever was to answer is told once, and an answer then goes nowhere."""
+    """When a client leaves before its late answer, the handler is told once, and an answer after that is dropped."""
     telling = Telling()
 
     async def main() -> None:
@@ -174,7 +174,7 @@ def test_a_client_that_goes_away(run: Run) -> None:
 
 
 def test_refusals_and_failures(run: Run) -> None:
-    """Errors have the usual form, what went wrong in us is a 500 without details, and the connection goes on."""
+    """Errors have the usual form, a failure of ours is a 500 without details, and the connection goes on."""
 
     async def main() -> None:
         async with partyline_server(extras=[Telling()]) as (partyline, url), connected(url) as peer:
@@ -192,7 +192,7 @@ def test_refusals_and_failures(run: Run) -> None:
 
 @pytest.mark.parametrize("chunked", [False, True])
 def test_a_body_that_is_too_large(run: Run, chunked: bool) -> None:
-    """It is refused from its length, or once it is too long, and the connection ends."""
+    """A body that is too large is refused from its length, or once it is too long, and the connection ends."""
 
     async def main() -> None:
         async with partyline_server(extras=[Telling()]) as (partyline, url):
@@ -212,7 +212,7 @@ def test_a_body_that_is_too_large(run: Run, chunked: bool) -> None:
 
 
 def test_expected_body(run: Run) -> None:
-    """A client that waits for 100 Continue gets it where its body is welcome, and a refusal where it is not."""
+    """A client that waits for 100 Continue gets it if its body is welcome, and otherwise a refusal."""
 
     async def main() -> None:
         async with partyline_server(extras=[Telling()]) as (_, url), connected(url) as peer:
@@ -239,8 +239,8 @@ def test_expected_body(run: Run) -> None:
     ],
 )
 def test_pages_of_other_origins(settings: dict[str, Any], expected: dict[str, str]) -> None:
-    """They get the headers that the ASGI application would add, on a known head too, and on refusals; pages that may
-    not ask are refused."""
+    """Pages of other origins get the headers that the ASGI application would add, on a known head and on refusals, too;
+    pages that may not ask are refused."""
 
     async def main() -> None:
         async with partyline_server(extras=[Telling()], **settings) as (_, url), connected(url) as peer:
@@ -262,7 +262,7 @@ def test_pages_of_other_origins(settings: dict[str, Any], expected: dict[str, st
 
 
 def test_limits_hold_where_the_head_is_known(run: Run) -> None:
-    """A longer body and a longer query meet the same limits behind requests of the same head."""
+    """A longer body and a longer query meet the same limits after requests with the same head."""
 
     async def main() -> None:
         async with partyline_server(extras=[Telling()], max_head_bytes=1_024) as (partyline, url):
@@ -280,7 +280,7 @@ def test_limits_hold_where_the_head_is_known(run: Run) -> None:
 
 
 def test_deadlines(run: Run) -> None:
-    """A body that does not come is a 408; a connection that is idle behind an answer ends."""
+    """A body that does not arrive gets a 408; a connection that is idle after an answer ends."""
 
     async def main() -> None:
         settings = {"body_timeout": 0.2, "keep_alive_timeout": 0.2}
@@ -339,7 +339,7 @@ def failing(exchange: Exchange) -> None:
 
 @pytest.mark.parametrize("path", ["/orders/%s/lines", "/asgi/%s"])
 def test_a_direct_answers_alike_natively_and_by_asgi(path: str) -> None:
-    """It gets the parameter of its path, refuses before the body is sent, and answers, refuses and fails later."""
+    """A route with a parameter gets it, refuses before the body is sent, and answers, refuses and fails later."""
     counters = Counters()
     ordering = Ordering(counters)
 

@@ -1,4 +1,4 @@
-"""Heads that are known: what is taken for another request of the same head is what the parser would have read."""
+"""Known heads: whatever is taken for another request with the same head is what the parser would have read."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def written(
 
 @st.composite
 def pairs(draw: st.DrawFn) -> tuple[bytes, bytes]:
-    """A request, and another one that is like it, or has been tampered with in one way."""
+    """A request, and another one that is like it or has been tampered with in one way."""
     method = draw(st.sampled_from(["GET", "POST"]))
     headers = draw(st.lists(st.tuples(names, values), max_size=4))
     body, other = (draw(bodies), draw(bodies)) if method == "POST" else (b"", b"")
@@ -83,7 +83,7 @@ def known_of(data: bytes) -> Known | None:
     request, read = Request.of(data), Read(data)
     if request is None or read.complete != 1:
         return None
-    # As server/http.py does it, with what it looks at.
+    # As server/http.py does it, from what it looks at.
     exchange = Exchange(
         cast("Any", None),
         cast("Direct", None),
@@ -100,7 +100,7 @@ def known_of(data: bytes) -> Known | None:
 @settings(max_examples=max(300, settings.default.max_examples if settings.default else 0))
 @given(pairs())
 def test_what_is_known_is_what_the_parser_reads(pair: tuple[bytes, bytes]) -> None:
-    """Where a request is taken by a known head, the parser reads exactly one request in it: the same method, query,
+    """If a request is taken by a known head, the parser reads exactly one request in it: the same method, query,
     headers and body."""
     first, second = pair
     known, request = known_of(first), Request.of(second)
@@ -117,7 +117,7 @@ def test_what_is_known_is_what_the_parser_reads(pair: tuple[bytes, bytes]) -> No
 
 @given(st.sampled_from(["GET", "POST"]), st.lists(st.tuples(names, values), max_size=4), bodies, bodies)
 def test_the_same_head_is_known(method: str, headers: list[tuple[str, str]], one: bytes, other: bytes) -> None:
-    """A second request that differs in query and body only is taken."""
+    """A second request that differs only in query and body is taken."""
     if method == "GET":
         one = other = b""
     known, request = known_of(written(method, b"a", headers, one)), Request.of(written(method, b"b", headers, other))

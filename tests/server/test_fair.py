@@ -1,4 +1,4 @@
-"""Whose turn it is: those that have more to do than a slice wait, in their order, and strangers share a quarter."""
+"""Turns: connections with more work than a slice wait in order, and strangers share a quarter of the time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .conftest import Run
 
 
 class Worker:
-    """A connection with `left` slices of work; it notes in `served` whenever it is its turn."""
+    """A connection with `left` slices of work, which records each of its turns in `served`."""
 
     def __init__(self, name: str, left: int, served: list[str], again: Callable[[Worker], None]) -> None:
         self.name = name
@@ -30,7 +30,7 @@ class Worker:
 
 
 def test_those_that_wait_are_served_in_turn(run: Run) -> None:
-    """Everybody gets one slice before anybody gets a second one, and a connection that fails keeps nobody waiting."""
+    """Every connection gets one slice before any gets a second one, and one that fails does not hold up the others."""
 
     async def main() -> None:
         served: list[str] = []
@@ -47,7 +47,7 @@ def test_those_that_wait_are_served_in_turn(run: Run) -> None:
 
 
 def test_a_turn_of_the_loop_is_bounded(run: Run) -> None:
-    """However many wait, one turn of the loop serves only a few slices of them, and the rest in the next turns."""
+    """However many wait, one turn of the loop serves only a few slices, and the next turns serve the rest."""
 
     async def main() -> None:
         served: list[str] = []
@@ -65,7 +65,7 @@ def test_a_turn_of_the_loop_is_bounded(run: Run) -> None:
 
 
 def test_work_that_cannot_be_cut_takes_a_turn_alone(run: Run) -> None:
-    """A connection whose last slice was longer than a turn's bound goes on, and nobody else in the same turn."""
+    """A connection whose last slice exceeded a turn's bound goes on, and is the only one served in that turn."""
 
     async def main() -> None:
         served: list[str] = []
@@ -81,7 +81,8 @@ def test_work_that_cannot_be_cut_takes_a_turn_alone(run: Run) -> None:
 
 
 def test_strangers_share_a_quarter_of_the_loop(run: Run) -> None:
-    """Hostile peers, row 48: together they get a quarter of the time, however many they are; a first little is free."""
+    """Hostile peers, row 48: strangers together get a quarter of the time, however many they are; a first small amount
+    is free."""
 
     async def main() -> None:
         served: list[str] = []
@@ -108,7 +109,7 @@ def test_strangers_share_a_quarter_of_the_loop(run: Run) -> None:
         loop = asyncio.get_running_loop()
         began, busy = now[0], spent
         while now[0] < began + 2.0:
-            # The clock goes on to when the next one is due; its timer then fires as the loop comes round.
+            # The clock advances to when the next one is due; its timer fires in the next turn of the loop.
             assert fair._timer is not None
             fair._timer.cancel()
             now[0] = max(now[0], fair._strangers[0][1])
@@ -123,7 +124,8 @@ def test_strangers_share_a_quarter_of_the_loop(run: Run) -> None:
 
 
 def test_a_task_waits_for_its_turn_too(run: Run) -> None:
-    """`turn` returns after those that waited before, and a task that is cancelled meanwhile keeps nobody waiting."""
+    """`turn` returns after those that already waited, and a task that is cancelled meanwhile does not hold up
+    others."""
 
     async def main() -> None:
         served: list[str] = []

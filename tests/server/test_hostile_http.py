@@ -1,4 +1,4 @@
-"""HTTP from peers that mean harm, are dead, or only unlucky: each costs what it weighs, and nobody else anything."""
+"""HTTP from peers that are malicious, dead or just unlucky: none costs more than its share or harms the others."""
 
 from __future__ import annotations
 
@@ -48,7 +48,8 @@ async def large(scope: Any, receive: Any, send: Any) -> None:
 
 @pytest.mark.check
 def test_a_pipeline_is_bounded(run: Run) -> None:
-    """What a client sends ahead waits unread: whatever it sends, a few hundred kilobytes are held (hostile 49)."""
+    """What a client sends ahead waits unread: at most a few hundred kilobytes are held, whatever it sends (hostile
+    49)."""
     count = 20_000
 
     async def main() -> None:
@@ -73,7 +74,7 @@ def test_a_pipeline_is_bounded(run: Run) -> None:
 
 @pytest.mark.alone
 def test_a_pipeline_leaves_the_loop_to_others() -> None:
-    """A client that sends ahead as fast as it can has about a quarter of the loop at most (hostile 48)."""
+    """A client that sends ahead as fast as it can gets at most about a quarter of the loop (hostile 48)."""
 
     def cpu(pid: int) -> float:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -132,7 +133,7 @@ def test_a_pipeline_of_everything(run: Run, certificate: Certificate, over: str)
 
 
 def test_bytes_after_an_upgrade_that_waits(run: Run) -> None:
-    """Frames that come with an upgrade whose turn has not come yet, in one read or in more, are kept (hostile 53)."""
+    """Frames that arrive with an upgrade that still has to wait, in one read or in more, are kept (hostile 53)."""
     go_on = asyncio.Event()
 
     async def slow(scope: Any, receive: Any, send: Any) -> None:
@@ -165,7 +166,7 @@ def test_bytes_after_an_upgrade_that_waits(run: Run) -> None:
 
 
 def test_an_answer_that_is_not_read_is_cut(run: Run) -> None:
-    """A client that does not read its answer is cut at body_timeout, and what was held for it is free (hostile 49)."""
+    """A client that does not read its answer is cut at body_timeout, and what was held for it is freed (hostile 49)."""
 
     async def main() -> None:
         async with partyline_server(fallback=large, body_timeout=0.3) as (partyline, url):
@@ -182,7 +183,7 @@ def test_an_answer_that_is_not_read_is_cut(run: Run) -> None:
 
 
 def test_an_answer_that_is_read_slowly_arrives(run: Run) -> None:
-    """A client that reads on, however slowly, gets all of its answer."""
+    """A client that keeps reading, however slowly, gets its whole answer."""
 
     async def main() -> None:
         async with partyline_server(fallback=large, body_timeout=0.2) as (partyline, url):
@@ -203,7 +204,8 @@ def test_an_answer_that_is_read_slowly_arrives(run: Run) -> None:
 
 
 def test_all_answers_that_are_not_read_are_bounded(run: Run) -> None:
-    """Where too much is held for clients that do not read, a large answer is a 503; small ones go on (hostile 49)."""
+    """When too much is held for clients that do not read, a large answer becomes a 503; small ones are still sent
+    (hostile 49)."""
 
     async def main() -> None:
         async with partyline_server(fallback=large, outbox_bytes=65_536, body_timeout=60) as (partyline, url):
@@ -223,7 +225,7 @@ def test_all_answers_that_are_not_read_are_bounded(run: Run) -> None:
                 assert (await peer.answer()).status == 200
                 for one in peers:
                     await one.__aexit__(None, None, None)
-                await eventually(lambda: not partyline.site.unread, "all is let go")
+                await eventually(lambda: not partyline.site.unread, "everything is freed")
                 await peer.send(request("GET", "/large"))
                 assert (await peer.answer()).status == 200
             assert partyline.counters.limits == {"outbox_bytes": 3}, "two of the five, and this one"
@@ -271,8 +273,8 @@ def test_requests_of_a_client_that_does_not_read_wait(run: Run) -> None:
     ],
 )
 def test_head(run: Run, path: str) -> None:
-    """HEAD on any path is answered without a body, and the next request on that connection has its answer, whatever
-    GET would stream there (hostile 53)."""
+    """HEAD on any path is answered without a body, and the next request on that connection is answered, whatever GET
+    would stream there (hostile 53)."""
 
     async def main() -> None:
         async with partyline_server(fallback=None if path == "/nowhere" else app) as (partyline, url):
@@ -292,7 +294,7 @@ def test_head(run: Run, path: str) -> None:
 
 @pytest.mark.parametrize("ask", [GET, PUBLISH, GET * 3 + PUBLISH], ids=["get", "publish", "a pipeline"])
 def test_half_closed(run: Run, ask: bytes) -> None:
-    """A client that sends its requests and then ends its side gets all of its answers, and the end (hostile 53)."""
+    """A client that sends its requests and then ends its side gets all its answers, and the end (hostile 53)."""
 
     async def main() -> None:
         async with partyline_server() as (partyline, url):
@@ -315,7 +317,7 @@ def test_half_closed(run: Run, ask: bytes) -> None:
 
 @pytest.mark.parametrize("path", ["/v1/topics/cats/events", "/stream", "/socket.io/?EIO=4&transport=polling&sid="])
 def test_half_closed_and_waiting(run: Run, path: str) -> None:
-    """Whoever waits for what may never come, and ends its side, has gone."""
+    """A client that ends its side while it waits for an answer that may never come counts as gone."""
 
     async def main() -> None:
         async with partyline_server(fallback=app, extras=[SocketIO()]) as (partyline, url):
@@ -329,7 +331,7 @@ def test_half_closed_and_waiting(run: Run, path: str) -> None:
                 await asyncio.sleep(0.02)
                 peer.end()
                 await peer.rest()
-            await eventually(lambda: not (partyline.site.connections or partyline.shell.served.tasks), "it is let go")
+            await eventually(lambda: not (partyline.site.connections or partyline.shell.served.tasks), "it is released")
 
     run(main())
 
@@ -349,21 +351,21 @@ def test_http_1_0(run: Run) -> None:
             heard = b""
             while b"hello" not in heard:
                 heard += await peer.some()
-            assert heard.startswith((b"id:", b"data:", b":")), "there is no chunk's size before it"
+            assert heard.startswith((b"id:", b"data:", b":")), "no chunk size precedes it"
 
     run(main())
 
 
 @pytest.mark.parametrize("ask", ["GET /health", "OPTIONS /", "OPTIONS *", "HEAD /health"])
 def test_health_checks_without_host(run: Run, ask: str) -> None:
-    """What proxies ask by default, HTTP/1.0 without a Host, is answered 2xx (hostile 59)."""
+    """The default request of proxies, HTTP/1.0 without a Host, is answered 2xx (hostile 59)."""
 
     async def main() -> None:
         async with partyline_server() as (partyline, url):
             async with connected(url) as peer:
                 await peer.send(f"{ask} HTTP/1.0\r\n\r\n".encode())
                 assert (await peer.head()).startswith("HTTP/1.1 200 OK")
-            async with connected(url) as peer:  # a page cannot ask like that, with its origin
+            async with connected(url) as peer:  # a page, which has an origin, cannot ask like that
                 await peer.send(b"GET /v1/topics HTTP/1.0\r\nOrigin: https://evil.example\r\n\r\n")
                 assert (await peer.answer()).code == "foreign_origin"
             async with connected(url) as peer:
@@ -374,7 +376,7 @@ def test_health_checks_without_host(run: Run, ask: str) -> None:
     run(main())
 
 
-# Whose request it is
+# The origin of a request
 
 
 KEY = "a key"
@@ -382,7 +384,7 @@ KEYS = (ApiKey(key_hash(KEY), admin=True),)
 
 
 def test_trailers_are_not_headers(run: Run) -> None:
-    """A credential, a Host, an origin or a forwarded address in a trailer counts for nothing (hostile 53)."""
+    """A credential, a Host, an origin or a forwarded address in a trailer is ignored (hostile 53)."""
     body = b'{"topic": "cats", "message": 1}'
     chunks = b"%x\r\n%b\r\n0\r\n" % (len(body), body)
 
@@ -426,7 +428,7 @@ def test_trailers_are_not_headers(run: Run) -> None:
     ids=["get", "publish", "upgrade"],
 )
 def test_absolute_targets(run: Run, ask: bytes) -> None:
-    """The host of an absolute target counts, not the Host beside it: a foreign one is 421 (RFC 9112 3.2.2)."""
+    """The host of an absolute target counts, not the Host header: a foreign one gets 421 (RFC 9112 3.2.2)."""
 
     async def main() -> None:
         async with partyline_server() as (partyline, url):
@@ -441,7 +443,7 @@ def test_absolute_targets(run: Run, ask: bytes) -> None:
 
 @pytest.mark.parametrize("raw", ["%E8", "%E9", "%C3", "caf%E9.x"])
 def test_paths_that_are_not_utf8(run: Run, raw: str) -> None:
-    """Paths that are not UTF-8 are refused: two of them must not become one topic."""
+    """Paths that are not UTF-8 are refused, because two of them must not become one topic."""
 
     async def main() -> None:
         async with partyline_server() as (partyline, url):
@@ -465,7 +467,7 @@ def test_paths_that_are_not_utf8(run: Run, raw: str) -> None:
     "path", ["/publish", "/register", "/v1/publish", "/v1/topics/cats/messages", "/socket.io/?EIO=4&transport=polling"]
 )
 def test_coded_bodies(run: Run, path: str) -> None:
-    """A body with a Content-Encoding is 415, and says so; `identity` is none."""
+    """A body with a Content-Encoding gets 415, which says so; `identity` is not an encoding."""
 
     async def main() -> None:
         async with partyline_server() as (partyline, url), connected(url) as peer:
@@ -497,7 +499,7 @@ REFUSED: dict[str, tuple[Sequence[bytes], int]] = {
 
 @pytest.mark.parametrize("refused", REFUSED)
 def test_pages_may_read_their_refusals(run: Run, refused: str) -> None:
-    """A refusal before any application is asked tells pages of allowed origins what it is, and no others."""
+    """A refusal before any application is asked can be read by pages of allowed origins, and by no others."""
     pieces, status = REFUSED[refused]
 
     async def main() -> None:
@@ -518,7 +520,7 @@ def test_pages_may_read_their_refusals(run: Run, refused: str) -> None:
 
 
 def go_dead(peer: Peer) -> None:
-    """Let the kernel throw away what comes for this client, unacknowledged, as if its network were gone."""
+    """Let the kernel discard everything sent to this client, unacknowledged, as if its network were gone."""
     sock = peer.transport.get_extra_info("socket")
     code = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))  # BPF: return 0
     program = struct.pack("HL", 1, ctypes.addressof(code))
@@ -529,7 +531,7 @@ def go_dead(peer: Peer) -> None:
 @pytest.mark.alone
 @pytest.mark.parametrize("kind", ["websocket", "event stream", "idle", "polling"])
 def test_dead_peers_do_not_lengthen_a_drain(run: Run, kind: str) -> None:
-    """A restart with clients connected that no packet reaches takes about a second (hostile 55)."""
+    """A restart while connected clients cannot be reached by any packet takes about a second (hostile 55)."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -560,7 +562,7 @@ def test_dead_peers_do_not_lengthen_a_drain(run: Run, kind: str) -> None:
 
 @pytest.mark.alone
 def test_a_websocket_that_does_not_answer_a_close_holds_a_drain_for_close_timeout(run: Run) -> None:
-    """A client that is there, but does not answer our 1012, is waited for close_timeout, not the drain time."""
+    """The server waits for a live client that does not answer our 1012 for close_timeout, not for the drain time."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -580,7 +582,8 @@ def test_a_websocket_that_does_not_answer_a_close_holds_a_drain_for_close_timeou
 @pytest.mark.alone
 @pytest.mark.parametrize("path", ["/v1/topics/cats/events", "/drip"])
 def test_dead_event_streams_are_reaped(run: Run, path: str) -> None:
-    """A stream to a client that no packet reaches ends within ping_interval + ping_timeout (hostile 55)."""
+    """A stream to a client that cannot be reached by any packet ends within ping_interval + ping_timeout (hostile
+    55)."""
 
     async def drip(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200})
@@ -607,7 +610,7 @@ def test_dead_event_streams_are_reaped(run: Run, path: str) -> None:
 
 
 def test_publishes_in_hand_when_the_server_stops(run: Run) -> None:
-    """What a WebSocket has published before a SIGTERM is answered before its close frame (hostile 42)."""
+    """What a WebSocket published before a SIGTERM is answered before its close frame (hostile 42)."""
 
     async def main() -> None:
         async with partyline_server(drain_time=5.0) as (partyline, url), connected(url) as peer:

@@ -1,4 +1,4 @@
-"""What a host's logs are told, and how its stop is noticed (hostile 60)."""
+"""What a host logs, and how its stop is noticed (hostile 60)."""
 
 from __future__ import annotations
 
@@ -54,7 +54,8 @@ ADDRESSES = [
 
 @pytest.mark.parametrize("address", ADDRESSES)
 def test_uvicorns_logs_hold_no_credential(said: Callable[..., str], address: str) -> None:
-    """What uvicorn logs of a request or an upgrade has its five values, and no id or token in them (hostile 60)."""
+    """uvicorn's log lines of requests and upgrades keep their five values, without an id or token in them (hostile
+    60)."""
     line = said("uvicorn.access", logging.INFO, '%s - "%s %s HTTP/%s" %d', "1.2.3.4:5", "GET", address, "1.1", 200)
     assert ID not in line
     assert line.startswith('1.2.3.4:5 - "GET /')
@@ -66,7 +67,7 @@ def test_uvicorns_logs_hold_no_credential(said: Callable[..., str], address: str
 
 @pytest.mark.parametrize("address", ADDRESSES)
 def test_hypercorns_logs_hold_no_credential(said: Callable[..., str], address: str) -> None:
-    """What hypercorn logs of a request, by whatever format, has no id or token in it (hostile 60)."""
+    """hypercorn's log lines of requests contain no id or token in any format (hostile 60)."""
     atoms = {"h": "1.2.3.4:5", "R": f"GET {address} 1.1", "s": "200", "{authorization}i": f"Bearer {ID}", "D": 5}
     line = said("hypercorn.access", logging.INFO, '%(h)s "%(R)s" %(s)s %({authorization}i)s %(D)d', atoms)
     assert ID not in line
@@ -80,13 +81,13 @@ def test_other_lines_stay_as_they_are(said: Callable[..., str]) -> None:
     assert said("uvicorn.error", logging.INFO, "Started server process [%d]", 7) == "Started server process [7]"
 
 
-# Its stop
+# The host's stop
 
 
 @pytest.mark.parametrize("name", SERVERS)
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 def test_a_host_that_stops_is_noticed(name: str, loop: str) -> None:
-    """While a request is served the host is found, and from its stop on it says that it stops."""
+    """While a request is served the host is found, and from its stop on it reports that it is stopping."""
     asked: list[Callable[[], bool] | None] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:

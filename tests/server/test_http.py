@@ -1,6 +1,6 @@
-"""HTTP as our own server speaks it, to peers that are only odd: upgrades, ends, proxies, TLS.
+"""HTTP as our own server speaks it to peers that are merely odd: upgrades, ends, proxies, TLS.
 
-tests/server/test_limits.py has the limits, tests/server/test_hostile_http.py the peers that mean harm.
+tests/server/test_limits.py has the limits, tests/server/test_hostile_http.py the malicious peers.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SECRET = "sesame-0123456789"
 
 
 def test_bytes_behind_the_upgrade() -> None:
-    """A frame in the segment of the handshake is read, on our own paths and an application's (hostile 53)."""
+    """A frame in the same segment as the handshake is read, on our own paths and an application's (hostile 53)."""
 
     async def main() -> None:
         async def probe(url: str, path: str) -> list[str]:
@@ -52,7 +52,8 @@ def test_bytes_behind_the_upgrade() -> None:
 
 
 def test_exit_code() -> None:
-    """After SIGTERM the process exits with 0, and does not end by the signal, which looks like a crash (hostile 42)."""
+    """After SIGTERM the process exits with 0 instead of dying by the signal, which would look like a crash (hostile
+    42)."""
 
     async def main() -> None:
         async with serving() as server, connected(server.url):
@@ -63,7 +64,7 @@ def test_exit_code() -> None:
 
 @pytest.mark.alone
 def test_open_stream_at_shutdown() -> None:
-    """One answer that does not end keeps a stopped server until the drain time, and no longer (hostile 42)."""
+    """An endless answer keeps a stopped server until the drain time, and no longer (hostile 42)."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -80,7 +81,7 @@ def test_open_stream_at_shutdown() -> None:
 
 
 def test_forwarded_headers() -> None:
-    """Forwarded headers are believed from trusted_proxies only, and not from loopback as such (hostile 36)."""
+    """Forwarded headers are believed only from trusted_proxies, and not from loopback as such (hostile 36)."""
     forged = ("X-Forwarded-For: 203.0.113.7", "X-Forwarded-Proto: https", "X-Forwarded-Host: evil.example")
     key = "a key"
     keys = (ApiKey(key_hash(key), admin=True),)
@@ -139,7 +140,7 @@ def test_tokens_in_logs() -> None:
             assert set(statuses) == {101, 200, 400, 404, 421, 426}
             server.process.terminate()
             output, errors = await server.process.communicate()
-            assert errors.count(b'"refused"') >= 7, "nothing was logged, so that the test shows nothing"
+            assert errors.count(b'"refused"') >= 7, "nothing was logged, so the test shows nothing"
             for secret in (SECRET, known.removeprefix("/ws/")):
                 assert secret.encode() not in output + errors
 
@@ -204,11 +205,11 @@ def parsers() -> int:
 
 
 def test_what_stays_of_the_request_after_an_upgrade() -> None:
-    """After an upgrade nothing is left of the HTTP connection, without the collector's help."""
+    """After an upgrade nothing is left of the HTTP connection, even without the garbage collector."""
 
     async def main() -> None:
         async def probe(url: str, connections: set[Any], path: str, kind: type) -> tuple[bool, int]:
-            """Whether the HTTP connection under a WebSocket still exists, and how many parsers more."""
+            """Whether the HTTP connection under a WebSocket still exists, and how many parsers were added."""
             before = parsers()
             async with connected(url) as peer:
                 await eventually(lambda: any(isinstance(one, kind) for one in connections), "the connection is there")

@@ -13,7 +13,7 @@ from tests.server.peers import WITHIN
 
 
 class App:
-    """An application that answers as it is told. `seen` has what it was asked."""
+    """An application that answers as told. `seen` has what it was asked."""
 
     def __init__(self, *answers: str, raises: bool = False) -> None:
         self.answers = list(answers)
@@ -37,7 +37,7 @@ async def within(app: App) -> dict[str, Any]:
 
 
 def test_startup_and_shutdown() -> None:
-    """The application starts before the block, gives it its state, and shuts down behind it."""
+    """The application starts before the block, gives it its state, and shuts down after it."""
     app = App("startup.complete", "shutdown.complete")
     assert asyncio.run(within(app)) == {"asked": 1}
     assert app.seen == ["lifespan.startup", "lifespan.shutdown"]
@@ -45,13 +45,13 @@ def test_startup_and_shutdown() -> None:
 
 @pytest.mark.parametrize("raises", [True, False])
 def test_an_application_without_one(raises: bool) -> None:
-    """One that raises, or returns without an answer, has no lifespan and is served all the same."""
+    """An application that raises, or returns without an answer, has no lifespan and is served all the same."""
     assert asyncio.run(within(App(raises=raises))) == {}
 
 
 @pytest.mark.parametrize("raises", [True, False])
 def test_a_startup_that_fails(raises: bool) -> None:
-    """A start-up that failed is a ConfigError with the last line of what it said; the block is not entered."""
+    """A failed start-up is a ConfigError with the last line of the message; the block is not entered."""
     app = App("startup.failed", raises=raises)
     with pytest.raises(ConfigError, match=r"start-up failed: .*no disk$"):
         asyncio.run(within(app))
@@ -60,14 +60,14 @@ def test_a_startup_that_fails(raises: bool) -> None:
 
 @pytest.mark.parametrize("raises", [True, False])
 def test_a_shutdown_that_fails(raises: bool, caplog: pytest.LogCaptureFixture) -> None:
-    """A shutdown that failed is logged; one that dies without a word does not hold anybody up."""
+    """A failed shutdown is logged; one that ends without a message does not hold anything up."""
     asyncio.run(within(App("startup.complete", "shutdown.failed", raises=raises)))
     assert "the application's shutdown failed" in caplog.text
     asyncio.run(within(App("startup.complete", raises=raises)))
 
 
 def test_an_error_in_the_block() -> None:
-    """What is raised in the block passes, behind the shutdown."""
+    """What is raised in the block propagates after the shutdown."""
 
     async def main(app: App) -> None:
         async with lifespan(app):

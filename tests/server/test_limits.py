@@ -34,14 +34,14 @@ DEFLATE = "Sec-WebSocket-Extensions: permessage-deflate"
 
 
 class Clock:
-    """Seconds since it was made."""
+    """Seconds since this was created."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._began = self._loop.time()
 
     def shows(self, deadline: float) -> bool:
-        """Whether it is `deadline` now: not before it, and not long after."""
+        """Whether `deadline` has just come: neither too early nor long ago."""
         passed = self._loop.time() - self._began
         return deadline - TICK <= passed < deadline + LATE
 
@@ -57,7 +57,7 @@ async def refused(peer: Peer, status: int, code: str) -> Answer:
 
 @asynccontextmanager
 async def dribbling(peer: Peer, byte: bytes) -> AsyncIterator[None]:
-    """Meanwhile `byte` is sent again and again."""
+    """Send `byte` again and again meanwhile."""
 
     async def dribble() -> None:
         while byte:
@@ -67,7 +67,7 @@ async def dribbling(peer: Peer, byte: bytes) -> AsyncIterator[None]:
     task = asyncio.create_task(dribble())
     try:
         yield
-        assert not task.done() or not byte, "it ended before the server's deadline"
+        assert not task.done() or not byte, "the sending ended before the server's deadline"
     finally:
         task.cancel()
         await asyncio.wait([task])
@@ -78,7 +78,7 @@ async def dribbling(peer: Peer, byte: bytes) -> AsyncIterator[None]:
 
 @pytest.mark.parametrize("ask", [GET, upgrade("/ws/0")], ids=["request", "upgrade"])
 def test_max_connections(run: Run, ask: bytes) -> None:
-    """A connection beyond max_connections gets 503 with Retry-After; the others are served on (row 23)."""
+    """A connection beyond max_connections gets 503 with Retry-After; the others go on (row 23)."""
 
     async def main() -> None:
         async with partyline_server(max_connections=2) as (partyline, url), connected(url) as one:
@@ -103,7 +103,7 @@ def test_max_connections(run: Run, ask: bytes) -> None:
 
 
 def test_flood_of_connections(run: Run) -> None:
-    """When even the waiting room for refusals is full, a connection is dropped unheard (row 23)."""
+    """When even the waiting room for refusals is full, a connection is dropped without an answer (row 23)."""
 
     async def main() -> None:
         waiting = 64
@@ -128,7 +128,7 @@ def test_flood_of_connections(run: Run) -> None:
 
 
 def test_max_connections_counts_the_application_s_websockets(run: Run) -> None:
-    """A WebSocket that went to the fallback application takes one of max_connections, too."""
+    """A WebSocket of the fallback application counts for max_connections, too."""
 
     async def main() -> None:
         async with partyline_server(fallback=app, max_connections=1) as (partyline, url):
@@ -174,14 +174,14 @@ HEADS: dict[str, list[bytes]] = {
     "a header name without an end": [START, *[b"a" * 500] * 6],
     "a request line without an end": [b"GET /", *[b"a" * 500] * 6],
     "behind another request": [GET, START + b"X: " + b"a" * 3000 + b"\r\n\r\n"],
-    "behind another request, without an end": [GET, START + b"X: ", *[b"a" * 500] * 6],
+    "after another request, without an end": [GET, START + b"X: ", *[b"a" * 500] * 6],
     "an upgrade": [upgrade("/ws/0", "X: " + "a" * 3000)],
 }
 
 
 @pytest.mark.parametrize("pieces", HEADS.values(), ids=HEADS)
 def test_max_head_bytes(run: Run, pieces: list[bytes]) -> None:
-    """A head larger than max_head_bytes gets 431 as soon as it is, whatever it is made of (row 30)."""
+    """A head gets 431 as soon as it exceeds max_head_bytes, whatever it is made of (row 30)."""
 
     async def main() -> None:
         async with partyline_server(max_head_bytes=2048, max_headers=1000) as (partyline, url):
@@ -198,7 +198,7 @@ def test_max_head_bytes(run: Run, pieces: list[bytes]) -> None:
 
 
 def test_head_within_max_head_bytes(run: Run) -> None:
-    """A head just within max_head_bytes is read, wherever it is cut, with a body larger than that right behind it."""
+    """A head just within max_head_bytes is read, wherever it is cut, with a body larger than that right after it."""
     body = b'{"user_id": 1, "topics": ["%b"]}' % (b"a" * 3000)
     filling = request("POST", "/register", b"", "X: ").replace(b"Length: 0", b"Length: %d" % len(body))
     head = filling.replace(b"X: ", b"X: " + b"a" * (2030 - len(filling)))
@@ -219,7 +219,7 @@ def test_head_within_max_head_bytes(run: Run) -> None:
 
 
 def test_trailers_count_as_head(run: Run) -> None:
-    """A chunked body's trailer is bounded by max_head_bytes like a head, also where its line never ends (row 30)."""
+    """A chunked body's trailer is bounded by max_head_bytes like a head, also if its line never ends (row 30)."""
 
     async def main() -> None:
         chunked = request("POST", "/register", None, "Content-Type: application/json", "Transfer-Encoding: chunked")
@@ -235,7 +235,7 @@ def test_trailers_count_as_head(run: Run) -> None:
 
 
 def test_max_headers(run: Run) -> None:
-    """A head with more than max_headers headers gets 431, one with just as many is read (row 30)."""
+    """A head with more than max_headers headers gets 431; one with exactly that many is read (row 30)."""
 
     async def main() -> None:
         async with partyline_server(max_headers=10) as (partyline, url):
@@ -254,7 +254,7 @@ def test_max_headers(run: Run) -> None:
 
 
 def test_head_timeout_in_silence(run: Run) -> None:
-    """A connection that never says anything is closed after head_timeout, without a word (row 19)."""
+    """A connection that never sends anything is closed after head_timeout, without an answer (row 19)."""
 
     async def main() -> None:
         async with partyline_server(head_timeout=0.2) as (partyline, url):
@@ -271,7 +271,7 @@ def test_head_timeout_in_silence(run: Run) -> None:
 @pytest.mark.parametrize("first", [b"", GET], ids=["first request", "second request"])
 @pytest.mark.parametrize("dribbled", [False, True], ids=["stopped", "dribbled"])
 def test_head_timeout(run: Run, first: bytes, dribbled: bool) -> None:
-    """A head that is not whole head_timeout after its first byte gets 408, also where bytes keep coming (row 20)."""
+    """A head that is incomplete head_timeout after its first byte gets 408, even if bytes keep coming (row 20)."""
 
     async def main() -> None:
         async with partyline_server(head_timeout=0.2) as (partyline, url):
@@ -295,7 +295,7 @@ def test_head_timeout(run: Run, first: bytes, dribbled: bool) -> None:
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
 @pytest.mark.parametrize("dribbled", [False, True], ids=["stopped", "dribbled"])
 def test_body_timeout(run: Run, chunked: bool, dribbled: bool) -> None:
-    """A body that is not whole body_timeout after its head gets 408, also where bytes keep coming (row 20)."""
+    """A body that is incomplete body_timeout after its head gets 408, even if bytes keep coming (row 20)."""
 
     async def main() -> None:
         async with partyline_server(body_timeout=0.2) as (partyline, url):
@@ -317,7 +317,7 @@ def test_body_timeout(run: Run, chunked: bool, dribbled: bool) -> None:
 
 @pytest.mark.alone
 def test_keep_alive_timeout(run: Run) -> None:
-    """A connection without a next request is closed keep_alive_timeout after the last answer, and not before."""
+    """A connection without another request is closed keep_alive_timeout after the last answer, and not before."""
 
     async def main() -> None:
         async with partyline_server(keep_alive_timeout=0.2, head_timeout=0.1) as (partyline, url):
@@ -345,7 +345,7 @@ def post(*headers: str) -> bytes:
 
 
 def test_max_body(run: Run) -> None:
-    """A body larger than max_body gets 413; one just as large is read."""
+    """A body larger than max_body gets 413; one of exactly that size is read."""
 
     async def main() -> None:
         async with partyline_server(max_body=1000) as (partyline, url):
@@ -372,10 +372,10 @@ def test_max_body(run: Run) -> None:
     ],
 )
 def test_max_body_before_the_body(run: Run, pieces: list[bytes]) -> None:
-    """A body that is too large gets its 413 while it is still to come, in one answer that ends the connection.
+    """A body that is too large gets its 413 before it arrives, in one answer that ends the connection.
 
-    RFC 9110 10.1.1: a client that got its answer need not send the body, so nothing behind it could be told from a
-    next request.
+    RFC 9110 10.1.1: a client that got its answer need not send the body, so what follows could not be told from a next
+    request.
     """
 
     async def main() -> None:
@@ -391,7 +391,7 @@ def test_max_body_before_the_body(run: Run, pieces: list[bytes]) -> None:
 
 @pytest.mark.parametrize("behind", [b"", b" " * 500, b" " * 1001], ids=["nothing", "a part", "all"])
 def test_answer_before_the_body_is_in(run: Run, behind: bytes) -> None:
-    """A request that is answered before its body is in gets one answer, and its connection ends on time."""
+    """A request that is answered before its body has arrived gets one answer, and its connection ends on time."""
 
     async def main() -> None:
         async with partyline_server(max_body=1000, body_timeout=0.2, keep_alive_timeout=0.2) as (partyline, url):
@@ -407,7 +407,7 @@ def test_answer_before_the_body_is_in(run: Run, behind: bytes) -> None:
 
 
 def test_expected_body(run: Run) -> None:
-    """A client that waits for 100 Continue gets it where its body is welcome."""
+    """A client that waits for 100 Continue gets it if its body is welcome."""
 
     async def main() -> None:
         async with partyline_server(max_body=1000) as (partyline, url), connected(url) as peer:
@@ -424,7 +424,7 @@ def test_expected_body(run: Run) -> None:
 
 
 async def closed_with(socket: WebSocketPeer, code: int, reason: str | None = None) -> list[Any]:
-    """The server's close frame has this code; what came before it. The close is answered, and TCP ends."""
+    """What precedes the server's close frame, which has this code. The close is answered, and TCP ends."""
     before, close = await socket.until_close()
     assert close.code == code, close
     if reason is not None:
@@ -494,7 +494,7 @@ def test_max_inflated(run: Run) -> None:
 
 
 def test_max_fragments(run: Run) -> None:
-    """A message in more than max_fragments frames closes with 1009; one in just as many is read (row 25)."""
+    """A message in more than max_fragments frames closes with 1009; one in exactly that many is read (row 25)."""
 
     async def main() -> None:
         async with partyline_server(max_fragments=4) as (partyline, url):
@@ -513,7 +513,7 @@ def test_max_fragments(run: Run) -> None:
 
 
 def test_a_violation_is_read_to_no_end(run: Run) -> None:
-    """A client that goes on sending after its violation is cut, at the latest at close_timeout (rows 20, 24)."""
+    """A client that goes on sending after its violation is cut at close_timeout at the latest (rows 20, 24)."""
 
     async def main() -> None:
         async with partyline_server(close_timeout=0.2) as (partyline, url):
@@ -536,7 +536,8 @@ def test_a_violation_is_read_to_no_end(run: Run) -> None:
 
 @pytest.mark.alone
 def test_ping_timeout(run: Run) -> None:
-    """A client that answers no ping is closed ping_interval + ping_timeout after it was last heard (rows 18, 19)."""
+    """A client that does not answer pings is closed ping_interval + ping_timeout after it was last heard (rows 18,
+    19)."""
 
     async def main() -> None:
         async with partyline_server(ping_interval=0.3, ping_timeout=0.2) as (partyline, url):
@@ -558,7 +559,7 @@ def test_ping_timeout(run: Run) -> None:
 @pytest.mark.alone
 @pytest.mark.parametrize("answer", ["pong", "text"])
 def test_answered_pings(run: Run, answer: str) -> None:
-    """A client that answers its pings, or says anything else, is not closed, and is pinged at each ping_interval."""
+    """A client that answers pings, or sends anything else, is not closed, and is pinged at each ping_interval."""
 
     async def main() -> None:
         async with partyline_server(ping_interval=0.2, ping_timeout=0.1) as (partyline, url):
@@ -582,7 +583,7 @@ def test_answered_pings(run: Run, answer: str) -> None:
 
 
 def test_ping_timeout_of_a_peer_that_takes_nothing(run: Run) -> None:
-    """A client that neither reads nor answers is cut at the heartbeat, though no close frame gets out (row 18)."""
+    """A client that neither reads nor answers is cut at the heartbeat, although no close frame can be sent (row 18)."""
 
     async def main() -> None:
         settings = {"ping_interval": 0.2, "ping_timeout": 0.2, "close_timeout": 30.0, "drop_oldest_topics": ("cats",)}
@@ -650,7 +651,7 @@ def test_outbox_bytes(run: Run) -> None:
 
 
 def test_a_consumer_that_never_reads_is_cut(run: Run) -> None:
-    """A slow consumer that does not even read its 4008 is cut at close_timeout, and its memory is free (row 17)."""
+    """A slow consumer that does not even read its 4008 is cut at close_timeout, and its memory is freed (row 17)."""
 
     async def main() -> None:
         async with partyline_server(outbox_bytes=100_000, close_timeout=0.3) as (partyline, url):
@@ -671,7 +672,7 @@ def test_a_consumer_that_never_reads_is_cut(run: Run) -> None:
 
 
 def test_drop_oldest(run: Run) -> None:
-    """A slow consumer of a drop_oldest topic stays, and gets the newest messages, in order, counted what not."""
+    """A slow consumer of a drop_oldest topic stays and gets the newest messages in order; the others are counted."""
 
     async def main() -> None:
         async with partyline_server(outbox_bytes=100_000, drop_oldest_topics=("cats",)) as (partyline, url):
@@ -697,7 +698,7 @@ def test_drop_oldest(run: Run) -> None:
 
 
 def test_conflate(run: Run) -> None:
-    """A slow consumer of a conflated topic stays, and gets the newest message of each key."""
+    """A slow consumer of a conflated topic stays and gets the newest message of each key."""
 
     async def main() -> None:
         async with partyline_server(outbox_bytes=100_000, conflate_topics=("cats",)) as (partyline, url):
@@ -729,7 +730,7 @@ def test_conflate(run: Run) -> None:
 
 
 def test_events_per_second(run: Run) -> None:
-    """Messages beyond the rate get the error `rate_limited`; who goes on all the same is closed with 4429."""
+    """Messages beyond the rate get the error `rate_limited`; a client that goes on all the same is closed with 4429."""
 
     async def main() -> None:
         async with partyline_server(events_per_second=0.001, events_burst=3) as (partyline, url):
@@ -791,7 +792,7 @@ def test_close_timeout(run: Run) -> None:
 
 
 def test_drain_time(run: Run) -> None:
-    """When the server stops, clients see 1012; who ignores that is cut at drain_time, and not before (row 42)."""
+    """When the server stops, clients get 1012; one that ignores it is cut at drain_time, and not before (row 42)."""
 
     async def main() -> None:
         async with partyline_server(drain_time=0.4) as (partyline, url):
@@ -819,7 +820,7 @@ def test_drain_time(run: Run) -> None:
 
 
 def test_requests_in_hand_when_the_server_stops(run: Run) -> None:
-    """A publish whose body is still coming when the server stops is answered, and then the drain is over (row 42)."""
+    """A publish whose body is still arriving when the server stops is answered, and then the drain is over (row 42)."""
 
     async def main() -> None:
         async with partyline_server(drain_time=5.0) as (partyline, url), connected(url) as peer:
@@ -846,13 +847,13 @@ MALFORMED: dict[str, bytes] = {
     "garbage": bytes(range(255, 0, -1)),
     "a TLS hello": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
     "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-    "a method that is none": b"get /health HTTP/1.1\r\n" + HOST + b"\r\n",
+    "an invalid method": b"get /health HTTP/1.1\r\n" + HOST + b"\r\n",
     "CONNECT": b"CONNECT example.org:443 HTTP/1.1\r\n" + HOST + b"\r\n",
     "version 2.0": b"GET /health HTTP/2.0\r\n" + HOST + b"\r\n",
-    "a version that is none": b"GET /health HTTP/7.3\r\n" + HOST + b"\r\n",
+    "an invalid version": b"GET /health HTTP/7.3\r\n" + HOST + b"\r\n",
     "a target beyond ASCII": b"GET /\xff HTTP/1.1\r\n" + HOST + b"\r\n",
     "a space in the target": b"GET /a b HTTP/1.1\r\n" + HOST + b"\r\n",
-    "a port that is none": b"GET http://127.0.0.1:999999/health HTTP/1.1\r\n" + HOST + b"\r\n",
+    "an invalid port": b"GET http://127.0.0.1:999999/health HTTP/1.1\r\n" + HOST + b"\r\n",
     "no host": b"GET /health HTTP/1.1\r\n\r\n",
     "two hosts": b"GET /health HTTP/1.1\r\n" + HOST + HOST + b"\r\n",
     "lengths that differ": b"POST /register HTTP/1.1\r\n" + HOST + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\n{}",
@@ -867,7 +868,7 @@ MALFORMED: dict[str, bytes] = {
     + HOST
     + b"Transfer-Encoding: chunked\r\nContent-Length: 2\r\n\r\n0\r\n\r\n",
     "chunked, but not last": b"POST /register HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked, gzip\r\n\r\n",
-    "a chunk size that is none": post("Transfer-Encoding: chunked") + b"xyz\r\n",
+    "an invalid chunk size": post("Transfer-Encoding: chunked") + b"xyz\r\n",
     "NUL in a value": b"GET /health HTTP/1.1\r\n" + HOST + b"X: a\x00b\r\n\r\n",
     "NUL in a name": b"GET /health HTTP/1.1\r\n" + HOST + b"X\x00: a\r\n\r\n",
     "CR in a value": b"GET /health HTTP/1.1\r\n" + HOST + b"X: a\rb\r\n\r\n",
@@ -882,7 +883,8 @@ MALFORMED: dict[str, bytes] = {
 
 @pytest.mark.parametrize("data", MALFORMED.values(), ids=MALFORMED)
 def test_malformed_request(data: bytes) -> None:
-    """What is no HTTP/1.1 request gets 400 in our form and the end, whole and byte by byte, and no trace (row 30)."""
+    """Anything but an HTTP/1.1 request gets 400 in our form without a stack trace, and the end, whole and byte by byte
+    (row 30)."""
 
     async def main() -> None:
         async with partyline_server() as (partyline, url):
@@ -891,7 +893,7 @@ def test_malformed_request(data: bytes) -> None:
                     await peer.send(*pieces)
                     answer = await peer.answer()
                     assert (answer.status, answer.code) == (400, "malformed")
-                    if answer.headers.get("connection") != "close":  # it was read well, and only its meaning was bad
+                    if answer.headers.get("connection") != "close":  # the syntax was fine, only the meaning was bad
                         await peer.send(GET)
                         assert (await peer.answer()).status == 200
                     else:
@@ -908,7 +910,7 @@ def test_malformed_request(data: bytes) -> None:
 @pytest.mark.parametrize("headers", [(), ("Connection: Upgrade", "Upgrade: websocket")], ids=["request", "upgrade"])
 @pytest.mark.parametrize("target", ["http://127.0.0.1", "http://127.0.0.1?a=b", "*"])
 def test_targets_without_a_path(target: str, headers: tuple[str, ...]) -> None:
-    """A target without a path is answered as one that is not there, and is no error of ours (RFC 9112 3.2)."""
+    """A target without a path is answered as not found, and is not an error of ours (RFC 9112 3.2)."""
 
     async def main() -> None:
         async with partyline_server() as (partyline, url), connected(url) as peer:
@@ -922,7 +924,7 @@ def test_targets_without_a_path(target: str, headers: tuple[str, ...]) -> None:
 
 @pytest.mark.check
 def test_many_connections_come_and_go(run: Run) -> None:
-    """After a thousand connections of each kind nothing is left of them (row 43, in small)."""
+    """After a thousand connections of each kind nothing is left of them (row 43, on a small scale)."""
 
     async def main() -> None:
         async with partyline_server(resume_window=0, registrations_per_user=10_000) as (partyline, url):

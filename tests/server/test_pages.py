@@ -25,7 +25,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_files(folder: Path) -> None:
-    """Each file is at its name, the index at the folder's, with its type, the policy and no sniffing; nothing else."""
+    """Each file is served at its name, the index at the folder's, with its type, the policy and no sniffing, and
+    nothing else is."""
     types = {
         "/app/": ("index.html", "text/html; charset=utf-8"),
         "/app/about.html": ("about.html", "text/html; charset=utf-8"),
@@ -54,7 +55,7 @@ def test_files(folder: Path) -> None:
 
 
 def test_links_of_other_sites(folder: Path) -> None:
-    """A link on another site leads to the HTML files; its scripts, other methods and the relay stay shut to it."""
+    """A link on another site leads to the HTML files; scripts, other methods and the relay stay closed to that site."""
     cases = [
         ("GET", "/", FOLLOWED, 200),
         ("GET", "/about.html", FOLLOWED, 200),
@@ -77,7 +78,7 @@ def test_links_of_other_sites(folder: Path) -> None:
 
 
 def test_wrong_arguments(tmp_path: Path) -> None:
-    """A folder that is not there and a path without its slashes are refused with what is wrong."""
+    """A missing folder and a path without its slashes are refused with the reason."""
     with pytest.raises(ConfigError, match="nowhere cannot be read: No such file"):
         Pages(tmp_path / "nowhere")
     with pytest.raises(ConfigError, match="must begin and end with a slash"):

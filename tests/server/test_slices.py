@@ -1,4 +1,4 @@
-"""What one WebSocket is served at a time: a slice, however much it sends, and nothing is lost or out of order by it."""
+"""A WebSocket is served one slice at a time, however much it sends, and nothing is lost or reordered."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ FLOODS = {
 
 
 def test_48_others_are_served_before_a_flood_is_over(run: Run) -> None:
-    """hostile 48: a message of somebody else is answered while what one connection has sent in one go is still read."""
+    """hostile 48: another client's message is answered while the bulk that one connection sent at once is still
+    read."""
 
     async def main() -> None:
         async with partyline_server() as (partyline, url):
@@ -47,7 +48,7 @@ def test_48_others_are_served_before_a_flood_is_over(run: Run) -> None:
 
 
 def test_slices_keep_the_order(run: Run) -> None:
-    """Of thousands of messages in one write, with pings in between, every one is answered, in order, to the close."""
+    """Each of thousands of messages in one write, with pings in between, is answered in order, up to the close."""
 
     async def main() -> None:
         async with partyline_server() as (partyline, url):
@@ -68,7 +69,7 @@ def test_slices_keep_the_order(run: Run) -> None:
 
 
 class Holding(Echo):
-    """Holds the connection at its first message, and counts."""
+    """A session that holds the connection at its first message, and counts."""
 
     def __init__(self) -> None:
         self.heard = 0
@@ -81,7 +82,8 @@ class Holding(Echo):
 
 
 def test_a_held_connection_is_not_served_what_was_read_already(run: Run) -> None:
-    """What a held connection has sent waits, but for a few messages, until it is released; then all of it comes."""
+    """What a held connection has sent, except for a few messages, waits until it is released; then all of it
+    arrives."""
 
     async def main() -> None:
         session = Holding()
@@ -106,7 +108,7 @@ def test_a_held_connection_is_not_served_what_was_read_already(run: Run) -> None
 
 
 def test_a_flood_whose_answers_are_not_read_waits(run: Run) -> None:
-    """A client that sends megabytes and reads none of the answers is not read from, rather than closed for them."""
+    """If a client sends megabytes and reads no answers, the server stops reading from it instead of closing it."""
 
     async def main() -> None:
         async with partyline_server(outbox_bytes=65_536) as (partyline, url):
@@ -127,7 +129,7 @@ def test_a_flood_whose_answers_are_not_read_waits(run: Run) -> None:
 
 
 def test_what_arrives_in_a_crowded_turn_is_only_later(run: Run) -> None:
-    """A message that is read when the turn of the loop has had its time is answered in the next turns, in its order."""
+    """Messages that are read when the turn's time is used up are answered in the next turns, in order."""
 
     async def main() -> None:
         async with partyline_server(events_per_second=1_000.0) as (partyline, url):

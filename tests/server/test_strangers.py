@@ -1,4 +1,4 @@
-"""Hostile peers, row 47: what a connection may send before it has said who it is, where it must."""
+"""Hostile peers, row 47: what a connection may send before it has authenticated, if it has to."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def command(kind: str, **fields: object) -> str:
 
 
 async def welcomed(client: WebSocketPeer) -> None:
-    """The first frame, which comes when the client has something to say."""
+    """The first frame, which is sent once the client says something."""
     assert json.loads(await client.text())["type"] == "welcome"
 
 
@@ -75,7 +75,7 @@ def test_47_nothing_of_a_stranger_is_inflated(run: Run) -> None:
 
 @pytest.mark.parametrize("together", [True, False], ids=["in one write", "one by one"])
 def test_whoever_has_authenticated_may_send_what_it_likes(run: Run, together: bool) -> None:
-    """What comes after `auth`, in the same write too, has the limits of everybody: megabytes, in large messages."""
+    """After `auth`, even in the same write, the usual limits apply: megabytes, in large messages."""
 
     async def main() -> None:
         async with partyline_server(api_keys=(ApiKey(key_hash("k1")),)) as (partyline, url):

@@ -1,4 +1,4 @@
-"""What is written in one turn of the loop leaves together."""
+"""What is written in one turn of the loop is sent together."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Leaver:
 
 
 def test_all_leave_at_the_end_of_the_turn(run: Run) -> None:
-    """In their order, each once, and one that fails does not keep the next ones."""
+    """Calls at the end of a turn run in order, each once, and one that fails does not stop the next."""
 
     async def main() -> None:
         left: list[str] = []
@@ -58,7 +58,7 @@ class Counting:
 
 
 def test_messages_of_one_turn_are_one_write(run: Run) -> None:
-    """Small ones wait for the end of the turn, in order; beyond 64 KiB they do not; a close comes behind them."""
+    """Small frames wait for the end of the turn, in order; beyond 64 KiB they do not; a close follows them."""
 
     async def main() -> None:
         async with partyline_server() as (partyline, url):
@@ -88,7 +88,7 @@ def test_messages_of_one_turn_are_one_write(run: Run) -> None:
 
 
 def test_a_client_that_ends_right_behind_its_message_is_answered(run: Run) -> None:
-    """What answers the last read leaves before the connection closes itself."""
+    """The answers to the last read are sent before the connection closes itself."""
 
     async def main() -> None:
         async with partyline_server() as (partyline, url):

@@ -1,4 +1,4 @@
-"""WebSockets over real sockets: handshakes, messages, closes, back-pressure, and what shares their connections."""
+"""WebSockets over real sockets: handshakes, messages, closes, back-pressure, and sharing a connection with HTTP."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ REFUSALS: dict[str, tuple[Callable[[str], bytes], int, str]] = {
 
 @pytest.mark.parametrize(("ask", "status", "code"), REFUSALS.values(), ids=REFUSALS)
 def test_refused_handshakes(ask: Callable[[str], bytes], status: int, code: str) -> None:
-    """A handshake that cannot be gets its status and our JSON form, and nothing is upgraded (rows 19, 34, 34b, 36)."""
+    """An invalid handshake gets its status and our JSON form, and nothing is upgraded (rows 19, 34, 34b, 36)."""
 
     async def main() -> None:
         async with partyline_server() as (partyline, url):
@@ -94,7 +94,7 @@ def test_refused_handshakes(ask: Callable[[str], bytes], status: int, code: str)
                     assert await peer.rest() == b""
             await nothing_is_held(partyline)
             assert partyline.counters.upgrades == 0
-            async with connected(url) as peer:  # and the registration is as it was
+            async with connected(url) as peer:  # the registration is unchanged
                 assert (await (await websocket(peer, path)).close()).code == 1000
 
     asyncio.run(main())
@@ -116,7 +116,7 @@ HANDSHAKES: dict[str, Callable[[str], bytes]] = {
 
 @pytest.mark.parametrize("ask", HANDSHAKES.values(), ids=HANDSHAKES)
 def test_accepted_handshakes(ask: Callable[[str], bytes]) -> None:
-    """A handshake is answered 101 however its client spells it, whole and byte by byte."""
+    """A handshake is answered 101 however the client spells it, whole and byte by byte."""
 
     async def main() -> None:
         async with partyline_server() as (partyline, url):
@@ -143,7 +143,7 @@ def test_accepted_handshakes(ask: Callable[[str], bytes]) -> None:
 
 
 def test_messages_in_pieces(run: Run) -> None:
-    """Frames are read wherever TCP cuts them, and however many come at once."""
+    """Frames are read wherever TCP cuts them, and however many arrive at once."""
 
     async def main() -> None:
         async with partyline_server() as (partyline, url):
@@ -178,7 +178,8 @@ VIOLATIONS = {
 
 @pytest.mark.parametrize(("data", "code"), VIOLATIONS.values(), ids=VIOLATIONS)
 def test_violations(run: Run, data: bytes, code: int) -> None:
-    """Messages before a violation in the same read are answered, then comes the close with its code (rows 24, 27)."""
+    """Messages before a violation in the same read are answered, and then the close with its code follows (rows 24,
+    27)."""
 
     async def main() -> None:
         async with partyline_server() as (partyline, url):
@@ -203,7 +204,7 @@ def test_violations(run: Run, data: bytes, code: int) -> None:
 
 @pytest.mark.parametrize("code", [1000, 1001, 3000, 4999, 1005])
 def test_close_by_the_client(run: Run, code: int) -> None:
-    """A client's close is answered with its own code, behind the answers to what it said before; then TCP ends."""
+    """A client's close is answered with its own code, after the answers to earlier messages; then TCP ends."""
 
     async def main() -> None:
         async with partyline_server() as (partyline, url):
@@ -221,7 +222,7 @@ def test_close_by_the_client(run: Run, code: int) -> None:
 
 
 def test_close_by_a_client_that_goes_on_sending(run: Run) -> None:
-    """Bytes behind a close frame, more than one read takes, do not turn the end of the connection into a reset."""
+    """More bytes after a close frame than one read takes do not turn the end of the connection into a reset."""
 
     async def main() -> None:
         async with partyline_server() as (partyline, url):
@@ -237,7 +238,7 @@ def test_close_by_a_client_that_goes_on_sending(run: Run) -> None:
 
 
 def test_close_by_the_server(run: Run) -> None:
-    """Unregistering closes with 4001, TCP ends with the client's answer, and the id is worth nothing any more."""
+    """Unregistering closes with 4001, TCP ends with the client's answer, and the id is no longer valid."""
 
     async def main() -> None:
         async with partyline_server() as (partyline, url):
@@ -247,7 +248,7 @@ def test_close_by_the_server(run: Run) -> None:
                 await other.send(request("DELETE", f"/register/{path.removeprefix('/ws/')}"))
                 assert (await other.answer()).json == {"status": "unregistered"}
                 assert await socket.until_close() == ([], Close(4001, "unregistered"))
-                # What is said before the answer to a close is read, and not acted on.
+                # What arrives before the answer to a close is read, but not acted on.
                 await peer.send(frame(TEXT, b"ping", key=MASK) + close_frame(4001))
                 assert await socket.next() is None
                 await other.send(upgrade(path))
@@ -259,7 +260,7 @@ def test_close_by_the_server(run: Run) -> None:
 
 
 def test_close_by_both_at_once(run: Run) -> None:
-    """Closes that cross each other end the connection without another close frame."""
+    """Closes that cross end the connection without another close frame."""
 
     async def main() -> None:
         async with partyline_server(close_timeout=30.0) as (partyline, url):
@@ -281,7 +282,7 @@ def test_close_by_both_at_once(run: Run) -> None:
 
 @pytest.mark.parametrize("how", ["FIN", "RST"])
 def test_end_without_a_close(run: Run, how: str) -> None:
-    """A client that goes without a close frame is let go of at once."""
+    """A client that leaves without a close frame is released at once."""
 
     async def main() -> None:
         async with partyline_server() as (partyline, url):
@@ -304,7 +305,7 @@ def test_end_without_a_close(run: Run, how: str) -> None:
 
 
 def test_replaced_connection(run: Run) -> None:
-    """A second connection with the same id closes the first with 4000, and alone gets what is published then."""
+    """A second connection with the same id closes the first with 4000, and only the second gets later messages."""
 
     async def main() -> None:
         async with partyline_server() as (partyline, url):
@@ -367,7 +368,7 @@ def test_what_stays_of_a_closed_connection(run: Run) -> None:
 
 
 def test_a_flood_that_is_not_read(run: Run) -> None:
-    """A client that asks without reading is not read any more, and gets every answer once it reads (row 17)."""
+    """The server stops reading from a client that asks without reading; it gets every answer once it reads (row 17)."""
     count, batch = 60_000, 2_000
     flood = frame(TEXT, b"ping", key=MASK) * batch
 
@@ -384,7 +385,7 @@ def test_a_flood_that_is_not_read(run: Run) -> None:
                     await asyncio.sleep(0.05)
                     if partyline.counters.received == received:
                         break
-                assert received < count, "it went on reading, although no answer got out"
+                assert received < count, "the server went on reading, although no answer was sent"
                 (server_side,) = (one for one in partyline.site.live if isinstance(one, WebSocket))
                 assert server_side._outbox is not None
                 assert 0 < server_side._outbox.size < 200_000  # the answers to what one read may hold
@@ -401,7 +402,7 @@ def test_a_flood_that_is_not_read(run: Run) -> None:
 
 
 def test_a_large_answer_to_a_client_that_reads_slowly(run: Run) -> None:
-    """A message far larger than all buffers arrives whole, heartbeats beside it, and the close behind it."""
+    """A message far larger than all buffers arrives whole, with heartbeats, and the close after it."""
     large = "0123456789" * 400_000
 
     async def main() -> None:
@@ -432,7 +433,8 @@ def test_a_large_answer_to_a_client_that_reads_slowly(run: Run) -> None:
 
 
 def test_compression(run: Run) -> None:
-    """Where it was agreed on, large messages are compressed and small ones not; compressed ones are read (RFC 7692)."""
+    """If compression was agreed on, large messages are compressed and small ones are not; compressed ones are read (RFC
+    7692)."""
     large = "a message worth compressing, " * 100
 
     async def main() -> None:
@@ -499,7 +501,7 @@ def test_upgrade_of_a_connection_in_use(run: Run) -> None:
 
 
 def test_pipelined_requests(run: Run) -> None:
-    """Requests that come at once are answered in order, also where an earlier one takes longer (RFC 9112 9.3.2)."""
+    """Requests that arrive together are answered in order, even if an earlier one takes longer (RFC 9112 9.3.2)."""
     go_on = asyncio.Event()
 
     async def slow(scope: Any, receive: Any, send: Any) -> None:
@@ -535,7 +537,7 @@ def test_pipelined_requests(run: Run) -> None:
     ids=["close", "HTTP/1.0", "a body"],
 )
 def test_last_request(run: Run, certificate: Certificate, ask: bytes, over: str) -> None:
-    """A request that is its connection's last is answered whole, and nothing behind it is (RFC 9112 9.6)."""
+    """A connection's last request is answered whole, and nothing after it is (RFC 9112 9.6)."""
     files = {"certfile": certificate.certfile, "keyfile": certificate.keyfile} if over == "tls" else {}
 
     async def main() -> None:
@@ -555,7 +557,7 @@ def test_last_request(run: Run, certificate: Certificate, ask: bytes, over: str)
 
 BEHIND: dict[str, tuple[Callable[[str], bytes], int]] = {
     "an upgrade": (upgrade, 101),
-    "a handshake that cannot be": (instead("Version: 13", "Version: 8"), 426),
+    "an invalid handshake": (instead("Version: 13", "Version: 8"), 426),
     "garbage": (lambda _: b"garbage\r\n", 400),
     "a head that is too large": (lambda _: request("GET", "/health", None, "X: " + "a" * 3000), 431),
 }
@@ -587,7 +589,8 @@ def test_what_is_pipelined_behind_a_request(ask: Callable[[str], bytes], status:
 
 @pytest.mark.parametrize("first", ["/there", "/stream"])
 def test_leaving_before_pipelined_requests_are_answered(run: Run, caplog: pytest.LogCaptureFixture, first: str) -> None:
-    """A client that leaves before its pipelined requests are answered is no error of ours, and nothing stays of it."""
+    """A client that leaves before its pipelined requests are answered is not an error of ours, and nothing of it is
+    left."""
     go_on = asyncio.Event()
 
     async def slow(scope: Any, receive: Any, send: Any) -> None:
@@ -623,7 +626,7 @@ def test_upgrade_on_a_foreign_path(run: Run) -> None:
             async with connected(url) as peer:
                 await peer.send(upgrade("/echo", "Origin: https://foreign.example"))
                 assert (await peer.answer()).status == 403
-            async with connected(url) as peer:  # ours stay ours
+            async with connected(url) as peer:  # our own paths stay ours
                 await peer.send(upgrade("/ws/" + "0" * 32))
                 assert (await peer.answer()).status == 404
             await nothing_is_held(partyline)
@@ -662,7 +665,7 @@ def test_stop_with_a_websocket_of_the_application_that_does_not_read(run: Run) -
 
 
 def test_websocket_over_tls(run: Run, certificate: Certificate) -> None:
-    """wss works as ws does: registration, messages, large ones, refusals, violations, and both ways to close."""
+    """wss works like ws: registration, messages, large ones, refusals, violations, and both ways to close."""
 
     async def main() -> None:
         files = {"certfile": certificate.certfile, "keyfile": certificate.keyfile}
@@ -711,7 +714,7 @@ def test_websocket_over_tls(run: Run, certificate: Certificate) -> None:
 
 
 def test_plain_http_on_a_tls_port(certificate: Certificate) -> None:
-    """Who speaks without TLS to a TLS port is cut, and nothing is held for it."""
+    """A client that speaks without TLS to a TLS port is cut, and nothing is held for it."""
 
     async def main() -> None:
         async with partyline_server(certfile=certificate.certfile, keyfile=certificate.keyfile) as (partyline, url):
