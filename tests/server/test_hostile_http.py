@@ -19,6 +19,7 @@ from partyline.config import ApiKey
 from partyline.models import Draft
 from partyline.server.http import HttpConnection
 from partyline.trust.keys import key_hash
+from partyline.wire.http.phases import Phase
 from partyline.wire.websocket.connection import Close
 from tests.process import serving
 from tests.server.apps import app
@@ -256,6 +257,34 @@ def test_requests_of_a_client_that_does_not_read_wait(run: Run) -> None:
     run(main())
 
 
+def test_a_refusal_that_is_read_late_lingers_no_longer(run: Run) -> None:
+    """A client that is refused while its earlier answers wait, and reads them then, is cut as any other that was
+    refused (hostile 49)."""
+
+    async def main() -> None:
+        async with partyline_server() as (partyline, url):
+            small_send_buffers(partyline)
+            async with connected(url, buffer=4096) as peer:
+                peer.stop_reading()
+                await eventually(lambda: bool(http_connections(partyline)), "it is there")
+                (connection,) = http_connections(partyline)
+                waits = connection._transport.get_write_buffer_size
+                while waits() <= 65_300:  # the next one goes beyond the 64 KiB that a transport holds
+                    count = partyline.counters.requests
+                    await peer.send(GET)
+                    await eventually(lambda before=count: partyline.counters.requests > before, "it is answered")
+                    await asyncio.sleep(0)
+                assert not connection.blocked
+                await peer.send(b"malformed\r\n\r\n")
+                await eventually(lambda: connection.blocked, "the refusal waits")
+                assert connection._phase is Phase.LINGER
+                peer.read_again()
+                assert b" 400 Bad Request" in await peer.rest()
+                await nothing_is_held(partyline)
+
+    run(main())
+
+
 # Ends
 
 
@@ -467,13 +496,14 @@ def test_paths_that_are_not_utf8(run: Run, raw: str) -> None:
     "path", ["/publish", "/register", "/v1/publish", "/v1/topics/cats/messages", "/socket.io/?EIO=4&transport=polling"]
 )
 def test_coded_bodies(run: Run, path: str) -> None:
-    """A body with a Content-Encoding gets 415, which says so; `identity` is not an encoding."""
+    """A body with a Content-Encoding is 415, and says so, however often it comes; `identity` is none."""
 
     async def main() -> None:
         async with partyline_server() as (partyline, url), connected(url) as peer:
-            await peer.send(request("POST", path, b"\x1f\x8b\x08", "Content-Encoding: gzip"))
-            answer = await peer.answer()
-            assert (answer.status, answer.code) == (415, "unsupported_media_type")
+            for _ in range(2):
+                await peer.send(request("POST", path, b"\x1f\x8b\x08", "Content-Encoding: gzip"))
+                answer = await peer.answer()
+                assert (answer.status, answer.code) == (415, "unsupported_media_type")
             await peer.send(request("POST", path, b"{}", "Content-Encoding: identity"))
             assert (await peer.answer()).status != 415
             assert partyline.counters.errors == 0

@@ -56,7 +56,10 @@ def test_targets(target: bytes) -> None:
 
 @pytest.mark.parametrize(
     "target",
-    [b"ftp://one.example/", b"http://u@one.example/", b"http://one.example:65536/", b"one.example", b"http:///a"],
+    [
+        *(b"ftp://one.example/", b"http://u@one.example/", b"http://one.example:65536/", b"one.example", b"http:///a"),
+        *(b"http://one.example:" + digit * 5_000 + b"/" for digit in (b"0", b"9")),  # more than Python reads
+    ],
 )
 def test_targets_that_are_refused(target: bytes) -> None:
     """A target that is no URL of a server, names a user or has an impossible port is malformed."""
@@ -95,6 +98,7 @@ def test_lengths(lines: bytes, length: int) -> None:
         b"Content-Length: 1\nContent-Length: 1\n",
         b"Content-Length: 1, 1\n",
         b"Content-Length: -1\n",
+        b"Content-Length: " + b"0" * 5_000 + b"1\n",
         b"Content-Length: 1\nTransfer-Encoding: chunked\n",
         b"Transfer-Encoding: chunked\nContent-Length: 1\n",
         b"Transfer-Encoding: chunked\nTransfer-Encoding: chunked\n",
