@@ -85,6 +85,19 @@ def cost(read: Callable[[str], object], value: str) -> float:
     return min(once() for _ in range(3))
 
 
+@pytest.mark.parametrize("end", ["", "@"])
+@pytest.mark.parametrize("begin", ["", "a=b;"])
+def test_hostile_46_values_that_are_just_short_enough(begin: str, end: str) -> None:
+    """The same below the bound beyond which a value is not looked at, with what no form of it allows at its end
+    (hostile 46)."""
+    for name in ("forwarded", "host", "origin"):
+        most = 4_096 if name == "forwarded" else 300
+        for piece in PIECES:
+            short, long = (begin + piece * ((size - 10) // len(piece)) + end for size in (most // 8, most))
+            least = max(cost(header(name), short), 100e-6)
+            assert cost(header(name), long) < 24 * least, (name, piece)
+
+
 @pytest.mark.parametrize("reader", READERS)
 def test_hostile_46_headers_cost_what_they_weigh(reader: str) -> None:
     """A value eight times as long costs at most a little more than eight times as much, whatever it is made of (hostile
