@@ -63,13 +63,20 @@ class Policy(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Audience:
-    """Who gets a message: the members of any of `rooms`, of all where none is named, but not those of `excluded`."""
+    """Who gets a message: the members of any of `rooms`, of all where none is named, but not those of `excluded`.
+
+    `only` is the id of the one member that it is for, and `besides` of one that it is not for, whatever their rooms.
+    """
 
     rooms: frozenset[str] = frozenset()
     excluded: frozenset[str] = frozenset()
+    only: str = ""
+    besides: str = ""
 
-    def reaches(self, rooms: Collection[str]) -> bool:
-        """Whether a member of `rooms` belongs to it."""
+    def reaches(self, id: str, rooms: Collection[str]) -> bool:  # noqa: A002
+        """Whether the member with this id, in these rooms, belongs to it."""
+        if self.only or id == self.besides:
+            return id == self.only
         return (not self.rooms or not self.rooms.isdisjoint(rooms)) and self.excluded.isdisjoint(rooms)
 
 

@@ -7,14 +7,19 @@ import base64
 import gzip
 import json
 import time
+from typing import NoReturn
 
 import pytest
 
 from partyline import ConfigError, EngineIO
+from partyline.engineio.arriving import Opening
 from partyline.engineio.connection import EngineConnection
 from partyline.engineio.frames import Frames
-from partyline.engineio.receiver import Request
+from partyline.engineio.receiver import Receiver, Request
+from partyline.engineio.sessions import Hooks, Sessions
 from partyline.models import Payload
+from partyline.trust.perimeter import Peer
+from partyline.wire.engineio.handshake import BAD_REQUEST, Asked, refusal
 from partyline.wire.websocket.connection import Close
 from tests.server.peers import close_frame, connected, request, upgrade, websocket
 from tests.server.servers import eventually, nothing_is_held
@@ -825,6 +830,82 @@ def test_a_hook_that_fails(hook: str, transport: str, failure: type[BaseExceptio
             assert partyline.counters.errors == 1
             assert not watched.engine.connections
             assert not watched.seen
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("failure", [RuntimeError, SystemExit, KeyboardInterrupt])
+def test_a_hook_that_fails_later(failure: type[BaseException]) -> None:
+    """A GET that hung is answered with 500 where the hook fails that gives the headers of its answer (hostile 57)."""
+    asked: list[object] = []
+
+    def headers(handshake: object) -> list[tuple[str, str]]:
+        asked.append(handshake)
+        if len(asked) > 1:
+            raise failure("as asked")
+        return []
+
+    async def main() -> None:
+        watched = Watched(headers=headers)
+        async with served(watched) as (partyline, url), Polling.at(url) as client:
+            await client.ask()
+            assert watched.last is not None
+            await eventually(lambda: watched.last is not None and watched.last.writable, "the GET hangs")
+            watched.last.send("hello")
+            answer = await client.gets.answer()
+            assert (answer.status, b"Error" in answer.body) == (500, False)
+            assert partyline.counters.errors == 1
+
+    asyncio.run(main())
+
+
+def test_an_id_that_is_taken_meanwhile() -> None:
+    """A WebSocket whose id has been given out once more before its session could open is closed (hostile 57)."""
+
+    class Taken(Sessions):
+        def open(self, *_: object) -> NoReturn:
+            raise refusal(BAD_REQUEST)
+
+    async def main() -> None:
+        hooks = Hooks(None, None, None, None, None)
+        table = Taken(lambda *_: None, frozenset(), hooks, version_3=True, jsonp=False, cookie=None, compress_from=0)  # type: ignore[arg-type,return-value]
+        closed = asyncio.get_running_loop().create_future()
+
+        class Socket:
+            def close(self, code: int, reason: str) -> None:
+                closed.set_result(code)
+
+        opening = Opening(table, Asked(3, "websocket", None), Request("websocket", b"", [], Peer("", "ws", "")), "same")
+        opening.opened(Socket())  # type: ignore[arg-type]
+        assert await asyncio.wait_for(closed, 10) == 1011
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("failure", [RuntimeError, SystemExit, KeyboardInterrupt])
+@pytest.mark.parametrize("version", [3, 4])
+@pytest.mark.parametrize("transport", ["polling", "websocket"])
+def test_an_accept_that_fails(transport: str, version: int, failure: type[BaseException]) -> None:
+    """A connection whose receiver cannot be made ends, and nothing of it is left (hostile 57)."""
+
+    def accept(*_: object) -> Receiver:
+        raise failure("as asked")
+
+    async def main() -> None:
+        watched = Watched(accept=accept, version_3=True)
+        async with served(watched) as (partyline, url), connected(url) as peer:
+            path = f"/engine.io/?EIO={version}&transport={transport}"
+            if transport == "polling":
+                await peer.send(request("GET", path))
+                await peer.answer()
+            else:
+                await (await websocket(peer, path)).until_close()
+            await eventually(lambda: partyline.counters.errors == 1, "it is counted")
+            if transport == "polling":
+                (sid,) = watched.engine.connections
+                await peer.send(request("GET", f"{path}&sid={sid}"))
+                assert (await peer.answer()).body == (b"1" if version == 4 else b"1:1"), "its end is what it hears next"
+            await eventually(lambda: not watched.engine.connections, "nothing is left")
 
     asyncio.run(main())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from threading import get_ident
 from typing import Any, Protocol
 
@@ -66,13 +67,13 @@ class Broadcast:
 
     def to(self, *rooms: str | Iterable[str]) -> Broadcast:
         """Those in any of `rooms`, besides the ones named before."""
-        return self._with(Audience(self._audience.rooms | names(rooms), self._audience.excluded))
+        return self._with(replace(self._audience, rooms=self._audience.rooms | names(rooms)))
 
     in_ = to
 
     def except_(self, *rooms: str | Iterable[str]) -> Broadcast:
         """Without those in any of `rooms`."""
-        return self._with(Audience(self._audience.rooms, self._audience.excluded | names(rooms)))
+        return self._with(replace(self._audience, excluded=self._audience.excluded | names(rooms)))
 
     # How
 
@@ -181,7 +182,7 @@ class RemoteSocket:
 
     @property
     def _itself(self) -> Broadcast:
-        return Broadcast(self._namespace, Audience(frozenset((self.id,))))
+        return Broadcast(self._namespace, Audience(only=self.id))
 
     def emit(self, event: str, *arguments: Any) -> None:
         """As `Socket.emit`, wherever it is."""

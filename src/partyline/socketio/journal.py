@@ -49,25 +49,27 @@ class Entry:
 
 
 class Record(msgspec.Struct, frozen=True, array_like=True):
-    """An event in the log, in MessagePack: binary values stand beside its JSON as they are. `sid` is the one socket
-    that it is for, or empty."""
+    """An event in the log, in MessagePack: binary values stand beside its JSON as they are. `only` is the one socket
+    that it is for, and `besides` one that it is not for, or empty."""
 
     rooms: list[str]
     excluded: list[str]
-    sid: str
+    only: str
     text: bool  # whether `data` is JSON
     data: bytes
     attachments: tuple[bytes, ...] = ()
+    besides: str = ""
 
     @classmethod
-    def of(cls, body: Body, audience: Audience, sid: str = "") -> Record:
-        """An event for an audience, or for one socket."""
+    def of(cls, body: Body, audience: Audience) -> Record:
+        """An event for an audience."""
         text, data = True, body.data
         if isinstance(data, bytes):
             text = False
         else:
             data = data.encode()
-        return cls(list(audience.rooms), list(audience.excluded), sid, text, data, body.attachments)
+        rooms, excluded = list(audience.rooms), list(audience.excluded)
+        return cls(rooms, excluded, audience.only, text, data, body.attachments, audience.besides)
 
     @property
     def body(self) -> Body:
@@ -75,11 +77,7 @@ class Record(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def audience(self) -> Audience:
-        return Audience(frozenset(self.rooms), frozenset(self.excluded))
-
-    def reaches(self, sid: str, rooms: Collection[str]) -> bool:
-        """Whether it is for a socket with this id in these rooms."""
-        return self.sid == sid if self.sid else self.audience.reaches(rooms)
+        return Audience(frozenset(self.rooms), frozenset(self.excluded), self.only, self.besides)
 
 
 class _OldRecord(msgspec.Struct):
@@ -113,7 +111,7 @@ def read_record(message: Message) -> Record:
 class Kept(Spoken):
     """An event that the log is asked to keep."""
 
-    __slots__ = ("_audience", "_body", "_journal", "_sid", "_told")
+    __slots__ = ("_audience", "_body", "_journal", "_told")
 
     def __init__(
         self,
@@ -123,14 +121,12 @@ class Kept(Spoken):
         sockets: Collection[Member],
         *,
         size: int = 0,
-        sid: str = "",
         told: Told | None = None,
     ) -> None:
         space = journal.namespace
         super().__init__(space, space.lane if journal.recovery else None, sockets, None, size)
         self._journal = journal
         self._audience = audience
-        self._sid = sid
         self._body = body
         self._told = told
 
@@ -169,7 +165,7 @@ class Kept(Spoken):
             self._told(self._journal.answer(outcome))
 
     def joined(self, socket: Member) -> None:
-        if socket.id == self._sid if self._sid else self._audience.reaches(socket.rooms):
+        if self._audience.reaches(socket.id, socket.rooms):
             self.sockets = [*self.sockets, socket]
             crowd = self.namespace.io.delivery.crowd
             if crowd is not None and crowd.message is self.message:
@@ -202,15 +198,13 @@ class Journal:
 
     # Out
 
-    def emit(self, body: Body, audience: Audience, only: Member | None = None) -> None:
-        """Keep an event, and send it once it is kept: to an audience, or to `only` one socket. Raises Overloaded."""
-        if only is None:
-            sid, sockets = "", list(self.namespace.select(audience))
-        else:
-            sid, sockets = only.id, [only]
-        data = _write(Record.of(body, audience, sid))
+    def emit(self, body: Body, audience: Audience, socket: Member | None = None) -> None:
+        """Keep an event, and send it once it is kept: to an audience, or to the one `socket` in it. Raises
+        Overloaded."""
+        sockets = list(self.namespace.select(audience)) if socket is None else [socket]
+        data = _write(Record.of(body, audience))
         draft = Draft(self._room, data, message_id(), durable=True, publisher="socket.io", chosen_id=False)
-        kept = Kept(self, body, audience, sockets, size=len(data), sid=sid)
+        kept = Kept(self, body, audience, sockets, size=len(data))
         if not self._hub.keep((draft,), (kept,)):
             kept.answered(Refused(draft, Overloaded("the log takes no more")))
             self._hub.delivery.say(kept)

@@ -12,7 +12,7 @@ from partyline.hub.delivery import Lane
 from partyline.hub.rooms import Rooms
 from partyline.models import Audience, Draft
 from partyline.socketio.acks import Gathering, outcome
-from partyline.socketio.broadcast import EVERYBODY, Broadcast, RemoteSocket, Target
+from partyline.socketio.broadcast import Broadcast, RemoteSocket, Target
 from partyline.socketio.dialects import Emission
 from partyline.socketio.handlers import AnyFunction, Handlers
 from partyline.socketio.listening import Listening
@@ -188,7 +188,7 @@ class Namespace(Broadcast, Listening):
         if volatile or self.log is None:
             self._speak(None if volatile else self.lane, body, (socket,))
         else:
-            self.log.emit(body, EVERYBODY, socket)
+            self.log.emit(body, Audience(only=socket.id), socket)
 
     def _speak(self, lane: Lane | None, body: Body, members: Collection[Member], ack: int | None = None) -> None:
         self.io.counters.published += 1
@@ -197,6 +197,8 @@ class Namespace(Broadcast, Listening):
 
     def _is_here(self, audience: Audience) -> bool:
         """Whether it is one socket of this node alone."""
+        if audience.only:
+            return audience.only in self.sockets
         return len(audience.rooms) == 1 and next(iter(audience.rooms)) in self.sockets
 
     async def gather(
@@ -251,7 +253,7 @@ class Namespace(Broadcast, Listening):
 
     def move(self, audience: Audience, into: frozenset[str], out_of: frozenset[str], *, local: bool) -> None:
         """Let an audience join and leave rooms. Raises InvalidValue behind the last one, where some may not join."""
-        if self.io.nodes is not None and not local:
+        if self.io.nodes is not None and not local and audience.only not in self.sockets:
             self.io.nodes.move(self, audience, into, out_of)
         refusal: InvalidValue | None = None
         for member in tuple(self.select(audience)):
@@ -265,7 +267,7 @@ class Namespace(Broadcast, Listening):
 
     def expel(self, audience: Audience, *, close: bool, local: bool) -> None:
         """Disconnect an audience."""
-        if self.io.nodes is not None and not local:
+        if self.io.nodes is not None and not local and audience.only not in self.sockets:
             self.io.nodes.expel(self, audience, close=close)
         for member in tuple(self.select(audience)):
             member.disconnect(close)
@@ -303,6 +305,8 @@ class Namespace(Broadcast, Listening):
 
     def select(self, audience: Audience) -> Collection[Member]:
         """The sockets of an audience on this node, each once. May be a live view."""
+        if audience.only:
+            return (self.sockets[audience.only],) if audience.only in self.sockets else ()
         rooms = audience.rooms
         chosen: Collection[Member]
         if not rooms:
@@ -315,10 +319,12 @@ class Namespace(Broadcast, Listening):
             for room in rooms:
                 union.update(dict.fromkeys(self._in(room)))
             chosen = union
-        if audience.excluded:
+        if audience.excluded or audience.besides:
             out: set[Member] = set()
             for room in audience.excluded:
                 out.update(self._in(room))
+            if audience.besides in self.sockets:
+                out.add(self.sockets[audience.besides])
             if out:
                 chosen = [socket for socket in chosen if socket not in out]
         return chosen

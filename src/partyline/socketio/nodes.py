@@ -77,9 +77,8 @@ class Nodes:
         self, namespace: Namespace, event: str, arguments: tuple[Any, ...], audience: Audience, *, volatile: bool
     ) -> None:
         """Send an event on the other nodes, too. Raises InvalidValue."""
-        self._tell(
-            Emit(namespace.name, event, list(arguments), list(audience.rooms), list(audience.excluded), volatile)
-        )
+        rooms, excluded = _rooms(audience)
+        self._tell(Emit(namespace.name, event, list(arguments), rooms, excluded, volatile=volatile, only=audience.only))
 
     def gather(
         self,
@@ -94,15 +93,17 @@ class Nodes:
         for node in self._cluster.others:
             gathering.expect(node)
         number = self._cluster.ask(_Remote(gathering))
+        rooms, excluded = _rooms(audience)
         self._tell(
             Emit(
                 namespace.name,
                 event,
                 list(arguments),
-                list(audience.rooms),
-                list(audience.excluded),
+                rooms,
+                excluded,
                 request=number,
                 seconds=seconds,
+                only=audience.only,
             )
         )
         return number
@@ -115,7 +116,7 @@ class Nodes:
         """The sockets of an audience on the other nodes. Raises CallTimeout where one does not answer."""
 
         def question(number: int) -> Said:
-            return Fetch(namespace.name, number, list(audience.rooms), list(audience.excluded))
+            return Fetch(namespace.name, number, *_rooms(audience), audience.only)
 
         answers = await self._ask(question, seconds)
         return [
@@ -127,11 +128,11 @@ class Nodes:
 
     def move(self, namespace: Namespace, audience: Audience, into: frozenset[str], out_of: frozenset[str]) -> None:
         """Let an audience on the other nodes join and leave rooms."""
-        self._tell(Move(namespace.name, list(audience.rooms), list(audience.excluded), list(into), list(out_of)))
+        self._tell(Move(namespace.name, *_rooms(audience), list(into), list(out_of), audience.only))
 
     def expel(self, namespace: Namespace, audience: Audience, *, close: bool) -> None:
         """Disconnect an audience on the other nodes."""
-        self._tell(Expel(namespace.name, list(audience.rooms), list(audience.excluded), close))
+        self._tell(Expel(namespace.name, *_rooms(audience), close, audience.only))
 
     def server_side(self, namespace: Namespace, event: str, arguments: tuple[Any, ...]) -> None:
         """An event for the other servers."""
@@ -253,7 +254,12 @@ class _Remote:
 
 
 def _audience(said: Emit | Fetch | Move | Expel) -> Audience:
-    return Audience(frozenset(said.rooms), frozenset(said.excluded))
+    return Audience(frozenset(said.rooms), frozenset(said.excluded), said.only)
+
+
+def _rooms(audience: Audience) -> tuple[list[str], list[str]]:
+    """The rooms of an audience, and those left out. Whom it is `besides` is a socket of this node."""
+    return [audience.only] if audience.only else list(audience.rooms), list(audience.excluded)
 
 
 def _data(socket: Member) -> dict[str, Any]:

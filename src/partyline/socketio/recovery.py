@@ -293,7 +293,7 @@ class _Replay:
 
     async def deliver(self, message: Message) -> None:
         record = read_record(message)
-        if record.reaches(self._restored.row.sid, self._rooms):
+        if record.audience.reaches(self._restored.row.sid, self._rooms):
             offset = f"{self._restored.after.epoch}-{message.offset}"
             parser, engine = self._connection.parser, self._connection.engine
             name = self._socket.namespace.name

@@ -177,7 +177,7 @@ class Socket:
     @property
     def broadcast(self) -> Broadcast:
         """Everybody in the namespace but this socket."""
-        return Broadcast(self.namespace, Audience(excluded=frozenset((self.id,))))
+        return Broadcast(self.namespace, Audience(besides=self.id))
 
     def to(self, *rooms: str | Iterable[str]) -> Broadcast:
         """Those in any of the rooms, without this socket."""
