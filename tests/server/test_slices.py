@@ -40,7 +40,7 @@ def test_48_others_are_served_before_a_flood_is_over(run: Run) -> None:
                     await eventually(lambda: len(partyline.site.fair), f"{name}: it waits for its turn")
                     await asking.say("first")
                     assert await asking.text() == "first"
-                    assert len(partyline.site.fair), f"{name}: the flood was over first"
+                    assert len(partyline.site.fair), f"{name}: the flood was over too soon"
                     sending.cancel()
             await nothing_is_held(partyline)
 

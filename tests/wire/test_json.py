@@ -1,4 +1,4 @@
-"""JSON from strangers: what is read, what is refused with which words, and how values are written."""
+"""JSON from strangers: what is read, what is refused with which message, and how values are written."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def malformed(data: bytes, kind: type[Any] = object) -> MalformedRequest:
     ],
 )
 def test_what_is_no_json_is_malformed(data: bytes) -> None:
-    """What is no JSON, or JSON with something behind it, is 400 `malformed_json`."""
+    """Anything that is not JSON, or JSON with something after it, gets 400 `malformed_json`."""
     for kind in (Topics, Any):
         assert malformed(data, kind).code == "malformed_json"
 
@@ -85,7 +85,7 @@ def test_what_is_no_json_is_malformed(data: bytes) -> None:
     ],
 )
 def test_what_is_no_utf8_is_malformed(data: bytes, at: int | None) -> None:
-    """Bytes that are not UTF-8, surrogates and overlong forms among them, are 400 and said to be at which byte."""
+    """Bytes that are not UTF-8, including surrogates and overlong forms, get 400 with the place of the byte."""
     error = malformed(data, Topics)
     assert error.code == "malformed_json"
     if at is not None:
@@ -93,7 +93,7 @@ def test_what_is_no_utf8_is_malformed(data: bytes, at: int | None) -> None:
 
 
 def test_bytes_that_are_copied_are_checked_as_well() -> None:
-    """A value that is passed on as it is, without being read, is UTF-8 and JSON all the same (hostile 27)."""
+    """A value that is passed on unread has to be UTF-8 and JSON all the same (hostile 27)."""
     for data in (b'"\xff"', b'"\xed\xa0\x80"', b"[1,]", b"NaN", b'"\\x"', b"01", b'"a\nb"'):
         assert malformed(b'{"items": [{"data": ' + data + b', "name": "a"}]}', Outer).code == "malformed_json"
 
@@ -114,7 +114,7 @@ values = st.recursive(
 @given(values, st.booleans())
 @settings(deadline=None)
 def test_json_is_read_as_it_was_written(value: Any, ascii_only: bool) -> None:
-    """Any JSON value comes back as it went in, escaped or not."""
+    """Any JSON value is read back as it was written, escaped or not."""
     assert decode(json.dumps(value, ensure_ascii=ascii_only).encode(), Any) == value
 
 
@@ -146,7 +146,7 @@ def test_json_is_read_as_it_was_written(value: Any, ascii_only: bool) -> None:
 )
 @settings(deadline=None)
 def test_every_bytes_is_read_or_refused(data: bytes) -> None:
-    """Of any bytes, reading gives a value or one of the two documented errors and nothing else (hostile 45)."""
+    """Reading any bytes gives a value or one of the two documented errors, and nothing else (hostile 45)."""
     for kind in (Topics, Outer):
         try:
             assert isinstance(decode(data, kind), kind)
@@ -163,7 +163,7 @@ def nested(depth: int, opening: str = "[", closing: str = "]", inner: str = "") 
 
 @pytest.mark.parametrize(("opening", "closing", "inner"), [("[", "]", ""), ('{"a":', "}", "1"), ('[{"a":', "}]", "1")])
 def test_64_levels_are_read_and_65_are_not(opening: str, closing: str, inner: str) -> None:
-    """Arrays and objects nest 64 deep; one level more is 400 `too_deep`, whatever they are made of."""
+    """Arrays and objects may nest 64 levels deep; one more gets 400 `too_deep`, whatever they are made of."""
     levels = MAX_DEPTH // (opening.count("[") + opening.count("{"))
     assert MAX_DEPTH == 64
     decode(nested(levels, opening, closing, inner), Any)
@@ -179,7 +179,7 @@ def test_deep_nesting_costs_no_stack() -> None:
 
 
 def test_wide_is_not_deep() -> None:
-    """Any number of arrays and objects beside one another is read."""
+    """Any number of arrays and objects side by side is read."""
     data = b"[" + b",".join([b'[{"a":[]}]'] * 1_000) + b"]"
     assert len(decode(data, Any)) == 1_000
 
@@ -200,13 +200,13 @@ def test_wide_is_not_deep() -> None:
     ids=range(9),
 )
 def test_brackets_in_strings_do_not_nest(text: str) -> None:
-    """Brackets in strings are text, whatever quotes and backslashes stand beside them, in values and in names."""
+    """Brackets in strings are text, whatever quotes and backslashes are next to them, in values and in names."""
     for value in (text, [text], {text: text}, [[text], {"a": text}]):
         assert decode(json.dumps(value).encode(), Any) == value
 
 
 def test_strings_hide_no_depth() -> None:
-    """Nesting counts behind and between strings with quotes and backslashes at their ends."""
+    """Nesting is counted after and between strings that end with quotes and backslashes."""
     for text in ("", "]", "\\", '"', '\\"', '"]"', "\\\\"):
         written = json.dumps(text)
         data = (f"[{written}," * 64 + "[]" + "]" * 64).encode()
@@ -216,7 +216,7 @@ def test_strings_hide_no_depth() -> None:
 
 
 def test_brackets_that_are_closed_do_not_count() -> None:
-    """At the depth of 64 levels arrays and objects beside one another are still read, one level deeper not."""
+    """At a depth of 64 levels arrays and objects side by side are still read, one level deeper they are not."""
     for beside in ("[]", "{}", '{"a":[]}'):
         decode((f"[{beside}," * 62 + '{"a":[]}' + "]" * 62).encode(), Any)
         assert malformed((f"[{beside}," * 63 + '{"a":[]}' + "]" * 63).encode(), Any).code == "too_deep"
@@ -225,7 +225,7 @@ def test_brackets_that_are_closed_do_not_count() -> None:
 @pytest.mark.parametrize("tail", [b"", b"\\", b'"'], ids=ascii)
 @pytest.mark.parametrize("piece", [b'\\"', b'"', b'"[', b'\\\\"', b"\\", b'"\\'], ids=ascii)
 def test_checking_depth_takes_linear_time(piece: bytes, tail: bytes) -> None:
-    """A body that is made to be looked at again and again is not: 32 KiB cost milliseconds, closed strings or not."""
+    """A body made to be scanned again and again is not: 32 KiB cost milliseconds, with closed strings or not."""
     data = b"[" * (MAX_DEPTH + 1) + b'"' + piece * (32_768 // len(piece)) + tail
     begin = time.thread_time()
     with pytest.raises(MalformedRequest):
@@ -265,8 +265,8 @@ def test_checking_depth_takes_linear_time(piece: bytes, tail: bytes) -> None:
     ],
 )
 def test_half_characters_do_not_cost_the_message(escaped: str, text: str) -> None:
-    """An escaped surrogate without its other half is U+FFFD; a pair is its character, and an escaped backslash before
-    `u` begins no escape."""
+    """An escaped surrogate without its other half is U+FFFD, a pair is its character, and an escaped backslash before
+    `u` does not begin an escape."""
     assert decode(f'"{escaped}"'.encode(), str) == text
     assert decode(f'{{"{escaped}": 1}}'.encode(), Any) == {text: 1}
 
@@ -296,7 +296,7 @@ pieces = st.lists(
 @given(pieces)
 @settings(deadline=None)
 def test_surrogates_are_mended_as_python_reads_them(parts: list[str]) -> None:
-    """Of any escapes in any order, what is read is what Python's reader gives, with its lone surrogates replaced."""
+    """Any escapes in any order are read as by Python's own reader, with lone surrogates replaced."""
     literal = '"' + "".join(parts) + '"'
     expected = re.sub("[\ud800-\udfff]", REPLACED, json.loads(literal))
     assert decode(literal.encode(), str) == expected
@@ -332,7 +332,7 @@ def test_surrogates_are_mended_as_python_reads_them(parts: list[str]) -> None:
     ],
 )
 def test_another_shape_is_invalid_and_names_the_field(data: bytes, kind: type[Any], field: str | None) -> None:
-    """JSON of another shape is 422; the error names the field, in its own place and at the head of the message."""
+    """JSON of another shape gets 422; the error names the field, in its attribute and at the start of the message."""
     with pytest.raises(InvalidValue) as caught:
         decode(data, kind)
     error = caught.value
@@ -344,8 +344,8 @@ def test_another_shape_is_invalid_and_names_the_field(data: bytes, kind: type[An
 
 
 def test_unknown_fields_are_left_alone() -> None:
-    """A field that is not known here is ignored, so that newer clients can speak to older servers; of a repeated name
-    the last value counts."""
+    """An unknown field is ignored, so that newer clients can speak to older servers; if a name is repeated, the last
+    value counts."""
     assert decode(b'{"topics": ["a"], "x": [1, {"y": null}]}', Topics).topics == ["a"]
     assert decode(b'{"topics": ["a"], "topics": ["b"]}', Topics).topics == ["b"]
 
@@ -373,15 +373,15 @@ def test_unknown_fields_are_left_alone() -> None:
     ],
 )
 def test_compact_drops_white_space_only(raw: bytes, text: bytes) -> None:
-    """Compact JSON is the same tokens in the same order: numbers, escapes and repeated names as they were written."""
+    """Compact JSON has the same tokens in the same order, with numbers, escapes and repeated names as written."""
     assert compact(raw) == text
 
 
 @given(values, st.sampled_from((None, 1, 4)))
 @settings(deadline=None)
 def test_compact_means_the_same(value: Any, indent: int | None) -> None:
-    """Compacting any JSON, however it was laid out, gives the same value without a space between its tokens, and
-    compacting again changes nothing."""
+    """Compacting any JSON, however it is laid out, gives the same value without spaces between tokens, and compacting
+    again changes nothing."""
     raw = json.dumps(value, indent=indent).encode()
     done = compact(raw)
     assert json.loads(done) == value
@@ -390,7 +390,7 @@ def test_compact_means_the_same(value: Any, indent: int | None) -> None:
 
 
 def test_our_values_are_compact_json() -> None:
-    """What we answer is compact JSON, in UTF-8."""
+    """Our answers are compact JSON in UTF-8."""
     assert to_json({"a": [1, None], "é": "x"}) == '{"a":[1,null],"é":"x"}'.encode()
 
 
@@ -413,14 +413,14 @@ def test_our_values_are_compact_json() -> None:
     ids=range(9),
 )
 def test_any_number_is_read(raw: bytes, value: Any) -> None:
-    """A number that Python cannot hold is the nearest double, as JavaScript reads it; all others are what they are,
-    the ones beside it too (hostile 50)."""
+    """A number that Python cannot hold is read as the nearest double, as in JavaScript; all others, also next to it,
+    are exact (hostile 50)."""
     assert read(raw) == value
 
 
 @given(values)
 @settings(deadline=None)
 def test_a_number_that_cannot_be_held_changes_nothing_else(value: Any) -> None:
-    """Whatever stands beside such a number is read as it would be without it."""
+    """Whatever is next to such a number is read as it would be without it."""
     assert read(json.dumps(value).encode()) == value
     assert read(b"[1e400," + json.dumps(value).encode() + b"]") == [math.inf, value]

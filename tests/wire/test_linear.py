@@ -1,7 +1,7 @@
-"""What strangers send costs what it weighs: eight times the length, eight times the time (hostile 46).
+"""The cost of what strangers send is linear: eight times the length takes eight times the time (hostile 46).
 
 `READERS` has a row for each function of wire/, topics, models and the chat that reads a text of a peer; a new one must
-get a row here, or a place in `NO_READERS`.
+get a row here or a place in `NO_READERS`.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ PIECES = [
 
 
 def cost(read: Callable[[bytes], object], value: bytes, enough: float = 0.0) -> float:
-    """The least of a few times that reading takes, in seconds of the processor."""
+    """The CPU seconds that reading takes, as the least of a few runs."""
     least = float("inf")
     for _ in range(4):
         began = time.thread_time()
@@ -149,14 +149,15 @@ def cost(read: Callable[[bytes], object], value: bytes, enough: float = 0.0) -> 
 
 @pytest.mark.parametrize("name", READERS)
 def test_46_what_is_read_costs_what_it_weighs(name: str) -> None:
-    """hostile 46: eight times as long a text costs a good eight times as much at most, whatever it is made of."""
+    """hostile 46: a text eight times as long costs at most a little more than eight times as much, whatever it is made
+    of."""
     for piece in PIECES:
         short, long = (piece * (size // len(piece)) for size in (8_000, 64_000))
         bound = 24 * max(cost(READERS[name], short), 100e-6)
         assert cost(READERS[name], long, bound) < bound, piece
 
 
-# Functions that only write what is ours, or look at one character or a bounded number of them.
+# Functions that only write our own data, or look at a bounded number of characters.
 NO_READERS = {
     *("json.refusal", "json.to_json", "relay.envelope", "relay.entry", "relay.publish_reply", "relay.classic_text"),
     *("engineio.handshake.refusal", "engineio.handshake.open_packet", "engineio.packets.message"),
@@ -176,14 +177,14 @@ def readers_in(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("module", ["json.py", "relay.py", "sse.py", "websocket/handshake.py", "engineio/payloads.py"])
 def test_every_reader_has_a_row(module: str) -> None:
-    """A function of these modules that takes a peer's text stands in the table above, or among those that write."""
+    """Each function of these modules that takes a peer's text is in the table above, or among those that only write."""
     rows = {name.partition(" ")[0].rpartition(".")[2] for name in READERS}
     ours = {name.rpartition(".")[2] for name in NO_READERS} | {"accept_value"}
     assert readers_in(PACKAGE / "wire" / module) <= rows | ours
 
 
 def test_48_a_match_does_not_depend_on_what_others_subscribed() -> None:
-    """hostile 48: a topic of few tokens is matched at the same cost beside ten thousand patterns of others."""
+    """hostile 48: matching a topic of few tokens costs the same beside ten thousand patterns of others."""
     topic = "orders.eu.1"
     alone, crowded = Patterns(), Patterns()
     for patterns in (alone, crowded):

@@ -16,7 +16,7 @@ from partyline.wire.relay import check_list, classic_text
 
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_as_many_topics_as_allowed(count: int) -> None:
-    """As many topics as a connection may have are allowed; one more is `too_many_rooms` and names the setting."""
+    """As many topics as the limit are allowed; one more gets `too_many_rooms`, which names the setting."""
     names = ["cats"] * count
     check_list(names, count)
     with pytest.raises(InvalidValue) as caught:
@@ -49,7 +49,7 @@ def test_as_many_topics_as_allowed(count: int) -> None:
     ],
 )
 def test_a_classic_client_gets_text(data: bytes, text: bytes) -> None:
-    """A string is delivered as that very text, without quotes and escapes; any other JSON as its compact text."""
+    """A string is delivered as its plain text, without quotes and escapes; any other JSON as its compact text."""
     assert classic_text(Message(Draft("cats", data, "id"), 1, 0.0)) == text
 
 

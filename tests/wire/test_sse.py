@@ -15,7 +15,7 @@ from partyline.wire import sse
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """What a page is given: `id` is the last event id at that time."""
+    """What a page receives; `id` is the last event id at that time."""
 
     data: str
     id: str = ""
@@ -23,7 +23,7 @@ class Event:
 
 
 class Browser:
-    """WHATWG HTML 9.2.6, "Interpreting an event stream", written down from there and from nowhere else."""
+    """WHATWG HTML 9.2.6, "Interpreting an event stream", implemented from there and from nothing else."""
 
     def __init__(self) -> None:
         self.last_id = ""
@@ -96,7 +96,7 @@ def read_whole(data: bytes) -> tuple[list[Event], Browser]:
 
 @pytest.mark.parametrize(("data", "name", "events"), TABLE)
 def test_events_as_a_browser_reads_them(data: bytes, name: str | None, events: list[Event]) -> None:
-    """An event is read back as written, whole, byte by byte and with a tail behind it; no data forges a field."""
+    """An event is read back as written, whole, byte by byte and with a tail after it; no data forges a field."""
     written = sse.event(data, id=name)
     assert read_whole(written)[0] == events
     browser = Browser()
@@ -108,14 +108,14 @@ def test_events_as_a_browser_reads_them(data: bytes, name: str | None, events: l
 
 @pytest.mark.parametrize("name", ["a\nb", "a\rb", "a\r\n", "\0", "a\0b", "\n"])
 def test_hostile_31_ids_that_would_end_a_line(name: str) -> None:
-    """An id with NUL, CR or LF is left out: the event keeps its data, and the last id stays what it was."""
+    """An id with NUL, CR or LF is left out: the event keeps its data, and the last id does not change."""
     events, browser = read_whole(sse.event(b"1", id="before") + sse.event(b"2", id=name))
     assert events == [Event("1", "before"), Event("2", "before")]
     assert browser.last_id == "before"
 
 
 def test_an_event_without_data_moves_the_id_alone() -> None:
-    """Without data an event sets the last event id, and no page hears of it; without both it is nothing."""
+    """An event without data sets the last event id unseen by the page; one without data and id does nothing."""
     events, browser = read_whole(sse.event(None, id="x-1"))
     assert (events, browser.last_id) == ([], "x-1")
     events, browser = read_whole(sse.event(None))
@@ -123,7 +123,7 @@ def test_an_event_without_data_moves_the_id_alone() -> None:
 
 
 def test_comments_and_retry_are_no_events() -> None:
-    """A comment and a retry reach the browser, and no page."""
+    """A comment and a retry reach the browser, but not the page."""
     events, browser = read_whole(sse.COMMENT + sse.retry(2_500))
     assert (events, browser.comments, browser.retry, browser.last_id) == ([], 1, 2_500, "")
 

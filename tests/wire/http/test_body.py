@@ -1,4 +1,4 @@
-"""Bodies: sized and in chunks, whole, byte by byte, and with the next request behind them."""
+"""Bodies: sized and in chunks, whole, byte by byte, and with the next request after them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from partyline.wire.http.head import CHUNKED
 
 
 def take(length: int, data: bytes, step: int, most: int = 1_000) -> tuple[bytes, bytes, bool]:
-    """The content in `data` when it comes `step` bytes at a time, what follows the body, and whether it is whole."""
+    """The content of `data` when it arrives `step` bytes at a time, what follows the body, and whether it is
+    complete."""
     body, content, at = body_of(length, most), b"", 0
     while at < len(data) and not body.done:
         piece = data[at : at + min(step, body.wants)]
@@ -36,7 +37,7 @@ def bodies(draw: st.DrawFn) -> tuple[int, bytes, bytes]:
 
 @given(bodies(), st.integers(1, 80), st.binary(max_size=20))
 def test_any_cut_gives_the_same_body(body: tuple[int, bytes, bytes], step: int, behind: bytes) -> None:
-    """The content is the same however it is cut, a trailer is none of it, and what follows is left alone."""
+    """The content is the same however the body is cut; it excludes a trailer, and what follows is left alone."""
     length, data, content = body
     assert take(length, data + behind, step) == (content, behind, True)
     assert take(length, data[:-1], step)[2] is False
@@ -63,7 +64,7 @@ def test_any_cut_gives_the_same_body(body: tuple[int, bytes, bytes], step: int, 
 )
 @pytest.mark.parametrize("step", [1, 100])
 def test_malformed_chunks(data: bytes, step: int) -> None:
-    """What is not a chunk, its end or a trailer is malformed, whole and byte by byte."""
+    """Anything but chunks, their end and a trailer is malformed, whole and byte by byte."""
     with pytest.raises(MalformedRequest):
         take(CHUNKED, data, step)
 
@@ -79,6 +80,6 @@ def test_malformed_chunks(data: bytes, step: int) -> None:
 )
 @pytest.mark.parametrize("step", [1, 1_000])
 def test_extensions_and_trailers_are_bounded(data: bytes, step: int) -> None:
-    """All of them together are as large as a head may be, at most (hostile 30)."""
+    """All trailers together may be as large as a head (hostile 30)."""
     with pytest.raises(HeadTooLarge):
         take(CHUNKED, data, step, most=500)

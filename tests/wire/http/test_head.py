@@ -1,4 +1,4 @@
-"""Request heads: one reading, however the bytes are cut, and nothing that could be read in two ways."""
+"""Request heads: one reading, however the bytes are cut, and nothing that can be read in two ways."""
 
 from __future__ import annotations
 
@@ -62,13 +62,14 @@ def test_targets(target: bytes) -> None:
     ],
 )
 def test_targets_that_are_refused(target: bytes) -> None:
-    """A target that is no URL of a server, names a user or has an impossible port is malformed."""
+    """A target that is not a URL of a server, names a user or has an impossible port is malformed."""
     with pytest.raises(MalformedRequest):
         head(b"GET " + target + b" HTTP/1.1\nHost: two.example\n")
 
 
 def test_a_request_of_http_1_0_without_host() -> None:
-    """It gets the address that it came to for a Host; one with Host keeps it; one of HTTP/1.1 gets none."""
+    """A request of HTTP/1.0 without Host gets the address at which it arrived; one with Host keeps it; one of HTTP/1.1
+    gets none."""
     found = head(b"GET / HTTP/1.0\n")
     assert (found.hostless, found.headers, found.keep_alive) == (True, [(b"host", HOST)], False)
     found = head(b"GET / HTTP/1.0\nHost: x\n")
@@ -88,7 +89,7 @@ def test_a_request_of_http_1_0_without_host() -> None:
     ],
 )
 def test_lengths(lines: bytes, length: int) -> None:
-    """The length of a body is what its head says, and 0 where it says nothing."""
+    """The length of a body is what the head says, and 0 if it says nothing."""
     assert head(b"POST / HTTP/1.1\nHost: x\n" + lines).length == length
 
 
@@ -110,7 +111,7 @@ def test_lengths(lines: bytes, length: int) -> None:
     ],
 )
 def test_lengths_that_could_be_read_in_two_ways(lines: bytes) -> None:
-    """They are malformed, also in the head of an upgrade, where the parser looks less closely."""
+    """Ambiguous lengths are malformed, also in the head of an upgrade, which the parser checks less strictly."""
     for more in (b"", b"Connection: upgrade\nUpgrade: h2c\n", b"Upgrade: websocket\nConnection: upgrade\n"):
         with pytest.raises(MalformedRequest):
             head(b"POST / HTTP/1.1\nHost: x\n" + lines + more)
@@ -119,7 +120,7 @@ def test_lengths_that_could_be_read_in_two_ways(lines: bytes) -> None:
 
 
 def test_what_else_a_head_says() -> None:
-    """Keep-alive, upgrades and expectations are found in whichever of several headers they stand."""
+    """Keep-alive, upgrades and expectations are found in any of several headers of one name."""
     get = b"GET / HTTP/1.1\nHost: x\n"
     assert head(get).keep_alive
     assert not head(get + b"Connection: x\nConnection: Close, y\n").keep_alive
@@ -145,7 +146,7 @@ def test_what_else_a_head_says() -> None:
     st.lists(st.integers(0, 300), max_size=6),
 )
 def test_any_cut_gives_the_same_head(headers: list[tuple[bytes, bytes]], behind: bytes, cuts: list[int]) -> None:
-    """A head is the same whole, byte by byte and cut anywhere, and what follows it is untouched."""
+    """A head reads the same whole, byte by byte and cut anywhere, and what follows it is untouched."""
     kept = [(b"X-" + name, value) for name, value in headers]
     data = b"GET /path HTTP/1.1\r\nHost: x\r\n" + b"".join(b"%b: %b\r\n" % pair for pair in kept) + b"\r\n" + behind
     whole = read(data)
@@ -158,7 +159,7 @@ def test_any_cut_gives_the_same_head(headers: list[tuple[bytes, bytes]], behind:
 
 
 def test_limits() -> None:
-    """A head just within its bytes and headers is read; one more is refused, as soon as it is there."""
+    """A head just within its limits of bytes and headers is read; one more is refused as soon as it arrives."""
     data = b"GET / HTTP/1.1\r\nHost: x\r\nX: 1\r\n\r\n"
     assert read(data, most=len(data), headers=2)[0] is not None
     with pytest.raises(HeadTooLarge):
@@ -172,7 +173,7 @@ def test_limits() -> None:
 def cost(data: bytes, *, piecewise: bool) -> float:
     pieces = [data[at : at + 64] for at in range(0, len(data), 64)] if piecewise else [data]
     best = 1.0
-    gc.disable()  # its rounds depend on what else lives
+    gc.disable()  # its runs depend on what else is alive
     try:
         for _ in range(7):
             began = time.thread_time()
@@ -197,7 +198,7 @@ def test_a_head_costs_what_it_weighs(unit: bytes, piecewise: bool) -> None:
 
 
 def test_path_text() -> None:
-    """Paths are UTF-8; two that are not never become one (%E8 and %E9 are Latin-1)."""
+    """Paths are UTF-8; two that are not never become the same (%E8 and %E9 are Latin-1)."""
     assert path_text(b"/caf%C3%A9") == "/caf\u00e9"
     for raw in (b"/%E8", b"/%E9", b"/%C3", b"/a%ED%A0%80"):
         with pytest.raises(MalformedRequest):
@@ -206,7 +207,7 @@ def test_path_text() -> None:
 
 @given(st.binary(max_size=100))
 def test_complete_lines(data: bytes) -> None:
-    """Any bytes give headers, and the last line only once it is whole."""
+    """Any bytes give headers, with the last line only once it is complete."""
     complete_lines(data)
     found = complete_lines(b"GET / HTTP/1.1\r\nA: 1\r\nOrigin: x\r\nHos")
     assert found == [(b"a", b"1"), (b"origin", b"x")]

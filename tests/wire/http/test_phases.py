@@ -6,7 +6,7 @@ from partyline.wire.http.phases import TRANSITIONS, Phase, Step
 
 
 def test_every_phase_comes_to_an_end() -> None:
-    """From each phase a path leads to closing, or away to a WebSocket; from those two nothing leads back."""
+    """From each phase a path leads to closing or to a WebSocket; from those two nothing leads back."""
     ends = {Phase.CLOSING, Phase.SWITCHED}
     assert {phase for phase, _ in TRANSITIONS} == set(Phase) - ends
     assert {step for _, step in TRANSITIONS} == set(Step)

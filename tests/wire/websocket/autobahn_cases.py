@@ -1,4 +1,4 @@
-"""Cases that follow the numbering of the Autobahn test suite, as data: what a client sends, what a server answers.
+"""Cases that follow the numbering of the Autobahn test suite, as data: what a client sends and a server answers.
 
 Nothing here touches a socket or the code under test. To replay a case: open a connection with `case.offer` as its
 Sec-WebSocket-Extensions, write each chunk of `case.send()` on its own, feed what comes back to an `OutputReader`, and
@@ -50,7 +50,7 @@ class Case:
     """One numbered case.
 
     `send` gives the chunks, each a write of its own; `expect` what the server sends back, in order, and after which it
-    sends nothing. `fail_by`, where it is set, is the number of chunks at which the server must have failed the
+    sends nothing. `fail_by`, if set, is the number of chunks at which the server must have failed the
     connection, neither earlier nor later: the rest of them may then be left unsent.
     """
 
@@ -61,7 +61,7 @@ class Case:
     fail_by: int | None = None
     offer: str | None = None
     answer: str | None = None  # the Sec-WebSocket-Extensions of the handshake's answer
-    window_bits: int = 15  # the window that must do to inflate what the server sends
+    window_bits: int = 15  # the window that must suffice to inflate what the server sends
 
 
 def closed(*codes: int) -> Closed:
@@ -95,7 +95,7 @@ def settled(outputs: Iterable[Output], expected: Iterable[Output]) -> list[Outpu
 class OutputReader:
     """Reads what a server sends, strictly: whole unmasked frames in their shortest form, RSV1 only where agreed.
 
-    Raises ValueError for anything else, and for anything behind a close frame.
+    Raises ValueError for anything else, and for anything after a close frame.
     """
 
     def __init__(self, *, deflate: bool, window_bits: int = 15) -> None:
@@ -106,7 +106,7 @@ class OutputReader:
 
     def feed(self, data: bytes) -> list[Output]:
         if self._closed and data:
-            raise ValueError(f"{len(data)} bytes behind the close frame")
+            raise ValueError(f"{len(data)} bytes after the close frame")
         self._buffer += data
         outputs: list[Output] = []
         while (size := self._frame_size()) is not None and not self._closed:
@@ -118,7 +118,7 @@ class OutputReader:
         return 2 + {126: 2, 127: 8}.get(self._buffer[1], 0)
 
     def _frame_size(self) -> int | None:
-        """The size of the first frame, or None as long as it has not all come."""
+        """The size of the first frame, or None until it has arrived whole."""
         if len(self._buffer) < 2 or len(self._buffer) < (head := self._head_size()):
             return None
         if self._buffer[1] >= 0x80:
@@ -258,7 +258,7 @@ def _pings() -> Iterator[Case]:
     yield answers("2.8", "A pong with a payload that nobody asked for is ignored.", [masked(PONG, b"not asked for")])
     yield answers(
         "2.9",
-        "A ping behind a pong that nobody asked for is answered with its own payload.",
+        "A ping after a pong that nobody asked for is answered with its own payload.",
         apart(masked(PONG, b"not asked for"), masked(PING, b"ping")),
         Ponged(b"ping"),
     )
@@ -302,7 +302,7 @@ def _reserved_opcodes() -> Iterator[Case]:
                 yield breaks(f"4.{group}.{number}", f"{claim}.", [odd], 1002)
             else:
                 chunks = bytewise(hello, odd, ping) if number == 5 else together(hello, odd, ping)
-                claim += "; the message before it is echoed, the ping behind it is not seen."
+                claim += "; the message before it is echoed, the ping after it is not seen."
                 yield breaks(f"4.{group}.{number}", claim, chunks, 1002, "Hello, world!")
 
 
@@ -332,20 +332,20 @@ def _fragmentation() -> Iterator[Case]:
         for first, fin, form in ((9, True, "final"), (12, False, "unfinished")):
             yield breaks(
                 f"5.{first + number}",
-                f"A {form} continuation of nothing, {how}, is a violation, and the text behind it is not echoed.",
+                f"A {form} continuation of nothing, {how}, is a violation, and the text after it is not echoed.",
                 chopping(masked(CONTINUATION, b"nothing to continue", fin=fin), hello),
                 1002,
             )
     yield breaks(
         "5.15",
-        "A fragmented text is echoed although an unfinished continuation of nothing comes behind it, in one write.",
+        "A fragmented text is echoed although an unfinished continuation of nothing follows it in the same write.",
         together(start, end, masked(CONTINUATION, b"nothing to continue", fin=False), hello),
         1002,
         whole,
     )
     for number, fin, form in ((16, False, "an unfinished"), (17, True, "a final")):
         turn = (masked(CONTINUATION, b"first half, ", fin=fin), masked(TEXT, b"second half", fin=False), end)
-        claim = f"A connection that begins with {form} continuation fails, and no message behind it is echoed."
+        claim = f"A connection that begins with {form} continuation fails, and no message after it is echoed."
         yield breaks(f"5.{number}", claim, together(*turn, *turn), 1002)
     yield breaks(
         "5.18",
@@ -504,12 +504,12 @@ def _closing() -> Iterator[Case]:
 
     yield ends("7.1.1", "A message before a close is echoed.", apart(hello, NORMAL), 1000, "Hello, world!")
     yield ends("7.1.2", "Two closes get one answer.", apart(NORMAL, NORMAL), 1000)
-    yield ends("7.1.3", "A ping behind a close gets no pong.", apart(NORMAL, ping), 1000)
-    yield ends("7.1.4", "A text behind a close is not echoed.", apart(NORMAL, hello), 1000)
+    yield ends("7.1.3", "A ping after a close gets no pong.", apart(NORMAL, ping), 1000)
+    yield ends("7.1.4", "A text after a close is not echoed.", apart(NORMAL, hello), 1000)
     yield ends("7.1.5", "A close ends a message that has not ended.", apart(start, NORMAL, end), 1000)
     yield ends(
         "7.1.6",
-        "A large message and a small one before a close are echoed, and the ping behind it gets no pong.",
+        "A large message and a small one before a close are echoed, and the ping after it gets no pong.",
         apart(masked(TEXT, large), hello, NORMAL, ping),
         1000,
         large.decode(),

@@ -43,7 +43,7 @@ class Squeeze:
     level: int
     window_bits: int
     strategy: int
-    finish: bool  # RFC 7692 7.2.3.4: end with a final block, and a zero byte behind it
+    finish: bool  # RFC 7692 7.2.3.4: end with a final block, and a zero byte after it
 
     def __call__(self, payload: bytes) -> bytes:
         squeezer = zlib.compressobj(self.level, zlib.DEFLATED, -self.window_bits, 8, self.strategy)

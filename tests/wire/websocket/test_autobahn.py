@@ -32,7 +32,7 @@ class EchoServer:
         self.connection = Connection(LIMITS, deflate=answer.deflate)
 
     def receive(self, chunk: bytes) -> bytes:
-        """What goes back for these bytes."""
+        """What is sent back for these bytes."""
         sent: list[bytes] = []
         for event in self.connection.receive(chunk):
             match event:
@@ -51,7 +51,7 @@ class EchoServer:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
 def test_case(case: Case) -> None:
-    """The server sends back what the case expects, in order, and nothing behind its close frame."""
+    """The server sends back what the case expects, in order, and nothing after its close frame."""
     server = EchoServer(case.offer)
     assert server.extensions == case.answer
     reader = OutputReader(deflate=case.answer is not None, window_bits=case.window_bits)
@@ -103,14 +103,14 @@ def read(reader: OutputReader, data: bytes) -> list[Output]:
     ],
 )
 def test_the_reader_of_outputs_is_strict(data: str) -> None:
-    """The cases' reader refuses what a server must not send, so that a case cannot pass by it."""
+    """The cases' reader refuses what a server must not send, so that no case can pass with it."""
     reader = OutputReader(deflate=False)
     with pytest.raises(ValueError):  # noqa: PT011 - UnicodeDecodeError is one, too
         read(reader, bytes.fromhex(data))
 
 
 def test_settled_accepts_only_the_expected_codes() -> None:
-    """A close code outside the expected ones stays what it is, and a case fails by it."""
+    """A close code outside the expected ones is not replaced, and makes a case fail."""
     wanted = Closed(frozenset((1000, 1001)))
     assert settled([Closed(frozenset((1001,)))], [wanted]) == [wanted]
     assert settled([Closed(frozenset((1002,)))], [wanted]) != [wanted]

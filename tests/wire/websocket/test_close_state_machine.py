@@ -42,7 +42,8 @@ def test_transitions_send_one_close_and_read_one_end() -> None:
 
 
 class CloseHandshake(RuleBasedStateMachine):
-    """One connection and its peer, in any order: a step does what the table says, and nothing where it has no key."""
+    """One connection and its peer, in any order: a step does what the table says, and nothing if the table has no
+    key."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,7 +52,7 @@ class CloseHandshake(RuleBasedStateMachine):
         self.sent = self.ended = False
 
     def step(self, step: Step) -> bool:
-        """Take a step of the table; False where it has none."""
+        """Take a step of the table; False if it has none."""
         after = TRANSITIONS.get((self.state, step))
         if after is None:
             return False
@@ -110,12 +111,12 @@ TestCloseHandshake.settings = settings(stateful_step_count=12, deadline=None)
 
 
 class TwoPeers(RuleBasedStateMachine):
-    """A client and a server with bytes under way between them: however they close, both end closed."""
+    """A client and a server with bytes in flight between them: however they close, both end closed."""
 
     def __init__(self) -> None:
         super().__init__()
         self.peers = {"client": Connection(LIMITS, client=True), "server": Connection(LIMITS)}
-        self.under_way = {"client": b"", "server": b""}  # to whom
+        self.under_way = {"client": b"", "server": b""}  # by recipient
         self.got: dict[str, list[Event]] = {"client": [], "server": []}
         self.first_code: dict[str, int] = {}
 

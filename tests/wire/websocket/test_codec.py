@@ -1,4 +1,4 @@
-"""Frames and messages as one table with four readings: written, read whole, byte by byte, and with a tail behind."""
+"""Frames and messages as one table with four readings: written, read whole, byte by byte, and with a tail."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from partyline.wire.websocket import frames
 from partyline.wire.websocket.connection import Close, Connection, Event, Limits, Packed, Ping, Pong, State, Violation
 from partyline.wire.websocket.deflate import Deflate
 
-KEY = bytes.fromhex("37fa213d")  # of the masked examples in RFC 6455 5.7
+KEY = bytes.fromhex("37fa213d")  # from the masked examples in RFC 6455 5.7
 LIMITS = Limits(max_message=70_000, max_inflated=70_000, max_fragments=8)
 ROLES = ("server", "client")
 
@@ -38,7 +38,7 @@ class Row:
 
 
 def _masked(head: bytes, payload: bytes, key: bytes) -> bytes:
-    """RFC 6455 5.3, one byte after the other."""
+    """RFC 6455 5.3, byte by byte."""
     return (
         bytes((head[0], head[1] | 0x80)) + head[2:] + key + bytes(byte ^ key[at % 4] for at, byte in enumerate(payload))
     )
@@ -124,7 +124,7 @@ CONTROLS = [
         lambda c: c.close(1001, "r" * 123),
     ),
     Row("close between fragments", (("01 03", b"Hel"), ("88 00", b"")), (Close(1005, ""),)),
-    Row("close behind a message", (("81 01", b"a"), ("88 02", b"\x03\xe8")), ("a", Close(1000, ""))),
+    Row("close after a message", (("81 01", b"a"), ("88 02", b"\x03\xe8")), ("a", Close(1000, ""))),
     Row("close before a message", (("88 02", b"\x03\xe8"), ("81 01", b"a")), (Close(1000, ""),)),
     Row("close before a ping", (("88 02", b"\x03\xe8"), ("89 00", b"")), (Close(1000, ""),)),
     Row("close before a close", (("88 02", b"\x03\xe8"), ("88 02", b"\x03\xe9")), (Close(1000, ""),)),
@@ -196,7 +196,7 @@ VIOLATIONS = [
     Row("a length of 2^63 - 1", (("82 7f 7f ff ff ff ff ff ff ff", b""),), (fails(1009),), canonical=False),
     Row("a continuation of nothing", (("80 05", b"Hello"),), (fails(1002),)),
     Row("a continuation of nothing, unfinished", (("00 05", b"Hello"),), (fails(1002),)),
-    Row("a continuation behind a message", (("81 01", b"a"), ("80 01", b"b")), ("a", fails(1002))),
+    Row("a continuation after a message", (("81 01", b"a"), ("80 01", b"b")), ("a", fails(1002))),
     Row("a text inside a text", (("01 01", b"a"), ("81 01", b"b")), (fails(1002),)),
     Row("a binary inside a text", (("01 01", b"a"), ("02 01", b"b")), (fails(1002),)),
     Row("text with a surrogate", (("81 03", b"\xed\xa0\x80"),), (fails(1007),)),
@@ -227,7 +227,7 @@ def _reader(role: str, row: Row) -> Connection:
 
 
 def _seen(events: list[Event]) -> tuple[Event, ...]:
-    """Events to compare with a row's, after the reasons of violations have been looked at here."""
+    """Events to compare with a row's, after the reasons of violations have been checked here."""
     for event in events:
         if isinstance(event, Violation):
             assert event.reason
@@ -258,7 +258,7 @@ def test_write(row: Row, role: str) -> None:
 @every_role
 @every_row
 def test_read_whole(row: Row, role: str) -> None:
-    """A row read in one piece gives its events, and leaves the state that its last event stands for."""
+    """A row read in one piece gives its events, and leaves the state that its last event implies."""
     reader = _reader(role, row)
     assert _seen(reader.receive(row.read_by(role))) == row.events
     assert reader.state is (State.CLOSE_RECEIVED if _ends(row) else State.OPEN)
@@ -278,7 +278,7 @@ def test_read_byte_by_byte(row: Row, role: str) -> None:
 @every_role
 @every_row
 def test_read_with_a_tail(row: Row, role: str) -> None:
-    """What stands behind a row is read as if it stood alone, and not at all behind a close or a violation."""
+    """What follows a row is read as if it were alone, and not at all after a close or a violation."""
     tail = Row("tail", (("89 04", b"tail"),), (Ping(b"tail"),)).read_by(role)
     expected = row.events if _ends(row) else (*row.events, Ping(b"tail"))
     reader = _reader(role, row)
@@ -289,7 +289,8 @@ def test_read_with_a_tail(row: Row, role: str) -> None:
 @every_role
 @every_row
 def test_read_a_unit_at_a_time(row: Row, role: str) -> None:
-    """However little is done in one call, a row gives the same events, each as soon as it may, and nothing stays."""
+    """However little is done in one call, a row gives the same events, each as soon as possible, and nothing is
+    left."""
     reader, events = _reader(role, row), list[Event]()
     for byte in row.read_by(role):
         reader.keep(bytes((byte,)))
@@ -304,7 +305,8 @@ def test_read_a_unit_at_a_time(row: Row, role: str) -> None:
 @every_role
 @pytest.mark.parametrize("row", COMPRESSED, ids=lambda row: row.name)
 def test_unpack(row: Row, role: str) -> None:
-    """A connection that unpacks by itself gets compressed messages as they came, one in a call, and asks for more."""
+    """A connection whose user inflates by itself gets compressed messages unchanged, one per call, and asks for
+    more."""
     reader = Connection(LIMITS, deflate=Deflate(), client=role == "client", unpacks=True)
     events, data = list[Event](), row.read_by(role)
     while data or reader.unread:
@@ -314,7 +316,8 @@ def test_unpack(row: Row, role: str) -> None:
 
 
 def test_small_fragments_are_counted() -> None:
-    """Frames below 126 bytes that end no message are counted, for the rate: others come as events, or are large."""
+    """Frames below 126 bytes that do not end a message are counted for the rate; others appear as events or are
+    large."""
     server = Connection(Limits(max_message=5_000, max_fragments=100))
     first, more = frames.frame(frames.TEXT, b"a", fin=False, key=KEY), frames.frame(frames.CONTINUATION, b"", key=KEY)
     server.receive(first + frames.frame(frames.CONTINUATION, b"", fin=False, key=KEY) * 5 + more)
@@ -326,7 +329,7 @@ def test_small_fragments_are_counted() -> None:
 @every_role
 @every_row
 def test_masked_the_wrong_way_round(row: Row, role: str) -> None:
-    """A server refuses whatever is not masked, and a client whatever is, as its first frame and as a later one."""
+    """A server refuses unmasked frames and a client masked ones, as the first frame and as a later one."""
     assert _seen(_reader(role, row).receive(row.written_by(role))) == (fails(1002),)
     reader = _reader(role, row)
     assert reader.receive(Row("ping", (("89 00", b""),), ()).read_by(role)) == [Ping(b"")]
@@ -406,13 +409,13 @@ def test_a_close_is_sent_once(role: str) -> None:
 
 
 def test_ping_and_pong_payloads_are_cut() -> None:
-    """What we send is a legal control frame even if the caller gave it more than 125 bytes."""
+    """We send a legal control frame even if the caller gives it more than 125 bytes."""
     server, client = Connection(LIMITS), Connection(LIMITS, client=True)
     assert client.receive(server.ping(b"." * 126) + server.pong(b"." * 1000)) == [Ping(b"." * 125), Pong(b"." * 125)]
 
 
 def test_after_our_close_only_the_peers_close_comes_out() -> None:
-    """Messages, pings and pongs that cross our close are read and dropped; the close behind them is not."""
+    """Messages, pings and pongs that cross our close are read and dropped; the close after them is not."""
     server, client = Connection(LIMITS), Connection(LIMITS, client=True)
     server.close(1001)
     assert server.receive(client.text(b"a") + client.ping() + client.pong()) == []
@@ -447,7 +450,7 @@ def test_a_client_takes_a_new_key_for_each_frame(write: Callable[[Connection], b
 
 
 def test_compressed_without_an_agreement_is_plain() -> None:
-    """`compressed` writes a plain frame where the handshake agreed on nothing."""
+    """`compressed` writes a plain frame if the handshake agreed on nothing."""
     assert Connection(LIMITS).compressed(frames.TEXT, b"Hello") == b"\x81\x05Hello"
     assert Connection(LIMITS, deflate=Deflate()).compressed(frames.TEXT, b"Hello")[0] == 0xC1
 
@@ -458,7 +461,7 @@ def test_the_default_limits() -> None:
 
 
 def test_a_limit_below_one_short_frame_is_refused() -> None:
-    """max_message below 125 bytes is an error of the caller, since short frames are not counted."""
+    """max_message below 125 bytes is an error of the caller, because short frames are not counted."""
     assert Limits(max_message=125).max_message == 125
     with pytest.raises(ValueError, match="max_message"):
         Limits(max_message=124)

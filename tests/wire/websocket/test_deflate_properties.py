@@ -1,4 +1,4 @@
-"""permessage-deflate without a wire: what is inflated, what is refused, and the window we keep to (RFC 7692 7.2)."""
+"""permessage-deflate without a wire: what is inflated, what is refused, and our window (RFC 7692 7.2)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from .strategies import Squeeze, chop_sizes, chopped, payloads, squeezes
 def test_the_inflater_makes_no_more_than_its_limit(
     payload: bytes, squeeze: Squeeze, limit: int, sizes: list[int]
 ) -> None:
-    """A message within the limit comes out whole; a larger one raises, and what came out before is within the limit."""
+    """A message within the limit is inflated whole; a larger one raises, and its output until then is within the
+    limit."""
     inflater = Inflater(limit)
     out = b""
     pieces = [*chopped(squeeze(payload), sizes), b""]
@@ -38,7 +39,7 @@ def test_the_inflater_makes_no_more_than_its_limit(
 @settings(deadline=None)
 @given(data=st.one_of(st.binary(max_size=60), st.binary(max_size=60).map(deflate)), limit=st.integers(0, 200))
 def test_the_inflater_takes_any_bytes(data: bytes, limit: int) -> None:
-    """Any bytes inflate, or raise InflateError or InflatedTooLarge; bytes that are DEFLATE inflate as zlib says."""
+    """Any bytes inflate, or raise InflateError or InflatedTooLarge; valid DEFLATE inflates as with zlib."""
     try:
         out = Inflater(limit).inflate(data, final=True)
     except (InflateError, InflatedTooLarge):
@@ -56,7 +57,7 @@ def test_the_inflater_takes_any_bytes(data: bytes, limit: int) -> None:
 @example(payload=bytes(range(256)) * 200, bits=9)
 @example(payload=b"", bits=15)
 def test_deflate_keeps_to_the_window_that_was_agreed(payload: bytes, bits: int) -> None:
-    """A peer that keeps a window of the agreed size, and no larger one, can inflate what we send."""
+    """A peer with a window of just the agreed size can inflate what we send."""
     reader = zlib.decompressobj(-bits)
     assert reader.decompress(deflate(payload, bits) + TAIL) == payload
     assert not reader.eof
@@ -65,7 +66,7 @@ def test_deflate_keeps_to_the_window_that_was_agreed(payload: bytes, bits: int) 
 
 @pytest.mark.parametrize("limit", [0, 1, 1_000])
 def test_the_inflater_stops_at_its_limit_inside_one_call(limit: int) -> None:
-    """A piece that stands for ten million bytes makes one byte more than the limit, not ten million."""
+    """A piece that stands for ten million bytes produces one byte more than the limit, not ten million."""
     bomb = deflate(bytes(10_000_000))
     inflater = Inflater(limit)
     tracemalloc.start()
@@ -79,7 +80,7 @@ def test_the_inflater_stops_at_its_limit_inside_one_call(limit: int) -> None:
 
 @pytest.mark.parametrize("bits", range(9, 16))
 def test_the_answer_names_a_window_smaller_than_the_largest(bits: int) -> None:
-    """The answer refuses context takeover on both sides, and repeats the window where it is not the default."""
+    """The answer refuses context takeover on both sides, and repeats the window if it is not the default."""
     answer = "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
     assert Deflate(bits).response == (answer if bits == 15 else f"{answer}; server_max_window_bits={bits}")
 
@@ -87,7 +88,7 @@ def test_the_answer_names_a_window_smaller_than_the_largest(bits: int) -> None:
 @settings(deadline=None)
 @given(payload=payloads, bits=st.integers(9, 15))
 def test_deflate_makes_each_message_alone(payload: bytes, bits: int) -> None:
-    """The same message gives the same bytes each time, whatever was compressed before: no context is taken over."""
+    """The same message gives the same bytes each time, whatever was compressed before: there is no context takeover."""
     first = deflate(payload, bits)
     deflate(b"something else" + payload, bits)
     assert deflate(payload, bits) == first

@@ -33,13 +33,13 @@ EXTENSIONS = b"sec-websocket-extensions"
 
 
 def changed(name: str, *values: bytes) -> HeaderList:
-    """The good headers with `values`, none or several, in place of the one called `name`."""
+    """The good headers with `values`, if any, in place of the header `name`."""
     key = name.encode()
     return [header for header in GOOD if header[0] != key] + [(key, value) for value in values]
 
 
 def refusal(headers: HeaderList, method: str = "GET", version: str = "1.1") -> RequestError:
-    """The error that a handshake is refused with."""
+    """The error with which a handshake is refused."""
     with pytest.raises(RequestError) as caught:
         accept(method, version, headers, subprotocols=("chat",), deflate=True)
     return caught.value
@@ -51,7 +51,7 @@ def test_the_accept_value_of_the_rfc() -> None:
 
 
 def test_the_whole_head() -> None:
-    """The 101 answer is these bytes, and nothing is agreed that was not offered."""
+    """The 101 answer is exactly these bytes, and nothing is agreed on that was not offered."""
     assert accept("GET", "1.1", GOOD, subprotocols=("chat",), deflate=True) == Accepted(
         head=b"HTTP/1.1 101 Switching Protocols\r\n"
         b"Upgrade: websocket\r\n"
@@ -64,7 +64,7 @@ def test_the_whole_head() -> None:
 
 
 def test_the_whole_head_with_everything_agreed() -> None:
-    """Subprotocol, extension and further headers each have their line in the 101, in this order."""
+    """Subprotocol, extension and further headers each have a line in the 101, in this order."""
     headers = [*GOOD, (PROTOCOL, b"soap, chat"), (EXTENSIONS, b"permessage-deflate; server_max_window_bits=10")]
     extra = [(b"Server", b"x"), (b"Set-Cookie", b"a=b")]
     assert accept("GET", "1.1", headers, subprotocols=("chat",), deflate=True, extra=extra) == Accepted(
@@ -85,7 +85,7 @@ def test_the_whole_head_with_everything_agreed() -> None:
 
 @pytest.mark.parametrize("method", ["POST", "HEAD", "OPTIONS", "CONNECT", "get", ""])
 def test_405_for_any_method_but_get(method: str) -> None:
-    """A handshake with another method is 405 and says which one is allowed, whatever else is wrong with it."""
+    """A handshake with another method gets 405, which says which one is allowed, whatever else is wrong with it."""
     for headers in (GOOD, []):
         error = refusal(headers, method=method)
         assert isinstance(error, MethodNotAllowed)
@@ -95,7 +95,7 @@ def test_405_for_any_method_but_get(method: str) -> None:
 
 @pytest.mark.parametrize("version", ["1.0", "0.9", "2", "2.0", "3"])
 def test_400_for_any_http_but_1_1(version: str) -> None:
-    """A handshake over another HTTP version is 400."""
+    """A handshake over another HTTP version gets 400."""
     assert refusal(GOOD, version=version).http_status == 400
 
 
@@ -123,7 +123,7 @@ def test_400_for_any_http_but_1_1(version: str) -> None:
     ],
 )
 def test_426_for_no_upgrade_or_another_version(headers: HeaderList) -> None:
-    """A request that is no handshake, or one of another version, is 426 and names the version spoken (RFC 6455 4.4)."""
+    """A request that is not a handshake, or is one of another version, gets 426 with our version (RFC 6455 4.4)."""
     error = refusal(headers)
     assert isinstance(error, UpgradeRequired)
     assert error.http_status == 426
@@ -163,7 +163,7 @@ def test_426_for_no_upgrade_or_another_version(headers: HeaderList) -> None:
     ],
 )
 def test_400_for_a_malformed_handshake(headers: HeaderList) -> None:
-    """A handshake with a header missing, doubled or malformed is 400."""
+    """A handshake with a missing, repeated or malformed header gets 400."""
     error = refusal(headers)
     assert isinstance(error, MalformedRequest)
     assert error.http_status == 400
@@ -207,7 +207,7 @@ def test_what_is_as_good(headers: HeaderList) -> None:
     ],
 )
 def test_the_subprotocol(ours: tuple[str, ...], offers: list[bytes], chosen: str | None) -> None:
-    """Of the offered subprotocols the one we want most is chosen and answered; none in common is no error."""
+    """The offered subprotocol that we prefer is chosen and answered; having none in common is not an error."""
     answer = accept("GET", "1.1", [*GOOD, *((PROTOCOL, offer) for offer in offers)], subprotocols=ours)
     assert answer.subprotocol == chosen
     line = f"\r\nSec-WebSocket-Protocol: {chosen}\r\n".encode()
@@ -216,7 +216,7 @@ def test_the_subprotocol(ours: tuple[str, ...], offers: list[bytes], chosen: str
 
 
 def test_offered_subprotocols_keep_their_order() -> None:
-    """All offers of all headers come out in order, without the empty ones."""
+    """All offers of all headers are read in order, without the empty ones."""
     assert offered_subprotocols([b"c, a", b"", b",b ,"]) == ["c", "a", "b"]
 
 
@@ -246,8 +246,8 @@ def test_offered_subprotocols_keep_their_order() -> None:
         pytest.param([b'permessage-deflate; server_max_window_bits="12"'], 12, id="quoted"),
         pytest.param([rb'permessage-deflate; server_max_window_bits="1\2"'], 12, id="quoted and escaped"),
         pytest.param([b"permessage-deflate ;\tserver_max_window_bits = 12 "], 12, id="blanks"),
-        pytest.param([b"foo, permessage-deflate"], 15, id="behind an unknown extension"),
-        pytest.param([b'foo; a="1"; b, permessage-deflate; server_max_window_bits=9'], 9, id="behind parameters"),
+        pytest.param([b"foo, permessage-deflate"], 15, id="after an unknown extension"),
+        pytest.param([b'foo; a="1"; b, permessage-deflate; server_max_window_bits=9'], 9, id="after parameters"),
         pytest.param([b", ,permessage-deflate,"], 15, id="among empty elements"),
         pytest.param([b"foo", b"permessage-deflate"], 15, id="in the second header"),
         pytest.param(
@@ -266,7 +266,7 @@ def test_offered_subprotocols_keep_their_order() -> None:
     ],
 )
 def test_permessage_deflate_is_agreed(offers: list[bytes], window_bits: int) -> None:
-    """The first offer that can be met is agreed on, with the window it asks of us."""
+    """The first offer that can be met is agreed on, with the window that it asks for."""
     assert negotiate(offers) == Deflate(window_bits)
 
 
@@ -320,13 +320,13 @@ def test_permessage_deflate_is_ours_to_decline() -> None:
 
 MALFORMED = [
     pytest.param(b";", id="no name"),
-    pytest.param(b"permessage-deflate;", id="no parameter behind the semicolon"),
+    pytest.param(b"permessage-deflate;", id="no parameter after the semicolon"),
     pytest.param(b"permessage-deflate;; client_max_window_bits", id="an empty parameter"),
     pytest.param(b"permessage-deflate=1", id="a name with a value"),
     pytest.param(b'"permessage-deflate"', id="a quoted name"),
     pytest.param(b"permessage-deflate client_max_window_bits", id="no semicolon"),
     pytest.param(b"permessage-deflate; =10", id="a value without a name"),
-    pytest.param(b"permessage-deflate; server_max_window_bits=", id="no value behind the equals sign"),
+    pytest.param(b"permessage-deflate; server_max_window_bits=", id="no value after the equals sign"),
     pytest.param(b"permessage-deflate; server_max_window_bits==10", id="two equals signs"),
     pytest.param(b'permessage-deflate; server_max_window_bits=""', id="an empty quoted value"),
     pytest.param(b'permessage-deflate; server_max_window_bits="10', id="a quote without its end"),
@@ -338,7 +338,7 @@ MALFORMED = [
     pytest.param(b"permessage-deflate; a b", id="a parameter in two words"),
     pytest.param(b"permessage-deflate\xff", id="beyond ASCII"),
     pytest.param(b"permessage-deflate\n", id="a line break"),
-    pytest.param(b"permessage-deflate, b@d", id="behind a good offer"),
+    pytest.param(b"permessage-deflate, b@d", id="after a good offer"),
 ]
 
 
@@ -354,7 +354,7 @@ def test_a_malformed_extension_header_is_400(value: bytes, deflate: bool) -> Non
 
 @pytest.mark.parametrize("deflate", [True, False], ids=["deflate", "no deflate"])
 def test_a_malformed_extension_header_behind_an_agreed_one_is_400(deflate: bool) -> None:
-    """Two header lines mean what their values joined by a comma mean, so the second is not read less strictly."""
+    """Two header lines mean the same as their values joined by a comma, so the second is read just as strictly."""
     headers = [*GOOD, (EXTENSIONS, b"permessage-deflate"), (EXTENSIONS, b"b@d")]
     with pytest.raises(MalformedRequest):
         accept("GET", "1.1", headers, deflate=deflate)
@@ -387,7 +387,7 @@ def test_parse_extensions() -> None:
 def test_another_implementation_takes_our_answer(
     factory: ClientPerMessageDeflateFactory | None, window_bits: int | None
 ) -> None:
-    """A client that we did not write is connected by our 101, with the subprotocol and the extension that we chose."""
+    """A client that we did not write accepts our 101, with the subprotocol and the extension that we chose."""
     client = ClientProtocol(
         parse_uri("ws://server.example.com/chat"),
         extensions=None if factory is None else [factory],

@@ -19,7 +19,7 @@ MEGABYTE = 1_000_000
 
 @contextmanager
 def memory(at_most: int) -> Iterator[None]:
-    """Fail if what runs inside ever holds more than `at_most` new bytes."""
+    """Fail if the block ever holds more than `at_most` new bytes."""
     tracemalloc.start()
     try:
         yield
@@ -39,7 +39,7 @@ def _code(events: list[Event]) -> int:
 @pytest.mark.parametrize("first", [0x01, 0x81, 0x02, 0x82])
 @pytest.mark.parametrize("size", [MEGABYTE + 1, (1 << 32) - 1, 1 << 32, (1 << 63) - 1])
 def test_24_an_announced_length_is_refused_before_a_byte_of_it_is_held(first: int, size: int) -> None:
-    """A frame beyond the limit costs its head: 1009 at once, and what follows is not kept."""
+    """A frame beyond the limit costs only its head: it gets 1009 at once, and what follows is not kept."""
     server = Connection(Limits())
     follows = bytes(65536)
     with memory(at_most=16_384):
@@ -51,7 +51,7 @@ def test_24_an_announced_length_is_refused_before_a_byte_of_it_is_held(first: in
 @pytest.mark.parametrize("deflate", [None, Deflate()], ids=["plain", "compressed"])
 @pytest.mark.parametrize("masked", [True, False])
 def test_24_every_first_byte(deflate: Deflate | None, masked: bool) -> None:
-    """Of all 256 first bytes exactly the legal ones open a frame; every other one, and every unmasked one, is 1002."""
+    """Of all 256 first bytes exactly the legal ones open a frame; all others, and unmasked frames, get 1002."""
     legal = {0x01, 0x02, 0x81, 0x82, 0x88, 0x89, 0x8A}
     if deflate is not None:
         legal |= {0x41, 0x42, 0xC1, 0xC2}
@@ -67,7 +67,7 @@ def test_24_every_first_byte(deflate: Deflate | None, masked: bool) -> None:
 @pytest.mark.parametrize("opcode", [CLOSE, PING, PONG])
 @pytest.mark.parametrize("size", [126, 65536])
 def test_24_an_oversize_control_frame_is_refused_from_its_head(opcode: int, size: int) -> None:
-    """A control frame beyond 125 bytes is refused by its second byte, so that none of its payload is waited for."""
+    """A control frame beyond 125 bytes is refused at its second byte, without waiting for its payload."""
     assert _code(Connection(Limits()).receive(frame(opcode, bytes(size), key=KEY)[:2])) == 1002
 
 
@@ -101,7 +101,7 @@ def test_25_each_message_has_a_count_of_its_own() -> None:
 
 @pytest.mark.parametrize("opcode", [TEXT, BINARY])
 def test_25_a_message_dripped_byte_by_byte_costs_its_own_size(opcode: int) -> None:
-    """A message that comes in one byte at a time is held in about its own size, not in an object for each byte."""
+    """A message that arrives byte by byte is held in about its own size, not in an object per byte."""
     server = Connection(Limits())
     wire = frame(opcode, b"." * 50_000, key=KEY)
     with memory(at_most=120_000):
@@ -120,7 +120,7 @@ def _bomb(size: int) -> bytes:
 @pytest.mark.parametrize("chop", [1 << 20, 1_000], ids=["whole", "in pieces"])
 @pytest.mark.parametrize("opcode", [TEXT, BINARY])
 def test_26_permessage_deflate_bomb(opcode: int, chop: int) -> None:
-    """A message that inflates to 50 MB is stopped at one: 1009, and never much more than that is held."""
+    """A message that inflates to 50 MB is stopped at 1 MB with 1009, and never much more than that is held."""
     wire = frame(opcode, _bomb(50 * MEGABYTE), rsv1=True, key=KEY)
     server = Connection(Limits(), deflate=Deflate())
     events: list[Event] = []
@@ -141,7 +141,7 @@ def test_26_a_bomb_in_fragments() -> None:
 
 @pytest.mark.parametrize(("size", "fits"), [(999, True), (1_000, True), (1_001, False), (100_000, False)])
 def test_26_the_inflated_limit_is_exact(size: int, fits: bool) -> None:
-    """max_inflated bytes are a message; one more is 1009."""
+    """A message of max_inflated bytes is accepted; one more byte gets 1009."""
     squeezer = zlib.compressobj(wbits=-15)
     body = squeezer.compress(b"." * size) + squeezer.flush(zlib.Z_SYNC_FLUSH)[:-4]
     events = Connection(Limits(max_inflated=1_000), deflate=Deflate()).receive(frame(BINARY, body, rsv1=True, key=KEY))
@@ -177,7 +177,7 @@ BAD_TEXTS = [
 
 @pytest.mark.parametrize("bad", BAD_TEXTS)
 def test_27_invalid_utf8_split_across_fragments(bad: str) -> None:
-    """Wherever two cuts fall in it, text that is not UTF-8 is 1007, and nothing of it comes out."""
+    """Wherever it is cut twice, text that is not UTF-8 gets 1007, and nothing of it is passed on."""
     text = b"ok" + bytes.fromhex(bad) + b"ok"
     for first in range(len(text) + 1):
         for second in range(first, len(text) + 1):
@@ -199,7 +199,7 @@ def test_27_invalid_utf8_in_a_close_reason(bad: str) -> None:
 
 @pytest.mark.parametrize("bad", BAD_TEXTS)
 def test_27_what_is_not_text_need_not_be_utf8(bad: str) -> None:
-    """The same bytes pass untouched in a binary message and in a ping."""
+    """Bytes that are not UTF-8 pass untouched in a binary message and in a ping."""
     payload = bytes.fromhex(bad)
     wire = frame(BINARY, payload, key=KEY) + frame(PING, payload, key=KEY)
     assert Connection(Limits()).receive(wire) == [payload, Ping(payload)]

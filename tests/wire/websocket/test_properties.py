@@ -1,4 +1,4 @@
-"""What holds for any messages and any bytes: round trips, chopping, hostile streams, UTF-8, headers."""
+"""Properties of any messages and any bytes: round trips, chopping, hostile streams, UTF-8, headers."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ controls = st.lists(
 @given(st.lists(st.one_of(texts, payloads, controls), max_size=6))
 @example(["x" * 125, "x" * 126, b"x" * 65_535, b"x" * 65_536])
 def test_messages_of_our_own_frames(sent: list[str | bytes | list[Event]]) -> None:
-    """What a server writes, compressed or not, is taken apart again into the same messages, whatever control frames
-    stand between."""
+    """What a server writes, compressed or not, is read back as the same messages, whatever control frames are
+    between."""
     server = Connection(LIMITS, deflate=Deflate())
     written, expected = b"", []
     for one in sent:
@@ -70,7 +70,8 @@ def test_messages_of_our_own_frames(sent: list[str | bytes | list[Event]]) -> No
 @example("\ud83d\ude00")
 @example("\ude00\ud83d")
 def test_half_a_character_has_one_spelling(text: str) -> None:
-    """Any text can be sent: what is no character becomes U+FFFD, two halves that fit one character, all else stays."""
+    """Any text can be sent: what is not a character becomes U+FFFD, two matching halves become one character, all else
+    stays."""
     sent = frames.utf8(text).decode()
     whole = text.encode("utf-16-le", "surrogatepass")
     assert sent == whole.decode("utf-16-le", "replace")
@@ -88,7 +89,7 @@ class Sent:
     squeeze: Squeeze | None
     cuts: list[int]
     between: list[list[Event]]  # control frames before each of its frames
-    key: bytes  # of the first frame; each frame has another
+    key: bytes  # of the first frame; each frame has a different one
 
 
 sent_messages = st.builds(
@@ -102,7 +103,7 @@ sent_messages = st.builds(
 
 
 def on_the_wire(sent: Sent, role: str) -> tuple[bytes, list[Event]]:
-    """What `role` sends, and what the other side is to make of it."""
+    """What `role` sends, and what the other side should read."""
     body = sent.message.encode() if isinstance(sent.message, str) else sent.message
     if sent.squeeze is not None:
         body = sent.squeeze(body)
@@ -132,7 +133,8 @@ def on_the_wire(sent: Sent, role: str) -> tuple[bytes, list[Event]]:
 def test_any_messages_come_through_any_fragmentation_and_chopping(
     messages: list[Sent], role: str, sizes: list[int]
 ) -> None:
-    """Messages and control frames come out as they went in, in order, however they were cut, squeezed and chopped."""
+    """Messages and control frames are read as they were sent, in order, however they were cut, compressed and
+    chopped."""
     reader = Connection(LIMITS, deflate=Deflate(), client=role == "server")
     stream, expected = b"", list[Event]()
     for sent in messages:
@@ -153,7 +155,7 @@ def test_any_messages_come_through_any_fragmentation_and_chopping(
 def test_what_we_write_we_read(
     messages: list[tuple[str | bytes, bool]], role: str, agreed: Deflate | None, sizes: list[int]
 ) -> None:
-    """What text, binary and compressed write, the other role reads, whatever was agreed on."""
+    """The other role reads what text, binary and compressed write, whatever was agreed on."""
     writer = Connection(LIMITS, deflate=agreed, client=role == "client")
     reader = Connection(LIMITS, deflate=agreed, client=role == "server")
     stream = b""
@@ -214,7 +216,7 @@ odd_frames = st.builds(
 
 
 def _nearly_good(key: bytes | None) -> st.SearchStrategy[bytes]:
-    """A frame with the right key, which is legal in itself or nearly so."""
+    """A frame with the right key, which is legal in itself, or nearly."""
     data = st.one_of(
         st.tuples(st.sampled_from((0, 0, 1, 2)), st.text(max_size=20).map(str.encode)),
         st.tuples(st.sampled_from((0, 1, 2)), st.binary(max_size=70)),
@@ -237,7 +239,7 @@ def _nearly_good(key: bytes | None) -> st.SearchStrategy[bytes]:
 
 
 def _stream(role: str, key: bytes) -> st.SearchStrategy[tuple[str, bytes]]:
-    """Messages that are legal but for their size, something odd, and more of them."""
+    """Messages that are legal but for their size, something odd, and more messages."""
     legal = sent_messages.map(lambda sent: on_the_wire(sent, OTHER[role])[0])
     frame = _nearly_good(key if role == "server" else None)
     odd = st.one_of(frame, st.lists(frame, min_size=2, max_size=5).map(b"".join), odd_frames, st.binary(max_size=30))
@@ -254,7 +256,7 @@ small = Limits(max_message=200, max_inflated=160, max_fragments=5)
 def test_arbitrary_bytes_give_events_and_at_most_one_end(
     to: tuple[str, bytes], agreed: Deflate | None, sizes: list[int], closing: bool
 ) -> None:
-    """receive() raises for no bytes at all; a Close or a Violation is the last event there ever is."""
+    """receive() never raises, whatever the bytes; a Close or a Violation is always the last event."""
     role, stream = to
     connection = Connection(small, deflate=agreed, client=role == "client")
     if closing:
@@ -269,7 +271,7 @@ def test_arbitrary_bytes_give_events_and_at_most_one_end(
     else:
         assert connection.state is (State.CLOSE_SENT if closing else State.OPEN)
     if closing:
-        assert events == ends, "something other than the end came out behind our close"
+        assert events == ends, "something other than the end came out after our close"
     for event in events:
         if isinstance(event, str | bytes):
             assert len(event) <= 200
@@ -283,9 +285,9 @@ def test_arbitrary_bytes_give_events_and_at_most_one_end(
 
 
 def _without_reasons(events: list[Event]) -> list[Event]:
-    """Violations by their codes alone; 1007 and 1009 as one.
+    """Violations reduced to their codes; 1007 and 1009 count as one.
 
-    A compressed text may be both too large and not UTF-8: what is found first depends on where the pieces end.
+    A compressed text may be both too large and not UTF-8: which is found first depends on where the pieces end.
     """
     return [
         replace(event, reason="", code=1007 if event.code == 1009 else event.code)
@@ -298,7 +300,7 @@ def _without_reasons(events: list[Event]) -> list[Event]:
 @settings(deadline=None)
 @given(to=streams, agreed=st.none() | st.just(Deflate()), sizes=chop_sizes)
 def test_chopping_changes_nothing(to: tuple[str, bytes], agreed: Deflate | None, sizes: list[int]) -> None:
-    """Any bytes mean the same in one piece and in many; without compression to the last word."""
+    """Any bytes mean the same in one piece and in many; without compression even the reasons are the same."""
     role, stream = to
     whole = Connection(small, deflate=agreed, client=role == "client")
     pieces = Connection(small, deflate=agreed, client=role == "client")
@@ -329,9 +331,9 @@ def test_chopping_changes_nothing(to: tuple[str, bytes], agreed: Deflate | None,
 def test_the_fast_path_is_the_general_path(
     payload: bytes, head: bytes, key: bytes, wrong_by: int, before: str, cut: int
 ) -> None:
-    """One frame alone in its read gives what its two halves give, in every state a connection can be in.
+    """A frame alone in its read gives the same as its two halves, in every state of a connection.
 
-    short_text() takes it exactly where it is a whole short text and nothing is unfinished, and else changes nothing.
+    short_text() takes it exactly if it is a whole short text and nothing is unfinished, and otherwise changes nothing.
     """
     second = min(max(len(payload) + wrong_by, 0), 127) | 0x80
     wire = head + bytes((second,)) + key + masked_byte_by_byte(payload, key)
@@ -376,7 +378,7 @@ _WELL_FORMED = [
 
 
 def _first_bad_byte(text: bytes) -> int | None:
-    """Where `text` can no longer become UTF-8; its length where it only ends too soon; None where it is UTF-8."""
+    """The place where `text` can no longer become UTF-8; its length if it only ends too soon; None if it is UTF-8."""
     at = 0
     while at < len(text):
         row = next((row for row in _WELL_FORMED if text[at] in row[0]), None)
@@ -408,7 +410,7 @@ nearly_texts = st.lists(
 @settings(deadline=None)
 @given(text=nearly_texts, key=keys, cut=st.integers(0, 100))
 def test_text_is_utf8_and_fails_at_the_first_bad_byte(text: bytes, key: bytes, cut: int) -> None:
-    """Byte by byte and over a fragment border, text fails exactly where it can no longer become UTF-8."""
+    """Byte by byte and across a fragment border, text fails exactly where it can no longer become UTF-8."""
     bad = _first_bad_byte(text)
     cut = min(cut, len(text))
     wires = [
@@ -459,7 +461,7 @@ good_headers = [
 def test_any_headers_are_accepted_or_refused(
     kept: list[tuple[bytes, bytes]], odd: list[tuple[bytes, bytes]], compress: bool
 ) -> None:
-    """accept() raises nothing but its documented 400 and 426, and what it answers is one whole HTTP head."""
+    """accept() raises nothing but its documented errors 400 and 426, and its answer is one whole HTTP head."""
     try:
         answer = accept("GET", "1.1", [*kept, *odd], subprotocols=("a",), deflate=compress)
     except (MalformedRequest, UpgradeRequired):
