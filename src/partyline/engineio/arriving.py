@@ -8,7 +8,7 @@ from typing import cast
 from partyline.engineio.connection import EngineConnection
 from partyline.engineio.receiver import Request
 from partyline.engineio.sessions import Sessions
-from partyline.errors import PartylineError
+from partyline.errors import HandshakeRefused, PartylineError
 from partyline.interfaces import Connection
 from partyline.server.site import Carrier
 from partyline.server.turn import OWN_READ, takes_bundles
@@ -41,7 +41,11 @@ class Opening:
         if websocket is not None:
             if self._later is not None:
                 self._later.cancel()
-            text, connection = self._sessions.open(self._asked, self._handshake, self.sid, websocket)
+            try:
+                text, connection = self._sessions.open(self._asked, self._handshake, self.sid, websocket)
+            except HandshakeRefused as error:  # the application has given out its id once more meanwhile
+                websocket.close(1011, error.message)
+                return None
             self._connection = connection
             websocket.hand_to(connection)
             websocket.send_text(text)

@@ -115,12 +115,12 @@ class EngineConnection:
 
     # Life
 
-    def begin(self, receiver: Receiver) -> None:
-        """The open packet is out."""
-        self._receiver = receiver
+    def begin(self, accept: Callable[[], Receiver]) -> None:
+        """The open packet is out: `accept` makes the receiver."""
         self._arm()
         try:
-            receiver.connected()
+            self._receiver = accept()
+            self._receiver.connected()
         except CONTAINED:
             self._failed("a connection could not be opened")
             self.close(1011, "internal error")

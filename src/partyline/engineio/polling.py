@@ -18,6 +18,7 @@ from partyline.server.turn import OWN_READ
 from partyline.wire.engineio import payloads
 from partyline.wire.engineio.handshake import POLLING, Asked
 from partyline.wire.engineio.packets import Packet
+from partyline.wire.http.head import content_length
 
 _OCTETS = payloads.OCTETS.encode("ascii")
 
@@ -59,8 +60,13 @@ class Polling:
         waiting = found
 
         def answered(poll: asyncio.Future[tuple[Packet, ...]]) -> None:
-            if not poll.cancelled() and not exchange.disconnected:
+            if poll.cancelled() or exchange.disconnected:
+                return
+            try:
                 answer = self._fetched(waiting, poll.result())
+            except Exception:  # a hook of the application
+                exchange.fail()
+            else:
                 exchange.answer(answer.headers, answer.body)
 
         exchange.gone = lambda: waiting.connection.let_go(waiting.poll)
@@ -84,7 +90,7 @@ class Polling:
     async def _read(self, scope: Scope, receive: Receive) -> bytes:
         """The body. Raises PayloadTooLarge, before reading it where its length is known."""
         for name, value in scope["headers"]:
-            if name == b"content-length" and int(value) > self.max_body:
+            if name == b"content-length" and content_length(value) > self.max_body:
                 raise too_large(self)
         pieces: list[bytes] = []
         size, more = 0, True

@@ -164,7 +164,7 @@ class Sessions:
 
     def begin(self, connection: EngineConnection, handshake: Request) -> None:
         """The open packet is on its way: now the application hears of the connection."""
-        connection.begin(self._accept(connection, handshake))
+        connection.begin(lambda: self._accept(connection, handshake))
         if self.site.draining and connection.transport == POLLING:
             connection.shutdown()
 

@@ -16,6 +16,7 @@ from partyline.models import Draft, Receipt
 from partyline.server.exchange import check_coding
 from partyline.topics import MAX_LENGTH, TOKEN, UNPRINTABLE
 from partyline.trust.perimeter import Peer
+from partyline.wire.http.head import content_length
 from partyline.wire.json import decode, to_json
 from partyline.wire.relay import MAX_USER, MAX_USER_ID
 
@@ -52,7 +53,7 @@ async def read(request: Request, kind: type[_T], limit: int, setting: str = "max
     check_json(request.headers.get("content-type", ""))
     check_coding(request.headers.get("content-encoding", "").encode("latin-1"))
     # Known before a byte of it is read: a client that waits for 100 Continue never sends it.
-    if int(request.headers.get("content-length", 0)) > limit:
+    if content_length(request.headers.get("content-length", "0").encode("latin-1")) > limit:
         raise _too_large(limit, setting)
     body = bytearray()
     async for chunk in request.stream():

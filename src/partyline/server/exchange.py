@@ -32,7 +32,7 @@ from partyline.errors import PartylineError, PayloadTooLarge, UnsupportedMediaTy
 from partyline.metrics import Counters
 from partyline.server.answers import error_body, error_headers
 from partyline.trust.perimeter import Peer
-from partyline.wire.http.head import Headers, path_text
+from partyline.wire.http.head import Headers, content_length, path_text
 
 _log = log.get("server")
 
@@ -187,7 +187,7 @@ class Exchange:
     def check_head(self) -> None:
         """Raises PayloadTooLarge or UnsupportedMediaType where the head announces a body that is."""
         for name, value in self.headers:
-            if name == b"content-length" and int(value) > self.direct.max_body:
+            if name == b"content-length" and content_length(value) > self.direct.max_body:
                 raise too_large(self.direct)
             if name == b"content-encoding":
                 check_coding(value)

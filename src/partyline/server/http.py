@@ -203,7 +203,7 @@ class HttpConnection(asyncio.Protocol):
         self._count_unread(0)
         if self._phase is Phase.IDLE:
             self._set_deadline(self._site.limits.keep_alive_timeout)
-        elif self._phase is not Phase.CLOSING:
+        elif self._phase is Phase.ANSWER:  # the others have a deadline of their own, or this one in its place
             self._deadline = _NEVER
         if type(self._in_hand) is Cycle:
             self._in_hand.writable.set()

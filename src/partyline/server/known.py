@@ -11,6 +11,7 @@ from typing import Final, Self
 
 from msgspec import Struct
 
+from partyline.errors import PartylineError
 from partyline.server.exchange import Direct, Exchange
 from partyline.trust.perimeter import Peer
 from partyline.wire.http.head import Headers
@@ -57,7 +58,12 @@ class Known(Struct, frozen=True):
 
     @classmethod
     def of(cls, request: Request, exchange: Exchange) -> Self | None:
-        """What is to be remembered of a request that was read the usual way; None where that does not tell its body."""
+        """What is to be remembered of a request that was read the usual way; None where that does not tell its body, or
+        where it was refused for what stands in its head."""
+        try:
+            exchange.check_head()
+        except PartylineError:
+            return None
         names = [name for name, _ in exchange.headers]
         lengths = _LENGTH.findall(request.head)
         if b"transfer-encoding" in names or not exchange.keep_alive or names.count(b"content-length") != len(lengths):

@@ -27,7 +27,7 @@ _LONGEST: Final = 4_096  # characters of a Forwarded header
 _SCHEMES: Final = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
 # RFC 7239 4, with the whitespace that RFC 9110 5.6.1 allows around the commas, and the semicolons.
 _TOKEN: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-_PAIR: Final = re.compile(rf'[ \t]*(?:({_TOKEN})=(?:({_TOKEN})|"((?:[^"\\]|\\.)*)"))?[ \t]*([;,]|\Z)')
+_PAIR: Final = re.compile(rf'[ \t]*+(?:({_TOKEN})=(?:({_TOKEN})|"((?:[^"\\]|\\.)*)"))?[ \t]*+([;,]|\Z)')
 
 
 class Client(NamedTuple):

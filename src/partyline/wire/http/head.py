@@ -18,6 +18,7 @@ CHUNKED: Final = -1
 _END: Final = b"\r\n\r\n"
 _ABSOLUTE: Final = re.compile(rb"(?i)https?://([^/?#@]+)(/[^?#]*)?(?:\?([^#]*))?(?:#.*)?\Z")  # RFC 9112 3.2.2
 _PORT: Final = re.compile(rb":([0-9]*)\Z")
+_DIGITS: Final = 18  # of a length: Python refuses to read thousands of them, be they zeros
 
 
 class Head(Struct, frozen=True):
@@ -116,7 +117,7 @@ class HeadReader:
             if name == b"host":
                 hosts += 1
             elif name == b"content-length":
-                length = int(value)
+                length = content_length(value)
             elif name == b"transfer-encoding":
                 if value.strip().lower() != b"chunked" or length == CHUNKED or version == "1.0":
                     raise MalformedRequest("Transfer-Encoding can be chunked only, once, and in HTTP/1.1")
@@ -154,9 +155,17 @@ def _target(target: bytes) -> tuple[bytes, bytes, bytes | None]:
         return target, b"", None
     match = _ABSOLUTE.match(target)
     port = None if match is None else _PORT.search(match[1])
-    if match is None or (port is not None and int(port[1] or 0) > 0xFFFF):
+    if match is None or (port is not None and (len(port[1]) > 5 or int(port[1] or 0) > 0xFFFF)):
         raise MalformedRequest("the request's target is not a URL of this server")
     return match[2] or b"/", match[3] or b"", match[1]
+
+
+def content_length(value: bytes) -> int:
+    """A Content-Length as a number. Raises MalformedRequest."""
+    digits = value.strip(b" \t")
+    if not digits.isdigit() or len(digits) > _DIGITS:
+        raise MalformedRequest(f"Content-Length is not a number of at most {_DIGITS} digits")
+    return int(digits)
 
 
 def _tokens(value: bytes) -> list[bytes]:
