@@ -150,8 +150,8 @@ ROWS: dict[str, Row] = {
     "unknown registrations": Row(one(handshake("/ws/" + "0" * 32)), again=0.0),
     "Engine.IO pings": Row(socketio(text("2"), "40/chat,")),
     "Engine.IO pongs": Row(socketio(text("3"), "40/chat,")),
-    "Engine.IO before CONNECT": Row(socketio(text("3"))),
-    "large CONNECT": Row(socketio(text("40/chat," + json.dumps({"key": "k" * 900_000}))), open=True),
+    "Engine.IO before CONNECT": Row(socketio(text("3")), idle=True),
+    "large CONNECT": Row(socketio(text("40/chat," + json.dumps({"key": "k" * 900_000}))), idle=True),
     "names": Row(
         socketio(
             text("42/chat,0" + json.dumps(["enter", {"room": "r", "name": "a" + "\u0301\u0323" * 30_000, "key": "k"}])),

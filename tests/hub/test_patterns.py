@@ -129,8 +129,9 @@ def test_nothing_is_left_of_patterns_that_are_gone() -> None:
 
 
 def test_what_matched_is_remembered_and_forgotten() -> None:
-    """A match is remembered until a pattern is added or removed; hostile topics do not make the memory grow (hostile
-    33)."""
+    """hostile 33: a match is remembered until a pattern is added or removed, and topics without end do not make the
+    memory grow.
+    """
     patterns = holding("a.*")
     assert patterns.matching("a.b") is patterns.matching("a.b")
     patterns.add("*.b")

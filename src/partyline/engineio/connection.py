@@ -73,6 +73,7 @@ class EngineConnection:
         "dialect",
         "rooms",
         "sid",
+        "stranger",
         "takes_bundles",
         "timer_slot",
         "user",
@@ -96,6 +97,7 @@ class EngineConnection:
         self.sid = sid
         self.address = address
         self.began_polling = websocket is None
+        self.stranger = False  # what it costs counts as a stranger's, until `known`
         self.takes_bundles = True  # each message of a read by itself: nothing waits for a read of its own
         self.user: str | None = None
         self.rooms = ()
@@ -124,6 +126,13 @@ class EngineConnection:
         except CONTAINED:
             self._failed("a connection could not be opened")
             self.close(1011, "internal error")
+
+    def known(self) -> None:
+        """It has been let in: what it costs counts no longer as a stranger's."""
+        if self.stranger:
+            self.stranger = False
+            if self._websocket is not None:
+                self._websocket.known()
 
     @property
     def protocol(self) -> int:
@@ -360,6 +369,8 @@ class EngineConnection:
         taken = session.state is SessionState.WEBSOCKET
         if taken:
             self._websocket, self._candidate = websocket, None
+            if not self.stranger:
+                websocket.known()
             if self._held:
                 self._stop_reading()
             self._owner.site.live.discard(self)

@@ -85,6 +85,7 @@ class EngineIO:
             jsonp=jsonp,
             cookie=cookie,
             compress_from=option("compress_from", compress_from, least=0),
+            strangers=accept is not None,
         )
         self._connected: list[Callable[[EngineConnection], object]] = []
         self._messages: list[Callable[[EngineConnection, str | bytes], object]] = []
@@ -176,6 +177,7 @@ class EngineIO:
             deflate=self._deflate,
             limits=Limits(most, most, sessions.site.limits.message.max_fragments),
             heartbeat=False,
+            metered=sessions.strangers,
             headers=tuple((name.encode("latin-1"), value.encode("latin-1")) for name, value in headers),
         )
 

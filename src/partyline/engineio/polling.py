@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+from time import monotonic
 
 from msgspec import Struct
 from starlette.requests import ClientDisconnect
@@ -26,6 +27,17 @@ _OCTETS = payloads.OCTETS.encode("ascii")
 class _Answer(Struct, frozen=True):
     headers: list[tuple[bytes, bytes]]
     body: bytes
+    stranger: bool = False  # it is for somebody who has not been let in yet
+
+
+class _Later(Struct, frozen=True):
+    """An answer that waits for its turn (`server.fair.Busy`): its client asks for nothing more meanwhile."""
+
+    exchange: Exchange
+    answer: _Answer
+
+    def go_on(self) -> None:
+        self.exchange.answer(self.answer.headers, self.answer.body)
 
 
 class _Waiting(Struct, frozen=True):
@@ -53,9 +65,12 @@ class Polling:
 
     def respond(self, exchange: Exchange) -> None:
         handshake = Request(POLLING, exchange.query, exchange.headers, exchange.peer)
+        began = monotonic()
         found = self._take(handshake, exchange.method, exchange.body)
         if isinstance(found, _Answer):
-            exchange.answer(found.headers, found.body)
+            later = _Later(exchange, found)
+            if not found.stranger or not self._sessions.site.fair.stranger(later, monotonic() - began):
+                later.go_on()
             return
         waiting = found
 
@@ -126,7 +141,8 @@ class Polling:
             connection = sessions.find(asked)
             if method == "POST":
                 connection.post(self._posted(handshake, asked, body))
-                return self._answer(handshake, b"ok", "text/html")
+                answer = self._answer(handshake, b"ok", "text/html")
+                return _Answer(answer.headers, answer.body, connection.stranger)
             fetched = connection.get()
         waiting = _Waiting(handshake, asked, connection, fetched) if isinstance(fetched, asyncio.Future) else None
         if waiting is not None:

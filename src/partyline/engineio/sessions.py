@@ -67,12 +67,14 @@ class Sessions:
         jsonp: bool,
         cookie: str | None,
         compress_from: int,
+        strangers: bool,
     ) -> None:
         self.connections: dict[str, EngineConnection] = {}
         self.home = Home()
         self.version_3 = version_3
         self.jsonp = jsonp
         self.compress_from = compress_from
+        self.strangers = strangers  # a client is one until the receiver calls `EngineConnection.known`
         self._accept = accept
         self._transports = transports
         self._cookie = cookie
@@ -132,6 +134,7 @@ class Sessions:
         connection = self.connections[sid] = EngineConnection(
             self, sid, address, asked.protocol, self._rules, websocket, base64=asked.base64
         )
+        connection.stranger = self.strangers
         connection.takes_bundles = websocket is None or takes_bundles(handshake.headers)
         if websocket is None:
             self.site.live.add(connection)

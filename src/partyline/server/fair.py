@@ -4,8 +4,8 @@ A connection is served where its bytes are read, up to a slice: so nearly all of
 more to do stops reading and waits. Those that wait go on in their order, a bounded time in each turn of the loop, so
 that everybody else waits no longer than that for their own, and nobody who waits is passed over.
 
-Strangers (who have not said who they are where that is required, and whoever sends nothing but empty frames) share a
-quarter of the loop's time in all, whatever else it has to do.
+Strangers share a quarter of the loop's time in all, whatever else it has to do: clients that have not said who they
+are where that is required, Socket.IO clients that are in no namespace yet, and whoever sends nothing but empty frames.
 """
 
 from __future__ import annotations

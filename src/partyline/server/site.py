@@ -76,6 +76,7 @@ class Endpoint:
     limits: MessageLimits | None = None  # None: the server's
     heartbeat: bool = True  # False: the protocol inside has its own
     stranger: bool = False  # it must say who it is first, and the session then calls `Carrier.known`
+    metered: bool = False  # until then only its time counts as a stranger's
     headers: tuple[tuple[bytes, bytes], ...] = ()  # of the 101
 
 

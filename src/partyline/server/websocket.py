@@ -59,6 +59,7 @@ class WebSocket(Writing, asyncio.Protocol):
         "_heard",
         "_idle",
         "_limits",
+        "_metered",
         "_plain",
         "_session",
         "_state",
@@ -86,7 +87,8 @@ class WebSocket(Writing, asyncio.Protocol):
             self._gate = Gate(limits.events_per_second, limits.events_burst, site.timers.now(), hit)
         # Bytes that the peer may still send: as a stranger, or after the end. None: no such limit.
         self._credit: int | None = STRANGERS_BYTES if endpoint.stranger else None
-        self._plain = self._gate is None and self._credit is None  # its messages need no leave
+        self._metered = endpoint.metered  # its time counts as a stranger's
+        self._plain = self._gate is None and self._credit is None and not self._metered  # its messages need no leave
         self._idle = 0  # reads since the last message
         self._blocked = False  # the transport pushes back
         self._stops = 0  # why we do not read
@@ -135,7 +137,8 @@ class WebSocket(Writing, asyncio.Protocol):
 
     def known(self) -> None:
         """The peer has said who it is: the limits of strangers end."""
-        if self._credit is not None and not self._closing:
+        self._metered = False
+        if not self._closing:
             self._credit = None
             self._plain = self._gate is None
             self._wire.limits = self._limits
@@ -348,7 +351,7 @@ class WebSocket(Writing, asyncio.Protocol):
             self._idle = 0
         else:
             self._idle += 1 if spent < SLICE else _IDLE + 1
-        stranger = stranger or self._idle > _IDLE
+        stranger = stranger or self._metered or self._idle > _IDLE
         if stranger and fair.stranger(self, spent):
             self._stop(_TURN)
         elif spent > SLICE or size >= BULK or wire.unread:

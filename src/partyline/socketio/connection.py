@@ -343,6 +343,7 @@ class Connection:
         if not socket.connected or not self._namespaces.accept(name):
             return
         self._sockets[name] = socket
+        self.engine.known()
         timers = self._io.engine.site.timers
         timers.cancel(self)
         sid = socket.id if self.protocol == 5 else None
