@@ -8,9 +8,11 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
+import msgspec
 import pytest
 
 from partyline import CallTimeout, ConfigError, Socket, SocketIO
+from partyline.socketio.broadcast import RemoteSocket
 from partyline.testing import MemoryCluster
 from partyline.testing.cluster import MemoryAdapter
 from tests.server.conftest import Run
@@ -201,6 +203,96 @@ def test_sockets_are_moved_and_disconnected_on_all_nodes(run: Run) -> None:
             one.io.disconnect_sockets(close=True)
             assert await near.peer.text() == "41"
             await near.peer.until_close()
+
+    run(main())
+
+
+def test_a_socket_of_another_node_is_that_socket(run: Run) -> None:
+    """What is done to a socket found on another node is done to it, though it left the room of its id, and to nobody
+    who joined that room, on any node."""
+
+    async def main() -> None:
+        async with (
+            nodes(3) as (one, two, three),
+            client(two) as far,
+            client(one, far.id) as near,
+            client(two, far.id) as beside,
+            client(three, far.id) as further,
+        ):
+            sockets = {**one.io.sockets, **two.io.sockets, **three.io.sockets}
+            sockets[far.id].leave(far.id)
+            (remote,) = [socket for socket in await one.io.fetch_sockets() if socket.id == far.id]
+            remote.emit("you alone")
+            assert await far.event() == ["you alone"]
+            remote.join("b", "c")
+            remote.leave("b")
+            (remote,) = await one.io.fetch_sockets("c")
+            assert (remote.id, remote.rooms) == (far.id, {"c"})
+            assert await one.io.fetch_sockets("b") == []
+            remote.disconnect()
+            assert await far.peer.text() == "41"
+            one.io.emit("end")
+            for other in (near, beside, further):
+                assert await other.event() == ["end"]
+                assert set(sockets[other.id].rooms) == {other.id, far.id}
+
+    run(main())
+
+
+def test_whom_a_socket_leaves_out_on_other_nodes(run: Run) -> None:
+    """A socket's broadcast reaches whoever joined a room of its name on another node."""
+
+    async def main() -> None:
+        async with nodes(2) as (one, two), client(one) as near, client(two, near.id) as far:
+            socket = one.io.sockets[near.id]
+            socket.broadcast.emit("hello")
+            assert await far.event() == ["hello"]
+            asked = asyncio.create_task(socket.broadcast.call("how many?", timeout=5.0))
+            await far.answer(1)
+            assert await asked == [1]
+            assert [one.id for one in await socket.broadcast.fetch_sockets()] == [far.id]
+
+    run(main())
+
+
+def test_nodes_of_other_versions(run: Run) -> None:
+    """What a node of an older version says, without the later fields, is done by rooms; fields that a later version
+    has added at the end are passed over, kinds that it has added are logged; and an older node that knows no `only`
+    finds the room of the socket's id where it looks for rooms."""
+
+    async def main() -> None:
+        async with nodes(1) as (one,), client(one, "a") as first, client(one) as second:
+            heard: list[Any] = []
+            assert one.io.nodes is not None
+            node = one.io.nodes._cluster.node
+            stranger = one.adapter._cluster.adapter()
+
+            def received(data: bytes) -> None:
+                sender, _, said = msgspec.msgpack.decode(data)
+                if sender == node and said[0] in (1, 7, 8):
+                    heard.append(said)
+
+            await stranger.start(received)
+
+            def say(*said: Any) -> None:
+                stranger.publish(msgspec.msgpack.encode(["0" * 16, "", said]))
+
+            say(1, "/", "old", [], ["a"], [])
+            say(1, "/", "old and volatile", [], ["a"], [], True)
+            say(1, "/", "new", [], [first.id], [], False, None, 0.0, first.id, "later", 7)
+            say(99, "/", "what is this?")
+            say(7, "/", [second.id], [], ["b"], [])
+            say(7, "/", [first.id], [], ["c"], [], first.id, "later")
+            say(8, "/", ["b"], [], False)
+            assert [await first.event() for _ in range(3)] == [["old"], ["old and volatile"], ["new"]]
+            assert await second.peer.text() == "41"
+            assert set(one.io.sockets[first.id].rooms) == {first.id, "a", "c"}
+            away = RemoteSocket(one.io, "someone", (), {})
+            away.emit("x")
+            away.join("y")
+            away.disconnect()
+            await eventually(lambda: len(heard) == 3, "all are heard")
+            assert [said[4 if said[0] == 1 else 2] for said in heard] == [["someone"]] * 3
 
     run(main())
 

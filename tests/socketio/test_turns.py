@@ -113,6 +113,74 @@ async def test_to_one_socket_and_to_nobody_else(recovery: float | None) -> None:
         await other.sync()
 
 
+@pytest.mark.parametrize("recovery", [None, 60.0])
+@looped
+async def test_from_one_socket_to_everybody_else(recovery: float | None) -> None:
+    """`broadcast`, `to` and `except_` of a socket leave that socket out, though it left the room of its id, and nobody
+    who joined that room."""
+    io = SocketIO(recovery_window=recovery)
+    async with served(io) as url, entered(url) as client, entered(url) as other:
+        socket = io.sockets[client.sid]
+        io.sockets[other.sid].join(socket.id, "a")
+        socket.join("a")
+        for leave in (False, True):
+            if leave:
+                socket.leave(socket.id)
+            socket.broadcast.emit("all")
+            socket.to("a").emit("room")
+            socket.except_("nobody").emit("except")
+            assert [one.id for one in await socket.broadcast.fetch_sockets()] == [other.sid]
+            assert [(await other.event())[0] for _ in range(3)] == ["all", "room", "except"]
+        await client.sync()
+
+
+@pytest.mark.parametrize("recovery", [None, 60.0])
+@looped
+async def test_a_socket_that_was_fetched_is_that_socket(recovery: float | None) -> None:
+    """What is done to one that `fetch_sockets` found is done to it, though it left the room of its id, and to nobody
+    who joined that room."""
+    io = SocketIO(recovery_window=recovery)
+    async with served(io) as url, entered(url) as client, entered(url) as other:
+        io.sockets[other.sid].join(client.sid)
+        io.sockets[client.sid].leave(client.sid)
+        (found,) = [one for one in await io.fetch_sockets() if one.id == client.sid]
+        found.emit("plain")
+        assert (await client.event())[0] == "plain"
+        found.join("new", "newer")
+        found.leave("new")
+        assert set(io.sockets[client.sid].rooms) == {"newer"}
+        assert set(io.sockets[other.sid].rooms) == {other.sid, client.sid}
+        found.disconnect()
+        assert await client.next() == "1"
+        await other.sync()
+        for act in (found.disconnect, lambda: found.emit("gone"), lambda: found.join("gone")):
+            act()  # nobody has this id any more
+        await other.sync()
+        assert set(io.sockets[other.sid].rooms) == {other.sid, client.sid}
+
+
+@looped
+async def test_broadcasts_over_a_recovery() -> None:
+    """What a socket said to everybody else is, after a recovery, for those in a room of its name, and not for its own
+    session."""
+    io = SocketIO(recovery_window=60.0)
+    async with served(io) as url:
+        async with entered(url) as client, entered(url) as other:
+            tickets = [client.answer["pid"], other.answer["pid"]]
+            io.sockets[other.sid].join(client.sid)
+            away = io.sockets[client.sid]
+        await eventually(lambda: not io.connections, "both are away")
+        away.broadcast.emit("missed")
+        for pid, expected in zip(tickets, (False, True), strict=True):
+            async with opened(url) as client:
+                await client.say("0" + json.dumps({"pid": pid}))
+                packet = str(await client.next())
+                assert packet.startswith('2["missed"') is expected
+                if expected:
+                    packet = str(await client.next())
+                assert json.loads(packet[1:])["pid"] == pid
+
+
 @looped
 async def test_one_socket_over_a_recovery() -> None:
     """What was emitted to one socket while it was away is for its session, not for others in a room of its name."""
@@ -237,8 +305,8 @@ def test_records_of_older_versions(values: list[Any], attachments: list[bytes], 
     if attachments:
         old["attachments"] = [base64.b64encode(data).decode() for data in attachments]
     record = read_record(Message(Draft("x", json.dumps(old).encode(), "id"), 1, 0.0))
-    assert record.reaches("id", {"a"})
-    assert not record.reaches("id", {"a", "b"})
+    assert record.audience.reaches("id", {"a"})
+    assert not record.audience.reaches("id", {"a", "b"})
     assert JSON.values(record.body) == (values if expected is None else expected)
     assert len(JSON.packet("/", record.body)) == (1 if expected is None else 1 + len(attachments))
 
@@ -261,12 +329,21 @@ async def test_another_parser_than_the_one_that_kept_it(tmp_path: Any) -> None:
 
 
 def test_a_record_is_for_rooms_or_for_one_socket() -> None:
-    """A record says whom it is for: rooms without some, or one socket by its id."""
-    body = JSON.body("x", ())
-    assert Record.of(body, Audience(frozenset("a"), frozenset("b"))).reaches("id", {"a"})
-    assert not Record.of(body, Audience(frozenset("a"))).reaches("a", set())
-    assert Record.of(body, Audience(), "id").reaches("id", set())
-    assert not Record.of(body, Audience(), "id").reaches("other", {"id"})
+    """A record says whom it is for: rooms without some, one socket by its id, or all but one."""
+
+    def reaches(audience: Audience, id: str, *rooms: str) -> bool:  # noqa: A002
+        record = Record.of(JSON.body("x", ()), audience)
+        assert record.audience == audience
+        return record.audience.reaches(id, set(rooms))
+
+    assert reaches(Audience(frozenset("a"), frozenset("b")), "id", "a")
+    assert not reaches(Audience(frozenset("a"), frozenset("b")), "id", "a", "b")
+    assert not reaches(Audience(frozenset("a")), "a")
+    assert reaches(Audience(only="id"), "id")
+    assert not reaches(Audience(only="id"), "other", "id")
+    assert not reaches(Audience(besides="id"), "id")
+    assert reaches(Audience(besides="id"), "other", "id")
+    assert not reaches(Audience(frozenset("a"), besides="id"), "id", "a")
     assert MSGPACK.text is not JSON.text
 
 
