@@ -1,4 +1,4 @@
-"""An engine that notes what happens to it, and clients that send exactly what they are told to."""
+"""An engine that records what happens to it, and clients that send exactly what they are told."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ async def served(watched: Watched, **settings: Any) -> AsyncIterator[tuple[Party
 
 
 class Polling:
-    """A polling client: a connection for its GETs, and another one for all else."""
+    """A polling client: one connection for its GETs, and another one for everything else."""
 
     def __init__(self, gets: Peer, posts: Peer, version: int = 4, extra: str = "", base: str = "/engine.io/") -> None:
         self.gets = gets

@@ -1,4 +1,4 @@
-"""What a program passes to EngineIO and SocketIO is checked as what a settings file says, and at once."""
+"""Arguments of EngineIO and SocketIO are checked at once, like values of a settings file."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def test_numbers(name: str, value: Any) -> None:
 
 @pytest.mark.parametrize("name", sorted(set(NUMBERS) - {"disconnect_grace", "compress_from", "max_attachments"}))
 def test_nothing_at_all(name: str) -> None:
-    """Where 0 would let nothing through, it is refused."""
+    """0 is refused if it would let nothing through."""
     with pytest.raises(ConfigError, match=f"^{name}: 0 is below the least value"):
         SocketIO(**{name: 0})
 
 
 @pytest.mark.parametrize("name", NUMBERS)
 def test_none_and_the_least(name: str) -> None:
-    """None follows the settings, and the least value that is named is taken."""
+    """None means the value of the settings, and the least value that the error names is accepted."""
     SocketIO(**{name: None})
     with pytest.raises(ConfigError, match="below the least value") as caught:
         SocketIO(**{name: -1})
@@ -72,7 +72,7 @@ def test_as_in_a_file() -> None:
     ],
 )
 def test_others(kind: type[EngineIO | SocketIO], name: str, value: Any) -> None:
-    """What is no number is checked at once, too."""
+    """Other arguments than numbers are checked at once, too."""
     with pytest.raises(ConfigError, match=f"^{name}: ") as caught:
         kind(**{name: value})
     assert caught.value.field == name
@@ -80,6 +80,6 @@ def test_others(kind: type[EngineIO | SocketIO], name: str, value: Any) -> None:
 
 @pytest.mark.parametrize("parser", ["yaml", "", "JSON"])
 def test_a_parser(parser: str) -> None:
-    """There are two, by their names."""
+    """A parser other than json and msgpack is refused by name."""
     with pytest.raises(ConfigError, match=r"^parser: .* must be json or msgpack"):
         SocketIO(parser=parser)

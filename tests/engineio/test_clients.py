@@ -40,7 +40,7 @@ class Echo(Watched):
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("package", PACKAGES)
 def test_an_echo(package: str, way: str) -> None:
-    """Every message comes back in order, text and binary, past heartbeats and whatever the transport; then we close."""
+    """Every message is echoed in order, text and binary, across heartbeats and on each transport; then we close."""
     node, folder = tools.program("node"), tools.node_packages("engineio", PACKAGES)
     transports, options = WAYS[way]
     version_3 = package.endswith("-3")

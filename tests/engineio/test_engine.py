@@ -89,7 +89,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("method", "query", "code"), REFUSED)
 def test_refusals(method: str, query: str, code: int) -> None:
-    """Each wrong request is a 400 with Engine.IO's number and words, and the application's hook hears of it."""
+    """Each wrong request gets a 400 with Engine.IO's number and message, and the application's hook is called."""
     heard: list[tuple[int, bytes]] = []
 
     async def main() -> None:
@@ -142,7 +142,7 @@ def test_transports_may_be_left_out() -> None:
 
 
 def test_allow_request() -> None:
-    """The application may refuse a handshake, with words of its own; that is a 403, and no session."""
+    """The application may refuse a handshake with its own message; that is a 403, and there is no session."""
 
     def allow(handshake: Request) -> bool | str | None:
         asked = dict(handshake.headers).get(b"x-ask")
@@ -170,7 +170,7 @@ def test_allow_request() -> None:
 
 
 def test_headers_and_cookie() -> None:
-    """A cookie and headers go out with the handshake, other headers with each answer, the 101 included."""
+    """A cookie and headers are sent with the handshake, other headers with each answer, including the 101."""
     watched = Watched(
         cookie="io",
         initial_headers=lambda handshake: [("x-initial", handshake.transport)],
@@ -203,7 +203,7 @@ def test_headers_and_cookie() -> None:
     "rules", [{"path": "engine.io/"}, {"path": "/engine.io"}, {"transports": []}, {"transports": ["x"]}]
 )
 def test_rules_that_cannot_be(rules: dict[str, object]) -> None:
-    """What an engine cannot be is said before anything is built."""
+    """Impossible options of an engine are refused before anything is built."""
     with pytest.raises(ConfigError):
         EngineIO(**rules)  # type: ignore[arg-type]
 
@@ -212,7 +212,7 @@ def test_rules_that_cannot_be(rules: dict[str, object]) -> None:
 
 
 def test_messages_by_polling(run: Run) -> None:
-    """Packets posted together come back in one GET, in order, text and binary."""
+    """Packets posted together are echoed in one GET, in order, text and binary."""
 
     async def main() -> None:
         async with served(Watched()) as (_, url), Polling.at(url) as client:
@@ -228,7 +228,7 @@ def test_messages_by_polling(run: Run) -> None:
 
 
 def test_a_body_has_sixteen_packets_at_most() -> None:
-    """The rest waits for the next GET."""
+    """A body has at most sixteen packets; the rest waits for the next GET."""
 
     async def main() -> None:
         async with served(Watched()) as (_, url), Polling.at(url) as client:
@@ -241,7 +241,7 @@ def test_a_body_has_sixteen_packets_at_most() -> None:
 
 @pytest.mark.parametrize("body", ["abc", "", "4a\x1e", "bAQ*D", "2", "0", b"4\xff"])
 def test_malformed_posts_close(body: str | bytes) -> None:
-    """A malformed body is a 400 with code 3, and the session is unknown."""
+    """A malformed body gets a 400 with code 3, and the session is unknown afterwards."""
     watched = Watched()
 
     async def main() -> None:
@@ -256,7 +256,7 @@ def test_malformed_posts_close(body: str | bytes) -> None:
 
 
 def test_a_body_has_a_limit(run: Run) -> None:
-    """A POST beyond `max_payload` is a 413, known or found out while it comes."""
+    """A POST beyond `max_payload` gets a 413, from its length or while it arrives."""
 
     async def main() -> None:
         watched = Watched(max_payload=1000)
@@ -275,7 +275,7 @@ def test_a_body_has_a_limit(run: Run) -> None:
 
 
 def test_a_second_get_closes(run: Run) -> None:
-    """The first one gets `1`, the second one a 400, and the session is gone."""
+    """With a second GET the first one gets `1`, the second one a 400, and the session is gone."""
     watched = Watched()
 
     async def main() -> None:
@@ -292,7 +292,7 @@ def test_a_second_get_closes(run: Run) -> None:
 
 
 def test_an_aborted_get_closes(run: Run) -> None:
-    """A GET whose client went away closes the session."""
+    """A GET whose client leaves closes the session."""
     watched = Watched()
 
     async def main() -> None:
@@ -333,7 +333,7 @@ def test_a_client_that_leaves(run: Run, first: str) -> None:
 
 
 def test_compression() -> None:
-    """Answers from 1,024 bytes on are compressed for who takes gzip, and only for them."""
+    """Answers from 1,024 bytes on are compressed for clients that accept gzip, and only for them."""
 
     async def main() -> None:
         async with served(Watched(max_payload=200_000)) as (_, url), Polling.at(url) as client:
@@ -354,7 +354,7 @@ def test_compression() -> None:
 
 
 def test_a_handler_that_raises() -> None:
-    """It costs its message only, on either transport."""
+    """A handler that raises loses only its message, on either transport."""
     watched = Watched()
 
     async def main() -> None:
@@ -381,7 +381,7 @@ def test_a_client_that_does_not_fetch() -> None:
             assert connection is not None
             for _ in range(20):
                 connection.send_message("x" * 1000)
-            assert connection.is_open, "whoever sends to many may rely on nobody leaving meanwhile"
+            assert connection.is_open, "a sender to many may rely on nobody leaving meanwhile"
             assert connection._session.queued <= 11_100
             await eventually(lambda: watched.seen == ["connect", "forced close"], "it is cut")
             assert partyline.counters.limits["outbox_bytes"] == 1
@@ -390,7 +390,7 @@ def test_a_client_that_does_not_fetch() -> None:
 
 
 def test_too_many_messages_by_polling() -> None:
-    """The rate of events holds on polling, too."""
+    """The event rate applies to polling, too."""
     watched = Watched()
 
     async def main() -> None:
@@ -403,8 +403,8 @@ def test_too_many_messages_by_polling() -> None:
 
 @pytest.mark.parametrize(("version", "packet"), [(4, "3"), (4, "6"), (3, "2")])
 def test_too_many_heartbeats_by_polling(version: int, packet: str) -> None:
-    """Heartbeats count for the rate on polling as on a WebSocket: a client that floods us with them is let go
-    (hostile 48)."""
+    """Heartbeats count for the rate on polling as on a WebSocket: a client that floods us with them is closed (hostile
+    48)."""
     watched = Watched(version_3=True)
     written = packet if version == 4 else f"1:{packet}"
     separator = "\x1e" if version == 4 else ""
@@ -425,7 +425,7 @@ def test_too_many_heartbeats_by_polling(version: int, packet: str) -> None:
 
 
 def test_sessions_on_polling_have_limits() -> None:
-    """A session on polling holds no socket, and is counted all the same: in all, and for each address."""
+    """A polling session holds no socket, but is counted all the same, in all and for each address."""
     watched = Watched(ping_interval=25.0)
 
     async def main() -> None:
@@ -457,7 +457,7 @@ def test_sessions_on_polling_have_limits() -> None:
 
 
 def test_ping_and_pong(run: Run) -> None:
-    """The server pings after each interval; a client that answers lives on, on either transport."""
+    """The server pings after each interval; a client that answers stays, on either transport."""
     watched = Watched()
 
     async def main() -> None:
@@ -479,7 +479,7 @@ def test_ping_and_pong(run: Run) -> None:
 
 @pytest.mark.alone
 def test_ping_timeout(run: Run) -> None:
-    """A client that does not answer is closed interval + timeout after it came, and not before."""
+    """A client that does not answer is closed interval + timeout after it connected, and not before."""
     watched = Watched()
 
     async def main() -> None:
@@ -506,7 +506,7 @@ def test_ping_timeout(run: Run) -> None:
 
 @pytest.mark.parametrize("message", ["abc", "", "7", "2", "0"])
 def test_malformed_websocket_messages_close(message: str) -> None:
-    """What is no packet closes the WebSocket."""
+    """An invalid packet closes the WebSocket."""
     watched = Watched()
 
     async def main() -> None:
@@ -522,7 +522,7 @@ def test_malformed_websocket_messages_close(message: str) -> None:
 
 
 def test_a_websocket_message_has_a_limit() -> None:
-    """`max_payload` holds for WebSocket messages: 1009."""
+    """A WebSocket message beyond `max_payload` gets 1009."""
 
     async def main() -> None:
         async with served(Watched(max_payload=1000)) as (_, url), connected(url) as peer:
@@ -562,7 +562,7 @@ def test_close_by_the_server() -> None:
 
 
 def test_payloads_of_the_hub() -> None:
-    """Frames that a dialect made once reach members on either transport."""
+    """Frames that a dialect encoded once reach members on either transport."""
     watched = Watched()
     frames = Frames.of(["a", b"b"], 4)
 
@@ -587,7 +587,7 @@ def test_payloads_of_the_hub() -> None:
 
 
 def test_an_upgrade(run: Run) -> None:
-    """Probe, release of the GET, upgrade: nothing is lost or changes places; polling is over then."""
+    """Through probe, release of the GET and upgrade nothing is lost or reordered; then polling is over."""
     watched = Watched(ping_interval=25.0)
 
     async def main() -> None:
@@ -643,7 +643,7 @@ def test_an_upgrade_that_is_never_finished(run: Run) -> None:
 
 
 def test_a_candidate_that_goes_away() -> None:
-    """Its session goes on with polling, and may try again."""
+    """When a candidate leaves, its session goes on with polling, and the client may try again."""
     watched = Watched(ping_interval=25.0)
 
     async def main() -> None:
@@ -673,7 +673,7 @@ def test_a_candidate_that_goes_away() -> None:
 
 
 def test_protocol_3_on_polling() -> None:
-    """Payloads with lengths, octets where there is binary, base64 where it is asked for, a pong for a ping."""
+    """Protocol 3: payloads with lengths, octets for binary, base64 on request, and a pong for a ping."""
     watched = Watched(version_3=True, ping_interval=25.0)
 
     async def main() -> None:
@@ -699,7 +699,7 @@ def test_protocol_3_on_polling() -> None:
 
 @pytest.mark.alone
 def test_protocol_3_on_a_websocket(run: Run) -> None:
-    """The open packet comes in a write of its own, behind the 101; binary begins with a byte 4; silence is noticed."""
+    """The open packet is sent in a write of its own, after the 101; binary begins with a byte 4; silence is noticed."""
     watched = Watched(version_3=True)
 
     async def main() -> None:
@@ -725,7 +725,7 @@ def test_protocol_3_on_a_websocket(run: Run) -> None:
 
 
 def test_protocol_3_is_in_a_hurry() -> None:
-    """A client that speaks before its open packet is out is heard behind it."""
+    """If a client speaks before its open packet is sent, its message is handled after that."""
     watched = Watched(version_3=True)
 
     async def main() -> None:
@@ -740,7 +740,7 @@ def test_protocol_3_is_in_a_hurry() -> None:
 
 @pytest.mark.parametrize(("version", "text"), [(3, "b4AQID"), (4, "bAQID")])
 def test_a_websocket_that_takes_text_only(version: int, text: str) -> None:
-    """Who says `b64=1` gets binary as text on a WebSocket, too, from the hub as well."""
+    """A client with `b64=1` gets binary as text on a WebSocket, too, also from the hub."""
     watched = Watched(version_3=True)
 
     async def main() -> None:
@@ -758,7 +758,7 @@ def test_a_websocket_that_takes_text_only(version: int, text: str) -> None:
 
 
 def test_protocols_do_not_mix() -> None:
-    """A session of one protocol is not spoken to in the other."""
+    """A session of one protocol does not accept requests of the other."""
 
     async def main() -> None:
         async with served(Watched(version_3=True)) as (_, url), Polling.at(url, 3) as client:
@@ -770,7 +770,7 @@ def test_protocols_do_not_mix() -> None:
 
 
 def test_jsonp() -> None:
-    """Scripts are served where that is switched on."""
+    """JSONP scripts are served if that is switched on."""
 
     async def main() -> None:
         async with served(Watched(version_3=True, jsonp=True)) as (_, url), connected(url) as peer:
@@ -791,7 +791,7 @@ def test_jsonp() -> None:
 
 
 def test_a_page_of_another_origin() -> None:
-    """A page that may ask gets its answers with headers of CORS, refusals too; one that may not is refused before."""
+    """An allowed page gets answers with CORS headers, also on refusals; any other page is refused earlier."""
 
     async def main() -> None:
         async with served(Watched(), cors_origins=("https://app.example",)) as (_, url), connected(url) as peer:
@@ -814,8 +814,8 @@ def test_a_page_of_another_origin() -> None:
 @pytest.mark.parametrize("hook", ["allow_request", "generate_id", "initial_headers", "headers"])
 @pytest.mark.parametrize("failure", [RuntimeError, SystemExit, KeyboardInterrupt])
 def test_a_hook_that_fails(hook: str, transport: str, failure: type[BaseException]) -> None:
-    """It costs its client only, which is told that it was not to blame; nothing is left of the session, and the server
-    goes on (hostile 57)."""
+    """A failing hook affects only its client, which is told that it is not to blame; nothing is left of the session,
+    and the server goes on (hostile 57)."""
 
     def fail(*_: object) -> None:
         raise failure("as asked")
@@ -914,8 +914,8 @@ def test_an_accept_that_fails(transport: str, version: int, failure: type[BaseEx
 @pytest.mark.parametrize("event", ["connect", "message", "disconnect"])
 @pytest.mark.parametrize("transport", ["polling", "websocket"])
 def test_a_handler_that_fails(event: str, transport: str, failure: type[BaseException]) -> None:
-    """It costs its own call, or where it hears of new connections that connection, and the server goes on
-    (hostile 57)."""
+    """A failing handler loses only its call, or its connection if it handles new ones, and the server goes on (hostile
+    57)."""
     watched = Watched()
 
     def fail(*_: object) -> None:
@@ -958,8 +958,8 @@ def test_a_handler_that_fails(event: str, transport: str, failure: type[BaseExce
     [("x-a", "1\r\nset-cookie: a=b"), ("x-a\r\nx-b: 1", "1"), ("x-a", "1\n"), ("x a", "1"), ("", "1"), ("x", "é\0")],
 )
 def test_headers_of_the_application_are_one_line_each(hook: str, transport: str, header: tuple[str, str]) -> None:
-    """A line break in a header of the application makes no second header: the request fails, as with any other fault
-    of a hook."""
+    """A line break in a header of the application does not make a second header: the request fails, as with any other
+    fault of a hook."""
 
     async def main() -> None:
         watched = Watched(**{hook: lambda handshake: [("x-before", "1"), header]})
@@ -998,7 +998,7 @@ def test_a_subprotocol(offered: tuple[str, ...], chosen: str | None, upgrading: 
 
 
 def test_an_id_that_is_taken() -> None:
-    """Where the application gives out an id twice, the second client is refused."""
+    """If the application gives out an id twice, the second client is refused."""
 
     async def main() -> None:
         async with served(Watched(generate_id=lambda handshake: "one")) as (_, url), Polling.at(url):
@@ -1011,7 +1011,7 @@ def test_an_id_that_is_taken() -> None:
 
 
 def test_a_preflight() -> None:
-    """A browser that asks whether a page of another origin may send headers of its own is told."""
+    """A preflight for a page of another origin that sends its own headers is answered."""
 
     async def main() -> None:
         async with served(Watched(), cors_origins=("https://app.example",)) as (_, url), connected(url) as peer:
@@ -1029,7 +1029,7 @@ def test_a_preflight() -> None:
 
 
 def test_a_message_larger_than_the_outbox() -> None:
-    """A poller that fetches gets any message, and what comes with it, though it is larger than `outbox_bytes`."""
+    """A poller that fetches gets any message, and what comes with it, even if it is larger than `outbox_bytes`."""
     watched = Watched()
 
     async def main() -> None:
@@ -1055,7 +1055,7 @@ def test_a_message_larger_than_the_outbox() -> None:
 
 @pytest.mark.alone
 def test_drain(run: Run) -> None:
-    """A server that stops tells every client, on either transport, and waits for nobody."""
+    """A server that stops tells every client, on either transport, and does not wait for any."""
     watched = Watched(ping_interval=25.0)
 
     async def main() -> None:
@@ -1084,7 +1084,7 @@ def test_drain(run: Run) -> None:
 
 
 def test_many_come_and_go() -> None:
-    """A hundred clients of each kind leave nothing behind."""
+    """Nothing is left of a hundred clients of each kind."""
     watched = Watched(ping_interval=25.0)
 
     async def one(url: str, way: int) -> None:
@@ -1115,7 +1115,7 @@ def test_many_come_and_go() -> None:
 
 
 def test_handlers_are_given_back() -> None:
-    """The decorators give their function back, and several handlers of one kind are called in order."""
+    """The decorators return their function, and several handlers of one kind are called in order."""
     engine = EngineIO()
     order: list[int] = []
 
@@ -1138,7 +1138,7 @@ def test_handlers_are_given_back() -> None:
 
 
 def test_half_a_character_is_replaced(run: Run) -> None:
-    """Half a surrogate pair, from an application, is U+FFFD on every transport and in what reaches many."""
+    """Half a surrogate pair from an application is U+FFFD on every transport and in broadcasts."""
     watched = Watched(ping_interval=25.0)
 
     async def main() -> None:
@@ -1156,6 +1156,6 @@ def test_half_a_character_is_replaced(run: Run) -> None:
 
 @pytest.mark.parametrize("cookie", ["io\r\nSet-Cookie: a=b", "a b", "a=b", "a;b", "\u00fc", ""])
 def test_a_cookie_has_a_name(cookie: str) -> None:
-    """What cannot be a cookie's name is refused at once: it would end up in a header."""
+    """An invalid cookie name is refused at once, because it would become part of a header."""
     with pytest.raises(ConfigError, match="cookie"):
         EngineIO(cookie=cookie)

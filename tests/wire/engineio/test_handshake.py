@@ -1,4 +1,4 @@
-"""What a query asks for, who is refused with which number, and the packet that opens a session."""
+"""What a query asks for, which error number a wrong request gets, and the packet that opens a session."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from partyline.wire.engineio.handshake import MESSAGES, Asked, open_packet, read
     ],
 )
 def test_requests(query: bytes, method: str, upgrade: bool, asked: Asked) -> None:
-    """A request that is right says what it asks for."""
+    """A correct request says what it asks for."""
     assert read_request(query, method, upgrade=upgrade, version_3=True, jsonp=True) == asked
 
 
@@ -52,7 +52,7 @@ def test_requests(query: bytes, method: str, upgrade: bool, asked: Asked) -> Non
     ],
 )
 def test_refusals(number: int, query: bytes, method: str, upgrade: bool) -> None:
-    """A request that is wrong is refused with Engine.IO's number and words."""
+    """A wrong request is refused with Engine.IO's number and message."""
     with pytest.raises(HandshakeRefused) as caught:
         read_request(query, method, upgrade=upgrade)
     assert caught.value.number == number
@@ -62,7 +62,7 @@ def test_refusals(number: int, query: bytes, method: str, upgrade: bool) -> None
 
 @pytest.mark.parametrize("number", [b"", b"x", b"-1", "٣".encode(), b"1" * 17, b"1);alert(1"])
 def test_a_script_has_a_number(number: bytes) -> None:
-    """What stands in `j` gets into a script, so it is digits."""
+    """`j` becomes part of a script, so only its digits are used."""
     with pytest.raises(HandshakeRefused):
         read_request(b"EIO=3&transport=polling&j=" + number, "GET", upgrade=False, version_3=True, jsonp=True)
 
@@ -76,7 +76,7 @@ def test_protocol_3_is_asked_for() -> None:
 
 
 def test_refusal_body() -> None:
-    """A refusal has Engine.IO's form; 4 is a 403 with words of the application."""
+    """A refusal has Engine.IO's form; 4 is a 403 with the application's message."""
     assert json.loads(refusal_body(refusal(1))) == {"code": 1, "message": "Session ID unknown"}
     assert refusal(4, "not today").http_status == 403
     assert json.loads(refusal_body(refusal(4, "not today"))) == {"code": 4, "message": "not today"}

@@ -1,4 +1,4 @@
-"""Hostile peers, row 28: Engine.IO packets of every wrong shape, and bodies made to be expensive."""
+"""Hostile peers, row 28: Engine.IO packets of every wrong shape, and deliberately expensive bodies."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MEGABYTE = 1_000_000
 
 @contextmanager
 def memory(at_most: int) -> Iterator[None]:
-    """Fail if what runs inside ever holds more than `at_most` new bytes."""
+    """Fail if the block ever holds more than `at_most` new bytes."""
     tracemalloc.start()
     try:
         yield
@@ -45,7 +45,7 @@ EXPENSIVE = [
 
 @pytest.mark.parametrize(("protocol", "octets", "body"), [row[1:] for row in EXPENSIVE], ids=[r[0] for r in EXPENSIVE])
 def test_28_a_body_is_refused_before_it_costs_more_than_itself(protocol: int, octets: bool, body: bytes) -> None:
-    """A megabyte of next to nothing is refused, and never held as hundreds of thousands of values."""
+    """A megabyte of nearly empty packets is refused, and never held as hundreds of thousands of values."""
     with memory(at_most=10 * MEGABYTE), pytest.raises(InvalidPacket):
         payloads.read(body, protocol, octets=octets)
 
@@ -68,7 +68,7 @@ def test_28_as_many_packets_as_may_be() -> None:
 
 @pytest.mark.parametrize("protocol", [3, 4])
 def test_28_every_first_character(protocol: int) -> None:
-    """Of all characters up to U+02FF exactly seven digits begin a packet, and `b` where base64 follows."""
+    """Of all characters up to U+02FF exactly seven digits begin a packet, and `b` if base64 follows."""
     for number in range(0x300):
         text = chr(number) + "4"
         try:
@@ -95,7 +95,7 @@ def test_28_every_first_byte() -> None:
 @pytest.mark.alone
 @pytest.mark.parametrize("piece", ["A", "=", " ", "\n", "A\n", "A=", "-_", "é"])
 def test_46_base64_is_linear(piece: str) -> None:
-    """Whatever a packet in base64 is made of, twice as much of it takes about twice as long (hostile 46)."""
+    """Whatever a base64 packet is made of, twice as much of it takes about twice as long (hostile 46)."""
 
     def seconds(count: int) -> float:
         text = "b" + piece * (count // len(piece))

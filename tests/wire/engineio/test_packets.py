@@ -14,7 +14,7 @@ from partyline.wire.engineio import packets, payloads
 from partyline.wire.engineio.packets import Packet
 from partyline.wire.websocket.connection import Connection, Limits
 
-# Packet; in a polling body of protocol 4; of protocol 3 as text; of protocol 3 in octets.
+# A packet, and its form in a polling body of protocol 4, of protocol 3 as text, and of protocol 3 in octets.
 TABLE: list[tuple[Packet, bytes, bytes, bytes]] = [
     ("1", b"1", b"1:1", b"\x00\x01\xff1"),
     ("2", b"2", b"1:2", b"\x00\x01\xff2"),
@@ -37,7 +37,7 @@ LIMITS = Limits()
 
 @every_row
 def test_a_polling_body(packet: Packet, joined: bytes, lengths: bytes, octets: bytes) -> None:
-    """Each packet is written and read alone as its row says."""
+    """Each packet is written and read alone as the row says."""
     assert payloads.write([packet], 4) == (joined, payloads.TEXT)
     assert payloads.write([packet], 3, base64=True) == (lengths, payloads.TEXT)
     assert payloads.read(joined, 4) == [packet]
@@ -81,7 +81,7 @@ def test_a_websocket_message(packet: Packet, joined: bytes, lengths: bytes, octe
 
 @every_row
 def test_base64_on_a_websocket(packet: Packet, joined: bytes, lengths: bytes, octets: bytes) -> None:
-    """A client that has no binary sends base64 on a WebSocket, too."""
+    """A client without binary support sends base64 on a WebSocket, too."""
     for protocol in (4, 3):
         if isinstance(packet, bytes):
             assert packets.read_text(packets.to_base64(packet, protocol), protocol) == packet
@@ -89,7 +89,7 @@ def test_base64_on_a_websocket(packet: Packet, joined: bytes, lengths: bytes, oc
 
 @every_row
 def test_content(packet: Packet, joined: bytes, lengths: bytes, octets: bytes) -> None:
-    """`message` and `content` are each other's way back; other packets carry no message."""
+    """`message` and `content` are inverses; other packets carry no message."""
     carried = packets.content(packet)
     if isinstance(packet, str) and packet[0] != "4":
         assert carried is None
@@ -129,7 +129,7 @@ def test_base64_of_other_encoders(name: str, text: str, data: bytes, protocol: i
 
 @given(st.binary(max_size=300), st.data())
 def test_base64_in_any_form(data: bytes, draw: st.DataObject) -> None:
-    """White space at any places, either alphabet, with or without padding: the same bytes."""
+    """White space anywhere, either alphabet, with or without padding: the bytes are the same."""
     text = draw.draw(st.sampled_from([base64.b64encode, base64.urlsafe_b64encode]))(data).decode()
     if draw.draw(st.booleans()):
         text = text.rstrip("=")
@@ -171,7 +171,7 @@ MALFORMED = [
     ("base64 without a type", 3, False, b"1:b"),
     ("a length in bytes, not in code units", 3, False, "5:4🎉".encode()),
     ("a code unit too many", 3, False, "4:4🎉".encode()),
-    ("no length behind one", 3, False, "3:4🎉4".encode()),
+    ("no length after one", 3, False, "3:4🎉4".encode()),
     ("empty octets", 3, True, b""),
     ("octets of an unknown kind", 3, True, b"\x02\x01\xff4"),
     ("octets without a length", 3, True, b"\x00\xff4"),
@@ -188,7 +188,7 @@ MALFORMED = [
 
 @pytest.mark.parametrize(("protocol", "octets", "body"), [row[1:] for row in MALFORMED], ids=[r[0] for r in MALFORMED])
 def test_malformed_bodies(protocol: int, octets: bool, body: bytes) -> None:
-    """A malformed body is refused whole, alone and behind packets that are right."""
+    """A malformed body is refused whole, alone and after correct packets."""
     with pytest.raises(InvalidPacket):
         payloads.read(body, protocol, octets=octets)
     if body:
@@ -198,21 +198,21 @@ def test_malformed_bodies(protocol: int, octets: bool, body: bytes) -> None:
 
 
 def test_an_empty_packet_of_protocol_3_is_passed_over() -> None:
-    """`0:` is what old servers and clients write for no packets at all."""
+    """`0:` is what old servers and clients write if there are no packets."""
     assert payloads.read(b"0:", 3) == []
     assert payloads.read(b"0:1:40:", 3) == ["4"]
     assert payloads.read("0:3:4🎉0:".encode(), 3) == ["4🎉"]
 
 
 def test_half_a_character() -> None:
-    """A length that cuts a character in two is malformed: its other half is no length."""
+    """A length that cuts a character in two is malformed, because the other half is not a length."""
     for body in ("2:4🎉", "2:4🎉1:4", "3:4a🎉"):
         with pytest.raises(InvalidPacket):
             payloads.read(body.encode(), 3)
 
 
 def test_surrogates_of_an_application() -> None:
-    """Half a pair goes out as U+FFFD, two halves that make a pair as their character."""
+    """Half a pair is sent as U+FFFD, two halves that make a pair as their character."""
     assert payloads.write(["4\ud800"], 4)[0].decode() == "4\ufffd"
     assert payloads.write(["4\ud83c\udf89"], 4)[0].decode() == "4🎉"
     assert Connection(LIMITS, client=True).receive(packets.write_frames(["4\udc00x"], 4)) == ["4\ufffdx"]
@@ -244,7 +244,7 @@ def test_malformed_forms(form: bytes) -> None:
         payloads.read_form(form, 3)
 
 
-# What a packet may be: no U+001E in text, since protocol 4 has no way to write it in a polling body.
+# Any packet but one with U+001E in text, which protocol 4 cannot write in a polling body.
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x1e"))
 some_packets = st.one_of(
     st.sampled_from(["0", "1", "2", "3", "5", "6", "2probe", "3probe"]), texts.map("4".__add__), st.binary(max_size=50)
@@ -253,7 +253,7 @@ some_packets = st.one_of(
 
 @given(st.lists(some_packets, min_size=1, max_size=20), st.sampled_from([3, 4]), st.booleans())
 def test_round_trip_properties(written: list[Packet], protocol: int, base64: bool) -> None:
-    """What is written in a body is read from it, whatever the packets."""
+    """Whatever packets are written in a body are read from it."""
     body, kind = payloads.write(written, protocol, base64=base64)
     assert payloads.read(body, protocol, octets=kind == payloads.OCTETS) == written
 
@@ -271,7 +271,7 @@ def test_any_body_properties(body: bytes, protocol: int, octets: bool) -> None:
 
 @given(st.lists(some_packets, min_size=1, max_size=5), st.data())
 def test_mutated_body_properties(written: list[Packet], data: st.DataObject) -> None:
-    """A body with bytes changed, left out or put in is packets or one documented error."""
+    """A body with bytes changed, removed or inserted is packets or one documented error."""
     protocol = data.draw(st.sampled_from([3, 4]))
     body, kind = payloads.write(written, protocol, base64=data.draw(st.booleans()))
     mutated = bytearray(body)

@@ -1,4 +1,4 @@
-"""A session as scenes: what happens to it, and what it does, to the millisecond."""
+"""A session as scenes: what happens to it and what it does, to the millisecond."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def session(protocol: int = 4, *, websocket: bool = False) -> Session:
 
 
 def upgrading(protocol: int = 4) -> Session:
-    """One whose candidate has been probed."""
+    """A session whose candidate has been probed."""
     one = session(protocol)
     assert one.attach(0.0) == []
     assert one.probe("2probe", 0.0) == [Send(CANDIDATE, ("3probe",))]
@@ -41,7 +41,7 @@ def sends(effects: list[Effect]) -> list[Send]:
 
 
 def test_a_get_hangs_until_there_is_something() -> None:
-    """A GET with nothing to fetch hangs; what is sent in one turn answers it together."""
+    """A GET with nothing to fetch hangs; the packets sent in one turn answer it together."""
     one = session()
     assert one.get(0.0) == []
     assert one.hanging
@@ -52,7 +52,7 @@ def test_a_get_hangs_until_there_is_something() -> None:
 
 
 def test_packets_wait_for_a_get() -> None:
-    """What is sent while no GET hangs is fetched by the next one, in order."""
+    """Packets sent while no GET hangs are fetched by the next one, in order."""
     one = session()
     one.send("4a", "4b")
     assert one.queued == 4
@@ -62,7 +62,7 @@ def test_packets_wait_for_a_get() -> None:
 
 
 def test_a_body_has_sixteen_packets_at_most() -> None:
-    """More wait for the next GET, and nothing changes places."""
+    """A body has at most sixteen packets; the others wait for the next GET, in order."""
     one = session()
     packets = [f"4{number}" for number in range(40)]
     one.send(*packets)
@@ -76,12 +76,12 @@ def test_a_body_has_sixteen_packets_at_most() -> None:
 
 
 def test_messages_of_a_post() -> None:
-    """A POST's messages come out in order, text without its type."""
+    """A POST's messages are received in order, text without its type."""
     assert session().post(["4a", b"\x01", "4", "4b"], 0.0) == ["a", b"\x01", "", "b"]
 
 
 def test_a_second_get_closes() -> None:
-    """The GET that hangs is told that it is over, the second one is wrong."""
+    """A second GET is refused, and the one that hangs is told that the session is over."""
     one = session()
     one.get(0.0)
     assert one.get(0.0) == [Send(POLL, ("1",)), Over(Reason.TRANSPORT_ERROR), Refuse(3)]
@@ -90,7 +90,7 @@ def test_a_second_get_closes() -> None:
 
 
 def test_an_aborted_get_closes() -> None:
-    """What might have been lost with it cannot be told."""
+    """An aborted GET closes the session, because nobody knows what was lost with it."""
     one = session()
     one.get(0.0)
     assert one.abort(0.0) == [Over(Reason.TRANSPORT_ERROR)]
@@ -100,7 +100,7 @@ def test_an_aborted_get_closes() -> None:
 
 @pytest.mark.parametrize("packets", [None, ["0"], ["5"], ["2"], ["2probe"], ["4a", "5", "4b"]])
 def test_a_malformed_post_closes(packets: list[str | bytes] | None) -> None:
-    """A body that is malformed, or a packet out of place, is a 400 and the end; a GET that hangs hears of it."""
+    """A malformed body, or a packet out of place, gets a 400 and ends the session; a GET that hangs is answered."""
     for hanging in (False, True):
         one = session()
         if hanging:
@@ -121,7 +121,7 @@ def test_a_client_that_leaves_with_a_get_hanging() -> None:
 
 
 def test_a_client_that_leaves_before_its_get_comes() -> None:
-    """The same where the POST overtook the GET; what waited for the client is dropped."""
+    """A POST `1` that overtook its GET closes the session, too; what waited for the client is dropped."""
     one = session()
     one.send("4never fetched")
     assert one.post(["1"], 0.0) == [Over(Reason.TRANSPORT_CLOSE)]
@@ -143,7 +143,7 @@ def test_the_last_get_never_comes() -> None:
 
 
 def test_we_close_with_packets_waiting() -> None:
-    """Everything sent before the end is fetched, sixteen at a time, and the end behind it in a body of its own."""
+    """Everything sent before the end is fetched, sixteen at a time, and the end after it in a body of its own."""
     one = session()
     packets = [f"4{number}" for number in range(20)]
     one.send(*packets)
@@ -159,7 +159,7 @@ def test_we_close_with_packets_waiting() -> None:
 
 
 def test_a_post_that_crosses_our_end() -> None:
-    """It is answered and ignored: a client that was refused would not fetch what was sent before."""
+    """A POST that crosses our end is answered and ignored: a refused client would not fetch what was sent before."""
     one = session()
     one.send("4a")
     one.close(0.0)
@@ -169,7 +169,7 @@ def test_a_post_that_crosses_our_end() -> None:
 
 
 def test_a_client_that_is_cut_off() -> None:
-    """It fetches what was sent before, and may post no more; a candidate goes."""
+    """A client that is cut off fetches what was sent before, and may not post any more; its candidate is dropped."""
     for one in (session(), upgrading()):
         one.attach(0.0)
         one.send("4a")
@@ -187,7 +187,7 @@ def test_a_client_that_is_cut_off() -> None:
 
 @pytest.mark.parametrize("protocol", [3, 4])
 def test_a_client_that_never_fetches(protocol: int) -> None:
-    """A client that posts its heartbeat and fetches nothing for interval + timeout is as good as gone."""
+    """A client that posts its heartbeat but fetches nothing for interval + timeout counts as gone."""
     one = session(protocol)
     assert one.get(0.0) == []
     one.send("4a")
@@ -203,7 +203,7 @@ def test_a_client_that_never_fetches(protocol: int) -> None:
 
 @pytest.mark.parametrize("protocol", [3, 4])
 def test_a_client_that_fetches_seldom(protocol: int) -> None:
-    """A client that fetches just in time, and answers what it has fetched, lives."""
+    """A client that fetches just in time, and answers what it has fetched, stays."""
     one = session(protocol)
     for beat in range(1, 20):
         one.on_deadline(beat * 0.3)
@@ -215,7 +215,7 @@ def test_a_client_that_fetches_seldom(protocol: int) -> None:
 
 
 def test_pings_that_nobody_fetches_the_answers_of() -> None:
-    """Protocol 3: any number of pings in a body leaves one answer to be fetched (hostile 48)."""
+    """Protocol 3: any number of pings in a body leaves one answer to fetch (hostile 48)."""
     one = session(3)
     one.post(["2"] * 10_000, 0.1)
     one.post(["2"] * 10_000, 0.1)
@@ -226,7 +226,7 @@ def test_pings_that_nobody_fetches_the_answers_of() -> None:
 
 
 def test_our_ping_and_its_answer() -> None:
-    """Protocol 4: a ping after the interval, the next one an interval after its answer."""
+    """Protocol 4: the first ping is sent after the interval, the next one an interval after the answer."""
     one = session(websocket=True)
     assert one.next_deadline() == 0.3
     assert one.on_deadline(0.29) == []
@@ -239,7 +239,8 @@ def test_our_ping_and_its_answer() -> None:
 
 
 def test_no_answer_to_our_ping() -> None:
-    """Without an answer it is over at interval + timeout, also where the ping was a little late; messages are none."""
+    """Without a pong the session is over at interval + timeout, even if the ping was a little late; messages do not
+    count as answers."""
     one = session(websocket=True)
     one.on_deadline(0.309)
     assert one.receive("4a", 0.4) == ["a"]
@@ -248,7 +249,7 @@ def test_no_answer_to_our_ping() -> None:
 
 
 def test_the_clients_ping() -> None:
-    """Protocol 3: the client pings, we answer; interval + timeout after its last one it is over."""
+    """Protocol 3: the client pings and we answer; interval + timeout after its last ping the session is over."""
     one = session(3, websocket=True)
     assert one.next_deadline() == 0.5
     assert one.receive("2", 0.4) == [Send(WEBSOCKET, ("3",))]
@@ -277,7 +278,7 @@ def test_a_request_at_the_very_deadline(protocol: int) -> None:
 
 
 def test_a_stalled_loop_is_not_a_silent_peer() -> None:
-    """Where the deadline is noticed far too late, what lies unread is read before anybody is judged."""
+    """If the deadline is noticed far too late, unread data is read before the client is judged."""
     one = session(websocket=True)
     one.on_deadline(0.3)
     assert one.on_deadline(5.0) == []
@@ -290,7 +291,8 @@ def test_a_stalled_loop_is_not_a_silent_peer() -> None:
 
 
 def test_a_heartbeat_that_stands_still() -> None:
-    """While we do not read from a client, its answer has time. It is pinged on, since it would give up otherwise."""
+    """While we do not read from a client, its answer has time. We go on pinging, because the client would give up
+    otherwise."""
     one = session(websocket=True)
     one.on_deadline(0.3)
     one.hold(0.4)
@@ -306,7 +308,7 @@ def test_a_heartbeat_that_stands_still() -> None:
 
 
 def test_pinged_while_the_heartbeat_stands_still() -> None:
-    """The first ping that goes out meanwhile is due ping_timeout after we read again; all answers count as one."""
+    """The answer to the first ping sent meanwhile is due ping_timeout after we read again; all answers count as one."""
     one = session(websocket=True)
     one.hold(0.1)
     assert one.on_deadline(0.3) == one.on_deadline(0.6) == [Send(WEBSOCKET, ("2",))]
@@ -318,7 +320,7 @@ def test_pinged_while_the_heartbeat_stands_still() -> None:
 
 
 def test_held_for_less_than_a_heartbeat() -> None:
-    """The next ping comes when it would have come."""
+    """If we do not read for less than a heartbeat, the next ping is sent at its usual time."""
     one = session(websocket=True)
     one.hold(0.1)
     one.resume(0.2)
@@ -326,7 +328,7 @@ def test_held_for_less_than_a_heartbeat() -> None:
 
 
 def test_pongs_while_the_heartbeat_stands_still() -> None:
-    """A client of protocol 3 hears pongs, soon enough for any ping that we have not read."""
+    """A client of protocol 3 gets pongs soon enough for any ping that we have not read."""
     one = session(3, websocket=True)
     one.hold(0.4)
     for beat in (0.5, 0.6, 0.7):
@@ -337,7 +339,8 @@ def test_pongs_while_the_heartbeat_stands_still() -> None:
 
 
 def test_only_a_websocket_stands_still() -> None:
-    """What comes by polling goes on coming, so nothing stands still there; across an upgrade the heartbeat goes on."""
+    """Polling requests keep arriving, so the heartbeat is only suspended on a WebSocket; across an upgrade it goes
+    on."""
     one = session()
     one.hold(0.1)
     one.resume(0.2)
@@ -347,7 +350,7 @@ def test_only_a_websocket_stands_still() -> None:
 
 
 def test_an_answer_while_the_heartbeat_stands_still() -> None:
-    """The next ping is one interval behind the last."""
+    """After an answer while we do not read, the next ping is sent one interval after the last."""
     one = session(websocket=True)
     one.on_deadline(0.3)
     one.hold(0.3)
@@ -363,7 +366,7 @@ def test_an_answer_while_the_heartbeat_stands_still() -> None:
 
 @pytest.mark.parametrize("protocol", [3, 4])
 def test_a_websocket_session(protocol: int) -> None:
-    """Nothing waits on a WebSocket, and messages pass."""
+    """On a WebSocket messages are sent and received at once."""
     one = session(protocol, websocket=True)
     assert one.writable
     assert one.send("4a", b"b") == [Send(WEBSOCKET, ("4a", b"b"))]
@@ -377,7 +380,8 @@ def test_a_websocket_session(protocol: int) -> None:
 
 
 def test_ends_of_a_websocket() -> None:
-    """The client's close packet, what is no packet, and the loss of the WebSocket end it, each with its reason."""
+    """The client's close packet, an invalid packet and the loss of the WebSocket each end the session with their
+    reason."""
     one = session(websocket=True)
     assert one.receive("1", 0.0) == [HangUp(WEBSOCKET, Reason.TRANSPORT_CLOSE), Over(Reason.TRANSPORT_CLOSE)]
     one = session(websocket=True)
@@ -393,7 +397,7 @@ def test_ends_of_a_websocket() -> None:
 
 @pytest.mark.parametrize("protocol", [3, 4])
 def test_an_upgrade(protocol: int) -> None:
-    """Probe, release of the GET that hangs, upgrade; what was sent meanwhile comes first on the WebSocket."""
+    """Probe, release of the GET that hangs, upgrade; what was sent meanwhile is sent first on the WebSocket."""
     one = session(protocol)
     one.get(0.0)
     assert one.attach(0.1) == []
@@ -410,7 +414,7 @@ def test_an_upgrade(protocol: int) -> None:
 
 
 def test_a_probe_with_packets_waiting() -> None:
-    """A GET that hangs when the probe comes is released with what waits, one that comes later at once."""
+    """A GET that hangs when the probe arrives is released with what waits, a later one at once."""
     one = session()
     one.get(0.0)
     one.attach(0.0)
@@ -425,7 +429,7 @@ def test_a_probe_with_packets_waiting() -> None:
 
 @pytest.mark.parametrize("packet", ["4a", "2", "3probe", "1", "6", b"x", None])
 def test_a_candidate_that_misbehaves(packet: str | bytes | None) -> None:
-    """Whatever else comes on a candidate costs the candidate; the session goes on with polling."""
+    """Anything else that arrives on a candidate drops the candidate, and the session goes on with polling."""
     for one in (session(), upgrading()):
         one.attach(0.0)
         assert one.probe(packet, 0.0) == [HangUp(CANDIDATE)]
@@ -459,7 +463,7 @@ def test_an_upgrade_that_is_never_finished() -> None:
 
 
 def test_a_second_candidate() -> None:
-    """While one WebSocket is to take over, another one is refused, and the first goes on."""
+    """While one WebSocket is about to take over, another one is refused, and the first goes on."""
     one = session()
     one.attach(0.0)
     assert one.attach(0.0) == [Refuse(3)]
@@ -470,7 +474,7 @@ def test_a_second_candidate() -> None:
 
 
 def test_the_end_before_an_upgrade() -> None:
-    """A candidate that is not probed yet goes with its session: its client fetches the rest by polling."""
+    """A candidate that is not probed yet is dropped with its session: the client fetches the rest by polling."""
     one = session()
     one.attach(0.0)
     one.send("4a")
@@ -482,8 +486,8 @@ def test_the_end_before_an_upgrade() -> None:
 
 
 def test_the_end_during_an_upgrade() -> None:
-    """A client between `3probe` and `5` does not poll any more: what was sent before the end goes out on the WebSocket
-    once it has taken over, and the end after it (hostile 58)."""
+    """A client between `3probe` and `5` no longer polls: once its WebSocket has taken over, it gets there what was sent
+    before the end, and then the end (hostile 58)."""
     one = upgrading()
     one.send("4a", b"b")
     assert one.close(0.0) == [Over(Reason.FORCED_CLOSE)]
@@ -506,7 +510,7 @@ def test_the_end_during_an_upgrade_with_nothing_sent() -> None:
 
 
 def test_the_end_during_an_upgrade_that_fails() -> None:
-    """Where the WebSocket does not take over after all, its client fetches the rest by polling."""
+    """If the WebSocket does not take over after all, the client fetches the rest by polling."""
     for packet in (None, "4a"):
         one = upgrading()
         one.send("4a")
@@ -518,7 +522,7 @@ def test_the_end_during_an_upgrade_that_fails() -> None:
 
 
 def test_the_end_during_an_upgrade_that_is_never_finished() -> None:
-    """Nothing is left of it after `last_poll`, or of its WebSocket after `upgrade_timeout`."""
+    """Nothing is left of an ended session after `last_poll`, or of its unfinished upgrade after `upgrade_timeout`."""
     one = upgrading()
     one.close(0.5)
     assert one.on_deadline(1.0) == [HangUp(CANDIDATE)]
@@ -534,7 +538,7 @@ def test_the_end_during_an_upgrade_that_is_never_finished() -> None:
 
 
 def test_the_client_ends_during_an_upgrade() -> None:
-    """The candidate goes with its session, where the client ends it, breaks it or falls silent."""
+    """The candidate is dropped with its session when the client ends it, breaks it or falls silent."""
     for one in (session(), upgrading()):
         one.attach(0.0)
         assert one.post(["1"], 0.0) == [HangUp(CANDIDATE), Over(Reason.TRANSPORT_CLOSE)]
@@ -550,7 +554,7 @@ def test_the_client_ends_during_an_upgrade() -> None:
 
 @pytest.mark.parametrize("protocol", [3, 4])
 def test_a_heartbeat_across_an_upgrade(protocol: int) -> None:
-    """An upgrade does not touch the heartbeat: a client that falls silent behind it is found on time."""
+    """An upgrade does not affect the heartbeat: a client that falls silent after it is noticed in time."""
     one = session(protocol)
     one.attach(0.1)
     one.probe("2probe", 0.1)
@@ -561,7 +565,7 @@ def test_a_heartbeat_across_an_upgrade(protocol: int) -> None:
 
 
 def test_writable() -> None:
-    """A packet would go out at once on a WebSocket, or where a GET hangs and nothing waits before it."""
+    """A packet would be sent at once on a WebSocket, or if a GET hangs and nothing waits before the packet."""
     one = session()
     assert not one.writable
     one.get(0.0)
@@ -574,7 +578,7 @@ def test_writable() -> None:
 
 
 def test_transitions() -> None:
-    """Every state is reached and left, CLOSED is left by nothing, and every open state can be closed by each side."""
+    """Every state is reached and left except CLOSED, which is final, and each side can close every open state."""
     assert {state for state, _ in TRANSITIONS} == set(SessionState) - {SessionState.CLOSED}
     assert set(TRANSITIONS.values()) == set(SessionState)
     assert {step for _, step in TRANSITIONS} == set(Step)

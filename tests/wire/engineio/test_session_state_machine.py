@@ -1,4 +1,4 @@
-"""A session and its client in any order, over a polling transport and a WebSocket, with time going by."""
+"""A session and its client in any order, over a polling transport and a WebSocket, while time passes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ anything = st.sampled_from(["0", "1", "2", "2probe", "3", "3probe", "4x", "5", "
 
 
 class Life(RuleBasedStateMachine):
-    """What the transports would see. Messages of the server are numbered, so that loss and disorder show."""
+    """What the transports would see. The server's messages are numbered, so that loss and disorder show."""
 
     @initialize(protocol=st.sampled_from([3, 4]), websocket=st.booleans())
     def begin(self, protocol: int, websocket: bool) -> None:
@@ -128,7 +128,7 @@ class Life(RuleBasedStateMachine):
 
     @rule()
     def beat(self) -> None:
-        """What a living client sends, by whatever carries it."""
+        """What a live client sends, on any transport."""
         packet = "3" if self.session.protocol == 4 else "2"
         if self.session.state is SessionState.WEBSOCKET:
             self.do(self.session.receive, packet, self.now)
@@ -171,7 +171,7 @@ class Life(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from([0.05, 0.3, 1.0, 2.0]))
     def wait(self, seconds: float) -> None:
-        """Time goes by as a timer sees it: no deadline is passed over."""
+        """Time passes as a timer sees it: no deadline is skipped."""
         until = self.now + seconds
         while self.session.next_deadline() <= until:
             self.now = max(self.now, self.session.next_deadline())
@@ -208,7 +208,7 @@ class Life(RuleBasedStateMachine):
         assert self.candidate == (self.session.state in states)
 
     def teardown(self) -> None:
-        """A client that finishes its upgrade, or fetches until the end, gets everything; without its client nothing
+        """A client that finishes its upgrade, or fetches until the end, gets everything; without its client no session
         lives for ever."""
         if not hasattr(self, "session"):
             return
@@ -230,7 +230,7 @@ TestLife.settings = settings(stateful_step_count=40, deadline=None)
 
 
 def test_every_transition_can_be_taken() -> None:
-    """No row of the table is dead: some scene takes each of them."""
+    """Each row of the table is used by some scene."""
     taken: set[tuple[SessionState, object]] = set()
 
     class Watched(Session):

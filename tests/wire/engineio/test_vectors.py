@@ -1,4 +1,4 @@
-"""Against the npm parsers: what they write is read, what we write they read, and both write the same."""
+"""Against the npm parsers: we read what they write, they read what we write, and both write the same."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PARSERS = [(4, "engineio4"), (3, "engineio3")]
 
 
 def ours(packet: dict[str, Any]) -> Packet:
-    """A packet of theirs as one of ours."""
+    """One of their packets as one of ours."""
     data = packet.get("data", "")
     return data if isinstance(data, bytes) else TYPES[packet["type"]] + data
 
@@ -49,7 +49,7 @@ def test_polling_bodies(protocol: int, name: str) -> None:
 
 
 def test_the_npm_parsers_read_ours() -> None:
-    """Bodies that we write are the same packets to the npm parsers."""
+    """The npm parsers read the same packets from bodies that we write."""
     written: list[list[Packet]] = [
         ["4hello"],
         [b"\x00\xff", "4日本🎉", "3probe", b""],

@@ -37,7 +37,7 @@ PARSERS = pytest.mark.parametrize("parser", [JSON, MSGPACK], ids=["json", "msgpa
 def test_packets_of_a_body(
     parser: Parser, arguments: list[Any], namespace: str, number: int | None, offset: str | None
 ) -> None:
-    """The packet of a body is that of its event, with and without an id and a position, and the body has the values."""
+    """The packet of a body is that of its event, with and without an id and a position, and the body has its values."""
     body = parser.body("x", arguments)
     assert isinstance(body.data, str) is parser.text
     assert parser.packet(namespace, body, number, offset) == parser.event(namespace, "x", arguments, number, offset)
@@ -46,14 +46,15 @@ def test_packets_of_a_body(
 
 @pytest.mark.parametrize("count", [0, 13, 14, 15, 16, 17, 65_533, 65_534, 65_535])
 def test_a_position_after_any_number_of_arguments(count: int) -> None:
-    """MessagePack writes the length of an array in one, three or five bytes: a position goes in at every border."""
+    """MessagePack writes the length of an array in one, three or five bytes; a position can be added at every
+    border."""
     arguments = list(range(count))
     assert MSGPACK.packet("/", MSGPACK.body("x", arguments), None, "p") == MSGPACK.event("/", "x", arguments, None, "p")
 
 
 @PARSERS
 def test_a_name_that_peers_refuse(parser: Parser) -> None:
-    """Neither is there a body for an event with a reserved name."""
+    """There is no body for an event with a reserved name."""
     with pytest.raises(InvalidValue, match="disconnect"):
         parser.body("disconnect", ())
 
@@ -76,8 +77,8 @@ def test_a_damaged_body(body: Body) -> None:
 @pytest.mark.parametrize("lookalike", [{"_placeholder": True}, {"_placeholder": True, "num": 0}])
 @pytest.mark.parametrize("around", [lambda value: value, lambda value: [value], lambda value: {"a": [{"b": value}]}])
 def test_a_lookalike_beside_binary_values(lookalike: dict[str, Any], around: Any) -> None:
-    """What looks like a placeholder is refused beside binary values in JSON, at any depth, before and after them, in
-    events and in acknowledgements; alone it is data, and so is one that says it is not."""
+    """In JSON a value that looks like a placeholder is refused beside binary values, at any depth, before and after
+    them, in events and in acknowledgements; alone it is data, and so is one that says it is not a placeholder."""
     for arguments in ([b"x", around(lookalike)], [around(lookalike), {"c": b"x"}]):
         with pytest.raises(InvalidValue, match="_placeholder"):
             JSON.body("x", arguments)

@@ -20,7 +20,7 @@ PLACE = '{"_placeholder":true,"num":0}'
 
 @contextmanager
 def memory(at_most: int) -> Iterator[None]:
-    """Fail if what runs inside ever holds more than `at_most` new bytes."""
+    """Fail if the block ever holds more than `at_most` new bytes."""
     tracemalloc.start()
     try:
         yield
@@ -32,13 +32,14 @@ def memory(at_most: int) -> Iterator[None]:
 
 @pytest.mark.parametrize("count", ["11", "999", "1000000000", "99999999999999999999", "0", "-1", "1e3", "0x2", ""])
 def test_28_attachments_announced_beyond_the_limit(count: str) -> None:
-    """10^9 attachments are refused from their number alone."""
+    """10^9 attachments are refused by their number alone."""
     with memory(at_most=65_536), pytest.raises(InvalidPacket):
         JSON.reader(5).receive(f'5{count}-["a",{PLACE}]')
 
 
 def test_28_attachments_that_never_come() -> None:
-    """A packet that waits for its attachments is all that is held, within the limit; others have to wait with it."""
+    """Only one packet is held while it waits for its attachments, within the limit; no other may follow before they are
+    there."""
     reader = JSON.reader(5)
     with memory(at_most=65_536):
         assert reader.receive(f'51-["a",{PLACE}]') is None
@@ -77,7 +78,7 @@ def test_28_values_that_are_no_events(head: str, text: str) -> None:
 
 
 def test_29_null_is_an_argument() -> None:
-    """JSON's null is as good as any other argument."""
+    """JSON's null is an argument like any other."""
     assert read_all(JSON.reader(5), ('2["a",null,[null]]',)) == ("event", "/", None, "a", [None, [None]])
 
 
@@ -85,7 +86,7 @@ def test_29_null_is_an_argument() -> None:
 @pytest.mark.parametrize("head", ["0", "2", "31", '2["a",', '51-["a",', "4"])
 @pytest.mark.parametrize("closed", [False, True])
 def test_29_nesting_of_ten_thousand_levels(head: str, opening: str, closed: bool) -> None:
-    """It is refused by its depth, whether it is closed or not, at a cost that grows as it does."""
+    """Deep nesting is refused, whether it is closed or not, at a linear cost."""
     closing = "".join({"[": "]", "{": "}"}.get(c, "") for c in reversed(opening)) * 10_000 if closed else ""
     text = head + opening * 10_000 + "1" + closing + ("]" if head.endswith(",") else "")
     with memory(at_most=50 * len(text) + 65_536), pytest.raises(InvalidPacket):
@@ -94,7 +95,7 @@ def test_29_nesting_of_ten_thousand_levels(head: str, opening: str, closed: bool
 
 @pytest.mark.parametrize("number", ["1e999", "-1e999", "9" * 5_000, "1" * 100_000])
 def test_29_huge_numbers(number: str) -> None:
-    """What is no number here is refused when it is wanted, in no time, and costs nothing before."""
+    """A number that cannot be represented is refused at once when it is decoded, and costs nothing before."""
     packet = JSON.reader(5).receive(f'2["a",{number}]')
     assert isinstance(packet, Event)
     with pytest.raises(InvalidPacket):
@@ -104,7 +105,7 @@ def test_29_huge_numbers(number: str) -> None:
 
 
 def test_29_duplicate_keys() -> None:
-    """The last one counts, as in JavaScript; one placeholder cannot hide behind another."""
+    """The last of repeated keys counts, as in JavaScript; one placeholder cannot hide behind another."""
     assert read_all(JSON.reader(5), ('2["a",{"k":1,"k":2}]',))[-1] == [{"k": 2}]
     twice = '{"_placeholder":true,"num":7,"num":0}'
     assert read_all(JSON.reader(5), (f'51-["a",{twice}]', b"x"))[-1] == [b"x"]
@@ -112,7 +113,7 @@ def test_29_duplicate_keys() -> None:
 
 @pytest.mark.parametrize("half", ["\\ud800", "\\udfff", "\\uD83C\\u0041", "\\udf89\\ud83c"])
 def test_29_lone_surrogates(half: str) -> None:
-    """They become U+FFFD and cost nothing else, in names, keys and texts; a megabyte of them, too."""
+    """Lone surrogates become U+FFFD at no further cost, in names, keys and texts, even a megabyte of them."""
     for text in (f'2["{half}"]', f'2["a",{{"{half}":"{half}"}}]', f'51-["a","{half}",{PLACE}]'):
         messages = (text, b"x") if text.startswith("51") else (text,)
         assert "\ufffd" in str(read_all(JSON.reader(5), messages))
@@ -122,7 +123,7 @@ def test_29_lone_surrogates(half: str) -> None:
 
 
 def test_29_a_megabyte_of_quotes_and_backslashes() -> None:
-    """Texts that never end are found out in one pass."""
+    """Texts that never end are detected in one pass."""
     for text in ('2["' + "\\" * MEGABYTE, '2["a",' + '"' * MEGABYTE, '2["a","' + '\\"[' * (MEGABYTE // 3)):
         with pytest.raises(InvalidPacket):
             JSON.reader(5, max_total=2 * MEGABYTE).receive(text)
@@ -138,7 +139,7 @@ def test_29_announced_lengths_in_messagepack() -> None:
 
 
 def test_29_a_megabyte_of_undefined() -> None:
-    """Values that MessagePack has not are read in bounded time in large packets, too."""
+    """Values that MessagePack does not have are read in bounded time, also in large packets."""
     message = (
         b"\x83\xa4type\x02\xa3nsp\xa1/\xa4data\xdd"
         + (300_001).to_bytes(4, "big")

@@ -1,4 +1,4 @@
-"""The JSON form as one table with four readings: written, read, behind another packet, and with a wrong tail."""
+"""The JSON form as one table with four readings: written, read, after another packet, and with a wrong tail."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .values import ids, names, namespaces, plain, read_all, seen, with_binary
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A packet's messages, and what they mean."""
+    """The messages of a packet, and their meaning."""
 
     name: str
     messages: Messages
@@ -164,14 +164,14 @@ rows = pytest.mark.parametrize("row", TABLE, ids=lambda row: row.name)
 
 @rows
 def test_written(row: Row) -> None:
-    """What can be asked for is written as the row says, to the byte."""
+    """What an application can send is written as the row says, to the byte."""
     if row.write is not None:
         assert row.write() == row.messages
 
 
 @rows
 def test_read(row: Row) -> None:
-    """The row means what it says."""
+    """A row's messages mean what the row says."""
     for protocol in row.protocols:
         assert read_all(JSON.reader(protocol), row.messages) == row.means
 
@@ -188,7 +188,8 @@ def test_read_behind_others(row: Row) -> None:
 
 @rows
 def test_read_with_a_tail(row: Row) -> None:
-    """One character more or less is another packet, or none; it is never this one with an error left unseen."""
+    """With one character more or less it is another packet or an error, and never the same packet with the error
+    unnoticed."""
     text = row.messages[0]
     assert isinstance(text, str)
     for cut in {text + "]", text + "x", text[:-1]} - {text}:
@@ -202,7 +203,7 @@ def test_read_with_a_tail(row: Row) -> None:
 
 @pytest.mark.parametrize("kind", ["event", "ack"])
 def test_arguments_stay_as_they_came(kind: str) -> None:
-    """Nothing is decoded until it is asked for, each time anew, by a decoder of the handler's choice."""
+    """Nothing is decoded until it is requested, each time anew, by a decoder of the handler's choice."""
     packet = JSON.reader(5).receive('2["say",{"a":1}, "b" ]' if kind == "event" else '35["say",{"a":1}, "b" ]')
     assert packet is not None
     raws = packet.raws  # type: ignore[union-attr]
@@ -314,7 +315,7 @@ INVALID = [
 
 @pytest.mark.parametrize("message", INVALID, ids=lambda text: ascii(text)[:40])
 def test_invalid_packets(message: str) -> None:
-    """What is no packet of a client is refused, and the reason can be logged."""
+    """Anything but a client's packet is refused, with a reason that can be logged."""
     for protocol in (5, 4):
         with pytest.raises(InvalidPacket) as caught:
             JSON.reader(protocol).receive(message)
@@ -339,13 +340,13 @@ def test_invalid_packets(message: str) -> None:
     ],
 )
 def test_placeholders(text: str) -> None:
-    """Each attachment has one placeholder, and each placeholder an attachment."""
+    """Each attachment has one placeholder, and each placeholder one attachment."""
     with pytest.raises(InvalidPacket):
         read_all(JSON.reader(5), (text, b"x"))
 
 
 def test_attachments_come_right_behind_their_packet() -> None:
-    """Text between attachments, and binary that nobody announced, are refused."""
+    """Text between attachments and unannounced binary are refused."""
     reader = JSON.reader(5)
     assert reader.receive('52-["a",{"_placeholder":true,"num":0},{"_placeholder":true,"num":1}]') is None
     assert reader.receive(b"x") is None
@@ -361,7 +362,7 @@ def test_attachments_come_right_behind_their_packet() -> None:
 
 
 def test_at_most_so_many_attachments() -> None:
-    """Ten attachments are read, eleven are refused before any of them comes; the number is a setting."""
+    """Ten attachments are read, eleven are refused before any of them arrives; the number is a setting."""
     for count, limit, right in ((10, 10, True), (11, 10, False), (11, 11, True), (2, 1, False)):
         places = ",".join(f'{{"_placeholder":true,"num":{n}}}' for n in range(count))
         text = f'5{count}-["a",{places}]'
@@ -391,7 +392,7 @@ def test_a_packet_in_all_has_a_limit() -> None:
 
 @pytest.mark.parametrize("number", ["1e400", "-1e999", "9" * 5000])
 def test_numbers_beyond_a_value(number: str) -> None:
-    """A number that is none here is found when it is decoded, and refused like any malformed packet."""
+    """A number that cannot be represented is found when it is decoded, and refused like any malformed packet."""
     packet = JSON.reader(5).receive(f'2["a",{number}]')
     assert isinstance(packet, Event)
     with pytest.raises(InvalidPacket):
@@ -399,7 +400,7 @@ def test_numbers_beyond_a_value(number: str) -> None:
 
 
 def test_what_an_application_may_send() -> None:
-    """Dates, sets and the like have a JSON form; tuples are arrays; nothing that was handed in is changed."""
+    """Dates, sets and the like have a JSON form, tuples are arrays, and the caller's values are not changed."""
     value = {"when": datetime(2020, 1, 2, tzinfo=UTC), "in": (b"x", [b"y"])}
     messages = JSON.event("/", "a", [value, {1: 2}, float("nan")])
     assert messages == (
@@ -417,7 +418,7 @@ class Point(msgspec.Struct):
 
 
 def test_structs_of_an_application() -> None:
-    """A struct is an object, and what is binary in it an attachment."""
+    """A struct is an object, and binary values in it are attachments."""
     text, data = JSON.event("/", "a", [Point(1, b"z")])
     assert (text, data) == ('51-["a",{"x":1,"data":{"_placeholder":true,"num":0}}]', b"z")
 
@@ -430,7 +431,7 @@ def circle() -> list[Any]:
 
 @pytest.mark.parametrize("argument", [object(), {(1, 2): 3}, circle(), [{"a": object()}], lambda: 1])
 def test_what_an_application_may_not_send(argument: object) -> None:
-    """What has no JSON form is the application's error, and says so."""
+    """A value without a JSON form is the application's error, which says so."""
     for write in (lambda: JSON.event("/", "a", [argument]), lambda: JSON.ack("/", 1, [argument])):
         with pytest.raises(InvalidValue) as caught:
             write()
@@ -439,7 +440,7 @@ def test_what_an_application_may_not_send(argument: object) -> None:
 
 @pytest.mark.parametrize("name", sorted(RESERVED))
 def test_reserved_names_are_not_written(name: str) -> None:
-    """A peer would refuse it, so it does not leave."""
+    """A reserved event name is not sent, because a peer would refuse it."""
     with pytest.raises(InvalidValue):
         JSON.event("/", name, [])
 
@@ -454,7 +455,7 @@ def test_event_round_trip_properties(namespace: str, name: str, arguments: list[
 
 @given(namespaces, st.lists(plain, max_size=4), st.integers(0, 2**53 - 1))
 def test_ack_round_trip_properties(namespace: str, arguments: list[Any], number: int) -> None:
-    """So is an acknowledgement."""
+    """An acknowledgement is read as it was written, binary at any depth included."""
     assert read_all(JSON.reader(5), JSON.ack(namespace, number, arguments)) == ("ack", namespace, number, arguments)
 
 
@@ -476,7 +477,7 @@ _pieces = st.sampled_from(
 
 @given(st.sampled_from(TABLE), st.data())
 def test_mutated_packet_properties(row: Row, data: st.DataObject) -> None:
-    """A packet with pieces changed, left out or put in is a packet or one documented error."""
+    """A packet with pieces changed, removed or inserted is a packet or one documented error."""
     text = row.messages[0]
     assert isinstance(text, str)
     for _ in range(data.draw(st.integers(1, 4))):
@@ -505,5 +506,5 @@ def test_mutated_packet_properties(row: Row, data: st.DataObject) -> None:
     ],
 )
 def test_whose_a_message_is(message: str | bytes, namespace: str | None) -> None:
-    """Events and acknowledgements say of which namespace they are; all else is of none."""
+    """Events and acknowledgements name their namespace; other messages have none."""
     assert JSON.namespace(message) == namespace

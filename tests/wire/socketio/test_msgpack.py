@@ -1,4 +1,4 @@
-"""The MessagePack form: what it means, what is refused, and what only JavaScript has."""
+"""The MessagePack form: its meaning, what is refused, and values that only JavaScript has."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ TABLE: list[tuple[Messages, dict[str, Any], tuple[Any, ...]]] = [
 
 @pytest.mark.parametrize(("messages", "packet", "means"), TABLE, ids=lambda value: None)
 def test_packets(messages: Messages, packet: dict[str, Any], means: tuple[Any, ...]) -> None:
-    """Each packet is one map, and nothing is in it that the packet has not: clients refuse `data` in a DISCONNECT."""
+    """Each packet is one map with only the fields that it needs: clients refuse `data` in a DISCONNECT."""
     (message,) = messages
     assert isinstance(message, bytes)
     assert msgspec.msgpack.decode(message) == packet
@@ -87,12 +87,12 @@ def test_packets(messages: Messages, packet: dict[str, Any], means: tuple[Any, .
     ],
 )
 def test_undefined(packet: dict[str, Any], means: tuple[Any, ...]) -> None:
-    """`undefined` is nothing where a field may be missing, and None in arguments."""
+    """`undefined` counts as missing in an optional field, and as None in arguments."""
     assert read(msgspec.msgpack.encode(packet)) == means
 
 
 def javascript(*arguments: bytes) -> bytes:
-    """An event with arguments that are encoded already."""
+    """An event with already encoded arguments."""
     head = b"\x83\xa4type\x02\xa3nsp\xa1/\xa4data"
     return head + bytes((0x91 + len(arguments),)) + b"\xa1a" + b"".join(arguments)
 
@@ -112,7 +112,7 @@ EXTENSIONS = [
     (b"\xd6\xff\x00\x00\x00\x01", datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC)),
     (b"\xd5\x05ab", msgspec.msgpack.Ext(5, b"ab")),
 ]
-# One of each kind of value, for the reader of our own to pass over.
+# One value of each kind, for our own reader to skip.
 _OTHERS = """
 00 7f ff c0 c2 c3 ccff cd0100 ce00010000 cf0000000000000001 d080 d18000 d280000000 d38000000000000000
 ca3f800000 cb3ff0000000000000 a0 a178 bf79797979797979797979797979797979797979797979797979797979797979
@@ -133,7 +133,7 @@ def test_what_only_javascript_has(encoded: bytes, value: object) -> None:
 
 
 def test_large_packets_go_by_what_bytes_look_like() -> None:
-    """Where reading one by one would take too long, `undefined` and Dates are still found, and other bytes kept."""
+    """If reading values one by one would take too long, `undefined` and Dates are still found, and other bytes kept."""
     padding = b"\xc6" + (20_000).to_bytes(4, "big") + bytes(20_000)
     for encoded, value in EXTENSIONS:
         if encoded not in (b"\xc7\x01\x00\x00", b"\xc7\x08\x00" + bytes(8)):
@@ -198,7 +198,7 @@ INVALID = [
 
 @pytest.mark.parametrize("message", INVALID, ids=lambda data: data[:30].hex())
 def test_invalid_packets(message: bytes) -> None:
-    """What is no packet of a client is refused, before anything that it announces is allocated."""
+    """Anything but a client's packet is refused before what it announces is allocated."""
     with pytest.raises(InvalidPacket):
         read(message)
 
@@ -207,7 +207,7 @@ def test_invalid_packets(message: bytes) -> None:
     "encoded", [b"\xa1\xff", b"\x81\x90\x01", b"\xd7\x00" + b"\x7f" * 8, b"\xd6\xff\x00\x00", b"\x81\xc0\xd4\x00\x00"]
 )
 def test_arguments_that_are_no_values(encoded: bytes) -> None:
-    """Text that is not UTF-8, keys that are none and dates that nobody can name are found when they are decoded."""
+    """Text that is not UTF-8, invalid keys and impossible dates are found when they are decoded."""
     try:
         read(javascript(encoded))
     except InvalidPacket:
@@ -215,13 +215,13 @@ def test_arguments_that_are_no_values(encoded: bytes) -> None:
 
 
 def test_text_messages_are_refused() -> None:
-    """With this parser everything is binary."""
+    """This parser reads only binary messages, so text is refused."""
     with pytest.raises(InvalidPacket):
         MSGPACK.reader(5).receive('2["a"]')
 
 
 def test_a_packet_has_a_limit() -> None:
-    """As in JSON."""
+    """A packet has a limit in bytes, as in JSON."""
     message = pack(type=2, nsp="/", data=["a"])
     with pytest.raises(PayloadTooLarge):
         MSGPACK.reader(5, max_total=len(message) - 1).receive(message)
@@ -236,7 +236,7 @@ def test_what_an_application_may_send() -> None:
 
 @pytest.mark.parametrize("argument", [object(), {(1, 2): 3}, 2**70, lambda: 1])
 def test_what_an_application_may_not_send(argument: object) -> None:
-    """What has no form here is the application's error."""
+    """A value without a MessagePack form is the application's error."""
     with pytest.raises(InvalidValue):
         MSGPACK.event("/", "a", [argument])
 
@@ -259,7 +259,7 @@ def test_any_message_properties(message: bytes) -> None:
 
 @given(st.sampled_from([row[0][0] for row in TABLE] + [javascript(*[e for e, _ in EXTENSIONS])]), st.data())
 def test_mutated_packet_properties(message: bytes, data: st.DataObject) -> None:
-    """A packet with bytes changed, left out or put in is a packet or one documented error."""
+    """A packet with bytes changed, removed or inserted is a packet or one documented error."""
     mutated = bytearray(message)
     for _ in range(data.draw(st.integers(1, 4))):
         at = data.draw(st.integers(0, len(mutated)))
@@ -271,7 +271,7 @@ def test_mutated_packet_properties(message: bytes, data: st.DataObject) -> None:
 
 
 def test_whose_a_message_is() -> None:
-    """Events and acknowledgements say of which namespace they are; all else is of none."""
+    """Events and acknowledgements name their namespace; other messages have none."""
     for namespace in ("/", "/relay"):
         for (message,) in (MSGPACK.event(namespace, "a", (b"x",), 7), MSGPACK.ack(namespace, 7, ())):
             assert MSGPACK.namespace(message) == namespace

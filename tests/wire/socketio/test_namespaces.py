@@ -1,4 +1,4 @@
-"""Which namespaces a connection is in, as scenes and in any order."""
+"""The namespaces of a connection, as scenes and in any order."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def connected(*names: str) -> Namespaces:
 
 
 def test_connect_talk_and_leave() -> None:
-    """A namespace that was asked for and accepted takes events until it is left."""
+    """A namespace that was requested and accepted takes events until it is left."""
     one = connected("/", "/a")
     assert one.receive(event("/"))
     assert one.receive(Ack("/a", 1, []))
@@ -40,13 +40,13 @@ def test_connect_talk_and_leave() -> None:
     "packet", [event("/x"), Ack("/x", 1, []), Disconnect("/x"), ConnectError("/x", "no"), ConnectError("/", "no")]
 )
 def test_packets_out_of_place(packet: Packet) -> None:
-    """What is for a namespace that is not connected, and what only servers say, ends the connection."""
+    """A packet for a namespace that is not connected, or one that only servers send, ends the connection."""
     with pytest.raises(InvalidPacket):
         connected("/").receive(packet)
 
 
 def test_a_client_waits_for_its_answer() -> None:
-    """Before the answer to CONNECT nothing else may come; behind it no second CONNECT."""
+    """Before the answer to CONNECT nothing else may arrive; after it no second CONNECT may."""
     for packet in (event("/"), Disconnect("/")):
         one = Namespaces(0.0)
         one.receive(Connect("/", None))
@@ -57,7 +57,7 @@ def test_a_client_waits_for_its_answer() -> None:
 
 
 def test_asked_twice_at_once() -> None:
-    """A CONNECT behind one that is not answered yet has the same answer."""
+    """A CONNECT after one that is not answered yet gets the same answer."""
     one = Namespaces(0.0)
     assert one.receive(Connect("/", None))
     assert not one.receive(Connect("/", None))
@@ -94,7 +94,7 @@ def test_what_was_under_way_when_we_disconnected_it() -> None:
 
 
 def test_socketio_4_is_in_the_main_namespace_at_once() -> None:
-    """The server asks for it itself."""
+    """With Socket.IO protocol 4 the server itself connects the main namespace."""
     one = Namespaces(0.0)
     one.ask("/")
     assert one.accept("/")
@@ -102,7 +102,7 @@ def test_socketio_4_is_in_the_main_namespace_at_once() -> None:
 
 
 def test_connect_timeout() -> None:
-    """Who is in no namespace in time is closed; being refused does not count as being in."""
+    """A client that is not in a namespace in time is closed; a refusal does not count."""
     one = Namespaces(5.0, connect_timeout=45.0)
     one.receive(Connect("/", None))
     one.refuse("/")
@@ -117,7 +117,7 @@ def test_connect_timeout() -> None:
 
 
 def test_at_most_so_many_namespaces() -> None:
-    """A client is in so many namespaces and no more, those that it waits for counted; leaving one makes room."""
+    """A client can be in a limited number of namespaces, including those that it waits for; leaving one makes room."""
     one = Namespaces(0.0, most=2)
     for name in ("/a", "/b"):
         one.receive(Connect(name, None))
@@ -130,8 +130,8 @@ def test_at_most_so_many_namespaces() -> None:
 
 
 def test_a_namespace_that_we_disconnected_gives_its_place_up() -> None:
-    """A client that is thrown out of one namespace after the other never reaches the limit, and we remember no more
-    than the limit: the newest (hostile 49)."""
+    """A client that is disconnected from one namespace after another never reaches the limit, and we remember only as
+    many as the limit, the newest (hostile 49)."""
     one = Namespaces(0.0, most=3)
     for number in range(100):
         assert one.receive(Connect(f"/game-{number}", None))
@@ -144,7 +144,7 @@ def test_a_namespace_that_we_disconnected_gives_its_place_up() -> None:
 
 
 def test_a_place_is_given_up_by_the_one_disconnected_the_longest_ago() -> None:
-    """A namespace that its client came back to keeps its place."""
+    """A namespace to which the client came back keeps its place."""
     one = Namespaces(0.0, most=3)
     for name in ("/a", "/b", "/c"):
         one.receive(Connect(name, None))
@@ -170,7 +170,7 @@ some = st.sampled_from(["/", "/a", "/b"])
 
 
 class Connection(RuleBasedStateMachine):
-    """Three namespaces in any order: each goes by the table, whatever happens to the others."""
+    """Three namespaces in any order: each follows the table, whatever happens to the others."""
 
     def __init__(self) -> None:
         super().__init__()

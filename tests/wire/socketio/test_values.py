@@ -1,4 +1,4 @@
-"""Values of an application that are no plain JSON: what they become, and how an error names those that have no form."""
+"""Application values that are not plain JSON: what they become, and how an error names those without a form."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def read_back(parser: Parser, event: bool, *values: Any) -> list[Any]:
 @pytest.mark.parametrize("event", [True, False], ids=["event", "ack"])
 @pytest.mark.parametrize(("value", "arrives"), VALUES, ids=lambda value: ascii(value)[:30])
 def test_values_that_encoders_refuse(parser: Parser, event: bool, value: Any, arrives: Any) -> None:
-    """What `json.dumps` writes, and models, arrive as the plain values they stand for, with either parser, alone and
+    """What `json.dumps` can write, and models, arrive as the corresponding plain values, with either parser, alone and
     among others."""
     assert read_back(parser, event, value) == [arrives]
     assert read_back(parser, event, 1, [value, value], b"b") == [1, [arrives, arrives], b"b"]
@@ -129,7 +129,7 @@ REFUSED: list[tuple[Any, str]] = [
 @pytest.mark.parametrize("event", [True, False], ids=["event", "ack"])
 @pytest.mark.parametrize(("value", "says"), REFUSED, ids=lambda value: ascii(value)[:30])
 def test_values_without_a_form(parser: Parser, event: bool, value: Any, says: str) -> None:
-    """The error names the argument, the place in it and what stands there, in one line that is not long."""
+    """The error names the argument, the place in it and the value, in one short line."""
     with pytest.raises(InvalidValue) as caught:
         read_back(parser, event, 1, value)
     assert says in caught.value.message
@@ -140,7 +140,7 @@ def test_values_without_a_form(parser: Parser, event: bool, value: Any, says: st
 @both
 @pytest.mark.parametrize("name", [None, 5, b"x", ["x"], {"x": 1}])
 def test_an_event_has_a_text_for_its_name(parser: Parser, name: Any) -> None:
-    """Clients end their connection on any other name."""
+    """An event's name has to be text, because clients end their connection on anything else."""
     with pytest.raises(InvalidValue, match=r"event: .* is not a text"):
         parser.event("/", name, ())
 
@@ -155,7 +155,7 @@ def test_a_name_of_a_subclass(parser: Parser) -> None:
 
 @both
 def test_data_of_a_refusal(parser: Parser) -> None:
-    """What a refusal carries is written in the same way, and named in the same way."""
+    """The data of a refusal is written, and named in errors, in the same way."""
     packet = parser.reader(5).receive(parser.connect_error("/", "no", {"why": Markup("x")})[0])
     assert packet.data == {"message": "no", "data": {"why": "x"}}  # type: ignore[union-attr]
     with pytest.raises(InvalidValue, match=r"the data\['data'\]\['why'\] cannot be sent: it is a Opaque"):
@@ -164,7 +164,8 @@ def test_data_of_a_refusal(parser: Parser) -> None:
 
 @pytest.mark.parametrize("number", [2**64, -(2**63) - 1])
 def test_whole_numbers_of_more_than_64_bits(number: int) -> None:
-    """JSON has a form for them, as `json.dumps` writes it; MessagePack has none, and the error names the place."""
+    """JSON has a form for whole numbers of more than 64 bits, as `json.dumps` writes it; MessagePack has none, and the
+    error names the place."""
     assert JSON.event("/", "e", ({"n": [number]},)) == (f'2["e",{{"n":[{number}]}}]',)
     assert JSON.event("/", "e", ([number, Markup("x")],)) == (f'2["e",[{number},"x"]]',)
     with pytest.raises(InvalidValue, match=r"argument 1\['n'\]\[1\] cannot be sent: it is a whole number"):

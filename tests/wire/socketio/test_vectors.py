@@ -1,4 +1,4 @@
-"""Against the npm parsers: what they write is read, what we write they read, and in JSON both write the same."""
+"""Against the npm parsers: we read what they write, they read what we write, and in JSON both write the same."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PARSERS: list[tuple[str, int, Parser]] = [("socketio5", 5, JSON), ("socketio4", 
 
 
 def meaning(packet: dict[str, Any], protocol: int) -> tuple[Any, ...]:
-    """A packet of theirs as `seen` gives one of ours."""
+    """One of their packets as `seen` gives one of ours."""
     namespace, data, number = packet["nsp"], packet.get("data"), packet.get("id")
     match packet["type"]:
         case 0:
@@ -55,7 +55,7 @@ def write(parser: Parser, packet: dict[str, Any], protocol: int) -> Messages | N
 
 @pytest.mark.parametrize(("name", "protocol", "parser"), PARSERS, ids=[name for name, *_ in PARSERS])
 def test_read(name: str, protocol: int, parser: Parser) -> None:
-    """What the npm parser writes, we read."""
+    """We read what the npm parser writes."""
     rows = from_plain(vectors(name)["packets"])
     assert len(rows) > 100
     for row in rows:
@@ -73,9 +73,9 @@ def test_written_alike(name: str, protocol: int) -> None:
 
 @pytest.mark.parametrize(("name", "protocol", "parser"), PARSERS, ids=[name for name, *_ in PARSERS])
 def test_the_npm_parser_reads_ours(name: str, protocol: int, parser: Parser) -> None:
-    """What we write is the same packet to the npm parser."""
+    """The npm parser reads the same packet from what we write."""
     rows = [row["packet"] for row in from_plain(vectors(name)["packets"])]
-    # What JavaScript wrote as a Date, or is too long for a file of vectors.
+    # Values that JavaScript wrote as a Date, or that are too long for a file of vectors.
     rows = [row for row in rows if "date" not in str(row)]
     rows.append({"type": 2, "nsp": "/", "data": ["long", "x" * 70_000, {"a": bytes(70_000)}, list(range(70_000))]})
     asked = [(row, ours) for row in rows if (ours := write(parser, row, protocol)) is not None]

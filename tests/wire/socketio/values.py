@@ -1,4 +1,4 @@
-"""Packets as plain values to compare, and whatever a peer or an application may put in them."""
+"""Packets as plain values to compare, and anything that a peer or an application may put in them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ keys = st.text(st.characters(exclude_categories=["Cs"]), max_size=5).filter(lamb
 
 
 def nested(leaves: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    """Values of lists and objects around `leaves`."""
+    """Lists and objects around `leaves`."""
     return st.recursive(
         leaves,
         lambda inner: st.lists(inner, max_size=4) | st.dictionaries(keys, inner, max_size=4),
