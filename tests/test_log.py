@@ -7,6 +7,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any
@@ -460,6 +461,21 @@ def test_a_record_larger_than_the_queue_is_written(pipe: int) -> None:
     log.get("test").info("event", filling="x" * 3_000_000)
     (event,) = drained(pipe, lambda event: True)
     assert len(event["filling"]) == 3_000_000
+
+
+def test_a_process_that_may_have_no_thread_more(pipe: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Logging raises nothing where its thread cannot be started, and what was logged comes once it can (hostile 57)."""
+
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", start)
+        for number in range(2):
+            log.get("test").info("event", number=number)
+    log.get("test").info("event", number=2)
+    events = drained(pipe, lambda event: event["number"] == 2)
+    assert [event["number"] for event in events] == [0, 1, 2]
 
 
 @pytest.mark.parametrize("pipe", [False], indirect=True)

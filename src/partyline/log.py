@@ -18,6 +18,7 @@ import traceback
 import weakref
 from collections import deque
 from collections.abc import MutableMapping
+from contextlib import suppress
 from typing import Any, Final, Literal, TextIO, cast
 
 import structlog
@@ -115,9 +116,16 @@ class _Writer(logging.Handler):
             self._lines.append(line)
             self._waiting += len(line)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="partyline-logs", daemon=True)
-                self._thread.start()
+                self._thread = self._started()
             self._changed.notify_all()
+
+    def _started(self) -> threading.Thread | None:
+        """The thread; None where the process may have no more of them now: the next record tries again."""
+        thread = threading.Thread(target=self._run, name="partyline-logs", daemon=True)
+        with suppress(RuntimeError):
+            thread.start()
+            return thread
+        return None
 
     def flush(self) -> None:
         with self._changed:
