@@ -9,7 +9,7 @@ when it listens.
 `/engine.io/` echoes raw Engine.IO messages, `/echo` plain WebSocket ones. Socket.IO has the namespaces `/`, `/custom`
 and `/private`, which wants the auth {"token": "secret"}; they answer alike:
 
-    (connect)                                emits `auth` with the auth, {} where there is none
+    (connect)                                emits `auth` with the auth, {} if there is none
     message ...args                          emits `message-back` ...args
     message-with-ack ...args, ack            ack(...args)
     join room, ack; leave room, ack          ack(room)

@@ -52,7 +52,7 @@ from partyline.wire.json import to_json
 from partyline.wire.relay import user_text
 
 _PROGRAM = Principal((">",), (">",), admin=True, name="this program")  # who publishes from this process
-_CLOSING = 10.0  # seconds that a server may need behind its drain to close the log
+_CLOSING = 10.0  # seconds that a server may need after its drain to close the log
 
 _log = log.get("app")
 
@@ -110,14 +110,14 @@ class Partyline:
         ttl: float | None = None,
         durable: bool | None = None,
     ) -> Position | None:
-        """Publish `data`, anything that msgspec can write as JSON; where it stands in the log once it is kept there.
+        """Publish `data`, anything that msgspec can write as JSON; returns its position once it is kept.
 
         It reaches whoever is subscribed, as a publish over HTTP does, past keys and limits of requests. `user` narrows
         it to one user's connections, `id` makes a repetition harmless, `key` is what conflation goes by, `ttl` its life
         in seconds. `durable` False does not keep it; None leaves that to the topic's rule, and is True in general. None
         is returned for what is not kept. May be awaited on any loop, in any thread.
 
-        Raises InvalidValue (a topic, a user, an id that is none), TypeError for data that is no JSON, Conflict for an
+        Raises InvalidValue (an invalid topic, user or id), TypeError for data that is not JSON, Conflict for an
         `id` that was another message's, StoreUnavailable while the log cannot be written. Cancelled, it is published
         all the same.
         """
@@ -184,7 +184,7 @@ async def running(
 
 
 async def take_over(settings: Settings, *, handover: bool = False) -> Lock | None:
-    """The lock of the settings' database, for `build`; None where there is no file.
+    """The lock of the settings' database, for `build`; None if there is no file.
 
     A server that drains is waited for until its drain time is over and its log closed; with `handover` one that does
     not drain yet, too. Nothing listens meanwhile (docs/decisions/0010-handover-by-the-lock.md). Raises ConfigError.

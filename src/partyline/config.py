@@ -107,7 +107,7 @@ class Settings:
 
     # The relay
     default_topics: tuple[str, ...] = _setting(("cats",), "topics of a registration that names none", "list")
-    classic_errors: bool = _setting(True, "answer messages that are no command with an error object")
+    classic_errors: bool = _setting(True, "answer messages that are not a command with an error object")
     ephemeral_topics: tuple[str, ...] = _setting((), "patterns of topics that are not kept in the log", "list")
     drop_oldest_topics: tuple[str, ...] = _setting((), "patterns: a slow consumer loses the oldest of these", "list")
     conflate_topics: tuple[str, ...] = _setting((), "patterns: a slow consumer gets the newest per key", "list")
@@ -351,7 +351,7 @@ def duration(text: str) -> float:
 
 
 def written(number: float, kind: str) -> str:
-    """A number of a setting as the settings file may have it: with the largest unit of which it is a whole number."""
+    """A number of a setting as the settings file may have it: with the largest unit that makes it a whole number."""
     for unit, size in _WRITTEN.get(kind, {}).items():
         count = number / size
         if count.is_integer() and count >= (2 if unit == "d" else 1):  # one day is 24h

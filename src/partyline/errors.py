@@ -91,7 +91,7 @@ class MalformedRequest(RequestError):
 
 
 class InvalidPacket(RequestError):
-    """A peer sent what is no packet. Nothing can be answered to it: the session is closed (a POST gets a 400)."""
+    """A peer sent what is not a packet. Nothing can be answered to it: the session is closed (a POST gets a 400)."""
 
     code = "invalid_packet"
     close_code = 1002
@@ -159,7 +159,7 @@ class PayloadTooLarge(RequestError):
     close_code = 1009
 
     def headers(self) -> list[tuple[str, str]]:
-        # RFC 9110 15.5.14: the rest of the body is not read, so nothing behind it can be told from a next request.
+        # RFC 9110 15.5.14: the rest of the body is not read, so whatever follows cannot be told from a next request.
         return [("connection", "close")]
 
 

@@ -56,7 +56,7 @@ class Connection(Member, Protocol):
 
 
 class Session(Protocol):
-    """What stands behind one connection and gives its messages a meaning. Called in order of arrival, one at a time.
+    """What gives the messages of one connection a meaning. Called in order of arrival, one at a time.
 
     An exception costs the event, not the connection: it is logged and the next message goes on.
     """
@@ -184,7 +184,7 @@ class Store(Protocol):
     async def read(self, view: View, after: int, limit: int) -> Page:
         """At most `limit` messages of a view with offsets above `after`, oldest first, without expired ones.
 
-        `Page.next` is the last offset that was looked at, `Page.more` whether there are offsets of the log behind it,
+        `Page.next` is the last offset that was looked at, `Page.more` whether there are offsets of the log after it,
         `Page.oldest` the lowest offset from which on nothing of the view was pruned. Cancelling it loses nothing.
         """
         ...
@@ -236,7 +236,7 @@ class SessionTable(Protocol):
     """Where Socket.IO sessions outlive the process. Nothing here blocks; what is saved is written soon."""
 
     def load(self) -> Iterable[SessionRow]:
-        """What an earlier process left. Raises ConfigError where it cannot be read."""
+        """What an earlier process left. Raises ConfigError if it cannot be read."""
         ...
 
     def save(self, row: SessionRow) -> None:

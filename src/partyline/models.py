@@ -1,6 +1,6 @@
 """The values that cross boundaries: frozen, without behaviour beyond reading themselves.
 
-Those of which each message makes some are msgspec's: a frozen dataclass takes five times as long to make.
+Those that every message makes are msgspec's: a frozen dataclass takes five times as long to make.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Position(msgspec.Struct, frozen=True):
 
     @classmethod
     def parse(cls, text: str) -> Position:
-        """Read a position back. Raises InvalidValue where `text` is not one."""
+        """Read a position back. Raises InvalidValue if `text` is not one."""
         match = _POSITION.match(text)
         if match is None or int(match[2]) > MAX_OFFSET:
             raise InvalidValue(

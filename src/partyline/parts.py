@@ -38,7 +38,7 @@ from partyline.wire.websocket.connection import Limits as MessageLimits
 
 
 def room_rules(settings: Settings) -> RoomRules:
-    """What is kept of which topics, and what a slow subscriber of them misses."""
+    """What is kept of each topic, and what a slow subscriber to it misses."""
     return RoomRules(settings.ephemeral_topics, settings.drop_oldest_topics, settings.conflate_topics)
 
 
@@ -145,7 +145,7 @@ def relay_settings(settings: Settings, loopback: bool, native: bool) -> RelaySet
 
 
 def store(settings: Settings, database: Database, *, new_epoch: bool) -> Store:
-    """The log: in the database file, or in memory where there is none."""
+    """The log: in the database file, or in memory if there is no file."""
     rules = tuple(
         (
             rule.topic,

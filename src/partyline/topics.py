@@ -36,7 +36,7 @@ _RULE = (
 
 
 PRIVATE: Final = "\x1f"
-"""How rooms begin that are no topics: no pattern covers them, and nobody can name them (Socket.IO's are among them)."""
+"""How rooms begin that are not topics, Socket.IO's among them: no pattern covers them, and nobody can name them."""
 
 
 def is_printable(text: str) -> bool:

@@ -20,7 +20,7 @@ in ms since 1970. An answered `room` is the name without what cannot be seen.
 | `typing` {by, name, on} | |
 | `came` {by, name, count}, `left` {by, count} | a person's page, or their name is another now; with their last page |
 
-`/stranger`, where nothing is kept; CONNECT brings {key}, and who has the same key is one person, never paired with
+`/stranger`, where nothing is kept; CONNECT brings {key}, and whoever has the same key is one person, never paired with
 themselves, whose blocks hold while the server runs:
 
 | from the page | answer |

@@ -75,7 +75,7 @@ class Matching:
         return other
 
     def stop(self, who: str) -> str | None:
-        """End the talk or the waiting of `who`; returns whom they left, to be told. `start` behind it makes `next`."""
+        """End the talk or the waiting of `who`; returns whom they left, to be told. `start` after it makes `next`."""
         page = self._people.get(who)
         if page is None:
             return None

@@ -1,4 +1,4 @@
-"""Rooms: what is said is kept in the log, and who comes later reads it there."""
+"""Rooms: what is said is kept in the log, and whoever comes later reads it there."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def _newest(pages: dict[str, str]) -> str:
 
 
 def room_of(called: str) -> str:
-    """The Socket.IO room behind a room's name: fit for any log, and never the id of a socket."""
+    """The Socket.IO room for a room's name: valid for any log, and never the id of a socket."""
     return "room-" + hashlib.sha256(called.encode()).hexdigest()[:32]
 
 

@@ -1,4 +1,4 @@
-"""Strangers: two at a time, and nothing of it is kept, neither here behind the talk nor in any log."""
+"""Strangers: two at a time, and nothing of it is kept, neither here after the talk nor in any log."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def _open_standard_streams() -> None:
 
 
 def _check_arguments(arguments: list[str]) -> None:
-    """Raises InvalidValue where one is not UTF-8: nobody could send or print it."""
+    """Raises InvalidValue if one is not UTF-8: nobody could send or print it."""
     for before, argument in pairwise(arguments):
         try:
             argument.encode()
@@ -92,7 +92,7 @@ def serve(
     config: _Config = None,
     certfile: Annotated[str | None, typer.Option(help="TLS certificate chain (PEM): https and wss.")] = None,
     keyfile: Annotated[str | None, typer.Option(help="Its private key (PEM).")] = None,
-    public_url: Annotated[str | None, typer.Option(help="The address clients use, behind a proxy.")] = None,
+    public_url: Annotated[str | None, typer.Option(help="The address that clients use, behind a proxy.")] = None,
     allowed_host: Annotated[list[str] | None, typer.Option(help="A name this server answers to; repeatable.")] = None,
     cors_origin: Annotated[list[str] | None, typer.Option(help="An origin whose pages may use it; repeatable.")] = None,
     trusted_proxy: Annotated[list[str] | None, typer.Option(help="A proxy whose headers count; repeatable.")] = None,

@@ -38,7 +38,7 @@ def publish_one(
 
 
 def standard_input() -> str:
-    """All of it. Raises InvalidValue where there is nothing, or no text."""
+    """All of it. Raises InvalidValue if there is nothing, or it is not text."""
     try:
         text = sys.stdin.buffer.read().decode()
     except UnicodeDecodeError as error:

@@ -35,7 +35,7 @@ def run(main: Coroutine[Any, Any, _T], url: str, key: str | None = None) -> _T:
             raise  # not the server's word: main says it
         if error.code == "not_found":
             fail(f"{url}: {error.message}: give the server's own address, such as http://127.0.0.1:8000")
-        if isinstance(error, Disconnected) or error.code == "refused":  # by something that is no Partyline
+        if isinstance(error, Disconnected) or error.code == "refused":  # by something that is not Partyline
             fail(f"{url}: {error.message}; is `partyline serve` running there?")
         fail(error.message)
     except KeyboardInterrupt:

@@ -63,7 +63,7 @@ After = Position | Literal["earliest", "latest"]
 
 
 class Body(msgspec.Struct):
-    """A message as it stands in a page of history."""
+    """A message as it is in a page of history."""
 
     position: str | None = None
     id: int | str | None = None

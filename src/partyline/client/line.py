@@ -71,7 +71,7 @@ class Subscription(Generic[_Item]):
         """The next message (or Gap, with `gaps`). Cancelling it loses nothing. Several tasks may share the messages:
         each goes to one of them.
 
-        Raises NotRecovered where messages were missed, once, and then goes on; the server's error where it refuses the
+        Raises NotRecovered if messages were missed, once, and then goes on; the server's error where it refuses the
         subscription; Disconnected where the line has given up.
         """
         feed = self._feed
@@ -164,7 +164,7 @@ class Line:
         may come twice.)
 
         Raises the server's error (PayloadTooLarge where the message is more than the server takes); Disconnected where
-        the line is closed or has given up; TypeError for data that is no JSON. Cancelled, it may have been published:
+        the line is closed or has given up; TypeError for data that is not JSON. Cancelled, it may have been published:
         with an `id` of your own it can be published again.
         """
         async with self._in_flight:

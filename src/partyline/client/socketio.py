@@ -131,13 +131,13 @@ class Client:
         return function
 
     def emit(self, event: str, *arguments: Any) -> bool:
-        """Send an event, now or never: False, it is not connected. Raises InvalidValue where it cannot be sent."""
+        """Send an event, now or never: False, it is not connected. Raises InvalidValue if it cannot be sent."""
         return self._send(self._link.parser.event(self.name, event, arguments))
 
     async def call(self, event: str, *arguments: Any, timeout: float = 10.0) -> Any:  # noqa: ASYNC109
         """Send an event and await its acknowledgement: its only value, else a tuple of all, `()` where it has none.
 
-        Raises Disconnected where there is no connection, or it breaks before the answer: then nobody knows whether the
+        Raises Disconnected if there is no connection, or it breaks before the answer: then nobody knows whether the
         server has handled it. CallTimeout after `timeout` seconds. Cancelled, a late answer is dropped.
         """
         self._number += 1
@@ -335,7 +335,7 @@ class _Link:
         return None if self._engine is None else self._engine.transport
 
     def add(self, name: str, auth: Auth) -> Client:
-        """Raises ConfigError where the namespace is there already."""
+        """Raises ConfigError if the namespace is there already."""
         name = name if name.startswith("/") else "/" + name
         if name in self._clients:
             raise ConfigError(f"namespace: this connection is in {name} already")

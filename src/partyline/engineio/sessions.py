@@ -108,13 +108,13 @@ class Sessions:
         return connection
 
     def check(self, handshake: Request) -> None:
-        """Raises HandshakeRefused where the application does not want the client."""
+        """Raises HandshakeRefused if the application does not want the client."""
         allowed = None if self._hooks.allow_request is None else _asked(self._hooks.allow_request, handshake)
         if allowed is not None and allowed is not True:
             raise refusal(FORBIDDEN, allowed if isinstance(allowed, str) else None)
 
     def free_id(self, handshake: Request) -> str:
-        """Raises HandshakeRefused where the application gives out an id that is in use."""
+        """Raises HandshakeRefused if the application gives out an id that is in use."""
         if self._hooks.generate_id is None:
             return base64.urlsafe_b64encode(os.urandom(16)).rstrip(b"=").decode("ascii")
         sid = _asked(self._hooks.generate_id, handshake)

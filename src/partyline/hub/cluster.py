@@ -176,7 +176,7 @@ class Cluster:
         return sorted(self._others)
 
     async def start(self, heard: Callable[[str, Said], None]) -> None:
-        """Begin: `heard(node, said)` gets what others say and is no answer. Raises what the adapter raises."""
+        """Begin: `heard(node, said)` gets what others say and is not an answer. Raises what the adapter raises."""
         self._heard = heard
         await self._adapter.start(self._received)
         self.tell(Here("", first=True))
@@ -222,7 +222,7 @@ class Cluster:
         try:
             envelope = _decode(data)
         except msgspec.MsgspecError as error:  # another version's, or another program's
-            _log.warning("something that is no message of a node", error=str(error))
+            _log.warning("something that is not a message of a node", error=str(error))
             return
         sender, said = envelope.sender, envelope.said
         if sender == self.node or envelope.to not in ("", self.node) or self._closed:

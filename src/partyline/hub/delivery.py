@@ -1,4 +1,4 @@
-"""The order of delivery: everything that is said has its turn here, and nothing else may decide who is served when.
+"""The order of delivery: everything that is said takes its turn here, and nothing else decides who is served when.
 
 A thing that is said is a `Said`. What the log keeps takes its place with `ask`, and is due when the log answers; what
 it does not keep is due at once with `say`. What is due is served in order, and a large audience in slices, one in each
@@ -146,7 +146,7 @@ class Delivery:
     def say(self, said: Said, *, must: bool = False) -> None:
         """It is due now, or once that has been served which was said before it in its lane.
 
-        Raises Overloaded where too much waits already, unless it `must` wait.
+        Raises Overloaded if too much waits already, unless it `must` wait.
         """
         lane = said.lane
         if lane is None:
@@ -205,7 +205,7 @@ class Delivery:
             self._serve(None)
 
     def _serve(self, most: int | None) -> None:
-        """Serve at most so many things, up to a large audience, of which one slice has its turn; None: everything."""
+        """Serve at most so many things, and at most one slice of a large audience; None: everything."""
         due, left = self._due, most
         self._serving = True
         try:

@@ -92,13 +92,13 @@ async def find_start(hub: Hub, store: Store, view: View, after: Position | None)
 
 
 def _before(page: Page) -> int:
-    """The offset before the first message of a page, or up to which there is none."""
+    """The offset before the first message of a page; of an empty page, the offset up to which it has looked."""
     return cast("int", page.messages[0].offset) - 1 if page.messages else page.next
 
 
 async def catch_up(hub: Hub, store: Store, view: View, after: int, sink: Sink, *, told: int = 0) -> None:
-    """The second half of `resume`, for a subscriber whose start has been found before. That something is missing up to
-    offset `told` it has heard.
+    """The second half of `resume`, for a subscriber whose start has been found before. It has been told already
+    that something is missing up to offset `told`.
 
     Of a room that conflates, only the newest message of each key that is among the next few hundred comes (guarantee
     5): the log stays whole, and the newest of all comes in any case.
@@ -126,7 +126,7 @@ async def catch_up(hub: Hub, store: Store, view: View, after: int, sink: Sink, *
 
 
 class _Newest:
-    """Messages in their order, of which one that conflates waits for a newer one of its room and key to take over."""
+    """Messages in their order. One that conflates waits for a newer one of its room and key to take its place."""
 
     __slots__ = ("_held", "_hub", "_size")
 

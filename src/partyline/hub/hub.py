@@ -189,7 +189,7 @@ class Hub:
     def own(self, key: str, found: Callable[[Message], Said] | None) -> None:
         """Let the owner of private rooms say what becomes of their messages that nobody waits for; None: nothing does.
 
-        These rooms are called PRIVATE, `key`, and perhaps PRIVATE and more. Raises ConfigError where somebody else owns
+        These rooms are called PRIVATE, `key`, and perhaps PRIVATE and more. Raises ConfigError if somebody else owns
         them.
         """
         if found is None:

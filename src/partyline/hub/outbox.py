@@ -39,7 +39,7 @@ class Outbox:
         return True
 
     def force(self, payload: Payload) -> None:
-        """Queue `payload` whatever the limit: a close frame behind the last message."""
+        """Queue `payload` whatever the limit: a close frame after the last message."""
         self._queue.append(payload)
         self.size += len(payload.data)
 

@@ -1,4 +1,4 @@
-"""What every HTTP call of the relay needs: who asks, the body as a value, the answer as JSON."""
+"""What every HTTP call of the relay needs: its caller, the body as a value, the answer as JSON."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ UserId: TypeAlias = (
 
 
 def peer(request: Request) -> Peer:
-    """The peer that the gate found behind the request."""
+    """The client that the gate found for the request."""
     found: Peer = request.scope["partyline.peer"]
     return found
 

@@ -61,7 +61,7 @@ def check_keys(keys: Iterable[JwtKey]) -> None:
 
 
 def read_keys(key: JwtKey) -> tuple[Key, ...]:
-    """The keys of one entry. There are none yet for an address, which is fetched later. Raises ConfigError."""
+    """The keys of one entry. An address has no keys yet: it is fetched later. Raises ConfigError."""
     algorithm = _algorithm(key)
     if key.secret is not None:
         return (secret_key(key.secret.encode(), key.kid),)

@@ -26,7 +26,7 @@ _VALUE: Final = re.compile(rb"[^\x00-\x08\x0a-\x1f\x7f]*\Z")
 def checked(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
     """An application's headers, with names in lower case and without those that are its server's business.
 
-    Raises ValueError where one would end its line.
+    Raises ValueError if one would end its line.
     """
     pairs = [(bytes(name).lower(), bytes(value)) for name, value in headers]
     for name, value in pairs:

@@ -91,7 +91,7 @@ class Paths:
             self._exact[before] = added
 
     def find(self, method: bytes, path: bytes) -> tuple[Direct, str] | None:
-        """Who answers there, and the parameter in `path` (raw). Raises MalformedRequest where it is not UTF-8."""
+        """Who answers there, and the parameter in `path` (raw). Raises MalformedRequest if it is not UTF-8."""
         found = self._exact.get(path)
         if found is not None:
             return (found.direct, "") if not found.methods or method in found.methods else None
@@ -185,7 +185,7 @@ class Exchange:
         return b"".join(self._body)
 
     def check_head(self) -> None:
-        """Raises PayloadTooLarge or UnsupportedMediaType where the head announces a body that is."""
+        """Raises PayloadTooLarge or UnsupportedMediaType if the head announces a body that is."""
         for name, value in self.headers:
             if name == b"content-length" and content_length(value) > self.direct.max_body:
                 raise too_large(self.direct)
@@ -267,7 +267,7 @@ class Exchange:
 
 
 def head_lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """Headers as they stand in an answer."""
+    """Headers as they are in an answer."""
     return b"".join(b"%b: %b\r\n" % header for header in headers)
 
 
@@ -288,7 +288,7 @@ def too_large(direct: Direct) -> PayloadTooLarge:
 
 
 class OverAsgi:
-    """A `Direct` as an ASGI application behind the gate, for `Route(path, OverAsgi(direct, counters))`."""
+    """A `Direct` as an ASGI application that the gate guards, for `Route(path, OverAsgi(direct, counters))`."""
 
     def __init__(self, direct: Direct, counters: Counters) -> None:
         self._direct = direct

@@ -336,7 +336,7 @@ class HttpConnection(asyncio.Protocol):
             return
         self.regulate()
         if self._ended and self._in_hand is None and not (self._resting or self._blocked):
-            self._close()  # what is left of its bytes is no whole request, and nothing more will come
+            self._close()  # what is left of its bytes is not a whole request, and nothing more will come
 
     def regulate(self) -> None:
         """Read from the transport, or pause, as what waits here says."""

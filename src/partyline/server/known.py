@@ -16,7 +16,7 @@ from partyline.server.exchange import Direct, Exchange
 from partyline.trust.perimeter import Peer
 from partyline.wire.http.head import Headers
 
-# A query of what RFC 3986 lets stand in one; anything else is for the parser to judge.
+# A query of what RFC 3986 allows in one; the parser judges anything else.
 _REQUEST: Final = re.compile(
     rb"((?:GET|POST) /[^\s?#]*)(?:\?([A-Za-z0-9\-._~!$&'()*+,;=:@/?%]*))? HTTP/1\.1\r\n",
 )

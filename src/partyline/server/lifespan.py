@@ -1,4 +1,4 @@
-"""The lifespan of an ASGI application that we serve: its start-up before, its shutdown behind (ASGI, Lifespan)."""
+"""The lifespan of an ASGI application that we serve: its start-up before, its shutdown after (ASGI, Lifespan)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _log = log.get("server")
 async def lifespan(app: ASGIApp) -> AsyncIterator[dict[str, Any]]:
     """Start `app`, and shut it down at the end; gives the state for the scopes of its requests.
 
-    An application that knows no lifespan is served without. Raises ConfigError where it says that its start-up failed;
+    An application that knows no lifespan is served without. Raises ConfigError if it says that its start-up failed;
     a shutdown that fails is logged. Cancelled inside, it is shut down all the same.
     """
     state: dict[str, Any] = {}

@@ -30,7 +30,7 @@ _DRAIN_TICK: Final = 0.02  # seconds between looks at what is still open while d
 
 
 def tls_context(certfile: str, keyfile: str | None) -> ssl.SSLContext:
-    """A server's TLS context: TLS 1.2 and later. Raises ConfigError where the files cannot be used."""
+    """A server's TLS context: TLS 1.2 and later. Raises ConfigError if the files cannot be used."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
         context.load_cert_chain(certfile, keyfile)
@@ -77,7 +77,7 @@ class Shell:
     # Starting
 
     async def listen(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> list[tuple[str, int]]:
-        """Bind and accept; returns the addresses. Raises ConfigError where that is not possible."""
+        """Bind and accept; returns the addresses. Raises ConfigError if that is not possible."""
         limits = self.site.limits
         timeouts: dict[str, Any] = {}
         if tls is not None:

@@ -104,7 +104,7 @@ class Extra(Protocol):
         ...
 
     def routes(self) -> Sequence[BaseRoute]:
-        """Its HTTP paths. Requests have passed the gate: `scope["partyline.peer"]` is who asks."""
+        """Its HTTP paths. Requests have passed the gate: `scope["partyline.peer"]` is the client that asks."""
         ...
 
     def upgrade(self, upgrade: Upgrade) -> Endpoint | None:
@@ -140,7 +140,7 @@ class Carrier(Connection, Protocol):
 
     @property
     def session(self) -> Session | None:
-        """What stands behind it; None once it is gone."""
+        """The session that it carries; None once it is gone."""
         ...
 
     def hand_to(self, session: Session) -> None:

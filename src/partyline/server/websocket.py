@@ -122,7 +122,7 @@ class WebSocket(Writing, asyncio.Protocol):
 
     @property
     def session(self) -> Session | None:
-        """What stands behind it; None once it is gone."""
+        """The session that it carries; None once it is gone."""
         return self._session
 
     def hand_to(self, session: Session) -> None:

@@ -86,7 +86,7 @@ class Broadcast:
 
     @property
     def volatile(self) -> Broadcast:
-        """An event that who cannot take it at once does not get, and that is not kept for who is away."""
+        """An event that is neither kept for sockets that are away, nor sent to those that cannot take it at once."""
         changed = self._with(self._audience)
         changed._volatile = True  # noqa: SLF001
         return changed
@@ -112,7 +112,7 @@ class Broadcast:
     def emit(self, event: str, *arguments: Any) -> None:
         """Send an event. Never waits, and may be called from any thread.
 
-        Raises InvalidValue where the name is reserved or an argument cannot be sent.
+        Raises InvalidValue if the name is reserved or an argument cannot be sent.
         """
         home = self._namespace.io.home
         if home.thread != get_ident() and home.call(self.emit, *event_values(event, frozen(arguments), None)):
@@ -147,7 +147,7 @@ class Broadcast:
         return await self._namespace.fetch(audience, local=self._local)
 
     def sockets_join(self, *rooms: str | Iterable[str]) -> None:
-        """Let them join rooms, on all nodes. Raises InvalidValue behind the last one, where one is in too many."""
+        """Let them join rooms, on all nodes. Raises InvalidValue after the last one, if one is in too many."""
         self._move(names(rooms), frozenset())
 
     def sockets_leave(self, *rooms: str | Iterable[str]) -> None:
@@ -202,7 +202,7 @@ class RemoteSocket:
 
 
 def names(rooms: Iterable[str | Iterable[str]]) -> frozenset[str]:
-    """Rooms given one by one or as lists. Raises TypeError for what is no text."""
+    """Rooms given one by one or as lists. Raises TypeError for what is not text."""
     found: set[str] = set()
     for room in rooms:
         found.update((room,) if isinstance(room, str) else room)

@@ -62,7 +62,7 @@ class Handler:
         self._plain = all(parameter is None for parameter in parameters) and not isinstance(self._rest, _Type)
 
     def bind(self, event: Event) -> Sequence[Any]:
-        """The client's arguments for a call. Raises InvalidValue where they do not fit, with the one that does not."""
+        """The client's arguments for a call. Raises InvalidValue if they do not fit, with the one that does not."""
         raws = event.raws
         if raws is not None and not self._plain:
             given: Sequence[Any] = raws

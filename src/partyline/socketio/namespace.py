@@ -252,7 +252,7 @@ class Namespace(Broadcast, Listening):
         return here + await self.io.nodes.fetch(self, audience, self.io.nodes_timeout)
 
     def move(self, audience: Audience, into: frozenset[str], out_of: frozenset[str], *, local: bool) -> None:
-        """Let an audience join and leave rooms. Raises InvalidValue behind the last one, where some may not join."""
+        """Let an audience join and leave rooms. Raises InvalidValue after the last one, if some may not join."""
         if self.io.nodes is not None and not local and audience.only not in self.sockets:
             self.io.nodes.move(self, audience, into, out_of)
         refusal: InvalidValue | None = None

@@ -113,7 +113,7 @@ class Nodes:
         self._cluster.settle(number)
 
     async def fetch(self, namespace: Namespace, audience: Audience, seconds: float) -> list[RemoteSocket]:
-        """The sockets of an audience on the other nodes. Raises CallTimeout where one does not answer."""
+        """The sockets of an audience on the other nodes. Raises CallTimeout if one does not answer."""
 
         def question(number: int) -> Said:
             return Fetch(namespace.name, number, *_rooms(audience), audience.only)

@@ -246,7 +246,7 @@ class Recovery:
         return True
 
     def may_go_on(self, restored: Restored) -> bool:
-        """Whether no event has gone out beside the log while a session caught up. It is no returning one any more."""
+        """Whether a session that caught up may go on: no event has gone out beside the log meanwhile."""
         return self._returning.pop(restored.row.pid_hash, None) is not None
 
     def put_back(self, restored: Restored) -> None:
@@ -339,5 +339,5 @@ def _encode(socket: Socket) -> bytes | None:
     try:
         return msgspec.json.encode(socket.data) if socket.data else b"{}"
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        _log.warning("a socket's data is no JSON: it cannot recover", socket=socket.id, error=str(error))
+        _log.warning("a socket's data is not JSON: it cannot recover", socket=socket.id, error=str(error))
         return None

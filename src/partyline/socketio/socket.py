@@ -104,7 +104,7 @@ class Socket:
     def emit(self, event: str, *arguments: Any) -> None:
         """Send an event. Never waits, and may be called from any thread; nothing happens once it is disconnected.
 
-        Raises InvalidValue where the name is reserved or an argument cannot be sent.
+        Raises InvalidValue if the name is reserved or an argument cannot be sent.
         """
         home = self._connection.home
         if home.thread != get_ident() and home.call(self.emit, *event_values(event, frozen(arguments), None)):
@@ -121,7 +121,7 @@ class Socket:
     async def call(self, event: str, *arguments: Any, timeout: float = _CALL_TIMEOUT) -> Any:  # noqa: ASYNC109
         """Send an event and await its acknowledgement: its only value, else a tuple of all, `()` where it has none.
 
-        Raises CallTimeout after `timeout` seconds, PeerGone where the socket is disconnected. Cancelled, a late answer
+        Raises CallTimeout after `timeout` seconds, PeerGone if the socket is disconnected. Cancelled, a late answer
         is dropped.
         """
         home = self._connection.home

@@ -57,7 +57,7 @@ class MemoryStore:
         self._head = 0
         self._log: OrderedDict[int, Message] = OrderedDict()
         self._rooms: dict[str, _Room] = {}
-        self._forgotten: dict[str, int] = {}  # the highest offset gone of rooms of which nothing is left, by rule
+        self._forgotten: dict[str, int] = {}  # the highest offset gone of rooms that are empty now, by rule
         ages = self._retention.ages
         # What goes at which age, oldest first. With one age for all rooms that is the log itself.
         self._aging = {age: OrderedDict[int, Message]() for age in ages} if len(ages) > 1 else {ages[0]: self._log}
@@ -215,7 +215,7 @@ class MemoryStore:
 
 
 def _same(one: Draft, other: Draft) -> bool:
-    """Whether a draft repeats another one, and is no new message under its id."""
+    """Whether a draft repeats another one, and is not a new message under its id."""
     return (one.data, one.user, one.key) == (other.data, other.user, other.key)
 
 

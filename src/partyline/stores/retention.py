@@ -56,9 +56,9 @@ class Retention:
 
 
 def lost(forgotten: Mapping[str, int], rooms: Collection[str], patterns: Collection[str] = ()) -> int:
-    """The highest offset that `rooms` of which nothing is left, or any rooms of `patterns`, may have lost.
+    """The highest offset that `rooms`, which are empty, or any rooms of `patterns`, may have lost.
 
-    `forgotten` is the highest offset that is gone of rooms of which nothing is left, by the pattern of the rule that
+    `forgotten` is the highest offset that is gone of rooms that are empty now, by the pattern of the rule that
     bounded them, "" for those without one: these may have been any.
     """
     return max(

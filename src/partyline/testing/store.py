@@ -359,7 +359,7 @@ def _by_room(item: tuple[str, str | None]) -> tuple[str, str]:
 
 
 async def _lives(bench: Bench) -> None:
-    """A message whose life is over is in no page, and its place is no loss."""
+    """A message whose life is over is in no page, and its place is not a loss."""
     await bench.keep(
         bench.draft(message_id="short", ttl=10.0), bench.draft(message_id="long", ttl=100.0), bench.draft()
     )

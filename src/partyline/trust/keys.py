@@ -13,7 +13,7 @@ from partyline.topics import any_covers, contains
 
 
 def key_hash(key: str) -> str:
-    """How a key stands in the configuration: `sha256:` and 64 hex digits.
+    """A key in the configuration: `sha256:` and 64 hex digits.
 
     A plain hash is enough: keys are random, not chosen by people, so there is nothing to guess from a dictionary.
     """
@@ -110,7 +110,7 @@ class KeyRing:
 
 
 def bearer(authorization: str | None) -> str:
-    """The credential in an Authorization header (RFC 6750 2.1). Raises Unauthenticated where there is none."""
+    """The credential in an Authorization header (RFC 6750 2.1). Raises Unauthenticated if it is missing."""
     scheme, _, credential = (authorization or "").partition(" ")
     if scheme.lower() != "bearer" or not credential.strip():
         raise Unauthenticated("this needs an API key or a token: send Authorization: Bearer KEY")

@@ -31,7 +31,7 @@ Algorithm = Literal["HS256", "RS256", "EdDSA"]
 ALGORITHMS: Final = ("HS256", "RS256", "EdDSA")
 MAX_TOKEN: Final = 8_192  # characters
 MIN_SECRET: Final = 32  # bytes, RFC 7518 3.2: not smaller than the hash
-MAX_QUERY_LIFE: Final = 300.0  # seconds: what stands in an address is written to logs and histories
+MAX_QUERY_LIFE: Final = 300.0  # seconds: what is in an address is written to logs and histories
 _MIN_RSA: Final = 2_048  # bits, RFC 7518 3.3
 _MAX_SET: Final = 100  # keys
 MAX_TOKEN_ID: Final = 256  # characters of a jti
@@ -186,7 +186,8 @@ class Tokens:
         except InvalidValue as error:
             name = "topics" if error.field == "topics" else "sub"
             raise _refusal(
-                "topics holds what is no topic pattern" if name == "topics" else "sub is no user id", name
+                "topics holds something that is not a topic pattern" if name == "topics" else "sub is not a user id",
+                name,
             ) from None
         return Principal(
             tuple(publish),

@@ -188,7 +188,7 @@ def user_text(user_id: float | str, field: str = "user_id") -> str:
 
 
 def check_list(names: Sequence[str], limit: int) -> None:
-    """Raises InvalidValue where there are more topics than one connection may have."""
+    """Raises InvalidValue if there are more topics than one connection may have."""
     if len(names) > limit:
         raise InvalidValue(
             f"topics: {len(names)} are more than the {limit} one connection may have (topics_per_connection)",

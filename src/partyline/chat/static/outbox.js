@@ -38,7 +38,7 @@ export class Outbox {
     for (const message of this.#unsent) conversation.pending(message);
   }
 
-  /** The one of which nobody here knows whether the server has it: the answer was lost. */
+  /** The one that the server may or may not have: its answer was lost. */
   get doubtful() {
     return this.#unsent.find(({ id, tried }) => tried && !this.#refused.has(id));
   }

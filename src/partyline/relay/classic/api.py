@@ -114,7 +114,7 @@ class Relay:
         ]
 
     def upgrade(self, upgrade: Upgrade) -> Endpoint | None:
-        """The endpoint behind /ws/<id>. Raises NotFound for an id that is not registered."""
+        """The endpoint at /ws/<id>. Raises NotFound for an id that is not registered."""
         if not upgrade.path.startswith(_WS):
             return None
         registration = self._registry.find(upgrade.path[len(_WS) :])

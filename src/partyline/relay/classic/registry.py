@@ -115,7 +115,7 @@ class Registration:
         self._registry.expire(self)
 
     def revoked(self) -> None:
-        """The token that made it counts no more (`relay.revocations.Holder`)."""
+        """The token that made it no longer counts (`relay.revocations.Holder`)."""
         self._registry.revoked(self)
 
 
@@ -191,7 +191,7 @@ class Registry:
     async def kept(self, registration: Registration) -> None:
         """Return when the database has it, so that a killed server still knows it; otherwise it is written behind.
 
-        Raises StoreUnavailable where the disk does not take it, and forgets it. Cancelling it loses nothing.
+        Raises StoreUnavailable if the disk does not take it, and forgets it. Cancelling it loses nothing.
         """
         try:
             async with asyncio.timeout(_MOST_PATIENCE):
@@ -256,7 +256,7 @@ class Registry:
     def set_topics(self, registration: Registration, topics: tuple[str, ...]) -> None:
         """Replace its topics, those of its live connection too; the caller has checked the names.
 
-        Raises Overloaded where they need more room and the registrations of this server have none left.
+        Raises Overloaded if they need more room and the registrations of this server have none left.
         """
         if registration.id_hash in self._by_hash:
             more = weight(topics) - weight(registration.topics)

@@ -97,7 +97,7 @@ class ClassicSession:
             return
         try:
             if not text.lstrip(" \t\r\n").startswith("{"):
-                raise InvalidValue(f"this is no command: {_KNOWN}", code="unknown_command")
+                raise InvalidValue(f"this is not a command: {_KNOWN}", code="unknown_command")
             self._replace_topics(decode(text.encode(), Topics).topics)
         except PartylineError as error:
             self.refused(error, text)

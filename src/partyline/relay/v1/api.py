@@ -96,8 +96,8 @@ class Api:
         ]
 
     def upgrade(self, upgrade: Upgrade) -> Endpoint | None:
-        """The endpoint behind /v1/ws. A credential may come in Authorization, beside the subprotocol, or if it is
-        a token that lives for minutes only, in the query."""
+        """The endpoint at /v1/ws. A credential may come in Authorization, beside the subprotocol, or, if it is a
+        token that lives for minutes only, in the query."""
         if upgrade.path != "/v1/ws":
             return None
         access = self._services.access

@@ -183,7 +183,7 @@ class EventStream(V1Session):
         asyncio.get_running_loop().call_later(self._site.limits.close_timeout, self.abort)
 
     def _leave(self) -> None:
-        """Be no subscriber any more. Doing it again does nothing."""
+        """Stop being a subscriber. Doing it again does nothing."""
         self._site.live.discard(self)
         self.end()
 

@@ -188,7 +188,7 @@ class V1Session(ABC):
             self.member.close(code, reason)
 
     def revoked(self) -> None:
-        """Its token counts no more."""
+        """Its token no longer counts."""
         self.close(4401, "token revoked")
 
     # Commands

@@ -77,7 +77,7 @@ def restore(backup: str, path: str, *, replace: bool = False, progress: Progress
     backup, path = os.path.realpath(backup), os.path.realpath(path)
     try:
         if not os.path.isfile(backup):
-            raise ConfigError(f"backup: {backup} is not there, or no file", field="backup")
+            raise ConfigError(f"backup: {backup} is not there, or not a file", field="backup")
         if os.path.isdir(path):
             raise IsADirectoryError(path)
         held = lock.take(path)

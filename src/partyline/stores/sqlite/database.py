@@ -169,7 +169,7 @@ class Database:
         return not self._stopped
 
     def rows(self, query: str, values: tuple[object, ...] = ()) -> list[tuple[object, ...]]:
-        """Read at start, before jobs are queued. Raises ConfigError where the file is damaged."""
+        """Read at start, before jobs are queued. Raises ConfigError if the file is damaged."""
         with self._wake:
             try:
                 return self._connection.execute(query, values).fetchall()

@@ -60,7 +60,7 @@ class Lock:
 
 
 def take(path: str) -> Lock:
-    """Take the lock of the database at `path`. Raises ConfigError where it is in use, naming by whom; OSError."""
+    """Take the lock of the database at `path`. Raises ConfigError if it is in use, naming by whom; OSError."""
     for _ in range(_GLANCES):
         handle = _try(path)
         if handle is not None:

@@ -56,7 +56,7 @@ class SqliteStore:
 
         `clock` is the wall clock, `monotonic` one that is never set, both in seconds; `idempotency_window` is how long
         an id is remembered, in seconds; `new_epoch` declares every position handed out before unknown. Raises
-        ConfigError where the log is damaged, or the database is no file.
+        ConfigError where the log is damaged, or the database is not a file.
         """
         if database.path == ":memory:":
             raise ConfigError("db: the log in SQLite needs a file; :memory: is for the log in memory", field="db")
@@ -79,7 +79,7 @@ class SqliteStore:
         self._idle: asyncio.Future[None] | None = None
         self._closed = False
         self._damaged: dict[str, int] = {}  # by room, the highest offset found damaged since the start
-        self._alarmed: set[int] = set()  # offsets of which people were told
+        self._alarmed: set[int] = set()  # offsets that were reported already
         database.inspect(self._inspect)
         if new_epoch:
             database.inspect(self._renew)

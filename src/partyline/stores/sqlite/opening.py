@@ -128,7 +128,7 @@ def look(path: str) -> sqlite3.Connection:
 def recognize(connection: sqlite3.Connection, path: str, newest: int) -> int:
     """The version of its schema; 0 if it is empty.
 
-    Raises ConfigError where it is another program's database or a newer Partyline's; sqlite3.Error.
+    Raises ConfigError if it is another program's database or a newer Partyline's; sqlite3.Error.
     """
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     (application,) = connection.execute("PRAGMA application_id").fetchone()
@@ -145,7 +145,7 @@ def recognize(connection: sqlite3.Connection, path: str, newest: int) -> int:
 
 
 def renew_epoch(connection: sqlite3.Connection) -> str:
-    """Give the log a new epoch, and return it: no position that was handed out before is known any more.
+    """Give the log a new epoch, and return it: positions that were handed out before are no longer known.
 
     Offsets go on from where they are: the checksums of the rows cover them. Raises sqlite3.Error.
     """
@@ -191,7 +191,7 @@ def sync_folder(path: str) -> None:
 def bring_up_to_date(connection: sqlite3.Connection, path: str, newest: int, migrations: Mapping[int, str]) -> None:
     """Bring a database to the `newest` schema in one transaction; a new one gets it from sqlite.sql.
 
-    Raises ConfigError where it is another program's or a newer Partyline's, and leaves that as it is; sqlite3.Error.
+    Raises ConfigError if it is another program's or a newer Partyline's, and leaves that as it is; sqlite3.Error.
     """
     version = recognize(connection, path, newest)
     prepare(connection)

@@ -45,7 +45,7 @@ class Place:
     """
 
     def __init__(self, path: str) -> None:
-        """Create the file if it is not there, readable by its owner only. Raises ConfigError where another server has
+        """Create the file if it is not there, readable by its owner only. Raises ConfigError if another server has
         it; OSError."""
         if _here(path):
             raise in_use(path)

@@ -44,7 +44,7 @@ class RegistrationTable:
         self._rows: WriteBehind[Row] = WriteBehind(database, "registrations", "id_hash", 8, _values)
 
     def load(self) -> Iterator[Row]:
-        """What an earlier process left. Raises ConfigError where the file is damaged."""
+        """What an earlier process left. Raises ConfigError if the file is damaged."""
         query = "SELECT id_hash, user, topics, grants, used, created, confirmed, token FROM registrations"
         for row in self._database.rows(query):
             id_hash, user, topics, grants, used, created, confirmed, made_by = cast("_Values", row)

@@ -20,7 +20,7 @@ FORGOTTEN: Final = """
 SELECT json_group_array(json_array(topic, offset))
 FROM (SELECT '' AS topic, forgotten AS offset FROM store UNION ALL SELECT topic, offset FROM forgotten)
 """
-"""How far rooms of which nothing is left had come, by the rule that bounded them, as JSON in one row."""
+"""The highest offsets of rooms that are empty now, by the rule that bounded them, as JSON in one row."""
 
 _SLICE: Final = 1_000  # rows deleted in one transaction (measured: 2-5 ms)
 _COUNTED: Final = 5_000  # rows whose sizes are added up at a time
@@ -117,7 +117,7 @@ class Pruner:
             age.next_look = self._clock.monotonic() + seconds
 
     def maintain(self, connection: sqlite3.Connection, head: int) -> tuple[float, list[str]]:
-        """Do one slice if one is due: (seconds until the next, rooms of which nothing is left)."""
+        """Do one slice if one is due: (seconds until the next, rooms that are empty now)."""
         if self._crowded:
             self._cut(connection, next(iter(self._crowded)), head)
             return 0.0, []
@@ -177,7 +177,7 @@ FROM (SELECT offset, data FROM log WHERE room = ? ORDER BY offset LIMIT ?)
         self._counters.pruned += count
 
     def _expire(self, connection: sqlite3.Connection, age: _Age, head: int) -> list[str]:
-        """Delete a slice of what is older than `age` in its rooms; the rooms of which nothing is left."""
+        """Delete a slice of what is older than `age` in its rooms; returns the rooms that are empty now."""
         # Offsets and the log's clock grow together: what is too old is a piece of the log's beginning.
         query = "SELECT at FROM log WHERE offset > ? ORDER BY offset LIMIT 1"
         oldest = connection.execute(query, (age.after,)).fetchone()
@@ -219,7 +219,7 @@ SELECT json_group_array(json_array(room, count, size, last)) FROM (
         return gone
 
     def _remember(self, connection: sqlite3.Connection, upto: Mapping[str, int], gone: list[str]) -> None:
-        """How far rooms of which nothing is left had come, by the rule that bounded them."""
+        """The highest offsets of rooms that are empty now, by the rule that bounded them."""
         forgotten: dict[str, int] = {}
         for room in gone:
             rule, _ = self._retention.rule(room)
@@ -242,7 +242,7 @@ def read_forgotten(listed: str | bytes) -> dict[str, int]:
 def _delete(
     connection: sqlite3.Connection, after: int, last: int, touched: list[tuple[str, int, int, int]], head: int
 ) -> list[str]:
-    """Delete these rooms' messages between two offsets; the rooms of which nothing is left."""
+    """Delete these rooms' messages between two offsets; returns the rooms that are empty now."""
     listed = msgspec.json.encode([(room, upto) for room, _, _, upto in touched]).decode()
     names = msgspec.json.encode([room for room, _, _, _ in touched]).decode()
     query = "DELETE FROM log WHERE offset > ? AND offset <= ? AND +room IN (SELECT value FROM json_each(?))"

@@ -49,7 +49,7 @@ class Row:
 def identity(draft: Draft) -> int:
     """48 bits that a retry has in common with its first try. Equality must still be looked at.
 
-    Raises UnicodeEncodeError where a text cannot be stored (lone surrogates).
+    Raises UnicodeEncodeError if a text cannot be stored (lone surrogates).
     """
     return int.from_bytes(blake2b("\0".join(draft.identity).encode(), digest_size=6).digest(), "big")
 

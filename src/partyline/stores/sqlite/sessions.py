@@ -1,4 +1,4 @@
-"""The sessions table: Socket.IO sessions that may go on after a reconnect, written behind."""
+"""The sessions table: Socket.IO sessions that may go on after a reconnect, written later."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class SessionTable:
         self._rows: WriteBehind[SessionRow] = WriteBehind(database, "sessions", "pid_hash", 6, _values)
 
     def load(self) -> Iterator[SessionRow]:
-        """What an earlier process left. Raises ConfigError where the file is damaged."""
+        """What an earlier process left. Raises ConfigError if the file is damaged."""
         for row in self._database.rows("SELECT pid_hash, namespace, sid, rooms, data, start FROM sessions"):
             pid_hash, namespace, sid, rooms, data, start = cast("tuple[bytes, str, str, str, str, str]", row)
             try:

@@ -1,1 +1,1 @@
-"""Engine.IO 4 and 3, sans-IO: `handshake` (who asks for what), `packets`, `payloads` (polling bodies), `session`."""
+"""Engine.IO 4 and 3, sans-IO: `handshake` (what a client asks for), `packets`, `payloads`, `session`."""

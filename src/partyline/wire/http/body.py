@@ -45,7 +45,7 @@ class _At(Enum):
     DATA = "a chunk's data"
     AFTER = "the line's end after it"
     TRAILER = "the trailer"
-    DONE = "behind the body"
+    DONE = "after the body"
 
 
 class Chunked:

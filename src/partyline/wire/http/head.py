@@ -102,7 +102,7 @@ class HeadReader:
     def head(self, host: bytes) -> Head:
         """The head that was read; `host` stands for the Host that HTTP/1.0 may leave out.
 
-        Raises MalformedRequest where it contradicts itself or is no request of HTTP/1.0 or 1.1.
+        Raises MalformedRequest if it contradicts itself or is not a request of HTTP/1.0 or 1.1.
         """
         parser, headers = self._parser, self._gathered.headers
         version, method = parser.get_http_version(), parser.get_method().decode("ascii")
@@ -182,6 +182,6 @@ def path_text(raw: bytes) -> str:
 
 
 def complete_lines(data: bytes) -> Headers:
-    """The headers that stand in a piece of a head, however malformed: for the answer that refuses it."""
+    """The headers in a piece of a head, however malformed: for the answer that refuses it."""
     pairs = (line.partition(b":") for line in data.split(b"\r\n")[1:-1])
     return [(name.lower(), value.strip()) for name, colon, value in pairs if colon]

@@ -37,7 +37,7 @@ class Step(Enum):
     __hash__ = object.__hash__
 
 
-# A missing pair changes nothing: an answer for somebody who has gone, a second refusal.
+# A missing pair changes nothing, for example an answer for a client that has gone, or a second refusal.
 # After an answer or a refusal in the middle of a request, what still comes of that request could not be told from a
 # next one. Closing at once would reset the connection, and the client might never see the answer: it lingers.
 TRANSITIONS: Final[dict[tuple[Phase, Step], Phase]] = {

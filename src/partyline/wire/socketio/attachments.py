@@ -14,7 +14,7 @@ BINARY: Final = (bytes, bytearray, memoryview)
 
 
 class Body(msgspec.Struct, frozen=True):
-    """The name and the arguments of an event, as they stand in a packet: written once, whoever gets it and when.
+    """The name and the arguments of an event, as they are in a packet: written once, whoever gets it and when.
 
     `data` is a JSON array with its `attachments` beside it, or an array in MessagePack as bytes.
     """
@@ -26,7 +26,7 @@ class Body(msgspec.Struct, frozen=True):
 def take_out(values: Sequence[Any]) -> tuple[Sequence[Any], list[bytes]]:
     """The values with placeholders in place of what is binary, at any depth, and the binary values in order.
 
-    Values without any come back as they are; nothing is ever changed in place. Raises InvalidValue where something
+    Values without any come back as they are; nothing is ever changed in place. Raises InvalidValue if something
     that looks like a placeholder stands beside binary values: nobody could tell which is which.
     """
     for value in values:
@@ -55,7 +55,7 @@ class _Attachments(list[bytes]):
 def put_in(values: list[Any], attachments: Sequence[bytes]) -> None:
     """Put binary values back in place of their placeholders, in place.
 
-    Raises InvalidPacket where a placeholder has no attachment, an attachment none, or two the same.
+    Raises InvalidPacket if a placeholder has no attachment, an attachment none, or two the same.
     """
     used: set[int] = set()
     # No recursion: how deep a peer's JSON nests has been checked, how deep an application may call us has not.

@@ -276,7 +276,7 @@ def _list(data: bytes) -> list[Any]:
 
 
 def _value(data: bytes) -> Any:
-    """A value that is known to be complete. Raises InvalidPacket where it cannot be one here."""
+    """A value that is known to be complete. Raises InvalidPacket if it cannot be one here."""
     try:
         try:
             return _read_value(data)

@@ -70,7 +70,7 @@ class Namespaces:
         """Whether a packet is to be handled; False for one that was under way when we disconnected its namespace, and
         for a second CONNECT before the first one is answered.
 
-        A CONNECT wants `accept` or `refuse` in turn. Raises InvalidPacket where the packet has no place: the
+        A CONNECT wants `accept` or `refuse` in turn. Raises InvalidPacket if the packet has no place: the
         connection has to be closed.
         """
         kind = type(packet)
@@ -137,7 +137,7 @@ class Namespaces:
         return True
 
     def _make_room(self) -> None:
-        """Forget the namespace that was dropped the longest ago. Raises InvalidPacket where the client is in all."""
+        """Forget the namespace that was dropped the longest ago. Raises InvalidPacket if the client is in all."""
         if not self._dropped:
             raise InvalidPacket(
                 f"a connection may be in {self._most} namespaces (namespaces_per_connection)",

@@ -94,7 +94,7 @@ class Event:
         self._rest = rest
 
     def arguments(self) -> list[Any]:
-        """The arguments, decoded anew at each call. Raises InvalidPacket where one cannot be a value here."""
+        """The arguments, decoded anew at each call. Raises InvalidPacket if one cannot be a value here."""
         if self.raws is not None:
             return _decoded(self.raws[1:])
         assert self._rest is not None
@@ -119,7 +119,7 @@ class Ack:
         self._rest = rest
 
     def arguments(self) -> list[Any]:
-        """The arguments, decoded anew at each call. Raises InvalidPacket where one cannot be a value here."""
+        """The arguments, decoded anew at each call. Raises InvalidPacket if one cannot be a value here."""
         if self.raws is not None:
             return _decoded(self.raws)
         assert self._rest is not None
@@ -142,7 +142,7 @@ class Reader(Protocol):
 
 
 class Parser(Protocol):
-    """One way to write packets. Raises InvalidValue where an argument has no form there.
+    """One way to write packets. Raises InvalidValue if an argument has no form there.
 
     `text` says that the data of a body are text.
     """
@@ -197,7 +197,7 @@ class Parser(Protocol):
         ...
 
     def values(self, body: Body) -> list[Any]:
-        """The name and the arguments in a body. Raises InvalidPacket where it is damaged."""
+        """The name and the arguments in a body. Raises InvalidPacket if it is damaged."""
         ...
 
     def ack(self, namespace: str, id: int, arguments: Sequence[Any]) -> Messages: ...  # noqa: A002

@@ -89,7 +89,7 @@ def accept(
 def offered_subprotocols(values: Iterable[bytes]) -> list[str]:
     """The subprotocols of Sec-WebSocket-Protocol headers, in order (RFC 6455 11.3.4).
 
-    Raises MalformedRequest where one is not a token or is offered twice (RFC 6455 4.1, point 10), or where there are
+    Raises MalformedRequest if one is not a token or is offered twice (RFC 6455 4.1, point 10), or where there are
     more than 100.
     """
     names = _list(values)
@@ -109,7 +109,7 @@ def negotiate(values: Iterable[bytes]) -> Deflate | None:
     """The first permessage-deflate offer that can be met, or None (RFC 7692 5 and 7.1).
 
     An offer is declined, not an error, when it holds an unknown, doubled or badly valued parameter, or
-    server_max_window_bits=8, which zlib cannot honour. Raises MalformedRequest where one of the headers is malformed,
+    server_max_window_bits=8, which zlib cannot honour. Raises MalformedRequest if one of the headers is malformed,
     after an offer that could be met, too.
     """
     for name, parameters in [offer for value in values for offer in parse_extensions(value)]:
@@ -144,7 +144,7 @@ def _agree(parameters: Parameters) -> Deflate | None:
 def parse_extensions(value: bytes) -> list[Offer]:
     """Sec-WebSocket-Extensions as (name, [(parameter, value or None)]) (RFC 6455 9.1).
 
-    Raises MalformedRequest where a name, a parameter or a value is no token.
+    Raises MalformedRequest if a name, a parameter or a value is not a token.
     """
     if value.count(b",") + value.count(b";") > MOST_OFFERED:
         raise MalformedRequest(f"Sec-WebSocket-Extensions: more than the {MOST_OFFERED} names that may come")
