@@ -11,8 +11,11 @@ from typing import Any
 import pytest
 
 from partyline import Partyline, SocketIO, running
+from partyline.relay.revocations import Revoker
 from partyline.relay.v1.events import EventStream
 from partyline.server.websocket import WebSocket
+from partyline.trust.keys import Token
+from tests.relay.test_access import Nothing
 from tests.relay.test_tokens import ROOT_KEY, ask, classic, ended, revoke, settings
 from tests.relay.v1.test_events import gone, joined, say, stream
 from tests.relay.v1.test_websocket import line, run
@@ -215,3 +218,31 @@ def test_a_registration_of_a_fast_clock() -> None:
             assert (await ask(url, "DELETE", f"/register/{connection_id}", None, ROOT_KEY))[0] == 404
 
     run(main())
+
+
+def test_a_holder_that_cannot_be_ended_keeps_no_other_one() -> None:
+    """A revocation ends everybody else who holds the token, and is written, where ending one of them fails
+    (hostile 56)."""
+    done: list[str] = []
+
+    class Holder:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def revoked(self) -> None:
+            done.append(self.name)
+            if self.name == "bad":
+                raise RuntimeError("as asked")
+
+    class Table(Nothing):
+        async def save(self, kind: str, name: str, at: float, *, oldest: float) -> None:
+            done.append("written")
+
+    async def main() -> None:
+        revoker = Revoker(Table(), 60.0)
+        for name in ("first", "bad", "last"):
+            assert revoker.hold(Token("ann", None, 1.0), Holder(name))
+        assert (await revoker.revoke("sub", "ann"))[1] == 3
+        assert done == ["first", "bad", "last", "written"]
+
+    asyncio.run(main())

@@ -6,8 +6,12 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Protocol, cast
 
+from partyline import log
+from partyline.errors import CONTAINED
 from partyline.trust.keys import Token
 from partyline.trust.revocations import Kind, Revocations
+
+_log = log.get("relay")
 
 
 class Holder(Protocol):
@@ -77,7 +81,10 @@ class Revoker:
         holders = self._holders.get((kind, name), {})
         ended = [holder for holder, token in holders.items() if self._revocations.refuses(token, now)]
         for holder in ended:
-            holder.revoked()
+            try:
+                holder.revoked()
+            except CONTAINED:  # the others must end, and the revocation be written
+                _log.exception("a connection whose token was revoked could not be ended", holder=type(holder).__name__)
         await self._table.save(kind, name, at, oldest=self._revocations.oldest(now))
         return at, len(ended)
 
