@@ -25,8 +25,8 @@ from tests.engineio import clients as engine
 from tests.engineio import test_clients as npm_cases
 from tests.engineio import test_engine as engine_cases
 from tests.process import environment
-from tests.relay import test_events as event_cases
-from tests.relay import test_line as line_cases
+from tests.relay.v1 import test_events as event_cases
+from tests.relay.v1 import test_websocket as line_cases
 from tests.server.asgi_servers import SERVERS, running_under
 from tests.server.conftest import Run
 from tests.server.peers import WITHIN
