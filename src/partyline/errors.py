@@ -78,7 +78,7 @@ class ConfigError(PartylineError):
 
 
 class RequestError(PartylineError):
-    """The caller can mend it."""
+    """The caller can fix it."""
 
     code = "bad_request"
     http_status = 400

@@ -63,7 +63,7 @@ class Policy(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Audience:
-    """Who gets a message: the members of any of `rooms`, of all where none is named, but not those of `excluded`.
+    """Who gets a message: the members of any of `rooms`, of all if none is named, but not those of `excluded`.
 
     `only` is the id of the one member that it is for, and `besides` of one that it is not for, whatever their rooms.
     """

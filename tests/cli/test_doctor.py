@@ -106,13 +106,13 @@ def test_settings_that_do_not_fit(tmp_path: Path) -> None:
 
 
 def test_a_settings_file_that_is_broken(tmp_path: Path) -> None:
-    """A file that is not TOML is named with the place where it breaks, and the advice is to mend it."""
+    """A file that is not TOML is named with the place where it breaks, and the advice is to fix it."""
     file = tmp_path / "partyline.toml"
     file.write_text("port = 8000\nhost 1\n")
     found = findings("--db", ":memory:", "--config", str(file), code=1)["settings"]
     assert found["text"].startswith(f"config: {file} is not TOML: ")
     assert "line 2" in found["text"]
-    assert found["advice"].startswith("mend the file")
+    assert found["advice"].startswith("fix the file")
 
 
 def test_in_memory() -> None:

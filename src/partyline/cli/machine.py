@@ -195,5 +195,5 @@ def filesystem(folder: str, mounts: str = "/proc/self/mountinfo") -> Finding:
 def settings_finding(error: ConfigError) -> Finding:
     """Settings that a server would refuse."""
     if error.field == "config":
-        return problem("settings", error.message, "mend the file, or name another one with --config")
-    return problem("settings", error.message, "mend it; `partyline config --show` lists all of them then")
+        return problem("settings", error.message, "fix the file, or name another one with --config")
+    return problem("settings", error.message, "fix it; `partyline config --show` lists all of them then")

@@ -71,7 +71,7 @@ class Subscription(Generic[_Item]):
         """The next message (or Gap, with `gaps`). Cancelling it loses nothing. Several tasks may share the messages:
         each goes to one of them.
 
-        Raises NotRecovered if messages were missed, once, and then goes on; the server's error where it refuses the
+        Raises NotRecovered if messages were missed, once, and then goes on; the server's error if it refuses the
         subscription; Disconnected where the line has given up.
         """
         feed = self._feed
@@ -141,7 +141,7 @@ class Line:
 
     @property
     def closed(self) -> bool:
-        """Whether it is over, by `aclose` or by an error that no retry mends."""
+        """Whether it is over, by `aclose` or by an error that no retry can fix."""
         return self.state is State.CLOSED
 
     async def publish(

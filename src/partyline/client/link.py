@@ -69,7 +69,7 @@ class _Asked:
 @dataclass(slots=True)
 class Link:
     """Connects, reconnects, sends commands and gives what comes to its feeds. Closed by `close`, or for good by an
-    error that no retry mends."""
+    error that no retry can fix."""
 
     options: Options
     feeds: list[Feed] = field(default_factory=list)

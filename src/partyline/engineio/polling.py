@@ -103,7 +103,7 @@ class Polling:
         await send({"type": "http.response.body", "body": answer.body})
 
     async def _read(self, scope: Scope, receive: Receive) -> bytes:
-        """The body. Raises PayloadTooLarge, before reading it where its length is known."""
+        """The body. Raises PayloadTooLarge, before reading it if its length is known."""
         for name, value in scope["headers"]:
             if name == b"content-length" and content_length(value) > self.max_body:
                 raise too_large(self)

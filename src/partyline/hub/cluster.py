@@ -183,7 +183,7 @@ class Cluster:
         self._timers.set(self, self._timers.now() + self._heartbeat)
 
     def tell(self, said: Said, to: str = "") -> None:
-        """Say something to all others, or to one. Raises InvalidValue's cause (TypeError) where it cannot be said."""
+        """Say something to all others, or to one. Raises InvalidValue's cause (TypeError) if it cannot be said."""
         if not self._closed:
             self._adapter.publish(_encode(_Envelope(self.node, to, said)))
 

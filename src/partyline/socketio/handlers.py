@@ -273,7 +273,7 @@ def check_event(event: str) -> str:
 
 
 def plain(function: Function, where: str) -> None:
-    """Raises ConfigError for a coroutine function where nobody would await it."""
+    """Raises ConfigError for a coroutine function that nobody would await."""
     if inspect.iscoroutinefunction(function):
         raise ConfigError(f"{where} takes a plain function, and {function!r} would have to be awaited")
 

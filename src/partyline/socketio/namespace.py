@@ -111,7 +111,7 @@ class Namespace(Broadcast, Listening):
     async def publish(self, room: str, event: str, *arguments: Any) -> Position:
         """Keep an event in the durable log, then send it to a room; its position, once it is kept.
 
-        Raises InvalidValue; StoreUnavailable, Overloaded or TooManyTopics where it is not kept: then nobody gets it.
+        Raises InvalidValue; StoreUnavailable, Overloaded or TooManyTopics if it is not kept: then nobody gets it.
         Cancelled, it is published all the same.
         """
         event_values(event, (), None)

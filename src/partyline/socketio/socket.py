@@ -665,7 +665,7 @@ class Socket:
         self._acknowledge(event, problem(error))
 
     def _failed(self, what: str, event: Event | None = None) -> None:
-        """A handler raised. Raises CancelledError again where it is meant for us: by the application while the socket
+        """A handler raised. Raises CancelledError again if it is meant for us: by the application while the socket
         is there, and then its event is answered, or by us when it has gone."""
         task, error = asyncio.current_task(), sys.exception()
         cancelled = task is not None and task.cancelling() and isinstance(error, asyncio.CancelledError)

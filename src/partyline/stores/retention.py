@@ -39,7 +39,7 @@ class Retention:
     rules: tuple[tuple[str, Bounds], ...] = ()
 
     def rule(self, room: str) -> tuple[str, Bounds]:
-        """The rule that holds for a room; its pattern is "" where none does, and the bounds are those of all rooms."""
+        """The rule that holds for a room; its pattern is "" if none does, and the bounds are those of all rooms."""
         for rule in self.rules:
             if covers(rule[0], room):
                 return rule

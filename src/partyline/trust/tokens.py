@@ -117,7 +117,7 @@ class Tokens:
         """The principal that a token stands for. `now` is seconds since 1970. `longest` bounds `exp - iat`, and makes
         both required.
 
-        Raises Unauthenticated, with the code `token_expired` where only its time is over; Overloaded with the code
+        Raises Unauthenticated, with the code `token_expired` if only its time is over; Overloaded with the code
         `keys_unavailable` while the key that it names is being fetched.
         """
         if len(token) > MAX_TOKEN:

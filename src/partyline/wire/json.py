@@ -60,7 +60,7 @@ def refusal(error: msgspec.MsgspecError) -> InvalidValue | MalformedRequest:
 
 
 def check_depth(data: bytes) -> None:
-    """Raises MalformedRequest `too_deep` where arrays and objects nest deeper than 64 levels."""
+    """Raises MalformedRequest `too_deep` if arrays and objects nest deeper than 64 levels."""
     if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
         return
     # Without all the rest, a string that holds no brackets is two quotes; taking those out changes for no bracket

@@ -479,7 +479,7 @@ def test_a_log_that_cannot_be_read_ends_the_stream() -> None:
 
 
 def test_what_can_never_succeed_is_refused() -> None:
-    """Only what no retry can mend gets a 4xx: an invalid topic, an invalid `after`, missing rights."""
+    """Only what no retry can fix gets a 4xx: an invalid topic, an invalid `after`, missing rights."""
 
     async def main() -> None:
         keys = (api_key("cats", subscribe=("cats",)),)

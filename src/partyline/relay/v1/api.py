@@ -140,7 +140,7 @@ class Api:
         except InvalidValue:
             if not named:
                 raise
-            # A browser gives up for ever on a 4xx, and this one cannot mend its Last-Event-ID: an epoch that no store
+            # A browser gives up for ever on a 4xx, and this one cannot fix its Last-Event-ID: an epoch that no store
             # has makes it hear of the gap instead.
             after = str(Position("0" * 16, 0))
         drop = request.scope.get("partyline.abort")

@@ -60,7 +60,9 @@ def _absent(path: str) -> Finding:
     if not os.path.isdir(folder):
         return problem("database", f"the folder {folder} does not exist", "create it, or choose another file with --db")
     if not os.access(folder, os.W_OK | os.X_OK):
-        return problem("database", f"{folder} cannot be written by this user", "mend its rights, or choose another")
+        return problem(
+            "database", f"{folder} cannot be written by this user", "change its permissions, or choose another"
+        )
     with contextlib.suppress(OSError):
         who = lock.holder(path)
         if who is not None and not who.draining:
@@ -77,7 +79,9 @@ def _rights(path: str) -> Finding:
     folder = os.path.dirname(path)
     if not os.access(path, os.R_OK | os.W_OK) or not os.access(folder, os.W_OK | os.X_OK):
         return problem(
-            "database", f"{path} or its folder cannot be written by this user", "run as its owner, or mend their rights"
+            "database",
+            f"{path} or its folder cannot be written by this user",
+            "run as its owner, or change their permissions",
         )
     size = status.st_size + _size(path + "-wal")
     mode = stat.S_IMODE(status.st_mode)

@@ -254,7 +254,7 @@ def _explanation(path: str, error: Exception) -> str:
         return f"db: {path} is on a disk that is read-only, or may not be written: choose another file with --db"
     if isinstance(error, PermissionError):
         what = path if os.path.exists(path) and os.access(folder, os.W_OK) else f"the folder {folder}"
-        return f"db: {what} cannot be read and written by this user: mend its rights, or choose another file with --db"
+        return f"db: {what} cannot be read and written by this user: fix its rights, or choose another file with --db"
     if isinstance(error, IsADirectoryError):
         return f"db: {path} is a folder: name a file in it with --db"
     if isinstance(error, sqlite3.DatabaseError) and "not a database" in str(error):

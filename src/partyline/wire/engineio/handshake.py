@@ -48,7 +48,7 @@ class Asked(msgspec.Struct, frozen=True):
 
 
 def refusal(number: int, message: str | None = None) -> HandshakeRefused:
-    """The error with one of the numbers above, in Engine.IO's words where none are given."""
+    """The error with one of the numbers above, in Engine.IO's words if no others are given."""
     return HandshakeRefused(number, MESSAGES[number] if message is None else message)
 
 

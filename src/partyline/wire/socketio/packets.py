@@ -135,7 +135,7 @@ class Reader(Protocol):
     def receive(self, message: str | bytes) -> Packet | None:
         """The packet that a message completes; None while attachments are missing.
 
-        Raises InvalidPacket, or PayloadTooLarge where a packet with its attachments is larger than allowed: the
+        Raises InvalidPacket, or PayloadTooLarge if a packet with its attachments is larger than allowed: the
         connection has to be closed, and the reader is of no use any more.
         """
         ...

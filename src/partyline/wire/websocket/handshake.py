@@ -89,7 +89,7 @@ def accept(
 def offered_subprotocols(values: Iterable[bytes]) -> list[str]:
     """The subprotocols of Sec-WebSocket-Protocol headers, in order (RFC 6455 11.3.4).
 
-    Raises MalformedRequest if one is not a token or is offered twice (RFC 6455 4.1, point 10), or where there are
+    Raises MalformedRequest if one is not a token or is offered twice (RFC 6455 4.1, point 10), or if there are
     more than 100.
     """
     names = _list(values)
