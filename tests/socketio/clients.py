@@ -1,4 +1,4 @@
-"""Socket.IO clients that send exactly what they are told to, and a server that must be empty behind them."""
+"""Socket.IO clients that send exactly what they are told, and a server that must be empty after them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def looped(test: Callable[_P, Coroutine[Any, Any, None]]) -> Callable[_P, None]:
 
 @contextlib.asynccontextmanager
 async def served(io: SocketIO, **settings: Any) -> AsyncIterator[str]:
-    """The address of a server with this SocketIO; at the end nothing may be left of its clients."""
+    """The address of a server with this SocketIO; at the end nothing of its clients may be left."""
     async with serving(io, **settings) as (_, url):
         yield url
 
@@ -69,11 +69,11 @@ def only(io: SocketIO, name: str = "/") -> Socket:
 
 
 class Client:
-    """A connection to `/socket.io/`. Heartbeats are answered; all else is up to the test."""
+    """A connection to `/socket.io/`. Heartbeats are answered; everything else is up to the test."""
 
     def __init__(self, version: int = 4) -> None:
         self.version = version
-        self.sid = ""  # of the namespace that was entered last
+        self.sid = ""  # of the last namespace entered
         self.answer: dict[str, Any] = {}  # to its CONNECT
         self.received: deque[str | bytes] = deque()
 
@@ -86,7 +86,7 @@ class Client:
         raise NotImplementedError
 
     async def leave(self) -> None:
-        """End the connection in order."""
+        """End the connection properly."""
         raise NotImplementedError
 
     async def next(self) -> str | bytes:
@@ -128,7 +128,7 @@ class Client:
         return values
 
     async def ask(self, *values: Any, number: int = 0) -> Any:
-        """Send an event of the main namespace with an acknowledgement; the next packet has to be that."""
+        """Send an event of the main namespace with an id; the next packet has to be its acknowledgement."""
         await self.say(f"2{number}" + json.dumps(values))
         packet = await self.next()
         assert isinstance(packet, str)
@@ -166,7 +166,7 @@ class WebSocketClient(Client):
             assert event == "3", event
 
     async def closed(self) -> Close:
-        """The server's close frame; nothing but heartbeats comes before it."""
+        """The server's close frame; only heartbeats may precede it."""
         before, close = await self.wire.until_close()
         assert [event for event in before if event not in ("2", "3")] == [], before
         return close

@@ -1,4 +1,4 @@
-"""A server with recovery as a process of its own, for tests that kill it: `python -m tests.socketio.recovering DB`."""
+"""A server with recovery in its own process, for tests that kill it: `python -m tests.socketio.recovering DB`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who is let into a namespace: what refuses, what a client may bring along, and what is seen of it meanwhile."""
+"""Admission to a namespace: what refuses a client, what it may bring along, and what is seen of it meanwhile."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def raising(error: BaseException, *, later: bool) -> Callable[..., Any]:
 @pytest.mark.parametrize("later", [False, True])
 @looped
 async def test_false_refuses(way: str, later: bool) -> None:
-    """A handler on the way in that returns False refuses, and those after it are not asked."""
+    """A handler on the way in that returns False refuses the client, and those after it are not called."""
     io = SocketIO()
     notes = Notes()
     getattr(io, way)(answering(False, later=later))
@@ -87,8 +87,8 @@ async def test_nothing_but_false_refuses(way: str, answer: Any) -> None:
 )
 @looped
 async def test_errors_that_refuse(way: str, later: bool, error: BaseException, answer: Any) -> None:
-    """Python's own ConnectionRefusedError carries its text and data to the client, but not the network's, which names
-    what is behind the server; `sys.exit` refuses one client and ends nothing (hostile 57)."""
+    """A ConnectionRefusedError raised by the application takes its text and data to the client, but one of the network,
+    which names hosts behind the server, does not; `sys.exit` refuses one client and ends nothing (hostile 57)."""
     io = SocketIO()
     getattr(io, way)(raising(error, later=later))
     async with served(io) as url, opened(url) as client:
@@ -99,8 +99,8 @@ async def test_errors_that_refuse(way: str, later: bool, error: BaseException, a
 
 @looped
 async def test_whoever_is_on_the_way_in_is_shown_to_nobody() -> None:
-    """While `on_connect` runs a client is in no `fetch_sockets` and is asked by no `call`; what is emitted to it
-    arrives once it has been let in."""
+    """While `on_connect` runs, a client is not in `fetch_sockets` and is not asked by `call`; what is emitted to it
+    arrives once it has been admitted."""
     io = SocketIO()
     gate = asyncio.Event()
 
@@ -130,7 +130,7 @@ async def test_whoever_is_on_the_way_in_is_shown_to_nobody() -> None:
 
 @looped
 async def test_a_stranger_holds_no_call_up() -> None:
-    """A client that is refused while everybody is asked is not missed."""
+    """A client that is refused while a `call` to everybody runs does not count as missing."""
     io = SocketIO()
 
     @io.on_connect
@@ -154,8 +154,8 @@ async def test_a_stranger_holds_no_call_up() -> None:
 
 @looped
 async def test_auth_has_a_bound() -> None:
-    """A CONNECT with more than `max_auth_bytes` is refused with their name and counted; the connection stays
-    (hostile 49)."""
+    """A CONNECT with more than `max_auth_bytes` is refused with that name and counted; the connection stays (hostile
+    49)."""
     io = SocketIO(max_auth_bytes=100)
     async with serving(io) as (partyline, url), opened(url) as client:
         await client.say('0{"token":"' + "x" * 100 + '"}')
@@ -203,7 +203,7 @@ async def test_auth_of_every_size_that_tokens_have(version: int) -> None:
 
 @looped
 async def test_namespaces_that_end_one_after_the_other() -> None:
-    """A client whose namespaces the server ends, one after the other, never reaches `namespaces_per_connection`."""
+    """A client whose namespaces the server ends one after another never reaches `namespaces_per_connection`."""
     io = SocketIO(namespaces_per_connection=5)
     games = io.namespace("/game-{id:int}")
     games.on("over", lambda socket: socket.namespace.disconnect_sockets())

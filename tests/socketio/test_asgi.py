@@ -1,4 +1,4 @@
-"""The cases of connections, sockets, broadcasts and handlers once more, under other ASGI servers."""
+"""The cases of connections, sockets, broadcasts and handlers again, under other ASGI servers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Case = Callable[[], None]
 
 NATIVE = frozenset(
     (
-        "test_inline_or_a_task",  # in the turn of the read: that server has its own turns
+        "test_inline_or_a_task",  # in the turn of the read: the other server has its own turns
         "test_a_poller_that_does_not_fetch",  # whose outbox holds less than a turn emits: no socket's buffer takes more
     )
 )
@@ -40,7 +40,7 @@ def cases(*modules: ModuleType) -> Iterator[Any]:
 @pytest.mark.parametrize("name", ["uvicorn websockets-sansio", "hypercorn"])
 @pytest.mark.parametrize("case", [*cases(test_connection, test_socket, test_broadcast, test_handlers)])
 def test_it_holds_under_another_server(case: Case, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The case holds where another server has the sockets."""
+    """The case holds when another server has the sockets."""
 
     @contextlib.asynccontextmanager
     async def server(*, extras: Sequence[Extra] = (), **settings: Any) -> AsyncIterator[tuple[Partyline, str]]:
@@ -55,8 +55,8 @@ def test_it_holds_under_another_server(case: Case, name: str, monkeypatch: pytes
 @pytest.mark.parametrize("name", ["uvicorn websockets-sansio", "hypercorn"])
 @clients.looped
 async def test_a_get_behind_an_upgrade(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A GET that such a server hands over before the last words of an upgrade, though they were sent first, is
-    answered behind them: polling is over."""
+    """A GET that such a server hands over before the end of an upgrade, though that was sent first, is answered after
+    it, as polling is over."""
     monkeypatch.setattr("partyline.engineio.polling.OWN_READ", 0.5)
     chosen = Settings(port=0, db=":memory:", drain_time=1.0)
     async with (

@@ -1,4 +1,4 @@
-"""Rooms and broadcasts: who gets an event, and in what form, over real sockets."""
+"""Rooms and broadcasts over real sockets: which clients get an event, and in what form."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .clients import Client, Notes, WebSocketClient, entered, looped, opened, po
 
 @contextlib.asynccontextmanager
 async def four(io: SocketIO, rooms: str = "a,ab,b,", **settings: Any) -> AsyncIterator[list[WebSocketClient]]:
-    """Four clients, and a letter for each room that each is in."""
+    """Four clients, each with a letter for each of its rooms."""
     async with served(io, **settings) as url, contextlib.AsyncExitStack() as stack:
         clients = [await stack.enter_async_context(entered(url)) for _ in range(4)]
         for client, letters in zip(clients, rooms.split(","), strict=True):
@@ -30,7 +30,7 @@ async def four(io: SocketIO, rooms: str = "a,ab,b,", **settings: Any) -> AsyncIt
 
 
 async def heard(io: SocketIO, clients: list[WebSocketClient]) -> list[int]:
-    """Which clients have got the event `x` once, and nothing else."""
+    """The clients that have got the event `x` once, and nothing else."""
     io.emit("end")
     got = []
     for number, client in enumerate(clients):
@@ -83,7 +83,7 @@ OPERATORS: list[tuple[str, Any, list[int]]] = [
 @pytest.mark.parametrize(("choose", "expected"), [case[1:] for case in OPERATORS], ids=[case[0] for case in OPERATORS])
 @looped
 async def test_operators(choose: Any, expected: list[int]) -> None:
-    """Each operator chooses whom it says, each of them once, and nobody else."""
+    """Each operator reaches exactly the clients that it names, each once."""
     io = SocketIO()
     async with four(io) as clients:
         choose(io, io.sockets[clients[0].sid]).emit("x", 1)
@@ -92,7 +92,7 @@ async def test_operators(choose: Any, expected: list[int]) -> None:
 
 @looped
 async def test_operators_change_nothing_in_place() -> None:
-    """Each operator is a new one: what was chosen before can be used again, and is what it was."""
+    """Each operator returns a new one, so an earlier choice can be used again unchanged."""
     io = SocketIO()
     async with four(io) as clients:
         room = io.to("a")
@@ -127,7 +127,7 @@ async def test_operators_change_nothing_in_place() -> None:
 
 @looped
 async def test_join_and_leave() -> None:
-    """A socket is in its own room and those it joins, once; leaving takes it out, leaving twice does nothing."""
+    """A socket is once in its own room and in those it joins; leaving removes it, and leaving twice does nothing."""
     io = SocketIO()
     async with served(io) as url, entered(url) as client:
         socket = io.sockets[client.sid]
@@ -144,7 +144,7 @@ async def test_join_and_leave() -> None:
 
 @looped
 async def test_rooms_are_of_a_namespace() -> None:
-    """Rooms of one name in two namespaces have nothing to do with each other."""
+    """Rooms of the same name in two namespaces are independent."""
     io = SocketIO()
     other = io.namespace("/other")
     async with served(io) as url, entered(url) as client:
@@ -160,7 +160,7 @@ async def test_rooms_are_of_a_namespace() -> None:
 
 @looped
 async def test_rooms_per_connection() -> None:
-    """A socket may be in rooms_per_connection rooms beside its own; the next one is refused and counted."""
+    """A socket may be in rooms_per_connection rooms besides its own; the next one is refused and counted."""
     io = SocketIO(rooms_per_connection=2)
     async with serving(io) as (partyline, url), entered(url) as client, entered(url) as other:
         socket = io.sockets[client.sid]
@@ -172,14 +172,14 @@ async def test_rooms_per_connection() -> None:
         assert partyline.counters.limits == {"rooms_per_connection": 1}
         with pytest.raises(InvalidValue):
             io.sockets_join("c")
-        assert "c" in io.sockets[other.sid].rooms, "one who is in too many rooms does not keep the others out"
+        assert "c" in io.sockets[other.sid].rooms, "a socket in too many rooms does not keep the others out"
         socket.leave("a")
         socket.join("c")
 
 
 @looped
 async def test_a_handler_that_joins_too_many_rooms() -> None:
-    """What a handler lets through is answered as any exception of it."""
+    """A too_many_rooms error that a handler does not catch is answered like any other exception."""
     io = SocketIO(rooms_per_connection=1)
     io.on("join", lambda socket, room: socket.join(room))
     async with served(io) as url, entered(url) as client:
@@ -192,7 +192,8 @@ async def test_a_handler_that_joins_too_many_rooms() -> None:
 
 @looped
 async def test_fetch_sockets() -> None:
-    """fetch_sockets tells id, rooms and data of an audience; a socket found so can be sent to, moved and expelled."""
+    """fetch_sockets gives id, rooms and data of an audience; a socket found like this can be sent to, moved and
+    expelled."""
     io = SocketIO()
     async with four(io) as clients:
         io.sockets[clients[0].sid].data["n"] = 7
@@ -245,7 +246,7 @@ async def test_disconnecting_many(close: bool) -> None:
 
 @looped
 async def test_a_call_to_many() -> None:
-    """A broadcast with an acknowledgement gathers what each answers, in the order in which it comes, each once."""
+    """A broadcast with an acknowledgement collects each client's answer once, in the order of arrival."""
     io = SocketIO()
     async with four(io) as clients:
         call = asyncio.ensure_future(io.to("a").to("b").call("question", b"\x01"))
@@ -262,7 +263,7 @@ async def test_a_call_to_many() -> None:
 
 @looped
 async def test_who_does_not_answer() -> None:
-    """Who does not answer in time is named, beside the answers of the others; late answers are dropped."""
+    """Clients that do not answer in time are named beside the answers of the others; late answers are dropped."""
     io = SocketIO()
     async with four(io) as clients:
         call = asyncio.ensure_future(io.timeout(0.05).call("question"))
@@ -283,7 +284,7 @@ async def test_who_does_not_answer() -> None:
 
 @looped
 async def test_how_long_is_said_first() -> None:
-    """A timeout that is said of the socket counts for a broadcast from it, too."""
+    """A timeout set on the socket applies to a broadcast from it, too."""
     io = SocketIO()
     async with four(io) as clients:
         socket = io.sockets[str(clients[0].sid)]
@@ -294,7 +295,7 @@ async def test_how_long_is_said_first() -> None:
 
 @looped
 async def test_who_goes_is_not_waited_for() -> None:
-    """Who goes away while answers are gathered is missing, and not waited for."""
+    """A client that leaves while answers are collected is missing, and nobody waits for it."""
     io = SocketIO()
     async with four(io) as clients:
         call = asyncio.ensure_future(io.call("question"))
@@ -349,7 +350,7 @@ async def test_all_kinds_of_clients() -> None:
 
 @looped
 async def test_binary_from_all_kinds_of_clients() -> None:
-    """Binary events from each kind of client arrive whole and in order, and come back so."""
+    """Binary events from each kind of client arrive whole and in order, and are echoed like that."""
     io = SocketIO(version_3=True)
     notes = Notes()
 
@@ -383,7 +384,7 @@ async def test_encoded_once_for_all_that_speak_alike() -> None:
 
 @looped
 async def test_a_poller_that_does_not_fetch() -> None:
-    """A poller whose events become too many is closed; the others of the room get every event."""
+    """A poller for which too many events wait is closed; the others of the room get every event."""
     io = SocketIO()
     notes = Notes()
     io.on_disconnect(lambda socket, reason: notes.append(reason))

@@ -1,4 +1,4 @@
-"""CONNECT and its answers, what closes a connection, and how it ends, over real sockets."""
+"""CONNECT and its answers, and what closes a connection and how, over real sockets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .clients import Notes, entered, looped, on, only, opened, polled, served, s
 
 
 def noted(io: SocketIO, name: str = "/") -> Notes:
-    """Notes of how sockets of a namespace come and go."""
+    """A record of how sockets of a namespace connect and disconnect."""
     notes = Notes()
     namespace = io.namespace(name)
     namespace.on_connect(lambda socket, auth: notes.append(("connect", auth)))
@@ -53,7 +53,7 @@ async def test_connect(packet: str, auth: dict[str, Any]) -> None:
 
 @looped
 async def test_a_public_id_opens_nothing() -> None:
-    """A socket's id is no session's id: requests that name it are refused."""
+    """A socket's id is not a session's id: requests that name it are refused."""
     io = SocketIO()
     async with served(io) as url, polled(url) as client:
         await client.enter()
@@ -65,7 +65,7 @@ async def test_a_public_id_opens_nothing() -> None:
 
 @looped
 async def test_unknown_namespace() -> None:
-    """A namespace that is not there is refused in Node's words, and the connection stays."""
+    """An unknown namespace is refused with Node's message, and the connection stays."""
     io = SocketIO()
     async with served(io) as url, opened(url) as client:
         await client.say("0/random,")
@@ -91,7 +91,7 @@ async def test_namespace_without_a_comma() -> None:
 
 @looped
 async def test_handshake() -> None:
-    """An application sees the request's headers and query, the address, the time, and the auth of this namespace."""
+    """The application sees the request's headers and query, the address, the time, and the auth of this namespace."""
     io = SocketIO()
     io.namespace("/custom")
     async with served(io) as url, opened(url, query="&a=1&b=%C3%A9", headers=("X-Own: yes",)) as client:
@@ -107,7 +107,7 @@ async def test_handshake() -> None:
 
 @looped
 async def test_connect_timeout() -> None:
-    """Without a CONNECT in time the connection is closed and counted; a refused one does not count as one."""
+    """Without a CONNECT in time the connection is closed and counted; a refused CONNECT does not count."""
     io = SocketIO(connect_timeout=0.1)
     async with serving(io) as (partyline, url), opened(url) as client:
         await client.say("0/random,")
@@ -118,7 +118,7 @@ async def test_connect_timeout() -> None:
 
 @looped
 async def test_connected_in_time() -> None:
-    """Who is in a namespace has no deadline any more, also after leaving it."""
+    """A client that has entered a namespace has no deadline any more, even after leaving it."""
     io = SocketIO(connect_timeout=1.0)
     async with serving(io) as (partyline, url), entered(url) as client:
         (connection,) = io.connections
@@ -131,7 +131,7 @@ async def test_connected_in_time() -> None:
 
 @looped
 async def test_on_connect_comes_before_the_answer() -> None:
-    """CONNECT is answered when on_connect has returned; what it emitted comes behind the answer, in order."""
+    """CONNECT is answered when on_connect has returned; what that emitted follows the answer, in order."""
     io = SocketIO()
     go = asyncio.Event()
 
@@ -185,7 +185,7 @@ async def test_a_second_connect() -> None:
 
 @looped
 async def test_two_connects_at_once() -> None:
-    """A CONNECT behind one that is still on its way is answered with it: there is one socket."""
+    """A CONNECT after one that is not answered yet gets the same answer: there is one socket."""
     io = SocketIO()
     gate = asyncio.Event()
     io.namespace("/slow").on_connect(lambda socket: gate.wait())
@@ -200,7 +200,7 @@ async def test_two_connects_at_once() -> None:
 
 @looped
 async def test_namespaces_per_connection() -> None:
-    """One connection can be in so many namespaces and no more."""
+    """A connection can be in namespaces_per_connection namespaces and no more."""
     io = SocketIO(namespaces_per_connection=2)
     io.namespace("/a")
     io.namespace("/b")
@@ -262,7 +262,7 @@ INVALID = [
 @pytest.mark.parametrize("packet", INVALID)
 @looped
 async def test_invalid_packets(packet: str) -> None:
-    """A packet that is none closes the connection, says so to the application, and no handler runs."""
+    """An invalid packet closes the connection, the application is told, and no handler runs."""
     io = SocketIO()
     notes = noted(io)
     io.on("x", lambda socket, *rest: notes.append("ran"))
@@ -279,7 +279,7 @@ async def test_invalid_packets(packet: str) -> None:
 )
 @looped
 async def test_placeholders_out_of_range(number: str) -> None:
-    """A placeholder for an attachment that is not there closes the connection."""
+    """A placeholder for a missing attachment closes the connection."""
     io = SocketIO()
     notes = noted(io)
     async with served(io) as url, entered(url) as client:
@@ -298,7 +298,7 @@ async def test_an_attachment_alone() -> None:
 
 @looped
 async def test_too_many_attachments() -> None:
-    """More than max_attachments close the connection, and are counted; as many as that do not."""
+    """More than max_attachments attachments close the connection and are counted; exactly that many do not."""
     io = SocketIO(max_attachments=2)
     heard = Notes()
     io.on("x", lambda socket, *rest: heard.append(rest))
@@ -324,7 +324,8 @@ async def test_too_large_with_attachments() -> None:
 
 @looped
 async def test_invalid_packets_by_polling() -> None:
-    """An invalid packet in a POST ends the session: its other packets are not heard, and later requests get a 400."""
+    """An invalid packet in a POST ends the session: the POST's other packets are ignored, and later requests get a
+    400."""
     io = SocketIO()
     notes = noted(io)
     io.on("x", lambda socket: notes.append("ran"))
@@ -333,13 +334,13 @@ async def test_invalid_packets_by_polling() -> None:
         await client.say("4abc", '2["x"]')
         assert (await client.polling.post("42")).status == 400
         assert notes[1:] == [("disconnecting", [client.sid], "parse error"), ("disconnect", [], "parse error")]
-        await client.polling.get()  # what was left to say: the close packet
+        await client.polling.get()  # what is left to fetch: the close packet
         assert not io.engine.connections
 
 
 @looped
 async def test_invalid_packets_cost_their_sender_only() -> None:
-    """Others of the namespace are none the worse."""
+    """An invalid packet does not affect the other clients of the namespace."""
     io = SocketIO()
     async with served(io) as url, entered(url) as other, entered(url) as client:
         await client.say("4abc")
@@ -381,7 +382,7 @@ async def test_refusals(way: str, asynchronous: bool) -> None:
 
 @looped
 async def test_a_refusal_without_data() -> None:
-    """Without data the refusal has none; data that cannot be sent is left out."""
+    """A refusal without data has none; data that cannot be sent is left out."""
     io = SocketIO()
     io.use(_refusing("no"))
     io.namespace("/odd").use(_refusing("no", object()))
@@ -400,7 +401,7 @@ def _refusing(message: str, data: Any = None) -> Any:
 @pytest.mark.parametrize("way", ["use", "on_connect"])
 @looped
 async def test_an_error_on_the_way_in(way: str) -> None:
-    """Any other exception refuses the client too, without a word about its cause."""
+    """Any other exception refuses the client, too, without giving its cause."""
     io = SocketIO()
 
     def fail(socket: Socket) -> None:
@@ -416,7 +417,7 @@ async def test_an_error_on_the_way_in(way: str) -> None:
 
 @looped
 async def test_auth_is_checked() -> None:
-    """Auth is bound to on_connect's annotation: what does not fit is refused with what is wrong."""
+    """Auth is bound to on_connect's annotation: what does not fit is refused with the reason."""
     io = SocketIO()
     seen = Notes()
 
@@ -437,7 +438,7 @@ async def test_auth_is_checked() -> None:
 
 @looped
 async def test_middlewares_in_order() -> None:
-    """Middlewares run one behind the other, before on_connect, each namespace's its own; a refusal ends the way."""
+    """Middlewares run one after another before on_connect, separately for each namespace; a refusal ends the chain."""
     io = SocketIO()
     seen = Notes()
 
@@ -457,7 +458,7 @@ async def test_middlewares_in_order() -> None:
 
 
 class _Later:
-    """A function that is none of the kinds that say of themselves that they await."""
+    """A function that returns an awaitable without being a coroutine function."""
 
     def __init__(self, notes: Notes) -> None:
         self._notes = notes
@@ -473,7 +474,7 @@ class _Later:
 
 @looped
 async def test_whatever_awaits_on_the_way_in() -> None:
-    """Middlewares and on_connect may return what awaits without being coroutine functions; timeouts work in them."""
+    """Middlewares and on_connect may return awaitables without being coroutine functions; timeouts work in them."""
     io = SocketIO()
     notes = Notes()
     io.use(_Later(notes))
@@ -488,7 +489,7 @@ async def test_whatever_awaits_on_the_way_in() -> None:
 
 @looped
 async def test_protocol_4() -> None:
-    """A client of Socket.IO 2 is in the main namespace without asking; its CONNECT has no sid in it."""
+    """A client of Socket.IO 2 is in the main namespace without asking; its CONNECT has no sid."""
     io = SocketIO(version_3=True)
     notes = noted(io)
     async with served(io) as url, opened(url, version=3, query="&token=x") as client:
@@ -501,7 +502,7 @@ async def test_protocol_4() -> None:
 
 @looped
 async def test_protocol_4_namespaces() -> None:
-    """In protocol 4 a namespace has a query of its own, which is its auth; the answer is bare."""
+    """In protocol 4 a namespace has its own query, which is its auth; the answer is bare."""
     io = SocketIO(version_3=True)
     notes = noted(io, "/custom")
     async with served(io) as url, opened(url, version=3) as client:
@@ -515,7 +516,7 @@ async def test_protocol_4_namespaces() -> None:
 
 @looped
 async def test_protocol_4_refusals() -> None:
-    """In protocol 4 a refusal is the data alone, or the bare message."""
+    """In protocol 4 a refusal is only the data, or the bare message."""
     io = SocketIO(version_3=True)
     io.use(_refusing("no", {"code": 401}))
     io.namespace("/plain").use(_refusing("no"))
@@ -527,7 +528,7 @@ async def test_protocol_4_refusals() -> None:
 
 @looped
 async def test_protocol_4_by_polling() -> None:
-    """By polling the implicit CONNECT is in the first body behind the handshake; events go both ways."""
+    """With polling the implicit CONNECT is in the first body after the handshake; events go both ways."""
     io = SocketIO(version_3=True)
     io.on("echo", lambda socket, data: socket.emit("echo", data))
     async with served(io) as url, polled(url, version=3) as client:
@@ -542,7 +543,8 @@ async def test_protocol_4_by_polling() -> None:
 @pytest.mark.parametrize("transport", ["websocket", "polling"])
 @looped
 async def test_a_client_that_leaves_a_namespace(transport: str) -> None:
-    """DISCONNECT ends one socket, with Node's reason; others of the connection go on. Rooms are left in between."""
+    """DISCONNECT ends one socket, with Node's reason; others of the connection go on. Rooms are left between
+    on_disconnecting and on_disconnect."""
     io = SocketIO()
     notes, others = noted(io), noted(io, "/other")
     async with served(io) as url, opened(url) if transport == "websocket" else polled(url) as client:
@@ -573,7 +575,7 @@ REASONS = [
 @pytest.mark.parametrize(("how", "reason"), REASONS)
 @looped
 async def test_reasons(how: str, reason: str) -> None:
-    """Why a socket is gone is said in Node's words, once, to each namespace of the connection."""
+    """Each namespace of a connection is told once, in Node's words, why its socket is gone."""
     io = SocketIO(ping_interval=0.3, ping_timeout=0.2) if how == "silence" else SocketIO()
     notes = [noted(io), noted(io, "/other")]
     async with served(io) as url, connected(url) as peer:
@@ -613,7 +615,7 @@ async def test_an_aborted_poll() -> None:
 
 @looped
 async def test_the_server_stops() -> None:
-    """Sockets hear that the server shuts down, however they are connected, and before it is gone."""
+    """Sockets are told that the server shuts down, however they are connected, before it is gone."""
     io = SocketIO()
     notes = noted(io)
     async with serving(io) as (_, url), entered(url) as client, polled(url) as other:
@@ -632,7 +634,7 @@ async def test_the_server_stops() -> None:
 @pytest.mark.parametrize("transport", ["websocket", "polling"])
 @looped
 async def test_disconnecting_a_socket(close: bool, transport: str) -> None:
-    """The server disconnects a socket behind what it has sent; with close the whole connection, all namespaces."""
+    """The server disconnects a socket after what it has sent; with close the whole connection with all namespaces."""
     io = SocketIO()
     io.namespace("/other")
     notes = noted(io)
@@ -679,7 +681,7 @@ async def test_disconnected_on_the_way_in(when: str, close: bool) -> None:
 @pytest.mark.parametrize("when", ["use", "on_connect"])
 @looped
 async def test_closed_on_the_way_in(when: str) -> None:
-    """A connection that ends while a middleware or on_connect runs leaves nothing behind."""
+    """Nothing is left of a connection that ends while a middleware or on_connect runs."""
     io = SocketIO()
     notes = Notes()
     getattr(io, when)(lambda socket: socket.close(4001, "no"))
@@ -694,8 +696,8 @@ async def test_closed_on_the_way_in(when: str) -> None:
 @pytest.mark.parametrize("when", ["use", "on_connect"])
 @looped
 async def test_lost_on_the_way_in(when: str) -> None:
-    """A connection that is lost while a middleware waits ends the middleware; on_connect has its time, then comes
-    on_disconnect, behind it."""
+    """If a connection is lost while a middleware waits, the middleware is ended; an on_connect has its time, and
+    on_disconnect runs after it."""
     io = SocketIO(disconnect_grace=0.05)
     notes = Notes()
 
@@ -744,8 +746,8 @@ async def test_on_connect_ends_behind_the_connection() -> None:
 
 @looped
 async def test_too_many_events() -> None:
-    """Beyond events_per_second an acknowledgement says so, a handler does not run, and acknowledgements, CONNECT and
-    DISCONNECT are still heard."""
+    """Beyond events_per_second an acknowledgement says so and the handler does not run, but acknowledgements, CONNECT
+    and DISCONNECT are still handled."""
     io = SocketIO()
     heard = Notes()
     io.namespace("/other")

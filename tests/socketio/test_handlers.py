@@ -1,4 +1,4 @@
-"""Handlers: in what order they run, what they get, what their clients are told."""
+"""Handlers: the order in which they run, what they get, and what their clients are told."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ async def test_one_at_a_time() -> None:
 
 @looped
 async def test_sockets_do_not_wait_for_each_other() -> None:
-    """A handler that hangs holds up its own socket only: not the other clients, not its client's other namespaces."""
+    """A handler that hangs holds up only its own socket, not other clients or its client's other namespaces."""
     io = SocketIO(disconnect_grace=0)
     other = io.namespace("/other")
     never = asyncio.Event()
@@ -78,7 +78,7 @@ async def test_sockets_do_not_wait_for_each_other() -> None:
 
 @looped
 async def test_concurrent() -> None:
-    """A concurrent handler runs beside all others, before and behind it."""
+    """A concurrent handler runs beside all others, earlier and later ones."""
     io = SocketIO()
     first, second = asyncio.Event(), asyncio.Event()
 
@@ -105,7 +105,7 @@ async def test_concurrent() -> None:
 
 @looped
 async def test_concurrent_handlers_are_bounded() -> None:
-    """Concurrent handlers that run count as events that wait: a client cannot begin any number of them."""
+    """Running concurrent handlers count as waiting events, so a client cannot start any number of them."""
     io = SocketIO(max_pending_events=4, disconnect_grace=0)
     notes, go = Notes(), asyncio.Event()
 
@@ -128,7 +128,7 @@ async def test_concurrent_handlers_are_bounded() -> None:
 
 @looped
 async def test_acknowledgements_overtake() -> None:
-    """A handler may await its own client: the answer overtakes the events that wait behind it."""
+    """A handler may await its own client: the answer overtakes the events that wait after it."""
     io = SocketIO()
 
     @io.on("ask")
@@ -147,7 +147,7 @@ async def test_acknowledgements_overtake() -> None:
 
 
 def loop_turns(io: SocketIO) -> Callable[[], bool]:
-    """Whether a handler has run in the turn of the loop in which its event arrived: it is then in no task."""
+    """Whether a handler has run in the turn of the loop in which its event arrived, and so without a task."""
     seen: list[bool] = []
 
     def note() -> None:
@@ -168,7 +168,8 @@ def loop_turns(io: SocketIO) -> Callable[[], bool]:
 
 @looped
 async def test_inline_or_a_task() -> None:
-    """A def, and an async def without an await, run at once in the turn of the read; one that awaits is a task."""
+    """A def, and an async def that does not await, run at once in the turn of the read; one that awaits becomes a
+    task."""
     io = SocketIO()
     inline = loop_turns(io)
     async with served(io) as url, entered(url) as client:
@@ -421,7 +422,7 @@ def label(value: Any) -> str:
 @pytest.mark.parametrize(("handler", "arguments", "answer"), FITTING, ids=label)
 @looped
 async def test_arguments_that_fit(handler: Any, arguments: list[str], answer: Any) -> None:
-    """Arguments are decoded into what the handler's annotations say: Structs, dataclasses, TypedDicts, pydantic."""
+    """Arguments are decoded into the types of the handler's annotations: Structs, dataclasses, TypedDicts, pydantic."""
     io = SocketIO()
     io.on("x", handler)
     async with served(io) as url, entered(url) as client:
@@ -454,8 +455,8 @@ UNFIT = [
 @pytest.mark.parametrize(("handler", "arguments", "message"), UNFIT, ids=label)
 @looped
 async def test_arguments_that_do_not_fit(handler: Any, arguments: list[str], message: str) -> None:
-    """Arguments that do not fit: the acknowledgement is an error object, on_invalid hears of it, the handler does not
-    run, it is counted, and the connection stays."""
+    """If arguments do not fit, the acknowledgement is an error object, on_invalid is called, the handler does not run,
+    it is counted, and the connection stays."""
     io = SocketIO()
     notes = Notes()
 
@@ -482,7 +483,8 @@ async def test_arguments_that_do_not_fit(handler: Any, arguments: list[str], mes
 
 @looped
 async def test_binary_arguments() -> None:
-    """bytes take attachments and nothing else; Structs may hold them; without annotations they are bytes, too."""
+    """bytes take attachments and nothing else; Structs may hold them; without annotations attachments are bytes,
+    too."""
     io = SocketIO()
 
     class Upload(msgspec.Struct):
@@ -521,7 +523,7 @@ def _handler(function: Any, kind: Any) -> Any:
 
 @looped
 async def test_a_check_of_the_applications_own_fails() -> None:
-    """A check that raises something of its own is an error like one of the handler, and holds nothing up."""
+    """A check that raises its own exception is handled like a handler's error, and does not hold anything up."""
     io = SocketIO()
     release = asyncio.Event()
 
@@ -541,7 +543,8 @@ async def test_a_check_of_the_applications_own_fails() -> None:
 
 @looped
 async def test_a_value_that_is_none() -> None:
-    """JSON that no value here can hold is no reason to close: the acknowledgement says that it does not fit."""
+    """JSON that no Python value can hold does not close the connection: the acknowledgement says that it does not
+    fit."""
     io = SocketIO()
     notes = Notes()
     io.on("x", lambda socket, value: notes.append(value))
@@ -577,7 +580,7 @@ def _unknown(socket: Socket, value: Nowhere) -> None: ...  # type: ignore[name-d
     ids=label,
 )
 def test_functions_that_cannot_be_handlers(function: Any, words: str) -> None:
-    """A function that no event could be bound to is refused when it is registered, and the error says which."""
+    """A function to which no event could be bound is refused when it is registered, and the error names it."""
     with pytest.raises(ConfigError, match=words) as caught:
         SocketIO().on("x", function)
     assert function.__name__ in str(caught.value)
@@ -585,14 +588,14 @@ def test_functions_that_cannot_be_handlers(function: Any, words: str) -> None:
 
 @pytest.mark.parametrize("name", ["connect", "connect_error", "disconnect", "disconnecting", "newListener"])
 def test_events_that_cannot_come(name: str) -> None:
-    """Nobody can wait for an event that is reserved; the error says what to use instead."""
+    """A handler for a reserved event is refused, and the error says what to use instead."""
     with pytest.raises(ConfigError, match=f"on_{name}" if name in ("connect", "disconnect", "disconnecting") else name):
         SocketIO().on(name, lambda socket: None)
 
 
 @pytest.mark.parametrize("name", ["on_disconnecting", "on_invalid"])
 def test_plain_functions(name: str) -> None:
-    """Where nobody would await it, a coroutine function is refused."""
+    """A coroutine function is refused if nobody would await it."""
 
     async def function(*arguments: Any) -> None: ...
 
@@ -623,7 +626,8 @@ RETURNED: list[tuple[Any, list[Any]]] = [
 @pytest.mark.parametrize(("value", "packets"), RETURNED, ids=label)
 @looped
 async def test_what_is_returned(value: Any, packets: list[Any], asynchronous: bool) -> None:
-    """What a handler returns is the acknowledgement: None is none, a tuple several; without an id nothing is sent."""
+    """What a handler returns is the acknowledgement: None gives no value, a tuple several; without an id nothing is
+    sent."""
     io = SocketIO()
 
     async def handler(socket: Socket) -> Any:
@@ -641,7 +645,7 @@ async def test_what_is_returned(value: Any, packets: list[Any], asynchronous: bo
 @pytest.mark.parametrize("value", [object(), {1, object()}, {"x": ...}], ids=["object", "set", "deep"])
 @looped
 async def test_what_cannot_be_returned(value: Any) -> None:
-    """What cannot be sent is an internal error to the client, not a silence."""
+    """If an answer cannot be sent, the client gets an internal error, and not silence."""
     io = SocketIO()
     io.on("x", lambda socket: value)
     async with served(io) as url, entered(url) as client:
@@ -692,8 +696,8 @@ FAILING = [_raises, _raises_later, _raises_at_once, _cancelled, _cancelled_inlin
 @pytest.mark.parametrize("handler", FAILING, ids=label)
 @looped
 async def test_exceptions(handler: Any, several: bool) -> None:
-    """A handler that raises, or exits: the client gets {"error": "internal"} and nothing more, the connection, the
-    order and the server stay, and the log says which socket (hostile 44, 57)."""
+    """When a handler raises or exits, the client gets only {"error": "internal"}, the connection, the order and the
+    server survive, and the log names the socket (hostile 44, 57)."""
     io = SocketIO()
     io.on("x", handler)
     if several:
@@ -707,7 +711,7 @@ async def test_exceptions(handler: Any, several: bool) -> None:
 
 @looped
 async def test_a_handler_that_the_application_cancels() -> None:
-    """Its event is answered as one that failed, and the events behind it have their turn."""
+    """The event of a cancelled handler is answered as failed, and the events after it get their turn."""
     io = SocketIO()
     running: list[asyncio.Task[Any]] = []
 
@@ -745,8 +749,8 @@ async def test_an_exception_is_logged(caplog: pytest.LogCaptureFixture) -> None:
 @pytest.mark.parametrize("failure", [SystemExit, KeyboardInterrupt, KeyError])
 @looped
 async def test_failures_of_whatever_listens(failure: type[BaseException]) -> None:
-    """Whatever a program registers may fail, or exit: it costs its own call only, and the server goes on
-    (hostile 57)."""
+    """Whatever function a program registers may fail or exit: only that call is lost, and the server goes on (hostile
+    57)."""
     io = SocketIO()
 
     def fail(*arguments: Any) -> None:
@@ -789,7 +793,7 @@ def _takes_a_number(socket: Socket, number: int) -> int:
 
 @looped
 async def test_no_handler() -> None:
-    """An event that nobody hears is dropped: no answer, no end."""
+    """An event without a handler is dropped: it gets no answer and does not end the connection."""
     async with served(SocketIO()) as url, entered(url) as client:
         await client.say('20["x",1]')
         await client.sync()
@@ -833,7 +837,7 @@ async def test_several_handlers() -> None:
 
 @looped
 async def test_on_any() -> None:
-    """Catch-all listeners hear every event with its name and arguments, before its handlers, also where it has none."""
+    """Catch-all listeners get every event with its name and arguments before its handlers, also if it has none."""
     io = SocketIO()
     notes = Notes()
 
@@ -857,7 +861,7 @@ async def test_on_any() -> None:
 
 @looped
 async def test_a_listener_of_everything_that_raises() -> None:
-    """A catch-all that raises is an internal error; the event's own handler runs all the same."""
+    """A catch-all that raises gives an internal error; the event's own handler runs all the same."""
     io = SocketIO()
     notes = Notes()
 
@@ -873,7 +877,7 @@ async def test_a_listener_of_everything_that_raises() -> None:
 
 @looped
 async def test_handlers_added_later() -> None:
-    """A handler that is added while clients are connected is heard by them, too."""
+    """A handler that is added while clients are connected serves them, too."""
     io = SocketIO()
     async with served(io) as url, entered(url) as client, polled(url) as other:
         await other.enter()

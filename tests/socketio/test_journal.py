@@ -1,4 +1,4 @@
-"""The log under a namespace: what is published is kept first; with recovery everything passes one queue, in order."""
+"""The log under a namespace: published events are kept first; with recovery everything passes one queue, in order."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .clients import Client, Notes, entered, looped, only, opened, polled, serve
 
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch) -> SaboteurStore:
-    """The log of the next server: it commits when it is told to."""
+    """The log of the next server, which commits when told."""
     store = SaboteurStore()
     monkeypatch.setattr("partyline.parts.store", lambda *arguments, **named: store)
     return store
@@ -46,7 +46,7 @@ async def offsets(client: Client, count: int) -> list[list[Any]]:
 
 @looped
 async def test_publish() -> None:
-    """What is published to a room is kept, and reaches the room's members, without an offset where recovery is off."""
+    """An event published to a room is kept and reaches the room's members, without an offset if recovery is off."""
     io = SocketIO()
     async with served(io) as url, entered(url) as client, entered(url) as other:
         io.sockets[client.sid].join("a")
@@ -66,7 +66,7 @@ async def test_publish() -> None:
 
 @looped
 async def test_history() -> None:
-    """History is the newest entries of one room before a position, oldest first, of this namespace alone."""
+    """History gives the newest entries of a room before a position, oldest first, of this namespace only."""
     io = SocketIO()
     other = io.namespace("/other")
     async with served(io):
@@ -87,7 +87,8 @@ async def test_history() -> None:
 
 @looped
 async def test_publish_errors(store: SaboteurStore) -> None:
-    """What the log refuses is the publisher's error, and nobody gets it; bad values are refused before."""
+    """If the log refuses an event, the publisher gets the error and nobody the event; bad values are refused before
+    that."""
     io = SocketIO()
     async with served(io) as url, entered(url) as client:
         only(io).join("a")
@@ -106,7 +107,7 @@ async def test_publish_errors(store: SaboteurStore) -> None:
 
 @looped
 async def test_a_cancelled_publish(store: SaboteurStore) -> None:
-    """A publisher that is cancelled has published all the same."""
+    """A publish whose caller is cancelled is done all the same."""
     io = SocketIO()
     async with served(io) as url, entered(url) as client:
         only(io).join("a")
@@ -128,8 +129,8 @@ async def test_publish_without_a_server() -> None:
 
 @looped
 async def test_publish_with_recovery(store: SaboteurStore) -> None:
-    """With recovery what is published has its offset, stands in one order with what is emitted, and reaches nobody
-    where the log refuses it."""
+    """With recovery a published event has an offset, is in one order with emitted events, and reaches nobody if the log
+    refuses it."""
     io = recovering()
     async with served(io) as url, entered(url) as client:
         only(io).join("a")
@@ -155,7 +156,7 @@ async def test_publish_with_recovery(store: SaboteurStore) -> None:
 
 @looped
 async def test_nothing_leaves_before_its_commit(store: SaboteurStore) -> None:
-    """emit never waits; an event leaves when it is committed, with its offset as the last argument."""
+    """emit never waits; an event is sent when it is committed, with its offset as the last argument."""
     io = recovering()
     async with served(io) as url, entered(url) as client:
         assert set(client.answer) == {"sid", "pid"}
@@ -173,8 +174,8 @@ async def test_nothing_leaves_before_its_commit(store: SaboteurStore) -> None:
 
 @looped
 async def test_one_queue_for_events_acknowledgements_and_disconnects(store: SaboteurStore) -> None:
-    """Events, acknowledgements, calls and disconnects leave in the order in which they were made, and nothing of what
-    stands behind an event leaves before it."""
+    """Events, acknowledgements, calls and disconnects are sent in the order in which they were made, and nothing that
+    follows an event is sent before it."""
     io = recovering()
     io.on("x", lambda socket: [socket.emit("first"), "answer"][1])
     async with served(io) as url, entered(url) as client:
@@ -206,7 +207,7 @@ async def test_one_queue_for_events_acknowledgements_and_disconnects(store: Sabo
 @pytest.mark.parametrize("transport", ["websocket", "polling"])
 @looped
 async def test_the_end_of_a_connection_waits_for_the_log(store: SaboteurStore, transport: str) -> None:
-    """disconnect(close=True) ends the connection behind everything that was sent to any of its namespaces."""
+    """disconnect(close=True) ends the connection after everything that was sent to any of its namespaces."""
     io = recovering()
     other = io.namespace("/other")
     async with served(io) as url, entered(url) if transport == "websocket" else polled(url) as client:
@@ -227,7 +228,7 @@ async def test_the_end_of_a_connection_waits_for_the_log(store: SaboteurStore, t
 
 @looped
 async def test_events_are_what_they_were(store: SaboteurStore) -> None:
-    """An application may change its values behind emit and call: what leaves is what was there then."""
+    """An application may change its values after emit and call: what is sent is their state at that time."""
     io = recovering()
     async with served(io) as url, entered(url) as client:
         board: list[Any] = []
@@ -246,7 +247,7 @@ async def test_events_are_what_they_were(store: SaboteurStore) -> None:
 
 @looped
 async def test_whom_an_event_goes_to(store: SaboteurStore) -> None:
-    """Whom an event goes to is decided when it is emitted, as if there were no log."""
+    """The recipients of an event are decided when it is emitted, as if there were no log."""
     io = recovering()
     async with served(io) as url, entered(url) as client, entered(url) as other:
         io.sockets[client.sid].join("a")
@@ -263,7 +264,7 @@ async def test_whom_an_event_goes_to(store: SaboteurStore) -> None:
 
 @looped
 async def test_acknowledged_events_have_no_offset(store: SaboteurStore) -> None:
-    """Events with an acknowledgement are not kept: nobody could acknowledge them later."""
+    """Events with an acknowledgement are not kept, because nobody could acknowledge them later."""
     io = recovering()
     async with served(io) as url, entered(url) as client:
         call = asyncio.ensure_future(only(io).call("question"))
@@ -275,7 +276,7 @@ async def test_acknowledged_events_have_no_offset(store: SaboteurStore) -> None:
 
 @looped
 async def test_protocol_4_gets_no_offsets(store: SaboteurStore) -> None:
-    """Clients of Socket.IO 2 know no recovery: their events have no offset, and they have no session."""
+    """Clients of Socket.IO 2 do not know recovery: their events have no offset, and they have no session."""
     io = recovering(version_3=True)
     async with served(io) as url, opened(url, version=3) as client, entered(url) as other:
         assert await client.next() == "0"
@@ -289,7 +290,7 @@ async def test_protocol_4_gets_no_offsets(store: SaboteurStore) -> None:
 
 @looped
 async def test_a_refusing_log(store: SaboteurStore) -> None:
-    """Where the log refuses, emitted events go out all the same, in order, without an offset."""
+    """If the log refuses, emitted events are sent all the same, in order, without an offset."""
     io = recovering()
     async with served(io) as url, entered(url) as client:
         for n in range(4):
@@ -307,7 +308,7 @@ async def test_a_refusing_log(store: SaboteurStore) -> None:
 
 @looped
 async def test_a_failing_log(store: SaboteurStore) -> None:
-    """A row that its publisher was told is lost, and that comes back when the disk does, reaches nobody twice."""
+    """A row that was reported as lost and is found again when the disk is back reaches nobody twice."""
     io = recovering()
     async with served(io) as url, entered(url) as client:
         io.emit("x")
@@ -326,7 +327,7 @@ async def test_a_failing_log(store: SaboteurStore) -> None:
 
 @looped
 async def test_listeners_of_what_leaves(store: SaboteurStore) -> None:
-    """on_any_outgoing hears an event when it leaves, and an event that it emits stands behind."""
+    """on_any_outgoing is called when an event is sent, and an event that it emits follows."""
     io = recovering()
     notes = Notes()
     async with served(io) as url, entered(url) as client:
@@ -348,7 +349,7 @@ async def test_listeners_of_what_leaves(store: SaboteurStore) -> None:
 
 @looped
 async def test_an_event_within_an_event() -> None:
-    """The same on a log that commits at once: order and offsets agree, and the log's place does not go back."""
+    """On a log that commits at once, too, order and offsets agree, and the log's place does not go back."""
     io = recovering()
     async with served(io) as url, entered(url) as client:
         socket = only(io)
@@ -361,7 +362,7 @@ async def test_an_event_within_an_event() -> None:
 
 @looped
 async def test_a_dynamic_namespace_waits_for_its_log(store: SaboteurStore) -> None:
-    """A namespace of a pattern does not vanish before what its last member was sent has left."""
+    """A namespace of a pattern does not vanish before everything to its last member has been sent."""
     io = recovering()
     io.namespace("/game-{id:int}")
     async with served(io) as url, entered(url, "/game-1") as client:
@@ -376,7 +377,7 @@ async def test_a_dynamic_namespace_waits_for_its_log(store: SaboteurStore) -> No
 
 @looped
 async def test_a_slow_disk_holds_up_nobody(tmp_path: Path) -> None:
-    """On a real log everything arrives, complete and in order, whatever is mixed."""
+    """On a real log everything arrives complete and in order, whatever is mixed."""
     io = recovering()
 
     @io.on("x")

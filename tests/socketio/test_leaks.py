@@ -1,4 +1,4 @@
-"""Nothing is left of clients, however they come and go."""
+"""Nothing is left of clients, however they connect and leave."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ _OURS = (Socket, Connection, EngineConnection, WebSocket)
 
 
 def alive() -> list[Any]:
-    """The objects of clients that are still somewhere in memory."""
+    """The objects of clients that are still in memory."""
     gc.collect()
     return [one for one in gc.get_objects() if type(one) in _OURS]
 
 
 async def nothing_is_left(io: SocketIO, partyline: Partyline) -> None:
-    """Neither in tables, nor as a task, a deadline or an object."""
+    """Nothing of clients is left in tables, or as a task, a deadline or an object."""
     await eventually(lambda: not remains(io), f"tables are empty: {remains(io)}")
     await nothing_is_held(partyline)
     assert io.engine._sessions._polling == {}
@@ -64,7 +64,7 @@ def joining(**rules: Any) -> SocketIO:
 
     @io.on("ask")
     async def ask(socket: Socket) -> None:
-        with contextlib.suppress(PeerGone):  # what is logged of an exception would hold on to the socket
+        with contextlib.suppress(PeerGone):  # a logged exception would keep the socket alive
             await socket.call("question")
 
     return io
@@ -72,7 +72,7 @@ def joining(**rules: Any) -> SocketIO:
 
 @looped
 async def test_an_upgrade_that_is_never_finished() -> None:
-    """A WebSocket that comes to take over and does not leaves nothing, neither before nor behind its probe."""
+    """Nothing is left of a WebSocket that should take over and does not, neither before nor after its probe."""
     io = joining(upgrade_timeout=0.1)
     async with serving(io) as (partyline, url):
         for probes in (False, True):
@@ -93,7 +93,7 @@ async def test_an_upgrade_that_is_never_finished() -> None:
 
 @looped
 async def test_an_upgrade_in_the_middle_of_events() -> None:
-    """Events before, during and behind an upgrade arrive in order, and the socket is the same."""
+    """Events before, during and after an upgrade arrive in order, and the socket is the same."""
     io = joining()
     async with serving(io) as (partyline, url):
         async with polled(url) as client, connected(url) as peer:
@@ -133,7 +133,7 @@ async def test_a_poll_that_is_aborted() -> None:
 @pytest.mark.parametrize("transport", ["websocket", "polling"])
 @looped
 async def test_a_client_that_vanishes_before_connect(transport: str) -> None:
-    """A client that is lost between the handshake and CONNECT has no deadline and no object left."""
+    """Neither a deadline nor an object is left of a client that is lost between the handshake and CONNECT."""
     io = joining(ping_interval=0.1, ping_timeout=0.05)
     async with serving(io) as (partyline, url):
         if transport == "websocket":
@@ -148,7 +148,7 @@ async def test_a_client_that_vanishes_before_connect(transport: str) -> None:
 
 @looped
 async def test_a_client_that_vanishes_while_it_enters() -> None:
-    """A client that is lost in a middleware, or in on_connect, leaves nothing."""
+    """Nothing is left of a client that is lost in a middleware or in on_connect."""
     io = SocketIO(disconnect_grace=0.01)
     other = io.namespace("/other-{n}")
     never = asyncio.Event()
@@ -165,7 +165,8 @@ async def test_a_client_that_vanishes_while_it_enters() -> None:
 
 @looped
 async def test_clients_that_vanish_in_handlers() -> None:
-    """Clients that are lost while a handler hangs, or waits for their answer, with events behind it, leave nothing."""
+    """Nothing is left of clients that are lost while a handler hangs or waits for their answer, with more events
+    waiting."""
     io = joining()
     async with serving(io) as (partyline, url):
         for event in ("hang", "ask"):
@@ -184,8 +185,8 @@ async def test_clients_that_vanish_in_handlers() -> None:
 @pytest.mark.parametrize("recovery", [None, 0.2])
 @looped
 async def test_many_come_and_go(recovery: float | None) -> None:
-    """A thousand sockets connect, join three rooms, and go, each in one of four ways, five times: tables, tasks,
-    deadlines and memory are as before, and with recovery once the window is over."""
+    """After a thousand sockets have connected, joined three rooms and left, each in one of four ways, five times,
+    tables, tasks, deadlines and memory are as before, with recovery once the window is over."""
     io = joining(recovery_window=recovery)
     async with serving(io) as (partyline, url):
         for _ in range(5):
@@ -198,7 +199,7 @@ async def test_many_come_and_go(recovery: float | None) -> None:
 
 
 async def come_and_go(io: SocketIO, url: str, part: int) -> None:
-    """Fifty clients, one behind the other."""
+    """Fifty clients, one after another."""
     for n in range(50):
         async with opened(url) as client:
             await client.enter()

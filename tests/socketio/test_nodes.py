@@ -1,4 +1,4 @@
-"""Several nodes in one process: what is done to an audience is done to all of it, wherever its sockets are."""
+"""Several nodes in one process: whatever is done to an audience reaches all of it, wherever its sockets are."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Node:
 
 
 class Client:
-    """A client that says what it is told to."""
+    """A client that sends what it is told."""
 
     def __init__(self, peer: WebSocketPeer, id: str) -> None:  # noqa: A002 - the protocol's word
         self.peer = peer
@@ -88,7 +88,8 @@ async def client(node: Node, *rooms: str, name: str = "") -> AsyncIterator[Clien
 
 
 def test_an_event_reaches_a_room_on_all_nodes(run: Run) -> None:
-    """To a room: its members on every node, each once, and nobody else; excluded ones do not get it, local stays."""
+    """An event to a room reaches its members on every node, each once, and nobody else; excluded ones do not get it,
+    and a local one stays local."""
 
     async def main() -> None:
         async with (
@@ -109,7 +110,7 @@ def test_an_event_reaches_a_room_on_all_nodes(run: Run) -> None:
 
 
 def test_binary_crosses_nodes(run: Run) -> None:
-    """Bytes at depth are the same bytes on the other node."""
+    """Nested bytes are the same bytes on the other node."""
 
     async def main() -> None:
         async with nodes(2) as (one, two), client(two) as far:
@@ -121,7 +122,7 @@ def test_binary_crosses_nodes(run: Run) -> None:
 
 
 def test_a_broadcast_gathers_answers_from_all_nodes(run: Run) -> None:
-    """`call` returns when everybody has answered, on every node, with the values in the order in which they came."""
+    """`call` returns when everybody on every node has answered, with the values in the order of arrival."""
 
     async def main() -> None:
         async with nodes(3) as (one, two, _), client(one) as near, client(two) as far, client(two) as further:
@@ -135,7 +136,7 @@ def test_a_broadcast_gathers_answers_from_all_nodes(run: Run) -> None:
 
 
 def test_a_broadcast_names_who_is_missing(run: Run) -> None:
-    """Who goes away or keeps silent is missing, with the answers so far; whoever it is, wherever."""
+    """Clients that leave or stay silent, on any node, are reported as missing, with the answers so far."""
 
     async def main() -> None:
         async with nodes(2) as (one, two), client(one) as near, client(two) as silent:
@@ -169,8 +170,8 @@ def test_sockets_of_all_nodes(run: Run) -> None:
 
 @pytest.mark.parametrize("value", [object(), {1, object()}, 2**70])
 def test_data_that_cannot_travel(run: Run, caplog: pytest.LogCaptureFixture, value: Any) -> None:
-    """A socket whose data has no form is shown to other nodes without it, and the log names the socket and the place;
-    the other sockets of its node are shown whole, and nobody waits in vain."""
+    """A socket whose data cannot be encoded is shown to other nodes without it, and the log names the socket and the
+    place; the other sockets of its node are shown whole, and nobody waits in vain."""
 
     async def main() -> None:
         async with nodes(2) as (one, two), client(two, name="bob") as fine, client(two) as odd:
@@ -185,7 +186,7 @@ def test_data_that_cannot_travel(run: Run, caplog: pytest.LogCaptureFixture, val
 
 
 def test_sockets_are_moved_and_disconnected_on_all_nodes(run: Run) -> None:
-    """Joins, leaves and disconnects reach an audience on every node; a remote socket can be spoken to by itself."""
+    """Joins, leaves and disconnects reach an audience on every node; a single remote socket can be addressed, too."""
 
     async def main() -> None:
         async with nodes(2) as (one, two), client(one, "a") as near, client(two, "a") as far:
@@ -298,8 +299,8 @@ def test_nodes_of_other_versions(run: Run) -> None:
 
 
 def test_servers_talk_among_themselves(run: Run) -> None:
-    """`server_side_emit` reaches the other servers, not this one; `server_side_call` brings what each answers, and a
-    handler that fails answers that."""
+    """`server_side_emit` reaches the other servers, not this one; `server_side_call` returns what each answers, and a
+    handler that fails answers with that."""
 
     async def main() -> None:
         async with nodes(3) as (one, two, three):
@@ -325,7 +326,7 @@ def test_servers_talk_among_themselves(run: Run) -> None:
 
 
 def test_a_node_that_is_cut_off_is_named(run: Run) -> None:
-    """A question to a node that does not answer ends in time, with what the others said and its name."""
+    """A question to a node that does not answer ends in time, with the others' answers and that node's name."""
 
     async def main() -> None:
         async with nodes(3) as (one, two, three), client(two) as far:
@@ -341,7 +342,7 @@ def test_a_node_that_is_cut_off_is_named(run: Run) -> None:
 
 
 def test_a_node_that_leaves_is_not_waited_for(run: Run) -> None:
-    """A node that stopped is asked no more: questions come back at once."""
+    """A stopped node is no longer asked, and questions return at once."""
 
     async def main() -> None:
         cluster = MemoryCluster()
@@ -357,6 +358,6 @@ def test_a_node_that_leaves_is_not_waited_for(run: Run) -> None:
 
 
 def test_recovery_wants_one_log(run: Run) -> None:
-    """Nodes with a log each cannot recover each other's sessions: that is said, not half done."""
+    """Nodes with separate logs cannot recover each other's sessions, which is refused and not half done."""
     with pytest.raises(ConfigError, match="recovery_window"):
         SocketIO(adapter=MemoryCluster().adapter(), recovery_window=120.0)

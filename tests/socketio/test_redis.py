@@ -1,4 +1,4 @@
-"""Handlers that use redis-py, as applications do: its timeouts and cancel scopes want to be in a task."""
+"""Handlers that use redis-py, as applications do: its timeouts and cancel scopes need a task."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ async def redis_server(folder: Path) -> AsyncIterator[Any]:
 
 @looped
 async def test_redis_in_a_handler(tmp_path: Path) -> None:
-    """A handler asks Redis, with a timeout of its own, in a pipeline, and while it waits for a message; events keep
-    their order behind it."""
+    """A handler may use Redis with its own timeout, in a pipeline, and while it waits for a message; later events keep
+    their order."""
     io = SocketIO()
     async with redis_server(tmp_path) as redis:
 

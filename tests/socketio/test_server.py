@@ -20,7 +20,7 @@ from .clients import Notes, entered, looped, only, opened, served
 
 @looped
 async def test_static_namespaces() -> None:
-    """A namespace is made at the first call, is the same at the next, and stays when nobody is in it."""
+    """A namespace is created by the first call, is the same at the next, and stays when nobody is in it."""
     io = SocketIO()
     assert io.namespace("/") is io
     chat = io.namespace("chat")
@@ -61,7 +61,7 @@ PATTERNS = [
 @pytest.mark.parametrize(("pattern", "name", "params"), PATTERNS)
 @looped
 async def test_patterns(pattern: str, name: str, params: dict[str, Any] | None) -> None:
-    """A pattern lets clients into the namespaces that match, and says in `params` what was in its holes."""
+    """A pattern admits clients to the namespaces that match, and gives the values of its placeholders in `params`."""
     io = SocketIO()
     seen = Notes()
     io.namespace(pattern).on_connect(lambda socket: seen.append(socket.namespace.params))
@@ -77,7 +77,7 @@ async def test_patterns(pattern: str, name: str, params: dict[str, Any] | None) 
 
 @pytest.mark.alone
 def test_a_pattern_is_matched_in_time() -> None:
-    """The longest name that a client may send is matched at once, also where it nearly fits in many ways."""
+    """The longest name that a client may send is matched at once, even if it nearly fits in many ways."""
     io = SocketIO()
     pattern = io.namespace("/{a}-{b}-{c}-{d}")
     began = time.process_time()
@@ -90,7 +90,7 @@ def test_a_pattern_is_matched_in_time() -> None:
     "name", ["/a,b", "/a?b", "/{}", "/{id", "/id}", "/{id:float}", "/{1d}", "/{id}/{id}", "/{id:int}{", "/{{id}}"]
 )
 def test_names_that_cannot_be(name: str) -> None:
-    """A name that no client could send, or a pattern that is none, is refused, and the error has it."""
+    """A name that no client could send, or an invalid pattern, is refused, and the error contains it."""
     with pytest.raises(ConfigError, match=re.escape(repr(name))):
         SocketIO().namespace(name)
 
@@ -136,7 +136,7 @@ def _even(socket: Socket) -> None:
 
 @looped
 async def test_a_call_to_a_pattern() -> None:
-    """A call to all namespaces of a pattern gathers all answers and all who are missing."""
+    """A call to all namespaces of a pattern collects all answers and all missing clients."""
     io = SocketIO()
     games = io.namespace("/game-{id:int}")
     async with served(io) as url, entered(url, "/game-1") as first, entered(url, "/game-2") as second:
@@ -158,7 +158,7 @@ async def test_a_call_to_a_pattern() -> None:
 @pytest.mark.parametrize("asynchronous", [False, True])
 @looped
 async def test_functions(asynchronous: bool) -> None:
-    """A function decides by name and auth; what it raises refuses the client, and its words stay here."""
+    """A function decides by name and auth; its exception refuses the client, which does not see the message."""
     io = SocketIO()
 
     def matches(name: str, auth: dict[str, Any]) -> bool:
@@ -184,7 +184,7 @@ async def test_functions(asynchronous: bool) -> None:
 
 @looped
 async def test_the_first_that_matches() -> None:
-    """A name that is there goes before patterns, and an earlier pattern before a later one."""
+    """An existing name takes precedence over patterns, and an earlier pattern over a later one."""
     io = SocketIO()
     seen = Notes()
     io.namespace("/static").on_connect(lambda socket: seen.append("static"))
@@ -198,7 +198,7 @@ async def test_the_first_that_matches() -> None:
 
 @looped
 async def test_one_namespace_of_a_pattern() -> None:
-    """Handlers that are given to one namespace of a pattern are its own, beside those of the pattern."""
+    """A namespace of a pattern can have its own handlers besides those of the pattern."""
     io = SocketIO()
     seen = Notes()
     games = io.namespace("/game-{id:int}")
@@ -219,7 +219,7 @@ async def test_one_namespace_of_a_pattern() -> None:
 
 @looped
 async def test_dynamic_namespaces_vanish() -> None:
-    """A namespace of a pattern is there while somebody is in it, and lasts as long as the application holds it."""
+    """A namespace of a pattern exists while somebody is in it, and lasts as long as the application holds it."""
     io = SocketIO()
     games = io.namespace("/game-{id:int}")
     async with served(io) as url, entered(url, "/game-1") as client, entered(url, "/game-1") as other:
@@ -244,7 +244,7 @@ async def test_dynamic_namespaces_vanish() -> None:
 
 @looped
 async def test_namespaces_of_a_pattern_that_nobody_enters() -> None:
-    """What an application sends to names that nobody is in leaves nothing behind."""
+    """Nothing is left of what an application sends to namespaces in which nobody is."""
     io = SocketIO()
     games = io.namespace("/game-{id:int}")
     async with served(io):
@@ -260,7 +260,8 @@ async def test_namespaces_of_a_pattern_that_nobody_enters() -> None:
 
 @looped
 async def test_a_namespace_of_a_pattern_with_handlers_of_its_own() -> None:
-    """It stays: who comes after everybody has left finds its handlers, too."""
+    """A namespace of a pattern with its own handlers stays: a client that comes after all others have left gets them,
+    too."""
     io = SocketIO()
     io.namespace("/game-{id:int}")
     io.namespace("/game-1").on("x", lambda socket: "special")
@@ -276,7 +277,7 @@ async def test_a_namespace_of_a_pattern_with_handlers_of_its_own() -> None:
 
 @looped
 async def test_refused_clients_leave_no_namespace() -> None:
-    """Clients that are refused in a namespace of a pattern leave none behind, however many names they try."""
+    """Clients that are refused in a namespace of a pattern leave no namespace, however many names they try."""
     io = SocketIO()
     games = io.namespace("/game-{id:int}")
     games.use(_even)
@@ -296,7 +297,7 @@ async def test_refused_clients_leave_no_namespace() -> None:
 
 @looped
 async def test_a_namespace_stays_while_somebody_is_on_the_way_in() -> None:
-    """Who is still in a middleware keeps the namespace alive: all who enter it meet in one."""
+    """A client that is still in a middleware keeps the namespace alive, so that all that enter it meet in one."""
     io = SocketIO()
     gate, waiting = asyncio.Event(), asyncio.Event()
 
@@ -319,7 +320,7 @@ async def test_a_namespace_stays_while_somebody_is_on_the_way_in() -> None:
 
 
 def test_rules_that_cannot_be() -> None:
-    """A parser that is not there is refused by name; an unknown argument is Python's own error."""
+    """An unknown parser is refused by name; an unknown argument is Python's own error."""
     with pytest.raises(ConfigError, match="parser: 'xml'"):
         SocketIO(parser="xml")
     with pytest.raises(TypeError, match="colour"):
@@ -328,7 +329,7 @@ def test_rules_that_cannot_be() -> None:
 
 @looped
 async def test_settings_and_arguments() -> None:
-    """Limits come from the settings of the same names, unless the SocketIO has its own."""
+    """Limits are those of the settings of the same names, unless the SocketIO has its own."""
     io = SocketIO(max_attachments=3)
     async with served(io, max_attachments=4, max_pending_events=5, connect_timeout=6.0, rooms_per_connection=7):
         assert (io.max_attachments, io.max_pending_events, io.connect_timeout, io.rooms_per_connection) == (
@@ -341,7 +342,7 @@ async def test_settings_and_arguments() -> None:
 
 @looped
 async def test_another_path() -> None:
-    """A SocketIO is on the path it is given, and nowhere else."""
+    """A SocketIO is served on the path that it is given, and nowhere else."""
     io = SocketIO("/chat/")
     async with served(io) as url:
         with pytest.raises(AssertionError, match="404"):
@@ -351,7 +352,7 @@ async def test_another_path() -> None:
 
 @looped
 async def test_msgpack() -> None:
-    """With the MessagePack parser packets are binary messages, and binary values stand in them as they are."""
+    """With the MessagePack parser packets are binary messages that contain binary values directly."""
     import msgspec
 
     io = SocketIO(parser="msgpack")
