@@ -1,4 +1,4 @@
-"""Connection state recovery: who comes back gets what it missed, or is told that it does not."""
+"""Connection state recovery: a client that comes back gets what it missed, or is told that it does not."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ class Session:
         self.offset: Any = None
 
     def heard(self, event: list[Any]) -> list[Any]:
-        """An event has come: keep its offset."""
+        """An event has arrived: keep its offset."""
         self.offset = event[-1]
         return event[:-1]
 
 
 @contextlib.asynccontextmanager
 async def session(url: str, io: SocketIO, namespace: str = "/") -> AsyncIterator[tuple[Client, Session]]:
-    """A client in a namespace; behind this block it has lost its connection, and the server knows."""
+    """A client in a namespace; after this block it has lost its connection, and the server knows."""
     async with connected(url) as peer:
         client = await on(peer)
         await client.enter(namespace)
@@ -58,7 +58,7 @@ async def session(url: str, io: SocketIO, namespace: str = "/") -> AsyncIterator
 
 
 async def back(client: Client, auth: dict[str, Any], namespace: str = "/") -> list[Any]:
-    """CONNECT with what is remembered; the events that come before its answer, without offsets."""
+    """CONNECT with what is remembered; the events that arrive before the answer, without offsets."""
     name = "" if namespace == "/" else f"{namespace},"
     await client.say(f"0{name}{json.dumps(auth)}")
     missed = []
@@ -92,8 +92,8 @@ async def fresh(client: Client, one: Session, auth: dict[str, Any], io: SocketIO
 @pytest.mark.parametrize("transport", ["websocket", "polling"])
 @looped
 async def test_coming_back(transport: str) -> None:
-    """Who comes back in time has the same id, private id, rooms and data, and gets what it missed, in order, before
-    the answer to CONNECT; then the stream goes on."""
+    """A client that comes back in time has the same id, private id, rooms and data, and gets what it missed, in order,
+    before the answer to CONNECT; then the stream goes on."""
     io = recovering()
     seen = Notes()
     io.on_connect(lambda socket: seen.append((socket.id, socket.recovered)))
@@ -126,7 +126,7 @@ async def test_coming_back(transport: str) -> None:
 
 @looped
 async def test_coming_back_with_attachments() -> None:
-    """Missed events bring their attachments, and what was published to its rooms is among them."""
+    """Missed events arrive with their attachments, and include what was published to the client's rooms."""
     io = recovering()
     async with served(io) as url:
         async with session(url, io) as (_, one):
@@ -150,7 +150,7 @@ async def test_coming_back_with_attachments() -> None:
 
 @looped
 async def test_again_and_again() -> None:
-    """A session can be lost and found many times; each time what was missed comes once."""
+    """A session can be lost and recovered many times; each time what was missed arrives once."""
     io = recovering()
     async with served(io) as url:
         async with session(url, io) as (_, one):
@@ -172,7 +172,7 @@ async def test_again_and_again() -> None:
 @pytest.mark.parametrize("offset", [None, ""], ids=["none", "empty"])
 @looped
 async def test_a_session_without_an_event(offset: Any) -> None:
-    """A session that has received no event yet recovers, too: from where it began, or was last heard of."""
+    """A session that has not received an event yet recovers, too, from where it began or was last heard from."""
     io = recovering()
     async with served(io) as url:
         io.emit("before it came")
@@ -186,7 +186,7 @@ async def test_a_session_without_an_event(offset: Any) -> None:
 
 @looped
 async def test_namespaces_recover_each_for_itself() -> None:
-    """Each namespace has a session of its own; a private id is good for its namespace alone (hostile 41)."""
+    """Each namespace has its own session; a private id is valid only in its namespace (hostile 41)."""
     io = recovering()
     other = io.namespace("/other")
     async with served(io) as url:
@@ -205,7 +205,7 @@ async def test_namespaces_recover_each_for_itself() -> None:
 
 @looped
 async def test_a_dynamic_namespace_recovers() -> None:
-    """A namespace of a pattern may have vanished meanwhile: its sessions and what they missed are still there."""
+    """A namespace of a pattern may vanish meanwhile: its sessions and what they missed are still there."""
     io = recovering()
     io.namespace("/game-{id:int}")
     async with served(io) as url:
@@ -248,7 +248,7 @@ NOBODY = [
 @pytest.mark.parametrize("auth", NOBODY, ids=str)
 @looped
 async def test_unknown_sessions(auth: dict[str, Any]) -> None:
-    """Who names no session that waits is a new client, whatever it sends."""
+    """A client that does not name a waiting session is a new client, whatever it sends."""
     io = recovering()
     async with served(io) as url:
         async with session(url, io) as (_, one):
@@ -276,7 +276,7 @@ async def test_unreadable_offsets(offset: Any) -> None:
 
 @looped
 async def test_an_offset_ahead_of_the_log() -> None:
-    """An offset that the log has not reached is of a log that was rolled back: not recovered."""
+    """An offset that the log has not reached means that the log was rolled back: the session is not recovered."""
     io = recovering()
     async with served(io) as url:
         async with session(url, io) as (client, one):
@@ -289,7 +289,7 @@ async def test_an_offset_ahead_of_the_log() -> None:
 
 @looped
 async def test_the_window() -> None:
-    """After recovery_window a session is gone, with all that was kept of it."""
+    """After recovery_window a session is gone, with everything that was kept of it."""
     io = recovering(recovery_window=0.05)
     async with serving(io) as (partyline, url):
         async with session(url, io) as (_, one):
@@ -305,7 +305,7 @@ async def test_the_window() -> None:
 @pytest.mark.parametrize("how", ["client", "server", "connection", "broken"])
 @looped
 async def test_who_means_to_go(how: str) -> None:
-    """A session ends for good where the client leaves the namespace, the server disconnects it, or it breaks the
+    """A session ends for good if the client leaves the namespace, the server disconnects it, or the client breaks the
     protocol."""
     io = recovering()
     async with served(io) as url:
@@ -328,8 +328,8 @@ async def test_who_means_to_go(how: str) -> None:
 
 @looped
 async def test_a_session_in_use() -> None:
-    """A session is never had twice: who comes back while it is in use takes it over, and its old connection ends; of
-    two who come at once one has it."""
+    """A session is never used twice: a client that comes back while it is in use takes it over, and the old connection
+    ends; of two that come at once one gets it."""
     io = recovering()
     async with served(io) as url:
         async with session(url, io) as (before, one), opened(url) as after:
@@ -345,7 +345,7 @@ async def test_a_session_in_use() -> None:
 
 @looped
 async def test_two_at_once_on_a_slow_log(tmp_path: Path) -> None:
-    """The same where reading the log takes its time."""
+    """Of two clients that come back at once only one gets the session, also on a slow log."""
     io = recovering()
     async with served(io, db=str(tmp_path / "log.db")) as url:
         async with session(url, io) as (_, one):
@@ -377,7 +377,8 @@ async def test_data_that_cannot_be_kept() -> None:
 @pytest.mark.parametrize("skip", [True, False])
 @looped
 async def test_skip_middlewares(skip: bool) -> None:
-    """Who recovers passes by the middlewares, unless skip_middlewares is off; who does not recover never does."""
+    """A client that recovers skips the middlewares, unless skip_middlewares is off; one that does not recover never
+    skips them."""
     io = recovering(skip_middlewares=skip)
     seen = Notes()
 
@@ -400,7 +401,7 @@ async def test_skip_middlewares(skip: bool) -> None:
 
 @looped
 async def test_a_middleware_that_refuses() -> None:
-    """A middleware that refuses who comes back leaves the session where it is: the client may come again."""
+    """If a middleware refuses a returning client, the session stays, and the client may try again."""
     io = recovering(skip_middlewares=False)
 
     @io.use
@@ -420,7 +421,7 @@ async def test_a_middleware_that_refuses() -> None:
 
 @looped
 async def test_on_connect_that_refuses() -> None:
-    """An on_connect that refuses who comes back ends the session."""
+    """An on_connect that refuses a returning client ends the session."""
     io = recovering()
 
     @io.on_connect
@@ -438,7 +439,7 @@ async def test_on_connect_that_refuses() -> None:
 
 
 class _Pruning(MemoryStore):
-    """A log of which retention takes everything behind the first look at it."""
+    """A log from which retention takes everything after the first look at it."""
 
     looks = 0
 
@@ -450,7 +451,7 @@ class _Pruning(MemoryStore):
 
 @looped
 async def test_pruned_on_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where retention takes what was missed while it is read, the client is new: and middlewares see it."""
+    """If retention takes what was missed while it is read, the client is a new one, and middlewares see it."""
     monkeypatch.setattr("partyline.parts.store", lambda *arguments, **named: _Pruning())
     io = recovering()
     seen = Notes()
@@ -469,7 +470,7 @@ async def test_pruned_on_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @looped
 async def test_pruned() -> None:
-    """What retention has taken is a reason not to recover."""
+    """A session of which retention has taken missed events is not recovered."""
     io = recovering()
     async with served(io, max_messages=5) as url:
         async with session(url, io) as (client, one):
@@ -483,7 +484,7 @@ async def test_pruned() -> None:
 
 @looped
 async def test_an_idle_session_is_not_overtaken() -> None:
-    """Who is connected and gets nothing is advanced by its heartbeats: retention does not cost it its session."""
+    """A connected client that gets no events is advanced by its heartbeats, so retention does not end its session."""
     io = recovering(ping_interval=0.05, ping_timeout=5.0)
     async with served(io, max_messages=5) as url:
         async with session(url, io) as (client, one):
@@ -505,7 +506,7 @@ async def test_an_idle_session_is_not_overtaken() -> None:
 
 @looped
 async def test_what_was_sent_and_never_arrived() -> None:
-    """What was sent to a connection that was dead already comes again: only heartbeats confirm."""
+    """What was sent to a dead connection is sent again: only heartbeats confirm."""
     io = recovering()
     async with served(io) as url:
         async with session(url, io) as (client, one):
@@ -536,7 +537,7 @@ async def test_a_heartbeat_confirms_what_was_sent_before_it() -> None:
 
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch) -> SaboteurStore:
-    """The log of the next server: it commits when it is told to."""
+    """The log of the next server, which commits when told."""
     store = SaboteurStore()
     monkeypatch.setattr("partyline.parts.store", lambda *arguments, **named: store)
     return store
@@ -544,8 +545,8 @@ def store(monkeypatch: pytest.MonkeyPatch) -> SaboteurStore:
 
 @looped
 async def test_an_event_that_the_log_refused(store: SaboteurStore) -> None:
-    """Where the log refused an event, no session goes on over it: neither one that waits nor one that is connected,
-    until it has got a later one. Who came after it is not concerned."""
+    """No session is recovered across an event that the log refused, neither a waiting one nor a connected one until
+    that has got a later event. Clients that came after the event are not affected."""
     io = recovering()
     async with served(io) as url:
         async with session(url, io) as (_, away), entered(url) as staying:
@@ -565,7 +566,7 @@ async def test_an_event_that_the_log_refused(store: SaboteurStore) -> None:
 @looped
 async def test_a_connected_session_over_a_refused_event(store: SaboteurStore) -> None:
     """A connected client that lost the refused event with its connection is not told that it has everything; one that
-    got a later event has."""
+    got a later event is."""
     io = recovering()
     async with served(io) as url:
         async with session(url, io) as (client, one):
@@ -590,13 +591,13 @@ async def test_a_connected_session_over_a_refused_event(store: SaboteurStore) ->
         async with session(url, io) as (_, one):
             pass
         async with opened(url) as client:
-            assert await back(client, ticket(one)) == [], "it came behind all that"
+            assert await back(client, ticket(one)) == [], "it came after all that"
             assert client.sid == one.sid
 
 
 @looped
 async def test_refused_behind_a_kept_one(store: SaboteurStore) -> None:
-    """A refused event that left behind a kept one: who has only the kept one does not go on over it."""
+    """A client that has a kept event, but not the refused one sent after it, is not recovered across that."""
     io = recovering()
     async with served(io) as url:
         async with session(url, io) as (client, one):
@@ -611,7 +612,7 @@ async def test_refused_behind_a_kept_one(store: SaboteurStore) -> None:
 
 @looped
 async def test_refused_while_a_kept_one_waits(store: SaboteurStore) -> None:
-    """The same where the refusal is known before the kept one is: what counts is when it leaves."""
+    """The same holds if the refusal is known before the kept event is: what counts is when the refused one is sent."""
     io = recovering()
     async with served(io) as url:
         hub = io.engine.site.hub
@@ -641,7 +642,7 @@ class _Gated(SaboteurStore):
 
 @looped
 async def test_refused_while_it_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An event that the log refuses while a session catches up would be a silent hole: the session is new instead."""
+    """An event that the log refuses while a session catches up would be a silent gap, so the session is new instead."""
     store = _Gated()
     monkeypatch.setattr("partyline.parts.store", lambda *arguments, **named: store)
     io = recovering()
@@ -664,8 +665,7 @@ async def test_refused_while_it_comes_back(monkeypatch: pytest.MonkeyPatch) -> N
 
 @looped
 async def test_events_in_flight(store: SaboteurStore) -> None:
-    """Events that are emitted and not committed when a session comes back are its events, too, once, behind what it
-    missed."""
+    """Events that are emitted but not committed when a session comes back reach it, too, once, after what it missed."""
     io = recovering()
     async with served(io) as url:
         async with session(url, io) as (_, one):
@@ -684,7 +684,7 @@ async def test_events_in_flight(store: SaboteurStore) -> None:
 
 @looped
 async def test_lost_while_it_comes_back(tmp_path: Path) -> None:
-    """A connection that is lost while what was missed is sent leaves the session for the next one."""
+    """If a connection is lost while missed events are sent, the session is left for the next one."""
     io = recovering()
     async with serving(io, db=str(tmp_path / "log.db")) as (partyline, url):
         small_send_buffers(partyline)
@@ -711,7 +711,7 @@ async def test_lost_while_it_comes_back(tmp_path: Path) -> None:
 
 @looped
 async def test_the_stream_goes_on_while_it_comes_back(tmp_path: Path) -> None:
-    """While what was missed is sent, new events go on being emitted: nothing is missing, nothing comes twice."""
+    """While missed events are sent and new ones emitted, nothing is lost and nothing arrives twice."""
     io = recovering()
     go_on = True
 
@@ -745,7 +745,7 @@ async def test_the_stream_goes_on_while_it_comes_back(tmp_path: Path) -> None:
 
 @looped
 async def test_a_restart(tmp_path: Path) -> None:
-    """A session outlives the server: on the same database a new one knows rooms, data and what was missed."""
+    """A session outlives the server: a new one on the same database knows rooms, data and what was missed."""
     db = str(tmp_path / "log.db")
     io = recovering()
     async with serving(io, db=db) as (_, url):
@@ -786,7 +786,7 @@ async def test_a_new_epoch(tmp_path: Path) -> None:
 
 @contextlib.asynccontextmanager
 async def process(db: Path) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
-    """The server of recovering.py, and its address; killed at the end."""
+    """The server of recovering.py, and its address; it is killed at the end."""
     server = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tests.socketio.recovering", str(db)),
         stdout=asyncio.subprocess.PIPE,
@@ -813,8 +813,8 @@ def rows(db: Path) -> str:
 
 @looped
 async def test_kill(tmp_path: Path) -> None:
-    """A server that is killed with -9 has kept what it sent: its clients come back to the next one with the same id,
-    rooms and data, and get what they had not seen."""
+    """A server killed with -9 has kept what it sent: its clients come back to the next one with the same id, rooms and
+    data, and get what they had not seen."""
     db = tmp_path / "log.db"
     async with process(db) as (server, url), entered(url) as client, entered(url) as other:
         one = Session(client)
@@ -824,9 +824,9 @@ async def test_kill(tmp_path: Path) -> None:
         assert one.heard(await client.event()) == ["x", 0]
         for n in range(1, 20):
             await other.say(f'2["emit","a",{n}]')
-        while (await client.event())[1] < 19:  # they have left, so they are kept; its application never saw them
+        while (await client.event())[1] < 19:  # they were sent, so they are kept; the client never saw them
             pass
-        await eventually(lambda: "value" in rows(db), "sessions are written behind")
+        await eventually(lambda: "value" in rows(db), "sessions are written in the background")
         server.kill()
         await server.wait()
     async with process(db) as (_, url), opened(url) as client:

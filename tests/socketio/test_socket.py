@@ -1,4 +1,4 @@
-"""One socket: what it sends, what it awaits, its own listeners, its end, and how much of it may wait."""
+"""One socket: what it sends, what it awaits, its own listeners, its end, and how much may wait for it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .clients import BASE, Client, Notes, WebSocketClient, entered, looped, only
 
 @looped
 async def test_emit() -> None:
-    """Events go out compact, in order, with their attachments and nothing between them."""
+    """Events are sent compact, in order, with their attachments and nothing in between."""
     io = SocketIO()
     async with served(io) as url, entered(url) as client:
         socket = only(io)
@@ -43,7 +43,7 @@ async def test_emit() -> None:
 @pytest.mark.parametrize("name", ["connect", "connect_error", "disconnect", "disconnecting", "newListener"])
 @looped
 async def test_reserved_names(name: str) -> None:
-    """No event can be sent under a name that clients raise themselves, to nobody and in no way."""
+    """An event with a name that clients raise themselves cannot be sent, to anybody or in any way."""
     io = SocketIO()
     async with served(io) as url, entered(url) as client:
         socket = only(io)
@@ -58,7 +58,7 @@ async def test_reserved_names(name: str) -> None:
 
 @looped
 async def test_what_cannot_be_sent() -> None:
-    """An argument without a form is the caller's error; nothing goes out, and everybody stays connected."""
+    """An argument that cannot be encoded is the caller's error; nothing is sent, and everybody stays connected."""
     io = SocketIO()
     async with served(io) as url, entered(url) as client, polled(url) as other:
         await other.enter()
@@ -84,7 +84,7 @@ async def test_what_cannot_be_sent() -> None:
 )
 @looped
 async def test_call(answer: str, value: Any) -> None:
-    """A call gives the client's answer: its one value, else all of them; none and null are two things."""
+    """A call returns the client's answer: its only value, or all of them; no value and null are different."""
     io = SocketIO()
     async with served(io) as url, entered(url) as client:
         call = asyncio.ensure_future(only(io).call("question", {"n": 1}))
@@ -96,7 +96,7 @@ async def test_call(answer: str, value: Any) -> None:
 
 @looped
 async def test_a_binary_answer() -> None:
-    """Attachments go both ways with a call."""
+    """Attachments pass both ways with a call."""
     io = SocketIO()
     async with served(io) as url, entered(url) as client:
         call = asyncio.ensure_future(only(io).call("question", b"\x01"))
@@ -107,7 +107,7 @@ async def test_a_binary_answer() -> None:
 
 @looped
 async def test_calls_at_once() -> None:
-    """Each of several calls gets its own answer, in whatever order these come; a second answer counts for nothing."""
+    """Each of several calls gets its own answer, in whatever order they arrive; a second answer is ignored."""
     io = SocketIO()
     async with served(io) as url, entered(url) as client:
         calls = [asyncio.ensure_future(only(io).call("question", n)) for n in range(3)]
@@ -136,7 +136,7 @@ async def test_call_timeout() -> None:
 
 @looped
 async def test_a_cancelled_call() -> None:
-    """A call that is cancelled leaves nothing behind."""
+    """Nothing is left of a cancelled call."""
     io = SocketIO()
     async with served(io) as url, entered(url) as client:
         socket = only(io)
@@ -155,7 +155,7 @@ async def test_a_cancelled_call() -> None:
 @pytest.mark.parametrize("how", ["leave", "lost", "expelled"])
 @looped
 async def test_a_call_whose_socket_goes(how: str) -> None:
-    """A pending call is settled when the socket goes, and a call to one that is gone fails at once."""
+    """A pending call is settled when the socket disconnects, and a call to a disconnected one fails at once."""
     io = SocketIO()
     async with served(io) as url, entered(url) as client:
         socket = only(io)
@@ -175,7 +175,7 @@ async def test_a_call_whose_socket_goes(how: str) -> None:
 
 @looped
 async def test_a_call_before_the_client_is_connected() -> None:
-    """on_connect cannot call its client, which is not connected yet: that fails at once and is no deadlock."""
+    """on_connect cannot call its client, which is not connected yet: that fails at once instead of deadlocking."""
     io = SocketIO()
 
     @io.on_connect
@@ -192,8 +192,8 @@ async def test_a_call_before_the_client_is_connected() -> None:
 
 @looped
 async def test_the_answer_to_connect_has_a_read_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What on_connect emits comes in a later read than the answer to CONNECT, on a WebSocket: a program that awaits one
-    message after the other, and whose library hands over all that one read brings at once, would lose it."""
+    """On a WebSocket, what on_connect emits arrives in a later read than the answer to CONNECT: a program that awaits
+    one message after another would lose it if its library passes on everything from one read at once."""
     monkeypatch.setattr("partyline.socketio.socket.OWN_READ", 0.2)
     io = SocketIO()
     io.on_connect(lambda socket: socket.emit("first"))
@@ -207,7 +207,7 @@ async def test_the_answer_to_connect_has_a_read_of_its_own(monkeypatch: pytest.M
         await client.say("0")
         (answer,) = client.wire.wire.receive(await client.wire.peer.some())
         assert str(answer).startswith('40{"sid"')
-        # What follows meanwhile stays in order, and the client may be called already.
+        # What follows meanwhile stays in order, and the client can already be called.
         await client.say('27["ask"]')
         assert await client.take(2) == ['2["first"]', '2["second"]']
         assert await client.event_with_id(1) == ["question"]
@@ -231,7 +231,7 @@ async def test_the_answer_to_connect_has_a_read_of_its_own(monkeypatch: pytest.M
 async def test_who_waits_for_a_read_of_its_own(
     monkeypatch: pytest.MonkeyPatch, header: str | None, waits: bool
 ) -> None:
-    """Only clients that may lose what comes in one read wait for a second one: Node's `ws` says nothing of itself,
+    """Only clients that may lose messages of one read wait for a second one: Node's `ws` does not identify itself,
     browsers send Origin, other languages' libraries User-Agent."""
     monkeypatch.setattr("partyline.socketio.socket.OWN_READ", 600.0)
     io = SocketIO()
@@ -246,7 +246,7 @@ async def test_who_waits_for_a_read_of_its_own(
 
 @looped
 async def test_a_client_that_came_by_polling_waits_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever upgrades from polling is an Engine.IO client, and these take every message of a read."""
+    """A client that upgrades from polling is an Engine.IO client, and those take every message of a read."""
     monkeypatch.setattr("partyline.socketio.socket.OWN_READ", 600.0)
     io = SocketIO()
     io.namespace("/late").on_connect(lambda socket: socket.emit("first"))
@@ -264,7 +264,7 @@ async def test_a_client_that_came_by_polling_waits_for_nothing(monkeypatch: pyte
 @pytest.mark.parametrize("close", [False, True])
 @looped
 async def test_disconnected_before_that_read(monkeypatch: pytest.MonkeyPatch, close: bool) -> None:
-    """A socket that is disconnected in that moment gets what was emitted before, then that it is disconnected."""
+    """A socket that is disconnected at that moment gets what was emitted before, and then the disconnect."""
     monkeypatch.setattr("partyline.socketio.socket.OWN_READ", 600.0)
     io = SocketIO()
     io.on_connect(lambda socket: socket.emit("first"))
@@ -295,7 +295,8 @@ async def test_an_answer_that_is_no_value() -> None:
 
 @looped
 async def test_volatile() -> None:
-    """A volatile event goes to who can take it at once: not to a poller without a GET, not before CONNECT's answer."""
+    """A volatile event is sent to clients that can take it at once: not to a poller without a GET, and not before
+    CONNECT's answer."""
     io = SocketIO()
     io.on_connect(lambda socket: socket.volatile.emit("too early"))
     async with served(io) as url, entered(url) as client, polled(url) as other:
@@ -311,7 +312,7 @@ async def test_volatile() -> None:
 
 @looped
 async def test_volatile_where_the_client_does_not_read() -> None:
-    """Volatile events to a client that does not read are dropped; what is not volatile waits for it."""
+    """Volatile events to a client that does not read are dropped; others wait for it."""
     io = SocketIO()
     async with serving(io) as (partyline, url):
         small_send_buffers(partyline)
@@ -336,7 +337,7 @@ async def test_volatile_where_the_client_does_not_read() -> None:
 
 @looped
 async def test_own_listeners() -> None:
-    """A socket has listeners of its own, without the socket as an argument, typed as any; they can be taken away."""
+    """A socket has its own listeners, without the socket as an argument, typed like all others; they can be removed."""
     io = SocketIO()
     notes = Notes()
 
@@ -369,7 +370,7 @@ async def test_own_listeners() -> None:
 
 @looped
 async def test_once() -> None:
-    """A listener for one event hears one, also where two have come already; `off` takes it away by its function."""
+    """A listener for one event gets one, even if two have already arrived; `off` removes it by its function."""
     io = SocketIO()
     notes = Notes()
     gate = asyncio.Event()
@@ -393,8 +394,8 @@ async def test_once() -> None:
 
 @looped
 async def test_socket_middlewares() -> None:
-    """A socket's middlewares see every event before its handlers; what they raise keeps it from them, and is the
-    answer: ours in words, any other without."""
+    """A socket's middlewares see every event before its handlers; what they raise stops the event and is the answer,
+    with its message if it is one of our errors."""
     io = SocketIO()
     notes = Notes()
     io.on("x", lambda socket, *arguments: notes.append(arguments) or "ok")
@@ -416,7 +417,7 @@ async def test_socket_middlewares() -> None:
 
 @looped
 async def test_on_any_outgoing() -> None:
-    """Who wants to know of what leaves hears every event to the socket, whichever way it comes, and can stop it."""
+    """on_any_outgoing is called for every event to the socket, however it was emitted, and can stop it."""
     io = SocketIO()
     notes = Notes()
 
@@ -452,7 +453,7 @@ async def test_on_any_outgoing() -> None:
 
 @looped
 async def test_disconnecting_and_disconnect() -> None:
-    """on_disconnecting sees the rooms, on_disconnect does not; both hear once, and can still send to others."""
+    """on_disconnecting sees the rooms, on_disconnect does not; both are called once, and can still send to others."""
     io = SocketIO()
     notes = Notes()
     io.on_connect(lambda socket: socket.join("room"))
@@ -474,7 +475,7 @@ async def test_disconnecting_and_disconnect() -> None:
 
 @looped
 async def test_end_handlers_that_raise() -> None:
-    """What raises at the end of a socket is logged; all others are still called, and nothing is left."""
+    """A handler that raises at the end of a socket is logged; all others are still called, and nothing is left."""
     io = SocketIO()
     notes = Notes()
 
@@ -499,7 +500,7 @@ async def test_end_handlers_that_raise() -> None:
 
 @looped
 async def test_on_disconnect_waits_for_handlers() -> None:
-    """on_disconnect comes behind the handlers of everything that had arrived before the end."""
+    """on_disconnect runs after the handlers of everything that had arrived before the end."""
     io = SocketIO()
     notes, go = Notes(), asyncio.Event()
 
@@ -550,7 +551,7 @@ async def test_on_disconnect_behind_a_hung_handler(concurrent: bool) -> None:
 
 @looped
 async def test_on_disconnect_behind_a_deaf_handler() -> None:
-    """A handler that does not listen to being cancelled does not keep on_disconnect from running."""
+    """A handler that ignores its cancellation does not keep on_disconnect from running."""
     io = SocketIO(disconnect_grace=0.02)
     notes, go = Notes(), asyncio.Event()
 
@@ -572,7 +573,7 @@ async def test_on_disconnect_behind_a_deaf_handler() -> None:
 
 @looped
 async def test_a_handler_that_disconnects_its_socket() -> None:
-    """A handler that disconnects its own socket runs to its end; events behind it are handled, unanswered."""
+    """A handler that disconnects its own socket runs to its end; later events are handled, but not answered."""
     io = SocketIO()
     notes = Notes()
 
@@ -623,8 +624,8 @@ async def fill(client: Client, io: SocketIO, most: int) -> None:
 @pytest.mark.alone
 @looped
 async def test_too_many_events_wait() -> None:
-    """With max_pending_events waiting, a WebSocket is not read any more. It is pinged on, and not lost although its
-    answers are not read. It goes on when half of them are handled, and nothing is lost."""
+    """With max_pending_events waiting, a WebSocket is no longer read. It is still pinged, and is not lost although its
+    answers are not read. Reading goes on when half of them are handled, and nothing is lost."""
     io = SocketIO(max_pending_events=8, ping_interval=0.3, ping_timeout=0.2)
     notes, gate = gated(io)
     async with serving(io) as (partyline, url), entered(url) as client:
@@ -647,7 +648,8 @@ async def test_too_many_events_wait() -> None:
 @pytest.mark.parametrize("how", ["websocket", "polling"])
 @looped
 async def test_a_client_that_goes_while_too_many_events_wait(how: str) -> None:
-    """That it has gone is noticed although it is not read: its handlers are cancelled, and on_disconnect is called."""
+    """A client that has gone is noticed although it is not read: its handlers are cancelled, and on_disconnect is
+    called."""
     io = SocketIO(max_pending_events=4, ping_interval=0.2, ping_timeout=0.1, disconnect_grace=0.01)
     notes, never = Notes(), asyncio.Event()
     io.on("x", lambda socket: never.wait())
@@ -688,8 +690,8 @@ async def test_reading_goes_on_at_the_half() -> None:
 
 @looped
 async def test_many_events_wait_by_polling() -> None:
-    """A poller's POSTs are answered at once, however many of its events wait; they are handled in their order, and it
-    goes over to a WebSocket meanwhile (hostile 58)."""
+    """A poller's POSTs are answered at once, however many of its events wait; they are handled in order, and the client
+    upgrades to a WebSocket meanwhile (hostile 58)."""
     io = SocketIO(max_pending_events=4)
     notes, gate = gated(io)
     async with served(io) as url, polled(url) as client, connected(url) as peer:
@@ -712,8 +714,7 @@ async def test_many_events_wait_by_polling() -> None:
 
 @looped
 async def test_too_many_bytes_wait_by_polling() -> None:
-    """Beyond `max_pending_bytes` of events, each counted with what it takes besides its data, the connection ends and
-    is counted."""
+    """Beyond `max_pending_bytes` of events, each counted with its overhead, the connection ends and is counted."""
     io = SocketIO(max_pending_events=4, max_pending_bytes=100_000, disconnect_grace=0.01)
     _, gate = gated(io)
     reasons = Notes()
@@ -732,7 +733,7 @@ async def test_too_many_bytes_wait_by_polling() -> None:
 
 @looped
 async def test_concurrent_events_by_polling() -> None:
-    """No more than `max_pending_events` concurrent handlers run at a time; further events wait for their turn."""
+    """At most `max_pending_events` concurrent handlers run at a time; further events wait for their turn."""
     io = SocketIO(max_pending_events=4)
     gate, running, most = asyncio.Event(), 0, 0
 
@@ -757,8 +758,8 @@ async def test_concurrent_events_by_polling() -> None:
 
 @looped
 async def test_a_call_goes_on_where_reading_would_stop() -> None:
-    """While an answer of the client is waited for it is read on, so a handler's call never deadlocks: neither one that
-    begins when reading has stopped already, nor one during which events go on coming."""
+    """While a handler waits for an answer of the client, the client is still read, so a call never deadlocks: neither
+    one that begins when reading has already stopped, nor one during which more events arrive."""
     io = SocketIO(max_pending_events=4)
     notes, gate = Notes(), asyncio.Event()
 
@@ -786,7 +787,7 @@ async def test_a_call_goes_on_where_reading_would_stop() -> None:
 @pytest.mark.parametrize("operator", ["call", "room"])
 @looped
 async def test_a_broadcast_call_goes_on_where_reading_would_stop(operator: str) -> None:
-    """The same holds for a call to many, with this client among them."""
+    """A call to many clients, including this one, never deadlocks, either."""
     io = SocketIO(max_pending_events=4)
 
     @io.on("ask")
@@ -807,7 +808,7 @@ async def test_a_broadcast_call_goes_on_where_reading_would_stop(operator: str) 
 
 @looped
 async def test_too_many_bytes_wait() -> None:
-    """Beyond max_pending_bytes reading stops, too; attachments count, and so does what an event takes besides."""
+    """Beyond max_pending_bytes reading stops, too; attachments count, and so does an event's overhead."""
     io = SocketIO(max_pending_bytes=10_000)
     notes, gate = gated(io)
     async with serving(io) as (partyline, url), entered(url) as client:
@@ -826,7 +827,7 @@ async def test_too_many_bytes_wait() -> None:
 
 @looped
 async def test_too_many_bytes_wait_behind_a_call() -> None:
-    """Who sends on beyond max_pending_bytes while it is asked for an answer is closed with 4008."""
+    """A client that sends more than max_pending_bytes while it is asked for an answer is closed with 4008."""
     io = SocketIO(max_pending_bytes=10_000)
 
     @io.on("ask")
@@ -843,7 +844,7 @@ async def test_too_many_bytes_wait_behind_a_call() -> None:
 
 @looped
 async def test_who_is_held_can_still_be_disconnected() -> None:
-    """A client that is not read from gets events and its DISCONNECT all the same, and nothing is left of it."""
+    """A client that is not read gets events and its DISCONNECT all the same, and nothing is left of it."""
     io = SocketIO(max_pending_events=4, disconnect_grace=0.01)
     gated(io)
     async with served(io) as url, entered(url) as client:

@@ -1,4 +1,4 @@
-"""Calls from other threads: they happen on the loop, in their order, and touch nothing before."""
+"""Calls from other threads: they are executed on the loop, in order, and touch nothing before that."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ EMITS: Ways = {
 
 
 async def in_a_thread(function: Callable[[], Any]) -> Any:
-    """What a function returns or raises in a thread that has no loop."""
+    """What a function returns or raises in a thread without a loop."""
     return await asyncio.to_thread(function)
 
 
@@ -61,7 +61,7 @@ async def test_emit(way: str, recovery: float | None, transport: str) -> None:
 
 @looped
 async def test_the_order_of_one_thread() -> None:
-    """What one thread emits arrives in its order, with what it changes of rooms in between."""
+    """What one thread emits arrives in order, with its changes of rooms in between."""
     io = SocketIO()
 
     def work() -> None:
@@ -83,7 +83,7 @@ async def test_the_order_of_one_thread() -> None:
 
 @looped
 async def test_what_is_wrong_is_said_at_once() -> None:
-    """A reserved name and a value without a form are raised in the thread, and nothing is sent."""
+    """A reserved name and a value that cannot be encoded raise in the thread, and nothing is sent."""
     io = SocketIO()
     async with served(io) as url, entered(url) as client:
         socket = only(io)
@@ -100,7 +100,7 @@ async def test_what_is_wrong_is_said_at_once() -> None:
 
 @looped
 async def test_arguments_are_as_they_were() -> None:
-    """What a thread does to its arguments after emitting them does not matter."""
+    """A thread may change its arguments after emitting them."""
     io = SocketIO()
 
     def work() -> None:
@@ -148,7 +148,7 @@ async def test_ends(way: str) -> None:
 
 @looped
 async def test_rooms() -> None:
-    """Rooms are joined and left on the loop, by one or by many; an error there is logged and hurts nobody."""
+    """Rooms are joined and left on the loop, by one or by many; an error there is logged and harms nobody."""
     io = SocketIO(rooms_per_connection=3)
     async with served(io) as url, entered(url) as client:
         socket = only(io)
@@ -176,7 +176,7 @@ async def test_acknowledge() -> None:
 
 @looped
 async def test_what_is_awaited() -> None:
-    """What has to be awaited may be awaited on another loop, in another thread."""
+    """Awaitable calls may be awaited on another loop, in another thread."""
     io = SocketIO()
 
     async def work() -> tuple[Any, ...]:
@@ -205,7 +205,7 @@ async def test_what_is_awaited() -> None:
 
 @looped
 async def test_before_and_after_the_server() -> None:
-    """Where there is no server yet, or not any more, a call from a thread does nothing, as on the loop."""
+    """Before a server runs and after it has ended, a call from a thread does nothing, as on the loop."""
     io = SocketIO()
     await in_a_thread(lambda: io.emit("early"))
     async with partyline_server(extras=[io]) as (_, url), entered(url):
@@ -214,7 +214,7 @@ async def test_before_and_after_the_server() -> None:
 
 
 def test_after_the_loop() -> None:
-    """A loop that has ended is no reason to raise either."""
+    """A call from a thread does not raise if the loop has ended, either."""
     io = SocketIO()
 
     async def main() -> None:

@@ -1,5 +1,5 @@
-"""What a namespace says has its turn: large audiences in slices, one socket and no other, one server and no other,
-whatever stands in it."""
+"""What a namespace sends: large audiences in slices, to one socket and no other, from one server and no other, whatever
+it contains."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .clients import entered, looped, only, opened, served, serving
 
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch) -> SaboteurStore:
-    """The log of the next server: it commits when it is told to."""
+    """The log of the next server, which commits when told."""
     store = SaboteurStore()
     monkeypatch.setattr("partyline.parts.store", lambda *arguments, **named: store)
     return store
@@ -37,8 +37,8 @@ def store(monkeypatch: pytest.MonkeyPatch) -> SaboteurStore:
 
 @looped
 async def test_a_broadcast_is_sliced_and_keeps_its_order() -> None:
-    """An event for more sockets than one turn serves is written in slices, and what is said to its sockets after it -
-    events, answers, a disconnect - comes after it."""
+    """An event for more sockets than one turn serves is written in slices, and whatever is sent to its sockets later -
+    events, answers, a disconnect - follows it."""
     io = SocketIO()
 
     @io.on("ask")
@@ -62,7 +62,7 @@ async def test_a_broadcast_is_sliced_and_keeps_its_order() -> None:
 
 @looped
 async def test_who_goes_while_a_broadcast_is_served_gets_nothing_more() -> None:
-    """A socket that left before its slice gets nothing of the event; the others do."""
+    """A socket that left before its slice does not get the event; the others do."""
     io = SocketIO()
     async with served(io) as url, entered(url) as first, entered(url) as second, entered(url) as third:
         hub = io.engine.site.hub
@@ -79,7 +79,8 @@ async def test_who_goes_while_a_broadcast_is_served_gets_nothing_more() -> None:
 @pytest.mark.parametrize("close", [False, True])
 @looped
 async def test_a_dynamic_namespace_goes_when_the_last_thing_has_left(store: SaboteurStore, close: bool) -> None:
-    """A namespace of a pattern whose last socket is disconnected while the log has stalled lasts until all has left."""
+    """A namespace of a pattern whose last socket is disconnected while the log is stalled lasts until everything is
+    sent."""
     io = SocketIO(recovery_window=60.0)
     io.namespace("/game-{id:int}")
     async with served(io) as url, entered(url, "/game-1") as client:
@@ -99,7 +100,8 @@ async def test_a_dynamic_namespace_goes_when_the_last_thing_has_left(store: Sabo
 @pytest.mark.parametrize("recovery", [None, 60.0])
 @looped
 async def test_to_one_socket_and_to_nobody_else(recovery: float | None) -> None:
-    """`emit` and `volatile.emit` of a socket reach it, though it left the room of its id, and nobody who joined it."""
+    """`emit` and `volatile.emit` of a socket reach it even if it left the room of its id, and nobody else in that
+    room."""
     io = SocketIO(recovery_window=recovery)
     async with served(io) as url, entered(url) as client, entered(url) as other:
         socket = io.sockets[client.sid]
@@ -183,7 +185,7 @@ async def test_broadcasts_over_a_recovery() -> None:
 
 @looped
 async def test_one_socket_over_a_recovery() -> None:
-    """What was emitted to one socket while it was away is for its session, not for others in a room of its name."""
+    """What was emitted to a socket while it was away is for its session, and not for others in a room of that name."""
     io = SocketIO(recovery_window=60.0)
     async with served(io) as url:
         async with entered(url) as client, entered(url) as other:
@@ -208,8 +210,8 @@ async def test_one_socket_over_a_recovery() -> None:
 @pytest.mark.parametrize("recovery", [None, 60.0])
 @looped
 async def test_hostile_52_two_servers_share_nothing_by_name(recovery: float | None) -> None:
-    """hostile 52: of two servers on one port, each with namespaces of the same names, an event that one publishes or
-    emits reaches its own sockets only, history is its own, and so are sessions."""
+    """hostile 52: of two servers on one port, with namespaces of the same names, each reaches only its own sockets with
+    what it publishes or emits, and has its own history and sessions."""
     a, b = SocketIO("/a/", recovery_window=recovery), SocketIO("/b/", recovery_window=recovery)
     for io in (a, b):
         for name in ("/", "/side"):
@@ -240,7 +242,7 @@ async def test_hostile_52_two_servers_share_nothing_by_name(recovery: float | No
 
 @looped
 async def test_hostile_52_sessions_of_another_server_are_left_alone(tmp_path: Any) -> None:
-    """hostile 52: of the sessions in one database a server takes its own, and lets the others be."""
+    """hostile 52: of the sessions in one database a server takes its own, and leaves the others alone."""
     db = str(tmp_path / "log.db")
     a, b = SocketIO("/a/", recovery_window=60.0), SocketIO("/socket.io/", recovery_window=60.0)
     async with partyline_server(extras=[a, b], db=db) as (_, url), entered(url) as client:
@@ -255,7 +257,7 @@ async def test_hostile_52_sessions_of_another_server_are_left_alone(tmp_path: An
             assert json.loads(str(await client.next())[1:])["pid"] == pid
 
 
-# What stands in it
+# What an event contains
 
 LOOKALIKE = {"_placeholder": True, "num": 9}
 
@@ -264,8 +266,8 @@ LOOKALIKE = {"_placeholder": True, "num": 9}
 @pytest.mark.parametrize("number", [0, 9, None, "x"])
 @looped
 async def test_hostile_51_what_looks_like_a_placeholder(recovery: float | None, number: Any) -> None:
-    """hostile 51: an object that looks like a placeholder is refused beside binary values, sent as it is without any,
-    and in neither case keeps anything else from leaving, or from being read later."""
+    """hostile 51: an object that looks like a placeholder is refused beside binary values, sent unchanged without any,
+    and in neither case keeps anything else from being sent, or from being read later."""
     io = SocketIO(recovery_window=recovery)
     lookalike = {"_placeholder": True, "num": number}
     async with served(io) as url, entered(url) as client:
@@ -284,7 +286,7 @@ async def test_hostile_51_what_looks_like_a_placeholder(recovery: float | None, 
 
 @looped
 async def test_a_lookalike_in_messagepack() -> None:
-    """In MessagePack nothing stands in for binary values: both are sent, kept and found again."""
+    """MessagePack has no placeholders for binary values: both are sent, kept and found again."""
     io = SocketIO(parser="msgpack", recovery_window=60.0)
     async with served(io):
         await io.publish("room", "x", b"x", LOOKALIKE)
@@ -300,7 +302,7 @@ async def test_a_lookalike_in_messagepack() -> None:
     ],
 )
 def test_records_of_older_versions(values: list[Any], attachments: list[bytes], expected: list[Any] | None) -> None:
-    """What an older version kept as JSON is read, also where it could not be told from a placeholder."""
+    """What an older version kept as JSON is read, even if it could be mistaken for a placeholder."""
     old = {"values": values, "rooms": ["a"], "excluded": ["b"]}
     if attachments:
         old["attachments"] = [base64.b64encode(data).decode() for data in attachments]
@@ -313,7 +315,7 @@ def test_records_of_older_versions(values: list[Any], attachments: list[bytes], 
 
 @looped
 async def test_another_parser_than_the_one_that_kept_it(tmp_path: Any) -> None:
-    """Events that a server kept with one parser are read, and sent again, by one with another parser."""
+    """Events that a server kept with one parser are read, and sent again, by a server with another parser."""
     db = str(tmp_path / "log.db")
     for parser, expected in (("msgpack", []), ("json", [(1, b"x")]), ("msgpack", [(1, b"x"), (1, b"x")])):
         io = SocketIO(parser=parser)
@@ -353,8 +355,8 @@ def test_a_record_is_for_rooms_or_for_one_socket() -> None:
 @pytest.mark.parametrize("kind", ["events", "packets"])
 @looped
 async def test_hostile_49_what_is_held_before_connect_is_bounded(kind: str) -> None:
-    """hostile 49: what is sent to a socket whose on_connect takes its time is held up to outbox_bytes; then its
-    connection is closed with 4008, and nothing is held."""
+    """hostile 49: what is sent to a socket with a slow on_connect is held up to outbox_bytes; then its connection is
+    closed with 4008, and nothing is held."""
     io = SocketIO()
     go, inside = asyncio.Event(), asyncio.Event()
 
@@ -380,8 +382,8 @@ async def test_hostile_49_what_is_held_before_connect_is_bounded(kind: str) -> N
 
 @looped
 async def test_hostile_49_answers_that_wait_for_the_log(store: SaboteurStore) -> None:
-    """hostile 49: while answers wait for a log that has stalled, no more is read from their client than may wait for
-    handlers; when the log goes on they leave, and reading does."""
+    """hostile 49: while answers wait for a stalled log, no more is read from their client than may wait for handlers;
+    when the log goes on they are sent, and reading goes on."""
     io = SocketIO(recovery_window=60.0, max_pending_events=4)
 
     @io.on("ask")
@@ -405,7 +407,7 @@ async def test_hostile_49_answers_that_wait_for_the_log(store: SaboteurStore) ->
 
 @looped
 async def test_hostile_49_events_that_wait_for_the_log(store: SaboteurStore) -> None:
-    """hostile 49: beyond what may wait for the log, events go out beside it; beyond as much again, `emit` raises."""
+    """hostile 49: beyond what may wait for the log, events are sent without it; beyond as much again, `emit` raises."""
     io = SocketIO(recovery_window=60.0)
     async with served(io) as url, entered(url) as client:
         hub = io.engine.site.hub
