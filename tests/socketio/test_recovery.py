@@ -362,7 +362,7 @@ async def test_two_at_once_on_a_slow_log(tmp_path: Path) -> None:
 
 @looped
 async def test_data_that_cannot_be_kept() -> None:
-    """A socket whose data is not JSON cannot recover; it is told apart from all others by a warning only."""
+    """A socket whose data is not JSON cannot recover; apart from a warning it is like all others."""
     io = recovering()
     async with served(io) as url:
         async with session(url, io) as (_, one):

@@ -331,7 +331,7 @@ async def test_another_parser_than_the_one_that_kept_it(tmp_path: Any) -> None:
 
 
 def test_a_record_is_for_rooms_or_for_one_socket() -> None:
-    """A record says whom it is for: rooms without some, one socket by its id, or all but one."""
+    """A record names its audience: rooms, with exceptions, one socket by its id, or all but one."""
 
     def reaches(audience: Audience, id: str, *rooms: str) -> bool:  # noqa: A002
         record = Record.of(JSON.body("x", ()), audience)
