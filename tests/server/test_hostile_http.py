@@ -51,11 +51,11 @@ async def large(scope: Any, receive: Any, send: Any) -> None:
 def test_a_pipeline_is_bounded(run: Run) -> None:
     """What a client sends ahead waits unread: at most a few hundred kilobytes are held, whatever it sends (hostile
     49)."""
-    count, request = 3_000, GET[:-2] + b"X-Padding: " + b"x" * 400 + b"\r\n\r\n"
+    count, padded = 3_000, GET[:-2] + b"X-Padding: " + b"x" * 400 + b"\r\n\r\n"
 
     async def main() -> None:
         async with partyline_server() as (partyline, url), connected(url) as peer:
-            sending = asyncio.create_task(peer.send(*[request * 100] * (count // 100)))
+            sending = asyncio.create_task(peer.send(*[padded * 100] * (count // 100)))
             most = answers = 0
             tail = b""
             while answers < count:

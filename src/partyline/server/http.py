@@ -4,15 +4,15 @@ WebSocket.
 What is in hand is an `Exchange` (answered without ASGI) or a `Cycle` (an ASGI application's). wire/http/ reads; here
 are deadlines, limits, refusals and the turn that each connection has. No task, no timer of the loop and no future of
 its own: an idle connection is this object and its place in the timing wheel.
+
+Long because every step of a request changes the same few fields: the phase, what is in hand, the deadline.
 """
 
 from __future__ import annotations
 
 import asyncio
 from time import perf_counter
-from typing import Any, Final, Protocol, cast
-
-from starlette.types import ASGIApp
+from typing import Final, Protocol, cast
 
 from partyline import log
 from partyline.errors import NotFound, Overloaded, PartylineError, RequestTimeout
@@ -23,9 +23,9 @@ from partyline.server.exchange import Exchange, head_lines, status_line
 from partyline.server.fair import SLICE
 from partyline.server.foreign import ForeignSocket
 from partyline.server.known import Known, Request
+from partyline.server.served import NOBODY, Options, Served, address_of
 from partyline.server.site import Endpoint, Site, Upgrade
 from partyline.server.websocket import WebSocket
-from partyline.trust.perimeter import Peer
 from partyline.wire.http.body import Body, body_of
 from partyline.wire.http.head import Head, Headers, HeadReader, complete_lines, path_text
 from partyline.wire.http.phases import TRANSITIONS, Phase, Step
@@ -40,26 +40,6 @@ _LARGE: Final = 64 * 1024  # bytes of an answer that may have to wait for its re
 _UNREAD: Final = 128  # times outbox_bytes: what all answers together may hold that nobody reads
 _MOST_KNOWN: Final = 8  # heads that a connection remembers
 _ASGI_COST: Final = 0.0003  # seconds that an application's request is taken to cost: its steps cannot be watched
-
-
-class Served:
-    """What the connections of one server serve, beside what they share in the site.
-
-    `foreign` says that WebSockets on paths that are not ours go to `app` as well.
-    """
-
-    def __init__(self, site: Site, app: ASGIApp, *, foreign: bool = False) -> None:
-        self.site = site
-        self.app = app
-        self.foreign = foreign
-        self.state: dict[str, Any] = {}  # of the application's lifespan
-        self.tasks: set[asyncio.Task[None]] = set()
-
-    def run(self, cycle: Cycle | ForeignSocket) -> None:
-        """Let the application handle it, in a task of its own."""
-        task = asyncio.get_running_loop().create_task(cycle.run(self.app))
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
 
 
 class InHand(Protocol):
@@ -147,7 +127,7 @@ class HttpConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         site = self._site
-        name = _address(transport.get_extra_info("peername"))
+        name = address_of(transport.get_extra_info("peername"))
         self._address = name[0] if name else ""
         self._refusal = site.enter(self._address)
         site.live.add(self)
@@ -371,7 +351,9 @@ class HttpConnection(asyncio.Protocol):
             self._refuse(error)
             return
         if exchange is None:
-            cycle = Cycle(self, head, {**self._scope("http", head, path), "method": head.method})
+            cycle = Cycle(
+                self, head, {**self._served.scope(self._transport, "http", head, path), "method": head.method}
+            )
             self._in_hand = cycle
             self._served.run(cycle)
         else:
@@ -398,7 +380,7 @@ class HttpConnection(asyncio.Protocol):
         site = self._site
         if head.method == "OPTIONS":
             if head.path == b"*" or (head.path == b"/" and head.hostless):
-                return Exchange(self, _Options(), "OPTIONS", "", b"", [], _NOBODY, keep_alive=head.keep_alive)
+                return Exchange(self, Options(), "OPTIONS", "", b"", [], NOBODY, keep_alive=head.keep_alive)
             return None  # a preflight, perhaps: the layer that knows about CORS answers it
         found = site.direct.find(head.method.encode("ascii"), head.path)
         if found is None:
@@ -553,7 +535,7 @@ class HttpConnection(asyncio.Protocol):
             self.become_websocket(endpoint, accepted)
         elif self._served.foreign:
             handshake.accept(head.method, head.version, head.headers)
-            scope = self._scope("websocket", head, path)
+            scope = self._served.scope(self._transport, "websocket", head, path)
             foreign = ForeignSocket(self, head, scope)
             self._in_hand = foreign
             self._served.run(foreign)
@@ -652,52 +634,12 @@ class HttpConnection(asyncio.Protocol):
         return "https" if self._transport.get_extra_info("sslcontext") else "http"
 
     def _own_host(self) -> bytes:
-        name = _address(self._transport.get_extra_info("sockname"))
+        name = address_of(self._transport.get_extra_info("sockname"))
         if name is None:
             return b"localhost"
         host = f"[{name[0]}]" if ":" in name[0] else name[0]
         return f"{host}:{name[1]}".encode("latin-1")
 
-    def _scope(self, kind: str, head: Head, path: str) -> dict[str, Any]:
-        transport = self._transport
-        secure = transport.get_extra_info("sslcontext")
-        schemes = ("http", "https") if kind == "http" else ("ws", "wss")
-        return {
-            "type": kind,
-            "asgi": {"version": "3.0", "spec_version": "2.3"},
-            "http_version": head.version,
-            "server": _address(transport.get_extra_info("sockname")),
-            "client": _address(transport.get_extra_info("peername")),
-            "scheme": schemes[bool(secure)],
-            "root_path": "",
-            "path": path,
-            "raw_path": head.path,
-            "query_string": head.query,
-            "headers": head.headers,
-            "state": self._served.state.copy(),
-        }
-
     def _count_unread(self, size: int) -> None:
         self._site.unread += size - self._unread
         self._unread = size
-
-
-class _Options:
-    """Answers OPTIONS for the server as a whole (RFC 9110 9.3.7), by which proxies ask whether it lives."""
-
-    max_body = 0
-    body_setting = "max_body"
-
-    def begin(self, exchange: Exchange) -> None:
-        """Anybody may ask."""
-
-    def respond(self, exchange: Exchange) -> None:
-        exchange.answer([(b"allow", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")], b"")
-
-
-_NOBODY: Final = Peer("", "http", "")
-
-
-def _address(name: object) -> tuple[str, int] | None:
-    """Host and port of a socket's name; None for one that has none (a Unix socket)."""
-    return (str(name[0]), int(name[1])) if isinstance(name, tuple) and len(name) >= 2 else None

@@ -18,7 +18,8 @@ from partyline.errors import ConfigError
 from partyline.server.answers import SAFETY_HEADERS
 from partyline.server.asgi import AsgiWebSocket
 from partyline.server.exchange import head_lines
-from partyline.server.http import HttpConnection, Served
+from partyline.server.http import HttpConnection
+from partyline.server.served import Served
 from partyline.server.site import Site
 from partyline.server.sockets import reap_dead_peers
 from partyline.server.websocket import WebSocket

@@ -2,6 +2,8 @@
 
 What carries it is a subclass: a WebSocket (`websocket.py`), a stream of server-sent events (`events.py`), a socket of
 the Socket.IO namespace /relay (`partyline.bridge`). Expiry, revocation, positions, gaps, listing and closing are here.
+
+Long because whatever carries a session gets all of these from it.
 """
 
 from __future__ import annotations
