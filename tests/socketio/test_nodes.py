@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime as dt
+import enum
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -11,7 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from partyline import CallTimeout, ConfigError, Socket, SocketIO
+from partyline import CallTimeout, ConfigError, InvalidValue, Socket, SocketIO
 from partyline.socketio.broadcast import RemoteSocket
 from partyline.testing import MemoryCluster
 from partyline.testing.cluster import MemoryAdapter
@@ -20,6 +22,10 @@ from tests.server.peers import WebSocketPeer, connected, websocket
 from tests.server.servers import eventually, partyline_server
 
 PATH = "/socket.io/?EIO=4&transport=websocket"
+
+
+class Colour(enum.Enum):
+    RED = "red"
 
 
 class Node:
@@ -117,6 +123,23 @@ def test_binary_crosses_nodes(run: Run) -> None:
             one.io.emit("file", {"part": b"\x00\xff"})
             assert await far.peer.text() == '451-["file",{"part":{"_placeholder":true,"num":0}}]'
             assert await far.peer.next() == b"\x00\xff"
+
+    run(main())
+
+
+def test_an_answer_that_cannot_travel(run: Run) -> None:
+    """A client whose answer has no form between nodes counts as missing, at once, and its connection stays."""
+
+    async def main() -> None:
+        async with nodes(2) as (one, two), client(two) as far, client(two) as further:
+            calling = asyncio.create_task(one.io.call("how many?", timeout=60.0))
+            await far.answer(2**70)
+            await further.answer(2)
+            with pytest.raises(CallTimeout) as caught:
+                await calling
+            assert (caught.value.answers, caught.value.missing) == ((2,), (far.id,))
+            two.io.emit("still")
+            assert await far.event() == ["still"]
 
     run(main())
 
@@ -321,6 +344,96 @@ def test_servers_talk_among_themselves(run: Run) -> None:
             await eventually(lambda: sorted(heard) == [1, 1, 2, 2], "the others hear it")
             assert await one.io.server_side_call("count", -1) == [{"error": "internal"}] * 2
             assert await one.io.server_side_call("nobody hears") == [None, None]
+
+    run(main())
+
+
+class Thing:
+    def __repr__(self) -> str:
+        return "a thing"
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        ({1}, [1]),
+        ((1, "a"), [1, "a"]),
+        (dt.datetime(2026, 1, 2, tzinfo=dt.UTC), "2026-01-02T00:00:00Z"),
+        ({1: {None: Colour.RED}}, {"1": {"null": "red"}}),
+        (b"\x00", b"\x00"),
+        ("half \ud83d", "half \ufffd"),
+        (2**64 - 1, 2**64 - 1),
+    ],
+)
+def test_values_between_servers_are_what_clients_get(run: Run, value: Any, written: Any) -> None:
+    """Other servers, and clients of other nodes, get an application's values as clients of this node do; so does
+    whoever asked another server."""
+
+    async def main() -> None:
+        async with nodes(2) as (one, two), client(two) as far:
+            heard: list[Any] = []
+
+            @two.io.on_server_side("take")
+            def take(*arguments: Any) -> Any:
+                heard.append(arguments)
+                return value
+
+            assert await one.io.server_side_call("take", value, {"in": value}) == [written]
+            one.io.server_side_emit("take", [value])
+            await eventually(lambda: len(heard) == 2, "both are heard")
+            assert heard == [(written, {"in": written}), ([written],)]
+            if not isinstance(value, bytes):
+                one.io.emit("take", value)
+                assert await far.event() == ["take", written]
+                asked = asyncio.create_task(one.io.call("take", value, timeout=5.0))
+                await far.answer(7)
+                assert await asked == [7]
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (Thing(), r"argument 2\['in'\]\[1\] cannot be sent: it is a Thing"),
+        (2**70, r"argument 2\['in'\]\[1\] cannot be sent: it is a whole number of more than 64 bits"),
+        ({b"x": 1}, r"argument 2\['in'\]\[1\] cannot be sent: it has a key that is a bytes"),
+    ],
+)
+def test_values_that_cannot_go_to_servers(run: Run, caplog: pytest.LogCaptureFixture, value: Any, reason: str) -> None:
+    """A value without a form is refused with its place, by all that goes to other nodes, and no question stays open;
+    as an answer it is an internal error there and a line in the log here."""
+
+    async def main() -> None:
+        async with nodes(2) as (one, two):
+            two.io.on_server_side("take")(lambda *_: value)
+            arguments = ("take", 1, {"in": [0, value]})
+            with pytest.raises(InvalidValue, match=reason):
+                one.io.server_side_emit(*arguments)
+            with pytest.raises(InvalidValue, match=reason):
+                await one.io.server_side_call(*arguments)
+            with pytest.raises(InvalidValue, match=reason):
+                one.io.emit(*arguments)
+            with pytest.raises(InvalidValue, match=reason):
+                await one.io.call(*arguments)
+            assert one.io.nodes is not None
+            assert one.io.nodes._cluster._questions == {}
+            assert await one.io.server_side_call("take") == [{"error": "internal"}]
+            assert any("an answer to a server cannot be sent" in str(record.__dict__) for record in caplog.records)
+
+    run(main())
+
+
+@pytest.mark.parametrize("name", ["connect", "disconnecting", 7])
+def test_names_between_servers(run: Run, name: Any) -> None:
+    """The name of an event between servers is held to what that of an event is held to."""
+
+    async def main() -> None:
+        async with nodes(2) as (one, _):
+            with pytest.raises(InvalidValue, match=r"event|keeps for itself"):
+                one.io.server_side_emit(name)
+            with pytest.raises(InvalidValue, match=r"event|keeps for itself"):
+                await one.io.server_side_call(name)
 
     run(main())
 

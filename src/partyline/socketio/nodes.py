@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from partyline import log
@@ -27,8 +27,8 @@ from partyline.models import Audience
 from partyline.socketio.acks import Gathering
 from partyline.socketio.broadcast import RemoteSocket
 from partyline.socketio.handlers import awaited
-from partyline.wire.socketio.packets import unwritable
-from partyline.wire.socketio.values import check_integers, plain
+from partyline.wire.socketio.packets import event_values
+from partyline.wire.socketio.values import check_integers, in_messagepack, places, plain
 
 if TYPE_CHECKING:
     from partyline.socketio.namespace import Namespace
@@ -78,7 +78,10 @@ class Nodes:
     ) -> None:
         """Send an event on the other nodes, too. Raises InvalidValue."""
         rooms, excluded = _rooms(audience)
-        self._tell(Emit(namespace.name, event, list(arguments), rooms, excluded, volatile=volatile, only=audience.only))
+        self._tell_values(
+            lambda values: Emit(namespace.name, event, values, rooms, excluded, volatile=volatile, only=audience.only),
+            arguments,
+        )
 
     def gather(
         self,
@@ -94,18 +97,16 @@ class Nodes:
             gathering.expect(node)
         number = self._cluster.ask(_Remote(gathering))
         rooms, excluded = _rooms(audience)
-        self._tell(
-            Emit(
-                namespace.name,
-                event,
-                list(arguments),
-                rooms,
-                excluded,
-                request=number,
-                seconds=seconds,
-                only=audience.only,
-            )
-        )
+
+        def question(values: list[Any]) -> Emit:
+            name, only = namespace.name, audience.only
+            return Emit(name, event, values, rooms, excluded, request=number, seconds=seconds, only=only)
+
+        try:
+            self._tell_values(question, arguments)
+        except InvalidValue:
+            self._cluster.settle(number)
+            raise
         return number
 
     def settle(self, number: int) -> None:
@@ -115,10 +116,10 @@ class Nodes:
     async def fetch(self, namespace: Namespace, audience: Audience, seconds: float) -> list[RemoteSocket]:
         """The sockets of an audience on the other nodes. Raises CallTimeout if one does not answer."""
 
-        def question(number: int) -> Said:
-            return Fetch(namespace.name, number, *_rooms(audience), audience.only)
+        def ask(number: int) -> None:
+            self._tell(Fetch(namespace.name, number, *_rooms(audience), audience.only))
 
-        answers = await self._ask(question, seconds)
+        answers = await self._ask(ask, seconds)
         return [
             RemoteSocket(namespace, identifier, rooms, data)
             for answer in answers
@@ -135,21 +136,27 @@ class Nodes:
         self._tell(Expel(namespace.name, *_rooms(audience), close, audience.only))
 
     def server_side(self, namespace: Namespace, event: str, arguments: tuple[Any, ...]) -> None:
-        """An event for the other servers."""
-        self._tell(ServerSide(namespace.name, event, list(arguments)))
+        """An event for the other servers. Raises InvalidValue."""
+        event_values(event, (), None)
+        self._tell_values(lambda values: ServerSide(namespace.name, event, values), arguments)
 
     async def server_side_call(
         self, namespace: Namespace, event: str, arguments: tuple[Any, ...], seconds: float
     ) -> list[Any]:
         """The same, and what each of them answers. Raises CallTimeout."""
-        answers = await self._ask(lambda number: ServerSide(namespace.name, event, list(arguments), number), seconds)
+        event_values(event, (), None)
+
+        def ask(number: int) -> None:
+            self._tell_values(lambda values: ServerSide(namespace.name, event, values, number), arguments)
+
+        answers = await self._ask(ask, seconds)
         return [answer.value for answer in answers if isinstance(answer, ServerSideAnswer)]
 
-    async def _ask(self, question: Any, seconds: float) -> list[Said]:
+    async def _ask(self, ask: Callable[[int], None], seconds: float) -> list[Said]:
         collected = Collected(self._cluster.others)
         number = self._cluster.ask(collected)
         try:
-            self._tell(question(number))
+            ask(number)
             await collected.wait(seconds)
         finally:
             self._cluster.settle(number)
@@ -162,10 +169,13 @@ class Nodes:
         return collected.answers
 
     def _tell(self, said: Said, to: str = "") -> None:
-        try:
-            self._cluster.tell(said, to)
-        except (TypeError, ValueError, OverflowError, RecursionError) as error:
-            raise unwritable(error) from None
+        self._cluster.tell(said, to)
+
+    def _tell_values(self, say: Callable[[list[Any]], Said], values: Sequence[Any], to: str = "") -> None:
+        """Say something with values of an application, which are what clients would get. Raises InvalidValue."""
+        in_messagepack(
+            lambda written: self._tell(say(written), to), list(values), lambda: places(len(values), event=False)
+        )
 
     # What the others say
 
@@ -205,7 +215,11 @@ class Nodes:
         assert request is not None
 
         def answered(socket: str, arguments: list[Any]) -> None:
-            self._tell(Answered(said.namespace, request, socket, arguments), node)
+            try:
+                self._tell_values(lambda values: Answered(said.namespace, request, socket, values), arguments, node)
+            except InvalidValue as error:
+                _log.error("an answer cannot be sent to another node", socket=socket, error=error.message)
+                gone(socket)
 
         def gone(socket: str) -> None:
             self._tell(Missing(said.namespace, request, socket), node)
@@ -227,12 +241,13 @@ class Nodes:
                 self._io.counters.errors += 1
                 _log.exception("a handler of server-side events failed", event_name=said.event)
                 value = {"error": "internal"}
-        if said.request is not None:
+        request = said.request
+        if request is not None:
             try:
-                self._tell(ServerSideAnswer(said.namespace, said.request, value), node)
+                self._tell_values(lambda values: ServerSideAnswer(said.namespace, request, values[0]), [value], node)
             except PartylineError as error:
                 _log.error("an answer to a server cannot be sent", event_name=said.event, error=error.message)
-                self._tell(ServerSideAnswer(said.namespace, said.request, {"error": "internal"}), node)
+                self._tell(ServerSideAnswer(said.namespace, request, {"error": "internal"}), node)
 
 
 class _Remote:

@@ -16,7 +16,7 @@ import msgspec
 
 from partyline.errors import InvalidPacket, PayloadTooLarge
 from partyline.wire.json import read
-from partyline.wire.socketio.attachments import BINARY, Body
+from partyline.wire.socketio.attachments import Body
 from partyline.wire.socketio.packets import (
     ACK,
     CONNECT,
@@ -36,7 +36,7 @@ from partyline.wire.socketio.packets import (
     connect_error_data,
     event_values,
 )
-from partyline.wire.socketio.values import UNWRITABLE, check_integers, places, plain
+from partyline.wire.socketio.values import in_messagepack, places
 
 _UNDEFINED: Final = b"\xd4\x00\x00"
 _EXACT_UP_TO: Final = 16 * 1024  # bytes that are read in Python, where msgspec cannot tell what it sees
@@ -203,17 +203,10 @@ def _packet(kind: int, namespace: str, identifier: int | None, data: bytes) -> M
 
 def _data(data: Any, *, event: bool) -> bytes:
     """What a packet carries."""
-    if type(data) is list:
-        data = [_from_json(value) if type(value) is msgspec.Raw else value for value in data]
-    try:
-        # Dates and the like become text, as in JSON; keys become text, too.
-        return _encode(msgspec.to_builtins(data, builtin_types=BINARY, str_keys=True))
-    except UNWRITABLE:
-        names = places(len(data), event=event) if isinstance(data, list) else ["the data"]
-        values = plain(data if isinstance(data, list) else [data], names)
-        for value, name in zip(values, names, strict=True):
-            check_integers(value, name)
-        return _encode(values if isinstance(data, list) else values[0])
+    if not isinstance(data, list):
+        return in_messagepack(lambda values: _encode(values[0]), [data], lambda: ["the data"])
+    values = [_from_json(value) if type(value) is msgspec.Raw else value for value in data]
+    return in_messagepack(_encode, values, lambda: places(len(values), event=event))
 
 
 def _with(array: bytes, last: str) -> bytes:

@@ -432,12 +432,6 @@ def check_name(name: Any) -> str:
     return name
 
 
-def unwritable(error: Exception) -> InvalidValue:
-    """The error for arguments that cannot be sent, where nothing more exact is known."""
-    reason = "it nests too deep, or in a circle" if isinstance(error, RecursionError) else str(error)
-    return InvalidValue(f"an argument cannot be sent: {reason}", code="invalid_arguments", field="arguments")
-
-
 def _too_large(limit: int) -> PayloadTooLarge:
     return PayloadTooLarge(f"a packet with its attachments is larger than {limit} bytes", limit="max_message")
 

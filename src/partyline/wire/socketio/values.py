@@ -7,15 +7,17 @@ pydantic's models. Half a surrogate pair becomes U+FFFD. For anything else the e
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
 from partyline.errors import InvalidValue
 from partyline.wire.socketio.attachments import BINARY
 from partyline.wire.websocket.frames import utf8
+
+T = TypeVar("T")
 
 UNWRITABLE: Final = (TypeError, ValueError, OverflowError, RecursionError, BufferError)
 """What the encoders raise."""
@@ -32,6 +34,19 @@ def plain(values: Sequence[Any], places: Sequence[str]) -> list[Any]:
 def frozen(arguments: Sequence[Any]) -> list[Any]:
     """Arguments of an event as they are now, whatever becomes of them later. Raises InvalidValue."""
     return plain(arguments, places(len(arguments), event=False))
+
+
+def in_messagepack(write: Callable[[list[Any]], T], values: list[Any], places: Callable[[], list[str]]) -> T:
+    """What `write` makes of values as MessagePack has them: dates and the like are text, as in JSON, and so are keys.
+    Raises InvalidValue, which names the place of a value that has no form."""
+    try:
+        return write(msgspec.to_builtins(values, builtin_types=BINARY, str_keys=True))
+    except UNWRITABLE:
+        names = places()
+        made = plain(values, names)
+        for value, place in zip(made, names, strict=True):
+            check_integers(value, place)
+        return write(made)
 
 
 def check_integers(values: Any, place: str) -> None:
