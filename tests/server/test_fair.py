@@ -144,3 +144,22 @@ def test_a_task_waits_for_its_turn_too(run: Run) -> None:
         assert served == ["first", "last"]
 
     run(main())
+
+
+def test_a_machine_that_stood_still_keeps_no_stranger_waiting(run: Run) -> None:
+    """A stall in the slice of one stranger costs all of them a second, not five times the stall: their logins would
+    time out."""
+
+    async def main() -> None:
+        fair, went_on = Fair(), asyncio.Event()
+
+        class Stranger:
+            def go_on(self) -> None:
+                went_on.set()
+
+        assert fair.stranger(Stranger(), 60.0)
+        async with asyncio.timeout(10):
+            await went_on.wait()
+        assert not len(fair)
+
+    run(main())

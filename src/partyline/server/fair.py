@@ -34,6 +34,8 @@ _ROUND: Final = 0.005  # seconds in one turn of the loop for all of those that w
 _SHARE: Final = 0.2  # of the loop's time, for all strangers: a quarter with what the kernel does for them
 _GRACE: Final = 0.1  # seconds that strangers may be ahead of their share: a burst of logins does not wait
 
+_MOST: Final = 0.25  # seconds that a slice of a stranger counts for at most: the machine may have stood still meanwhile
+
 
 class Busy(Protocol):
     """Something that waits for its turn: a connection that has stopped reading."""
@@ -89,7 +91,7 @@ class Fair:
     def stranger(self, one: Busy, cost: float) -> bool:
         """Count `cost` seconds that were spent on a stranger. True if it must stop now, and goes on in its turn."""
         now = self._clock()
-        self._paid = max(self._paid, now) + cost / _SHARE
+        self._paid = max(self._paid, now) + min(cost, _MOST) / _SHARE
         if self._paid <= now + _GRACE and not self._strangers:
             return False
         self._strangers.append((one, self._paid - _GRACE))
