@@ -1,7 +1,7 @@
-"""What strangers do to a server, one row each.
+"""Attacks of strangers on a server, one row each.
 
-`python -m tests.attackers.attacks PORT ATTACK COUNT [tls]` does it until it is ended: COUNT connections at once, each
-made again a little after the server has ended it.
+`python -m tests.attackers.attacks PORT ATTACK COUNT [tls]` attacks until it is ended, with COUNT connections at once,
+each opened again a little after the server has ended it.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def socketio(data: bytes, *first: str) -> Attack:
 
 
 def http(data: bytes) -> Attack:
-    """Write these bytes again and again on a fresh connection, and read what is answered."""
+    """Write these bytes again and again on a fresh connection, and read the answers."""
     blob = _many(data)
 
     async def attack(peer: Peer) -> None:
@@ -71,7 +71,7 @@ def http(data: bytes) -> Attack:
 
 
 def one(data: bytes) -> Attack:
-    """Write these bytes once, and wait for the answer; then come again at once."""
+    """Write these bytes once and wait for the answer; then start again at once."""
 
     async def attack(peer: Peer) -> None:
         await peer.write(data)
@@ -90,7 +90,7 @@ async def dripping(peer: Peer) -> None:
 
 
 async def patterns(peer: Peer) -> None:
-    """Subscribe to as many patterns as are taken, all of which cover one topic, and to others instead of them."""
+    """Subscribe to as many patterns as are accepted, all of which cover one topic, and replace them with others."""
     await peer.upgrade("/v1/ws", V1)
     tail = ".a" * 12
     names = ["".join(("*" if wild else "a") + "." for wild in mask) + tail[1:] for mask in product((0, 1), repeat=4)]
@@ -112,10 +112,10 @@ GET = b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """An attack, and what a server must have for it to make sense."""
+    """An attack, and what it needs of a server."""
 
     attack: Attack
-    idle: bool = False  # it sends nothing that anybody handles
+    idle: bool = False  # it sends nothing that is handled
     open: bool = False  # it needs no credential anywhere: within its rate it is served while there is time
     again: float = 0.5  # seconds until it comes again
 
@@ -167,7 +167,7 @@ ROWS: dict[str, Row] = {
 
 
 async def main(port: int, name: str, count: int, tls: bool) -> None:
-    """Attack until somebody ends this process."""
+    """Attack until this process is ended."""
     row = ROWS[name]
 
     async def attacker() -> None:
@@ -186,5 +186,5 @@ async def main(port: int, name: str, count: int, tls: bool) -> None:
 
 
 if __name__ == "__main__":
-    os.nice(10)  # attackers have machines of their own
+    os.nice(10)  # real attackers have their own machines
     asyncio.run(main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), "tls" in sys.argv[4:]))

@@ -1,7 +1,7 @@
 """Honest clients beside the attackers.
 
 `python -m tests.attackers.honest PORT [tls] [TOKEN]` runs twenty of them, each of which asks something twenty times a
-second. For a line on standard input it prints what they have seen since the last.
+second. For each line on standard input it prints what they have seen since the last one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ EVERY = 0.05  # seconds
 
 
 class Seen:
-    """Latencies in milliseconds, with what is not answered yet."""
+    """Latencies in milliseconds, including requests that are not answered yet."""
 
     def __init__(self) -> None:
         self.answered: list[float] = []

@@ -1,7 +1,7 @@
-"""How long others wait for the loop, in CPU time of its thread: whatever else the machine does does not count.
+"""How long others wait for the loop, in CPU time of its thread, so that other load on the machine does not count.
 
-`partyline serve tests.attackers.probe:probe` has it; at SIGUSR2 it writes what it has seen since the last time to the
-file that PROBE names.
+`partyline serve tests.attackers.probe:probe` runs it; at SIGUSR2 it writes what it has seen since the last time to the
+file named by PROBE.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Probe:
     """Something that wants to run every 5 ms."""
 
     def __init__(self) -> None:
-        self.delays: list[float] = []  # CPU seconds that it took until it did
+        self.delays: list[float] = []  # CPU seconds until it ran
         self._before = 0.0
 
     def attach(self, site: Site) -> None:

@@ -38,7 +38,7 @@ SECONDS = 1.0 if os.environ.get("PARTYLINE_SOAK") is None else 6.0
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A server to attack: who is asked for a credential, and how it is reached."""
+    """A server to attack: whether it asks for a credential, and how it is reached."""
 
     port: int
     pid: int
@@ -51,7 +51,7 @@ class Target:
         return int(Path(f"/proc/{self.pid}/task/{self.pid}/schedstat").read_text().split()[0]) / 1e9
 
     async def loop(self) -> float:
-        """How long the loop was waited for since the last time: p99, in ms of CPU."""
+        """How long others have waited for the loop since the last time: p99, in ms of CPU."""
         self.probe.unlink(missing_ok=True)
         os.kill(self.pid, signal.SIGUSR2)
         async with asyncio.timeout(30):
@@ -63,7 +63,8 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What an attack did: the honest clients' p99 in ms before and meanwhile, the loop's, the attack's share of it."""
+    """The effect of an attack: the honest clients' p99 in ms before and during it, that of the loop, the attack's share
+    of it."""
 
     quiet: float
     p99: float
@@ -73,14 +74,15 @@ class Figures:
 
     @property
     def slow(self) -> bool:
-        """Whether others waited too long. On a machine that is busy with something else only the loop's word counts."""
+        """Whether others waited too long. On a machine that is busy with something else only the loop's figure
+        counts."""
         return self.loop > P99 or (self.quiet < QUIET and self.p99 > P99)
 
 
 @asynccontextmanager
 async def target(kind: str, folder: Path) -> AsyncIterator[Target]:
-    """`keyed` and `tls` want a credential and listen on all addresses, so that all limits have their defaults; `open`
-    listens on loopback for everybody.
+    """`keyed` and `tls` require a credential and listen on all addresses, so that all limits have their defaults;
+    `open` listens on loopback for everybody.
     """
     hashed = hashlib.sha256(ADMIN.encode()).hexdigest()
     settings = [f'[[api_keys]]\nhash = "sha256:{hashed}"\nadmin = true\n']
@@ -156,7 +158,7 @@ async def _beside(module: str, *arguments: str) -> AsyncIterator[asyncio.subproc
 
 
 async def measured(at: Target, clients: Honest) -> tuple[dict[str, float], float, float]:
-    """What the clients see in a while, how long the loop is waited for, and which share of it the server takes."""
+    """What the clients see for a while, how long others wait for the loop, and the server's share of it."""
     await at.loop()
     await clients.mark()
     began, before = time.monotonic(), at.cpu()

@@ -1,4 +1,4 @@
-"""What hostile peers write, made by hand: handshakes and frames of a client, right and wrong."""
+"""What hostile peers write, made by hand: a client's handshakes and frames, right and wrong."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from partyline.wire.websocket.frames import frame
 
-KEY = b"\0\0\0\0"  # masks nothing, so that a flood costs its sender nothing
+KEY = b"\0\0\0\0"  # masks nothing, so that a flood is cheap for its sender
 
 
 def frames(opcode: int, payload: bytes = b"", *, fin: bool = True, rsv1: bool = False) -> bytes:
@@ -19,7 +19,7 @@ def frames(opcode: int, payload: bytes = b"", *, fin: bool = True, rsv1: bool = 
 
 
 def text(value: Any) -> bytes:
-    """A text frame with a value as JSON, or with a string as it is."""
+    """A text frame with a value as JSON, or with an unchanged string."""
     return frames(1, (value if isinstance(value, str) else json.dumps(value)).encode())
 
 
@@ -38,7 +38,7 @@ def handshake(path: str, *headers: str) -> bytes:
 
 
 class Peer:
-    """A connection on which anything may be written; what comes is thrown away, or waited for."""
+    """A connection on which anything may be written; what arrives is discarded or waited for."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
@@ -58,7 +58,7 @@ class Peer:
         await self.reader.readuntil(b"\r\n\r\n")
 
     async def until(self, mark: bytes) -> None:
-        """Read up to and with `mark`."""
+        """Read up to and including `mark`."""
         await self.reader.readuntil(mark)
 
     async def write(self, data: bytes) -> None:
@@ -66,7 +66,7 @@ class Peer:
         await self.writer.drain()
 
     async def flood(self, data: bytes) -> None:
-        """Write `data` again and again, and read whatever comes, until the connection ends."""
+        """Write `data` again and again, and read whatever arrives, until the connection ends."""
         eating = asyncio.ensure_future(self._eat())
         try:
             while not eating.done():

@@ -10,14 +10,14 @@ from urllib.parse import quote, urlsplit
 
 from tests import tools
 
-# A policy that is broken does nothing visible: the page says it aloud.
+# A violation of the policy is not visible, so the page reports it.
 _WATCH = """addEventListener("securitypolicyviolation", event =>
     console.error("policy", event.violatedDirective, event.blockedURI));"""
 
 
 @asynccontextmanager
 async def chromium() -> AsyncIterator[Any]:
-    """A browser; each test makes its own pages and contexts in it."""
+    """A browser; each test creates its own pages and contexts in it."""
     tools.playwright()
     path = tools.program("chromium")
     from playwright.async_api import async_playwright
@@ -33,7 +33,7 @@ async def chromium() -> AsyncIterator[Any]:
 
 
 class Visitor:
-    """A page of the chat in a context of its own. `problems` has whatever a good page never does."""
+    """A page of the chat in its own context. `problems` has whatever a correct page never does."""
 
     def __init__(self, page: Any, url: str) -> None:
         self.page = page
@@ -45,7 +45,7 @@ class Visitor:
         page.on("request", lambda request: self._asked(request.url))
 
     def _said(self, kind: str, text: str) -> None:
-        # A browser says itself that a WebSocket cannot connect: the server is away, as the test wants it.
+        # The browser itself reports that a WebSocket cannot connect: the test has stopped the server.
         if kind in ("error", "warning") and "WebSocket connection to" not in text:
             self.problems.append(text)
 
@@ -55,7 +55,7 @@ class Visitor:
             self.problems.append(f"a request to {address}")
 
     async def enter(self, name: str, room: str) -> None:
-        """Into a room, through the form."""
+        """Enter a room through the form."""
         await self.page.goto(f"{self.url}/#")
         await self.page.fill("#name", name)
         await self.page.fill("#room", room)
@@ -63,21 +63,21 @@ class Visitor:
         await self.here()
 
     async def follow(self, room: str) -> None:
-        """Into a room by its address."""
+        """Enter a room by its address."""
         await self.page.goto(f"{self.url}/#room/{quote(room, safe='')}")
         await self.here()
 
     async def here(self) -> None:
-        """Until the room is there."""
+        """Wait until the room is shown."""
         await self.page.locator("#subtitle", has_text="here").wait_for()
 
     async def stranger(self) -> None:
-        """To the button that starts a talk."""
+        """Go to the button that starts a talk."""
         await self.page.goto(f"{self.url}/#stranger")
         await self.page.wait_for_selector("#start:enabled")
 
     async def reads(self, text: str) -> None:
-        """Until the view before a talk says this."""
+        """Wait until the view before a talk shows this."""
         await self.page.locator("#meet", has_text=text).wait_for()
 
     async def say(self, text: str) -> None:
@@ -86,7 +86,7 @@ class Visitor:
         await self.page.press("#text", "Enter")
 
     async def sees(self, text: str) -> None:
-        """Until a message, or a line that nobody wrote, has this text; ours are sent then."""
+        """Wait until a message or a notice has this text; our own messages are then sent."""
         await self.until(
             """text => [...document.querySelectorAll(".message:not(.pending) .bubble, .notice")]
                 .some(one => one.textContent === text)""",
@@ -94,20 +94,20 @@ class Visitor:
         )
 
     async def until(self, condition: str, argument: Any = None) -> None:
-        """Until a function is true of its argument. Playwright's own way needs what the page's policy forbids."""
+        """Wait until a function of this argument is true. Playwright's own way needs what the page's policy forbids."""
         async with asyncio.timeout(20):
             while not await self.page.evaluate(condition, argument):
                 await asyncio.sleep(0.02)
 
     async def texts(self) -> list[str]:
-        """Of all messages, in order."""
+        """The texts of all messages, in order."""
         found: list[str] = await self.page.locator(".bubble").all_text_contents()
         return found
 
 
 @asynccontextmanager
 async def visitors(browser: Any, url: str, count: int, **context: Any) -> AsyncIterator[list[Visitor]]:
-    """Pages of different people. At the end nothing forbidden has happened in any of them."""
+    """Pages of different people. At the end nothing forbidden may have happened in any of them."""
     contexts = [await browser.new_context(**context) for _ in range(count)]
     try:
         found = []

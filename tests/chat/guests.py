@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
-WITHIN = 20.0  # seconds; more than anything takes, so that what waits in vain says where
+WITHIN = 20.0  # seconds: longer than anything takes, so that a wait in vain says where
 _PACKET = re.compile(r"4([0-4])(?:(/[^,]*),?)?(\d*)(.*)", re.DOTALL)
 
 
@@ -136,7 +136,7 @@ async def guest(url: str, namespace: str, **auth: Any) -> Guest:
 
 @asynccontextmanager
 async def guests(url: str, namespace: str, count: int, *keys: str) -> AsyncIterator[list[Guest]]:
-    """Several, all connected, the first of them with keys; gone at the end."""
+    """Several connected clients, the first of them with keys; disconnected at the end."""
     found = [await guest(url, namespace, key=key) for key in keys]
     try:
         while len(found) < count:

@@ -1,4 +1,4 @@
-"""The pairing of strangers: its rules under any order of calls, its cost, and that chance decides."""
+"""The pairing of strangers: its rules under any order of calls, its cost, and its randomness."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from partyline.chat.matching import MOST_BLOCKED, MOST_BLOCKERS, Matching
 
 PEOPLE = [f"page {number}" for number in range(8)]
-PERSON = {who: f"person {max(number, 2)}" for number, who in enumerate(PEOPLE)}  # three pages are one person's
+PERSON = {who: f"person {max(number, 2)}" for number, who in enumerate(PEOPLE)}  # three pages belong to one person
 SOMEBODY = st.sampled_from(PEOPLE)
 
 
 class Crowd(RuleBasedStateMachine):
-    """A few people who press every button in any order, beside a model of sets."""
+    """A few people who press every button in any order, compared with a model of sets."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ TestCrowd = Crowd.TestCase
 
 
 class Counted(Matching):
-    """Counts how many were looked at."""
+    """Counts how many others were looked at."""
 
     looks = 0
 
@@ -117,7 +117,7 @@ class Counted(Matching):
 
 @pytest.mark.parametrize("people", [200, 2_000, 20_000])
 def test_the_cost_of_a_pairing_is_constant(people: int) -> None:
-    """However many there are, a start looks at three others or fewer on average, though many are blocked."""
+    """However many wait, a start looks at three others or fewer on average, even if many are blocked."""
     matching, random = Counted(Random(1)), Random(2)
     starts = 0
     for _ in range(max(5_000, 3 * people)):
@@ -132,10 +132,10 @@ def test_the_cost_of_a_pairing_is_constant(people: int) -> None:
 
 
 def test_the_pool_is_bounded() -> None:
-    """Where everybody has blocked as many as they may, no more than twice as many and one wait."""
+    """If everybody has blocked as many as they may, at most twice as many plus one wait."""
     matching = Matching(Random(3))
     people = [str(number) for number in range(300)]
-    for step in range(1, MOST_BLOCKED + 1):  # everybody blocks the hundred behind them, in the round
+    for step in range(1, MOST_BLOCKED + 1):  # everybody blocks the next hundred in the circle
         for number, who in enumerate(people):
             other = people[(number + step) % len(people)]
             assert matching.start(who) is None
@@ -151,7 +151,7 @@ def test_the_pool_is_bounded() -> None:
 
 
 def test_a_block_list_holds_a_hundred() -> None:
-    """The hundred blocked last are not met again, by nobody's start; the one before them is."""
+    """The last hundred blocked are never met again, whoever starts; the one before them is."""
     matching = Matching()
     for number in range(MOST_BLOCKED + 1):
         matching.start("me")
@@ -165,7 +165,7 @@ def test_a_block_list_holds_a_hundred() -> None:
 
 
 def test_blocks_outlive_a_page() -> None:
-    """Who comes back under another id and the same person finds their blocks as they were, and those of the others; of
+    """Whoever comes back with another id as the same person finds their blocks unchanged, and those of the others; of
     all people who block, the last ones are remembered."""
     matching = Matching()
     matching.start("ada 1", "ada")
@@ -188,7 +188,7 @@ def test_blocks_outlive_a_page() -> None:
 
 
 def test_the_one_just_left_comes_last() -> None:
-    """Whoever presses next meets anybody else who waits; the same one again only if there is nobody."""
+    """Whoever presses next meets anybody else who waits, and the same one again only if there is nobody else."""
     matching = Matching()
     matching.start("ada")
     assert matching.start("bob") == "ada"
@@ -209,7 +209,7 @@ def test_the_one_just_left_comes_last() -> None:
 
 
 def test_chance_decides() -> None:
-    """Everybody who waits is met about as often."""
+    """Everybody who waits is met about equally often."""
     met: Counter[str | None] = Counter()
     random = Random(5)
     for _ in range(900):

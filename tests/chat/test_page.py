@@ -1,4 +1,4 @@
-"""The chat's page in Chromium, against the server that it is served by."""
+"""The chat's page in Chromium, with the server that serves it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_types(tmp_path: Path) -> None:
 
 
 def test_a_conversation_in_a_room() -> None:
-    """Two people in a room see who is there, who types and what is said, each message once, with its time."""
+    """Two people in a room see who is there, who is typing and what is said, each message once, with its time."""
 
     async def main() -> None:
         async with (
@@ -75,7 +75,7 @@ def test_a_conversation_in_a_room() -> None:
             assert await ada.page.locator(".state", has_text=re.compile(".")).count() == 0
             await lin.page.click(".back")
             await ada.page.get_by_text("1 person here").wait_for()
-            # One's own messages are one's own after a reload, too.
+            # After a reload, too, our own messages are marked as ours.
             await ada.page.reload()
             await ada.sees("hello back")
             assert await ada.page.locator(".mine .bubble").all_text_contents() == ["hello back"]
@@ -84,13 +84,14 @@ def test_a_conversation_in_a_room() -> None:
 
 
 def test_a_killed_server(tmp_path: Path) -> None:
-    """The server is killed in the middle of a conversation and started again: both pages say so and heal by themselves;
-    what was said before, meanwhile and after is there once and in one order, and a half-typed text too."""
+    """When the server is killed in the middle of a conversation and started again, both pages say so and recover by
+    themselves; what was said before, meanwhile and after is there once and in one order, and so is a half-typed
+    text."""
 
     async def main() -> None:
         database = tmp_path / "partyline.db"
         async with chromium() as browser, serving(db=database) as server:
-            port = server.port  # that the next server takes
+            port = server.port  # the next server uses it, too
             async with visitors(browser, server.url, 2) as (ada, lin):
                 await ada.enter("Ada", "den")
                 await lin.enter("Lin", "den")
@@ -136,7 +137,8 @@ def test_a_killed_server(tmp_path: Path) -> None:
 
 
 def test_two_windows_of_one_person() -> None:
-    """One's own typing in another window is nobody else's, and what one says there ends the emptiness here."""
+    """Our own typing in another window is not shown as somebody else's, and a message sent there replaces the empty
+    view here."""
 
     async def main() -> None:
         async with (
@@ -153,7 +155,7 @@ def test_two_windows_of_one_person() -> None:
             await window.page.type("#text", "hello")
             await lin.page.locator("#typing", has_text="Ada is typing").wait_for()
             await window.page.press("#text", "Enter")
-            await ada.sees("hello")  # in order behind the typing
+            await ada.sees("hello")  # in order after the typing
             assert await ada.page.text_content("#typing") == ""
             for one in (ada, lin, window):
                 assert await one.page.text_content("#top") == "Here it begins."
@@ -166,7 +168,7 @@ def test_two_windows_of_one_person() -> None:
 
 
 def test_the_people_of_a_room_on_a_phone() -> None:
-    """The list of people opens at its button, and closes at Escape, at a tap elsewhere and with its room."""
+    """The list of people opens with its button, and closes with Escape, with a tap elsewhere and with its room."""
 
     async def main() -> None:
         async with (
@@ -203,7 +205,7 @@ def test_the_people_of_a_room_on_a_phone() -> None:
 
 
 def test_the_name_of_a_room_and_the_way_back() -> None:
-    """A room goes by its name without what cannot be seen, and Back does not lead into the room that one has left."""
+    """A room's name is used without invisible characters, and Back does not lead into a room that was left."""
 
     async def main() -> None:
         async with (
@@ -225,7 +227,7 @@ def test_the_name_of_a_room_and_the_way_back() -> None:
 
 
 def test_an_outage_is_told_once() -> None:
-    """That the connection is lost is said aloud once, whatever the banner counts, and so is that it is back; a browser
+    """Screen readers announce the loss of the connection once, whatever the banner counts, and its return; a browser
     that goes offline says so at once."""
 
     async def main() -> None:
@@ -247,7 +249,7 @@ def test_an_outage_is_told_once() -> None:
             await banner.get_by_text("Connected again").wait_for()
             server.process.kill()
             await server.process.wait()
-            for _ in range(3):  # the banner is at work
+            for _ in range(3):  # the banner counts
                 await ada.until(
                     "text => document.querySelector('#banner').textContent !== text", await banner.text_content()
                 )
@@ -260,8 +262,8 @@ def test_an_outage_is_told_once() -> None:
 
 
 def test_an_answer_that_is_lost() -> None:
-    """A message that was kept, but whose answer and whose coming never arrived, is not said again to a server that has
-    forgotten its id, as one that was started again has; and it shows as sent."""
+    """A message that was kept, but whose answer and delivery never arrived, is not sent again to a server that has
+    forgotten its id, like a restarted one; and it shows as sent."""
     swallowing = True
 
     def between(socket: Any) -> None:
@@ -300,8 +302,8 @@ def test_an_answer_that_is_lost() -> None:
 
 
 def test_what_is_not_sent_outlives_the_view() -> None:
-    """Messages on their way and a text half typed are there again after leaving the room and after a reload, and go
-    out once the server is there, each once and in order."""
+    """Unsent messages and a half-typed text are there again after leaving the room and after a reload, and are sent
+    once the server is there, each once and in order."""
     cut = False
 
     def between(socket: Any) -> None:
@@ -354,7 +356,7 @@ def test_what_is_not_sent_outlives_the_view() -> None:
 
 
 def test_a_reload_before_the_answer() -> None:
-    """A message that was kept without the page's knowing is not said again after a reload, though the server has
+    """A message that was kept without the page's knowledge is not sent again after a reload, even if the server has
     forgotten its id and more has been said since than a page of the log holds."""
     swallowing = False
 
@@ -395,8 +397,8 @@ def test_a_reload_before_the_answer() -> None:
 
 
 def test_a_long_absence() -> None:
-    """Who was away while more was said than a page of the log holds gets all of it, in order, and among it what they
-    had said themselves without knowing that it was kept."""
+    """Somebody who was away while more was said than a page of the log holds gets all of it, in order, including their
+    own messages that were kept without their knowledge."""
 
     async def main() -> None:
         extras = chat.extras()
@@ -435,7 +437,8 @@ def test_a_long_absence() -> None:
 
 
 def test_older_messages() -> None:
-    """A room opens at its newest messages; scrolling up brings the older ones, in order, and what is read stays put."""
+    """A room opens at its newest messages; scrolling up loads the older ones in order, and what is read does not
+    move."""
 
     async def main() -> None:
         extras = chat.extras()
@@ -454,7 +457,7 @@ def test_older_messages() -> None:
             assert found == [str(number) for number in range(130, 180)]
             bottom = "(s => s.scrollHeight - s.scrollTop - s.clientHeight)(document.querySelector('#scroller'))"
             assert await ada.page.evaluate(bottom) < 2
-            # What is read stands where it stood when more has come above it.
+            # What is read stays in place when more is loaded above it.
             place = "document.querySelector('.message:nth-last-child(49)').getBoundingClientRect().top"
             await ada.page.evaluate("document.querySelector('#scroller').scrollTop = 250")
             before = await ada.page.evaluate(place)
@@ -469,14 +472,15 @@ def test_older_messages() -> None:
                 room_of("den"), "said", {"id": "new", "by": "x", "name": "Lin", "text": "new", "time": 1}
             )
             await ada.sees("new")
-            await ada.page.click("#newer")  # one reads above: nothing moved, and a button says so
+            await ada.page.click("#newer")  # while somebody reads above, nothing moves, and a button says so
             assert await ada.page.evaluate(bottom) < 2
 
     asyncio.run(main())
 
 
 def test_a_message_that_is_not_sent() -> None:
-    """An own message that the server refuses says why, can be tried again or discarded; a slow answer shows as such."""
+    """Our message that the server refuses says why, and can be tried again or discarded; a slow answer is shown as
+    such."""
     answers: list[dict[str, str]] = [{"error": "store_unavailable", "message": "the disk is full"}] * 2
 
     def between(socket: Any) -> None:
@@ -533,8 +537,8 @@ HOSTILE = [
 
 
 def test_hostile_texts_in_every_field() -> None:
-    """Scripts, markup, directions, emoji, half characters, controls and very long words in every field: nothing runs,
-    nothing breaks, the other page shows a text as a text, and neither is wider than its window."""
+    """With scripts, markup, directions, emoji, half characters, controls and very long words in every field nothing
+    runs or breaks, the other page shows plain text, and neither page is wider than its window."""
 
     async def main() -> None:
         async with (
@@ -559,7 +563,7 @@ def test_hostile_texts_in_every_field() -> None:
                 assert await eve.page.evaluate(fits), text
                 if number % 5 == 0:
                     await ada.enter("Ada", "den")  # a new connection, with a new pace
-                # A half character cannot be typed through the protocol of the test: it is made in the page.
+                # The test's protocol cannot type half a character, so the page creates it.
                 await ada.page.evaluate(
                     "codes => document.querySelector('#text').value = String.fromCharCode(...codes)",
                     list(itertools.chain.from_iterable(_units(text))),
@@ -587,7 +591,7 @@ def _units(text: str) -> list[list[int]]:
 
 
 def test_ten_thousand_characters() -> None:
-    """A text that is too long is not sent and not lost, and its length is said; the longest that may be is folded."""
+    """A text that is too long is neither sent nor lost, and its length is shown; the longest allowed one is folded."""
 
     async def main() -> None:
         async with (
@@ -613,7 +617,7 @@ def test_ten_thousand_characters() -> None:
             await ada.sees("x" * 4_000)
             bubble = ada.page.locator(".bubble")
             folded = (await bubble.bounding_box())["height"]
-            # The box that one writes in grows, and the end of the messages stays in sight.
+            # The input box grows, and the end of the messages stays in sight.
             end = "(s => s.scrollHeight - s.scrollTop - s.clientHeight)(document.querySelector('#scroller'))"
             for text in ("line\n" * 30, "", "word " * 500):
                 await ada.page.fill("#text", text)
@@ -625,7 +629,8 @@ def test_ten_thousand_characters() -> None:
 
 
 def test_links() -> None:
-    """Addresses of http and https are links that open elsewhere and tell nothing; the sentence around them is not."""
+    """http and https addresses are links that open elsewhere without a referrer; the sentence around them is not a
+    link."""
     text = "see https://example.org/a_(b)?q=1&r=<2> (or http://example.net/x). ftp://no.example javascript:alert(1)"
 
     async def main() -> None:
@@ -681,7 +686,8 @@ def test_keys() -> None:
 
 
 def test_who_looks_elsewhere() -> None:
-    """What comes while one looks elsewhere is counted in the title until one is back, and read to who cannot see."""
+    """Messages that arrive while the page is not in focus are counted in the title until it is, and read to people who
+    cannot see."""
 
     async def main() -> None:
         async with (
@@ -705,7 +711,7 @@ def test_who_looks_elsewhere() -> None:
 
 
 def test_strangers() -> None:
-    """Two strangers: waiting, talk, typing, leaving, next, stop, block; both pages say at each time what is so."""
+    """Two strangers wait, talk, type, leave, press next, stop and block; both pages always show the current state."""
 
     async def main() -> None:
         async with (
@@ -753,8 +759,8 @@ def test_strangers() -> None:
 
 
 def test_who_types_when_the_stranger_leaves() -> None:
-    """What is typed on when the other one leaves presses nothing and stays, until one presses Next oneself; whoever
-    comes then gets none of it."""
+    """Text typed while the other one leaves does not press anything and stays until Next is pressed; the next stranger
+    gets none of it."""
 
     async def main() -> None:
         async with (
@@ -788,8 +794,8 @@ def test_who_types_when_the_stranger_leaves() -> None:
 
 
 def test_quick_words_to_a_stranger() -> None:
-    """Faster than the server allows, the page waits by itself; all is said, in order, and once, though an answer is
-    lost."""
+    """If somebody writes faster than the server allows, the page waits by itself; everything is sent in order and once,
+    even if an answer is lost."""
     swallowing = False
 
     def between(socket: Any) -> None:
@@ -828,7 +834,8 @@ def test_quick_words_to_a_stranger() -> None:
 
 
 def test_what_a_leaving_stranger_did_not_get() -> None:
-    """A message that crosses the other one's leaving is not sent, says so and stays to be read; nobody else gets it."""
+    """A message that crosses with the other one's leaving is not sent, says so and stays readable; nobody else gets
+    it."""
     held: list[str] = []
 
     def between(socket: Any) -> None:
@@ -849,7 +856,7 @@ def test_what_a_leaving_stranger_did_not_get() -> None:
             for visitor in (one, other):
                 await visitor.sees("You are connected with a stranger. Say hello.")
             await other.page.click("#stop")
-            await eventually(lambda: held, "the page does not hear it")
+            await eventually(lambda: held, "the page does not get it")
             await one.say("too late")
             await one.sees("The stranger has left.")
             assert await one.page.text_content(".state") == "Not sent: the talk is over."
@@ -859,7 +866,7 @@ def test_what_a_leaving_stranger_did_not_get() -> None:
 
 
 def test_a_stop_that_crosses_a_pairing() -> None:
-    """Who presses Stop before they hear that they were paired is not in that talk, and neither is the next search."""
+    """Whoever presses Stop before hearing of the pairing is not in that talk, and neither is their next search."""
     held: list[str] | None = []
     sockets: list[Any] = []
 
@@ -889,7 +896,7 @@ def test_a_stop_that_crosses_a_pairing() -> None:
             await other.sees(hello)
             await one.page.click("#start")  # Stop
             await other.sees("The stranger has left.")
-            await one.page.click("#start")  # again, before anything of the last search is heard
+            await one.page.click("#start")  # again, before anything of the last search arrives
             crossed, held = held, None
             for packet in crossed:
                 sockets[0].send(packet)
@@ -906,8 +913,8 @@ def test_a_stop_that_crosses_a_pairing() -> None:
 
 
 def test_strangers_with_keyboard_and_ears() -> None:
-    """The focus is always somewhere and presses nothing by itself, what happens is said aloud, and a double click is
-    one."""
+    """The focus is always somewhere and presses nothing by itself, events are announced, and a double click counts
+    once."""
 
     async def main() -> None:
         async with (
@@ -922,7 +929,7 @@ def test_strangers_with_keyboard_and_ears() -> None:
             await one.page.keyboard.press("Tab")
             assert await one.page.evaluate(focus) == "start"
             for _ in range(2):
-                await one.page.keyboard.press("Enter")  # the second one stops nothing
+                await one.page.keyboard.press("Enter")  # the second press does not stop the search
             await one.reads("Looking for somebody…")
             assert await one.page.evaluate(focus) == "meet-text"
             assert await one.page.text_content("#live") == "Looking for somebody…"
@@ -946,7 +953,7 @@ def test_strangers_with_keyboard_and_ears() -> None:
 
 
 def test_waiting_while_the_server_is_away() -> None:
-    """Who waits for a stranger can stop although the server is away, and is promised nobody meanwhile."""
+    """Somebody who waits for a stranger can stop even if the server is away, and is not promised anybody meanwhile."""
 
     async def main() -> None:
         async with chromium() as browser, serving() as server, visitors(browser, server.url, 1) as (one,):
@@ -1002,8 +1009,8 @@ def test_strangers_in_two_windows() -> None:
 
 
 def test_pressing_next_too_fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who presses faster than the server allows is told so."""
-    slow = functools.partial(strangers.Visitor, starts=Pace(0.01, 2))  # one would have to be slower than any machine
+    """Somebody who presses faster than the server allows is told so."""
+    slow = functools.partial(strangers.Visitor, starts=Pace(0.01, 2))  # slower than any machine
     monkeypatch.setattr(strangers, "Visitor", slow)
 
     async def main() -> None:
@@ -1070,7 +1077,7 @@ def test_a_link_from_another_site() -> None:
 
 
 def test_who_cannot_see() -> None:
-    """Every control has a name, the keyboard reaches all of them, and what has the focus shows it."""
+    """Every control has a name and can be reached with the keyboard, and the focused one is visible."""
 
     async def main() -> None:
         async with (
@@ -1114,7 +1121,7 @@ def _luminance(colour: str) -> float:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_contrast(scheme: str) -> None:
-    """Every colour of text has a contrast of 4.5 to what it stands on, and every edge that one must see of 3 (WCAG)."""
+    """Every text colour has a contrast of 4.5 to its background, and every edge that must be seen one of 3 (WCAG)."""
     blocks = re.findall(r":root \{(.*?)\n\s*\}", (STATIC / "chat.css").read_text("utf-8"), re.DOTALL)
     colours = {name: value for block in blocks for name, value in re.findall(r"--([\w-]+): (#[0-9a-f]{6})", block)}
     if scheme == "light":

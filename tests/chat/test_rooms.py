@@ -41,7 +41,8 @@ def saying(number: int, text: str | None = None) -> dict[str, str]:
 
 
 def test_what_is_said_reaches_all_and_who_comes_later() -> None:
-    """A message reaches everybody in the room once, who says it too, nobody elsewhere, and is there for who comes."""
+    """A message reaches everybody in the room once, including its sender, and nobody elsewhere, and is kept for whoever
+    joins later."""
 
     async def main() -> None:
         async with chatting(4) as (_, (ada, lin, elsewhere, late)):
@@ -103,7 +104,7 @@ def test_rooms_have_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_retry_is_said_once() -> None:
-    """The same id, also at once and over another connection of the person, is answered and not said again."""
+    """The same id, even at once and over another connection of the person, is answered and not sent again."""
 
     async def main() -> None:
         async with chatting(3) as (_, (ada, again, lin)):
@@ -120,7 +121,7 @@ def test_a_retry_is_said_once() -> None:
 
 
 class FullAtFirst:
-    """A namespace whose log refuses the first message, with one socket in it, as which it is used too."""
+    """A namespace whose log refuses the first message, with one socket in it; it stands for that socket, too."""
 
     def __init__(self) -> None:
         self.id = "socket"
@@ -146,7 +147,7 @@ class FullAtFirst:
 
 
 def test_what_the_log_refuses_may_be_said_again() -> None:
-    """While the log keeps nothing, saying fails with the log's code; the same id works afterwards, once."""
+    """While the log keeps nothing, messages fail with the log's code; the same id works afterwards, once."""
 
     async def main() -> None:
         namespace: Any = FullAtFirst()
@@ -160,7 +161,7 @@ def test_what_the_log_refuses_may_be_said_again() -> None:
 
 
 def test_pages_of_the_log() -> None:
-    """From the newest page back to the beginning every message comes once and in order, and the end says so."""
+    """From the newest page back to the beginning every message appears once and in order, and the last page says so."""
 
     async def main() -> None:
         async with chatting(1) as (namespace, (ada,)):
@@ -184,7 +185,7 @@ def test_pages_of_the_log() -> None:
 
 
 def test_pages_of_long_messages() -> None:
-    """Where the longest messages stand, a page ends early, and still all of them come, each once and in order."""
+    """With the longest messages a page ends early, and still all of them appear, each once and in order."""
 
     async def main() -> None:
         async with chatting(1) as (namespace, (ada,)):
@@ -203,7 +204,7 @@ def test_pages_of_long_messages() -> None:
 
 
 def test_who_is_here() -> None:
-    """A person counts once however many pages they have, comes with the first and leaves with the last."""
+    """A person counts once however many pages they have, joins with the first and leaves with the last."""
 
     async def main() -> None:
         async with chatting(3) as (_, (lin, ada, again)):
@@ -213,7 +214,7 @@ def test_who_is_here() -> None:
             await lin.hears("came", 2)
             assert lin.all("came") == [[{"by": by, "name": "Ada", "count": 2}]] * 2
             ada.leave()
-            await lin.call("enter", who("Lin"))  # whatever ada's leaving brought is here by now
+            await lin.call("enter", who("Lin"))  # anything caused by ada's leaving has arrived by now
             assert lin.all("left") == []
             await again.call("enter", who("Ada", "another room"))
             assert await lin.hears("left") == [{"by": by, "count": 1}]
@@ -223,7 +224,7 @@ def test_who_is_here() -> None:
 
 
 def test_a_window_that_closes_takes_its_name_along() -> None:
-    """Who calls themselves otherwise in a second window goes by the first name again when that one closes."""
+    """A person with another name in a second window has the first name again when that window closes."""
 
     async def main() -> None:
         async with chatting(3) as (_, (lin, ada, again)):
@@ -241,7 +242,7 @@ def test_a_window_that_closes_takes_its_name_along() -> None:
 
 
 def test_typing_reaches_the_others_of_the_room() -> None:
-    """Who types is told to the others in the room, and to nobody else; outside of a room to nobody."""
+    """Typing is shown to the others in the room and to nobody else, and outside of a room to nobody."""
 
     async def main() -> None:
         async with chatting(3) as (_, (ada, lin, eve)):
@@ -270,7 +271,7 @@ HOSTILE = [
 
 
 def test_hostile_values_in_every_field() -> None:
-    """Every field with every hostile text: a plain answer or a refusal that names the field, and the room goes on."""
+    """Every hostile text in every field gets a plain answer or a refusal that names the field, and the room goes on."""
 
     async def main() -> None:
         async with chatting(1 + len(HOSTILE)) as (_, (lin, *others)):
@@ -292,7 +293,7 @@ def test_hostile_values_in_every_field() -> None:
 
 
 def test_wrong_shapes_are_refused() -> None:
-    """Arguments of wrong types and numbers are answered with invalid_arguments, and nothing is said."""
+    """Arguments of the wrong types or number are answered with invalid_arguments, and nothing is sent."""
 
     async def main() -> None:
         async with chatting(1) as (_, (ada,)):
@@ -311,7 +312,7 @@ def test_wrong_shapes_are_refused() -> None:
 
 
 def test_a_flood_is_slowed_down() -> None:
-    """Beyond the burst saying is refused with the time to wait, and works after it; the connection stays."""
+    """Beyond the burst messages are refused with the time to wait, and work after it; the connection stays."""
 
     async def main() -> None:
         async with chatting(1) as (_, (ada,)):
@@ -327,7 +328,7 @@ def test_a_flood_is_slowed_down() -> None:
 
 
 def test_a_room_can_be_named_like_a_socket() -> None:
-    """A room named as somebody's socket id brings nothing that is sent to that socket."""
+    """A room named like somebody's socket id does not receive anything that is sent to that socket."""
 
     async def main() -> None:
         async with chatting(2) as (namespace, (ada, eve)):
@@ -341,7 +342,7 @@ def test_a_room_can_be_named_like_a_socket() -> None:
 
 
 def test_the_setting_turns_it_off(tmp_path: Path) -> None:
-    """`chat = false`: neither the page nor a namespace of it is there."""
+    """With `chat = false` neither the page nor its namespaces are there."""
 
     async def main() -> None:
         for arguments, status in (((), 200), (("--set", "chat=false"), 404)):

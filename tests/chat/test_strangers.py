@@ -32,7 +32,7 @@ async def strangers(count: int, *keys: str) -> AsyncIterator[tuple[Strangers, li
 
 
 async def pair(one: Guest, other: Guest) -> None:
-    """Two who talk, where nobody else waits."""
+    """Two who talk while nobody else waits."""
     before = len(one.all("paired")) + 1, len(other.all("paired")) + 1
     assert await one.call("start") == {}
     assert await other.call("start") == {}
@@ -45,17 +45,17 @@ def saying(text: str) -> dict[str, str]:
 
 
 def test_two_talk() -> None:
-    """Two who press start are paired; each hears what the other says and that they type, and nobody else does."""
+    """Two people who press start are paired; each gets the other's messages and typing, and nobody else does."""
 
     async def main() -> None:
         async with strangers(3) as (_, (one, other, third)):
             await pair(one, other)
             await third.call("start")
-            assert await one.call("start") == {}  # who talks goes on talking
+            assert await one.call("start") == {}  # the talk goes on
             assert await one.call("say", saying("hello")) == {}
             (said,) = await other.hears("said")
             assert said["text"] == "hello"
-            assert set(said) == {"text", "time"}  # nothing that names anybody
+            assert set(said) == {"text", "time"}  # nothing that identifies anybody
             other.emit("typing", True)
             assert await one.hears("typing") == [True]
             assert await other.call("say", saying("hello back")) == {}
@@ -67,14 +67,14 @@ def test_two_talk() -> None:
 
 
 def test_a_retry_is_said_once() -> None:
-    """The same id once more is answered and not said again, also when the talk is over; in the next talk it is another
+    """A repeated id is answered and not sent again, even when the talk is over; in the next talk it is another
     message."""
 
     async def main() -> None:
         async with strangers(2) as (_, (one, other)):
             await pair(one, other)
             hello = saying("hello")
-            assert [await one.call("say", hello) for _ in range(20)] == [{}] * 20  # and the pace does not count them
+            assert [await one.call("say", hello) for _ in range(20)] == [{}] * 20  # the rate ignores them, too
             await other.call("stop")
             assert await one.call("say", hello) == {}
             await pair(one, other)
@@ -88,7 +88,7 @@ def test_a_retry_is_said_once() -> None:
 
 
 def test_leaving_is_told() -> None:
-    """Who stops, presses next or goes away ends the talk, and the other one hears it once."""
+    """Whoever stops, presses next or leaves ends the talk, and the other one is told once."""
 
     async def main() -> None:
         async with strangers(2) as (side, (one, other)):
@@ -102,13 +102,13 @@ def test_leaving_is_told() -> None:
             one.leave()
             await other.hears("left", 3)
             assert len(other.all("left")) == 3
-            await eventually(lambda: len(side.matching) == 1, "who is gone is forgotten")
+            await eventually(lambda: len(side.matching) == 1, "whoever has left is forgotten")
 
     asyncio.run(main())
 
 
 def test_next_does_not_bring_back_the_one_just_left() -> None:
-    """Where somebody else waits, next brings them; where nobody does, it waits, and may bring the same again."""
+    """If somebody else waits, next pairs with them; if nobody does, it waits, and may pair with the same one again."""
 
     async def main() -> None:
         async with strangers(3) as (side, (one, other, third)):
@@ -126,7 +126,7 @@ def test_next_does_not_bring_back_the_one_just_left() -> None:
 
 
 def test_block_and_report() -> None:
-    """Who is blocked is not met again, though nobody else is there; who is reported by three is not paired any more."""
+    """A blocked person is not met again, even if nobody else is there; one reported by three is not paired any more."""
 
     async def main() -> None:
         async with strangers(REPORTS + 1) as (side, (one, *others)):
@@ -142,7 +142,7 @@ def test_block_and_report() -> None:
             for reporter in reporters[1:]:
                 await pair(bad, reporter)
                 assert await reporter.call("report") == {}
-                assert await reporter.call("report") == {}  # nobody any more: it counts once
+                assert await reporter.call("report") == {}  # there is nobody any more: a report counts once
             assert len(side.visitors[bad.id].reporters) == REPORTS - 1
             assert await bad.call("start") == {}
             side.visitors[bad.id].reporters.add("a third")
@@ -153,7 +153,7 @@ def test_block_and_report() -> None:
 
 
 def test_one_person_in_several_windows() -> None:
-    """Two pages with the same key are never paired; the newest one searches, and the other hears so."""
+    """Two pages with the same key are never paired; the newest one searches, and the other is told so."""
 
     async def main() -> None:
         key = "the key of one"
@@ -166,7 +166,7 @@ def test_one_person_in_several_windows() -> None:
             await again.hears("paired")
             assert await one.call("start") == {}  # while the other window talks
             assert side.matching.waiting == (one.id,)
-            assert await again.call("start") == {}  # who talks goes on talking
+            assert await again.call("start") == {}  # the talk goes on
             assert await again.call("next") == {}
             assert side.matching.partner(again.id) is None
             assert side.matching.waiting == (again.id,)
@@ -177,7 +177,7 @@ def test_one_person_in_several_windows() -> None:
 
 
 def test_a_block_outlives_a_reload() -> None:
-    """Who is blocked is not met again by another page with the same key, whichever of the two comes anew."""
+    """A blocked person is not met again by another page with the same key, whichever of the two is new."""
 
     async def main() -> None:
         io = partyline.SocketIO()
@@ -197,7 +197,7 @@ def test_a_block_outlives_a_reload() -> None:
 
 
 def test_pressing_is_slowed_down() -> None:
-    """Beyond the burst, starts and messages are refused with the time to wait; typing is dropped without a word."""
+    """Beyond the burst, starts and messages are refused with the time to wait; typing is dropped silently."""
 
     async def main() -> None:
         async with strangers(2) as (_, (one, other)):
@@ -212,21 +212,22 @@ def test_pressing_is_slowed_down() -> None:
 
 
 def test_the_count_is_of_those_who_are_there() -> None:
-    """Everybody hears how many are connected, with the first event and after changes, and not one each."""
+    """Everybody is told how many are connected, at first and after changes, but not separately for each change."""
 
     async def main() -> None:
         async with strangers(20) as (_, (one, *others)):
-            await eventually(lambda: one.all("online")[-1:] == [[20]], "one hears of 20")
+            await eventually(lambda: one.all("online")[-1:] == [[20]], "one is told of 20")
             for other in others[:15]:
                 other.leave()
-            await eventually(lambda: one.all("online")[-1:] == [[5]], "one hears of 5")
+            await eventually(lambda: one.all("online")[-1:] == [[5]], "one is told of 5")
             assert len(one.all("online")) <= 5
 
     asyncio.run(main())
 
 
 def test_nothing_of_a_talk_is_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Neither the database nor a log line, at the finest level, has a word of what strangers said, or who they are."""
+    """Neither the database nor a log line, even at the finest level, has anything that strangers said, or who they
+    are."""
     secret = "a word that nobody else says"
 
     async def main() -> None:
@@ -241,7 +242,7 @@ def test_nothing_of_a_talk_is_kept(tmp_path: Path, caplog: pytest.LogCaptureFixt
                 assert await who.call("say", saying(secret)) == {}
             await other.call("report")
             await one.hears("left")
-            one.send("42/stranger,{")  # broken: what is logged of it is not what it says
+            one.send("42/stranger,{")  # broken: its content is not logged
             await eventually(lambda: one.closed, "a broken packet ends the connection")
             assert server.store.head == 0
             ids = [one.id, other.id]
@@ -256,8 +257,9 @@ def test_nothing_of_a_talk_is_kept(tmp_path: Path, caplog: pytest.LogCaptureFixt
 
 @pytest.mark.check
 def test_two_thousand_press_start_and_next() -> None:
-    """2,000 clients press start, next and stop at random and some go away: nobody is paired with two, nobody waits
-    while somebody waits whom they may meet, who is gone is forgotten, and each pair hears each other and nobody else.
+    """When 2,000 clients press start, next and stop at random and some leave, nobody is paired with two, nobody waits
+    while somebody waits whom they may meet, those that left are forgotten, and each pair hears each other and nobody
+    else.
     """
     random = Random(5)
     people, presses = 2_000, 6
@@ -289,7 +291,7 @@ def test_two_thousand_press_start_and_next() -> None:
                 in_order()
                 await asyncio.sleep(0.05)
             await living
-            await eventually(lambda: len(matching) == len(by_id), "those who went away are forgotten")
+            await eventually(lambda: len(matching) == len(by_id), "those who left are forgotten")
             in_order()
             assert len(matching.waiting) <= 1
 
@@ -306,7 +308,7 @@ def test_two_thousand_press_start_and_next() -> None:
 
 
 def test_a_new_run_says_so() -> None:
-    """Each start of the server names its run otherwise, so that a page knows that its talk is gone with the last."""
+    """Each start of the server gives its run a new name, so that a page knows that its talk ended with the last run."""
 
     async def main() -> None:
         runs = []

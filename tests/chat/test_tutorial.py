@@ -15,7 +15,7 @@ PAGE = (ROOT / "docs" / "tutorials" / "chat.md").read_text("utf-8")
 
 
 def test_excerpts() -> None:
-    """Each piece of code that names a file stands in that file, letter by letter."""
+    """Each piece of code that names a file is in that file, letter by letter."""
     excerpts = re.findall(r"^```python (\S+)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
     assert len(excerpts) >= 7
     for name, code in excerpts:
@@ -40,5 +40,5 @@ def code_lines(file: Path) -> int:
 
 
 def test_size() -> None:
-    """The server side stays an example that one reads in one go: below 400 lines of code."""
+    """The server side stays an example to read in one go: below 400 lines of code."""
     assert sum(code_lines(file) for file in PACKAGE.glob("*.py")) < 400

@@ -15,7 +15,7 @@ FILLERS = set("\u115f\u1160\u3164\uffa0")  # letters that show nothing
 
 @given(ANYTHING)
 def test_a_text_that_passes_can_be_sent(said: str) -> None:
-    """Whatever is said, what passes is UTF-8 without controls but tabs and line ends, and passes again unchanged."""
+    """Any accepted text is UTF-8 without controls except tabs and line ends, and is accepted again unchanged."""
     try:
         passed = text(said)
     except Refused:
@@ -29,7 +29,8 @@ def test_a_text_that_passes_can_be_sent(said: str) -> None:
 
 @given(ANYTHING)
 def test_a_name_that_passes_is_one_line_of_what_can_be_seen(given: str) -> None:
-    """A name that passes is one line without hidden directions, and passes again unchanged: there is one spelling."""
+    """An accepted name is one line without hidden directions, and is accepted again unchanged: there is one
+    spelling."""
     try:
         passed = name(given, 40, "name")
     except Refused:
@@ -51,12 +52,12 @@ def test_a_name_that_passes_is_one_line_of_what_can_be_seen(given: str) -> None:
     ],
 )
 def test_texts(said: str, passed: str) -> None:
-    """Nothing is done to a text but that it becomes one that can be sent and shown: pages escape it."""
+    """A text is changed only so that it can be sent and shown, because pages escape it."""
     assert text(said) == passed
 
 
 def test_lengths() -> None:
-    """A text of the greatest length passes, of one character more it does not, and the answer says both numbers."""
+    """A text of the greatest length is accepted, one more character is not, and the answer has both numbers."""
     assert text("😀" * MOST_TEXT) == "😀" * MOST_TEXT
     with pytest.raises(Refused, match="at most 4,000 characters, and this one has 4,001"):
         text("😀" * (MOST_TEXT + 1))
@@ -74,7 +75,8 @@ def test_lengths() -> None:
 
 
 def test_the_pace() -> None:
-    """So many at once, then so many a second; a refusal says how long to wait, and who waits so long is let through."""
+    """A pace allows a burst, and then a rate per second; a refusal says how long to wait, and after that wait the next
+    one passes."""
     now = 100.0
     pace = Pace(2, 3, clock=lambda: now)
     assert [pace.allows() for _ in range(4)] == [True, True, True, False]
