@@ -1,4 +1,4 @@
-"""Every Store keeps the same promises: the suite of `partyline.testing`, on each implementation."""
+"""Every Store keeps the same promises: the suite of `partyline.testing` on each implementation."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def saboteur(seed: int) -> Make:
 
 @contextlib.asynccontextmanager
 async def prompt_saboteur(clock: Callable[[], float]) -> AsyncIterator[Store]:
-    """One that is not asked to be nasty: it commits whenever the loop turns."""
+    """A saboteur that is not nasty: it commits in each turn of the loop."""
     store = SaboteurStore(clock=clock)
     loop = asyncio.get_running_loop()
     append = store.append
@@ -69,12 +69,12 @@ def test_every_store_keeps(make: Make, promise: str) -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_the_saboteur_keeps_them_too(seed: int) -> None:
-    """However nasty, the saboteur breaks no promise: what fails on it is the fault of what stands on it."""
+    """However nasty, the saboteur breaks no promise: what fails on it is the fault of its user."""
     asyncio.run(check_store(saboteur(seed)))
 
 
 def test_a_broken_store_is_found() -> None:
-    """The suite finds a store that hands out what it did not keep, and says which promise that breaks."""
+    """The suite finds a store that hands out what it did not keep, and names the broken promise."""
 
     class Forgetful(MemoryStore):
         async def read(self, *_wanted: object) -> object:  # type: ignore[override]

@@ -1,7 +1,7 @@
 """Lean clients for tests with whole processes: an HTTP connection, a line of /v1/ws, a stream of events.
 
-All of them raise or report `ConnectionError` when the server goes, at once, and try nothing again by themselves: what
-a client does then is what the tests are about.
+All of them raise or report `ConnectionError` at once when the server goes away, and never try again by themselves: what
+a client does then is the subject of the tests.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def seeded() -> tuple[int, random.Random]:
 
 
 def raise_descriptors() -> int:
-    """As many descriptors as this process may have; how many these are."""
+    """Raise the limit of descriptors as far as possible; the new limit."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return hard
@@ -53,7 +53,7 @@ def offset_of(position: str) -> int:
 
 
 class Frame(msgspec.Struct):
-    """Whatever the server says on a line, or in the data of an event."""
+    """Anything that the server says on a line or in the data of an event."""
 
     type: str = "message"
     id: int | str | None = None
@@ -71,7 +71,7 @@ encode = msgspec.json.encode
 
 
 class WebSocket(asyncio.Protocol):
-    """One WebSocket. `heard` gets every text; `closed` is set when it has gone."""
+    """One WebSocket. `heard` gets every text; `closed` is set when the connection has ended."""
 
     __slots__ = ("_codec", "_head", "_opened", "_target", "_transport", "close_code", "closed", "heard")
 
@@ -93,12 +93,12 @@ class WebSocket(asyncio.Protocol):
 
     @property
     def transport(self) -> asyncio.Transport:
-        """Its transport, once it is connected."""
+        """The transport, once it is connected."""
         assert self._transport is not None
         return self._transport
 
     def say(self, text: bytes) -> None:
-        """Send a text. Nothing happens where the connection has gone."""
+        """Send a text. Nothing happens if the connection has ended."""
         if not self.transport.is_closing():
             self.transport.write(self._codec.text(text))
 
@@ -127,7 +127,7 @@ class WebSocket(asyncio.Protocol):
             self._opened.set_result(None)
         try:
             self._receive(data)
-        except Exception as error:  # a check that failed: whoever waits for the end of this line hears of it
+        except Exception as error:  # a failed check is raised for whoever waits for the end of this line
             if not self.closed.done():
                 self.closed.set_exception(error)
             self.drop()
@@ -148,7 +148,7 @@ class WebSocket(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         if not self._opened.done():
-            self._opened.set_exception(ConnectionError("the server went during the handshake"))
+            self._opened.set_exception(ConnectionError("the server went away during the handshake"))
         if not self.closed.done():
             self.closed.set_result(None)
 
@@ -167,12 +167,12 @@ class Line(WebSocket):
         return await cls(hear).connect(port)
 
     def send(self, **command: Any) -> None:
-        """Send a command. Nothing happens where the connection has gone."""
+        """Send a command. Nothing happens if the connection has ended."""
         self.say(encode(command))
 
 
 class Http:
-    """One kept connection for HTTP calls, one after the other."""
+    """One kept connection for HTTP calls, one after another."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
@@ -189,7 +189,7 @@ class Http:
             writer.transport.abort()
 
     async def call(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
-        """One call: its status and its JSON. Raises ConnectionError where the server goes before the answer's end."""
+        """One call: its status and its JSON. Raises ConnectionError if the server goes away before the answer's end."""
         payload = b"" if body is None else encode(body)
         head = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
         self._writer.write(f"{head}Content-Length: {len(payload)}\r\n\r\n".encode() + payload)
@@ -230,7 +230,7 @@ class Http:
 
 
 async def history(port: int, topic: str) -> list[dict[str, Any]]:
-    """All of a topic's messages, page by page, each with the topic that a page names but once."""
+    """All messages of a topic, page by page, each with the topic, which a page names only once."""
     found: list[dict[str, Any]] = []
     after = "earliest"
     async with Http.open(port) as http:

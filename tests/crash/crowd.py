@@ -25,12 +25,12 @@ class Member:
         self._crowd, self.name = crowd, name
         self._line: Line | None = None
         self.last = 0
-        self.attempts = 0  # to come back, that failed
-        self.may = asyncio.Event()  # set while it may be connected
+        self.attempts = 0  # failed attempts to come back
+        self.may = asyncio.Event()  # set while it is allowed to be connected
         self.may.set()
 
     async def stay(self) -> None:
-        """Be connected whenever it may: after a loss, come back after full jitter."""
+        """Stay connected while allowed: after a loss, come back after full jitter."""
         crowd = self._crowd
         while True:
             await self.may.wait()
@@ -43,7 +43,7 @@ class Member:
             except ConnectionError:
                 crowd.tally["attempts that failed"] += 1
                 self.attempts += 1
-            if self.may.is_set():  # it was cut off; a member that leaves by itself comes back when it wants to
+            if self.may.is_set():  # it was cut off; a member that leaves by itself decides when to come back
                 bound = min(LONGEST, JITTER * 2**self.attempts)
                 await asyncio.sleep(crowd.chance.uniform(0, bound))
 
@@ -86,7 +86,7 @@ class Crowd:
         self.codes: Counter[int | None] = Counter()
         self.target = 0
         self.doors = asyncio.Semaphore(1_000)  # handshakes under way: fewer than the kernel queues for the server
-        self.entries: list[float] = []  # when somebody came in, since the last `all_in`
+        self.entries: list[float] = []  # when members connected, since the last `all_in`
         self._missing = 0
         self._in: set[Member] = set()
         self._complete = asyncio.Event()
@@ -111,7 +111,7 @@ class Crowd:
                     raise outcome
 
     def expect(self, members: Iterable[Member]) -> None:
-        """From now on count those that come in, until all of these have."""
+        """From now on count the members that connect, until all of these have."""
         self._in = set(members)
         self.entries.clear()
         self._complete.clear()
@@ -123,7 +123,7 @@ class Crowd:
             self._complete.set()
 
     async def all_in(self) -> None:
-        """Return when everybody that was expected is there. Raises TimeoutError."""
+        """Return when every expected member is there. Raises TimeoutError."""
         async with asyncio.timeout(LONG):
             await self._complete.wait()
 
@@ -150,7 +150,7 @@ async def publish(http: Http, data: object) -> int:
 
 
 async def publish_at(rate: float, seconds: float, port: int) -> int:
-    """Publish at `rate` messages a second for so long; the last offset."""
+    """Publish `rate` messages a second for this long; the last offset."""
     loop = asyncio.get_running_loop()
     began = loop.time()
     offset = number = 0
@@ -163,7 +163,7 @@ async def publish_at(rate: float, seconds: float, port: int) -> int:
 
 
 async def publish_fast(count: int, port: int) -> int:
-    """Publish so many messages as fast as five publishers can; the last offset."""
+    """Publish this many messages as fast as five publishers can; the last offset."""
 
     async def part() -> int:
         async with Http.open(port) as http:

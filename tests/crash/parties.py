@@ -1,4 +1,4 @@
-"""Publishers and subscribers that outlive the server: whatever happens, they come back and go on where they were."""
+"""Publishers and subscribers that outlive the server: whatever happens, they come back and continue."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from partyline.topics import contains, covers
 
 from .clients import LONG, Frame, Http, Line, decode, offset_of
 
-WINDOW = 32  # publishes a line has under way
+WINDOW = 32  # publishes that a line has in flight
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Sent:
 
 @dataclass(slots=True)
 class Ledger:
-    """What was sent and what was answered, over all servers' lives."""
+    """What was sent and what was answered, over the lives of all servers."""
 
     port: int
     topics: Sequence[str]
@@ -64,7 +64,7 @@ class Ledger:
 
 
 class Party(Protocol):
-    """Somebody who takes part, one connection after the other."""
+    """A participant, with one connection after another."""
 
     ledger: Ledger
 
@@ -118,7 +118,7 @@ class HttpPublisher:
         return False
 
     async def publish(self, http: Http) -> None:
-        """One call. What it does not answer the next one sends again. Raises ConnectionError."""
+        """One call. The next one sends again what it does not answer. Raises ConnectionError."""
         ledger, again = self.ledger, bool(self._waiting)
         if not again:
             count = ledger.chance.randint(1, self._batch)
@@ -140,7 +140,7 @@ class HttpPublisher:
 
 
 class LinePublisher:
-    """Publishes on a line, many under way at once; what was not answered is sent again first, in its order."""
+    """Publishes on a line, many in flight at once; unanswered ones are sent again first, in order."""
 
     def __init__(self, ledger: Ledger, name: str) -> None:
         self.ledger, self.name = ledger, name
@@ -186,13 +186,13 @@ class LinePublisher:
 
 
 class Subscriber:
-    """What a subscriber has got, over all its connections, in the order in which it came."""
+    """What a subscriber has got over all its connections, in the order of arrival."""
 
     def __init__(self, ledger: Ledger, *names: str) -> None:
         self.ledger, self.names = ledger, names
         self.got: dict[int, tuple[str, str, bytes]] = {}  # by offset: topic, id, data
         self.order: list[int] = []
-        self.repeated = 0  # messages that came a second time
+        self.repeated = 0  # messages that arrived a second time
         self.last = 0
         self.finish: int | None = None  # the offset of the last message of all, once known
         self._finished = asyncio.Event()
@@ -201,7 +201,7 @@ class Subscriber:
         return any(covers(name, topic) for name in self.names)
 
     def take(self, position: str, topic: str, message_id: str, data: bytes) -> None:
-        """A message has come."""
+        """A message has arrived."""
         assert self.sees(topic), f"{topic} is not for {self.names}"
         offset = offset_of(position)
         self.order.append(offset)
@@ -211,12 +211,12 @@ class Subscriber:
         self.look()
 
     def look(self) -> None:
-        """Whether it has come to the end."""
+        """Whether it has reached the end."""
         if self.finish is not None and self.last >= self.finish:
             self._finished.set()
 
     async def finished(self) -> None:
-        """Return when everything up to `finish` has come. Raises TimeoutError where that takes too long."""
+        """Return when everything up to `finish` has arrived. Raises TimeoutError if that takes too long."""
         self.look()
         async with asyncio.timeout(LONG):
             await self._finished.wait()
@@ -243,9 +243,9 @@ class EventSubscriber(Subscriber):
 class LineSubscriber(Subscriber):
     """Topics and patterns on one line, each resumed from its own position.
 
-    Where the first name covers the others it brings everything, in one order. Otherwise what comes while they catch up
-    is in the order of each subscription only: positions move on once the answer to a later command says that all are
-    live, and what came before may be asked for again.
+    If the first name covers the others, it delivers everything, in one order. Otherwise messages that arrive while they
+    catch up are in order only within each subscription: positions move on once the answer to a later command says that
+    all are live, and earlier messages may be requested again.
     """
 
     def __init__(self, ledger: Ledger, *names: str) -> None:
@@ -253,13 +253,13 @@ class LineSubscriber(Subscriber):
         self._positions = dict.fromkeys(names, "earliest")
         self.ordered = all(contains(names[0], name) for name in names)
         self._live = False
-        self._here: set[int] = set()  # came on this connection
+        self._here: set[int] = set()  # arrived on this connection
         self._newest = ""
-        self.doubled = 0  # messages that came twice on one connection: never
-        self.unasked = 0  # messages at or before the positions asked for: never
-        self.unordered = 0  # messages that came after a newer one of the same subscription: never
+        self.doubled = 0  # messages that arrived twice on one connection: never
+        self.unasked = 0  # messages at or before the requested positions: never
+        self.unordered = 0  # messages that arrived after a newer one of the same subscription: never
         self.passing = 0  # ephemeral messages
-        self.told = 0  # of its position, without a message
+        self.told = 0  # how often it was told its position without a message
         self._asked: dict[str, int] = {}
 
     async def once(self) -> bool:

@@ -1,4 +1,4 @@
-"""What a disk holds after its power is cut: a record of writes and fsyncs (record.c), and the states it allows."""
+"""What a disk holds after a power cut: a record of writes and fsyncs (record.c), and the states that it allows."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Event:
 
 
 def read_record(path: Path) -> Iterator[Event]:
-    """The entries, oldest first. The last one may be torn, where the process was killed."""
+    """The entries, oldest first. The last one may be torn if the process was killed."""
     content = path.read_bytes()
     at = 0
     while at + _HEAD.size <= len(content):
@@ -42,14 +42,14 @@ def read_record(path: Path) -> Iterator[Event]:
 
 @dataclass(slots=True, eq=False)
 class File:
-    """One inode: what is on the disk for certain, and the later changes, which may be there or not."""
+    """One inode: what is certainly on the disk, and the later changes, which may be there or not."""
 
     synced: bytearray = field(default_factory=bytearray)
     pending: list[Event] = field(default_factory=list)
-    syncing: int = 0  # how many of the pending changes the fsync that runs covers
+    syncing: int = 0  # how many of the pending changes the running fsync covers
 
     def content(self, chance: random.Random | None) -> bytes:
-        """What is found after a cut: without `chance` what is synced, else some sectors of what is not, too."""
+        """What is found after a cut: without `chance` what is synced, with it also some unsynced sectors."""
         content = bytearray(self.synced)
         if chance is not None:
             for event in self.pending:
@@ -75,9 +75,9 @@ def _apply(content: bytearray, event: Event, chance: random.Random | None = None
 
 
 class Disk:
-    """A folder on a disk that keeps what was synced, and of everything else whatever it likes.
+    """A folder on a disk that keeps what was synced, and any part of everything else.
 
-    Names are synced by an fsync of the folder only; what happened to them is kept in its order, as journals do.
+    Names are synced only by an fsync of the folder; changes of names are kept in order, as journals do.
     """
 
     def __init__(self) -> None:
@@ -88,7 +88,7 @@ class Disk:
         self._syncing_names = 0
 
     def apply(self, event: Event) -> None:
-        """Let the next entry of the record happen."""
+        """Apply the next entry of the record."""
         match event.operation:
             case "O":
                 if event.name not in self._names:
@@ -114,7 +114,8 @@ class Disk:
                 del self._pending_names[: self._syncing_names]
 
     def cut(self, chance: random.Random | None = None) -> dict[str, bytes]:
-        """The files after a power cut now: `chance` decides what is kept beside what is synced; None keeps nothing."""
+        """The files after a power cut now: `chance` decides what is kept besides what is synced; None keeps nothing
+        else."""
         names = dict(self._synced_names)
         if chance is not None:
             for name, entry in self._pending_names[: chance.randint(0, len(self._pending_names))]:

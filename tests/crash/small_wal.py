@@ -1,4 +1,4 @@
-"""`partyline` with a write-ahead log that goes into the database every few pages: a short record holds it all.
+"""`partyline` with a write-ahead log that is checkpointed every few pages, so that a short record has everything.
 
 python -m tests.crash.small_wal serve ...
 """

@@ -17,7 +17,7 @@ YEAR = 365 * 86400.0
 
 
 class Wall:
-    """The server's wall clock, so many seconds off."""
+    """The server's wall clock, off by this many seconds."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "offset"
@@ -31,8 +31,8 @@ class Wall:
 
 
 def test_a_clock_that_jumps(tmp_path: Path) -> None:
-    """The wall clock jumps a year ahead and two back: positions go on, nothing is forgotten or kept too long, retries
-    are known, subscribers get everything once and in order, and the messages' times are what the clock says."""
+    """When the wall clock jumps a year ahead and two back, positions go on, nothing is forgotten or kept too long,
+    retries are recognized, subscribers get everything once and in order, and messages have the clock's times."""
     run(jumps(tmp_path / "partyline.db", Wall(tmp_path)))
 
 
@@ -75,7 +75,7 @@ async def jumps(db: Path, wall: Wall) -> None:
             await subscriber.finished()
         assert await server.end() == 0
     assert subscriber.order == [offset_of(position) for position in positions] == list(range(1, 10))
-    # The clock is a year behind at the next start, too.
+    # The clock is a year slow at the next start, too.
     async with serving(*settings, db=db, env=wall.env) as server:
         assert [message["id"] for message in await history(server.port, "a")] == left
         async with Http.open(server.port) as http:

@@ -35,7 +35,7 @@ class Disk(Protocol):
 
 
 class OrderedDisk:
-    """A disk below which a library obeys (fsync.c)."""
+    """A disk under a library that obeys commands (fsync.c)."""
 
     def __init__(self, folder: Path, order: str) -> None:
         self.db = folder / "partyline.db"
@@ -45,7 +45,7 @@ class OrderedDisk:
     def refuse(self) -> None:
         written = self._path.with_suffix(".new")
         written.write_text(self._order)
-        written.rename(self._path)  # whole or not there
+        written.rename(self._path)  # whole or missing
 
     def mend(self) -> None:
         self._path.unlink()
@@ -73,7 +73,7 @@ class SmallDisk:
 
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Disk]:
-    """A real file system that can be full where this user may mount one, otherwise a library that says so."""
+    """A real file system that can be full if this user may mount one, otherwise a library that reports a full disk."""
     folder = tmp_path / "small"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "partyline-test", str(folder)]
@@ -87,20 +87,20 @@ def small(tmp_path: Path) -> Iterator[Disk]:
 
 
 def test_a_full_disk(small: Disk) -> None:
-    """While the disk is full publishes are refused with 503 and everything else goes on; with space again the service
-    resumes by itself, nothing answered is lost, and subscribers get everything once and in order (hostile 2)."""
+    """While the disk is full, publishes are refused with 503 and everything else goes on; with space again the service
+    resumes by itself, nothing acknowledged is lost, and subscribers get everything once and in order (hostile 2)."""
     run(refused_and_resumed(small))
 
 
 def test_a_failing_fsync(tmp_path: Path) -> None:
-    """While fsync fails no publish is answered 2xx; the rest as on a full disk (hostile 3)."""
+    """While fsync fails, no publish is answered 2xx; the rest is as on a full disk (hostile 3)."""
     acknowledged = run(refused_and_resumed(OrderedDisk(tmp_path, "fail")))
     assert acknowledged == 0
 
 
 async def refused_and_resumed(disk: Disk) -> int:
     """How many publishes were accepted while the disk refused."""
-    # A log of a few pages: it has to go into the database meanwhile, too.
+    # A write-ahead log of a few pages, so that checkpoints happen meanwhile, too.
     limits = ("--set", "ping_interval=0.2", "--set", "ping_timeout=5", "--set", "ephemeral_topics=live")
     async with serving(*limits, db=disk.db, env=disk.env, module="tests.crash.small_wal") as server:
         ledger = Ledger(server.port, ("a", "b"))
@@ -130,7 +130,7 @@ async def refused_and_resumed(disk: Disk) -> int:
             async with asyncio.timeout(LONG):
                 while time.monotonic() < until or answers.count(503) < 30:
                     answers.append(await publish(f"while{len(answers)}"))
-                    disk.refuse()  # what it let go of meanwhile is taken, too
+                    disk.refuse()  # space that was freed meanwhile is taken, too
                     side.send(type="publish", id="durable", topic="b", message_id="line", data="line")
                     side.send(type="publish", id="side", topic="live", data=len(answers))
                     side.send(type="ping", id="pong")
@@ -167,7 +167,7 @@ async def refused_and_resumed(disk: Disk) -> int:
 
 
 async def told(heard: asyncio.Queue[Frame], *what: str) -> None:
-    """Return when each of these has come: ids of answers, and types of what is no answer."""
+    """Return when each of these has arrived: ids of answers, and types of other frames."""
     missing = set(what)
     async with asyncio.timeout(LONG):
         while missing:
@@ -178,8 +178,8 @@ async def told(heard: asyncio.Queue[Frame], *what: str) -> None:
 
 @pytest.mark.alone
 def test_a_stalled_fsync_delays_nobody_else(tmp_path: Path) -> None:
-    """While one fsync takes 2 s durable publishers wait for it, and nobody else: pings, ephemeral messages, HTTP calls,
-    history and registrations are answered at once (hostile 5, guarantee 8)."""
+    """While one fsync takes 2 s, only durable publishers wait for it: pings, ephemeral messages, HTTP calls, history
+    and registrations are answered at once (hostile 5, guarantee 8)."""
     run(stalled(OrderedDisk(tmp_path, "slow 2000")))
 
 
@@ -230,15 +230,15 @@ async def stalled(disk: OrderedDisk) -> None:
     median = {name: statistics.median(times) for name, times in took.items()}
     print(f"stall {stall:.2f} s, worst {worst}, median {median}")
     assert stall >= 2
-    # Whoever waited for the disk would need 2 s each time: bounds that a busy machine keeps all the same.
+    # Anything that waited for the disk would need 2 s each time; a busy machine still keeps these bounds.
     assert max(worst.values()) < 1.0, worst
     assert max(median.values()) < 0.2, median
     assert min(map(len, took.values())) >= 3
 
 
 def test_a_second_server_is_refused(tmp_path: Path) -> None:
-    """A second server on the same database ends at once, with exit code 2 and a sentence, and the first goes on; when
-    that is killed the next one starts at once (hostile 7)."""
+    """A second server on the same database ends at once with exit code 2 and one sentence, and the first goes on; when
+    that is killed, the next one starts at once (hostile 7)."""
     run(second(tmp_path / "partyline.db"))
 
 

@@ -18,14 +18,14 @@ from .parties import EventSubscriber, HttpPublisher, Ledger, LinePublisher, Line
 
 ROUNDS = 200 if TRIALS else 20
 TOPICS = ("t.0", "t.1", "t.2", "u")
-QUIET = "quiet"  # nobody publishes there before the end: its subscriber lives on what it is told of its position
+QUIET = "quiet"  # nobody publishes there before the end, so its subscriber depends on being told its position
 EVERY = (*TOPICS, QUIET)
 SETTINGS = ("--set", "max_messages=100000000", "--set", "ping_interval=100ms")
 
 
 def test_killed_at_any_instant(tmp_path: Path) -> None:
-    """Whenever the server is killed, what it answered is kept where it said, in one order without holes, a retry is
-    stored once, and every subscriber that resumes gets all of its view once and in order."""
+    """Whenever the server is killed, acknowledged messages are at their positions, in one order without gaps, a retry
+    is stored once, and every subscriber that resumes gets its whole view once and in order."""
     run(kill_and_check(tmp_path / "partyline.db"))
 
 
@@ -56,7 +56,7 @@ async def kill_and_check(db: Path) -> None:
             async with serving(*SETTINGS, db=db, port=ledger.port) as server:
                 epochs.add(server.facts["log"].partition("epoch ")[2][:16])
                 ledger.up.set()
-                # The instant is what is random: from before the first connection to well into the traffic.
+                # A random instant, from before the first connection to well into the traffic.
                 await asyncio.wait(parties, timeout=chance.uniform(0.0, 0.5), return_when=asyncio.FIRST_EXCEPTION)
                 ledger.up.clear()
                 assert await server.end(signal.SIGKILL) == -signal.SIGKILL
@@ -103,9 +103,9 @@ async def kill_and_check(db: Path) -> None:
 
 
 def check(subscriber: Subscriber, log: dict[int, dict[str, object]], figures: dict[str, int]) -> None:
-    """What `subscriber` got against the log."""
+    """Compare what `subscriber` got with the log."""
     expected = {o: m for o, m in log.items() if any(covers(name, str(m["topic"])) for name in subscriber.names)}
-    assert subscriber.got.keys() <= expected.keys(), "something came that is not in the log"
+    assert subscriber.got.keys() <= expected.keys(), "something arrived that is not in the log"
     for offset, (topic, message_id, data) in subscriber.got.items():
         message = expected[offset]
         assert (topic, message_id, msgspec.json.decode(data)) == (message["topic"], message["id"], message["data"])

@@ -1,5 +1,5 @@
 """The server in the hands of an unlucky operator: files moved away, logs that nobody reads, few descriptors, closed
-streams, terminals that go (hostile 22, 54, 57)."""
+streams, closed terminals (hostile 22, 54, 57)."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def accepted(url: str) -> None:
 
 
 async def refused(port: int) -> None:
-    """A request that is refused, which is a line of the log."""
+    """A request that is refused, which makes a line in the log."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(b"BAD\r\n\r\n")
     await reader.read()
@@ -119,8 +119,9 @@ class Client:
 @pytest.mark.alone
 @pytest.mark.parametrize("act", ["move", "replace", "folder"])
 def test_a_database_that_is_taken_away(tmp_path: Path, act: str) -> None:
-    """Within a second of the file's leaving its place publishes get 503 and `/health` says so, connections stay, doctor
-    finds it; with the file back it goes on, and a restart has all that was answered with 200 (hostile 54)."""
+    """Within a second after the file is moved away, publishes get 503 and `/health` says so, connections stay, and
+    doctor finds it; with the file back publishing goes on, and a restart has everything that was answered with 200
+    (hostile 54)."""
     folder = tmp_path / "data"
     folder.mkdir()
     db, aside = folder / "partyline.db", tmp_path / "aside"
@@ -179,7 +180,7 @@ def test_a_database_that_is_taken_away(tmp_path: Path, act: str) -> None:
 
 
 def test_a_small_disk_that_is_full_at_start(tmp_path: Path) -> None:
-    """A full disk, or one that is read-only, is one line at start that says so, and exit code 2."""
+    """A full or read-only disk gives one line at start that says so, and exit code 2."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "partyline-test", str(disk)]
@@ -210,8 +211,8 @@ def test_a_small_disk_that_is_full_at_start(tmp_path: Path) -> None:
 
 
 def test_logs_that_nobody_reads(tmp_path: Path) -> None:
-    """With a full pipe for its logs the server answers as always; read again, they say how many were dropped; not read
-    to the end, they do not keep it from ending (hostile 57)."""
+    """With a full pipe for its logs the server answers as always; when the logs are read again, they say how many lines
+    were dropped; unread logs do not keep the server from ending (hostile 57)."""
 
     async def main() -> None:
         reading, writing = os.pipe()
@@ -231,8 +232,8 @@ def test_logs_that_nobody_reads(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("closed", [">&- 2>&- <&-", "2>&-", "<&-"])
 def test_closed_streams(tmp_path: Path, closed: str) -> None:
-    """A server whose standard streams were closed runs and keeps what it accepts: no file of its own gets the number of
-    one of them."""
+    """A server whose standard streams were closed runs and keeps what it accepts, because none of its files gets the
+    number of a standard stream."""
 
     async def main() -> None:
         port = _free_port()

@@ -1,4 +1,4 @@
-"""A power cut at any instant: everything that had left the server by then is in what the disk kept (hostile 7b)."""
+"""After a power cut at any instant, everything that had left the server by then is on the disk (hostile 7b)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _MESSAGES = 25  # of each publisher in each life
 
 @pytest.fixture
 def memory() -> Iterator[Path]:
-    """A folder in memory, where there is one: hundreds of databases are made in it."""
+    """A folder in memory if there is one, because hundreds of databases are created in it."""
     shm = Path("/dev/shm")
     folder = Path(tempfile.mkdtemp(dir=shm if shm.is_dir() and os.access(shm, os.W_OK) else None))
     yield folder
@@ -42,15 +42,15 @@ def memory() -> Iterator[Path]:
 
 
 def test_what_left_the_server_survives_a_power_cut(tmp_path: Path, memory: Path) -> None:
-    """Cut the power at any write or fsync, drop what was not synced or keep any part of it: the database opens, every
-    position that had left over any connection is there, and every message is whole."""
+    """If the power is cut at any write or fsync, and unsynced data is dropped or kept in any part, the database opens,
+    every position that had left on any connection is there, and every message is whole."""
     _, chance = seeded()
     ledger, record = run(live(tmp_path, chance))
     replay(ledger, record, memory, chance)
 
 
 async def live(folder: Path, chance: random.Random) -> tuple[Ledger, list[Event]]:
-    """Several lives of a recorded server that ends in different ways: what was sent, and the record."""
+    """Several lives of a recorded server that ends in different ways: what it sent, and the record."""
     db, record = folder / "partyline.db", folder / "record"
     library = preloaded(Path(__file__).with_name("record.c"), folder)
     env = {"LD_PRELOAD": library, "RECORD_OF": str(db), "RECORD_TO": str(record)}
@@ -73,7 +73,7 @@ async def publish(publisher: HttpPublisher) -> None:
 
 
 def replay(ledger: Ledger, record: list[Event], folder: Path, chance: random.Random) -> None:
-    """Cut the power at many instants, and look at what is left."""
+    """Cut the power at many instants, and check what is left."""
     counts = Counter(event.operation for event in record)
     assert min(counts[operation] for operation in "OUWTBSA") > 0, counts
     sampled = 1.0 if TRIALS else 200 / len(record)
@@ -108,7 +108,7 @@ def replay(ledger: Ledger, record: list[Event], folder: Path, chance: random.Ran
 
 
 def look(ledger: Ledger, files: dict[str, bytes], folder: Path, epoch: str, claimed: int) -> int:
-    """Open what the cut left: everything claimed is there. The highest offset there is."""
+    """Open what the cut left, in which everything claimed must be there; the highest offset."""
     for old in folder.iterdir():
         old.unlink()
     for name, content in files.items():

@@ -1,4 +1,4 @@
-"""What the log has forgotten, over restarts, and what is damaged in it (hostile 4, 14)."""
+"""What the log has forgotten across restarts, and what is damaged in it (hostile 4, 14)."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from .clients import LONG, Frame, Http, Line, history, offset_of, run
 
 
 def test_a_kill_behind_retention_repeats_no_position(tmp_path: Path) -> None:
-    """When all messages have grown old and are gone, a killed server goes on after the last position, and whoever
-    resumes from before is told that it was not recovered (hostile 14)."""
+    """When all messages have expired, a killed server goes on after the last position, and whoever resumes from an
+    earlier one is told that it was not recovered (hostile 14)."""
     run(forgotten(tmp_path / "partyline.db"))
 
 
@@ -53,8 +53,8 @@ async def forgotten(db: Path) -> None:
 
 @pytest.mark.parametrize("name", ["partyline.db", "partyline.db-wal"])
 def test_a_flipped_byte_is_refused(tmp_path: Path, name: str) -> None:
-    """A message that changed in the file is never served: the server does not start, with exit code 2 and a sentence;
-    in the write-ahead log it ends the log there, as a crash would have (hostile 4)."""
+    """A message that changed in the file is never served: the server does not start, with exit code 2 and one sentence;
+    in the write-ahead log the log ends at that message, as after a crash (hostile 4)."""
     run(flipped(tmp_path / "partyline.db", name))
 
 

@@ -1,4 +1,4 @@
-"""Hundreds and thousands of subscribers that go and come back at once (hostile 12, 15, 16)."""
+"""Hundreds and thousands of subscribers that leave and come back at once (hostile 12, 15, 16)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SETTINGS = ("--set", "max_messages=1000000")
 
 @asynccontextmanager
 async def crowd_at(db: Path, chance: random.Random, size: int) -> AsyncIterator[tuple[Server, Crowd]]:
-    """A server with so many members."""
+    """A server with this many members."""
     assert raise_descriptors() > size + 100, "too few descriptors (ulimit -n)"
     async with serving(*SETTINGS, db=db) as server:
         crowd = Crowd(server.port, server.facts["log"].partition("epoch ")[2][:16], chance, size)
@@ -43,8 +43,8 @@ def tell(name: str, crowd: Crowd, **figures: object) -> None:
 
 
 def test_everybody_resumes_at_once(tmp_path: Path) -> None:
-    """500 subscribers resume in one moment while publishing goes on as fast as it can: no gap, no duplicate
-    (hostile 12)."""
+    """500 subscribers resume at the same moment during publishing at full speed, without a gap or a duplicate (hostile
+    12)."""
     run(resumed_at_once(tmp_path / "partyline.db"))
 
 
@@ -73,8 +73,8 @@ async def resumed_at_once(db: Path) -> None:
 
 
 def test_a_third_drops_again_and_again(tmp_path: Path) -> None:
-    """A third of the subscribers drops for 2 s every 5 s, another third each time: everything is delivered to all of
-    them (hostile 15)."""
+    """When every 5 s another third of the subscribers drops for 2 s, everything is delivered to all of them (hostile
+    15)."""
     run(drops(tmp_path / "partyline.db"))
 
 
@@ -101,8 +101,8 @@ async def drops(db: Path) -> None:
 
 
 def test_a_restart_under_a_crowd(tmp_path: Path) -> None:
-    """The server is stopped, then killed, under thousands of subscribers: all come back, spread by their jitter, and
-    nothing is lost (hostile 16)."""
+    """When a server with thousands of subscribers is stopped, and then killed, all come back, spread by their jitter,
+    and nothing is lost (hostile 16)."""
     run(restarts(tmp_path / "partyline.db"))
 
 
@@ -133,7 +133,7 @@ async def restarts(db: Path) -> None:
             retries = await asyncio.gather(*waits)
             if number == signal.SIGTERM:
                 assert crowd.codes == {1012: size}
-                # The server draws these: browsers come back when it says.
+                # The server chooses these: browsers come back when it says.
                 assert all(retry is not None and 1_000 <= retry <= 5_000 for retry in retries)
                 assert len(set(retries)) > streams * 0.8
         assert await server.end() == 0
@@ -145,7 +145,7 @@ async def restarts(db: Path) -> None:
 
 
 async def told_when(port: int) -> int | None:
-    """The time a stream of events is told to stay away, in milliseconds; None if it is cut without a word."""
+    """The time for which a stream of events is told to stay away, in milliseconds; None if it is just cut."""
     async with Http.open(port) as http:
         try:
             async for _ in http.events(TOPIC, "latest"):
@@ -156,7 +156,7 @@ async def told_when(port: int) -> int | None:
 
 
 async def streaming(port: int, count: int) -> None:
-    """Return when so many streams are open."""
+    """Return when this many streams are open."""
     async with Http.open(port) as http:
         async with asyncio.timeout(LONG):
             while True:
@@ -167,6 +167,6 @@ async def streaming(port: int, count: int) -> None:
 
 
 def densest(times: list[float], width: float) -> int:
-    """How many of these lie within one window of that width."""
+    """The greatest number of these within one window of that width."""
     times = sorted(times)
     return max(bisect.bisect_right(times, begin + width) - number for number, begin in enumerate(times))

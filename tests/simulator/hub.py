@@ -2,16 +2,16 @@
 
 The hub and the catching up are the real ones. Around them are a store that commits late, fails, and brings rows back
 after a failure; publishers that retry, and use an id for something else; clients that drop, resume, stall and overlap;
-a server that is killed and starts again; and a scheduler that decides at every `await` who goes on. Nothing runs by
-itself: no loop, no thread, no clock. The same seed gives the same run, so that a broken promise is
-found again by its number. The promises, as docs/reference/guarantees.md has them:
+a server that is killed and starts again; and a scheduler that decides at every `await` which party goes on. Nothing
+runs by itself: no loop, no thread, no clock. The same seed gives the same run, so that a broken promise is found again
+by its number. The promises, as docs/reference/guarantees.md has them:
 
 - nothing that was acknowledged is missing for a subscriber that resumes, and a skipped offset is never a loss
 - offsets strictly increase within a subscription, and one connection receives none twice
-- nothing leaves before its commit, nothing reaches another user, nothing at or before the position that was asked for
+- nothing leaves before its commit, reaches another user, or is at or before the requested position
 - an unknown, pruned or too high position is not recovered, and every other one is
 - a batch is accepted whole or not at all, and an id stands for one message
-- an ephemeral message comes once to each live subscriber that it is for, and never again
+- an ephemeral message reaches each live subscriber in its audience once, and never again
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ _FOREIGN: Final = "f" * 16
 
 
 class Violation(AssertionError):
-    """A promise was broken. The message has the seed, the step and what led there."""
+    """A promise was broken. The message has the seed, the step and what led to it."""
 
 
 @types.coroutine
 def pause() -> Generator[None, None, None]:
-    """Let the scheduler decide who goes on."""
+    """Let the scheduler decide which party goes on."""
     yield
 
 
@@ -74,7 +74,7 @@ class SimulatedStore:
     refusal: PartylineError | None = None
 
     def __init__(self, chance: random.Random) -> None:
-        self.ever: dict[int, Message] = {}  # all that was committed, in the order of its offsets
+        self.ever: dict[int, Message] = {}  # all committed messages, in the order of their offsets
         self.state = State.IDLE
         self.pruned: dict[str, int] = {}
         self._chance = chance
@@ -111,12 +111,12 @@ class SimulatedStore:
         return page
 
     async def newest(self, room: str, before: int, limit: int) -> Sequence[Message]:
-        raise NotImplementedError  # nobody simulated looks back
+        raise NotImplementedError  # no simulated party looks back
 
     async def close(self) -> None: ...
 
     def pruned_of(self, view: View) -> int:
-        """The highest offset of the view's rooms that is gone."""
+        """The highest pruned offset of the view's rooms."""
         return max((offset for room, offset in self.pruned.items() if view.covers(room)), default=0)
 
     def step(self, *, faults: bool = True) -> str:
@@ -126,7 +126,7 @@ class SimulatedStore:
         return name
 
     def prune(self) -> None:
-        """Forget the oldest messages of a topic, of those that were handed out."""
+        """Forget the oldest messages of a topic among those that were handed out."""
         room = self._chance.choice(TOPICS)
         pruned, batch = self.pruned.get(room, 0), {o.message.offset for o in self._batch if not isinstance(o, Refused)}
         offsets = [o for o, m in self.ever.items() if m.room == room and o > pruned and o not in batch]
@@ -134,7 +134,7 @@ class SimulatedStore:
             self.pruned[room] = offsets[min(len(offsets) - 1, self._chance.randrange(4))]
 
     def crash(self) -> None:
-        """The process is killed: what queued is gone, what was being written is there or not, nobody is told."""
+        """The process is killed: queued messages are gone, those being written are there or not, and nobody is told."""
         if self.state in (State.WRITING, State.BROKEN) and self._chance.random() < 0.5:
             self._commit()
         self._queue.clear()
@@ -191,7 +191,7 @@ class SimulatedStore:
             self._committed([Refused(outcome.draft, _failed()) for outcome in batch])
 
     def _reopen(self) -> None:
-        if self._chance.random() < 0.5:  # the rows had reached the disk after all
+        if self._chance.random() < 0.5:  # the rows reached the disk after all
             self._commit()
         else:
             self._batch = [Refused(o.draft, _failed()) for o in self._batch if not isinstance(o, Found)]
@@ -218,7 +218,7 @@ class Want:
     name: str
     view: View
     position: int | None = None
-    told: int = 0  # what is missing up to here it has been told
+    told: int = 0  # it has been told what is missing up to here
 
 
 @dataclass(slots=True)
@@ -240,12 +240,12 @@ class Subscription:
 
 @dataclass(slots=True)
 class Item:
-    """What lies in a connection's inbox: a message, or what the server says about a position."""
+    """An item of a connection's inbox: a message, or what the server says about a position."""
 
     kind: str  # message, start, gap, position
     offset: int
     of: list[Subscription] = field(default_factory=list)
-    oldest: int = 0  # something may be missing up to here: that is told
+    oldest: int = 0  # something may be missing up to here, which is told
 
 
 class Link:
@@ -297,7 +297,7 @@ class Link:
         world.check(bool(given) and given[0].want.view.sees(message.draft), f"{offset} is for somebody else")
         world.check(offset not in self.got, f"{offset} was delivered twice to one connection")
         for subscription in given:
-            world.check(offset > subscription.start, f"{offset} is not behind the position that was asked for")
+            world.check(offset > subscription.start, f"{offset} is not after the requested position")
             world.check(offset > subscription.last, f"{offset} came after {subscription.last} in one subscription")
             subscription.last = offset
             subscription.given.add(offset)
@@ -341,7 +341,7 @@ class Link:
         self.jobs.append(self._forget(name))
 
     def advance(self) -> None:
-        """The heartbeat: tell a subscriber of quiet topics how far the log is."""
+        """The heartbeat tells a subscriber of quiet topics how far the log is."""
         every = list(self.subscriptions.values())
         if every and all(subscription.live_from is not None for subscription in every):
             self.tell(Item("position", self.world.hub.fanned_out, every))
@@ -381,7 +381,7 @@ class Link:
         subscription.reached = message.offset
 
     def has(self, message: Message, besides: Subscription | None = None) -> bool:
-        """Whether another subscription of this connection has brought, or will bring, this message."""
+        """Whether another subscription of this connection has delivered, or will deliver, this message."""
         return any(s.has(message) for s in self.subscriptions.values() if s is not besides)
 
     def attach(self, subscription: Subscription) -> None:
@@ -394,7 +394,7 @@ class Link:
         self.forgotten(name)
 
     def forgotten(self, name: str) -> None:
-        """A subscription is over. Whoever subscribes again asks for its messages again."""
+        """A subscription is over. Subscribing again requests its messages again."""
         del self.subscriptions[name]
         self.got = set().union(*(subscription.given for subscription in self.subscriptions.values()))
 
@@ -473,7 +473,7 @@ class Client:
         return "drops"
 
     def subscribe(self, name: str) -> str:
-        """Subscribe anew, or again to what could not be read."""
+        """Subscribe to something new, or again to what could not be read."""
         link, world = self.link, self.world
         assert link is not None
         if name in link.subscriptions:
@@ -517,7 +517,7 @@ class Client:
         for subscription in item.of:
             want = subscription.want
             if item.kind in ("start", "gap"):
-                want.position = item.offset  # told: what lies before is not promised any more
+                want.position = item.offset  # the client is told, so what lies before is no longer promised
                 want.told = max(want.told, item.oldest)
             elif self.wants.get(want.name) is want:
                 self.advance(want, item.offset, item.offset - (item.kind == "message"))
@@ -526,7 +526,7 @@ class Client:
         return f"reads {item.kind} {item.offset}"
 
     def rest(self) -> None:
-        """Come back if it is gone, let all that waits come to its end, and read it all."""
+        """Come back if disconnected, let everything that waits finish, and read it all."""
         while (link := self.link) is None or link.closed or link.jobs or link.inbox:
             if link is None:
                 self.connect()
@@ -592,7 +592,7 @@ class Simulation:
         self._steps = 0
 
     def run(self, steps: int) -> Counter[str]:
-        """Take so many steps, let everything come to rest, and check that nothing is missing. Raises Violation."""
+        """Take this many steps, let everything come to rest, and check that nothing is missing. Raises Violation."""
         try:
             for _ in range(steps):
                 self.step()
@@ -625,7 +625,7 @@ class Simulation:
         self.check(True, "nothing new; but the hub may have caught what was found")
 
     def settle(self) -> None:
-        """No more faults: everybody comes back and reads to the end."""
+        """End all faults: everybody comes back and reads to the end."""
         while not self.store.resting:
             self._trace.append(f"store: {self.store.step(faults=False)}")
         while self._turns:
@@ -672,7 +672,7 @@ class Simulation:
         return "the hub goes on"
 
     def publish(self) -> str:
-        """Publish one or several messages, one again, or another one with its id."""
+        """Publish one or several messages, repeat one, or publish another one with its id."""
         chance = self.chance
         drafts: list[Draft] = []
         if self._drafts and chance.random() < 0.2:
@@ -723,7 +723,7 @@ class Simulation:
         self.tally["duplicate" if receipt.duplicate else "acknowledged"] += 1
 
     def _passed_by(self, draft: Draft, *, accepted: bool) -> None:
-        """An ephemeral message has been answered: accepted, it is with everybody whom it is for, else with nobody."""
+        """An ephemeral message has been answered: if accepted, its whole audience has it, otherwise nobody."""
         for client in self.clients:
             link = client.link
             if link is not None and not link.closed:
@@ -732,9 +732,9 @@ class Simulation:
                 self.check(not expected or draft.id in link.passed, f"{draft.id} passed {client.user} by, and is lost")
 
     def expect(self, view: View, after: Position | None) -> Callable[[Start], None]:
-        """What a subscription that asks for `after` now may be answered: a check for the answer."""
+        """A check of the answer to a subscription that asks for `after` now."""
         head = self.hub.fanned_out
-        # What is not fanned out yet comes live, though retention may have taken it out of the log by now.
+        # What is not fanned out yet is delivered live, though retention may already have taken it out of the log.
         pruned = min(self.store.pruned_of(view), head)
 
         def check(start: Start) -> None:
@@ -754,7 +754,7 @@ class Simulation:
 
     def check(self, true: bool, broken: str) -> None:
         if not true and self._broken is None:
-            # Kept, too, since the hub survives what a connection or a publisher raises.
+            # The violation is kept, too, because the hub survives what a connection or a publisher raises.
             trace = "\n  ".join(self._trace)
             self._broken = Violation(f"{broken} (seed {self.seed}, step {self._steps}):\n  {trace}")
         if self._broken is not None:
@@ -762,7 +762,7 @@ class Simulation:
 
 
 def simulate(seeds: Iterable[int], steps: int = 200, **parts: Any) -> Counter[str]:
-    """Run a simulation for each seed; what happened how often. Raises Violation for the first promise broken."""
+    """Run a simulation for each seed; how often each thing happened. Raises Violation for the first broken promise."""
     tally: Counter[str] = Counter()
     for seed in seeds:
         tally += Simulation(seed, **parts).run(steps)

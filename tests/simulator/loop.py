@@ -1,4 +1,4 @@
-"""An event loop that turns when it is told to: real tasks, futures and timers, one callback at a time, no clock."""
+"""An event loop that turns when told: real tasks, futures and timers, one callback at a time, no clock."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class SteppedLoop(asyncio.AbstractEventLoop):
         self._order = itertools.count()
 
     def turn(self) -> bool:
-        """Run one callback; False where none is ready."""
+        """Run one callback; False if none is ready."""
         while self.ready:
             handle = self.ready.popleft()
             if not handle.cancelled():
@@ -37,11 +37,11 @@ class SteppedLoop(asyncio.AbstractEventLoop):
             self.ready.append(heapq.heappop(self._later)[2])
 
     def forget(self) -> None:
-        """Nothing that was to come comes."""
+        """Drop everything that is scheduled."""
         self.ready.clear()
         self._later.clear()
 
-    # What tasks, futures and timers ask of a loop
+    # What tasks, futures and timers need of a loop
 
     def time(self) -> float:
         return self._now
@@ -76,4 +76,4 @@ class SteppedLoop(asyncio.AbstractEventLoop):
         return False
 
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
-        """It stays where it is, and does nothing when its time comes."""
+        """Leave it in the queue, to do nothing when its time comes."""

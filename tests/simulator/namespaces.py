@@ -1,19 +1,19 @@
 """A deterministic simulator of Socket.IO namespaces on one log: a seed decides every interleaving.
 
 Everything from the connection inwards is the real thing: packets, sockets, namespaces, recovery, the hub. Around them
-are the store of `tests.simulator.hub`, that commits late, fails and brings rows back; clients that ask and are
+are the store of `tests.simulator.hub`, which commits late, fails and brings rows back; clients that ask and are
 answered, drop, stall and come back; servers on one port whose namespaces have the same names; and a process that is
 killed and starts again. Events, acknowledgements, questions and disconnects of one socket are one sequence. The
 promises:
 
 - a client reads what was said to it, in the order in which it was said, once, and nothing that was said to others
-- an event that carries a position is in the log, there, and nobody sees it before
-- a session that is told that it goes on has everything, over drops and kills; where an event went out beside the log,
+- an event that carries a position is in the log at that position before anybody sees it
+- a session that is told that it goes on has everything, across drops and kills; if an event was sent without the log,
   a session that may lack it is told that it does not go on
-- an acknowledgement or a question stands where it was said, behind the events before it and before those after
-- a published event reaches its room once it is kept, and nobody where it is not
-- what one socket or listener makes of an event costs no other socket anything, and at the end nothing waits
-- what is held for a socket whose `on_connect` takes its time is bounded
+- an acknowledgement or a question keeps its place, after the events before it and before those after it
+- a published event reaches its room once it is kept, and nobody if it is not
+- what one socket or listener makes of an event does not affect any other socket, and at the end nothing waits
+- what is held for a socket with a slow `on_connect` is bounded
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ _BIG: Final = "x" * 1_500
 
 
 class NastyStore(SimulatedStore):
-    """A store that also refuses what it has not begun to write, as a full disk does.
+    """A store that also refuses what it has not begun to write, like a full disk.
 
-    `heard` hears of each batch before the hub does.
+    `heard` gets each batch before the hub does.
     """
 
     def __init__(self, chance: random.Random, heard: Callable[[Sequence[Outcome]], None]) -> None:
@@ -139,7 +139,7 @@ class Said:
 
 @dataclass(slots=True, eq=False)
 class Session:
-    """One client's session, over all its connections: what is owed to it, and what it has."""
+    """One client's session over all its connections: what is owed to it, and what it has."""
 
     place: tuple[str, str]
     sid: str
@@ -152,7 +152,7 @@ class Session:
     newest: int = -1  # of what it has read
     offset: str | None = None
     comebacks: int = 0
-    hole: bool = False  # an event that it has not read went out beside the log
+    hole: bool = False  # an event that it has not read was sent without the log
     final: bool = False  # it must not go on
 
 
@@ -227,7 +227,7 @@ class Link:
                 self.receiver.message(text)
 
     def end(self, reason: str) -> None:
-        """It is over, for both."""
+        """End the connection for both sides."""
         if self.is_open:
             self.is_open = False
             self.world.drops(self)
@@ -241,7 +241,7 @@ class Client:
     def __init__(self, world: World, place: tuple[str, str]) -> None:
         self.world, self.place = world, place
         self.link: Link | None = None
-        self.session: Session | None = None  # that it may come back with
+        self.session: Session | None = None  # with which it may come back
         self.asked = 0
 
     @property
@@ -375,14 +375,14 @@ class Client:
         self._take("ack", [int(number), *json.loads("[" + rest)])
 
     def _read_4(self, body: str, _: list[Any]) -> None:
-        """Not let in: the log cannot be read."""
+        """The client is not let in: the log cannot be read."""
         link, world = cast("Link", self.link), self.world
         world.check(world.unreadable, f"it is not let in: {body}")
         world.tally["not let in"] += 1
         link.closing = "transport close"
 
     def _take(self, kind: str, values: list[Any], *, offset: str | None = None, answer: int | None = None) -> None:
-        """One thing that was said has arrived: the promises are checked here."""
+        """Something that was said has arrived: the promises are checked here."""
         world, link = self.world, self.link
         assert link is not None
         if not link.welcomed:  # what was missed: it counts if the answer to CONNECT says that the session goes on
@@ -413,7 +413,7 @@ class Client:
         world.check(said.number not in session.got, f"{said.number} was delivered twice")
         world.tally[kind] += 1
         if said.volatile or (said.kind == "publish" and not world.recovers(self.place)):
-            # Whom a published event goes to is decided when the log has it.
+            # The recipients of a published event are decided when the log has it.
             meanwhile = said.kind == "publish" and said.reaches(session.ever)
             world.check(session in said.owing or meanwhile, f"{said.number} was not said to it")
             said.owing.discard(session)
@@ -497,7 +497,7 @@ class World:
         self.ios: dict[str, SimulatedIO] = {}
         self._io_type, self._hub_type, self._paths = io, hub, tuple(paths)
         self._faults, self._slice_size = faults, slice_size
-        self._pending: dict[int, Said] = {}  # for which the log has not answered
+        self._pending: dict[int, Said] = {}  # not answered by the log yet
         self._gates: list[asyncio.Future[None]] = []
         self.ghosts: list[Link] = []
         self.unreadable = False  # the log has failed
@@ -588,7 +588,7 @@ class World:
         raise RuntimeError("a listener of what leaves has failed")
 
     def drops(self, link: Link) -> None:
-        """A connection is over: what was for it alone is lost, what the log has is still owed."""
+        """A connection is over: what was only for it is lost, what the log has is still owed."""
         session = link.session
         if session is None or session.link is not link:
             return
@@ -603,7 +603,7 @@ class World:
         session.owed = deque(kept)
 
     def ended(self, session: Session | None) -> None:
-        """Nobody comes back for it."""
+        """Forget a session for which nobody comes back."""
         if session is not None:
             session.owed.clear()
             if session in self.sessions:
@@ -617,7 +617,7 @@ class World:
         return len(self.said)
 
     def owe(self, place: tuple[str, str], said: Said, rooms: frozenset[str] | None = None) -> Said:
-        """It is being said now: to those who are there, and to those who may come back for it."""
+        """Something is being said to those that are there, and to those that may come back for it."""
         self.said[said.number] = said
         said.rooms = said.rooms if rooms is None else rooms
         stored = said.kind in ("event", "publish") and not said.volatile and self.recovers(place)
@@ -633,7 +633,7 @@ class World:
         return said
 
     def whom(self, namespace: Namespace) -> tuple[Broadcast | Socket, frozenset[str], frozenset[str]]:
-        """An audience, with the rooms in it and those that are left out."""
+        """An audience: the rooms in it and those that are left out."""
         chance = self.chance
         roll = chance.random()
         if roll < 0.35 or not namespace.sockets:
@@ -683,7 +683,7 @@ class World:
                 session.owed.remove(said)
 
     def _passes_by(self, said: Said) -> None:
-        """The log does not have it: whoever is away, or goes before he has read it, lacks it."""
+        """The log does not have an event: a client that is away, or leaves before reading it, lacks it."""
         said.kept = False
         for session in self.sessions:
             if session.link is None and said in session.owed:
@@ -708,7 +708,7 @@ class World:
                 said.kept = True
 
     def publish(self, place: tuple[str, str]) -> str:
-        """A program publishes: it runs up to its first `await` here."""
+        """A program publishes, and runs up to its first `await` here."""
         room, number = self.chance.choice(ROOMS), self.next()
         said = self.owe(place, Said(number, "publish", ["x", number], frozenset((room,))))
         publishing = self._publish(place, said, room)
@@ -769,7 +769,7 @@ class World:
             self.tally["not answered"] += 1
 
     def _forget_tasks(self) -> None:
-        """What runs has no next turn."""
+        """Running programs get no further turn."""
         for task in asyncio.all_tasks(self.loop):
             task._log_destroy_pending = False
             with contextlib.suppress(RuntimeError):
@@ -899,7 +899,7 @@ class World:
         return "killed"
 
     def settle(self) -> None:
-        """No more faults: all gates open, everybody comes back, and reads to the end."""
+        """End all faults: all gates open, and everybody comes back and reads to the end."""
         self._faults = False
         for _ in range(200):
             for gate in self._gates:
@@ -953,7 +953,7 @@ class World:
 
 
 def simulate(seeds: Iterable[int], steps: int = 300, **parts: Any) -> Counter[str]:
-    """Run a world for each seed; what happened how often. Raises Violation for the first promise broken."""
+    """Run a world for each seed; how often each thing happened. Raises Violation for the first broken promise."""
     tally: Counter[str] = Counter()
     for seed in seeds:
         tally += World(seed, **parts).run(steps)

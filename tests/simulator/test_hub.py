@@ -32,11 +32,11 @@ from tests.hub.members import Taking
 from .hub import Client, Item, Link, SimulatedStore, Simulation, Subscription, Violation, Want, pause, simulate
 
 STEPS = 250
-TRIALS = bool(os.environ.get("PARTYLINE_TRIALS"))  # `make trials`: a million steps of each kind, other ones every time
+TRIALS = bool(os.environ.get("PARTYLINE_TRIALS"))  # `make trials`: a million steps of each kind, different each time
 
 
 def seeds(count: int) -> range:
-    """The seeds of a test: always the same, or in a soak 4,000 from one that PARTYLINE_SEED repeats."""
+    """The seeds of a test: always the same, or in trials 4,000 from one that PARTYLINE_SEED repeats."""
     if not TRIALS:
         return range(count)
     first = int(os.environ.get("PARTYLINE_SEED") or random.randrange(1 << 32))
@@ -52,7 +52,8 @@ def told(tally: Counter[str], runs: range) -> Counter[str]:
 
 @pytest.mark.check
 def test_the_promises_hold_in_every_interleaving() -> None:
-    """Whoever goes on first, nothing is lost, doubled, early, out of order or for others; and all of it happened."""
+    """In whatever order the parties run, nothing is lost, doubled, early, out of order or misdirected; and every case
+    happened."""
     runs = seeds(800)
     tally = told(simulate(runs, STEPS), runs)
     assert tally["steps"] == len(runs) * STEPS
@@ -69,7 +70,7 @@ def test_the_promises_hold_in_every_interleaving() -> None:
 @pytest.mark.check
 @pytest.mark.parametrize("size", [1, 2])
 def test_the_promises_hold_for_large_audiences(size: int) -> None:
-    """The same holds where an audience takes several turns of the loop, in which others publish, join and leave."""
+    """The same holds if an audience takes several turns of the loop, in which others publish, join and leave."""
     runs = seeds(400)
     tally = told(simulate(runs, STEPS, slice_size=size), runs)
     assert tally["slice"] > 500
@@ -83,13 +84,14 @@ def test_a_run_is_its_seed() -> None:
 
 @pytest.mark.check
 def test_a_position_from_history_that_is_not_fanned_out_yet() -> None:
-    """History may show what is committed and not fanned out: who subscribes behind it gets none of it again."""
+    """History may show what is committed and not fanned out: a client that subscribes after that gets none of it
+    again."""
     runs = seeds(200)
     told(simulate(runs, STEPS, reads_ahead=True), runs)
 
 
 def test_a_violation_tells_how_to_see_it_again() -> None:
-    """A broken promise is reported with seed, step and what led there."""
+    """A broken promise is reported with the seed, the step and what led to it."""
     with pytest.raises(Violation, match=r"twice .*\(seed \d+, step \d+\):\n  ") as broken:
         simulate(range(50), STEPS, client=client(overlaps=True))
     assert isinstance(broken.value, AssertionError)
@@ -113,13 +115,13 @@ class _Due(Said):
 
 
 def _through(hub: Hub, change: Callable[[Sequence[Outcome]], Sequence[Outcome]]) -> None:
-    """Let a hub hear what `change` makes of the batches of its store."""
+    """Give a hub what `change` makes of the batches of its store."""
     committed = hub.delivery.committed
     hub._store.start(lambda batch: committed(change(batch)))
 
 
 class FansOutBeforeTheCommit(Hub):
-    """What is handed in leaves at once, with the number that it will probably get."""
+    """A publish is sent at once, with the number that it will probably get."""
 
     def publish_all(self, drafts: Sequence[tuple[Draft, Done | None]]) -> None:
         for number, (draft, _) in enumerate(drafts, self._store.head + 1):
@@ -184,7 +186,7 @@ class KeepsTheGone(Hub):
 
 
 class ForgetsWhoJoins(Hub):
-    """Who joins while a large audience is served is in no audience for that message."""
+    """A member that joins while a large audience is served does not get that message."""
 
     def _crowd_changed(self, member: Connection) -> None:
         pass
@@ -207,7 +209,7 @@ class TellsTooEarly(Hub):
 
 
 class Overtakes(Hub):
-    """What is published does not wait for a large audience."""
+    """Later messages do not wait for a large audience."""
 
     def __init__(self, *parts: Any, **settings: Any) -> None:
         super().__init__(*parts, **settings)
@@ -248,7 +250,7 @@ class KeepsWhatPasses(Hub):
 
 
 class BeginsAtZero(Hub):
-    """After a restart it has forgotten how far it was."""
+    """After a restart the hub has forgotten how far it was."""
 
     def __init__(self, *parts: Any, **settings: Any) -> None:
         super().__init__(*parts, **settings)
@@ -256,7 +258,7 @@ class BeginsAtZero(Hub):
 
 
 class ResurrectsInSilence(SimulatedStore):
-    """What it refused comes back after a failure, and is handed out to nobody."""
+    """Refused messages come back after a failure, and are not handed out."""
 
     def _reopen(self) -> None:
         self._commit()
@@ -324,7 +326,7 @@ async def to_the_committed_head(hub: Hub, store: Store, view: View, after: int, 
 
 
 async def without_the_skip(hub: Hub, store: Store, view: View, after: int, sink: Any) -> None:
-    """`catch_up` that delivers whole pages, also what is to come live."""
+    """`catch_up` that delivers whole pages, including what will be delivered live."""
     at = after
     while at < hub.fanned_out:
         page = await store.read(view, at, PAGE)
@@ -416,7 +418,7 @@ def client(
     [
         ({"hub": FansOutBeforeTheCommit}, "before its commit"),
         ({"hub": AnswersBeforeTheCommit}, "acknowledged"),
-        ({"hub": FansOutDuplicates}, "twice|not behind|before its commit|came after"),
+        ({"hub": FansOutDuplicates}, "twice|not after|before its commit|came after"),
         ({"hub": FansOutBackwards}, "came after|acknowledged|twice|is lost"),
         ({"hub": ForgetsDirectMessages}, "somebody else"),
         ({"hub": CountsPatternsTwice}, "twice"),
@@ -427,14 +429,14 @@ def client(
         ({"hub": KeepsWhatPasses}, "is ephemeral, and was acknowledged"),
         ({"hub": ForgetsWhoJoins, "slice_size": 1}, "is lost|somebody else"),
         ({"hub": ServesAgainWhoJoins, "slice_size": 1}, "twice"),
-        ({"hub": TellsTooEarly, "slice_size": 1}, "is lost|not behind|twice"),
+        ({"hub": TellsTooEarly, "slice_size": 1}, "is lost|not after|twice"),
         ({"hub": Overtakes, "slice_size": 1}, "came after|is lost|twice"),
         ({"hub": BeginsAtZero}, "is lost|could be recovered"),
         ({"store": IgnoresConflicts}, "another message is there"),
         ({"store": ForgetsInACrash}, "acknowledged|before its commit|two positions|cannot be recovered|is lost"),
         ({"store": ResurrectsInSilence}, "is lost|the head of the log"),
         ({"store": LosesWhatItAnswered}, "acknowledged|before its commit"),
-        ({"client": client(to_the_committed_head)}, "twice|not behind"),
+        ({"client": client(to_the_committed_head)}, "twice|not after"),
         ({"client": client(without_the_skip)}, "twice|is lost"),
         ({"client": client(one_turn_late)}, "is lost"),
         ({"client": client(attached_first)}, "came after|twice|is lost"),
@@ -451,7 +453,7 @@ def client(
     ids=lambda value: next(iter(value.values())).__name__ if isinstance(value, dict) else value.partition("|")[0],
 )
 def test_mutants_are_caught(parts: dict[str, Any], broken: str) -> None:
-    """Each way in which a hub could break a promise is found within a few hundred runs, by the promise's own words."""
+    """Each mutant that breaks a promise is found within a few hundred runs, with the message of that promise."""
     with pytest.raises(Violation, match=broken):
         simulate(range(400), STEPS, **parts)
 
@@ -472,7 +474,7 @@ class _Worker:
 
 
 class _Socket(WebSocket):
-    """A WebSocket without a socket: what is written to it, the link hears."""
+    """A WebSocket without a socket: what is written to it goes to the link."""
 
     def __init__(self, link: LineLink) -> None:
         self._link = link
@@ -606,7 +608,7 @@ class LineLink(Link):
 
 @contextmanager
 def stepping(link: LineLink) -> Iterator[None]:
-    """The running loop is one whose tasks are the link's jobs, and whose time stands still."""
+    """Replace the running loop with one whose tasks are the link's jobs, and whose time does not pass."""
 
     class Loop:
         def create_task(self, work: Coroutine[Any, Any, None]) -> _Worker:
@@ -615,7 +617,7 @@ def stepping(link: LineLink) -> Iterator[None]:
             return worker
 
         def call_later(self, _delay: float, _greet: Callable[[], None]) -> Any:
-            return SimpleNamespace(cancel=lambda: None)  # the client's first command is sooner
+            return SimpleNamespace(cancel=lambda: None)  # the client's first command is earlier
 
     asyncio._set_running_loop(cast("Any", Loop()))
     try:

@@ -25,7 +25,7 @@ STEPS = 300
 
 @pytest.fixture(autouse=True)
 def quiet(caplog: pytest.LogCaptureFixture) -> None:
-    """What the simulated servers complain about is not the test's."""
+    """Keep the logged complaints of the simulated servers out of the test's output."""
     caplog.set_level("CRITICAL", logger="partyline")
 
 
@@ -33,8 +33,8 @@ def quiet(caplog: pytest.LogCaptureFixture) -> None:
 @pytest.mark.parametrize("paths", [("/a/",), ("/c/",), PATHS], ids=["recovery", "without", "three servers"])
 @pytest.mark.parametrize("size", [1, 512])
 def test_the_promises_hold_for_namespaces(paths: tuple[str, ...], size: int) -> None:
-    """Whoever goes on first, each client reads what was said to it, in order, once, over drops and kills too; large
-    audiences, broken connections and other servers change nothing about it; and all of it happened."""
+    """In whatever order the parties run, each client reads what was said to it, in order, once, even across drops and
+    kills; large audiences, broken connections and other servers do not change that; and every case happened."""
     runs = seeds(80)
     tally = told(simulate(runs, STEPS, paths=paths, slice_size=size), runs)
     assert tally["steps"] == len(runs) * STEPS
@@ -59,23 +59,23 @@ def lets_overtake(self: Namespace, socket: Any, messages: Any, *, must: bool = F
 
 
 def speaks_at_once(self: Namespace, lane: Any, *arguments: Any) -> None:
-    """An event is in no lane: it waits for nothing."""
+    """An event is not in a lane and waits for nothing."""
     SPEAK(self, None, *arguments)
 
 
 def leaves_at_once(self: Journal, body: Any, audience: Audience, only: Any = None) -> None:
-    """An event leaves when it is emitted."""
+    """An event is sent when it is emitted."""
     self.namespace._speak(None, body, self.namespace.select(audience) if only is None else (only,))  # type: ignore[attr-defined]
     EMIT(self, body, audience, only)
 
 
 def chooses_late(self: Kept) -> Any:
-    """Whom an event goes to is decided when it is kept."""
+    """The recipients of an event are decided when it is kept."""
     return [one for one in self.namespace.select(self._audience) if one.reachable] if self.message is not None else ()
 
 
 def fans_out_in_one_breath(message: Any, members: Any, *rest: Any) -> int:
-    """What one member raises costs those after it."""
+    """An exception of one member keeps the event from those after it."""
     for member in members:
         member.offer(Payload(member.dialect.encode(message)))
     return len(members)
@@ -95,7 +95,7 @@ def from_the_beginning(self: Recovery, namespace: Any, auth: dict[str, Any]) -> 
 
 
 def holds_everything(self: Held, packet: Any) -> bool:
-    """What is held for a socket that enters has no bound."""
+    """There is no bound for what is held for an entering socket."""
     self._packets.append(packet)
     self.size += len(packet) if isinstance(packet, bytes) else sum(map(len, packet))
     return True
@@ -123,8 +123,7 @@ MUTANTS: list[tuple[Any, str, Any, str]] = [
     ("owner", "name", "mutant", "broken"), MUTANTS, ids=lambda value: getattr(value, "__name__", None)
 )
 def test_mutants_are_caught(owner: Any, name: str, mutant: Any, broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each way in which namespaces could break a promise is found within a few hundred runs, by the promise's own
-    words."""
+    """Each mutant that breaks a promise is found within a few hundred runs, with the message of that promise."""
     monkeypatch.setattr(owner, name, mutant)
     with pytest.raises((Violation, ConfigError, RuntimeError), match=broken):
         simulate(range(400), STEPS)

@@ -1,9 +1,9 @@
-"""`python -m tests.soak`: a server under a mixed load for as long as is wanted; what it holds must stay flat.
+"""`python -m tests.soak`: a server under a mixed load for any length of time; what it holds must stay flat.
 
 Two thousand clients of every dialect come and go, some do not read, strangers send what is malformed or too much, and
-publishers number what they publish. Checked at the end: nobody missed a message that was accepted; memory,
-descriptors, tasks and timers did not grow; and after everybody has left they are back where they were. Exit status 0
-only then. The plot is for the eye.
+publishers number what they publish. Checked at the end: nobody missed a message that was accepted; memory, descriptors,
+tasks and timers did not grow; and after everybody has left they are back where they were. The exit status is 0 only
+then. The plot is for people.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from .plot import svg
 
 TOPICS = 20
 BIG = 60_000  # bytes of a message that slow subscribers cannot take
-# What may grow from the second quarter of the steady time to the last: by this factor and this much. In a short run
-# memory is not where it will be: the first slow subscribers that catch up take 20 MB once.
+# Allowed growth from the second quarter of the steady time to the last: by this factor and this much. In a short run
+# memory is not yet steady: the first slow subscribers that catch up take 20 MB once.
 WARM = 300  # seconds
 WARMING_MB = 40.0
 GROWTH = {"resident MB": (1.10, 6.0), "descriptors": (1.05, 30), "tasks": (1.10, 30), "timers": (1.10, 60)}
-# What may be there more than before, once everybody has left.
+# How much more than before may be left once everybody has gone.
 REST = {"descriptors": 10, "tasks": 3, "connections": 0}
 RATES = ("published", "received", "connections ended", "strangers", "floods")
 
@@ -78,7 +78,7 @@ class Watch:
         return statistics.median(value for second, value in pairs if start <= second <= end)
 
     def grown(self, name: str) -> float:
-        """How much more there is of it than before anybody came."""
+        """How much more of it there is than before anybody connected."""
         return self.series[name][-1] - self.series[name][1]
 
     def now(self) -> float:
@@ -87,7 +87,7 @@ class Watch:
 
 @asynccontextmanager
 async def watched(db: Path) -> AsyncIterator[Watch]:
-    """A server that is watched; ended at the end. `wrong` says then what was not well with it."""
+    """A watched server, ended at the end. `wrong` then lists what was wrong with it."""
     command = [sys.executable, "-m", "tests.soak.server", str(db)]
     log = db.with_suffix(".log")
     with log.open("wb") as errors:
@@ -113,7 +113,7 @@ async def watched(db: Path) -> AsyncIterator[Watch]:
 
 
 def invited(soak: Soak, clients: int) -> tuple[list[Topic], list[Subscriber]]:
-    """The topics, and as many subscribers of each kind as its share says."""
+    """The topics, and as many subscribers of each kind as the kind's share."""
     topics = [Topic(f"soak.{number}") for number in range(TOPICS)]
     big, ticks = Topic("soak.big", BIG), Topic("the main namespace")
     parties: list[Subscriber] = []
@@ -125,7 +125,7 @@ def invited(soak: Soak, clients: int) -> tuple[list[Topic], list[Subscriber]]:
 
 
 async def wait_for(what: str, met: Callable[[], bool], seconds: float) -> bool:
-    """Until `met()` is true; whether it was in time."""
+    """Wait until `met()` is true; whether it was in time."""
     deadline = time.monotonic() + seconds
     while not met():
         if time.monotonic() > deadline:
@@ -140,7 +140,7 @@ async def soak_for(options: argparse.Namespace, folder: Path) -> list[str]:
     async with watched(folder / "soak.db") as watch:
         soak = Soak(watch.port, random.Random(options.seed))
         watching = asyncio.create_task(watch.look(soak))
-        marks: list[float] = []  # when the steady time began and ended, and when all had left
+        marks: list[float] = []  # the begin and end of the steady time, and when all had left
         try:
             await asyncio.sleep(3)
             await _load(soak, watch, options, marks)
@@ -156,7 +156,7 @@ async def soak_for(options: argparse.Namespace, folder: Path) -> list[str]:
 
 
 async def _load(soak: Soak, watch: Watch, options: argparse.Namespace, marks: list[float]) -> None:
-    """Everybody comes, stays, and goes."""
+    """Everybody connects, stays, and leaves."""
     async with Http.open(soak.port) as http:
         _, answer = await http.call("POST", "/v1/topics/soak.first/messages", {"data": 1})
         soak.epoch = answer["position"].rpartition("-")[0]
@@ -202,7 +202,7 @@ async def _load(soak: Soak, watch: Watch, options: argparse.Namespace, marks: li
 
 
 def _judge(watch: Watch, marks: Sequence[float]) -> None:
-    """What grew, and what stayed behind."""
+    """What grew, and what was left."""
     began, ended, _ = marks
     quarter = (ended - began) / 4
     for name, (factor, more) in GROWTH.items():

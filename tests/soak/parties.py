@@ -1,7 +1,7 @@
-"""Who takes part in the soak: publishers, subscribers of every kind that come and go, and peers that mean no good.
+"""Participants of the soak: publishers, subscribers of every kind that come and go, and malicious peers.
 
-A publisher numbers the messages of its topic, one after the other, and repeats one until it is answered. So a
-subscriber, whatever its dialect, sees at once where a message is missing: its numbers have no hole.
+A publisher numbers the messages of its topic and repeats each until it is answered. So a subscriber of any dialect sees
+at once that a message is missing by a gap in the numbers.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from tests.crash.clients import Frame, Http, Line, WebSocket, encode
 
 STAY = 60.0  # seconds that a connection lasts, on average
-AWAY = 3.0  # seconds until its client is back, at most
+AWAY = 3.0  # seconds until its client is back at the latest
 
 
 @dataclass(slots=True)
@@ -43,17 +43,17 @@ class Soak:
     wrong: list[str] = field(default_factory=list)
 
     def fault(self, what: str) -> None:
-        """Something that must not be. All are counted, the first ones kept."""
+        """Something that must not happen. All faults are counted, the first ones kept."""
         self.tally["faults"] += 1
         if len(self.wrong) < 20:
             self.wrong.append(what)
 
 
 class Subscriber:
-    """Stays for a while, goes without a word, and comes back for what it missed."""
+    """A client that stays for a while, leaves without a close, and comes back for what it missed."""
 
     kind = ""
-    repeats = False  # a message may come twice
+    repeats = False  # a message may arrive twice
 
     def __init__(self, soak: Soak, topic: Topic) -> None:
         self.soak, self.topic = soak, topic
@@ -62,7 +62,7 @@ class Subscriber:
 
     @property
     def complete(self) -> bool:
-        """It has everything that was accepted."""
+        """Whether it has everything that was accepted."""
         return self.last >= self.topic.accepted
 
     async def live(self) -> None:
@@ -97,7 +97,7 @@ class Subscriber:
             line.closed.result()  # a check that failed
 
     def got(self, number: int) -> None:
-        """Message `number` of the topic has come."""
+        """Message `number` of the topic has arrived."""
         self.soak.tally["received"] += 1
         if number == self.last + 1:
             self.last = number
@@ -137,7 +137,7 @@ class LineSubscriber(Subscriber):
 
 
 class SlowSubscriber(LineSubscriber):
-    """v1, and does not read for a while: what it cannot take ends its connection."""
+    """v1 that does not read for a while, so that an overflow ends its connection."""
 
     kind = "slow v1"
 
@@ -230,7 +230,7 @@ class EventSubscriber(Subscriber):
 class SocketIOSubscriber(Subscriber):
     """Socket.IO over WebSocket, in one namespace."""
 
-    head = ""  # of packets in the namespace
+    head = ""  # the start of packets in the namespace
 
     async def once(self, stay: float) -> None:
         self.line = WebSocket("/socket.io/?EIO=4&transport=websocket", self.heard)
@@ -309,7 +309,7 @@ class TickSubscriber(SocketIOSubscriber):
 
 
 async def publish(soak: Soak, topic: Topic, interval: float, *, by_line: bool, stopped: asyncio.Event) -> None:
-    """Number and publish messages until `stopped`; each again until it is answered."""
+    """Number and publish messages until `stopped`, repeating each until it is answered."""
     once = _publish_by_line if by_line else _publish_by_http
     while not stopped.is_set():
         try:
@@ -345,7 +345,7 @@ async def _publish_by_line(soak: Soak, topic: Topic, interval: float, stopped: a
             number = topic.accepted + 1
             line.send(type="publish", id=number, topic=topic.name, message_id=f"{topic.name}-{number}", **_draft(topic))
             if not soak.calm and soak.chance.random() < 0.01:
-                return  # gone before the answer: it asks again
+                return  # disconnected before the answer: the message is repeated
             async with asyncio.timeout(10):
                 while (answer := await answers.get()).id != number:
                     pass
@@ -359,7 +359,7 @@ async def _publish_by_line(soak: Soak, topic: Topic, interval: float, stopped: a
         line.drop()
 
 
-# Peers that mean no good
+# Malicious peers
 
 _UPGRADE = (
     b"GET %s HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
@@ -394,7 +394,7 @@ MALFORMED: tuple[bytes, ...] = (
     _ENGINE + _frame(b"40{"),
     _ENGINE + _frame(b"40") + _frame(b'451-["x",{"_placeholder":true,"num":7}]') + _frame(b"\0", 0x82),
     _ENGINE + _frame(b"40/nowhere,") + _frame(b"42[]") + _frame(b"3probe"),
-    _ENGINE,  # and never CONNECTs
+    _ENGINE,  # never sends CONNECT
 )
 FLOODS: tuple[bytes, ...] = (
     _V1 + _frame(b"", 0x8A) * 20_000,

@@ -1,4 +1,4 @@
-"""Small multiples over time as one SVG: written by hand, so that nothing has to be installed for it."""
+"""Small multiples over time as one SVG, written by hand so that nothing has to be installed for it."""
 
 from __future__ import annotations
 

@@ -15,8 +15,8 @@ from .plot import svg
 
 @pytest.mark.check
 def test_a_mixed_load_leaves_nothing_behind(tmp_path: Path) -> None:
-    """With clients of every dialect that come and go, do not read, or mean no good, nobody misses a message that was
-    accepted; what the server holds does not grow, and is gone when all have left."""
+    """With clients of every dialect that come and go, do not read or are malicious, nobody misses an accepted message;
+    what the server holds does not grow, and is gone when all have left."""
     plot = tmp_path / "soak.svg"
     command = [sys.executable, "-m", "tests.soak", "--seconds", "30", "--clients", "300", "--plot", str(plot)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=115)
