@@ -16,6 +16,7 @@ import pytest
 from partyline.errors import ConnectionRefused
 from partyline.interfaces import View
 from partyline.models import Page, Position
+from partyline.socketio import recovery
 from partyline.socketio.server import SocketIO
 from partyline.socketio.socket import Socket
 from partyline.stores.memory import MemoryStore
@@ -300,6 +301,23 @@ async def test_the_window() -> None:
         assert len(partyline.site.timers) == 0
         async with opened(url) as client:
             await fresh(client, one, ticket(one), io)
+
+
+@looped
+async def test_many_sessions_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of more sessions than may wait, the one whose client has been away the longest is forgotten, and counted."""
+    monkeypatch.setattr(recovery, "MOST_WAITING", 2)
+    io = recovering()
+    async with serving(io) as (partyline, url):
+        left = []
+        for _ in range(3):
+            async with session(url, io) as (_, one):
+                left.append(one)
+        assert io.recovery is not None
+        await eventually(lambda: io.recovery is not None and len(io.recovery) == 2, "two wait")
+        assert partyline.counters.limits == {"max_waiting_sessions": 1}
+        async with opened(url) as client:
+            await fresh(client, left[0], ticket(left[0]), io)
 
 
 @pytest.mark.parametrize("how", ["client", "server", "connection", "broken"])

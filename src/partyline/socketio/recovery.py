@@ -35,6 +35,9 @@ _FINAL: Final = frozenset(("client namespace disconnect", "server namespace disc
 _STEP: Final = 1_000  # offsets that a session's start moves before it is written again
 
 
+MOST_WAITING: Final = 100_000  # sessions whose clients are away; about 1 kB each
+
+
 @dataclass(slots=True)
 class _Live:
     """A session in use."""
@@ -182,6 +185,9 @@ class Recovery:
         if kept.hole < kept.row.start.offset:
             self._table.save(kept.row)
         self._waiting[kept.row.pid_hash] = kept
+        if len(self._waiting) > MOST_WAITING:
+            self._hub.counters.hit("max_waiting_sessions")
+            self._forget(next(iter(self._waiting.values())).row)  # the one whose client has been away the longest
         self._arm()
 
     # Coming back
