@@ -1,4 +1,4 @@
-"""Growth: does a publish cost more because others are connected, a delivery because it has company?"""
+"""Growth: does a publish cost more because others are connected or have patterns, a delivery because it has company?"""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from bench.catalog import BROADCAST, FLOOR, RELAY
 from bench.figures import ratios
+from bench.foreign import held
 from bench.load import Load
 from bench.process import BenchFailed, Server
 from bench.relay import publisher, register, subscribers
@@ -22,10 +23,11 @@ DELIVERY = "growth, one delivery among subscribers"
 
 
 def growth(bench: Bench) -> list[Row]:
-    """Both questions, for the relay."""
+    """The three questions, for the relay."""
     if RELAY in bench.catalog.missing:
         return [Row("growth", RELAY, "", note=bench.catalog.missing[RELAY], status="SKIPPED")]
     made = _guarded(bench, "growth, others connected", lambda: _bystanders(bench))
+    made += _guarded(bench, "growth, patterns of others", lambda: _patterns(bench))
     return made + _guarded(bench, "growth, subscribers", lambda: _subscribers(bench))
 
 
@@ -37,19 +39,37 @@ def _guarded(bench: Bench, scenario: str, measure: Callable[[], list[Row]]) -> l
 
 
 def _bystanders(bench: Bench) -> list[Row]:
-    """Publishes to 10 subscribers among 10 and among 10,000 connections on other topics.
+    """Publishes to 10 subscribers among 10 and among 10,000 connections on other topics."""
+
+    def surround(stack: ExitStack, server: Server, others: int) -> None:
+        paths = register(server.port, [f"other.{number}" for number in range(others)], first_user=1_000)
+        stack.enter_context(Load("idle", server.port, bench.load_core, "--connections", str(others), paths=paths))
+
+    scenario = f"growth, publish to {RECEIVERS} among others on other topics"
+    return _among_others(bench, scenario, surround)
+
+
+def _patterns(bench: Bench) -> list[Row]:
+    """Publishes to 10 subscribers among 10 and among 10,000 patterns of others, which do not cover the topic."""
+
+    def surround(stack: ExitStack, server: Server, others: int) -> None:
+        stack.enter_context(held(server.port, others))
+
+    return _among_others(bench, f"growth, publish to {RECEIVERS} among patterns of others", surround)
+
+
+def _among_others(bench: Bench, scenario: str, surround: Callable[[ExitStack, Server, int], None]) -> list[Row]:
+    """Publishes among few and among many others.
 
     Both servers stay up and take turns, so that a pair is two runs a few seconds apart.
     """
-    scenario = f"growth, publish to {RECEIVERS} among others on other topics"
     publishes = bench.counted(20_000)
     samples: dict[str, list[Sample]] = {}
     with ExitStack() as stack:
         crowds: dict[str, tuple[Server, Load]] = {}
         for others in OTHERS:
             server = stack.enter_context(bench.catalog.ready[RELAY].start(BROADCAST, bench.server_core))
-            paths = register(server.port, [f"other.{number}" for number in range(others)], first_user=1_000)
-            stack.enter_context(Load("idle", server.port, bench.load_core, "--connections", str(others), paths=paths))
+            surround(stack, server, others)
             load = stack.enter_context(subscribers(RELAY, server, bench.load_core, RECEIVERS))
             load.run(publishes // 5)
             crowds[_among(others)] = server, load
