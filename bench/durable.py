@@ -1,4 +1,4 @@
-"""Durable publishing over v1: commits with fsync, alone and beside a loop that has no time left."""
+"""Durable publishing over v1: commits with fsync, alone and beside a fully loaded loop."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ ANSWER_SECONDS = 900.0  # the generator has deadlines of its own, which are shor
 
 
 class MessageLost(BenchFailed):
-    """A message was lost, altered or came twice: the benchmark has failed as a test."""
+    """A message was lost, altered or delivered twice: the benchmark has failed as a test."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class Load:
         self.connections_per_second = float(ready["connections_per_second"])
 
     def run(self, operations: int) -> Result:
-        """One counted run; raises MessageLost if any message did not come as it should."""
+        """One counted run; raises MessageLost if any message did not arrive correctly."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(f"run {operations}\n".encode())

@@ -26,7 +26,7 @@ def raise_descriptor_limit() -> int:
 
 
 def choose_cores() -> Cores | None:
-    """Two cores that are not two threads of one, or None where there are no two cores.
+    """Two cores that are not two threads of one, or None if there are no two cores.
 
     Two hardware threads share execution units, so a generator on the sibling would make its
     server look slower. With nothing but siblings, siblings it is.

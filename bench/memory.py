@@ -14,7 +14,7 @@ from bench.rounds import Bench, Sample, rotate, rows
 from bench.table import Row
 
 SIZES = (1_000, 10_000)
-WARM_UP = 10  # few: what they leave behind must not count against a thousand
+WARM_UP = 10  # few: what is left of them must not count against a thousand
 RELAY_BOUND_KB = 3.0
 MAX_ROUNDS = 3  # resident memory varies by a percent, not by a fifth
 

@@ -65,7 +65,7 @@ BOUNDS: dict[str, tuple[int | str, int | str, int | str]] = {
 
 
 class Tracer:
-    """Notes the calls of every thread while it is on."""
+    """Records the calls of every thread while it is on."""
 
     def __init__(self) -> None:
         self.on = False
@@ -78,7 +78,7 @@ class Tracer:
         sys.setprofile(self._note)
 
     def remove(self) -> None:
-        """Leave no profile function behind in this thread, or for those that begin later."""
+        """Remove the profile function from this thread, and for those that begin later."""
         threading.setprofile(None)
         sys.setprofile(None)
 
@@ -134,7 +134,7 @@ class Client:
         await asyncio.get_running_loop().sock_sendall(self._raw, data)
 
     async def until(self, mark: bytes) -> bytes:
-        """Read until `mark` has come; what came before it and itself."""
+        """Read until `mark` has arrived; what preceded it, and the mark."""
         async with asyncio.timeout(10):
             while mark not in self._received:
                 data = await asyncio.get_running_loop().sock_recv(self._raw, 65536)

@@ -1,4 +1,4 @@
-"""The server that outside suites are run against: Socket.IO, raw Engine.IO and plain WebSocket on one port.
+"""The server for outside suites: Socket.IO, raw Engine.IO and plain WebSocket on one port.
 
     python examples/conformance.py --port 3000 --mode base
 
@@ -161,10 +161,10 @@ class _Echo:
         self._connection.send_binary(data)
 
     def refused(self, error: Exception, message: str | bytes) -> None:
-        """No limits of rate here."""
+        """There are no rate limits here."""
 
     def closed(self) -> None:
-        """Nothing to give back."""
+        """Nothing to release."""
 
 
 async def main(port: int, mode: str, db: str) -> None:

@@ -1,4 +1,4 @@
-"""A FastAPI application that publishes from an endpoint of its own, with the relay mounted beside it.
+"""A FastAPI application that publishes from its own endpoint, with the relay mounted beside it.
 
 uvicorn fastapi_app:app              any ASGI server
 partyline serve fastapi_app:app      the same on Partyline's own server: faster

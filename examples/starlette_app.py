@@ -1,4 +1,4 @@
-"""Starlette with the relay below a path of its own: clients register at /live/register.
+"""Starlette with the relay below its own path: clients register at /live/register.
 
 uvicorn starlette_app:app
 """

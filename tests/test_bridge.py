@@ -31,7 +31,7 @@ class Client:
         self._early: list[str] = []  # events that came before an acknowledgement
 
     async def call(self, command: str, **fields: Any) -> dict[str, Any]:
-        """Ask, and return the acknowledgement: nothing else may come before it."""
+        """Ask, and return the acknowledgement, which nothing else may precede."""
         self._asked += 1
         await self._socket.say(f"42/relay,{self._asked}{json.dumps([command, fields])}")
         text = await self._socket.text()
@@ -108,7 +108,7 @@ def test_one_publish_reaches_every_kind_of_client(run: Run) -> None:
 
 
 def test_a_subscription_resumes_from_a_position(run: Run) -> None:
-    """`subscribe` with `after` brings what was missed, behind its acknowledgement, and then what is new."""
+    """`subscribe` with `after` delivers what was missed, after its acknowledgement, and then what is new."""
 
     async def main() -> None:
         async with partyline_server() as (_, url), client(url) as one:
@@ -125,7 +125,7 @@ def test_a_subscription_resumes_from_a_position(run: Run) -> None:
 
 
 def test_what_is_wrong_is_answered(run: Run) -> None:
-    """A command that cannot be done is acknowledged with an error that names it; the connection stays."""
+    """A command that fails is acknowledged with an error that names it; the connection stays."""
 
     async def main() -> None:
         async with partyline_server() as (_, url), client(url) as one:
@@ -138,7 +138,7 @@ def test_what_is_wrong_is_answered(run: Run) -> None:
 
 
 def test_keys_count_here_too(run: Run) -> None:
-    """A server with keys refuses who brings none, and lets a key do what it may, no more."""
+    """A server with keys refuses clients without one, and lets a key do only what it may."""
     keys = (ApiKey(key_hash("secret-key"), ("cats",), ("cats",), admin=False),)
 
     async def main() -> None:
@@ -156,7 +156,7 @@ def test_keys_count_here_too(run: Run) -> None:
 
 
 def test_an_application_may_have_the_name(run: Run) -> None:
-    """A namespace `/relay` of the application's stays what it is."""
+    """The application's own namespace `/relay` is not replaced."""
     io = SocketIO()
 
     @io.namespace("/relay").on("mine")

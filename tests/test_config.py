@@ -1,4 +1,4 @@
-"""Settings: where a value comes from, what it may be, and what is said of one that may not."""
+"""Settings: where a value comes from, what it may be, and how a bad one is refused."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_the_process_environment_is_the_default(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_other_variables_are_nobodys_settings() -> None:
-    """Variables that are no settings, as those of the command line, are left alone, and case counts."""
+    """Variables that are not settings, like those of the command line, are ignored, and case matters."""
     environ = {
         "PARTYLINE_URL": "http://x",
         "PARTYLINE_KEY": "x",
@@ -130,7 +130,7 @@ SAMPLES: dict[str, tuple[str, Any]] = {
 
 @pytest.mark.parametrize("name", FIELDS)
 def test_every_setting_can_be_set_everywhere(name: str, tmp_path: Path) -> None:
-    """Each setting has one name: in the file, in capitals behind PARTYLINE_ in the environment, and as a flag."""
+    """Each setting has one name: in the file, in capitals after PARTYLINE_ in the environment, and as a flag."""
     meta = FIELDS[name].metadata
     if meta["choices"]:
         text = expected = next(choice for choice in meta["choices"] if choice != FIELDS[name].default)
@@ -153,7 +153,7 @@ def test_every_setting_can_be_set_everywhere(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", FIELDS)
 def test_every_default_is_allowed(name: str) -> None:
-    """The default of each setting is a value that may be given, and stays what it is."""
+    """The default of each setting is a valid value, which is not changed by checking."""
     default = FIELDS[name].default
     if default is None:
         return
@@ -161,7 +161,7 @@ def test_every_default_is_allowed(name: str) -> None:
 
 
 def test_every_setting_is_explained() -> None:
-    """Each setting says what it is, in a line."""
+    """Each setting has a description of one line."""
     for name, field in FIELDS.items():
         about = field.metadata["about"]
         assert 5 < len(about) < 80, name
@@ -169,7 +169,7 @@ def test_every_setting_is_explained() -> None:
 
 
 def test_settings_do_not_change() -> None:
-    """Settings are a value: nobody changes them behind another's back."""
+    """Settings are immutable."""
     with pytest.raises(FrozenInstanceError):
         Settings().port = 1  # type: ignore[misc]
 
@@ -250,7 +250,7 @@ def test_flags(text: Any, flag: bool) -> None:
     ],
 )
 def test_lists(given: Any, items: tuple[str, ...]) -> None:
-    """A list is an array of texts, or one text with commas; white space and empty items do not count."""
+    """A list is an array of texts, or one text with commas; white space and empty items are ignored."""
     assert value("default_topics", given) == items
 
 
@@ -381,7 +381,7 @@ BAD: list[tuple[str, Any]] = [
 
 @pytest.mark.parametrize(("name", "bad"), BAD, ids=[f"{name}-{ascii(bad)[:20]}" for name, bad in BAD])
 def test_a_bad_value_is_refused_by_name(name: str, bad: Any) -> None:
-    """A value that a setting cannot have is a ConfigError that names the setting, the value and where it came from."""
+    """An invalid value is a ConfigError that names the setting, the value and where it came from."""
     error = refusal({name: bad})
     assert error.field == name
     assert error.message.startswith(f"{name}: ")
@@ -398,7 +398,7 @@ def test_a_bad_value_is_refused_by_name(name: str, bad: Any) -> None:
 
 
 def test_a_program_writes_settings_as_the_file_does() -> None:
-    """What a program passes to Settings may be written as in the file and becomes the same, also in a changed copy."""
+    """Arguments of Settings may be written as in the file and mean the same, also in a changed copy."""
     settings = Settings(max_body="1MiB", ping_interval=5, cors_origins=["https://a.example"], insecure="yes")  # type: ignore[arg-type]
     assert (settings.max_body, settings.ping_interval, settings.insecure) == (1024 * 1024, 5.0, True)
     assert settings.cors_origins == ("https://a.example",)
@@ -419,7 +419,7 @@ def test_a_program_writes_settings_as_the_file_does() -> None:
     ],
 )
 def test_what_a_program_makes_itself_is_checked(name: str, bad: Any, words: str) -> None:
-    """Keys and rules that a program has made are checked as those of a file are."""
+    """Keys and rules made by a program are checked like those of a file."""
     with pytest.raises(ConfigError, match=f"^{name}: .*{words}"):
         Settings(**{name: bad})
 
@@ -472,7 +472,7 @@ def test_a_refusal_names_its_source(tmp_path: Path) -> None:
 
 
 def test_a_bad_value_is_refused_though_it_is_overridden(tmp_path: Path) -> None:
-    """A bad value in the file is refused also where a flag would win: the file is wrong all the same."""
+    """A bad value in the file is refused even if a flag overrides it, because the file is wrong all the same."""
     path = written(tmp_path, 'port = "x"\n')
     assert str(path) in refusal({"port": "1"}, file=path).message
 
@@ -489,7 +489,7 @@ def test_numbers_of_the_file_are_checked_too(tmp_path: Path) -> None:
     [("max_bdy", "max_body"), ("max_conections", "max_connections"), ("Port", "port"), ("cors_origin", "cors_origins")],
 )
 def test_an_unknown_name_suggests_the_one_meant(tmp_path: Path, name: str, meant: str) -> None:
-    """A name that is no setting is refused with the nearest one that is, in the file and on the command line."""
+    """An unknown name is refused with the nearest setting, in the file and on the command line."""
     path = written(tmp_path, f"{name} = 1\n")
     for error in (refusal(file=path), refusal({name: "1"})):
         assert error.field == name
@@ -510,7 +510,7 @@ def test_an_unknown_name_like_none_points_to_the_list() -> None:
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    """A settings file that does not exist is refused by its path, also where the environment names it."""
+    """A missing settings file is refused by its path, also if the environment names it."""
     path = tmp_path / "nowhere.toml"
     for error in (refusal(file=path), refusal(environ={"PARTYLINE_CONFIG": str(path)})):
         assert f"{path} does not exist" in error.message
@@ -592,7 +592,7 @@ def test_a_bad_key_is_refused_and_not_repeated(bad: Any) -> None:
     ids=lambda bad: ascii(bad)[:40],
 )
 def test_a_bad_token_key_is_refused_and_not_repeated(bad: Any) -> None:
-    """What is no table of a token's key is refused with what is wrong in it, without the secret (hostile 39)."""
+    """An invalid table of a token key is refused with what is wrong in it, without the secret (hostile 39)."""
     for error in (
         refusal({"jwt_keys": bad}),
         *([refusal(environ={"PARTYLINE_JWT_KEYS": bad})] if isinstance(bad, str) else []),

@@ -1,4 +1,4 @@
-"""The error tree: what each class puts on the wire, and that its drawing is true."""
+"""The error tree: what each class puts on the wire, and whether its drawing is correct."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_the_status_says_whose_fault_it_was(kind: type[PartylineError]) -> None:
 
 
 def test_codes_tell_classes_apart() -> None:
-    """No two classes that are raised share their word; only what has no better one is `internal`."""
+    """No two raised classes share a code; only errors without a better one are `internal`."""
     named = [kind.code for kind in CLASSES.values() if kind not in (PartylineError, ServerError)]
     assert len(named) == len(set(named))
     assert PartylineError.code == ServerError.code == "internal"
@@ -122,7 +122,7 @@ def test_code_and_field_may_be_narrower() -> None:
 
 
 def test_temporary_errors_say_when_to_come_back() -> None:
-    """What is worth a retry later says so with Retry-After, and what is not does not."""
+    """An error has Retry-After exactly if a later retry makes sense."""
     for kind in (RateLimited, Overloaded, StoreUnavailable):
         assert kind.temporary
         assert "retry-after" in dict(make(kind).headers())
@@ -148,5 +148,5 @@ def test_headers_that_the_rfcs_ask_for() -> None:
 
 
 def test_a_config_error_is_nobodys_request() -> None:
-    """A setting that cannot be used is no answer to a client: it is neither a RequestError nor a ServerError."""
+    """An unusable setting is not an answer to a client, so it is neither a RequestError nor a ServerError."""
     assert not issubclass(ConfigError, RequestError | ServerError)

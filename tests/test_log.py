@@ -1,4 +1,4 @@
-"""Logs: what is cut out of them, what cannot forge them, and that an embedding program decides about them."""
+"""Logs: secrets are cut out, peers cannot forge them, and an embedding program controls them."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_secrets_with_a_shape_are_cut_out(text: str) -> None:
     ["a registration was made", "GET /ws/", "GET /health?a=b", "tokens: 5", "/wsx/1", "topic cats"],
 )
 def test_other_text_stays_as_it_is(text: str) -> None:
-    """What holds no secret is not touched."""
+    """A text without a secret is not changed."""
     assert not tell_tale(text)
     assert log.redact_text(text) == text
 
@@ -128,7 +128,7 @@ def test_other_text_stays_as_it_is(text: str) -> None:
     ids=["text", "list", "dict", "bytes", "exception"],
 )
 def test_secrets_are_cut_out_of_values(wrap: Callable[[str], Any]) -> None:
-    """A value of an event holds no secret either, a text or anything that is written as one."""
+    """A value of an event does not show a secret, either, whether it is a text or is written as one."""
     for text in TEXTS:
         event = log.redact(None, "info", {"event": "x", "value": wrap(text)})
         assert not tell_tale(repr(event["value"]))
@@ -227,7 +227,7 @@ def test_control_characters_forge_no_line(configured: Callable[..., Callable[[],
 @given(st.text(), st.text())
 @settings(deadline=None)
 def test_no_text_keeps_a_control_character(text: str, value: str) -> None:
-    """Of any event, no control character and no line separator is left in its text or its values."""
+    """No control character or line separator is left in the text or the values of any event."""
     event = log.redact(None, "info", {"event": text, "value": value})
     assert not set(event["event"] + event["value"]) & set(CONTROL)
 
@@ -280,7 +280,7 @@ def embedded(configured: str) -> str:
 
 
 def test_an_exception_is_seen_without_any_set_up() -> None:
-    """Where no logging is configured an exception is written to standard error, with its values and without secrets."""
+    """If no logging is configured, an exception is written to standard error, with its values and without secrets."""
     lines = embedded("").splitlines()
     assert lines[0] == "partyline.test: a handler failed socket=abc path=[redacted]"
     assert lines[1] == "  Traceback (most recent call last):"
@@ -298,7 +298,7 @@ def test_an_exception_is_seen_without_any_set_up() -> None:
     ],
 )
 def test_a_programs_own_logging_decides(configured: str, times: int) -> None:
-    """Where the program has configured its logging, exceptions go where that says, and nowhere else."""
+    """If the program has configured its logging, exceptions are logged only there."""
     assert embedded(configured).count("a handler failed") == times
 
 
@@ -364,7 +364,7 @@ def test_text_is_a_line_for_people(configured: Callable[..., Callable[[], str]])
 
 
 def test_configuring_again_replaces(configured: Callable[..., Callable[[], str]]) -> None:
-    """A second configuration takes the first one's place: every event is written once, in the new format."""
+    """A second configuration replaces the first: every event is written once, in the new format."""
     configured("text")
     written = configured("json")
     log.get("test").info("once")
@@ -377,7 +377,7 @@ def test_configuring_again_replaces(configured: Callable[..., Callable[[], str]]
 def test_the_level_is_the_least_that_is_written(
     configured: Callable[..., Callable[[], str]], level: str, count: int
 ) -> None:
-    """What is below the configured level is not written, of us and of what we run on."""
+    """Events below the configured level are not written, neither ours nor those of libraries."""
     written = configured("text", level)
     for logger in (log.get("test"), logging.getLogger("uvicorn.error")):
         for name in ("debug", "info", "warning", "error"):
@@ -464,7 +464,7 @@ def test_a_record_larger_than_the_queue_is_written(pipe: int) -> None:
 
 
 def test_a_process_that_may_have_no_thread_more(pipe: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Logging raises nothing where its thread cannot be started, and what was logged comes once it can (hostile 57)."""
+    """Logging does not raise if its thread cannot be started, and the lines are written once it can (hostile 57)."""
 
     def start(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
@@ -480,7 +480,7 @@ def test_a_process_that_may_have_no_thread_more(pipe: int, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("pipe", [False], indirect=True)
 def test_a_pipe_that_does_not_block(pipe: int) -> None:
-    """Where somebody has made standard error non-blocking, nothing is lost that fits the queue."""
+    """If somebody has made standard error non-blocking, nothing that fits the queue is lost."""
     for number in range(2_000):
         log.get("test").info("event", number=number, filling="x" * 200)
     events = drained(pipe, lambda event: event["number"] == 1_999)

@@ -1,4 +1,4 @@
-"""Positions as text, and values that nobody changes."""
+"""Positions as text, and immutable values."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_position_is_read_back(epoch: str, offset: int) -> None:
     ids=lambda text: ascii(text)[:40],
 )
 def test_what_is_no_position_is_refused(text: str) -> None:
-    """A text that no server wrote is 422 `invalid_position`, with a message of one short line."""
+    """A text that is not a position gets 422 `invalid_position`, with a message of one short line."""
     with pytest.raises(InvalidValue) as caught:
         Position.parse(text)
     assert (caught.value.http_status, caught.value.code) == (422, "invalid_position")
@@ -84,7 +84,7 @@ def test_the_largest_offset_is_exact_in_javascript() -> None:
     ids=lambda value: type(value).__name__,
 )
 def test_values_do_not_change(value: Any) -> None:
-    """What crosses a boundary cannot be changed behind it, carries no dictionary, and equals its likeness."""
+    """Values that cross a boundary are immutable, have no dictionary, and are compared by content."""
     names = value.__struct_fields__
     for name in names:
         with pytest.raises(AttributeError):
@@ -99,7 +99,7 @@ def test_a_message_is_of_its_drafts_room() -> None:
 
 
 def test_a_payload_is_kept_unless_it_says_otherwise() -> None:
-    """A payload without a policy, as an answer to a client is, is never dropped."""
+    """A payload without a policy, like an answer to a client, is never dropped."""
     payload = Payload(b"x")
     assert payload.policy is Policy.CLOSE
     assert (payload.room, payload.key) == ("", None)

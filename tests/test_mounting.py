@@ -1,4 +1,4 @@
-"""partyline.Application: when it starts, on which loop, what it serves, and what publishing from a program does."""
+"""partyline.Application: when it starts, on which loop, what it serves, and publishing from a program."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ async def get(app: Any, path: str, *, client: Any = ("127.0.0.1", 1), **headers:
 
 
 def test_the_first_request_starts_it() -> None:
-    """Nothing happens before the first request, and requests that come together start one server."""
+    """Nothing happens before the first request, and simultaneous requests start only one server."""
 
     async def main() -> None:
         app = Application(OPEN)
@@ -75,7 +75,7 @@ def test_the_first_request_starts_it() -> None:
 
 
 def test_the_first_to_come_may_leave() -> None:
-    """A request that goes away while it starts takes nobody's start with it."""
+    """A request that is cancelled during the start does not cancel the start for the others."""
 
     async def main() -> None:
         app = Application(OPEN)
@@ -100,7 +100,7 @@ def test_a_lifespan_of_somebody_elses() -> None:
 
 
 def test_its_own_lifespan() -> None:
-    """At the top, the server's lifespan starts and closes it."""
+    """As the top application it is started and closed by the server's lifespan."""
     app = Application(OPEN)
     with TestClient(app, base_url=HERE) as client:
         assert app._partyline is not None
@@ -195,7 +195,7 @@ def test_a_database_that_is_taken(tmp_path: Path) -> None:
 
 
 def test_a_loop_that_is_gone(tmp_path: Path) -> None:
-    """On a new loop, when the old one is closed, it starts anew and has what was accepted before."""
+    """On a new loop, after the old one is closed, it starts again and has what was accepted before."""
     app = Application(Settings(db=str(tmp_path / "kept.db")))
     first = asyncio.run(app.publish("cats", "one"))
     second = asyncio.run(app.publish("cats", "two"))
@@ -211,7 +211,7 @@ async def _closed(app: Application) -> None:
 
 
 def test_two_loops_at_once() -> None:
-    """While one loop is served, another one is told so."""
+    """While it serves one loop, a request on another one gets an error that says so."""
     app = Application(OPEN)
 
     async def main() -> None:
@@ -225,7 +225,7 @@ def test_two_loops_at_once() -> None:
 
 
 def test_after_the_end_it_starts_anew() -> None:
-    """Closed, it begins again with the next request."""
+    """After it is closed, it starts again with the next request."""
 
     async def main() -> None:
         app = Application(OPEN)
@@ -285,7 +285,7 @@ def test_public_url_says_it_all() -> None:
 
 
 def test_answers_have_the_safety_headers() -> None:
-    """Where the server is not ours, our answers still have the safety headers."""
+    """On a foreign server our answers still have the safety headers."""
     with TestClient(Application(OPEN), base_url=HERE) as client:
         headers = client.get("/health").headers
         assert (headers["x-content-type-options"], headers["cache-control"]) == ("nosniff", "no-store")
@@ -333,7 +333,8 @@ def test_what_cannot_be_confirmed_cannot_be_resumed() -> None:
 
 
 def test_a_quiet_line_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where our pings do not reach, a quiet /v1/ws hears its position instead, so that its client knows it lives."""
+    """If our pings do not reach the client, a quiet /v1/ws gets its position instead, so that the client knows it is
+    alive."""
     settings = Settings(db=":memory:", ping_interval=0.05, ping_timeout=0.05)
     with TestClient(Application(settings), base_url=HERE) as client, client.websocket_connect(f"{WS}/v1/ws") as line:
         assert line.receive_json()["type"] == "welcome"
@@ -341,7 +342,7 @@ def test_a_quiet_line_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_lists_and_ends_of_connections() -> None:
-    """The list of connections has those over ASGI, and they can be ended from there."""
+    """The list of connections includes those over ASGI, and they can be ended there."""
     with TestClient(Application(OPEN), base_url=HERE) as client, client.websocket_connect(f"{WS}/v1/ws") as line:
         public_id = line.receive_json()["connection"]
         listed = client.get("/v1/connections").json()["connections"]
@@ -371,7 +372,7 @@ def test_extras_alone() -> None:
 
 
 def test_a_foreign_scope() -> None:
-    """A kind of scope that nobody knows is an error that names it."""
+    """An unknown kind of scope is an error that names it."""
 
     async def nothing(*_: Any) -> Any: ...
 
@@ -434,7 +435,7 @@ def test_publishing_from_the_program() -> None:
 
 
 def test_what_cannot_be_published() -> None:
-    """What is no topic, user, id or JSON is refused with an error that names it; nothing is published."""
+    """An invalid topic, user, id or JSON value is refused with an error that names it; nothing is published."""
 
     async def main() -> None:
         async with (app := Application(OPEN)).lifespan():

@@ -12,7 +12,7 @@ import pytest
 
 import partyline
 
-# A name that goes is a broken promise, a name that comes is a new one: either is written down here on purpose.
+# A removed name is a broken promise, and an added name is a new one: both are recorded here on purpose.
 NAMES = [
     "Acknowledge",
     "Adapter",
@@ -129,7 +129,7 @@ def test_the_version_is_the_packages() -> None:
 
 
 def test_importing_costs_nothing() -> None:
-    """`import partyline` imports nothing but itself: no server, no framework, no event loop."""
+    """`import partyline` imports only itself: no server, no framework, no event loop."""
     loaded = fresh(
         "import sys; before = set(sys.modules); import partyline; import json; "
         "print(json.dumps(sorted({name.partition('.')[0] for name in set(sys.modules) - before})))"
@@ -139,7 +139,7 @@ def test_importing_costs_nothing() -> None:
 
 
 def test_a_name_imports_its_own_module_only() -> None:
-    """A name without a server behind it, as the settings, does not import the server."""
+    """A name that does not need the server, like the settings, does not import it."""
     loaded = fresh(
         "import sys, partyline, json; partyline.Settings; partyline.load; partyline.ConfigError; partyline.Position; "
         "print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"

@@ -1,4 +1,4 @@
-"""Topic names and patterns: what is one, and what a pattern covers, against a matcher that is plain to read."""
+"""Topic names and patterns: which are valid, and what a pattern covers, against a simple matcher."""
 
 from __future__ import annotations
 
@@ -194,7 +194,7 @@ def test_several_patterns_cover_what_one_of_them_does(several: list[str], name: 
 @given(st.text(max_size=12))
 @settings(deadline=None)
 def test_every_text_is_a_name_or_refused(text: str) -> None:
-    """Of any text, `check_topic` either returns it, by the rule, or raises InvalidValue and nothing else."""
+    """`check_topic` returns any text that follows the rule, and raises InvalidValue for any other."""
     is_name = (
         0 < len(text) <= MAX_LENGTH
         and not any(unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp", "Zs") for character in text)

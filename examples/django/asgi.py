@@ -1,4 +1,4 @@
-"""Django and the relay as one ASGI application: clients register at /live/register, all else is Django's.
+"""Django and the relay as one ASGI application: clients register at /live/register, everything else is Django's.
 
 uvicorn asgi:application             in this folder
 partyline serve asgi:application     Partyline's own server, with the relay at /register as well

@@ -1,4 +1,4 @@
-"""The least that Django needs."""
+"""The minimal settings that Django needs."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Two views that publish: one that awaits, and one that does not know what that is."""
+"""Two views that publish: an asynchronous one and a synchronous one."""
 
 import json
 

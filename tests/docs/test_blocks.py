@@ -1,4 +1,4 @@
-"""What docs show works: Python blocks run, settings load, links lead somewhere."""
+"""The docs' examples work: Python blocks run, settings load, links lead somewhere."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def blocks(words: str) -> list[object]:
 @pytest.mark.check
 @pytest.mark.parametrize("code", blocks("python"))
 def test_python(code: str, tmp_path: Path) -> None:
-    """A Python block runs as it stands, as a script, within 20 seconds and without a word of complaint."""
+    """A Python block runs unchanged as a script, within 20 seconds and without a warning."""
     script = tmp_path / "block.py"
     script.write_text(code, "utf-8")
     done = subprocess.run(

@@ -39,7 +39,7 @@ def made(path: Path) -> Iterator[str]:
 
 
 def test_every_queue_is_in_the_table() -> None:
-    """Whatever is made as a queue without a `maxlen` has a row."""
+    """Every queue without a `maxlen` has a row."""
     found = {
         f"{path.relative_to(PACKAGE).as_posix()}: {name}"
         for path in PACKAGE.rglob("*.py")

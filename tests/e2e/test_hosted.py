@@ -151,7 +151,7 @@ def test_open_connections_keep_no_host_from_stopping(
     ids=" ".join,
 )
 def test_dead_peers_keep_no_host_from_stopping(command: list[str], tmp_path: Path) -> None:
-    """A WebSocket whose client answers no close frame is given up after `close_timeout`."""
+    """A WebSocket whose client does not answer a close frame is given up after `close_timeout`."""
 
     async def main() -> None:
         async with (

@@ -1,4 +1,4 @@
-"""What holds on Partyline's own server holds under other ASGI servers: the same cases, and the examples."""
+"""The cases of Partyline's own server also hold under other ASGI servers, and so do the examples."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_the_same_elsewhere(case: Callable[[], None]) -> None:
 @pytest.mark.usefixtures("elsewhere")
 @pytest.mark.parametrize("case", ENGINE_CASES, ids=_name)
 def test_engineio_elsewhere(case: Callable[[Run], None]) -> None:
-    """So do the cases of Engine.IO: polling, WebSocket, and the upgrade from one to the other."""
+    """The cases of Engine.IO hold there, too: polling, WebSocket, and the upgrade from one to the other."""
 
     def run(main: Coroutine[Any, Any, None]) -> None:
         asyncio.run(main)

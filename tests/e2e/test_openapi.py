@@ -27,7 +27,7 @@ ENDLESS = [
 
 @pytest.mark.parametrize("chosen", [LONG, ENDLESS], ids=["calls", "streams"])
 def test_schemathesis_finds_nothing(chosen: list[str], tmp_path: Path) -> None:
-    """What the document allows is accepted, what it forbids is refused, and every answer is as it says."""
+    """What the document allows is accepted, what it forbids is refused, and every answer matches it."""
     tool = tools.schemathesis()
 
     async def main() -> None:

@@ -129,7 +129,7 @@ def test_restarted_server_knows_its_registrations(tmp_path: Path) -> None:
 
 
 async def flushed(db: Path, text: str) -> None:
-    """Wait until the write-behind has brought `text` to the file."""
+    """Wait until the background writer has brought `text` to the file."""
     async with asyncio.timeout(10):
         while True:
             connection = sqlite3.connect(f"file:{db}?mode=ro", uri=True)
@@ -143,7 +143,7 @@ async def flushed(db: Path, text: str) -> None:
 
 @pytest.mark.alone
 def test_sigterm_under_load() -> None:
-    """SIGTERM while messages fly: every client sees 1012, the process exits with 0, and nothing is raised anywhere."""
+    """After SIGTERM during traffic every client gets 1012, the process exits with 0, and nothing is raised anywhere."""
     clients, drain = 200, 5.0
 
     busy = asyncio.Event()

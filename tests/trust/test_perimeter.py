@@ -40,7 +40,7 @@ ANY = replace(SITE, cors_origins=frozenset(("*",)))
 def ask(
     perimeter: Perimeter, *headers: tuple[str, str], address: str = CLIENT, scheme: str = "http"
 ) -> Peer | PartylineError:
-    """The peer that is let in, or the error."""
+    """The admitted peer, or the error."""
     raw = [(name.encode(), value.encode("latin-1")) for name, value in headers]
     try:
         return perimeter.admit(address, scheme, raw)
@@ -52,7 +52,7 @@ def lets_in(perimeter: Perimeter, *headers: tuple[str, str], address: str = CLIE
     return isinstance(ask(perimeter, *headers, address=address, scheme=scheme), Peer)
 
 
-# Who asks for itself
+# Direct clients
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_a_program_on_this_machine_is_local(address: str, local: bool) -> None:
     ],
 )
 def test_our_names_and_addresses_are_ours(host: str) -> None:
-    """A Host that is one of our names, in any case, with any port, or an IP literal, comes in, as it was written."""
+    """A Host that is one of our names, in any case and with any port, or an IP literal, is admitted as written."""
     assert ask(OPEN, ("host", host)) == Peer(CLIENT, "http", host.strip())
 
 
@@ -291,7 +291,7 @@ def test_foreign_pages_stay_out(scheme: str, origin: str) -> None:
     ],
 )
 def test_named_origins_come_in(origin: str) -> None:
-    """The origins of cors_origins and that of public_url come in, whatever Host and scheme the request has."""
+    """The origins of cors_origins and that of public_url are admitted, whatever the request's Host and scheme."""
     assert lets_in(SITE, HOST, ("origin", origin))
 
 
@@ -310,7 +310,7 @@ APPS = [
 
 @pytest.mark.parametrize("origin", APPS)
 def test_pages_of_apps_come_in_by_name(origin: str) -> None:
-    """An origin that is not of http or https comes in where it is named, and nowhere else: not in open mode either."""
+    """An origin that is not http or https is admitted only if it is named, and not in open mode, either."""
     for perimeter in (SITE, OPEN):
         host = HOST if perimeter is SITE else ("host", "localhost")
         assert isinstance(ask(perimeter, host, ("origin", origin)), Forbidden)
@@ -322,7 +322,7 @@ def test_pages_of_apps_come_in_by_name(origin: str) -> None:
 
 @pytest.mark.parametrize("origin", ["http://evil.com", "https://other.example:8443", *APPS])
 def test_a_star_lets_every_page_in(origin: str) -> None:
-    """With cors_origins = * the pages of every site and app come in; what is not an origin does not."""
+    """With cors_origins = * the pages of every site and app are admitted, but nothing that is not an origin."""
     assert lets_in(ANY, HOST, ("origin", origin))
     for wrong in ("", "*", "nul", "NULL", f"{origin}/x", f"{origin} {origin}", f"{origin}\n"):
         assert not lets_in(ANY, HOST, ("origin", wrong)), wrong
@@ -330,7 +330,7 @@ def test_a_star_lets_every_page_in(origin: str) -> None:
 
 
 def test_two_origins_are_none() -> None:
-    """A request with two Origin headers is foreign, in either order, also where both are ours or all may come."""
+    """A request with two Origin headers is foreign, in either order, even if both are ours or all are allowed."""
     assert isinstance(ask(ANY, HOST, ("origin", "null"), ("origin", "null")), Forbidden)
     ours, theirs = ("origin", "http://example.org"), ("origin", "http://evil.com")
     for pair in ((ours, theirs), (theirs, ours), (ours, ours)):
@@ -338,7 +338,7 @@ def test_two_origins_are_none() -> None:
 
 
 def test_no_origin_is_no_page() -> None:
-    """Programs send no Origin and come in."""
+    """Programs, which do not send an Origin, are admitted."""
     assert lets_in(SITE, HOST)
     assert lets_in(OPEN, ("host", "localhost:8000"))
 
@@ -432,7 +432,7 @@ def test_cross_site_of_an_allowed_origin_comes_in() -> None:
 
 
 def test_one_cross_site_among_several_counts() -> None:
-    """Of several Sec-Fetch-Site headers one that says cross-site is enough, wherever it stands."""
+    """One of several Sec-Fetch-Site headers that says cross-site is enough, wherever it is."""
     for sites in (("cross-site", "none"), ("none", "cross-site"), ("none", " cross-site ")):
         assert not lets_in(SITE, HOST, *[("sec-fetch-site", site) for site in sites])
 
@@ -506,7 +506,7 @@ def test_open_mode_is_not_published_by_a_proxy(header: tuple[str, str]) -> None:
 
 @pytest.mark.parametrize("address", [CLIENT, "127.0.0.1", "11.0.0.1", "2001:db8:2::1", "", "unix:", "10.0.0.1x"])
 def test_an_untrusted_peers_words_do_not_count(address: str) -> None:
-    """Forwarded headers of a peer that is no trusted proxy change nothing, loopback or not (hostile 36)."""
+    """Forwarded headers of a peer that is not a trusted proxy change nothing, on loopback or not (hostile 36)."""
     headers = [
         ("x-forwarded-for", "10.0.0.9"),
         ("x-forwarded-proto", "https"),
@@ -589,7 +589,7 @@ def test_a_trusted_proxy_says_the_scheme(proto: str, scheme: str) -> None:
 
 
 def test_a_trusted_proxy_says_the_host_and_it_is_checked() -> None:
-    """From a trusted proxy, X-Forwarded-Host takes the place of Host, the last of several, and must be ours."""
+    """From a trusted proxy X-Forwarded-Host replaces Host (the last one if there are several), and must be ours."""
     inner = ("host", "backend.internal")
     assert isinstance(ask(SITE, inner, address=PROXY), MisdirectedRequest)
     for value in ("chat.example.org", "evil.com, chat.example.org"):
@@ -637,7 +637,7 @@ def test_a_mapped_address_is_the_ipv4_address(peer: str) -> None:
         (["for=198.51.100.9;proto=ftp"], ("198.51.100.9", "http", "example.org")),
         (["for=198.51.100.9,"], ("198.51.100.9", "http", "example.org")),
         (["for=198.51.100.9;;, ,"], ("198.51.100.9", "http", "example.org")),
-        # A header that is malformed anywhere says nothing, and neither does what stands left of it.
+        # A header that is malformed anywhere is ignored, and so is what is left of it.
         (['for="198.51.100.9'], (PROXY, "http", "example.org")),
         (['proto=https, for="x, for=198.51.100.9'], (PROXY, "http", "example.org")),
         (["for=198.51.100.9", "for = 10.0.0.2"], (PROXY, "http", "example.org")),
@@ -658,7 +658,7 @@ def test_forwarded_is_understood(values: list[str], expected: tuple[str, str, st
 
 @pytest.mark.parametrize("both", [("x-forwarded-for", "198.51.100.9"), ("x-forwarded-proto", "http")])
 def test_x_forwarded_goes_before_forwarded(both: tuple[str, str]) -> None:
-    """Where both forms are there, Forwarded is not read: proxies that write the others pass a client's on."""
+    """If both forms are there, Forwarded is not read, because proxies that write the others pass on a client's."""
     forged = ("forwarded", "for=203.0.113.1;proto=https;host=chat.example.org")
     expected = ask(SITE, HOST, both, address=PROXY)
     assert ask(SITE, HOST, forged, both, address=PROXY) == expected

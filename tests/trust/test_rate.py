@@ -10,7 +10,7 @@ from partyline.trust.rate import Bucket, PerAddress
 
 
 def test_a_burst_is_allowed_and_then_no_more() -> None:
-    """`burst` events are allowed at once, the next one is refused."""
+    """`burst` events are allowed at once, and the next one is refused."""
     bucket = Bucket(10.0, 5.0, 0.0)
     assert [bucket.allow(0.0) for _ in range(7)] == [True] * 5 + [False] * 2
 
@@ -27,7 +27,7 @@ def test_the_rate_fills_it_again() -> None:
 
 
 def test_looking_takes_nothing() -> None:
-    """`empty` says what `allow` would do, and leaves the bucket as it is."""
+    """`empty` says what `allow` would do, and does not change the bucket."""
     bucket = Bucket(1.0, 1.0, 0.0)
     assert not bucket.empty(0.0)
     assert not bucket.empty(0.0)
@@ -37,7 +37,7 @@ def test_looking_takes_nothing() -> None:
 
 
 def test_refusals_are_counted_until_one_is_allowed() -> None:
-    """`refused` counts the refusals in a row: who keeps on is told apart from who only came in a burst."""
+    """`refused` counts consecutive refusals, which distinguishes a persistent client from a single burst."""
     bucket = Bucket(1.0, 1.0, 0.0)
     bucket.allow(0.0)
     for _ in range(3):
@@ -49,7 +49,7 @@ def test_refusals_are_counted_until_one_is_allowed() -> None:
 
 @pytest.mark.parametrize("rate", [0.5, 2.0, 3.0, 30.0, 49.0, 100.0])
 def test_after_waiting_one_is_allowed(rate: float) -> None:
-    """Who was refused and waits for `wait` seconds is allowed."""
+    """A client that was refused and waits for `wait` seconds is allowed."""
     bucket = Bucket(rate, 1.0, 0.0)
     assert bucket.allow(0.0)
     assert not bucket.allow(0.0)
@@ -96,7 +96,7 @@ def test_who_keeps_to_the_rate_is_never_refused(burst: int, gaps: list[float]) -
 
 
 def test_addresses_have_buckets_of_their_own() -> None:
-    """What one address used up does not touch another, and each keeps its bucket."""
+    """What one address uses up does not affect another, and each keeps its bucket."""
     limits = PerAddress(1.0, 2.0)
     for _ in range(2):
         assert limits.bucket("a", 0.0).allow(0.0)

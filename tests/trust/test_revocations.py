@@ -14,7 +14,7 @@ KEPT = 100.0
 
 
 def test_a_users_revocation_concerns_what_was_issued_until_then() -> None:
-    """Revoking a user refuses her tokens issued up to that moment, and those that do not say when, and no others."""
+    """Revoking a user refuses their tokens issued up to that moment or without a time of issue, and no others."""
     found = Revocations(KEPT)
     assert not found.refuses(Token("ann", "t", NOW), NOW)
     assert found.revoke("sub", "ann", NOW) == NOW
@@ -35,7 +35,7 @@ def test_a_tokens_revocation_concerns_that_token() -> None:
 
 
 def test_a_revocation_is_kept_for_its_time() -> None:
-    """It holds until the end of its time, also if the clock is set back meanwhile, and is forgotten then."""
+    """A revocation holds until the end of its time, even if the clock is set back meanwhile, and is then forgotten."""
     found = Revocations(KEPT)
     found.revoke("sub", "ann", NOW)
     found.revoke("jti", "t", NOW + 1)
@@ -49,7 +49,7 @@ def test_a_revocation_is_kept_for_its_time() -> None:
 
 
 def test_revoking_again_moves_the_time_on() -> None:
-    """A second revocation concerns what was issued since the first, and never takes anything back."""
+    """A second revocation covers tokens issued since the first, and never takes anything back."""
     found = Revocations(KEPT)
     found.revoke("sub", "ann", NOW)
     assert found.revoke("sub", "ann", NOW + 10) == NOW + 10
@@ -60,7 +60,7 @@ def test_revoking_again_moves_the_time_on() -> None:
 
 
 def test_restored_revocations_hold() -> None:
-    """What an earlier process left holds as it did, and is forgotten in its turn."""
+    """Revocations of an earlier process still hold, and are forgotten in time."""
     found = Revocations(KEPT)
     found.restore([("sub", "ann", NOW), ("jti", "t", NOW + 5)])
     assert found.refuses(Token("ann", None, NOW), NOW + 50)
@@ -70,7 +70,7 @@ def test_restored_revocations_hold() -> None:
 
 
 def test_there_is_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One revocation too many is refused and changes nothing; one that is there can be renewed."""
+    """One revocation too many is refused and changes nothing; an existing one can be renewed."""
     monkeypatch.setattr(module, "MAX_REVOCATIONS", 2)
     found = Revocations(KEPT)
     found.revoke("sub", "ann", NOW)

@@ -1,4 +1,4 @@
-"""Tokens: what counts, and that everything else is refused with a documented error."""
+"""Tokens: which are accepted, and the documented errors of all others."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_rights_are_by_action(topics: Any, publish: tuple[str, ...], subscribe: 
 
 
 def test_only_a_key_that_may_gives_admin_rights() -> None:
-    """`"admin": true` counts only where the key says that its tokens may have it."""
+    """`"admin": true` counts only if the key allows it for its tokens."""
     token = sign(good(admin=True))
     assert not verify(token).admin
     assert verify(token, hs256(admin=True)).admin
@@ -119,7 +119,7 @@ def test_sub_is_a_user_id(sub: Any, user: str) -> None:
 
 
 def test_a_token_is_over_at_exp_and_not_before() -> None:
-    """`exp` is the first moment at which it does not count, later by `leeway`; `nbf` is earlier by it."""
+    """A token is invalid from `exp` on, later by `leeway`, and before `nbf`, earlier by it."""
     token = sign(good(nbf=NOW, iat=NOW))
     for leeway in (0.0, 5.0):
         signer = hs256(leeway=leeway)
@@ -171,7 +171,8 @@ def test_hostile_35_alg_none() -> None:
 
 
 def test_hostile_35_algorithm_confusion() -> None:
-    """A public key is no secret: with it as HS256's, or under another key's algorithm, a token is refused."""
+    """A public key is not a secret: a token signed with it as for HS256, or with another key's algorithm, is
+    refused."""
     for pem in (public_pem(rsa()), public_pem(rsa()).rstrip("\n")):
         signed = f"{part({'alg': 'HS256', 'typ': 'JWT'})}.{part(GOOD)}"
         forged = f"{signed}.{part(hmac.digest(pem.encode(), signed.encode(), hashlib.sha256))}"
@@ -205,7 +206,7 @@ def test_hostile_35_audience_and_issuer() -> None:
 
 
 def test_hostile_35_expired_and_far_future() -> None:
-    """A token that is over, or would live for longer than one may, is refused; so is one without an end."""
+    """A token that has expired, or would live longer than allowed, is refused; so is one without an end."""
     assert refusal(sign(good(exp=NOW))).code == "token_expired"
     assert refusal(sign(good(exp=0))).code == "token_expired"
     verify(sign(good(iat=NOW, exp=NOW + LIFE)))
@@ -263,7 +264,7 @@ def test_hostile_35_headers() -> None:
     ],
 )
 def test_hostile_35_duplicate_claims(raw: bytes) -> None:
-    """A name that stands twice in one object, at any depth and however it is written, is refused."""
+    """A repeated name in an object, at any depth and however it is written, is refused."""
     refusal(sign(raw % (NOW + 60)))
 
 
@@ -328,7 +329,7 @@ def test_hostile_35_claims_of_the_wrong_shape(payload: bytes) -> None:
 
 
 def test_hostile_35_texts_that_are_no_token() -> None:
-    """What is no three parts of canonical base64url is refused before anything is decoded, however large it is."""
+    """Anything but three parts of canonical base64url is refused before decoding, however large it is."""
     token = sign(GOOD)
     head, body, mark = token.split(".")
     wrong = [
@@ -364,7 +365,8 @@ def test_hostile_35_texts_that_are_no_token() -> None:
 
 
 def test_hostile_35_keys_of_a_set_come_from_the_set_only() -> None:
-    """While a set has no key that fits, the signer is asked to look again, and only it: then 503, later 401."""
+    """If a set has no key that fits, only its signer is asked to fetch again: the token gets 503 then, and 401
+    later."""
     asked: list[bool] = []
     coming = True
 
@@ -430,7 +432,7 @@ _TOKENS = [(sign(GOOD, key), signer()) for key, signer in ((SECRET, hs256), (rsa
 
 @given(st.sampled_from(_TOKENS), st.data())
 def test_any_change_of_a_token_is_a_refusal(made: tuple[str, Signer], data: st.DataObject) -> None:
-    """A token with characters changed, cut or put in is refused as unauthenticated, or is the very token."""
+    """A token with characters changed, removed or inserted is refused as unauthenticated, or is the same token."""
     token, signer = made
     at = data.draw(st.integers(0, len(token)))
     cut = data.draw(st.integers(0, 3))
@@ -493,7 +495,7 @@ def test_a_secret_of_32_bytes_is_enough() -> None:
 
 
 def test_a_set_gives_the_keys_that_fit() -> None:
-    """Of a key set count the public keys for this algorithm; those for something else and broken ones do not."""
+    """In a key set the public keys for this algorithm count; broken ones and those for something else do not."""
     other = ed()
     private = {**jwk(other, "private"), "d": "AAAA"}
     keys = [
@@ -511,13 +513,13 @@ def test_a_set_gives_the_keys_that_fit() -> None:
 
 
 def test_keys_are_in_no_repr() -> None:
-    """What is printed by accident does not show a secret (hostile 39)."""
+    """Accidentally printed values do not show a secret (hostile 39)."""
     assert SECRET not in repr(hs256())
     assert SECRET not in repr(Key(None, SECRET.encode()))
 
 
 def test_without_pyjwt_the_way_out_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where PyJWT, or cryptography, is not installed, the error says which extra to install."""
+    """If PyJWT or cryptography is not installed, the error says which extra to install."""
     for name in ("jwt", "cryptography"):
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, name, None)

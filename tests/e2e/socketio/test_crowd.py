@@ -1,4 +1,4 @@
-"""Thousands of sockets come and go, and leave nothing behind."""
+"""Thousands of sockets connect and leave, and nothing is left of them."""
 
 from __future__ import annotations
 

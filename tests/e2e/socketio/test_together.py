@@ -12,7 +12,7 @@ KINDS = [f"{version} {way}" for version in (2, 3, 4) for way in ("polling", "web
 
 
 def test_one_room() -> None:
-    """They are in one room and hear the same, in the same order, binary too, whoever says it."""
+    """All clients of one room get the same events in the same order, also binary ones, whoever sends them."""
     tools.program("node")
 
     async def main() -> None:
@@ -31,7 +31,7 @@ def test_one_room() -> None:
 
 
 def test_the_server_is_killed_and_comes_back() -> None:
-    """Each comes back by itself to a server that knows nothing of it, as somebody new."""
+    """Each client comes back by itself, as a new one, to a server that does not know it."""
     tools.program("node")
 
     async def main() -> None:
