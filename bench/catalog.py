@@ -48,7 +48,7 @@ class Contender:
 
     @property
     def label(self) -> str:
-        """What its rows are called."""
+        """The name of its rows."""
         return f"{self.name} of {self.where}" if self.where else self.name
 
     def start(self, mode: str, core: int | None) -> Server:

@@ -58,7 +58,7 @@ class Bench:
         return number // (2 if self.compares else 5) if self.quick else number
 
     def failure(self, scenario: str, name: str, error: BenchFailed) -> Row:
-        """Record a run that gave no figure, and say so in a row."""
+        """Record a run without a figure, and say so in a row."""
         what = f"{scenario}, {name}: {error}"
         (self.lost if isinstance(error, MessageLost) else self.failures).append(what)
         self.console.print(f"[bold red]FAILED[/] {escape(what)}", highlight=False)

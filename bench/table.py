@@ -68,7 +68,7 @@ class Row:
 
     @property
     def bounded(self) -> Figure | None:
-        """What the bound is about: the ratio where there is one, else the figure itself."""
+        """The bounded value: the ratio if there is one, otherwise the figure itself."""
         return self.ratio or self.figure
 
     @property

@@ -4,8 +4,8 @@ A server and its clients run in this process, on raw sockets, with a profile fun
 
 - calls: Python functions of partyline that begin or are resumed (a coroutine's step, a lambda, in Python 3.11 a
   comprehension), the writer thread's among them; not the standard library's, other packages', or what is written in C
-- files: how many files they stand in
-- changes: how often the next call stands in another file than the one before, within a thread
+- files: how many files they are in
+- changes: how often the next call is in another file than the one before, within a thread
 - codec passes: how often an encoder, decoder or converter of msgspec runs over a part of it
 
 Each walk is taken several times and the shortest one counts, so that a timer which comes between adds nothing.

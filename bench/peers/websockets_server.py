@@ -43,7 +43,7 @@ async def main(mode: str, port: int) -> None:
 
 
 def new_loop() -> asyncio.AbstractEventLoop:
-    """uvloop's event loop where it is installed."""
+    """uvloop's event loop if it is installed."""
     try:
         import uvloop
     except ImportError:

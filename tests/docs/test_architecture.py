@@ -111,7 +111,7 @@ def test_import_order() -> None:
 
 
 def test_places() -> None:
-    """Every class and function in the table of where to change what is in the file that it is said to be in."""
+    """Every class and function in the table of where to change what is in the file that the table gives."""
     _, _, rest = page().partition("<!-- places -->\n")
     named = re.findall(r"`([\w/]+\.py): ([\w.]+)`", rest.partition("<!-- /places -->")[0])
     assert len(named) > 20

@@ -13,7 +13,7 @@ _PROMISE = re.compile(r"^### (\d+)\. .+?(?=^##)", re.DOTALL | re.MULTILINE)
 
 
 def proofs(text: str) -> list[tuple[str, str]]:
-    """(file, test) for each test that is named; the file may stand at an earlier one. A file alone has no test."""
+    """(file, test) for each named test; the file may be given with an earlier one. A file alone has no test."""
     found: list[tuple[str, str]] = []
     file = ""
     for match in _NAMED.finditer(text):

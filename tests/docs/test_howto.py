@@ -1,4 +1,4 @@
-"""The commands of docs/howto/backup.md, as they stand there, on a database that a server has written."""
+"""The commands of docs/howto/backup.md, unchanged, on a database that a server has written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The README's session, as it stands there: the blocks are typed into a shell, the outputs are waited for."""
+"""The README's session, unchanged: the blocks are typed into a shell, the outputs are waited for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tutorials, as they stand there: files are written, commands are typed into a shell, outputs are waited for."""
+"""The tutorials, unchanged: files are written, commands are typed into a shell, outputs are waited for."""
 
 from __future__ import annotations
 

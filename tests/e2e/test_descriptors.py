@@ -1,4 +1,4 @@
-"""A server that may have few descriptors, and strangers who take all that they get."""
+"""A server with few descriptors, and strangers that take all they can get."""
 
 from __future__ import annotations
 

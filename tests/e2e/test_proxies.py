@@ -186,7 +186,7 @@ def test_a_drain(proxy: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("proxy", PROXIES)
 def test_events_and_head(proxy: str, tmp_path: Path) -> None:
-    """Server-sent events come one by one. HEAD of a stream is a head and no more, and the next request on the same
+    """Server-sent events arrive one by one. HEAD of a stream is a head and no more, and the next request on the same
     connection to the server, which may be another client's, has its own answer (hostile 53)."""
 
     async def main() -> None:

@@ -496,7 +496,8 @@ def test_paths_that_are_not_utf8(run: Run, raw: str) -> None:
     "path", ["/publish", "/register", "/v1/publish", "/v1/topics/cats/messages", "/socket.io/?EIO=4&transport=polling"]
 )
 def test_coded_bodies(run: Run, path: str) -> None:
-    """A body with a Content-Encoding is 415, and says so, however often it comes; `identity` is none."""
+    """A body with a Content-Encoding gets 415, which says so, however often it is repeated; `identity` is not an
+    encoding."""
 
     async def main() -> None:
         async with partyline_server() as (partyline, url), connected(url) as peer:

@@ -173,7 +173,7 @@ HEADS: dict[str, list[bytes]] = {
     "a header line without an end": [START + b"X: ", *[b"a" * 500] * 6],
     "a header name without an end": [START, *[b"a" * 500] * 6],
     "a request line without an end": [b"GET /", *[b"a" * 500] * 6],
-    "behind another request": [GET, START + b"X: " + b"a" * 3000 + b"\r\n\r\n"],
+    "after another request": [GET, START + b"X: " + b"a" * 3000 + b"\r\n\r\n"],
     "after another request, without an end": [GET, START + b"X: ", *[b"a" * 500] * 6],
     "an upgrade": [upgrade("/ws/0", "X: " + "a" * 3000)],
 }

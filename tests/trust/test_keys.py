@@ -15,7 +15,7 @@ RING = KeyRing([(key_hash("pl_reader"), READER), (key_hash("pl_writer"), WRITER)
 
 
 def test_a_key_is_kept_as_its_hash() -> None:
-    """A key stands in the configuration as `sha256:` and its SHA-256 in hex."""
+    """A key is configured as `sha256:` and its SHA-256 in hex."""
     assert key_hash("pl_x") == "sha256:" + hashlib.sha256(b"pl_x").hexdigest()
 
 

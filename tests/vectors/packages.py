@@ -9,4 +9,4 @@ PACKAGES = {
     "socket.io-parser-4": "socket.io-parser@3.4.5",
     "socket.io-msgpack-parser": "socket.io-msgpack-parser@3.0.2",
 }
-"""By the name to require them under; the number behind it is the protocol that an old one speaks."""
+"""By the name under which they are required; the number after it is the protocol of an old one."""

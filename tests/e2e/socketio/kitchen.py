@@ -44,13 +44,13 @@ class Kitchen:
         return int(self.url.rpartition(":")[2])
 
     def kill(self) -> None:
-        """As the kernel does it."""
+        """Kill the process, as the kernel does."""
         self.process.send_signal(signal.SIGKILL)
         self.process.wait(10)
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """It does nothing for a while, as on a machine that is asleep."""
+        """Freeze the process for a while, as on a sleeping machine."""
         self.process.send_signal(signal.SIGSTOP)
         try:
             yield
@@ -111,7 +111,7 @@ class Client:
         return said
 
     async def until(self, what: str) -> list[dict[str, Any]]:
-        """What it says up to the first with `what` in it."""
+        """Everything it says up to the first line with `what` in it."""
         said = [await self.hears()]
         while what not in said[-1]:
             said.append(await self.hears())

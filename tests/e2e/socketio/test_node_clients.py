@@ -146,7 +146,7 @@ def test_namespaces_of_one_connection(servers: dict[str, Kitchen], combination: 
 
 
 def test_disconnects(servers: dict[str, Kitchen], combination: tuple[str, str, str]) -> None:
-    """The client hears that the server disconnected it, or closed the connection; its own end is its own."""
+    """The client is told whether the server disconnected it or closed the connection, or it ended by itself."""
     first, second, third = saw(servers, combination, "ends")
     assert first == "io server disconnect"
     assert second in ("io server disconnect", "transport close")
@@ -154,7 +154,7 @@ def test_disconnects(servers: dict[str, Kitchen], combination: tuple[str, str, s
 
 
 def test_a_silent_client(servers: dict[str, Kitchen], combination: tuple[str, str, str]) -> None:
-    """A client whose heartbeat stops is ended by the server when interval and timeout are over, whatever carries it."""
+    """A client whose heartbeat stops is closed by the server after interval and timeout, on every transport."""
     if ON_NODE and combination[:2] == (OLD, "upgrade"):
         pytest.skip("Node's server does not notice it")
     least, most = SILENCE

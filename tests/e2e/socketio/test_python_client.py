@@ -108,7 +108,7 @@ def test_the_kitchen_sink(way: str, base: str) -> None:
 
 @every_way
 def test_a_refusal(way: str, base: str) -> None:
-    """A refused client hears why, with the data."""
+    """A refused client is told why, with the data."""
     socketio = tools.python_socketio()
 
     async def main(url: str) -> None:
@@ -169,7 +169,7 @@ def test_a_silent_client(way: str, base: str) -> None:
 
 @every_way
 def test_the_server_is_killed_and_comes_back(way: str) -> None:
-    """The client comes back by itself, with its auth."""
+    """After a lost connection the client comes back by itself, with its auth."""
     tools.python_socketio()
 
     async def main() -> None:
@@ -209,7 +209,7 @@ def test_msgpack(way: str) -> None:
 
 
 def test_a_room_with_other_clients(base: str) -> None:
-    """In one room with npm's clients of versions 2 and 4 all hear the same."""
+    """In one room with npm's clients of versions 2 and 4 all get the same events."""
     tools.python_socketio()
     tools.program("node")
 
