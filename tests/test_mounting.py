@@ -20,6 +20,7 @@ from websockets.asyncio.client import connect
 from partyline import Application, ConfigError, EngineIO, Partyline, Position, Settings, running
 from partyline.config import ApiKey
 from partyline.errors import Conflict, InvalidValue, StoreUnavailable
+from partyline.interfaces import View
 from partyline.trust.keys import key_hash
 from tests.calls import call, register
 from tests.server.asgi_servers import asgi_server
@@ -211,17 +212,63 @@ async def _closed(app: Application) -> None:
 
 
 def test_two_loops_at_once() -> None:
-    """While it serves one loop, a request on another one gets an error that says so."""
+    """While it serves one loop, another one that is to be served, too, gets an error that says so."""
     app = Application(OPEN)
 
     async def main() -> None:
         await app.start()
         with pytest.raises(ConfigError, match="another event loop"):
-            await asyncio.to_thread(asyncio.run, app.publish("cats", 1))
+            await asyncio.to_thread(asyncio.run, app.start())
         assert await get(app, "/health") == (200, {"status": "ok"})
         await app.close()
 
     asyncio.run(main())
+
+
+def test_publishing_from_another_loop() -> None:
+    """A publish that is awaited on another loop, in another thread, is made on the loop that is served, started or
+    just starting; its errors come back, and one that is cancelled there takes no other with it."""
+    app = Application(OPEN)
+
+    async def elsewhere() -> None:
+        assert await app.publish("cats", 2) is not None
+        with pytest.raises(InvalidValue, match="topic"):
+            await app.publish("no topic", 1)
+        waiting = asyncio.create_task(app.publish("cats", 3))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert await app.publish("cats", 4) is not None
+
+    async def main() -> None:
+        starting = asyncio.create_task(app.start())
+        await asyncio.sleep(0)
+        assert app._partyline is None
+        assert await asyncio.to_thread(asyncio.run, app.publish("cats", 1)) is not None
+        partyline = await starting
+        await asyncio.to_thread(asyncio.run, elsewhere())
+        page = await partyline.store.read(View(frozenset(("cats",))), 0, 10)
+        assert [bytes(message.draft.data) for message in page.messages] in (
+            [b"1", b"2", b"3", b"4"],
+            [b"1", b"2", b"4"],
+        )
+        await app.close()
+
+    asyncio.run(main())
+
+
+def test_publishing_beside_a_loop_that_rests() -> None:
+    """A loop that is served but does not run at the moment can do nothing: that is said, not waited for."""
+    app = Application(OPEN)
+    loop = asyncio.new_event_loop()
+    try:
+        loop.run_until_complete(app.start())
+        with pytest.raises(ConfigError, match="another event loop"):
+            asyncio.run(app.publish("cats", 1))
+        loop.run_until_complete(app.close())
+    finally:
+        loop.close()
 
 
 def test_after_the_end_it_starts_anew() -> None:

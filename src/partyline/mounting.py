@@ -71,8 +71,12 @@ class Application:
     ) -> Position | None:
         """Publish from this process, as `Partyline.publish` does, and start the server if that has not happened yet.
 
-        Also raises ConfigError, if it cannot start or serves another loop.
+        May be awaited on any loop, in any thread. Also raises ConfigError, if it cannot start.
         """
+        loop = self._loop
+        if loop is not None and loop is not asyncio.get_running_loop() and self._serving and loop.is_running():
+            again = self.publish(topic, data, user=user, id=id, key=key, ttl=ttl, durable=durable)
+            return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(again, loop))
         partyline = await self.start()
         return await partyline.publish(topic, data, user=user, id=id, key=key, ttl=ttl, durable=durable)
 
@@ -211,15 +215,19 @@ class Application:
         if not task.cancelled():
             task.exception()  # those that wait have it; if nobody does, the next request tries again
 
+    @property
+    def _serving(self) -> bool:
+        """Whether it has started, or is about to."""
+        return self._partyline is not None or self._starting is not None
+
     async def _leave_loop(self) -> None:
         """Drop what was built on an earlier loop. Raises ConfigError if that loop is still open and served."""
         earlier, partyline = self._loop, self._partyline
         if earlier is None:
             return
-        if not earlier.is_closed() and (partyline is not None or self._starting is not None):
+        if not earlier.is_closed() and self._serving:
             raise ConfigError(
-                "this application serves another event loop, and one serves one: make an application for each loop, "
-                "or publish over HTTP from there"
+                "this application serves another event loop, and one serves one: make an application for each loop"
             )
         self._forget()
         if partyline is not None:

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from partyline import Partyline
+from partyline.errors import RateLimited
 from partyline.models import Draft
 from partyline.wire.websocket.connection import Close, Ping
 from partyline.wire.websocket.frames import BINARY, CONTINUATION, TEXT, frame
@@ -137,6 +138,26 @@ def test_max_connections_counts_the_application_s_websockets(run: Run) -> None:
                 async with connected(url) as two:
                     await two.send(GET)
                     assert (await two.answer()).status == 503
+            await nothing_is_held(partyline)
+
+    run(main())
+
+
+def test_connections_of_a_network_of_ipv6_count_together(run: Run) -> None:
+    """max_connections_per_address counts the /64 of an IPv6 address, coming and going."""
+
+    async def main() -> None:
+        async with partyline_server(max_connections_per_address=2) as (partyline, _):
+            site = partyline.site
+            assert site.enter("2001:db8::1") is None
+            assert site.enter("2001:db8::2") is None
+            assert isinstance(site.enter("2001:db8::3"), RateLimited)
+            assert site.enter("2001:db8:0:1::1") is None
+            for address in ("2001:db8::3", "2001:db8::1"):
+                site.leave(address)
+            assert site.enter("2001:db8::4") is None
+            for address in ("2001:db8::4", "2001:db8::2", "2001:db8:0:1::1"):
+                site.leave(address)
             await nothing_is_held(partyline)
 
     run(main())

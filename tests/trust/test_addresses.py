@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from partyline.trust.addresses import is_loopback, network, node, plain
+from partyline.trust.addresses import is_loopback, network, node, plain, source
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,27 @@ from partyline.trust.addresses import is_loopback, network, node, plain
 def test_a_peer_has_one_spelling(text: str, spelt: str) -> None:
     """An address is spelt in one way, IPv4-mapped or not; the name of a test client stays."""
     assert plain(text) == spelt
+
+
+@pytest.mark.parametrize(
+    ("text", "counted"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("2001:db8:1:2::1", "2001:db8:1:2::/64"),
+        ("2001:DB8:1:2:ffff:ffff:ffff:ffff", "2001:db8:1:2::/64"),
+        ("2001:db8:1:3::1", "2001:db8:1:3::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("::1", "::/64"),
+        ("", ""),
+        ("testclient", "testclient"),
+        ("unix:", "unix:"),
+        (":" * 5_000, ":" * 5_000),
+    ],
+)
+def test_what_limits_count(text: str, counted: str) -> None:
+    """Limits for an address count an IPv4 address, mapped or not, and of IPv6 the /64, all of which is one peer's."""
+    assert source(text) == counted
 
 
 @pytest.mark.parametrize(

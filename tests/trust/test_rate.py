@@ -117,3 +117,11 @@ def test_the_least_recently_seen_addresses_are_forgotten() -> None:
         limits.bucket(f"more{number}", 0.0)
     assert limits.bucket("stays", 0.0).empty(0.0)
     assert not limits.bucket("goes", 0.0).empty(0.0)
+
+
+def test_a_network_of_ipv6_is_one_address() -> None:
+    """Whoever has a /64 of IPv6 has one bucket for all of its addresses."""
+    limits = PerAddress(0.001, 2.0)
+    addresses = [f"2001:db8::{number:x}" for number in range(1, 5)]
+    assert [limits.bucket(address, 0.0).allow(0.0) for address in addresses] == [True, True, False, False]
+    assert limits.bucket("2001:db8:0:1::1", 0.0).allow(0.0)

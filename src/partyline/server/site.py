@@ -227,7 +227,7 @@ class Site:
 
     def enter(self, address: str) -> PartylineError | None:
         """Count a new connection in. The error, if any, is for its first request; it is counted all the same."""
-        address = addresses.plain(address)
+        address = addresses.source(address)
         self.counters.accepted += 1
         self.connections += 1
         here = self._by_address[address] = self._by_address.get(address, 0) + 1
@@ -267,7 +267,7 @@ class Site:
 
     def leave(self, address: str) -> None:
         """Count it out."""
-        address = addresses.plain(address)
+        address = addresses.source(address)
         self.connections -= 1
         left = self._by_address[address] - 1
         if left:

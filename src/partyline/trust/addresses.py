@@ -45,6 +45,21 @@ def plain(text: str) -> str:
     return text if found is None else str(found)
 
 
+def source(text: str) -> str:
+    """What limits for an address count: the address, and of an IPv6 address its /64, all of which is one peer's."""
+    return _source(text) if ":" in text else text
+
+
+@lru_cache(maxsize=1024)
+def _source(text: str) -> str:
+    found = parse(text.partition("%")[0])
+    return (
+        str(ipaddress.ip_network((found, 64), strict=False))
+        if isinstance(found, ipaddress.IPv6Address)
+        else plain(text)
+    )
+
+
 def node(text: str) -> str | None:
     """The address in an element of X-Forwarded-For or in `for=` of Forwarded; None where it names no address.
 

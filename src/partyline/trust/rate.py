@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from partyline.errors import PartylineError, RateLimited
+from partyline.trust.addresses import source
 
 _MOST_ADDRESSES = 10_000
 
@@ -78,7 +79,7 @@ class Gate(Bucket):
 
 
 class PerAddress:
-    """One bucket per address; the least recently seen addresses are forgotten beyond 10,000."""
+    """One bucket per address, or /64 of IPv6; the least recently seen ones are forgotten beyond 10,000."""
 
     __slots__ = ("_buckets", "_burst", "_rate")
 
@@ -88,6 +89,7 @@ class PerAddress:
         self._buckets: OrderedDict[str, Bucket] = OrderedDict()
 
     def bucket(self, address: str, now: float) -> Bucket:
+        address = source(address)
         bucket = self._buckets.get(address)
         if bucket is None:
             bucket = self._buckets[address] = Bucket(self._rate, self._burst, now)
