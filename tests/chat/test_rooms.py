@@ -63,29 +63,6 @@ def test_what_is_said_reaches_all_and_who_comes_later() -> None:
     asyncio.run(main())
 
 
-def test_a_page_opens_rooms_slowly() -> None:
-    """A page that opens one room after the other is told to wait, is counted and stays where it is; rooms with people
-    in them are open to it, and each room is forgotten with its last page."""
-
-    async def main() -> None:
-        async with chatting(2) as (namespace, (ada, lin)):
-            await lin.call("enter", who("Lin", "a room with people"))
-            for number in range(19):
-                assert "error" not in await ada.call("enter", who("Ada", f"room {number}"))
-                await asyncio.sleep(0.11 if number > 15 else 0)  # within its pace of asking
-            await ada.call("enter", who("Ada", "the twentieth"))
-            await asyncio.sleep(0.5)
-            refused = await ada.call("enter", who("Ada", "one more"))
-            assert refused["error"] == "rate_limited"
-            assert refused["wait"] > 1
-            assert namespace.io.counters.limits == {"chat_rooms_opened": 1}
-            assert room_of("the twentieth") in namespace.rooms()
-            assert "error" not in await ada.call("enter", who("Ada", "a room with people"))
-            assert [room for room in namespace.rooms() if room.startswith("room-")] == [room_of("a room with people")]
-
-    asyncio.run(main())
-
-
 def test_rooms_have_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond the number of rooms a guest is refused and counted, and stays in its room; one that empties makes room."""
     monkeypatch.setattr(rooms, "MOST_ROOMS", 2)

@@ -39,14 +39,13 @@ class Saying(msgspec.Struct):
 
 @dataclass(slots=True)
 class Member:
-    """A page in a room, and how often it may ask, say something, and come into a room that nobody is in."""
+    """A page in a room, and how often it may ask and say something."""
 
     name: str
     by: str
     room: str = ""
     asks: Pace = field(default_factory=lambda: Pace(5, 20))
     says: Pace = field(default_factory=lambda: Pace(1.5, 10))
-    opens: Pace = field(default_factory=lambda: Pace(0.1, 20))
 
 
 class Rooms:
@@ -70,8 +69,9 @@ class Rooms:
             called = name(guest.name, MOST_NAME, "name")
             member = self.members.get(socket.id) or Member(called, person(guest.key or socket.id))
             member.asks.check()
-            if room not in self.here:
-                self._check_opening(member)
+            if room not in self.here and len(self.here) >= MOST_ROOMS:
+                self.chat.io.counters.hit("chat_rooms")
+                raise Refused("too_many_rooms", f"there are {MOST_ROOMS:,} rooms already: go to one that exists")
             self._leave(socket)
             member.name, member.room = called, room
             self.members[socket.id] = member
@@ -131,17 +131,6 @@ class Rooms:
         """The page is gone."""
         self._leave(socket)
         self.members.pop(socket.id, None)
-
-    def _check_opening(self, member: Member) -> None:
-        """Raises Refused where one page opens rooms too fast, or there are as many as there may be."""
-        if len(self.here) >= MOST_ROOMS:
-            self.chat.io.counters.hit("chat_rooms")
-            raise Refused("too_many_rooms", f"there are {MOST_ROOMS:,} rooms already: go to one that exists")
-        try:
-            member.opens.check()
-        except Refused:
-            self.chat.io.counters.hit("chat_rooms_opened")
-            raise
 
     def _member(self, socket: partyline.Socket) -> Member:
         member = self.members.get(socket.id)
