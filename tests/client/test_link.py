@@ -348,7 +348,7 @@ def test_a_subscription_that_is_tried_again_after_a_reconnect() -> None:
 def test_codes_of_the_reference() -> None:
     """Every code that limits.md lists for frames becomes the class of its status, although no frame carries the
     status."""
-    text = LIMITS.read_text("utf-8").partition("The codes, with the status")[2]
+    text = LIMITS.read_text("utf-8").partition("The codes, and the status")[2]
     rows = [line for line in text.splitlines() if re.match(r"\| [45][0-9]{2} \|", line)]
     assert len(rows) > 12
     for row in rows:

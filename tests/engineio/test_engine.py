@@ -868,7 +868,16 @@ def test_an_id_that_is_taken_meanwhile() -> None:
 
     async def main() -> None:
         hooks = Hooks(None, None, None, None, None)
-        table = Taken(lambda *_: None, frozenset(), hooks, version_3=True, jsonp=False, cookie=None, compress_from=0)  # type: ignore[arg-type,return-value]
+        table = Taken(
+            lambda *_: None,  # type: ignore[arg-type,return-value]
+            frozenset(),
+            hooks,
+            version_3=True,
+            jsonp=False,
+            cookie=None,
+            compress_from=0,
+            strangers=False,
+        )
         closed = asyncio.get_running_loop().create_future()
 
         class Socket:

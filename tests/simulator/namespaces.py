@@ -185,6 +185,9 @@ class Link:
     def writable(self) -> bool:
         return self.is_open and not self.stalled
 
+    def known(self) -> None:
+        """It has been let in."""
+
     def send_message(self, data: str | bytes) -> None:
         self.send_messages((data,))
 

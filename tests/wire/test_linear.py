@@ -133,6 +133,7 @@ READERS: dict[str, Callable[[bytes], object]] = {
     "trust.addresses.node": text(addresses.node),
     "trust.addresses.network": text(addresses.network),
     "trust.addresses.is_loopback": text(addresses.is_loopback),
+    "trust.addresses.source": text(addresses.source),
     "trust.keys.key_hash": text(key_hash),
     "trust.perimeter.canonical_origin": text(perimeter.canonical_origin),
     "trust.perimeter.canonical_origin host": text(lambda value: perimeter.canonical_origin("http://" + value)),
