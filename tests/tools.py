@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import importlib
 import importlib.util
 import json
@@ -12,7 +14,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +81,22 @@ def schemathesis() -> list[str]:
     return [str(path)]
 
 
+@contextlib.contextmanager
+def installing() -> Iterator[None]:
+    """One process at a time installs npm packages: tests run in several."""
+    NODE_MODULES.mkdir(exist_ok=True)
+    with (NODE_MODULES / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def node_package(name: str, version: str) -> Path:
     """The folder of an npm package of this version; installed on first use, into tests/node_modules."""
+    with installing():
+        return _node_package(name, version)
+
+
+def _node_package(name: str, version: str) -> Path:
     folder = NODE_MODULES / name
     if not (folder / "package.json").exists():
         npm = program("npm")
@@ -104,6 +120,11 @@ def node_packages(name: str, packages: Mapping[str, str]) -> Path:
 
     Installed on first use, each set in a folder of its own, so that two versions of one package can stand side by side.
     """
+    with installing():
+        return _node_packages(name, packages)
+
+
+def _node_packages(name: str, packages: Mapping[str, str]) -> Path:
     folder = NODE_MODULES / f".{name}"
     wanted = json.dumps({"private": True, "dependencies": {at: f"npm:{package}" for at, package in packages.items()}})
     made = folder / "installed.json"

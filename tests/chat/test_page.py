@@ -604,7 +604,7 @@ def test_ten_thousand_characters() -> None:
             await ada.page.click("#join .primary")
             error = ada.page.locator("#name-error")
             await error.wait_for()
-            assert await error.text_content() == "a name has at most 40 characters, and this one has 10000"
+            assert await error.text_content() == "a name has at most 40 characters, and this one has 10,000"
             assert await ada.page.evaluate("document.activeElement.id") == "name"
             await ada.enter("Ada", "den")
             await ada.say("long " * 2_000)
