@@ -17,7 +17,7 @@ from tests.e2e.test_clients import pages
 from .browser import chromium
 from .node import HERE, STATIC, modules, node_server
 
-pytestmark = pytest.mark.check
+pytestmark = [pytest.mark.check, pytest.mark.alone]
 
 CLIENT = STATIC / "partyline.js"
 CASES = re.findall(r'^test\("([^"]+)"', (HERE / "client.mjs").read_text("utf-8"), re.MULTILINE)

@@ -96,6 +96,7 @@ def _name(case: Callable[..., None]) -> str:
     return f"{case.__module__.rpartition('.')[2]}.{case.__name__}"
 
 
+@pytest.mark.alone
 @pytest.mark.usefixtures("elsewhere")
 @pytest.mark.parametrize("case", [*CASES, *PLAIN_ENGINE_CASES], ids=_name)
 def test_the_same_elsewhere(case: Callable[[], None]) -> None:
@@ -103,6 +104,7 @@ def test_the_same_elsewhere(case: Callable[[], None]) -> None:
     case()
 
 
+@pytest.mark.alone
 @pytest.mark.usefixtures("elsewhere")
 @pytest.mark.parametrize("case", ENGINE_CASES, ids=_name)
 def test_engineio_elsewhere(case: Callable[[Run], None]) -> None:
@@ -114,6 +116,7 @@ def test_engineio_elsewhere(case: Callable[[Run], None]) -> None:
     case(run)
 
 
+@pytest.mark.alone
 @pytest.mark.usefixtures("elsewhere")
 @pytest.mark.parametrize("way", ["polling", "websocket", "upgrade"])
 def test_npm_clients_elsewhere(way: str) -> None:
