@@ -54,8 +54,9 @@ async def echo_server() -> AsyncIterator[int]:
     process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
     assert process.stdout is not None
     try:
-        async with asyncio.timeout(20):
-            yield int((await process.stdout.readline()).split()[1])
+        async with asyncio.timeout(20):  # to start; playing every case takes as long as the machine needs
+            line = await process.stdout.readline()
+        yield int(line.split()[1])
     finally:
         process.terminate()
         await process.wait()
