@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from partyline.errors import Overloaded, StoreUnavailable
-from partyline.hub.delivery import Delivery, Lane, Said
+from partyline.hub.delivery import Delivery, Lane, Parcel
 from partyline.interfaces import Connection, Found, Refused, Stored
 from partyline.metrics import Counters
 from partyline.models import Draft, Message
@@ -30,7 +30,7 @@ class Table:
         self.delivery = Delivery(self.counters, self.found, small=2, slice_size=2, later=self.turns.append, **serving)
         self.offset = 0
 
-    def found(self, outcome: Found) -> Said:
+    def found(self, outcome: Found) -> Parcel:
         return Thing(self, outcome.draft.id, message=outcome.message)
 
     def stored(self, name: str) -> Stored:
@@ -46,7 +46,7 @@ class Table:
             self.turns.popleft()()
 
 
-class Thing(Said):
+class Thing(Parcel):
     """Something that records when it is served."""
 
     def __init__(
@@ -82,26 +82,26 @@ class Thing(Said):
 def test_a_lane_keeps_its_order() -> None:
     """In one lane, what is said after something that waits for the log waits for it; another lane goes on."""
     table, lane, other = Table(), Lane(), Lane()
-    say, ask = table.delivery.say, table.delivery.ask
-    say(Thing(table, "first", lane))
-    assert ask([Thing(table, "kept", lane)])
-    say(Thing(table, "after", lane))
-    say(Thing(table, "elsewhere", other))
-    say(Thing(table, "nowhere"))
+    post, reserve = table.delivery.post, table.delivery.reserve
+    post(Thing(table, "first", lane))
+    assert reserve([Thing(table, "kept", lane)])
+    post(Thing(table, "after", lane))
+    post(Thing(table, "elsewhere", other))
+    post(Thing(table, "nowhere"))
     assert table.served == ["first", "elsewhere", "nowhere"]
-    assert [one.name for one in lane.said] == ["kept", "after"]  # type: ignore[attr-defined]
+    assert [one.name for one in lane.parcels] == ["kept", "after"]  # type: ignore[attr-defined]
     table.delivery.committed([table.stored("kept")])
     assert table.served[3:] == ["kept", "after"]
-    assert not lane.said
-    assert lane.asked is None
+    assert not lane.parcels
+    assert lane.reserved is None
 
 
 def test_each_thing_waits_for_the_one_before_it() -> None:
     """When several things wait for the log, each is followed by what was said between it and the next one."""
     table, lane = Table(), Lane()
     for name in "abc":
-        table.delivery.ask([Thing(table, name, lane)])
-        table.delivery.say(Thing(table, f"after {name}", lane))
+        table.delivery.reserve([Thing(table, name, lane)])
+        table.delivery.post(Thing(table, f"after {name}", lane))
     table.delivery.committed([table.stored("a"), table.refused("b")])
     assert table.served == ["a", "after a", "b", "after b"]
     table.delivery.committed([table.stored("c")])
@@ -113,8 +113,8 @@ def test_a_large_audience_holds_up_its_lane() -> None:
     """While an audience is served in slices, everything said later waits, whether it has members or not."""
     table, lane = Table(), Lane()
     crowd = [Member() for _ in range(5)]
-    table.delivery.say(Thing(table, "large", lane, members=crowd))
-    table.delivery.say(Thing(table, "after", lane, members=crowd[:1]))
+    table.delivery.post(Thing(table, "large", lane, members=crowd))
+    table.delivery.post(Thing(table, "after", lane, members=crowd[:1]))
     assert table.served == []
     assert [len(member.got) for member in crowd] == [1, 1, 0, 0, 0]
     table.rest()
@@ -126,8 +126,8 @@ def test_what_is_said_while_something_is_served_has_its_turn_after_it() -> None:
     """A thing that says another one is not interrupted by it."""
     table, lane = Table(), Lane()
     inner = Thing(table, "inner", lane)
-    table.delivery.say(
-        Thing(table, "outer", lane, then=lambda: table.delivery.say(inner) or table.served.append("end"))
+    table.delivery.post(
+        Thing(table, "outer", lane, then=lambda: table.delivery.post(inner) or table.served.append("end"))
     )
     assert table.served == ["outer", "end", "inner"]
 
@@ -151,52 +151,52 @@ def test_hostile_51_an_exception_never_stops_the_next() -> None:
 
     table, lane = Table(), Lane()
     broken, healthy = Broken(), Member()
-    table.delivery.ask([Nobody(table, "a", lane)])
-    table.delivery.ask([Thing(table, "b", lane, members=[broken, healthy], then=fail)])
-    table.delivery.say(Thing(table, "c", lane, members=[healthy]))
+    table.delivery.reserve([Nobody(table, "a", lane)])
+    table.delivery.reserve([Thing(table, "b", lane, members=[broken, healthy], then=fail)])
+    table.delivery.post(Thing(table, "c", lane, members=[healthy]))
     table.delivery.committed([table.stored("a"), table.stored("b")])
     assert healthy.got == [b"b", b"c"]
     assert broken.closed == [1011]
     assert table.served == ["a", "b", "c"]
     assert table.delivery.reached == 2
     assert table.counters.errors == 4
-    assert not lane.said
+    assert not lane.parcels
 
 
 def test_hostile_49_what_waits_for_the_log_is_bounded() -> None:
     """hostile 49: only a bounded number of things wait for the log, or after what does; what must wait still does."""
     table, lane = Table(most_waiting=2), Lane()
-    assert table.delivery.ask([Thing(table, "a", lane)])
-    assert not table.delivery.ask([Thing(table, "b", lane), Thing(table, "c", lane)])
+    assert table.delivery.reserve([Thing(table, "a", lane)])
+    assert not table.delivery.reserve([Thing(table, "b", lane), Thing(table, "c", lane)])
     for name in "de":
-        table.delivery.say(Thing(table, name, lane))
+        table.delivery.post(Thing(table, name, lane))
     with pytest.raises(Overloaded):
-        table.delivery.say(Thing(table, "f", lane))
-    table.delivery.say(Thing(table, "must", lane), must=True)
+        table.delivery.post(Thing(table, "f", lane))
+    table.delivery.post(Thing(table, "must", lane), must=True)
     assert table.counters.limits == {"max_waiting_publishes": 2}
     table.delivery.committed([table.stored("a")])
     assert table.served == ["a", "d", "e", "must"]
-    table.delivery.ask([Thing(table, "g", lane)])
-    table.delivery.say(Thing(table, "h", lane))
-    assert [one.name for one in lane.said] == ["g", "h"]  # type: ignore[attr-defined]
+    table.delivery.reserve([Thing(table, "g", lane)])
+    table.delivery.post(Thing(table, "h", lane))
+    assert [one.name for one in lane.parcels] == ["g", "h"]  # type: ignore[attr-defined]
 
 
 def test_hostile_49_the_bytes_that_wait_are_bounded() -> None:
     """hostile 49: the same holds for more than 64 MiB of them."""
     table, lane, half = Table(), Lane(), 40 * 1024 * 1024
-    assert table.delivery.ask([Thing(table, "a", lane, size=half)])
-    assert not table.delivery.ask([Thing(table, "b", lane, size=half)])
-    table.delivery.say(Thing(table, "c", lane, size=half))
+    assert table.delivery.reserve([Thing(table, "a", lane, size=half)])
+    assert not table.delivery.reserve([Thing(table, "b", lane, size=half)])
+    table.delivery.post(Thing(table, "c", lane, size=half))
     with pytest.raises(Overloaded):
-        table.delivery.say(Thing(table, "d", lane, size=half))
+        table.delivery.post(Thing(table, "d", lane, size=half))
     table.delivery.committed([table.stored("a")])
-    assert table.delivery.ask([Thing(table, "e", lane, size=half)])
+    assert table.delivery.reserve([Thing(table, "e", lane, size=half)])
 
 
 def test_what_nobody_waits_for_has_its_turn() -> None:
     """A message that is found in the log is served in the order of offsets, and nobody is answered for it."""
     table, lane = Table(), Lane()
-    table.delivery.ask([Thing(table, "a", lane)])
+    table.delivery.reserve([Thing(table, "a", lane)])
     found = table.stored("found")
     table.delivery.committed([Found(found.draft, found.message), table.stored("a")])
     assert table.served == ["found", "a"]
@@ -218,9 +218,9 @@ def test_any_order_of_events_keeps_the_order_of_each_lane(steps: list[tuple[str,
             thing = Thing(table, name, lanes[which], members=[Member() for _ in range(size)])
             spoken[which].append(name)
             if step == "say":
-                table.delivery.say(thing)
+                table.delivery.post(thing)
             else:
-                table.delivery.ask([thing])
+                table.delivery.reserve([thing])
                 asked.append(name)
         elif step == "answer" and asked:
             table.delivery.committed([table.stored(asked.popleft())])
@@ -230,5 +230,5 @@ def test_any_order_of_events_keeps_the_order_of_each_lane(steps: list[tuple[str,
     table.rest()
     for which, names in enumerate(spoken):
         assert [name for name in table.served if name.startswith(str(which))] == names
-        assert not lanes[which].said
+        assert not lanes[which].parcels
     assert table.delivery.reached == table.offset

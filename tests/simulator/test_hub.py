@@ -15,7 +15,7 @@ from typing import Any, cast
 import pytest
 
 from partyline.errors import StoreUnavailable
-from partyline.hub.delivery import Said
+from partyline.hub.delivery import Parcel
 from partyline.hub.history import PAGE, Start, catch_up, find_start
 from partyline.hub.hub import Done, Hub
 from partyline.hub.timers import Timers
@@ -100,7 +100,7 @@ def test_a_violation_tells_how_to_see_it_again() -> None:
 # Mutants. Each breaks one thing in the hub, in catching up, in a connection or in the store.
 
 
-class _Due(Said):
+class _Due(Parcel):
     """A message for the members of its room, whatever the hub makes of it."""
 
     __slots__ = ("_hub",)
@@ -125,7 +125,7 @@ class FansOutBeforeTheCommit(Hub):
 
     def publish_all(self, drafts: Sequence[tuple[Draft, Done | None]]) -> None:
         for number, (draft, _) in enumerate(drafts, self._store.head + 1):
-            self.delivery.say(_Due(self, Message(draft, number, 0.0)))
+            self.delivery.post(_Due(self, Message(draft, number, 0.0)))
         super().publish_all(drafts)
 
 
@@ -144,7 +144,7 @@ class FansOutDuplicates(Hub):
         def again(batch: Sequence[Outcome]) -> Sequence[Outcome]:
             for outcome in batch:
                 if isinstance(outcome, Stored) and outcome.duplicate:
-                    self.delivery.say(_Due(self, outcome.message))
+                    self.delivery.post(_Due(self, outcome.message))
             return batch
 
         _through(self, again)
@@ -155,8 +155,8 @@ class FansOutBackwards(Hub):
         super().__init__(*parts, **settings)
 
         def backwards(batch: Sequence[Outcome]) -> Sequence[Outcome]:
-            asked = [self.delivery._asked.popleft() for one in batch if not isinstance(one, Found)]
-            self.delivery._asked.extendleft(asked)
+            asked = [self.delivery._reserved.popleft() for one in batch if not isinstance(one, Found)]
+            self.delivery._reserved.extendleft(asked)
             return batch[::-1]
 
         _through(self, backwards)
@@ -215,14 +215,14 @@ class Overtakes(Hub):
         super().__init__(*parts, **settings)
         push = self.delivery._push
 
-        def overtake(said: Said) -> None:
-            if self.delivery.crowd is None or said.message is None:
-                push(said)
+        def overtake(parcel: Parcel) -> None:
+            if self.delivery.crowd is None or parcel.message is None:
+                push(parcel)
                 return
-            for member in said.members():
-                member.offer(Payload(member.dialect.encode(said.message)))
-            self.delivery.reached = said.message.offset or self.delivery.reached
-            said.served()
+            for member in parcel.members():
+                member.offer(Payload(member.dialect.encode(parcel.message)))
+            self.delivery.reached = parcel.message.offset or self.delivery.reached
+            parcel.served()
 
         self.delivery._push = overtake  # type: ignore[method-assign]
 
@@ -236,10 +236,10 @@ class AcceptsInPart(Hub):
 class PassesNothingOn(Hub):
     """Ephemeral messages are answered, and reach nobody."""
 
-    def pass_on(self, said: Any) -> None:
-        message = Message(said.draft, None, 0.0)
-        said.message = message
-        said.served()
+    def pass_on(self, parcel: Any) -> None:
+        message = Message(parcel.draft, None, 0.0)
+        parcel.message = message
+        parcel.served()
 
 
 class KeepsWhatPasses(Hub):

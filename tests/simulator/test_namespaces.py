@@ -12,7 +12,7 @@ from partyline.hub import delivery
 from partyline.hub.delivery import Delivery
 from partyline.models import Audience, Payload
 from partyline.socketio.held import Held
-from partyline.socketio.journal import Journal, Kept
+from partyline.socketio.journal import Journal, KeptEvent
 from partyline.socketio.namespace import Namespace
 from partyline.socketio.recovery import Recovery
 
@@ -65,11 +65,11 @@ def speaks_at_once(self: Namespace, lane: Any, *arguments: Any) -> None:
 
 def leaves_at_once(self: Journal, body: Any, audience: Audience, only: Any = None) -> None:
     """An event is sent when it is emitted."""
-    self.namespace._speak(None, body, self.namespace.select(audience) if only is None else (only,))  # type: ignore[attr-defined]
+    self.namespace._post(None, body, self.namespace.select(audience) if only is None else (only,))  # type: ignore[attr-defined]
     EMIT(self, body, audience, only)
 
 
-def chooses_late(self: Kept) -> Any:
+def chooses_late(self: KeptEvent) -> Any:
     """The recipients of an event are decided when it is kept."""
     return [one for one in self.namespace.select(self._audience) if one.reachable] if self.message is not None else ()
 
@@ -101,13 +101,13 @@ def holds_everything(self: Held, packet: Any) -> bool:
     return True
 
 
-SPEAK, EMIT, JOINED, RESTORE = Namespace._speak, Journal.emit, Journal.joined, Recovery.restore
+SPEAK, EMIT, JOINED, RESTORE = Namespace._post, Journal.emit, Journal.joined, Recovery.restore
 MUTANTS: list[tuple[Any, str, Any, str]] = [
     (Recovery, "broken", lambda self, namespace: None, "over a hole|is lost"),
     (Namespace, "in_turn", lets_overtake, "is lost|was not said|came after"),
-    (Namespace, "_speak", speaks_at_once, "is lost|came after"),
+    (Namespace, "_post", speaks_at_once, "is lost|came after"),
     (Journal, "emit", leaves_at_once, "twice|is lost|not said"),
-    (Kept, "members", chooses_late, "is lost|not said"),
+    (KeptEvent, "members", chooses_late, "is lost|not said"),
     (Journal, "joined", lambda self, socket: None, "is lost"),
     (Journal, "joined", joined_twice, "twice"),
     (Recovery, "restore", from_the_beginning, "twice"),

@@ -72,7 +72,7 @@ async def test_who_goes_while_a_broadcast_is_served_gets_nothing_more() -> None:
         io.emit("many")
         gone._connection.disconnected("transport close")
         assert await first.next() == await second.next() == '2["many"]'
-        await eventually(lambda: not io.lane.said, "all are served")
+        await eventually(lambda: not io.lane.parcels, "all are served")
         assert third.sid not in io.sockets
 
 
@@ -397,7 +397,7 @@ async def test_hostile_49_answers_that_wait_for_the_log(store: SaboteurStore) ->
             await client.say(f'2{number}["ask",{number}]')
         (connection,) = io.connections
         await eventually(lambda: connection._held, "reading stops")
-        assert len(io.lane.said) <= 13
+        assert len(io.lane.parcels) <= 13
         assert io.counters.limits["max_pending_events"] >= 1
         store.commit()
         assert (await client.event())[0] == "event"

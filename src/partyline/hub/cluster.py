@@ -1,7 +1,7 @@
-"""What nodes say to each other: one tagged union, written once, over any adapter that carries bytes.
+"""What nodes send each other: one tagged union, written once, over any adapter that carries bytes.
 
 Every node tells the others that it is there, so that a node that asks a question knows whose answers to wait for.
-Nothing is kept here: a node that is away misses what is said (at most once, like Socket.IO's own adapters). What must
+Nothing is kept here: a node that is away misses what is sent (at most once, like Socket.IO's own adapters). What must
 not get lost goes through the log.
 """
 
@@ -21,8 +21,8 @@ from partyline.interfaces import Adapter
 _log = log.get("cluster")
 
 
-class _Said(msgspec.Struct, frozen=True, array_like=True, tag_field="kind"):
-    """Something said in a namespace."""
+class _NodeMessage(msgspec.Struct, frozen=True, array_like=True, tag_field="kind"):
+    """About one namespace; `""` for the node itself."""
 
     namespace: str
 
@@ -31,7 +31,7 @@ class _Said(msgspec.Struct, frozen=True, array_like=True, tag_field="kind"):
 # that field and go by the room of the socket's id.
 
 
-class Emit(_Said, frozen=True, tag=1):
+class Emit(_NodeMessage, frozen=True, tag=1):
     """Send an event to an audience. With a `request`, gather acknowledgements for `seconds`: Reached, then Answered or
     Missing for each."""
 
@@ -45,14 +45,14 @@ class Emit(_Said, frozen=True, tag=1):
     only: str = ""
 
 
-class Reached(_Said, frozen=True, tag=2):
+class Reached(_NodeMessage, frozen=True, tag=2):
     """An event with a request has been sent to these sockets of one node."""
 
     request: int
     sockets: list[str]
 
 
-class Answered(_Said, frozen=True, tag=3):
+class Answered(_NodeMessage, frozen=True, tag=3):
     """One of them has acknowledged."""
 
     request: int
@@ -60,14 +60,14 @@ class Answered(_Said, frozen=True, tag=3):
     arguments: list[Any]
 
 
-class Missing(_Said, frozen=True, tag=4):
+class Missing(_NodeMessage, frozen=True, tag=4):
     """One of them has gone."""
 
     request: int
     socket: str
 
 
-class Fetch(_Said, frozen=True, tag=5):
+class Fetch(_NodeMessage, frozen=True, tag=5):
     """Who is there? Answered by Sockets."""
 
     request: int
@@ -76,14 +76,14 @@ class Fetch(_Said, frozen=True, tag=5):
     only: str = ""
 
 
-class Sockets(_Said, frozen=True, tag=6):
+class Sockets(_NodeMessage, frozen=True, tag=6):
     """The sockets of one node: id, rooms, data."""
 
     request: int
     sockets: list[tuple[str, list[str], dict[str, Any]]]
 
 
-class Move(_Said, frozen=True, tag=7):
+class Move(_NodeMessage, frozen=True, tag=7):
     """Let an audience join and leave rooms."""
 
     rooms: list[str]
@@ -93,7 +93,7 @@ class Move(_Said, frozen=True, tag=7):
     only: str = ""
 
 
-class Expel(_Said, frozen=True, tag=8):
+class Expel(_NodeMessage, frozen=True, tag=8):
     """Disconnect an audience."""
 
     rooms: list[str]
@@ -102,7 +102,7 @@ class Expel(_Said, frozen=True, tag=8):
     only: str = ""
 
 
-class ServerSide(_Said, frozen=True, tag=9):
+class ServerSide(_NodeMessage, frozen=True, tag=9):
     """An event for the servers themselves. With a `request` it wants a ServerSideAnswer."""
 
     event: str
@@ -110,24 +110,24 @@ class ServerSide(_Said, frozen=True, tag=9):
     request: int | None = None
 
 
-class ServerSideAnswer(_Said, frozen=True, tag=10):
+class ServerSideAnswer(_NodeMessage, frozen=True, tag=10):
     """What a server answered."""
 
     request: int
     value: Any
 
 
-class Here(_Said, frozen=True, tag=11):
+class Here(_NodeMessage, frozen=True, tag=11):
     """A node is there; `first` when it has just come and wants to know which others are."""
 
     first: bool
 
 
-class Gone(_Said, frozen=True, tag=12):
+class Gone(_NodeMessage, frozen=True, tag=12):
     """A node leaves."""
 
 
-Said: TypeAlias = (
+NodeMessage: TypeAlias = (
     Emit | Reached | Answered | Missing | Fetch | Sockets | Move | Expel | ServerSide | ServerSideAnswer | Here | Gone
 )
 
@@ -135,7 +135,7 @@ Said: TypeAlias = (
 class _Envelope(msgspec.Struct, frozen=True, array_like=True):
     sender: str
     to: str  # a node, or "" for all
-    said: Said
+    message: NodeMessage
 
 
 _encode: Final = msgspec.msgpack.Encoder().encode
@@ -145,7 +145,7 @@ _decode: Final = msgspec.msgpack.Decoder(_Envelope).decode
 class Question(Protocol):
     """A question that waits for answers of nodes."""
 
-    def heard(self, node: str, said: Said) -> None:
+    def heard(self, node: str, message: NodeMessage) -> None:
         """One of them has."""
         ...
 
@@ -165,7 +165,7 @@ class Cluster:
         self._heartbeat = heartbeat
         self._patience = patience
         self._others: dict[str, float] = {}  # nodes, and when they were heard of last
-        self._heard: Callable[[str, Said], None] = lambda node, said: None
+        self._heard: Callable[[str, NodeMessage], None] = lambda node, message: None
         self._questions: dict[int, Question] = {}
         self._number = 0
         self._closed = False
@@ -175,17 +175,17 @@ class Cluster:
         """The other nodes, sorted."""
         return sorted(self._others)
 
-    async def start(self, heard: Callable[[str, Said], None]) -> None:
-        """Begin: `heard(node, said)` gets what others say and is not an answer. Raises what the adapter raises."""
+    async def start(self, heard: Callable[[str, NodeMessage], None]) -> None:
+        """Begin: `heard(node, message)` gets what others send, except answers. Raises what the adapter raises."""
         self._heard = heard
         await self._adapter.start(self._received)
-        self.tell(Here("", first=True))
+        self.send(Here("", first=True))
         self._timers.set(self, self._timers.now() + self._heartbeat)
 
-    def tell(self, said: Said, to: str = "") -> None:
-        """Say something to all others, or to one. Raises InvalidValue's cause (TypeError) if it cannot be said."""
+    def send(self, message: NodeMessage, to: str = "") -> None:
+        """Send something to all others, or to one. Raises InvalidValue's cause (TypeError) if it has no form."""
         if not self._closed:
-            self._adapter.publish(_encode(_Envelope(self.node, to, said)))
+            self._adapter.publish(_encode(_Envelope(self.node, to, message)))
 
     def ask(self, question: Question) -> int:
         """A number for a question; its answers go to `question` until `settle`."""
@@ -198,15 +198,15 @@ class Cluster:
         self._questions.pop(number, None)
 
     async def close(self) -> None:
-        """Leave. What was said so far still goes out."""
-        self.tell(Gone(""))
+        """Leave. What was sent so far still goes out."""
+        self.send(Gone(""))
         self._closed = True
         self._timers.cancel(self)
         await self._adapter.close()
 
     def on_deadline(self, now: float) -> None:
         """The next heartbeat. A node that was not heard of is gone."""
-        self.tell(Here("", first=False))
+        self.send(Here("", first=False))
         for node, heard in tuple(self._others.items()):
             if now - heard > self._patience:
                 _log.warning("a node is silent: it counts as gone", node=node)
@@ -224,41 +224,41 @@ class Cluster:
         except msgspec.MsgspecError as error:  # another version's, or another program's
             _log.warning("something that is not a message of a node", error=str(error))
             return
-        sender, said = envelope.sender, envelope.said
+        sender, message = envelope.sender, envelope.message
         if sender == self.node or envelope.to not in ("", self.node) or self._closed:
             return
-        if isinstance(said, Gone):
+        if isinstance(message, Gone):
             self._lose(sender)
             return
         self._others[sender] = self._timers.now()
-        if isinstance(said, Here):
-            if said.first:
-                self.tell(Here("", first=False), sender)
+        if isinstance(message, Here):
+            if message.first:
+                self.send(Here("", first=False), sender)
             return
-        if isinstance(said, Reached | Answered | Missing | Sockets | ServerSideAnswer):
-            question = self._questions.get(said.request)
+        if isinstance(message, Reached | Answered | Missing | Sockets | ServerSideAnswer):
+            question = self._questions.get(message.request)
             if question is not None:
-                question.heard(sender, said)
+                question.heard(sender, message)
             return
         try:
-            self._heard(sender, said)
+            self._heard(sender, message)
         except Exception:
-            _log.exception("what a node said could not be done", node=sender, kind=type(said).__name__)
+            _log.exception("what a node sent could not be done", node=sender, kind=type(message).__name__)
 
 
 class Collected:
     """A question with one answer from each node."""
 
     def __init__(self, nodes: list[str]) -> None:
-        self.answers: list[Said] = []
+        self.answers: list[NodeMessage] = []
         self.missing = set(nodes)
         self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._look()
 
-    def heard(self, node: str, said: Said) -> None:
+    def heard(self, node: str, message: NodeMessage) -> None:
         if node in self.missing:
             self.missing.discard(node)
-            self.answers.append(said)
+            self.answers.append(message)
             self._look()
 
     def lost(self, node: str) -> None:

@@ -1,8 +1,8 @@
-"""The order of delivery: everything that is said takes its turn here, and nothing else decides who is served when.
+"""The order of delivery: everything that is sent takes its turn here, and nothing else decides who is served when.
 
-A thing that is said is a `Said`. What the log keeps takes its place with `ask`, and is due when the log answers; what
-it does not keep is due at once with `say`. What is due is served in order, and a large audience in slices, one in each
-turn of the loop. Things of one `Lane` keep the order in which they were said even where some of them wait for the log
+A thing to be delivered is a `Parcel`. What the log keeps takes its place with `reserve`, and is due when the log
+answers; what it does not keep is due at once with `post`. What is due is served in order, and a large audience in
+slices, one in each turn of the loop. Parcels of one `Lane` keep their order even where some of them wait for the log
 and others do not. What one member, dialect or publisher makes of a message costs nobody else anything.
 
 Writing to ten thousand members holds the loop for as long as their system calls take (measured: 60 ms), and with it
@@ -37,17 +37,17 @@ _MOST_WAITING_BYTES: Final = 64 * 1024 * 1024
 
 
 class Lane:
-    """Things that keep their order. `said` are those that have not been served; where it is empty, nothing waits."""
+    """Parcels that keep their order: those that have not been served. Where there are none, nothing waits."""
 
-    __slots__ = ("asked", "said")
+    __slots__ = ("parcels", "reserved")
 
     def __init__(self) -> None:
-        self.said: deque[Said] = deque()
-        self.asked: Said | None = None  # the newest of them that waits for the log
+        self.parcels: deque[Parcel] = deque()
+        self.reserved: Parcel | None = None  # the newest of them that waits for the log
 
 
-class Said:
-    """One thing that is said, until everybody whom it is for has it. This one is for nobody."""
+class Parcel:
+    """One thing to be delivered, until everybody whom it is for has it. This one is for nobody."""
 
     __slots__ = ("lane", "message", "policy", "size", "then", "waited")
 
@@ -59,7 +59,7 @@ class Said:
         self.size = size  # bytes that it holds while it waits
         self.policy = Policy.CLOSE  # what becomes of it where a consumer is slow
         self.waited = False  # its turn does not come at once
-        self.then: list[Said] | None = None  # what was said after it in its lane, and waits for it
+        self.then: list[Parcel] | None = None  # what came after it in its lane, and waits for it
 
     def answered(self, outcome: Outcome) -> bool:
         """The log has answered: `message` has to be what it keeps. False: it needs no turn."""
@@ -81,16 +81,16 @@ class Said:
         """Everybody has it."""
 
     def tell(self, outcome: Outcome) -> None:
-        """Tell whoever said it how the log has answered: its turn has come, or will come."""
+        """Tell whoever sent it how the log has answered: its turn has come, or will come."""
 
 
 class Delivery:
-    """What is said and not served yet: one for the log and all that is delivered beside it."""
+    """What is sent and not served yet: one for the log and all that is delivered beside it."""
 
     def __init__(
         self,
         counters: Counters,
-        found: Callable[[Found], Said],
+        found: Callable[[Found], Parcel],
         reached: int = 0,
         *,
         most_waiting: int = _MOST_WAITING,
@@ -98,7 +98,7 @@ class Delivery:
         slice_size: int = _SLICE,
         later: Callable[[Callable[[], None]], object] | None = None,
     ) -> None:
-        """`found` makes something said of a message that is in the log although nobody waits for it any more.
+        """`found` makes a parcel of a message that is in the log although nobody waits for it any more.
 
         At most `most_waiting` things wait for the log. An audience of more than `small` members is served `slice_size`
         of them a turn of the loop; `later` calls a function in the next turn.
@@ -111,62 +111,62 @@ class Delivery:
         self._small = small
         self._slice = slice_size
         self._later = later or _call_soon
-        self._asked: deque[Said] = deque()  # in the order in which the log answers
-        self._due: deque[Said] = deque()
+        self._reserved: deque[Parcel] = deque()  # in the order in which the log answers
+        self._due: deque[Parcel] = deque()
         self._serving = False
-        self._asked_bytes = self._due_bytes = self._hanging = self._hanging_bytes = 0
+        self._reserved_bytes = self._due_bytes = self._following = self._following_bytes = 0
 
     @property
     def unsettled(self) -> int:
-        """Things that wait for the log, or for their turn: whoever said them may not have been answered yet."""
-        return len(self._asked) + len(self._due)
+        """Things that wait for the log, or for their turn: whoever sent them may not have been answered yet."""
+        return len(self._reserved) + len(self._due)
 
-    # Saying
+    # Sending
 
-    def ask(self, said: Sequence[Said]) -> bool:
+    def reserve(self, parcels: Sequence[Parcel]) -> bool:
         """They take their places; the log is asked to keep them, and answers in the order of these calls.
 
         False where too much waits for the log already: then they have no place.
         """
-        size = self._asked_bytes
-        for one in said:
+        size = self._reserved_bytes
+        for one in parcels:
             size += one.size
-        if len(self._asked) + len(said) > self.most_waiting or size > _MOST_WAITING_BYTES:
+        if len(self._reserved) + len(parcels) > self.most_waiting or size > _MOST_WAITING_BYTES:
             self.counters.hit("max_waiting_publishes")
             return False
-        self._asked_bytes = size
-        self._asked.extend(said)
-        for one in said:
+        self._reserved_bytes = size
+        self._reserved.extend(parcels)
+        for one in parcels:
             one.waited = True
             if (lane := one.lane) is not None:
-                lane.said.append(one)
-                lane.asked = one
+                lane.parcels.append(one)
+                lane.reserved = one
         return True
 
-    def say(self, said: Said, *, must: bool = False) -> None:
-        """It is due now, or once that has been served which was said before it in its lane.
+    def post(self, parcel: Parcel, *, must: bool = False) -> None:
+        """It is due now, or once everything before it in its lane has been served.
 
         Raises Overloaded if too much waits already, unless it `must` wait.
         """
-        lane = said.lane
+        lane = parcel.lane
         if lane is None:
-            self._push(said)
+            self._push(parcel)
             return
-        if lane.asked is None:
-            lane.said.append(said)
-            self._push(said)
+        if lane.reserved is None:
+            lane.parcels.append(parcel)
+            self._push(parcel)
             return
-        full = self._hanging >= self.most_waiting or self._hanging_bytes + said.size > _MOST_WAITING_BYTES
+        full = self._following >= self.most_waiting or self._following_bytes + parcel.size > _MOST_WAITING_BYTES
         if full and not must:
             self.counters.hit("max_waiting_publishes")
             raise Overloaded("more messages wait for the log than it can take: try again in a moment")
-        said.waits()
-        lane.said.append(said)
-        if lane.asked.then is None:
-            lane.asked.then = []
-        lane.asked.then.append(said)
-        self._hanging += 1
-        self._hanging_bytes += said.size
+        parcel.waits()
+        lane.parcels.append(parcel)
+        if lane.reserved.then is None:
+            lane.reserved.then = []
+        lane.reserved.then.append(parcel)
+        self._following += 1
+        self._following_bytes += parcel.size
 
     def committed(self, batch: Sequence[Outcome]) -> None:
         """The store's one callback for each batch: what it answers is due in that order, then publishers are told."""
@@ -174,32 +174,32 @@ class Delivery:
             if isinstance(outcome, Found):
                 self._push(self._found(outcome))
                 continue
-            said = self._asked.popleft()
-            self._asked_bytes -= said.size
-            if said.answered(outcome):
-                self._push(said)
-            if (lane := said.lane) is not None:
-                if lane.asked is said:
-                    lane.asked = None
-                for other in said.then or ():
-                    self._hanging -= 1
-                    self._hanging_bytes -= other.size
+            parcel = self._reserved.popleft()
+            self._reserved_bytes -= parcel.size
+            if parcel.answered(outcome):
+                self._push(parcel)
+            if (lane := parcel.lane) is not None:
+                if lane.reserved is parcel:
+                    lane.reserved = None
+                for other in parcel.then or ():
+                    self._following -= 1
+                    self._following_bytes -= other.size
                     self._push(other)
             try:
-                said.tell(outcome)
+                parcel.tell(outcome)
             except CONTAINED:  # one publisher's trouble must not reach the next one's message
                 self._failed("telling a publisher of its message failed")
 
     # Serving
 
-    def _push(self, said: Said) -> None:
-        self._due.append(said)
-        self._due_bytes += said.size
+    def _push(self, parcel: Parcel) -> None:
+        self._due.append(parcel)
+        self._due_bytes += parcel.size
         if len(self._due) == 1 and not self._serving:
             self._serve(self._small)
             return
-        if not said.waited:
-            said.waits()
+        if not parcel.waited:
+            parcel.waits()
         if not self._serving and (len(self._due) > _MOST_DUE or self._due_bytes > _MOST_DUE_BYTES):
             self.counters.hit("max_due_messages")
             self._serve(None)
@@ -223,17 +223,19 @@ class Delivery:
         if self._due:
             self._serve(self._small + 1)  # the one in hand, and others
 
-    def _take_turn(self, said: Said) -> bool:
+    def _take_turn(self, parcel: Parcel) -> bool:
         """Offer it to its audience, or to a slice of a large one; False where there is more."""
         try:
             crowd = self.crowd
             if crowd is None:
-                members = said.members()
-                if members and said.message is not None:
+                members = parcel.members()
+                if members and parcel.message is not None:
                     if len(members) <= self._small:
-                        self.counters.delivered += fan_out(said.message, members, said.policy)
+                        self.counters.delivered += fan_out(parcel.message, members, parcel.policy)
                     else:
-                        crowd = self.crowd = Crowd(said.message, members, said.policy, said.still, open=said.open)
+                        crowd = self.crowd = Crowd(
+                            parcel.message, members, parcel.policy, parcel.still, open=parcel.open
+                        )
             if crowd is not None:
                 self.counters.delivered += crowd.serve(self._slice)
         except CONTAINED:
@@ -243,13 +245,13 @@ class Delivery:
                 return False
             self.crowd = None
         self._due.popleft()
-        self._due_bytes -= said.size
-        if said.lane is not None:
-            said.lane.said.popleft()
-        if said.message is not None and said.message.offset is not None:
-            self.reached = said.message.offset
+        self._due_bytes -= parcel.size
+        if parcel.lane is not None:
+            parcel.lane.parcels.popleft()
+        if parcel.message is not None and parcel.message.offset is not None:
+            self.reached = parcel.message.offset
         try:
-            said.served()
+            parcel.served()
         except CONTAINED:
             self._failed("what was to follow a message failed")
         return True

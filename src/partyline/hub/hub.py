@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from partyline.errors import ConfigError, Overloaded, PartylineError
-from partyline.hub.delivery import Delivery, Said
+from partyline.hub.delivery import Delivery, Parcel
 from partyline.hub.patterns import Patterns
 from partyline.hub.presence import Presence
 from partyline.hub.rooms import Rooms
@@ -65,7 +65,7 @@ class Hub:
         self.counters = counters
         self._rules = rules or RoomRules()
         self._clock = clock
-        self._owners: dict[str, Callable[[Message], Said]] = {}  # of private rooms
+        self._owners: dict[str, Callable[[Message], Parcel]] = {}  # of private rooms
         self.delivery = Delivery(counters, self._found, store.head, **serving)
         store.start(self.delivery.committed)
 
@@ -150,11 +150,11 @@ class Hub:
         this returns. The room's name has been checked by the caller.
         """
         self.counters.published += 1
-        said = _Published(self, draft, done)
+        parcel = _Published(self, draft, done)
         if not self._durable(draft):
-            self.pass_on(said)
-        elif not self.keep((draft,), (said,)):
-            said.refused(_full())
+            self.pass_on(parcel)
+        elif not self.keep((draft,), (parcel,)):
+            parcel.refused(_full())
 
     def publish_all(self, drafts: Sequence[tuple[Draft, Done | None]]) -> None:
         """Publish several, each with its `done`: the durable ones of them all or none."""
@@ -162,31 +162,31 @@ class Hub:
             self.publish(*drafts[0])
             return
         self.counters.published += len(drafts)
-        said = [_Published(self, draft, done) for draft, done in drafts]
-        kept = [one for one in said if self._durable(one.draft)]
-        passing = [one for one in said if not self._durable(one.draft)] if len(kept) < len(said) else []
+        parcels = [_Published(self, draft, done) for draft, done in drafts]
+        kept = [one for one in parcels if self._durable(one.draft)]
+        passing = [one for one in parcels if not self._durable(one.draft)] if len(kept) < len(parcels) else []
         if not kept:
             for one in passing:
                 self.pass_on(one)
             return
         kept[-1].passing = passing  # all or nothing for these, too: they go once the last of the others is kept
         if not self.keep([one.draft for one in kept], kept):
-            for one in said:
+            for one in parcels:
                 one.refused(_full())
 
-    def keep(self, drafts: Sequence[Draft], said: Sequence[Said]) -> bool:
-        """Give drafts to the log, each with what is said when it has answered. False where it can take no more."""
-        if not self.delivery.ask(said):
+    def keep(self, drafts: Sequence[Draft], parcels: Sequence[Parcel]) -> bool:
+        """Give drafts to the log, each with the parcel that its answer makes due. False if it can take no more."""
+        if not self.delivery.reserve(parcels):
             return False
         self._store.append(*drafts)
         return True
 
-    def pass_on(self, said: _Published) -> None:
+    def pass_on(self, parcel: _Published) -> None:
         """An ephemeral message is due."""
-        said.message = Message(said.draft, None, self._clock())
-        self.delivery.say(said)
+        parcel.message = Message(parcel.draft, None, self._clock())
+        self.delivery.post(parcel)
 
-    def own(self, key: str, found: Callable[[Message], Said] | None) -> None:
+    def own(self, key: str, found: Callable[[Message], Parcel] | None) -> None:
         """Let the owner of private rooms say what becomes of their messages that nobody waits for; None: nothing does.
 
         These rooms are called PRIVATE, `key`, and perhaps PRIVATE and more. Raises ConfigError if somebody else owns
@@ -199,12 +199,12 @@ class Hub:
         else:
             self._owners[key] = found
 
-    def _found(self, outcome: Found) -> Said:
+    def _found(self, outcome: Found) -> Parcel:
         message = outcome.message
         if message.room[0] != PRIVATE:
             return _Published(self, message.draft, None, message)
         owner = self._owners.get(message.room.split(PRIVATE, 2)[1])
-        return Said(None, message) if owner is None else owner(message)
+        return Parcel(None, message) if owner is None else owner(message)
 
     def conflates(self, room: str) -> bool:
         """Whether only the newest message of each key of `room` has to reach a consumer that lags."""
@@ -223,7 +223,7 @@ class Hub:
         return Receipt(draft.room, draft.id, position, duplicate)
 
 
-class _Published(Said):
+class _Published(Parcel):
     """A message of the relay."""
 
     __slots__ = ("_done", "_hub", "draft", "passing")

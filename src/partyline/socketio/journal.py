@@ -18,14 +18,14 @@ import msgspec
 
 from partyline import log
 from partyline.errors import InvalidPacket, Overloaded, PartylineError
-from partyline.hub.delivery import Said
+from partyline.hub.delivery import Parcel
 from partyline.hub.hub import Hub
 from partyline.interfaces import Member as AnyMember
 from partyline.interfaces import Outcome, Refused, Store
 from partyline.models import Audience, Draft, Message, Position, Receipt, message_id
 from partyline.socketio.dialects import Emission
+from partyline.socketio.parcels import EventParcel
 from partyline.socketio.seams import Member, Space
-from partyline.socketio.turns import Spoken
 from partyline.topics import PRIVATE
 from partyline.wire.socketio.attachments import Body
 from partyline.wire.socketio.msgpack import MSGPACK
@@ -108,7 +108,7 @@ def read_record(message: Message) -> Record:
     return Record.of(body, Audience(frozenset(old.rooms), frozenset(old.excluded)))
 
 
-class Kept(Spoken):
+class KeptEvent(EventParcel):
     """An event that the log is asked to keep."""
 
     __slots__ = ("_audience", "_body", "_journal", "_told")
@@ -144,7 +144,7 @@ class Kept(Spoken):
         name = self.namespace.name
         return Emission(message.draft, message.offset, message.time, namespace=name, body=self._body)
 
-    def found(self, message: Message) -> Kept:
+    def found(self, message: Message) -> KeptEvent:
         """It is in the log, though nobody waits for it any more."""
         self.message = self._emission(message)
         return self
@@ -204,10 +204,10 @@ class Journal:
         sockets = list(self.namespace.select(audience)) if socket is None else [socket]
         data = _write(Record.of(body, audience))
         draft = Draft(self._room, data, message_id(), durable=True, publisher="socket.io", chosen_id=False)
-        kept = Kept(self, body, audience, sockets, size=len(data))
+        kept = KeptEvent(self, body, audience, sockets, size=len(data))
         if not self._hub.keep((draft,), (kept,)):
             kept.answered(Refused(draft, Overloaded("the log takes no more")))
-            self._hub.delivery.say(kept)
+            self._hub.delivery.post(kept)
 
     async def publish(self, body: Body, room: str) -> Position:
         """Keep an event for a room; its position. Raises StoreUnavailable, Overloaded, TooManyTopics.
@@ -224,7 +224,7 @@ class Journal:
         data = _write(Record.of(body, audience))
         draft = Draft(self.room(room), data, message_id(), durable=True, publisher="socket.io", chosen_id=False)
         sockets = list(self.namespace.select(audience)) if self.recovery else ()
-        kept = Kept(self, body, audience, sockets, size=len(data), told=told)
+        kept = KeptEvent(self, body, audience, sockets, size=len(data), told=told)
         if not self._hub.keep((draft,), (kept,)):
             raise Overloaded("more messages wait for the log than it can take: publish again in a moment")
         outcome = await answer
@@ -241,22 +241,22 @@ class Journal:
 
     def joined(self, socket: Member) -> None:
         """A session goes on: what has been emitted for it and waits is for it, too."""
-        for said in self.namespace.lane.said:
-            if isinstance(said, Spoken):
-                said.joined(socket)
+        for parcel in self.namespace.lane.parcels:
+            if isinstance(parcel, EventParcel):
+                parcel.joined(socket)
 
     def beside(self) -> None:
         """An event goes out without a place in the log: sessions cannot go on over it."""
         _log.warning("the log refused an event: sessions cannot go on over it", namespace=self.namespace.name)
         self.namespace.broken()
 
-    def _found(self, message: Message) -> Said:
+    def _found(self, message: Message) -> Parcel:
         """An event is in the log though its publisher was told that it is not. With recovery it has gone out already,
         without its place."""
         if self.recovery:
-            return Said(None, message)
+            return Parcel(None, message)
         record = read_record(message)
-        return Kept(self, record.body, record.audience, ()).found(message)
+        return KeptEvent(self, record.body, record.audience, ()).found(message)
 
     # Back
 

@@ -16,7 +16,7 @@ from partyline.socketio.broadcast import Broadcast, RemoteSocket, Target
 from partyline.socketio.dialects import Emission
 from partyline.socketio.handlers import AnyFunction, Handlers
 from partyline.socketio.listening import Listening
-from partyline.socketio.turns import Following, Packet, Spoken
+from partyline.socketio.parcels import ActionParcel, EventParcel, PacketParcel
 from partyline.wire.socketio.attachments import Body
 from partyline.wire.socketio.packets import Messages, event_values
 from partyline.wire.socketio.values import frozen
@@ -79,7 +79,7 @@ class Namespace(Broadcast, Listening):
         self.watched: set[Member] = set()  # sockets that want to know what leaves
         self.journal: Journal | None = None
         self.log: Journal | None = None  # the journal, where everything that is emitted is kept
-        self.lane = Lane()  # what it says, in order
+        self.lane = Lane()  # what it sends, in order
         self._draft = Draft(name, b"", "")  # of what is in no log
         self._acks = 0
         self._gatherings: dict[int, Gathering] = {}
@@ -167,7 +167,7 @@ class Namespace(Broadcast, Listening):
         if volatile:
             members: Collection[Member] = [member for member in self.select(audience) if member.writable]
             if members:
-                self._speak(None, self.io.parser.body(event, arguments), members)
+                self._post(None, self.io.parser.body(event, arguments), members)
             else:
                 event_values(event, (), None)  # the name is checked though nobody is there
             return
@@ -178,7 +178,7 @@ class Namespace(Broadcast, Listening):
             return
         members = self.select(audience)
         if members:
-            self._speak(self.lane, self.io.parser.body(event, arguments), members)
+            self._post(self.lane, self.io.parser.body(event, arguments), members)
         else:
             event_values(event, (), None)
 
@@ -186,14 +186,14 @@ class Namespace(Broadcast, Listening):
         """Send an event to one socket, whoever is in a room of its name. Raises InvalidValue."""
         body = self.io.parser.body(event, arguments)
         if volatile or self.log is None:
-            self._speak(None if volatile else self.lane, body, (socket,))
+            self._post(None if volatile else self.lane, body, (socket,))
         else:
             self.log.emit(body, Audience(only=socket.id), socket)
 
-    def _speak(self, lane: Lane | None, body: Body, members: Collection[Member], ack: int | None = None) -> None:
+    def _post(self, lane: Lane | None, body: Body, members: Collection[Member], ack: int | None = None) -> None:
         self.io.counters.published += 1
         emission = Emission(self._draft, None, 0.0, namespace=self.name, body=body, ack=ack)
-        self.io.delivery.say(Spoken(self, lane, members, emission, len(body.data)))
+        self.io.delivery.post(EventParcel(self, lane, members, emission, len(body.data)))
 
     def _is_here(self, audience: Audience) -> bool:
         """Whether it is one socket of this node alone."""
@@ -236,7 +236,7 @@ class Namespace(Broadcast, Listening):
             member.asked(1)
         try:
             gathering.reached("", identifiers)
-            self._speak(self.lane, self.io.parser.body(event, arguments), members, number)
+            self._post(self.lane, self.io.parser.body(event, arguments), members, number)
             await gathering.wait(seconds)
         finally:
             del self._gatherings[number]
@@ -388,7 +388,7 @@ class Namespace(Broadcast, Listening):
         own."""
         if not self.dynamic or not self.shares or self.sockets or self.entering or self.asleep:
             return
-        if not self.lane.said:
+        if not self.lane.parcels:
             self.io.forget(self)
 
     # Out
@@ -417,20 +417,20 @@ class Namespace(Broadcast, Listening):
     def in_turn(self, socket: Member, messages: Messages, *, must: bool = False) -> None:
         """Send a packet to one socket, after the events that wait. Where too much waits its connection is closed,
         unless the packet `must` wait."""
-        if not self.lane.said:
+        if not self.lane.parcels:
             socket.write(messages)
             return
         try:
-            self.io.delivery.say(Packet(self, socket, messages), must=must)
+            self.io.delivery.post(PacketParcel(self, socket, messages), must=must)
         except Overloaded:
             socket.close(1013, "too much waits for the log")
 
     def after(self, action: Callable[[], object]) -> None:
-        """Do something when everything that has been said is served."""
-        if not self.lane.said:
+        """Do something once everything that was sent before has been served."""
+        if not self.lane.parcels:
             action()
         else:
-            self.io.delivery.say(Following(self, action), must=True)
+            self.io.delivery.post(ActionParcel(self, action), must=True)
 
     def broken(self) -> None:
         """An event goes out without a place in the log: no session can go on over it."""

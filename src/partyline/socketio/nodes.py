@@ -1,4 +1,4 @@
-"""The namespaces of one node among those of the others: what is done everywhere is said to them, and done here."""
+"""The namespaces of one node among those of the others: what is done everywhere is done here, and sent to them."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from partyline.hub.cluster import (
     Fetch,
     Missing,
     Move,
+    NodeMessage,
     Reached,
-    Said,
     ServerSide,
     ServerSideAnswer,
     Sockets,
@@ -78,7 +78,7 @@ class Nodes:
     ) -> None:
         """Send an event on the other nodes, too. Raises InvalidValue."""
         rooms, excluded = _rooms(audience)
-        self._tell_values(
+        self._send_values(
             lambda values: Emit(namespace.name, event, values, rooms, excluded, volatile=volatile, only=audience.only),
             arguments,
         )
@@ -103,7 +103,7 @@ class Nodes:
             return Emit(name, event, values, rooms, excluded, request=number, seconds=seconds, only=only)
 
         try:
-            self._tell_values(question, arguments)
+            self._send_values(question, arguments)
         except InvalidValue:
             self._cluster.settle(number)
             raise
@@ -117,7 +117,7 @@ class Nodes:
         """The sockets of an audience on the other nodes. Raises CallTimeout if one does not answer."""
 
         def ask(number: int) -> None:
-            self._tell(Fetch(namespace.name, number, *_rooms(audience), audience.only))
+            self._send(Fetch(namespace.name, number, *_rooms(audience), audience.only))
 
         answers = await self._ask(ask, seconds)
         return [
@@ -129,16 +129,16 @@ class Nodes:
 
     def move(self, namespace: Namespace, audience: Audience, into: frozenset[str], out_of: frozenset[str]) -> None:
         """Let an audience on the other nodes join and leave rooms."""
-        self._tell(Move(namespace.name, *_rooms(audience), list(into), list(out_of), audience.only))
+        self._send(Move(namespace.name, *_rooms(audience), list(into), list(out_of), audience.only))
 
     def expel(self, namespace: Namespace, audience: Audience, *, close: bool) -> None:
         """Disconnect an audience on the other nodes."""
-        self._tell(Expel(namespace.name, *_rooms(audience), close, audience.only))
+        self._send(Expel(namespace.name, *_rooms(audience), close, audience.only))
 
     def server_side(self, namespace: Namespace, event: str, arguments: tuple[Any, ...]) -> None:
         """An event for the other servers. Raises InvalidValue."""
         event_values(event, (), None)
-        self._tell_values(lambda values: ServerSide(namespace.name, event, values), arguments)
+        self._send_values(lambda values: ServerSide(namespace.name, event, values), arguments)
 
     async def server_side_call(
         self, namespace: Namespace, event: str, arguments: tuple[Any, ...], seconds: float
@@ -147,12 +147,12 @@ class Nodes:
         event_values(event, (), None)
 
         def ask(number: int) -> None:
-            self._tell_values(lambda values: ServerSide(namespace.name, event, values, number), arguments)
+            self._send_values(lambda values: ServerSide(namespace.name, event, values, number), arguments)
 
         answers = await self._ask(ask, seconds)
         return [answer.value for answer in answers if isinstance(answer, ServerSideAnswer)]
 
-    async def _ask(self, ask: Callable[[int], None], seconds: float) -> list[Said]:
+    async def _ask(self, ask: Callable[[int], None], seconds: float) -> list[NodeMessage]:
         collected = Collected(self._cluster.others)
         number = self._cluster.ask(collected)
         try:
@@ -168,86 +168,93 @@ class Nodes:
             )
         return collected.answers
 
-    def _tell(self, said: Said, to: str = "") -> None:
-        self._cluster.tell(said, to)
+    def _send(self, message: NodeMessage, to: str = "") -> None:
+        self._cluster.send(message, to)
 
-    def _tell_values(self, say: Callable[[list[Any]], Said], values: Sequence[Any], to: str = "") -> None:
-        """Say something with values of an application, which are what clients would get. Raises InvalidValue."""
+    def _send_values(self, make: Callable[[list[Any]], NodeMessage], values: Sequence[Any], to: str = "") -> None:
+        """Send a message with values of an application, which are what clients would get. Raises InvalidValue."""
         in_messagepack(
-            lambda written: self._tell(say(written), to), list(values), lambda: places(len(values), event=False)
+            lambda written: self._send(make(written), to), list(values), lambda: places(len(values), event=False)
         )
 
     # What the others say
 
-    def _heard(self, node: str, said: Said) -> None:
-        namespace = self._io.existing(said.namespace)
+    def _heard(self, node: str, message: NodeMessage) -> None:
+        namespace = self._io.existing(message.namespace)
         if namespace is None:  # nobody of it is here: there may still be a question
-            self._nobody(node, said)
+            self._nobody(node, message)
             return
-        match said:
+        match message:
             case Emit(request=None):
-                namespace.emit_here(said.event, tuple(said.arguments), _audience(said), volatile=said.volatile)
+                namespace.emit_here(
+                    message.event, tuple(message.arguments), _audience(message), volatile=message.volatile
+                )
             case Emit():
-                self._io.keep(self._gather_here(node, namespace, said))
+                self._io.keep(self._gather_here(node, namespace, message))
             case Fetch():
-                sockets = [(one.id, list(one.rooms), _data(one)) for one in namespace.present(_audience(said))]
-                self._tell(Sockets(said.namespace, said.request, sockets), node)
+                sockets = [(one.id, list(one.rooms), _data(one)) for one in namespace.present(_audience(message))]
+                self._send(Sockets(message.namespace, message.request, sockets), node)
             case Move():
-                namespace.move(_audience(said), frozenset(said.into), frozenset(said.out_of), local=True)
+                namespace.move(_audience(message), frozenset(message.into), frozenset(message.out_of), local=True)
             case Expel():
-                namespace.expel(_audience(said), close=said.close, local=True)
+                namespace.expel(_audience(message), close=message.close, local=True)
             case ServerSide():
-                self._io.keep(self._answer(node, namespace, said))
+                self._io.keep(self._answer(node, namespace, message))
             case _:
                 pass
 
-    def _nobody(self, node: str, said: Said) -> None:
-        if isinstance(said, Fetch):
-            self._tell(Sockets(said.namespace, said.request, []), node)
-        elif isinstance(said, Emit) and said.request is not None:
-            self._tell(Reached(said.namespace, said.request, []), node)
-        elif isinstance(said, ServerSide) and said.request is not None:
-            self._tell(ServerSideAnswer(said.namespace, said.request, None), node)
+    def _nobody(self, node: str, message: NodeMessage) -> None:
+        if isinstance(message, Fetch):
+            self._send(Sockets(message.namespace, message.request, []), node)
+        elif isinstance(message, Emit) and message.request is not None:
+            self._send(Reached(message.namespace, message.request, []), node)
+        elif isinstance(message, ServerSide) and message.request is not None:
+            self._send(ServerSideAnswer(message.namespace, message.request, None), node)
 
-    async def _gather_here(self, node: str, namespace: Namespace, said: Emit) -> None:
+    async def _gather_here(self, node: str, namespace: Namespace, message: Emit) -> None:
         """Ask our sockets for another node, and pass on what they answer."""
-        request = said.request
+        request = message.request
         assert request is not None
 
         def answered(socket: str, arguments: list[Any]) -> None:
             try:
-                self._tell_values(lambda values: Answered(said.namespace, request, socket, values), arguments, node)
+                self._send_values(lambda values: Answered(message.namespace, request, socket, values), arguments, node)
             except InvalidValue as error:
                 _log.error("an answer cannot be sent to another node", socket=socket, error=error.message)
                 gone(socket)
 
         def gone(socket: str) -> None:
-            self._tell(Missing(said.namespace, request, socket), node)
+            self._send(Missing(message.namespace, request, socket), node)
 
         def reached(sockets: list[str]) -> None:
-            self._tell(Reached(said.namespace, request, sockets), node)
+            self._send(Reached(message.namespace, request, sockets), node)
 
         await namespace.gather_here(
-            said.event, tuple(said.arguments), _audience(said), said.seconds, Gathering(answered, gone), reached
+            message.event,
+            tuple(message.arguments),
+            _audience(message),
+            message.seconds,
+            Gathering(answered, gone),
+            reached,
         )
 
-    async def _answer(self, node: str, namespace: Namespace, said: ServerSide) -> None:
+    async def _answer(self, node: str, namespace: Namespace, message: ServerSide) -> None:
         value: Any = None
-        for function in namespace.handlers.server_side.get(said.event, ()):
+        for function in namespace.handlers.server_side.get(message.event, ()):
             try:
-                result = await awaited(function(*said.arguments))
+                result = await awaited(function(*message.arguments))
                 value = result if value is None else value
             except Exception:
                 self._io.counters.errors += 1
-                _log.exception("a handler of server-side events failed", event_name=said.event)
+                _log.exception("a handler of server-side events failed", event_name=message.event)
                 value = {"error": "internal"}
-        request = said.request
+        request = message.request
         if request is not None:
             try:
-                self._tell_values(lambda values: ServerSideAnswer(said.namespace, request, values[0]), [value], node)
+                self._send_values(lambda values: ServerSideAnswer(message.namespace, request, values[0]), [value], node)
             except PartylineError as error:
-                _log.error("an answer to a server cannot be sent", event_name=said.event, error=error.message)
-                self._tell(ServerSideAnswer(said.namespace, request, {"error": "internal"}), node)
+                _log.error("an answer to a server cannot be sent", event_name=message.event, error=error.message)
+                self._send(ServerSideAnswer(message.namespace, request, {"error": "internal"}), node)
 
 
 class _Remote:
@@ -256,20 +263,20 @@ class _Remote:
     def __init__(self, gathering: Gathering) -> None:
         self._gathering = gathering
 
-    def heard(self, node: str, said: Said) -> None:
-        if isinstance(said, Reached):
-            self._gathering.reached(node, said.sockets)
-        elif isinstance(said, Answered):
-            self._gathering.answered(said.socket, said.arguments)
-        elif isinstance(said, Missing):
-            self._gathering.gone(said.socket)
+    def heard(self, node: str, message: NodeMessage) -> None:
+        if isinstance(message, Reached):
+            self._gathering.reached(node, message.sockets)
+        elif isinstance(message, Answered):
+            self._gathering.answered(message.socket, message.arguments)
+        elif isinstance(message, Missing):
+            self._gathering.gone(message.socket)
 
     def lost(self, node: str) -> None:
         self._gathering.lost(node)
 
 
-def _audience(said: Emit | Fetch | Move | Expel) -> Audience:
-    return Audience(frozenset(said.rooms), frozenset(said.excluded), said.only)
+def _audience(message: Emit | Fetch | Move | Expel) -> Audience:
+    return Audience(frozenset(message.rooms), frozenset(message.excluded), message.only)
 
 
 def _rooms(audience: Audience) -> tuple[list[str], list[str]]:

@@ -21,7 +21,7 @@ from partyline.engineio.limits import SessionLimits
 from partyline.engineio.receiver import Request
 from partyline.errors import CallTimeout, ConfigError
 from partyline.hub.cluster import Cluster
-from partyline.hub.delivery import Delivery, Said
+from partyline.hub.delivery import Delivery, Parcel
 from partyline.interfaces import Adapter, Dialect
 from partyline.metrics import Counters
 from partyline.models import Audience
@@ -146,7 +146,7 @@ class SocketIO(Namespace):
         self.realm = "" if path == _PATH else "," + path  # a comma is in no namespace's name
         self.counters = Counters()
         self.home = Home()
-        self.delivery = Delivery(self.counters, lambda found: Said())
+        self.delivery = Delivery(self.counters, lambda found: Parcel())
         self.connections: set[Connection] = set()
         self.tasks: set[asyncio.Task[None]] = set()  # that outlive their socket
         self._namespaces: dict[str, Namespace] = {"/": self}
@@ -262,7 +262,7 @@ class SocketIO(Namespace):
         self.home = site.home
         self.counters = site.counters
         self.outbox_bytes = site.limits.outbox_bytes
-        self.delivery = site.hub.delivery if site.hub is not None else Delivery(self.counters, lambda found: Said())
+        self.delivery = site.hub.delivery if site.hub is not None else Delivery(self.counters, lambda found: Parcel())
         limits = site.settings_of(SessionLimits)
         for name, value in self._given.items():
             setattr(self, name, getattr(limits, name) if value is None else value)

@@ -342,7 +342,7 @@ class Socket:
             self.tell_outgoing(event, arguments)
         if not self.connected:
             return
-        if not namespace.lane.said and self._held is None and len(messages) == 1:
+        if not namespace.lane.parcels and self._held is None and len(messages) == 1:
             self._connection.engine.send_message(messages[0])  # the common way, without a call more than it needs
         else:
             namespace.in_turn(self, messages)

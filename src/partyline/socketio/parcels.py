@@ -1,7 +1,7 @@
-"""What a namespace says, as hub/delivery.py serves it: events for many, packets for one, and what has to follow them.
+"""What a namespace sends, as hub/delivery.py serves it: events for many, packets for one, and what has to follow them.
 
-Things of a namespace are one lane: where something waits for the log or for a large audience, everything that is said
-after it waits, too. Volatile events are in no lane.
+A namespace is one lane: where something waits for the log or for a large audience, everything after it waits, too.
+Volatile events are in no lane.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, cast
 
-from partyline.hub.delivery import Lane, Said
+from partyline.hub.delivery import Lane, Parcel
 from partyline.interfaces import Member as AnyMember
 from partyline.models import Policy
 from partyline.socketio.dialects import Emission
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from partyline.socketio.seams import Member, Space
 
 
-class Spoken(Said):
-    """An event for sockets of a namespace, chosen when it was said."""
+class EventParcel(Parcel):
+    """An event for sockets of a namespace, chosen when it was emitted."""
 
     __slots__ = ("namespace", "sockets")
 
@@ -57,7 +57,7 @@ class Spoken(Said):
         """A session goes on: this is for it too, if it would come with what was missed."""
 
 
-class Packet(Said):
+class PacketParcel(Parcel):
     """A packet for one socket, that keeps its place among the events. While it waits it counts as an event that does:
     nothing more is read from a client whose answers do not leave."""
 
@@ -84,8 +84,8 @@ class Packet(Said):
             self._namespace.vanish()
 
 
-class Following(Said):
-    """Something that is done when everything before it in a namespace has been served."""
+class ActionParcel(Parcel):
+    """Something that is done once everything before it in a namespace has been served."""
 
     __slots__ = ("_action", "_namespace")
 
