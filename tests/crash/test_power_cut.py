@@ -19,7 +19,8 @@ import pytest
 from partyline.metrics import Counters
 from partyline.stores.sqlite.database import Database
 from partyline.stores.sqlite.log import SqliteStore
-from partyline.stores.sqlite.rows import Row, walk
+from partyline.stores.sqlite.placing import Row
+from partyline.stores.sqlite.reading import walk
 from tests.process import serving
 from tests.tools import preloaded
 

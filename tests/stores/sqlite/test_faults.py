@@ -506,7 +506,7 @@ def test_a_foreign_reader_delays_only(path: Path) -> None:
                 assert os.stat(f"{path}-wal").st_size > 30_000_000
                 reader.execute("COMMIT")
             reader.close()
-            log.database._shortened = 0.0  # it looks once a second
+            log.database._shorten_due = 0.0  # it looks once a second
             await log.settled(lambda: os.stat(f"{path}-wal").st_size < 1_000_000)
             assert await log.offsets() == list(range(1, 3_002))
 

@@ -14,8 +14,8 @@ from partyline.errors import StoreUnavailable, TooManyTopics
 from partyline.interfaces import Refused, Stored, View
 from partyline.models import MAX_OFFSET, Draft
 from partyline.stores.retention import Retention
+from partyline.stores.sqlite.placing import SIZES, pieces
 from partyline.stores.sqlite.retention import LogClock
-from partyline.stores.sqlite.rows import SIZES, pieces
 
 from .logs import Disk, change, opened, rows
 
@@ -121,7 +121,7 @@ def test_every_number_of_rows_is_written(path: Path, count: int) -> None:
 def test_few_statements_whatever_the_number() -> None:
     """Any number of rows is covered exactly by a few statements of the prepared sizes."""
     for count in range(1_200):
-        covered = list(pieces(count))
+        covered = pieces(count)
         assert [start for start, _, _ in covered] == [0, *(end for _, end, _ in covered)][: len(covered)]
         assert (covered[-1][1] if covered else 0) == count
         assert all(0 < end - start <= size and size in SIZES for start, end, size in covered)

@@ -18,7 +18,8 @@ from typing import Final
 from partyline.errors import ConfigError
 from partyline.stores.sqlite import lock, opening, place
 from partyline.stores.sqlite.database import SCHEMA_VERSION
-from partyline.stores.sqlite.rows import Damaged, walk
+from partyline.stores.sqlite.placing import Damaged
+from partyline.stores.sqlite.reading import walk
 
 _STEP: Final = 1_024  # pages (4 MiB) between two fsyncs of the copy: a server's commits never wait for more than that
 _REVOCATIONS: Final = 3  # the schema that has them, from this version on

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from typing import Final, Protocol
 
 from partyline import log
@@ -43,8 +44,9 @@ Job = Callable[[sqlite3.Connection], None]
 class Participant(Protocol):
     """Takes part in every transaction of the writer, whose thread calls all of this."""
 
-    def waiting(self) -> bool:
-        """Whether there is something to write."""
+    @property
+    def queue(self) -> Sized:
+        """What there is to write: always the same object, which the writer only looks at."""
         ...
 
     def write(self, connection: sqlite3.Connection) -> None:
@@ -56,7 +58,7 @@ class Participant(Protocol):
         ...
 
     def failed(self, error: Exception) -> None:
-        """It is not, as far as is known. Until `reopened`, `waiting` asks for `refuse` only."""
+        """It is not, as far as is known. Until `reopened`, what is in the queue asks for `refuse` only."""
         ...
 
     def refuse(self) -> None:
@@ -131,12 +133,14 @@ class Database:
             raise
         self._jobs: list[tuple[Job, Callable[[], object] | None]] = []
         self._participant: Participant | None = None
+        self._queue: Sized = ()  # the participant's
         self._wake = threading.Condition()
         self._sleeping = False
         self._stopping = False
         self._stopped = False
-        self._looked = time.monotonic()  # when the file was last seen in its place
-        self._shortened = 0.0  # when the size of the write-ahead log was last looked at
+        # When to look next whether the file is in its place, and at the size of the write-ahead log.
+        self._look_due = math.inf if self._place is None else time.monotonic() + look_after
+        self._shorten_due = math.inf if self._place is None else 0.0
         self._warned = 0.0
         self._thread = threading.Thread(target=self._run, name="partyline-writer", daemon=True)
         self._thread.start()
@@ -158,7 +162,7 @@ class Database:
         """Let `participant` take part in every transaction from now on. There can be one."""
         with self._wake:
             assert self._participant is None, "the log is attached once"
-            self._participant = participant
+            self._participant, self._queue = participant, participant.queue
             self._wake.notify()
 
     def wake(self) -> bool:
@@ -234,11 +238,12 @@ class Database:
         while True:
             with self._wake:
                 self._sleeping = True  # before the look: whoever queues something after it sees the flag and notifies
-                self._wake.wait_for(self._must_act, pause)
+                if not (self._jobs or self._queue or self._stopping):
+                    self._wake.wait(pause)
                 self._sleeping = False
                 jobs, self._jobs = self._jobs, []
                 stopping = self._stopping
-            if jobs or self._waiting():
+            if jobs or self._queue:
                 if not self._write(jobs):
                     return
             elif stopping:
@@ -246,21 +251,15 @@ class Database:
             if not stopping:
                 pause = self._maintain()
 
-    def _must_act(self) -> bool:
-        return bool(self._jobs) or self._waiting() or self._stopping
-
-    def _waiting(self) -> bool:
-        return self._participant is not None and self._participant.waiting()
-
     def _write(self, jobs: list[tuple[Job, Callable[[], object] | None]]) -> bool:
         """One commit, tried until it succeeds or the server is stopped; False then."""
         while True:
-            error = self._transaction([job for job, _ in jobs])
+            error = self._transaction(jobs)
             if error is None:
                 break
             if not self._recover(error):
                 return False
-            if not jobs and not self._waiting():
+            if not jobs and not self._queue:
                 return True
         for _, committed in jobs:
             if committed is not None:
@@ -270,16 +269,17 @@ class Database:
                     _log.exception("telling of a commit failed")
         return True
 
-    def _transaction(self, jobs: list[Job]) -> Exception | None:
+    def _transaction(self, jobs: list[tuple[Job, Callable[[], object] | None]]) -> Exception | None:
         connection, participant = self._connection, self._participant
         try:
             connection.execute("BEGIN IMMEDIATE")
-            for job in jobs:
+            for job, _ in jobs:
                 job(connection)
             if participant is not None:
                 participant.write(connection)
             connection.execute("COMMIT")
-            self._look()
+            if time.monotonic() >= self._look_due:
+                self._look()
         except Exception as error:
             self._failed(error)
             return error
@@ -290,8 +290,11 @@ class Database:
     def _maintain(self) -> float | None:
         """A slice of housekeeping between two commits; seconds until the next one, None if nothing is foreseen."""
         try:
-            self._look()
-            self._shorten_wal()
+            now = time.monotonic()
+            if now >= self._look_due:
+                self._look()
+            if now >= self._shorten_due:
+                self._shorten_wal()
             wait = None if self._participant is None else self._participant.maintain(self._connection)
             if self._place is None:
                 return wait
@@ -302,30 +305,26 @@ class Database:
             return self._retry_after
 
     def _look(self) -> None:
-        """Raise Misplaced where the path does not lead to the open file any more; OSError. Looks at most twice a
-        second, but always while it is so."""
-        if self._place is None or time.monotonic() - self._looked < self._look_after:
-            return
+        """Raise Misplaced where the path does not lead to the open file any more; OSError. While it is so, the next
+        look is due at once."""
         try:
-            self._place.check()
+            self.check_place()
         except Misplaced as found:
-            self._looked = 0.0
+            self._look_due = 0.0
             if not found.spoiled:
                 # What was accepted goes into the file itself, wherever it is: put back, or copied, it is whole; and the
                 # write-ahead log, emptied, does no harm to a file that it does not belong to.
                 with contextlib.suppress(sqlite3.Error):
                     self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             raise
-        self._looked = time.monotonic()
+        self._look_due = time.monotonic() + self._look_after
 
     def _shorten_wal(self) -> None:
-        if self._place is None or time.monotonic() - self._shortened < _CHECKPOINT_AFTER:
-            return
         try:
             size = os.stat(self.path + "-wal").st_size
         except FileNotFoundError:
             size = 0
-        self._shortened = time.monotonic()
+        self._shorten_due = time.monotonic() + _CHECKPOINT_AFTER
         if size < self._wal_large:
             return
         self._connection.execute(f"PRAGMA busy_timeout={int(_CHECKPOINT_WAIT * 1000)}").fetchall()
@@ -355,7 +354,7 @@ class Database:
             while (left := due - time.monotonic()) > 0:
                 with self._wake:
                     self._sleeping = True
-                    self._wake.wait_for(lambda: self._stopping or self._waiting(), left)
+                    self._wake.wait_for(lambda: self._stopping or bool(self._queue), left)
                     self._sleeping = False
                 if self._participant is not None:
                     self._participant.refuse()

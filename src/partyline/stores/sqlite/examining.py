@@ -15,7 +15,8 @@ from partyline.findings import Finding, ok, problem, warning
 from partyline.stores.sqlite import lock, opening, place
 from partyline.stores.sqlite.copying import Progress
 from partyline.stores.sqlite.database import SCHEMA_VERSION
-from partyline.stores.sqlite.rows import Damaged, walk
+from partyline.stores.sqlite.placing import Damaged
+from partyline.stores.sqlite.reading import walk
 
 _NEWEST: Final = 10_000  # messages that are verified in any case, as a server's start does
 _NAMED: Final = 20  # damaged messages that a text names; the others are counted

@@ -23,10 +23,9 @@ from partyline.stores.retention import Retention
 from partyline.stores.sqlite import reading
 from partyline.stores.sqlite.database import Database
 from partyline.stores.sqlite.opening import UNREADABLE, damaged, renew_epoch
-from partyline.stores.sqlite.placing import Batch, Group, Placer
-from partyline.stores.sqlite.reading import Reader
+from partyline.stores.sqlite.placing import Batch, Damaged, Group, Placer, Row
+from partyline.stores.sqlite.reading import Reader, walk
 from partyline.stores.sqlite.retention import LogClock, Pruner
-from partyline.stores.sqlite.rows import Damaged, Row, walk
 
 _log = log.get("store")
 
@@ -68,7 +67,7 @@ class SqliteStore:
         self._pruner = Pruner(retention, self._time, database.counters)
         self._placer = Placer(retention, self._pruner, self._time, clock, idempotency_window, self._alarm_later)
         self._reader = Reader(database.path, database.check_place)
-        self._queue: deque[tuple[Group, StoreUnavailable | None]] = deque()
+        self.queue: deque[tuple[Group, StoreUnavailable | None]] = deque()
         self._gathered: list[tuple[Group, StoreUnavailable | None]] = []  # in this turn of the loop
         self._taken: list[Group] = []
         self._batch: Batch | None = None
@@ -155,7 +154,7 @@ class SqliteStore:
 
     def _pass_on(self) -> None:
         gathered, self._gathered = self._gathered, []
-        self._queue.extend(gathered)
+        self.queue.extend(gathered)
         if not self._database.wake():
             self.stopped()
 
@@ -183,13 +182,10 @@ class SqliteStore:
 
     # On the writer's thread: Participant
 
-    def waiting(self) -> bool:
-        return bool(self._queue)
-
     def write(self, connection: sqlite3.Connection) -> None:
         groups: list[Group] = []
         drafts = size = 0
-        queue = self._queue
+        queue = self.queue
         while queue and drafts < _MAX_DRAFTS and size < _MAX_BYTES:
             if queue[0][1] is not None:
                 break
@@ -206,7 +202,7 @@ class SqliteStore:
         if batch is not None:
             self._head = self._handed_out = batch.head
             self._post(self._hand_out, batch.outcomes, batch.answered)
-        if self._queue and self._queue[0][1] is not None:
+        if self.queue and self.queue[0][1] is not None:
             self._refuse_queued()
 
     def failed(self, error: Exception) -> None:
@@ -246,7 +242,8 @@ class SqliteStore:
             self._pruner.postpone(_POSTPONED)
             _log.error("the log cannot be pruned", error=str(error))
             return _POSTPONED
-        self._placer.gone(gone)
+        if gone:
+            self._placer.gone(gone)
         return wait
 
     def stopped(self) -> None:
@@ -257,8 +254,8 @@ class SqliteStore:
         refusal = self._down or _closed()
         outcomes: list[Outcome] = []
         groups = 0
-        while self._queue:
-            group, _ = self._queue.popleft()
+        while self.queue:
+            group, _ = self.queue.popleft()
             outcomes += [Refused(draft, refusal) for draft in group]
             groups += 1
         if groups:

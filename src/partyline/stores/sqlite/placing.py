@@ -1,10 +1,19 @@
-"""Where the drafts of a commit go: which are retries, which cannot be taken, which get the next offsets."""
+"""Where the drafts of a commit go: which are retries, which cannot be taken, which get the next offsets. And how a
+message is a row of the log: what is stored, what the checksum covers, statements of many rows.
+
+sqlite3 lets go of the interpreter's lock at every step of a statement, and beside a busy loop each return costs a
+switch interval (5 ms). So a statement here and in reading.py steps once, however many rows it writes or reads: inserts
+name many rows, and a page comes back as one row of concatenated columns.
+"""
 
 from __future__ import annotations
 
+import functools
 import sqlite3
-from collections.abc import Callable, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Final
 
 import msgspec
@@ -14,14 +23,20 @@ from partyline.interfaces import Outcome, Refused, Stored
 from partyline.models import MAX_OFFSET, Draft, Message
 from partyline.stores.retention import Retention, lost
 from partyline.stores.sqlite.retention import FORGOTTEN, LogClock, Pruner, read_forgotten
-from partyline.stores.sqlite.rows import Damaged, checksum, decode, encode_head, identity, insert, padded
+
+SIZES: Final = (512, 64, 8, 1)
+COLUMNS: Final = "offset, room, identity, time, at, head, data, checksum"
+WIDTH: Final = 8
 
 _KNOWN_ROOMS: Final = 100_000  # names kept in memory; beyond, all are looked up again
-
 _ROW: Final = "offset, CAST(room AS BLOB), time, at, CAST(head AS BLOB), data, checksum"
 
 Group = tuple[Draft, ...]
 _Key = tuple[str, str, str]
+
+_head_type = tuple[str, str | None, str | None, str | None, float | None, bool | None, str]
+_head_decoder = msgspec.json.Decoder(_head_type)
+_encode = msgspec.json.encode
 
 
 @dataclass(slots=True)
@@ -74,15 +89,19 @@ class Placer:
         """Write the drafts of `groups`, each group whole or not at all. Raises sqlite3.Error: then nothing is known."""
         keys: dict[_Key, int] = {}
         unfit: dict[int, PartylineError] = {}
+        unknown: set[str] = set()  # rooms
         for number, group in enumerate(groups):
             try:
                 for draft in group:
+                    if draft.room not in self._rooms:
+                        unknown.add(draft.room)
                     if draft.chosen_id:
                         keys[draft.identity] = identity(draft)
             except UnicodeEncodeError:
                 unfit[number] = _unfit()
         known = self._look_up(connection, keys) if keys else {}
-        self._look_up_rooms(connection, {draft.room for group in groups for draft in group})
+        if unknown:
+            self._look_up_rooms(connection, groups, unknown)
 
         wall = round(self._wall() * 1e6)
         time, at = wall / 1e6, self._clock.now()
@@ -101,10 +120,9 @@ class Placer:
                 outcomes += [Refused(draft, refusal) for draft in group]
                 continue
             for draft, text in zip(group, heads, strict=True):
-                key = draft.identity
-                message = known.get(key)
-                if message is not None:
-                    outcomes.append(Stored(draft, message, duplicate=True))
+                key = draft.identity if draft.chosen_id else None
+                if key is not None and (earlier := known.get(key)) is not None:
+                    outcomes.append(Stored(draft, earlier, duplicate=True))
                     continue
                 head += 1
                 room = draft.room
@@ -116,15 +134,16 @@ class Placer:
                 tally[0] += 1
                 tally[1] += len(draft.data)
                 total = checksum(head, room.encode(), wall, at, text.encode(), draft.data)
-                values += (head, room, keys.get(key), wall, at, text, draft.data, total)
-                known[key] = message = Message(draft, head, time)
+                values += (head, room, None if key is None else keys[key], wall, at, text, draft.data, total)
+                message = Message(draft, head, time)
+                if key is not None:
+                    known[key] = message
                 outcomes.append(Stored(draft, message))
         if fresh:
             self._count += len(fresh)
             _insert_rooms(connection, fresh)
         insert(connection, values)
-        for room, (count, size) in added.items():
-            self._pruner.added(room, count, size)
+        self._pruner.added(added)
         self.head = head
         return Batch(outcomes, head, len(groups))
 
@@ -133,15 +152,19 @@ class Placer:
         heads = []
         own: dict[_Key, Draft] = {}
         rooms: set[str] = set()
+        new = 0
         for draft in group:
-            key = draft.identity
-            message = known.get(key)
-            earlier = message.draft if message is not None else own.get(key)
+            earlier: Draft | None = None
+            if draft.chosen_id:
+                key = draft.identity
+                message = known.get(key)
+                earlier = message.draft if message is not None else own.get(key)
+                own[key] = draft
             if earlier is not None:
                 if (earlier.data, earlier.user, earlier.key) != (draft.data, draft.user, draft.key):
                     raise _conflict(draft.id)
             else:
-                own[key] = draft
+                new += 1
                 if draft.room not in self._rooms:
                     rooms.add(draft.room)
             try:
@@ -150,7 +173,7 @@ class Placer:
                 raise _unfit() from None
         if rooms and self._count + fresh + len(rooms) > self._retention.max_rooms:
             raise TooManyTopics(f"the log keeps {self._retention.max_rooms} topics (max_rooms)", limit="max_rooms")
-        if head + len(own) > MAX_OFFSET:
+        if head + new > MAX_OFFSET:
             raise StoreUnavailable("the log has given its last offset, 2^53 - 1: begin a new database")
         return heads
 
@@ -173,12 +196,11 @@ class Placer:
                     known[key] = row.message
         return known
 
-    def _look_up_rooms(self, connection: sqlite3.Connection, rooms: set[str]) -> None:
-        unknown = [room for room in rooms if room not in self._rooms]
+    def _look_up_rooms(self, connection: sqlite3.Connection, groups: Sequence[Group], unknown: set[str]) -> None:
         if len(self._rooms) + len(unknown) > _KNOWN_ROOMS:
             self._rooms.clear()
-            unknown = list(rooms)
-        for marks, values in padded(unknown):
+            unknown = {draft.room for group in groups for draft in group}
+        for marks, values in padded(list(unknown)):
             query = f"SELECT json_group_array(name) FROM rooms WHERE name IN ({marks})"  # noqa: S608
             (listed,) = connection.execute(query, values).fetchone()
             self._rooms.update(msgspec.json.decode(listed, type=list[str]))
@@ -204,3 +226,94 @@ def _conflict(message_id: str) -> Conflict:
 
 def _unfit() -> InvalidValue:
     return InvalidValue("a topic, id, user, key or sender holds half a character (a lone surrogate)")
+
+
+# Rows
+
+
+class Damaged(Exception):
+    """A row is not what was written. `offset` says which; `room` is what it says of its room, "" if unreadable."""
+
+    def __init__(self, offset: int, room: bytes = b"") -> None:
+        super().__init__(offset)
+        self.offset = offset
+        self.room = room.decode(errors="replace")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A verified row: the message, and when it was committed by the log's own clock (milliseconds)."""
+
+    message: Message
+    offset: int
+    at: int
+
+
+def identity(draft: Draft) -> int:
+    """48 bits that a retry has in common with its first try. Equality must still be looked at.
+
+    Raises UnicodeEncodeError if a text cannot be stored (lone surrogates).
+    """
+    return int.from_bytes(blake2b("\0".join(draft.identity).encode(), digest_size=6).digest(), "big")
+
+
+def encode_head(draft: Draft) -> str:
+    """Everything of a draft that is neither its room nor its data. Raises UnicodeEncodeError, as `identity`."""
+    return _encode((draft.id, draft.user, draft.key, draft.sender, draft.ttl, draft.durable, draft.publisher)).decode()
+
+
+def checksum(offset: int, room: bytes, time: int, at: int, head: bytes, data: bytes) -> int:
+    """CRC-32 over all of a row."""
+    return zlib.crc32(data, zlib.crc32(head, zlib.crc32(b"%d %d %d %b\0" % (offset, time, at, room))))
+
+
+def decode(offset: int, room: bytes, time: int, at: int, head: bytes, data: bytes, stored: int) -> Row:
+    """The row's message. Raises Damaged."""
+    if checksum(offset, room, time, at, head, data) != stored:
+        raise Damaged(offset, room)
+    message_id, user, key, sender, ttl, durable, publisher = _head_decoder.decode(head)
+    return Row(
+        Message(Draft(room.decode(), data, message_id, user, key, sender, ttl, durable, publisher), offset, time / 1e6),
+        offset,
+        at,
+    )
+
+
+# Writing
+
+
+@functools.cache
+def _insert(size: int) -> str:
+    one = "(" + ",".join("?" * WIDTH) + ")"
+    if size == 1:
+        return f"INSERT INTO log ({COLUMNS}) VALUES {one}"  # noqa: S608
+    # The last statement of a batch may have empty places: no step more than needed.
+    values = ",".join([one] * size)
+    return f"INSERT INTO log ({COLUMNS}) SELECT * FROM (VALUES {values}) WHERE column1 IS NOT NULL"  # noqa: S608
+
+
+def pieces(count: int) -> list[tuple[int, int, int]]:
+    """`count` items as (start, end, size of the statement): few statements, few empty places."""
+    found = []
+    start = 0
+    for size in SIZES:
+        while count - start > size // 4:
+            end = min(count, start + size)
+            found.append((start, end, size))
+            start = end
+    return found
+
+
+def insert(connection: sqlite3.Connection, values: list[object]) -> None:
+    """Insert rows, given flat, in the order of COLUMNS."""
+    for start, end, size in pieces(len(values) // WIDTH):
+        piece = values[start * WIDTH : end * WIDTH]
+        if end - start < size:
+            piece += [None] * ((size - (end - start)) * WIDTH)
+        connection.execute(_insert(size), piece)
+
+
+def padded(values: Sequence[object]) -> Iterator[tuple[str, list[object]]]:
+    """`values` for `IN (...)`, in pieces of the prepared sizes; NULL, which is equal to nothing, fills them."""
+    for start, end, size in pieces(len(values)):
+        yield ",".join("?" * size), [*values[start:end], *([None] * (size - (end - start)))]

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
 from partyline.interfaces import View
 from partyline.models import Message, Page
 from partyline.stores.retention import lost
+from partyline.stores.sqlite.placing import Damaged, Row, decode
 from partyline.stores.sqlite.retention import FORGOTTEN, read_forgotten
-from partyline.stores.sqlite.rows import Damaged, Row, picked
 
 _READERS: Final = 2  # threads
 _FEW: Final = 64  # rooms whose indexes are merged (sizes of the prepared statements: 1, 4, 16, 64)
@@ -232,3 +232,96 @@ def _glob(token: str) -> str:
     if token == "*":
         return "?*"
     return "?*" if token == ">" else token.replace("[", "[[]")
+
+
+# Rows
+
+_ROWS: Final = """
+WITH picked (offset) AS MATERIALIZED ({picks}),
+sized (offset, before) AS (
+  SELECT picked.offset, sum(length(data)) OVER (ORDER BY picked.offset) - length(data)
+  FROM picked CROSS JOIN log ON log.offset = picked.offset
+)
+SELECT count(*), group_concat(offset), group_concat(time), group_concat(at), group_concat(checksum),
+  group_concat(length(CAST(room AS BLOB))), group_concat(length(CAST(head AS BLOB))), group_concat(length(data)),
+  group_concat(room, ''), group_concat(head, ''), group_concat(CAST(data AS TEXT), ''),
+  (SELECT count(*) FROM picked)
+FROM (
+  SELECT log.* FROM sized CROSS JOIN log ON log.offset = sized.offset WHERE before < ? ORDER BY sized.offset
+)
+"""
+
+
+def picked(
+    connection: sqlite3.Connection, picks: str, values: Sequence[object], max_bytes: int
+) -> tuple[list[Row | Damaged], bool]:
+    """The rows whose offsets the query `picks` gives, in order, and whether these are all.
+
+    Of more than `max_bytes` of data only the first ones come, at least one. A row that is not what was written comes
+    back as Damaged. The connection's text_factory must be bytes. Raises sqlite3.Error.
+    """
+    answer = connection.execute(_ROWS.format(picks=picks), [*values, max_bytes]).fetchall()[0]
+    count, expected = answer[0], answer[-1]
+    if not count:
+        if expected:
+            raise sqlite3.DatabaseError("an index of the log names rows that are not there")
+        return [], True
+    try:
+        return list(_split(answer)), count == expected
+    except (ValueError, AttributeError):  # a damaged length or number: the others are whole, one by one
+        return list(_one_by_one(connection, picks, values)), True
+
+
+_ABOVE: Final = "SELECT offset FROM log WHERE offset > ? ORDER BY offset LIMIT 1000"
+
+
+def walk(connection: sqlite3.Connection, after: int) -> Iterator[Row | Damaged]:
+    """Every row above an offset, in order. Raises sqlite3.Error."""
+    factory, connection.text_factory = connection.text_factory, bytes
+    try:
+        while True:
+            rows, _ = picked(connection, _ABOVE, (after,), 4 * 1024 * 1024)
+            if not rows:
+                return
+            yield from rows
+            after = rows[-1].offset
+    finally:
+        connection.text_factory = factory
+
+
+def _split(answer: tuple[Any, ...]) -> Iterator[Row | Damaged]:
+    count = answer[0]
+    columns = [[int(number) for number in column.split(b",")] for column in answer[1:8]]
+    texts: tuple[bytes, bytes, bytes] = answer[8:11]
+    if any(len(column) != count for column in columns) or any(
+        sum(lengths) != len(text) for lengths, text in zip(columns[4:], texts, strict=True)
+    ):
+        raise ValueError("lengths and texts do not fit")
+    rooms, heads, bodies = texts
+    room_at = head_at = data_at = 0
+    for offset, time, at, stored, room, head, data in zip(*columns, strict=True):
+        try:
+            yield decode(
+                offset,
+                rooms[room_at : room_at + room],
+                time,
+                at,
+                heads[head_at : head_at + head],
+                bodies[data_at : data_at + data],
+                stored,
+            )
+        except Damaged as damage:
+            yield damage
+        room_at += room
+        head_at += head
+        data_at += data
+
+
+def _one_by_one(connection: sqlite3.Connection, picks: str, values: Sequence[object]) -> Iterator[Row | Damaged]:
+    for (offset,) in connection.execute(picks, values).fetchall():
+        query = "SELECT room, time, at, head, data, checksum FROM log WHERE offset = ?"
+        for room, time, at, head, data, stored in connection.execute(query, (offset,)).fetchall():
+            try:
+                yield decode(offset, room, time, at, head, data, stored)
+            except (Damaged, TypeError, ValueError):
+                yield Damaged(offset)

@@ -7,8 +7,9 @@ set right, or wrong, neither deletes messages early nor keeps them for ever.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Final
 
 import msgspec
@@ -60,11 +61,10 @@ class _Room:
     after: int = 0
     known: bool = False
 
-    def add(self, count: int, size: int) -> None:
+    def add(self, count: int, size: int) -> bool:
+        """It has so much more; whether it is crowded now."""
         self.count += count
         self.size += size
-
-    def crowded(self) -> bool:
         messages, most = self.bounds.max_messages, self.bounds.max_bytes
         if self.count > messages + messages // _SLACK:
             return True
@@ -93,15 +93,14 @@ class Pruner:
         self._ages = [_Age(seconds) for seconds in retention.ages]
         self.slices = 0
 
-    def added(self, room: str, count: int, size: int) -> None:
-        """A commit brought `count` messages with `size` bytes of data to `room`."""
-        held = self._rooms.get(room)
-        if held is None or not held.known:
-            self._uncounted[room] = None
-            return
-        held.add(count, size)
-        if held.crowded():
-            self._crowded[room] = None
+    def added(self, tallies: Mapping[str, Sequence[int]]) -> None:
+        """A commit brought so many messages with so many bytes of data to these rooms."""
+        for room, (count, size) in tallies.items():
+            held = self._rooms.get(room)
+            if held is None or not held.known:
+                self._uncounted[room] = None
+            elif held.add(count, size):
+                self._crowded[room] = None
 
     def forget(self) -> None:
         """A commit failed: what was counted may not be so."""
@@ -124,7 +123,7 @@ class Pruner:
         if self._uncounted:
             self._count(connection, next(iter(self._uncounted)))
             return 0.0, []
-        age = min(self._ages, key=lambda age: age.next_look)
+        age = min(self._ages, key=attrgetter("next_look"))
         wait = age.next_look - self._clock.monotonic()
         if wait > 0:
             return wait, []
@@ -148,7 +147,7 @@ FROM (SELECT offset, data FROM log WHERE room = ? AND offset > ? ORDER BY offset
             held.known = count < _COUNTED
         if held.known:
             del self._uncounted[room]
-            self.added(room, 0, 0)
+            self.added({room: (0, 0)})
 
     def _cut(self, connection: sqlite3.Connection, room: str, head: int) -> None:
         held = self._rooms[room]
