@@ -1,4 +1,4 @@
-"""What nodes send each other: one tagged union, written once, over any adapter that carries bytes.
+"""Nodes among themselves, in our own form: what they send each other goes over any adapter that carries bytes.
 
 Every node tells the others that it is there, so that a node that asks a question knows whose answers to wait for.
 Nothing is kept here: a node that is away misses what is sent (at most once, like Socket.IO's own adapters). What must
@@ -7,129 +7,29 @@ not get lost goes through the log.
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 from collections.abc import Callable
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Final
 
 import msgspec
 
 from partyline import log
+from partyline.hub.questions import Question
 from partyline.hub.timers import Timers
 from partyline.interfaces import Adapter
+from partyline.wire.cluster.messages import (
+    Answered,
+    Gone,
+    Here,
+    Missing,
+    NodeMessage,
+    Reached,
+    Request,
+    ServerSideAnswer,
+    Sockets,
+)
 
 _log = log.get("cluster")
-
-
-class _NodeMessage(msgspec.Struct, frozen=True, array_like=True, tag_field="kind"):
-    """About one namespace; `""` for the node itself."""
-
-    namespace: str
-
-
-# What is for one socket alone names it in `only`; its rooms are then for nodes of an older version, which do not know
-# that field and go by the room of the socket's id.
-
-
-class Emit(_NodeMessage, frozen=True, tag=1):
-    """Send an event to an audience. With a `request`, gather acknowledgements for `seconds`: Reached, then Answered or
-    Missing for each."""
-
-    event: str
-    arguments: list[Any]
-    rooms: list[str]
-    excluded: list[str]
-    volatile: bool = False
-    request: int | None = None
-    seconds: float = 0.0
-    only: str = ""
-
-
-class Reached(_NodeMessage, frozen=True, tag=2):
-    """An event with a request has been sent to these sockets of one node."""
-
-    request: int
-    sockets: list[str]
-
-
-class Answered(_NodeMessage, frozen=True, tag=3):
-    """One of them has acknowledged."""
-
-    request: int
-    socket: str
-    arguments: list[Any]
-
-
-class Missing(_NodeMessage, frozen=True, tag=4):
-    """One of them has gone."""
-
-    request: int
-    socket: str
-
-
-class Fetch(_NodeMessage, frozen=True, tag=5):
-    """Who is there? Answered by Sockets."""
-
-    request: int
-    rooms: list[str]
-    excluded: list[str]
-    only: str = ""
-
-
-class Sockets(_NodeMessage, frozen=True, tag=6):
-    """The sockets of one node: id, rooms, data."""
-
-    request: int
-    sockets: list[tuple[str, list[str], dict[str, Any]]]
-
-
-class Move(_NodeMessage, frozen=True, tag=7):
-    """Let an audience join and leave rooms."""
-
-    rooms: list[str]
-    excluded: list[str]
-    into: list[str]
-    out_of: list[str]
-    only: str = ""
-
-
-class Expel(_NodeMessage, frozen=True, tag=8):
-    """Disconnect an audience."""
-
-    rooms: list[str]
-    excluded: list[str]
-    close: bool
-    only: str = ""
-
-
-class ServerSide(_NodeMessage, frozen=True, tag=9):
-    """An event for the servers themselves. With a `request` it wants a ServerSideAnswer."""
-
-    event: str
-    arguments: list[Any]
-    request: int | None = None
-
-
-class ServerSideAnswer(_NodeMessage, frozen=True, tag=10):
-    """What a server answered."""
-
-    request: int
-    value: Any
-
-
-class Here(_NodeMessage, frozen=True, tag=11):
-    """A node is there; `first` when it has just come and wants to know which others are."""
-
-    first: bool
-
-
-class Gone(_NodeMessage, frozen=True, tag=12):
-    """A node leaves."""
-
-
-NodeMessage: TypeAlias = (
-    Emit | Reached | Answered | Missing | Fetch | Sockets | Move | Expel | ServerSide | ServerSideAnswer | Here | Gone
-)
 
 
 class _Envelope(msgspec.Struct, frozen=True, array_like=True):
@@ -142,20 +42,10 @@ _encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder(_Envelope).decode
 
 
-class Question(Protocol):
-    """A question that waits for answers of nodes."""
-
-    def heard(self, node: str, message: NodeMessage) -> None:
-        """One of them has."""
-        ...
-
-    def lost(self, node: str) -> None:
-        """One of them is gone: it will not answer."""
-        ...
-
-
 class Cluster:
     """This node among the others. `heartbeat` and `patience` (for a node's sign of life) are in seconds."""
+
+    shows_handshakes = False
 
     def __init__(self, adapter: Adapter, timers: Timers, *, heartbeat: float = 5.0, patience: float = 12.0) -> None:
         self.node = secrets.token_hex(8)
@@ -166,7 +56,7 @@ class Cluster:
         self._patience = patience
         self._others: dict[str, float] = {}  # nodes, and when they were heard of last
         self._heard: Callable[[str, NodeMessage], None] = lambda node, message: None
-        self._questions: dict[int, Question] = {}
+        self._questions: dict[Request, Question] = {}
         self._number = 0
         self._closed = False
 
@@ -187,15 +77,22 @@ class Cluster:
         if not self._closed:
             self._adapter.publish(_encode(_Envelope(self.node, to, message)))
 
-    def ask(self, question: Question) -> int:
-        """A number for a question; its answers go to `question` until `settle`."""
+    def ask(self, question: Question, namespace: str) -> Request:
+        """What to call a question to the nodes that are there now; its answers go to `question` until `settle`."""
         self._number += 1
         self._questions[self._number] = question
+        question.expected.name(self._others)
         return self._number
 
-    def settle(self, number: int) -> None:
+    def settle(self, request: Request) -> None:
         """No more answers are wanted."""
-        self._questions.pop(number, None)
+        self._questions.pop(request, None)
+
+    def opened(self, namespace: str) -> None:
+        """A namespace is there. Every node of ours hears of all, and says so where it has nobody."""
+
+    def closed(self, namespace: str) -> None:
+        """A namespace is gone."""
 
     async def close(self) -> None:
         """Leave. What was sent so far still goes out."""
@@ -244,31 +141,3 @@ class Cluster:
             self._heard(sender, message)
         except Exception:
             _log.exception("what a node sent could not be done", node=sender, kind=type(message).__name__)
-
-
-class Collected:
-    """A question with one answer from each node."""
-
-    def __init__(self, nodes: list[str]) -> None:
-        self.answers: list[NodeMessage] = []
-        self.missing = set(nodes)
-        self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._look()
-
-    def heard(self, node: str, message: NodeMessage) -> None:
-        if node in self.missing:
-            self.missing.discard(node)
-            self.answers.append(message)
-            self._look()
-
-    def lost(self, node: str) -> None:
-        self.missing.discard(node)
-        self._look()
-
-    async def wait(self, seconds: float) -> None:
-        """Return when all have answered, or the time is over: then some are `missing`."""
-        await asyncio.wait([self._done], timeout=seconds)
-
-    def _look(self) -> None:
-        if not self.missing and not self._done.done():
-            self._done.set_result(None)

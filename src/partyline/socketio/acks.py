@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from partyline.errors import CallTimeout
+from partyline.hub.questions import Expected
 
 Answered = Callable[[list[Any]], object]
 
@@ -41,7 +42,7 @@ class Gathering:
     `told_answer` and `told_gone` hear of each as it comes, where somebody else gathers.
     """
 
-    __slots__ = ("_done", "_nodes", "_told_answer", "_told_gone", "answers", "missing", "waiting")
+    __slots__ = ("_done", "_many", "_told_answer", "_told_gone", "answers", "expected", "missing", "waiting")
 
     def __init__(
         self,
@@ -51,19 +52,22 @@ class Gathering:
         self.waiting: dict[str, str] = {}  # sockets, and their nodes
         self.answers: list[Any] = []
         self.missing: list[str] = []  # those that went away
-        self._nodes: set[str] = set()  # that have not said yet whom they reached
+        self.expected = Expected()  # nodes that have not said yet whom they reached
+        self._many = 0  # sockets without names that have yet to answer
         self._told_answer = told_answer
         self._told_gone = told_gone
         self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def expect(self, node: str) -> None:
-        """A node will say whom it has reached."""
-        self._nodes.add(node)
-
-    def reached(self, node: str, sockets: Iterable[str]) -> None:
-        """It has said so."""
-        self._nodes.discard(node)
+    def reached(self, node: str, sockets: Iterable[str], many: int = 0) -> None:
+        """These sockets of a node are asked, and so many whose names it does not say."""
         self.waiting.update(dict.fromkeys(sockets, node))
+        self._many += many
+        self.look()
+
+    def answered_by_one(self, arguments: list[Any]) -> None:
+        """One of those without names has answered."""
+        self._many -= 1
+        self.answers.append(one(arguments))
         self.look()
 
     def answered(self, socket: str, arguments: list[Any]) -> None:
@@ -84,7 +88,7 @@ class Gathering:
 
     def lost(self, node: str) -> None:
         """A node will not."""
-        self._nodes.discard(node)
+        self.expected.lost(node)
         for socket in [socket for socket, where in self.waiting.items() if where == node]:
             self.gone(socket)
         self.look()
@@ -95,8 +99,14 @@ class Gathering:
 
     def look(self) -> None:
         """Is it done?"""
-        if not self.waiting and not self._nodes and not self._done.done():
+        if not (self.waiting or self._many > 0 or self.expected.pending or self._done.done()):
             self._done.set_result(None)
+
+    @property
+    def absent(self) -> list[str]:
+        """Whoever has not answered: sockets, and nodes that have not said whom they asked; a ? for one without a
+        name."""
+        return [*self.missing, *self.waiting, *["?"] * max(self._many, 0), *self.expected.absent]
 
 
 def outcome(answers: list[Any], missing: Iterable[str], seconds: float) -> list[Any]:

@@ -214,7 +214,7 @@ class Namespace(Broadcast, Listening):
         finally:
             if nodes is not None and request is not None:
                 nodes.settle(request)
-        return outcome(gathering.answers, [*gathering.missing, *gathering.waiting], seconds)
+        return outcome(gathering.answers, gathering.absent, seconds)
 
     async def gather_here(
         self,

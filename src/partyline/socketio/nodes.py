@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, cast
+from urllib.parse import urlencode
 
 from partyline import log
 from partyline.errors import CallTimeout, InvalidValue, PartylineError
-from partyline.hub.cluster import (
+from partyline.hub.questions import Collected, Expected, Question
+from partyline.metrics import Counters
+from partyline.models import Audience
+from partyline.socketio.acks import Gathering
+from partyline.socketio.broadcast import RemoteSocket
+from partyline.socketio.handlers import awaited
+from partyline.socketio.handshake import Handshake
+from partyline.wire.cluster.messages import (
     Answered,
-    Cluster,
-    Collected,
     Emit,
     Expel,
     Fetch,
@@ -18,15 +25,11 @@ from partyline.hub.cluster import (
     Move,
     NodeMessage,
     Reached,
+    Request,
     ServerSide,
     ServerSideAnswer,
     Sockets,
 )
-from partyline.metrics import Counters
-from partyline.models import Audience
-from partyline.socketio.acks import Gathering
-from partyline.socketio.broadcast import RemoteSocket
-from partyline.socketio.handlers import awaited
 from partyline.wire.socketio.packets import event_values
 from partyline.wire.socketio.values import check_integers, in_messagepack, places, plain
 
@@ -51,10 +54,49 @@ class Host(Protocol):
         ...
 
 
+class Peers(Protocol):
+    """The other nodes, in whatever form they speak. `shows_handshakes` where they want to know how sockets came."""
+
+    shows_handshakes: bool
+
+    @property
+    def others(self) -> list[str]:
+        """Those that are there, sorted; where they have no names, those that have been heard."""
+        ...
+
+    async def start(self, heard: Callable[[str, NodeMessage], None]) -> None:
+        """Begin: `heard(node, message)` gets what others send, except answers."""
+        ...
+
+    def send(self, message: NodeMessage, to: str = "") -> None:
+        """Send something to all others, or to one that has asked. Raises what encoders raise."""
+        ...
+
+    def ask(self, question: Question, namespace: str) -> Request:
+        """What to call a question; its answers go to `question` until `settle`."""
+        ...
+
+    def settle(self, request: Request) -> None:
+        """No more answers are wanted."""
+        ...
+
+    def opened(self, namespace: str) -> None:
+        """A namespace is there."""
+        ...
+
+    def closed(self, namespace: str) -> None:
+        """A namespace is gone."""
+        ...
+
+    async def close(self) -> None:
+        """Leave. What was sent so far still goes out."""
+        ...
+
+
 class Nodes:
     """A SocketIO's side of a cluster."""
 
-    def __init__(self, io: Host, cluster: Cluster) -> None:
+    def __init__(self, io: Host, cluster: Peers) -> None:
         self._io = io
         self._cluster = cluster
 
@@ -70,6 +112,14 @@ class Nodes:
     async def close(self) -> None:
         """Leave the cluster."""
         await self._cluster.close()
+
+    def opened(self, namespace: str) -> None:
+        """A namespace is there."""
+        self._cluster.opened(namespace)
+
+    def closed(self, namespace: str) -> None:
+        """A namespace is gone."""
+        self._cluster.closed(namespace)
 
     # What this node says
 
@@ -91,11 +141,9 @@ class Nodes:
         audience: Audience,
         seconds: float,
         gathering: Gathering,
-    ) -> int:
+    ) -> Request:
         """The same, and let `gathering` have their answers until `settle`."""
-        for node in self._cluster.others:
-            gathering.expect(node)
-        number = self._cluster.ask(_Remote(gathering))
+        number = self._cluster.ask(_Remote(gathering), namespace.name)
         rooms, excluded = _rooms(audience)
 
         def question(values: list[Any]) -> Emit:
@@ -109,17 +157,17 @@ class Nodes:
             raise
         return number
 
-    def settle(self, number: int) -> None:
+    def settle(self, number: Request) -> None:
         """No more answers are wanted."""
         self._cluster.settle(number)
 
     async def fetch(self, namespace: Namespace, audience: Audience, seconds: float) -> list[RemoteSocket]:
         """The sockets of an audience on the other nodes. Raises CallTimeout if one does not answer."""
 
-        def ask(number: int) -> None:
+        def ask(number: Request) -> None:
             self._send(Fetch(namespace.name, number, *_rooms(audience), audience.only))
 
-        answers = await self._ask(ask, seconds)
+        answers = await self._ask(namespace, ask, seconds)
         return [
             RemoteSocket(namespace, identifier, rooms, data)
             for answer in answers
@@ -146,25 +194,26 @@ class Nodes:
         """The same, and what each of them answers. Raises CallTimeout."""
         event_values(event, (), None)
 
-        def ask(number: int) -> None:
+        def ask(number: Request) -> None:
             self._send_values(lambda values: ServerSide(namespace.name, event, values, number), arguments)
 
-        answers = await self._ask(ask, seconds)
+        answers = await self._ask(namespace, ask, seconds)
         return [answer.value for answer in answers if isinstance(answer, ServerSideAnswer)]
 
-    async def _ask(self, ask: Callable[[int], None], seconds: float) -> list[NodeMessage]:
-        collected = Collected(self._cluster.others)
-        number = self._cluster.ask(collected)
+    async def _ask(self, namespace: Namespace, ask: Callable[[Request], None], seconds: float) -> list[NodeMessage]:
+        collected = Collected()
+        number = self._cluster.ask(collected, namespace.name)
         try:
             ask(number)
             await collected.wait(seconds)
         finally:
             self._cluster.settle(number)
-        if collected.missing:
+        missing = collected.expected.absent
+        if missing:
             raise CallTimeout(
-                f"{len(collected.missing)} of the other nodes did not answer within {seconds:g} s",
+                f"{len(missing)} of the other nodes did not answer within {seconds:g} s",
                 answers=tuple(collected.answers),
-                missing=tuple(sorted(collected.missing)),
+                missing=tuple(missing),
             )
         return collected.answers
 
@@ -192,8 +241,10 @@ class Nodes:
             case Emit():
                 self._io.keep(self._gather_here(node, namespace, message))
             case Fetch():
-                sockets = [(one.id, list(one.rooms), _data(one)) for one in namespace.present(_audience(message))]
-                self._send(Sockets(message.namespace, message.request, sockets), node)
+                present = namespace.present(_audience(message))
+                sockets = [(one.id, list(one.rooms), _data(one)) for one in present]
+                handshakes = [_shown(one.handshake) for one in present] if self._cluster.shows_handshakes else []
+                self._send(Sockets(message.namespace, message.request, sockets, handshakes), node)
             case Move():
                 namespace.move(_audience(message), frozenset(message.into), frozenset(message.out_of), local=True)
             case Expel():
@@ -262,17 +313,25 @@ class _Remote:
 
     def __init__(self, gathering: Gathering) -> None:
         self._gathering = gathering
+        self.expected: Expected = gathering.expected
 
     def heard(self, node: str, message: NodeMessage) -> None:
         if isinstance(message, Reached):
-            self._gathering.reached(node, message.sockets)
+            self.expected.answered(node)
+            self._gathering.reached(node, message.sockets, message.many)
         elif isinstance(message, Answered):
-            self._gathering.answered(message.socket, message.arguments)
+            if message.socket:
+                self._gathering.answered(message.socket, message.arguments)
+            else:
+                self._gathering.answered_by_one(message.arguments)
         elif isinstance(message, Missing):
             self._gathering.gone(message.socket)
 
     def lost(self, node: str) -> None:
         self._gathering.lost(node)
+
+    def look(self) -> None:
+        self._gathering.look()
 
 
 def _audience(message: Emit | Fetch | Move | Expel) -> Audience:
@@ -293,3 +352,21 @@ def _data(socket: Member) -> dict[str, Any]:
         _log.error("a socket is shown to other nodes without its data", socket=socket.id, error=error.message)
         return {}
     return cast("dict[str, Any]", data)
+
+
+def _shown(handshake: Handshake) -> dict[str, Any]:
+    """How a socket came, in the words of Node's servers."""
+    query = handshake.query
+    return {
+        "headers": handshake.headers,
+        "time": time.strftime(
+            "%a %b %d %Y %H:%M:%S GMT+0000 (Coordinated Universal Time)", time.gmtime(handshake.time)
+        ),
+        "address": handshake.address,
+        "xdomain": "origin" in handshake.headers,
+        "secure": handshake.secure,
+        "issued": int(handshake.time * 1000),
+        "url": "/socket.io/?" + urlencode(query),
+        "query": query,
+        "auth": handshake.auth,
+    }

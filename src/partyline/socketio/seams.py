@@ -14,6 +14,8 @@ from partyline.metrics import Counters
 from partyline.models import Audience
 from partyline.server.home import Home
 from partyline.socketio.acks import Gathering
+from partyline.socketio.handshake import Handshake
+from partyline.wire.cluster.messages import Request
 from partyline.wire.socketio.attachments import Body
 from partyline.wire.socketio.packets import Event, Messages, Parser
 
@@ -23,6 +25,7 @@ class Member(AnyMember, Protocol):
 
     id: str
     data: dict[str, Any]
+    handshake: Handshake
     connected: bool
     welcomed: bool
     pid: str | None
@@ -109,9 +112,9 @@ class Others(Protocol):
         audience: Audience,
         seconds: float,
         gathering: Gathering,
-    ) -> int: ...
+    ) -> Request: ...
 
-    def settle(self, request: int) -> None: ...
+    def settle(self, request: Request) -> None: ...
 
     async def fetch(self, namespace: Any, audience: Audience, seconds: float) -> list[Any]: ...
 

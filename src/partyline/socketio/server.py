@@ -195,6 +195,8 @@ class SocketIO(Namespace):
         self._namespaces[namespace.name] = namespace
         if self.attached:
             self._open_journal(namespace)
+        if self.nodes is not None:
+            self.nodes.opened(namespace.name)
         return namespace
 
     @property
@@ -226,6 +228,8 @@ class SocketIO(Namespace):
         """A namespace of a pattern is empty: it lasts as long as the application holds it."""
         if self._namespaces.get(namespace.name) is namespace:
             del self._namespaces[namespace.name]
+            if self.nodes is not None:
+                self.nodes.closed(namespace.name)
             if namespace.journal is not None:
                 namespace.journal.close()
                 namespace.journal = namespace.log = None

@@ -1,0 +1,187 @@
+"""What the forms of Socket.IO's adapters have in common: audiences, sockets, and how far bytes are believed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from partyline.errors import InvalidValue, PartylineError
+from partyline.wire.cluster.messages import Emit, Expel, Fetch, Move, Sockets
+from partyline.wire.json import decode
+
+T = TypeVar("T")
+
+MOST: Final = 16 * 1024 * 1024
+"""Bytes: what is longer is not read."""
+
+UNREADABLE: Final = (msgspec.MsgspecError, PartylineError, ValueError, TypeError, RecursionError, OverflowError)
+"""What the decoders raise at what a peer sent."""
+
+_DEEPEST: Final = 64
+
+
+class Flags(msgspec.Struct):
+    """How an event is sent; `timeout` is in milliseconds."""
+
+    volatile: bool | None = None
+    timeout: float | None = None
+
+
+class Options(msgspec.Struct):
+    """An audience, as Socket.IO's adapters write it. Rooms may be numbers in JavaScript; here they are text."""
+
+    rooms: list[str | int] = []
+    excluded: list[str | int] = msgspec.field(name="except", default_factory=list)
+    flags: Flags | None = None
+
+    def names(self) -> tuple[list[str], list[str]]:
+        """The rooms, and those left out."""
+        return [str(room) for room in self.rooms], [str(room) for room in self.excluded]
+
+    @property
+    def seconds(self) -> float:
+        """How long answers are waited for: as long as Node waits by itself, if it is not said."""
+        return 5.0 if self.flags is None or not self.flags.timeout else max(self.flags.timeout, 0.0) / 1000
+
+    @property
+    def volatile(self) -> bool:
+        """Whether nobody has to get it."""
+        return self.flags is not None and self.flags.volatile is True
+
+
+class Packet(msgspec.Struct):
+    """An event: its name and arguments."""
+
+    data: list[Any]
+    nsp: str = "/"
+
+
+class Peer(msgspec.Struct):
+    """A socket of another server."""
+
+    id: str
+    rooms: list[str | int] = []
+    data: Any = None
+    handshake: dict[str, Any] = {}
+
+
+def options(message: Emit | Fetch | Move | Expel, flags: dict[str, Any] | None = None) -> dict[str, Any]:
+    """An audience as Node writes it; requests of the classic form have no flags."""
+    audience: dict[str, Any] = {"rooms": message.rooms, "except": message.excluded}
+    if flags is not None:
+        audience["flags"] = flags
+    return audience
+
+
+def flags(message: Emit) -> dict[str, Any]:
+    """How an event is to be sent."""
+    made: dict[str, Any] = {}
+    if message.volatile:
+        made["volatile"] = True
+    if message.request is not None:
+        made["timeout"] = round(message.seconds * 1000)
+    return made
+
+
+def peers(message: Sockets) -> list[dict[str, Any]]:
+    """Sockets of ours as Node shows its own."""
+    handshakes = message.handshakes or [{}] * len(message.sockets)
+    return [
+        {"id": identifier, "handshake": handshake, "rooms": rooms, "data": data}
+        for (identifier, rooms, data), handshake in zip(message.sockets, handshakes, strict=True)
+    ]
+
+
+def sockets(namespace: str, request: str, found: list[Peer]) -> Sockets:
+    """Sockets of another server. Data that is not an object is not shown: here it always is one."""
+    return Sockets(
+        namespace,
+        request,
+        [(one.id, [str(room) for room in one.rooms], one.data if isinstance(one.data, dict) else {}) for one in found],
+        [one.handshake for one in found],
+    )
+
+
+def name(values: list[Any]) -> str:
+    """The name of an event. Raises InvalidValue."""
+    if not values or not isinstance(values[0], str):
+        raise InvalidValue("an event begins with its name")
+    return values[0]
+
+
+def packed(kind: type[T]) -> Callable[[bytes], T]:
+    """Reads MessagePack: Dates are dates, and what else JavaScript does not write is refused."""
+    return msgspec.msgpack.Decoder(kind, ext_hook=_no_extension).decode
+
+
+def written(kind: type[T]) -> Callable[[bytes], T]:
+    """Reads JSON, at most 64 levels of it."""
+    return lambda data: decode(data, kind)
+
+
+def has_binary(value: Any) -> bool:
+    """Whether bytes are anywhere in values that have been made plain, or in what a decoder has read."""
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, bytes | bytearray | memoryview):
+            return True
+        if isinstance(one, dict):
+            waiting.extend(one.values())
+        elif isinstance(one, list | tuple):
+            waiting.extend(one)
+    return False
+
+
+def buffers(value: Any) -> Any:
+    """Bytes that JavaScript's JSON.stringify wrote as `{"type": "Buffer", "data": [...]}`, as bytes again."""
+    if isinstance(value, list):
+        return [buffers(item) for item in value]
+    if isinstance(value, dict):
+        if len(value) == 2 and value.get("type") == "Buffer" and isinstance(value.get("data"), list):
+            try:
+                return bytes(value["data"])
+            except (ValueError, TypeError):
+                return value
+        return {key: buffers(item) for key, item in value.items()}
+    return value
+
+
+def as_buffers(value: Any) -> Any:
+    """Values with bytes in that form, which JSON can write."""
+    if isinstance(value, bytes | bytearray | memoryview):
+        return {"type": "Buffer", "data": list(bytes(value))}
+    if isinstance(value, list | tuple):
+        return [as_buffers(item) for item in value]
+    if isinstance(value, dict):
+        return {key: as_buffers(item) for key, item in value.items()}
+    return value
+
+
+def short(data: bytes) -> None:
+    """Raises InvalidValue for what is too long to be read."""
+    if len(data) > MOST:
+        raise InvalidValue(f"it is {len(data)} bytes long, and {MOST} are read at most")
+
+
+def shallow(value: Any) -> None:
+    """Raises InvalidValue for what nests deeper than clients may: nobody could be sent it."""
+    level = [value]
+    for _ in range(_DEEPEST):
+        level = [
+            inner
+            for one in level
+            if isinstance(one, dict | list)
+            for inner in (one.values() if isinstance(one, dict) else one)
+        ]
+        if not level:
+            return
+    raise InvalidValue(f"it nests deeper than {_DEEPEST} levels")
+
+
+def _no_extension(code: int, data: memoryview) -> Any:
+    if code == 0 and len(data) == 1:  # notepack's `undefined`, in older versions
+        return None
+    raise ValueError(f"extension {code} of MessagePack means nothing here")
