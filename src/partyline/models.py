@@ -14,7 +14,7 @@ from enum import Enum
 
 import msgspec
 
-from partyline.errors import InvalidValue
+from partyline.errors import Conflict, InvalidValue
 
 MAX_OFFSET = (1 << 53) - 1  # what a JavaScript number holds exactly
 _POSITION = re.compile(r"([0-9a-f]{16})-(0|[1-9][0-9]{0,15})\Z")
@@ -105,6 +105,17 @@ class Draft(msgspec.Struct, frozen=True):
     def identity(self) -> tuple[str, str, str]:
         """What a message id is unique with: (publisher, room, id)."""
         return self.publisher, self.room, self.id
+
+    def conflict(self, earlier: Draft) -> Conflict | None:
+        """Why it cannot have the identity that `earlier` has; None where it repeats that one."""
+        if (earlier.data, earlier.user, earlier.key) == (self.data, self.user, self.key):
+            return None
+        return Conflict(
+            f"message id {self.id[:60]!r} was used for another message: a retry repeats the body, a new message needs "
+            "a new id",
+            code="id_conflict",
+            field="id",
+        )
 
 
 class Message(msgspec.Struct, frozen=True):

@@ -29,8 +29,6 @@ class Stranger:
 class Matching:
     """Pairs strangers, known by their ids, and never two of one person, whose blocks outlive their ids."""
 
-    __slots__ = ("_blocked", "_people", "_pool", "_random")
-
     def __init__(self, random: Random | None = None) -> None:
         self._people: dict[str, Stranger] = {}
         self._pool: list[str] = []
@@ -48,8 +46,7 @@ class Matching:
 
     def partner(self, who: str) -> str | None:
         """Whom `who` talks to."""
-        person = self._people.get(who)
-        return None if person is None else person.partner
+        return None if (page := self._people.get(who)) is None else page.partner
 
     def waits(self, person: str) -> str | None:
         """Which page of a person waits."""

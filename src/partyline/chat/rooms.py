@@ -56,10 +56,8 @@ class Rooms:
         self.members: dict[str, Member] = {}  # by socket
         self.here: dict[str, dict[str, dict[str, str]]] = {}  # by room and person: the name of each page, by socket
         self.said: OrderedDict[tuple[str, str], asyncio.Future[Any]] = OrderedDict()  # by person and id
-        chat.on("enter", self.enter)
-        chat.on("older", self.older)
-        chat.on("say", self.say)
-        chat.on("typing", self.typing)
+        for handler in (self.enter, self.older, self.say, self.typing):
+            chat.on(handler.__name__, handler)
         chat.on_disconnect(self.gone)
 
     async def enter(self, socket: partyline.Socket, guest: Guest) -> Answer:
@@ -124,13 +122,11 @@ class Rooms:
         """Tell the others of the room."""
         member = self.members.get(socket.id)
         if member is not None and member.asks.allows():
-            news = {"by": member.by, "name": member.name, "on": on}
-            socket.to(member.room).volatile.emit("typing", news)
+            socket.to(member.room).volatile.emit("typing", {"by": member.by, "name": member.name, "on": on})
 
     def gone(self, socket: partyline.Socket, reason: str) -> None:
         """The page is gone."""
         self._leave(socket)
-        self.members.pop(socket.id, None)
 
     def _member(self, socket: partyline.Socket) -> Member:
         member = self.members.get(socket.id)
@@ -140,7 +136,7 @@ class Rooms:
 
     def _leave(self, socket: partyline.Socket) -> None:
         """Out of the room, if it is in one; the others hear of a person's last page only."""
-        member = self.members.get(socket.id)
+        member = self.members.pop(socket.id, None)
         if member is None:
             return
         socket.leave(member.room)

@@ -48,13 +48,8 @@ class Strangers:
         self.run = secrets.token_hex(8)
         self._telling = False
         strangers.on_connect(self.come)
-        strangers.on("start", self.start)
-        strangers.on("next", self.next)
-        strangers.on("stop", self.stop)
-        strangers.on("say", self.say)
-        strangers.on("typing", self.typing)
-        strangers.on("block", self.block)
-        strangers.on("report", self.report)
+        for handler in (self.start, self.next, self.stop, self.say, self.typing, self.block, self.report):
+            strangers.on(handler.__name__, handler)
         strangers.on_disconnect(self.gone)
 
     def come(self, socket: partyline.Socket, auth: Key) -> None:

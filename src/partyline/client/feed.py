@@ -8,7 +8,7 @@ from collections import deque
 from partyline.client.frames import After, Gap, Message
 from partyline.errors import PartylineError
 from partyline.models import Position
-from partyline.topics import covers, is_pattern
+from partyline.topics import covers, overlap
 
 
 class Feed:
@@ -102,17 +102,3 @@ class Feed:
     def wake(self) -> None:
         """Let readers that wait look again."""
         self.changed.set()
-
-
-def overlap(one: str, other: str) -> bool:
-    """Whether some topic is covered by both of two patterns; a topic name is the pattern of itself."""
-    if not is_pattern(one):
-        return covers(other, one)
-    ours, theirs = one.split("."), other.split(".")
-    for mine, its in zip(ours, theirs, strict=False):
-        if mine == ">" or its == ">":
-            return True
-        if mine != its and mine != "*" and its != "*":
-            return False
-    # The rest of the longer one is matched by nothing: `>` stands for one token at least.
-    return len(ours) == len(theirs)

@@ -11,7 +11,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from partyline.errors import Conflict, PartylineError, StoreUnavailable, TooManyTopics
+from partyline.errors import PartylineError, StoreUnavailable, TooManyTopics
 from partyline.interfaces import Committed, Outcome, Refused, Stored, View
 from partyline.metrics import Counters
 from partyline.models import Draft, Message, Page
@@ -138,9 +138,9 @@ class MemoryStore:
             refusal = self._refusal(draft, len(self._rooms) + len(rooms) - 1)
             if refusal is not None:
                 return refusal
-            other = taken.setdefault(draft.identity, draft)
-            if not _same(other, draft):
-                return _conflict(draft.id)
+            refusal = draft.conflict(taken.setdefault(draft.identity, draft))
+            if refusal is not None:
+                return refusal
         return None
 
     def _take(self, draft: Draft) -> Outcome:
@@ -174,9 +174,8 @@ class MemoryStore:
             return StoreUnavailable("the server is shutting down: publish again in a moment")
         known = self._ids.get(draft.identity)
         if known is not None:
-            if not _same(known.draft, draft):
-                return _conflict(draft.id)
-        elif draft.room not in self._rooms and rooms >= self._retention.max_rooms:
+            return draft.conflict(known.draft)
+        if draft.room not in self._rooms and rooms >= self._retention.max_rooms:
             return TooManyTopics(f"the log keeps {self._retention.max_rooms} topics (max_rooms)", limit="max_rooms")
         return None
 
@@ -212,17 +211,3 @@ class MemoryStore:
             del self._rooms[draft.room]
             rule, _ = self._retention.rule(draft.room)
             self._forgotten[rule] = max(self._forgotten.get(rule, 0), offset)
-
-
-def _same(one: Draft, other: Draft) -> bool:
-    """Whether a draft repeats another one, and is not a new message under its id."""
-    return (one.data, one.user, one.key) == (other.data, other.user, other.key)
-
-
-def _conflict(message_id: str) -> Conflict:
-    return Conflict(
-        f"message id {message_id[:60]!r} was used for another message: a retry repeats the body, a new message needs "
-        "a new id",
-        code="id_conflict",
-        field="id",
-    )

@@ -4,40 +4,54 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
-from typing import Final, Generic, TypeVar
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Any, ClassVar, Generic, TypeVar
 
+import msgspec
+
+from partyline.errors import InvalidValue
 from partyline.stores.sqlite.database import Database
+from partyline.stores.sqlite.opening import damaged
+from partyline.stores.sqlite.placing import insert, padded
 
-_T = TypeVar("_T")
 _Row = TypeVar("_Row")
 
-# A statement with many rows steps once: sqlite3 lets go of the GIL at every step, and beside a busy loop each return
-# costs a switch interval.
-_SIZES: Final = (512, 64, 8, 1)
 
-
-class WriteBehind(Generic[_Row]):
+class WriteBehind(ABC, Generic[_Row]):
     """Keeps the newest state of each changed row, by its key, until it is written.
 
-    `key` is the column of the key and `columns` how many there are; `values` is a row as they want it.
+    `columns` begins with the key, which is an attribute of a row, too.
     """
 
-    def __init__(
-        self, database: Database, table: str, key: str, columns: int, values: Callable[[_Row], tuple[object, ...]]
-    ) -> None:
+    table: ClassVar[str]
+    columns: ClassVar[tuple[str, ...]]
+
+    def __init__(self, database: Database) -> None:
         self._database = database
-        self._delete = f"DELETE FROM {table} WHERE {key} IN "  # noqa: S608
-        self._insert = f"INSERT OR REPLACE INTO {table} VALUES "  # noqa: S608
-        self._mark = "(" + ",".join("?" * columns) + ")"
-        self._values = values
         self._changed: dict[bytes, _Row | None] = {}  # None: gone
         self._scheduled = False
         self._lock = threading.Lock()  # held for a few bytecodes: the loop does not wait for a commit on it
 
-    def put(self, key: bytes, row: _Row) -> None:
+    @abstractmethod
+    def read(self, *values: Any) -> _Row:
+        """A row from its columns. Raises MsgspecError or InvalidValue if they are damaged."""
+
+    @abstractmethod
+    def values(self, row: _Row) -> tuple[object, ...]:
+        """The columns of a row."""
+
+    def load(self) -> Iterator[_Row]:
+        """What an earlier process left. Raises ConfigError if the file is damaged."""
+        for values in self._database.rows(f"SELECT {', '.join(self.columns)} FROM {self.table}"):  # noqa: S608
+            try:
+                yield self.read(*values)
+            except (msgspec.MsgspecError, InvalidValue) as error:
+                raise damaged(self._database.path, f"a row of {self.table}: {error}") from None
+
+    def save(self, row: _Row) -> None:
         """Insert or replace."""
-        self._change(key, row)
+        self._change(getattr(row, self.columns[0]), row)
 
     def delete(self, key: bytes) -> None:
         """Remove, if it is there."""
@@ -63,11 +77,10 @@ class WriteBehind(Generic[_Row]):
 
     def write(self, connection: sqlite3.Connection, changes: dict[bytes, _Row | None]) -> None:
         """In the writer's transaction. Raises sqlite3.Error."""
-        for keys in _batches([key for key, row in changes.items() if row is None]):
-            connection.execute(f"{self._delete} ({','.join('?' * len(keys))})", keys)
-        for rows in _batches([row for row in changes.values() if row is not None]):
-            values = [value for row in rows for value in self._values(row)]
-            connection.execute(self._insert + ",".join([self._mark] * len(rows)), values)
+        for marks, keys in padded([key for key, row in changes.items() if row is None]):
+            connection.execute(f"DELETE FROM {self.table} WHERE {self.columns[0]} IN ({marks})", keys)  # noqa: S608
+        values = [value for row in changes.values() if row is not None for value in self.values(row)]
+        insert(connection, f"INSERT OR REPLACE INTO {self.table}", values, len(self.columns))
 
 
 class _Flush(Generic[_Row]):
@@ -81,12 +94,3 @@ class _Flush(Generic[_Row]):
         if self._changes is None:
             self._changes = self._table.take()
         self._table.write(connection, self._changes)
-
-
-def _batches(items: list[_T]) -> Iterator[list[_T]]:
-    """Pieces of the prepared sizes, the largest first."""
-    start = 0
-    for size in _SIZES:
-        while len(items) - start >= size:
-            yield items[start : start + size]
-            start += size

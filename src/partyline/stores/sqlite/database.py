@@ -200,8 +200,11 @@ class Database:
 
     async def flush(self) -> None:
         """Return when everything submitted before is committed. Cancelling it loses nothing."""
-        if self._stopped:
-            return
+        if not self._stopped:
+            await self.commit(_nothing)
+
+    async def commit(self, job: Job) -> None:
+        """Return when `job` is committed. Cancelled, it is committed all the same."""
         loop = asyncio.get_running_loop()
         committed = asyncio.Event()
 
@@ -209,7 +212,7 @@ class Database:
             with contextlib.suppress(RuntimeError):  # the loop may be gone, and with it whoever waited
                 loop.call_soon_threadsafe(committed.set)
 
-        self.submit(_nothing, tell)
+        self.submit(job, tell)
         await committed.wait()
 
     def close(self) -> None:

@@ -18,14 +18,15 @@ from typing import Final
 
 import msgspec
 
-from partyline.errors import Conflict, InvalidValue, PartylineError, StoreUnavailable, TooManyTopics
+from partyline.errors import InvalidValue, PartylineError, StoreUnavailable, TooManyTopics
 from partyline.interfaces import Outcome, Refused, Stored
 from partyline.models import MAX_OFFSET, Draft, Message
 from partyline.stores.retention import Retention, lost
+from partyline.stores.sqlite.opening import EPOCH_AND_HEAD
 from partyline.stores.sqlite.retention import FORGOTTEN, LogClock, Pruner, read_forgotten
 
 SIZES: Final = (512, 64, 8, 1)
-COLUMNS: Final = "offset, room, identity, time, at, head, data, checksum"
+INTO_LOG: Final = "INSERT INTO log (offset, room, identity, time, at, head, data, checksum)"
 WIDTH: Final = 8
 
 _KNOWN_ROOMS: Final = 100_000  # names kept in memory; beyond, all are looked up again
@@ -76,9 +77,7 @@ class Placer:
         self._rooms.clear()
         self._pruner.forget()
         (self._count,) = connection.execute("SELECT count(*) FROM rooms").fetchone()
-        (self.head,) = connection.execute(
-            "SELECT max(head, coalesce((SELECT max(offset) FROM log), 0)) FROM store"
-        ).fetchone()
+        _, self.head = connection.execute(EPOCH_AND_HEAD).fetchone()
 
     def gone(self, rooms: Sequence[str]) -> None:
         """Retention left nothing of these rooms."""
@@ -142,7 +141,7 @@ class Placer:
         if fresh:
             self._count += len(fresh)
             _insert_rooms(connection, fresh)
-        insert(connection, values)
+        insert(connection, INTO_LOG, values, WIDTH)
         self._pruner.added(added)
         self.head = head
         return Batch(outcomes, head, len(groups))
@@ -161,8 +160,8 @@ class Placer:
                 earlier = message.draft if message is not None else own.get(key)
                 own[key] = draft
             if earlier is not None:
-                if (earlier.data, earlier.user, earlier.key) != (draft.data, draft.user, draft.key):
-                    raise _conflict(draft.id)
+                if (conflict := draft.conflict(earlier)) is not None:
+                    raise conflict
             else:
                 new += 1
                 if draft.room not in self._rooms:
@@ -213,15 +212,6 @@ def _insert_rooms(connection: sqlite3.Connection, names: list[str]) -> None:
     rooms = msgspec.json.encode([(name, lost(forgotten, (name,))) for name in names]).decode()
     query = "INSERT INTO rooms SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?)"
     connection.execute(query, (rooms,))
-
-
-def _conflict(message_id: str) -> Conflict:
-    return Conflict(
-        f"message id {message_id[:60]!r} was used for another message: a retry repeats the body, a new message needs "
-        "a new id",
-        code="id_conflict",
-        field="id",
-    )
 
 
 def _unfit() -> InvalidValue:
@@ -283,13 +273,12 @@ def decode(offset: int, room: bytes, time: int, at: int, head: bytes, data: byte
 
 
 @functools.cache
-def _insert(size: int) -> str:
-    one = "(" + ",".join("?" * WIDTH) + ")"
+def _insert(into: str, width: int, size: int) -> str:
+    one = "(" + ",".join("?" * width) + ")"
     if size == 1:
-        return f"INSERT INTO log ({COLUMNS}) VALUES {one}"  # noqa: S608
+        return f"{into} VALUES {one}"
     # The last statement of a batch may have empty places: no step more than needed.
-    values = ",".join([one] * size)
-    return f"INSERT INTO log ({COLUMNS}) SELECT * FROM (VALUES {values}) WHERE column1 IS NOT NULL"  # noqa: S608
+    return f"{into} SELECT * FROM (VALUES {','.join([one] * size)}) WHERE column1 IS NOT NULL"  # noqa: S608
 
 
 def pieces(count: int) -> list[tuple[int, int, int]]:
@@ -304,13 +293,13 @@ def pieces(count: int) -> list[tuple[int, int, int]]:
     return found
 
 
-def insert(connection: sqlite3.Connection, values: list[object]) -> None:
-    """Insert rows, given flat, in the order of COLUMNS."""
-    for start, end, size in pieces(len(values) // WIDTH):
-        piece = values[start * WIDTH : end * WIDTH]
+def insert(connection: sqlite3.Connection, into: str, values: list[object], width: int) -> None:
+    """Insert rows of `width` columns, given flat; the first is never NULL. `into` is the statement's beginning."""
+    for start, end, size in pieces(len(values) // width):
+        piece = values[start * width : end * width]
         if end - start < size:
-            piece += [None] * ((size - (end - start)) * WIDTH)
-        connection.execute(_insert(size), piece)
+            piece += [None] * ((size - (end - start)) * width)
+        connection.execute(_insert(into, width, size), piece)
 
 
 def padded(values: Sequence[object]) -> Iterator[tuple[str, list[object]]]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import sqlite3
-from collections.abc import Callable
 from typing import Final, cast
 
 from partyline.errors import StoreUnavailable
@@ -36,22 +34,10 @@ class RevocationTable:
             connection.execute("DELETE FROM revocations WHERE at < ?", (oldest,))
             connection.execute("INSERT OR REPLACE INTO revocations VALUES (?, ?, ?)", (kind, name, at))
 
-        committed = asyncio.Event()
-        self._database.submit(write, _teller(committed))
         try:
             async with asyncio.timeout(_PATIENCE):
-                await committed.wait()
+                await self._database.commit(write)
         except TimeoutError:
             raise StoreUnavailable(
                 "the revocation holds, but it is not on the disk yet, and a restart would forget it: send it again"
             ) from None
-
-
-def _teller(committed: asyncio.Event) -> Callable[[], None]:
-    loop = asyncio.get_running_loop()
-
-    def tell() -> None:
-        with contextlib.suppress(RuntimeError):  # the loop may be gone, and with it whoever waited
-            loop.call_soon_threadsafe(committed.set)
-
-    return tell
