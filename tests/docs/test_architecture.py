@@ -15,6 +15,7 @@ import pytest
 from bench.walks import BEGIN, END
 
 from partyline.server import states as server_states
+from partyline.socketio import states as socket_states
 from partyline.wire.engineio import states
 from partyline.wire.http import phases
 from partyline.wire.socketio import namespaces
@@ -80,6 +81,7 @@ def test_paths_exist() -> None:
         ("connection transitions", server_states.TRANSITIONS),
         ("engineio transitions", states.TRANSITIONS),
         ("socketio transitions", namespaces.TRANSITIONS),
+        ("socket transitions", socket_states.TRANSITIONS),
     ],
 )
 def test_transitions(name: str, transitions: Mapping[tuple[Enum, Enum], Enum]) -> None:

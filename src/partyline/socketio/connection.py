@@ -15,6 +15,7 @@ from partyline.socketio.handshake import Handshake
 from partyline.socketio.namespace import Namespace
 from partyline.socketio.seams import Server
 from partyline.socketio.socket import Socket
+from partyline.socketio.states import SocketState, Step
 from partyline.wire.engineio.handshake import POLLING
 from partyline.wire.socketio.namespaces import Namespaces
 from partyline.wire.socketio.packets import Ack, Connect, Disconnect, Event, Parser
@@ -347,9 +348,10 @@ class Connection:
         timers = self._io.engine.site.timers
         timers.cancel(self)
         sid = socket.id if self.protocol == 5 else None
+        state = socket.state
         socket.opened(self.parser.connect(name, sid, socket.pid))
-        if socket.doomed is not None:
-            self.disconnect(socket, close=socket.doomed)
+        if state is not SocketState.ENTERING:
+            self.disconnect(socket, close=state is SocketState.DOOMED_WHOLE)
 
     def _refuse(self, name: str, message: str, data: Any = None) -> None:
         if self._namespaces.refuse(name):
@@ -370,7 +372,7 @@ class Connection:
         if not socket.connected:
             return
         if self._sockets.get(socket.namespace.name) is not socket:
-            socket.doomed = close or bool(socket.doomed)  # once its CONNECT is answered
+            socket.doom(close=close)
         elif close:
             self._close_behind(tuple(self._sockets.values()))
         else:
@@ -379,10 +381,9 @@ class Connection:
     def _drop(self, socket: Socket) -> None:
         name = socket.namespace.name
         del self._sockets[name]
-        socket.leaving = True
         if self._namespaces.drop(name):
             socket.namespace.in_turn(socket, self.parser.disconnect(name), must=True)
-        socket.gone("server namespace disconnect")
+        socket.gone("server namespace disconnect", Step.DISCONNECT)
 
     def _close_behind(self, sockets: tuple[Socket, ...]) -> None:
         """Disconnect all; the connection ends when nothing for them waits for the log any more."""

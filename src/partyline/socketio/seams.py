@@ -14,6 +14,7 @@ from partyline.metrics import Counters
 from partyline.models import Audience
 from partyline.server.home import Home
 from partyline.socketio.acks import Gathering
+from partyline.socketio.handlers import Handlers
 from partyline.socketio.handshake import Handshake
 from partyline.wire.cluster.messages import Request
 from partyline.wire.socketio.attachments import Body
@@ -26,9 +27,17 @@ class Member(AnyMember, Protocol):
     id: str
     data: dict[str, Any]
     handshake: Handshake
-    connected: bool
-    welcomed: bool
     pid: str | None
+
+    @property
+    def connected(self) -> bool:
+        """Whether it is in its namespace, or on its way in."""
+        ...
+
+    @property
+    def welcomed(self) -> bool:
+        """Whether its CONNECT is answered."""
+        ...
 
     def emit(self, event: str, *arguments: Any) -> None:
         """Send it an event."""
@@ -205,6 +214,25 @@ class Carrying(Protocol):
 
     def invalid(self, socket: Any, event: Event, error: InvalidValue | InvalidPacket) -> None:
         """Arguments fitted no handler."""
+        ...
+
+
+class Hearing(Protocol):
+    """A namespace, as the handlers of its sockets know it."""
+
+    name: str
+    handlers: Handlers
+    watched: set[Any]
+
+    @property
+    def io(self) -> Server: ...
+
+    def in_turn(self, socket: Any, messages: Messages) -> None:
+        """Send a packet to a socket, after the events that wait."""
+        ...
+
+    def handled(self, socket: Any) -> None:
+        """A handler has run: the socket's data may have changed."""
         ...
 
 
