@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from partyline.hub.fanout import fan_out
+from partyline.hub.delivery import fan_out
 from partyline.hub.hub import Hub
 from partyline.metrics import Counters
 from partyline.models import Draft, Message, Payload, Policy

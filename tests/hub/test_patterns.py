@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from partyline.hub import patterns as module
+from partyline.hub import rooms as module
 from partyline.hub.hub import Hub
-from partyline.hub.patterns import Patterns
+from partyline.hub.rooms import Patterns
 from partyline.metrics import Counters
 from partyline.models import Draft
 from partyline.stores.memory import MemoryStore

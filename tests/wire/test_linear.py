@@ -22,7 +22,7 @@ from partyline.chat import rooms, words
 from partyline.cli import shown
 from partyline.client import frames as client
 from partyline.errors import PartylineError
-from partyline.hub.patterns import Patterns
+from partyline.hub.rooms import Patterns
 from partyline.models import Position
 from partyline.relay.access import query_token
 from partyline.relay.classic.registry import id_hash

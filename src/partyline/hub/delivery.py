@@ -1,4 +1,4 @@
-"""The order of delivery: everything that is sent takes its turn here, and nothing else decides who is served when.
+"""Delivery: everything that is sent takes its turn here, in order, and goes from here to all its members.
 
 A thing to be delivered is a `Parcel`. What the log keeps takes its place with `reserve`, and is due when the log
 answers; what it does not keep is due at once with `post`. What is due is served in order, and a large audience in
@@ -14,15 +14,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
-from typing import Final
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import suppress
+from typing import Final, TypeAlias
 
 from partyline.errors import CONTAINED, Overloaded
-from partyline.hub.crowd import Crowd
-from partyline.hub.fanout import fan_out
-from partyline.interfaces import Found, Member, Outcome
+from partyline.interfaces import Dialect, Found, Member, Outcome
 from partyline.metrics import Counters
-from partyline.models import Message, Policy
+from partyline.models import Draft, Message, Payload, Policy
 
 _log = logging.getLogger("partyline.hub")
 
@@ -84,6 +83,112 @@ class Parcel:
         """Tell whoever sent it how the log has answered: its turn has come, or will come."""
 
 
+Payloads: TypeAlias = dict[Dialect, Payload | None]
+"""A message as each dialect writes it; None where one could not."""
+
+
+def fan_out(
+    message: Message, members: Iterable[Member], policy: Policy = Policy.CLOSE, payloads: Payloads | None = None
+) -> int:
+    """Offer `message` to each of `members`; returns to how many. No await, no task, no copy per member.
+
+    `payloads` is what it has been encoded to so far, where its audience is served in pieces.
+
+    A member whose dialect fails to encode it is closed (1011), since it would have a hole, and so is one that raises
+    in `offer`; all others get it first, and then the error is raised.
+    """
+    if payloads is None:
+        payloads = {}
+    draft = message.draft
+    last: Dialect | None = None
+    payload: Payload | None = None
+    failure: BaseException | None = None
+    failed: list[Member] = []
+    count = 0
+    for member in tuple(members):  # one that ends while it is offered something leaves its rooms
+        dialect = member.dialect
+        try:
+            if dialect is not last:  # neighbours mostly speak alike: an identity test instead of a dict look-up
+                last, payload = dialect, None
+                if dialect in payloads:
+                    payload = payloads[dialect]
+                else:
+                    payloads[dialect] = None
+                    payload = Payload(dialect.encode(message), draft.room, policy, draft.key)
+                    payloads[dialect] = payload
+            if payload is not None:
+                member.offer(payload)
+                count += 1
+                continue
+        except CONTAINED as error:
+            failure = error
+        failed.append(member)
+    for member in failed:
+        with suppress(*CONTAINED):
+            member.close(1011, "internal error")
+    if failure is not None:
+        raise failure
+    return count
+
+
+class Crowd:
+    """The audience of one message, as it stood when its turn came, and how many of it have been served.
+
+    `still` leaves out of a slice whoever the message is not for any more. Where the crowd is `open`, members may join
+    and leave it while it is being served.
+    """
+
+    __slots__ = ("_at", "_gone", "_members", "_payloads", "_policy", "_seen", "_skipped", "_still", "message", "open")
+
+    def __init__(
+        self,
+        message: Message,
+        members: Collection[Member],
+        policy: Policy,
+        still: Callable[[Collection[Member]], Collection[Member]],
+        *,
+        open: bool,  # noqa: A002 - as a group is
+    ) -> None:
+        self.message = message
+        self.open = open
+        self._members = list(members)
+        self._policy = policy
+        self._still = still
+        self._at = 0
+        self._payloads: Payloads = {}
+        self._gone: set[Member] = set()
+        self._skipped: set[Member] = set()  # they were gone when their turn came
+        self._seen: set[Member] | None = None  # all of `_members`; made when somebody joins meanwhile
+
+    @property
+    def served(self) -> bool:
+        return self._at >= len(self._members)
+
+    def serve(self, count: int) -> int:
+        """Offer the message to the next `count` members; returns to how many of them. Raises what `fan_out` does."""
+        chosen = self._members[self._at : self._at + count]
+        self._at += count
+        if self._gone:
+            self._skipped.update(member for member in chosen if member in self._gone)
+            chosen = [member for member in chosen if member not in self._gone]
+        return fan_out(self.message, self._still(chosen), self._policy, self._payloads)
+
+    def joined(self, member: Member) -> None:
+        """`member` sees the message's room from now on, and has been told that it misses nothing after the one before:
+        it is served last, unless it was in the audience already."""
+        self._gone.discard(member)
+        if self._seen is None:
+            self._seen = set(self._members)
+        if member not in self._seen or member in self._skipped:
+            self._seen.add(member)
+            self._skipped.discard(member)
+            self._members.append(member)
+
+    def left(self, member: Member) -> None:
+        """`member` does not see the message's room any more."""
+        self._gone.add(member)
+
+
 class Delivery:
     """What is sent and not served yet: one for the log and all that is delivered beside it."""
 
@@ -92,13 +197,15 @@ class Delivery:
         counters: Counters,
         found: Callable[[Found], Parcel],
         reached: int = 0,
+        append: Callable[..., None] | None = None,
         *,
         most_waiting: int = _MOST_WAITING,
         small: int = _SMALL,
         slice_size: int = _SLICE,
         later: Callable[[Callable[[], None]], object] | None = None,
     ) -> None:
-        """`found` makes a parcel of a message that is in the log although nobody waits for it any more.
+        """`found` makes a parcel of a message that is in the log although nobody waits for it any more; `append` gives
+        drafts to the log.
 
         At most `most_waiting` things wait for the log. An audience of more than `small` members is served `slice_size`
         of them a turn of the loop; `later` calls a function in the next turn.
@@ -108,6 +215,7 @@ class Delivery:
         self.crowd: Crowd | None = None  # the large audience that is being served
         self.most_waiting = most_waiting
         self._found = found
+        self._append = append
         self._small = small
         self._slice = slice_size
         self._later = later or _call_soon
@@ -122,6 +230,14 @@ class Delivery:
         return len(self._reserved) + len(self._due)
 
     # Sending
+
+    def keep(self, drafts: Sequence[Draft], parcels: Sequence[Parcel]) -> bool:
+        """Give drafts to the log, each with what is delivered when it has answered. False where it can take no more."""
+        assert self._append is not None, "there is a log"
+        if not self.reserve(parcels):
+            return False
+        self._append(*drafts)
+        return True
 
     def reserve(self, parcels: Sequence[Parcel]) -> bool:
         """They take their places; the log is asked to keep them, and answers in the order of these calls.

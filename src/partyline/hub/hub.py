@@ -14,9 +14,8 @@ from typing import Any
 
 from partyline.errors import ConfigError, Overloaded, PartylineError
 from partyline.hub.delivery import Delivery, Parcel
-from partyline.hub.patterns import Patterns
 from partyline.hub.presence import Presence
-from partyline.hub.rooms import Rooms
+from partyline.hub.rooms import Patterns, Rooms
 from partyline.interfaces import Found, Member, Outcome, Refused, Store
 from partyline.metrics import Counters
 from partyline.models import Draft, Message, Policy, Position, Receipt
@@ -66,7 +65,7 @@ class Hub:
         self._rules = rules or RoomRules()
         self._clock = clock
         self._owners: dict[str, Callable[[Message], Parcel]] = {}  # of private rooms
-        self.delivery = Delivery(counters, self._found, store.head, **serving)
+        self.delivery = Delivery(counters, self._found, store.head, store.append, **serving)
         store.start(self.delivery.committed)
 
     # Members
@@ -153,7 +152,7 @@ class Hub:
         parcel = _Published(self, draft, done)
         if not self._durable(draft):
             self.pass_on(parcel)
-        elif not self.keep((draft,), (parcel,)):
+        elif not self.delivery.keep((draft,), (parcel,)):
             parcel.refused(_full())
 
     def publish_all(self, drafts: Sequence[tuple[Draft, Done | None]]) -> None:
@@ -170,16 +169,9 @@ class Hub:
                 self.pass_on(one)
             return
         kept[-1].passing = passing  # all or nothing for these, too: they go once the last of the others is kept
-        if not self.keep([one.draft for one in kept], kept):
+        if not self.delivery.keep([one.draft for one in kept], kept):
             for one in parcels:
                 one.refused(_full())
-
-    def keep(self, drafts: Sequence[Draft], parcels: Sequence[Parcel]) -> bool:
-        """Give drafts to the log, each with the parcel that its answer makes due. False if it can take no more."""
-        if not self.delivery.reserve(parcels):
-            return False
-        self._store.append(*drafts)
-        return True
 
     def pass_on(self, parcel: _Published) -> None:
         """An ephemeral message is due."""

@@ -205,7 +205,7 @@ class Journal:
         data = _write(Record.of(body, audience))
         draft = Draft(self._room, data, message_id(), durable=True, publisher="socket.io", chosen_id=False)
         kept = KeptEvent(self, body, audience, sockets, size=len(data))
-        if not self._hub.keep((draft,), (kept,)):
+        if not self._hub.delivery.keep((draft,), (kept,)):
             kept.answered(Refused(draft, Overloaded("the log takes no more")))
             self._hub.delivery.post(kept)
 
@@ -225,7 +225,7 @@ class Journal:
         draft = Draft(self.room(room), data, message_id(), durable=True, publisher="socket.io", chosen_id=False)
         sockets = list(self.namespace.select(audience)) if self.recovery else ()
         kept = KeptEvent(self, body, audience, sockets, size=len(data), told=told)
-        if not self._hub.keep((draft,), (kept,)):
+        if not self._hub.delivery.keep((draft,), (kept,)):
             raise Overloaded("more messages wait for the log than it can take: publish again in a moment")
         outcome = await answer
         if isinstance(outcome, PartylineError):
