@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from enum import IntEnum
+from typing import Any, Final, Protocol, runtime_checkable
 
 import msgspec
 
@@ -125,11 +126,44 @@ class Refused(msgspec.Struct, frozen=True):
 
 
 class Found(Stored, frozen=True):
-    """A message that is in the log although its publisher was told that it is not: nobody waits for it, all see it."""
+    """A message that is in the log, and that nobody here waits for: another node's, or one whose publisher was told
+    that it is not kept. All see it."""
+
+
+class Overrun(msgspec.Struct, frozen=True):
+    """Retention was faster than this node: messages before `oldest` are gone, and it has not handed them out."""
+
+    oldest: int
+
+
+class Renewed(msgspec.Struct, frozen=True):
+    """The log has lost its end, and has a new epoch: it goes on after `head`, and positions of before are unknown.
+
+    It is the first of its batch, and the store's `epoch` is the new one from this call on.
+    """
+
+    epoch: str
+    head: int
 
 
 Outcome = Stored | Refused
-Committed = Callable[[Sequence[Outcome]], None]
+News = Found | Overrun | Renewed
+"""What happens in the log without being an answer to anybody here."""
+NEWS: Final = (Found, Overrun, Renewed)
+
+Committed = Callable[[Sequence[Outcome | News]], None]
+
+
+class Durability(IntEnum):
+    """What an accepted message survives, weakest first."""
+
+    NOTHING = 0  # it is gone with the process
+    WINDOW = 1  # a crash loses the last second or two
+    POWER_CUT = 2  # a power cut, but not the loss of the machine that has the log
+    MACHINE = 3  # the loss of any one machine
+
+    def __str__(self) -> str:
+        return ("nothing", "window", "power-cut", "machine")[self]
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,16 +187,21 @@ class Store(Protocol):
     """The durable log. One log numbers everything: offsets grow by commit order over all rooms (guarantee 2).
 
     Every appended draft comes back exactly once through `committed`, as Stored or Refused, in the order of `append`;
-    what was refused and turns out to be in the log all the same comes as Found, once, before anything new. The offsets
-    of one batch, and of batches in turn, strictly increase. Nothing is handed out before it would survive
-    what the store promises to survive (memory: nothing; SQLite: a power cut).
+    what is in the log without being an answer comes as Found, once. The offsets of what is handed out strictly
+    increase, in one batch and from batch to batch, own messages and others' alike: a duplicate is answered when the
+    message that it repeats has been handed out. Nothing is handed out before it would survive what `durability` says.
+
+    Where several nodes share the log (`Follows`), each is handed all messages of all nodes. An append whose outcome is
+    unknown, because the connection to the log broke, is settled by its message ids before anything after it is
+    answered, or is refused and comes as Found if it is there.
     """
 
     epoch: str
+    durability: Durability
 
     @property
     def head(self) -> int:
-        """The highest offset ever given, 0 at first. Survives pruning."""
+        """The highest offset known to be given, 0 at first. Survives pruning."""
         ...
 
     @property
@@ -198,6 +237,85 @@ class Store(Protocol):
 
     async def close(self) -> None:
         """Commit what is queued, hand it out, and let go of the files. Afterwards appends are refused."""
+        ...
+
+
+@runtime_checkable
+class Follows(Protocol):
+    """A Store whose log other nodes write to, too: it may have messages that have not been handed out here."""
+
+    async def reach(self, offset: int) -> bool:
+        """Wait until everything up to `offset` has been handed out, 2 s at most. False where it has not, or where the
+        log does not go that far."""
+        ...
+
+
+class Fenced(Exception):
+    """The log has another epoch than the one that was named: nothing was appended or read."""
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """What a shared log says of itself. `last` is the identity of the message at the offset that was asked for, None
+    where there is none."""
+
+    epoch: str
+    head: int
+    durability: Durability
+    last: tuple[str, str, str] | None = None
+
+
+class Stretch(msgspec.Struct, frozen=True):
+    """A piece of a shared log, in order. From `oldest` on, nothing was lost to retention."""
+
+    messages: Sequence[Message]
+    oldest: int
+
+
+class SharedLog(Protocol):
+    """One node's access to a log that several nodes share; `stores.shared.SharedStore` makes a Store of it.
+
+    Everything raises StoreUnavailable where the log cannot be reached, and may be cancelled. For an `append` that is
+    cancelled or ends so it is unknown whether the drafts are in the log, and they may still get there later.
+    """
+
+    async def connect(self, offset: int) -> Standing:
+        """Connect, again if need be. `offset` says which message is asked about."""
+        ...
+
+    async def append(self, epoch: str, groups: Sequence[Sequence[Draft]]) -> Sequence[Outcome]:
+        """Number and keep each group whole or not at all, in this order; one outcome for each draft.
+
+        Returns when they survive what `durability` says. A draft whose id is in the log is a duplicate, with the
+        message that is there, whoever put it there. Raises Fenced.
+        """
+        ...
+
+    async def tail(self, epoch: str, after: int, limit: int, wait: float) -> Stretch:
+        """At most `limit` messages after an offset, of all rooms and nodes, expired ones too.
+
+        Where there are none it waits for some, `wait` seconds at most. It never gives a message while one with a lower
+        offset may still come. Raises Fenced.
+        """
+        ...
+
+    async def head(self) -> int:
+        """The highest offset ever given."""
+        ...
+
+    async def renew(self, epoch: str) -> None:
+        """Give the log a new epoch, unless it has another than `epoch` already: of several nodes one succeeds."""
+        ...
+
+    async def read(self, view: View, after: int, limit: int) -> Page:
+        """As `Store.read`."""
+        ...
+
+    async def newest(self, room: str, before: int, limit: int) -> Sequence[Message]:
+        """As `Store.newest`."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of the connections."""
         ...
 
 

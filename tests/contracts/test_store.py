@@ -14,9 +14,10 @@ import pytest
 from partyline.interfaces import Store
 from partyline.metrics import Counters
 from partyline.stores.memory import MemoryStore
+from partyline.stores.shared import SharedStore
 from partyline.stores.sqlite.database import Database
 from partyline.stores.sqlite.log import SqliteStore
-from partyline.testing import STORE_CHECKS, SaboteurStore, check_store
+from partyline.testing import STORE_CHECKS, MemoryLog, SaboteurStore, check_store
 from partyline.testing.store import Make, run_check
 
 
@@ -35,6 +36,14 @@ async def sqlite(clock: Callable[[], float]) -> AsyncIterator[Store]:
             await store.close()
         finally:
             await asyncio.to_thread(database.close)
+
+
+@contextlib.asynccontextmanager
+async def shared(clock: Callable[[], float]) -> AsyncIterator[Store]:
+    """A node alone on a shared log."""
+    store = await SharedStore.open(MemoryLog(clock=clock).handle())
+    yield store
+    await store.close()
 
 
 def saboteur(seed: int) -> Make:
@@ -61,9 +70,9 @@ async def prompt_saboteur(clock: Callable[[], float]) -> AsyncIterator[Store]:
 
 
 @pytest.mark.parametrize("promise", STORE_CHECKS)
-@pytest.mark.parametrize("make", [memory, sqlite, prompt_saboteur])
+@pytest.mark.parametrize("make", [memory, sqlite, shared, prompt_saboteur])
 def test_every_store_keeps(make: Make, promise: str) -> None:
-    """Each promise of the interface is kept by the log in memory, the log in SQLite and the tests' own store."""
+    """Each promise is kept by the logs in memory and in SQLite, by a node on a shared log, and by the tests' own."""
     asyncio.run(run_check(STORE_CHECKS[promise], make))
 
 

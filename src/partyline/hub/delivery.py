@@ -19,7 +19,7 @@ from contextlib import suppress
 from typing import Final, TypeAlias
 
 from partyline.errors import CONTAINED, Overloaded
-from partyline.interfaces import Dialect, Found, Member, Outcome
+from partyline.interfaces import NEWS, Dialect, Member, News, Outcome, Renewed
 from partyline.metrics import Counters
 from partyline.models import Draft, Message, Payload, Policy
 
@@ -195,7 +195,7 @@ class Delivery:
     def __init__(
         self,
         counters: Counters,
-        found: Callable[[Found], Parcel],
+        news: Callable[[News], Parcel],
         reached: int = 0,
         append: Callable[..., None] | None = None,
         *,
@@ -204,8 +204,8 @@ class Delivery:
         slice_size: int = _SLICE,
         later: Callable[[Callable[[], None]], object] | None = None,
     ) -> None:
-        """`found` makes a parcel of a message that is in the log although nobody waits for it any more; `append` gives
-        drafts to the log.
+        """`news` makes a parcel of what happens in the log though nobody here waits for it; `append` gives drafts to
+        the log.
 
         At most `most_waiting` things wait for the log. An audience of more than `small` members is served `slice_size`
         of them a turn of the loop; `later` calls a function in the next turn.
@@ -214,7 +214,7 @@ class Delivery:
         self.reached = reached  # every offset up to this one has been offered to its audience
         self.crowd: Crowd | None = None  # the large audience that is being served
         self.most_waiting = most_waiting
-        self._found = found
+        self._news = news
         self._append = append
         self._small = small
         self._slice = slice_size
@@ -284,11 +284,13 @@ class Delivery:
         self._following += 1
         self._following_bytes += parcel.size
 
-    def committed(self, batch: Sequence[Outcome]) -> None:
+    def committed(self, batch: Sequence[Outcome | News]) -> None:
         """The store's one callback for each batch: what it answers is due in that order, then publishers are told."""
         for outcome in batch:
-            if isinstance(outcome, Found):
-                self._push(self._found(outcome))
+            if isinstance(outcome, NEWS):
+                self._push(self._news(outcome))
+                if isinstance(outcome, Renewed):  # no position may have its epoch before everything has been served
+                    self._serve(None)
                 continue
             parcel = self._reserved.popleft()
             self._reserved_bytes -= parcel.size

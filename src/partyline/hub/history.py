@@ -16,7 +16,7 @@ from typing import Final, Protocol, cast
 
 from partyline import log
 from partyline.hub.hub import Hub
-from partyline.interfaces import Store, View
+from partyline.interfaces import Follows, Store, View
 from partyline.models import Message, Page, Position
 
 _log = log.get("hub")
@@ -71,8 +71,17 @@ async def find_start(hub: Hub, store: Store, view: View, after: Position | None)
     """Where a subscriber to `view` begins that has everything up to `after`; None stands for the oldest kept.
 
     An unknown epoch, a position pruned away and one ahead of the log are not recovered (guarantee 3). Ahead is also
-    what is committed and not fanned out yet: nobody was told of it, and its fan-out is still to come.
+    what is committed and not fanned out yet: nobody was told of it, and its fan-out is still to come. Where other nodes
+    use the log, somebody may have been told there: this node catches up with the position first.
     """
+    if (
+        after is not None
+        and after.offset > hub.fanned_out
+        and after.epoch == store.epoch
+        and isinstance(store, Follows)
+    ):
+        await store.reach(after.offset)  # another node may be ahead of this one
+        await hub.passed()
     probe = await store.read(view, store.head, 1)
     head = Position(store.epoch, hub.fanned_out)
     # What is not fanned out yet comes live, though retention may have taken it from the log already.

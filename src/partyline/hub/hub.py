@@ -7,6 +7,7 @@ and reports its commit by a callback.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from partyline.errors import ConfigError, Overloaded, PartylineError
 from partyline.hub.delivery import Delivery, Parcel
 from partyline.hub.presence import Presence
 from partyline.hub.rooms import Patterns, Rooms
-from partyline.interfaces import Found, Member, Outcome, Refused, Store
+from partyline.interfaces import Found, Member, News, Outcome, Overrun, Refused, Store
 from partyline.metrics import Counters
 from partyline.models import Draft, Message, Policy, Position, Receipt
 from partyline.topics import PRIVATE, any_covers
@@ -65,7 +66,9 @@ class Hub:
         self._rules = rules or RoomRules()
         self._clock = clock
         self._owners: dict[str, Callable[[Message], Parcel]] = {}  # of private rooms
-        self.delivery = Delivery(counters, self._found, store.head, store.append, **serving)
+        # Called where members may have missed something that they cannot be given here: all of them have to resume.
+        self.displaced: Callable[[], None] = lambda: None
+        self.delivery = Delivery(counters, self._news, store.head, store.append, **serving)
         store.start(self.delivery.committed)
 
     # Members
@@ -191,8 +194,17 @@ class Hub:
         else:
             self._owners[key] = found
 
-    def _found(self, outcome: Found) -> Parcel:
-        message = outcome.message
+    async def passed(self) -> None:
+        """Return when everything that is due now has been served."""
+        turn = _Turn()
+        self.delivery.post(turn)
+        while not turn.came:  # noqa: ASYNC110 - a large audience takes a few turns of the loop, and they go on
+            await asyncio.sleep(0)
+
+    def _news(self, news: News) -> Parcel:
+        if not isinstance(news, Found):
+            return _Displaced(self, news.oldest - 1 if isinstance(news, Overrun) else news.head)
+        message = news.message
         if message.room[0] != PRIVATE:
             return _Published(self, message.draft, None, message)
         owner = self._owners.get(message.room.split(PRIVATE, 2)[1])
@@ -260,6 +272,34 @@ class _Published(Parcel):
     def refused(self, error: PartylineError) -> None:
         if self._done is not None:
             self._done(error)
+
+
+class _Turn(Parcel):
+    """Nothing but its turn."""
+
+    __slots__ = ("came",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.came = False
+
+    def served(self) -> None:
+        self.came = True
+
+
+class _Displaced(Parcel):
+    """The log goes on after `offset`, and not from where this node was."""
+
+    __slots__ = ("_hub", "_offset")
+
+    def __init__(self, hub: Hub, offset: int) -> None:
+        super().__init__()
+        self._hub = hub
+        self._offset = offset
+
+    def served(self) -> None:
+        self._hub.delivery.reached = self._offset
+        self._hub.displaced()
 
 
 def _full() -> Overloaded:

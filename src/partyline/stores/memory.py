@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from partyline.errors import PartylineError, StoreUnavailable, TooManyTopics
-from partyline.interfaces import Committed, Outcome, Refused, Stored, View
+from partyline.interfaces import Committed, Durability, Outcome, Refused, Stored, View
 from partyline.metrics import Counters
 from partyline.models import Draft, Message, Page
 from partyline.stores import retention as kept
@@ -41,6 +41,7 @@ class MemoryStore:
     """A Store that keeps its promises while the process lives."""
 
     refusal: PartylineError | None = None
+    durability = Durability.NOTHING
 
     def __init__(
         self,

@@ -2,13 +2,18 @@
 
 from partyline.testing.clock import Clock
 from partyline.testing.cluster import MemoryCluster
+from partyline.testing.log import MemoryLog
 from partyline.testing.saboteur import SaboteurStore
+from partyline.testing.shared import SHARED_CHECKS, check_shared_store
 from partyline.testing.store import STORE_CHECKS, check_store
 
 __all__ = [
+    "SHARED_CHECKS",
     "STORE_CHECKS",
     "Clock",
     "MemoryCluster",
+    "MemoryLog",
     "SaboteurStore",
+    "check_shared_store",
     "check_store",
 ]

@@ -8,11 +8,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from partyline.errors import Conflict, PartylineError, StoreUnavailable
-from partyline.interfaces import Committed, Found, Outcome, Refused, Stored, View
+from partyline.errors import PartylineError, StoreUnavailable
+from partyline.interfaces import Committed, Durability, Found, News, Outcome, Refused, View
 from partyline.models import Draft, Message, Page
-
-_Key = tuple[str, str, str]
+from partyline.testing.records import Records
 
 
 class SaboteurStore:
@@ -23,6 +22,7 @@ class SaboteurStore:
     """
 
     refusal: PartylineError | None = None
+    durability = Durability.NOTHING
 
     def __init__(self, source: random.Random | None = None, *, clock: Callable[[], float] = time.time) -> None:
         self.epoch = f"{(source or random.Random(0)).getrandbits(64):016x}"  # noqa: S311
@@ -31,16 +31,14 @@ class SaboteurStore:
         self._clock = clock
         self._committed: Committed | None = None
         self._queue: deque[tuple[Draft, ...]] = deque()
-        self._log: list[Message] = []
-        self._ids: dict[_Key, Message] = {}
+        self._log = Records()
         self._landed: list[Message] = []  # refused, and yet on the disk
-        self._head = 0
         self._closed = False
         self._scheduled = False
 
     @property
     def head(self) -> int:
-        return self._head
+        return self._log.head
 
     @property
     def queued(self) -> int:
@@ -61,36 +59,21 @@ class SaboteurStore:
 
     async def newest(self, room: str, before: int, limit: int) -> Sequence[Message]:
         await self._dawdle()
-        now = self._clock()
-        found = [
-            message
-            for message in self._log
-            if message.room == room and (message.offset or 0) < before and not message.expired(now)
-        ]
-        return found[-limit:]
+        return self._log.newest(room, before, limit, self._clock())
 
     async def read(self, view: View, after: int, limit: int) -> Page:
-        head = self._head
+        head = self._log.head
         await self._dawdle()
         if self._source is not None:
             limit = self._source.randint(1, limit)
-        now = self._clock()
-        found: list[Message] = []
-        last = head
-        for message in self._log:
-            offset = message.offset or 0
-            if offset > head or offset <= after or not view.sees(message.draft) or message.expired(now):
-                continue
-            if len(found) == limit:
-                last = offset - 1
-                break
-            found.append(message)
-        if self._source is not None and found and self._source.random() < 0.2:  # nothing but a step further
-            last, found = (found[0].offset or 0) - 1, []
+        page = self._log.page(view, after, limit, self._clock(), head)
+        if self._source is not None and page.messages and self._source.random() < 0.2:  # nothing but a step further
+            last = (page.messages[0].offset or 0) - 1
             if last <= after:
                 return await self.read(view, after, limit)
+            page = Page((), last, more=True, oldest=page.oldest)
         await self._dawdle()
-        return Page(tuple(found), max(last, after), max(last, after) < head, 1)
+        return page
 
     async def close(self) -> None:
         self._closed = True
@@ -106,9 +89,7 @@ class SaboteurStore:
         """Commit the oldest `calls` calls of `append`, all by default, and hand them out as one batch."""
         outcomes: list[Outcome] = []
         for drafts in self._take(calls):
-            outcomes += self._place(drafts, self._log, self._ids)
-        if self._log:
-            self._head = self._log[-1].offset or 0
+            outcomes += self._log.place(drafts, self._clock(), self._gap)
         self._hand_out(outcomes)
 
     def refuse(self, calls: int | None = None) -> None:
@@ -118,12 +99,12 @@ class SaboteurStore:
 
     def fail(self, calls: int | None = None, *, landed: bool) -> None:
         """Fail the commit of the oldest calls and refuse everything until `recover`; `landed`: it was on the disk."""
-        log, ids = list(self._log), dict(self._ids)
+        log = self._log.copy()
         drafts = self._take(calls)
         for group in drafts:
-            self._place(group, log, ids)
+            log.place(group, self._clock(), self._gap)
         if landed:
-            self._landed = log[len(self._log) :]
+            self._landed = log.messages[len(self._log.messages) :]
         self.down = True
         error = StoreUnavailable("the disk has failed, says the saboteur")
         self._hand_out([Refused(draft, error) for group in drafts for draft in group])
@@ -133,9 +114,7 @@ class SaboteurStore:
         """Hand out what had landed, once, and accept again."""
         landed, self._landed = self._landed, []
         for message in landed:
-            self._log.append(message)
-            self._ids[message.draft.identity] = message
-            self._head = message.offset or 0
+            self._log.add(message)
         self.down = False
         self._hand_out([Found(message.draft, message) for message in landed])
 
@@ -145,29 +124,10 @@ class SaboteurStore:
         count = len(self._queue) if calls is None else min(calls, len(self._queue))
         return [self._queue.popleft() for _ in range(count)]
 
-    def _place(self, drafts: Sequence[Draft], log: list[Message], ids: dict[_Key, Message]) -> list[Outcome]:
-        own: dict[_Key, Draft] = {}
-        for draft in drafts:
-            known = ids.get(draft.identity)
-            earlier = known.draft if known is not None else own.setdefault(draft.identity, draft)
-            if (earlier.data, earlier.user, earlier.key) != (draft.data, draft.user, draft.key):
-                error: PartylineError = Conflict("this id has another body", code="id_conflict", field="id")
-                return [Refused(each, error) for each in drafts]
-        outcomes: list[Outcome] = []
-        for draft in drafts:
-            known = ids.get(draft.identity)
-            if known is None:
-                gap = self._source.choice((1, 1, 1, 2, 5)) if self._source is not None else 1
-                last = (log[-1].offset or 0) if log else 0
-                known = Message(draft, last + gap, self._clock())
-                log.append(known)
-                ids[draft.identity] = known
-                outcomes.append(Stored(draft, known))
-            else:
-                outcomes.append(Stored(draft, known, duplicate=True))
-        return outcomes
+    def _gap(self) -> int:
+        return self._source.choice((1, 1, 1, 2, 5)) if self._source is not None else 1
 
-    def _hand_out(self, outcomes: Sequence[Outcome]) -> None:
+    def _hand_out(self, outcomes: Sequence[Outcome | News]) -> None:
         assert self._committed is not None, "start comes before append"
         if outcomes:
             self._committed(outcomes)

@@ -10,102 +10,15 @@ from contextlib import AbstractAsyncContextManager
 from typing import Final
 
 from partyline.errors import Conflict, StoreUnavailable
-from partyline.interfaces import Found, Outcome, Refused, Store, Stored, View
+from partyline.interfaces import Refused, Store, Stored, View
 from partyline.models import Draft, Message, Page
-
-_LONG: Final = 20.0  # seconds nothing here takes
-_TRIES: Final = 200  # of one draft, on a store that refuses for a while
+from partyline.testing.bench import LONG, Bench, unavailable
 
 Make = Callable[[Callable[[], float]], AbstractAsyncContextManager[Store]]
 """Opens an empty store for one check, not started, with this clock in place of time.time (and of time.monotonic where
 it uses one), and lets go of it afterwards."""
 
-Check = Callable[["Bench"], Awaitable[None]]
-
-
-class Bench:
-    """A started store, a clock that is moved by hand, and everything the store ever handed out."""
-
-    def __init__(self) -> None:
-        self.now = 1_000_000.0
-        self.store: Store
-        self.outcomes: list[Outcome] = []
-        self.batches: list[list[Outcome]] = []
-        self.threads: set[int] = set()
-        self._news = asyncio.Event()
-        self._serial = 0
-
-    def start(self, store: Store) -> None:
-        self.store = store
-        store.start(self._committed)
-
-    def _committed(self, batch: Sequence[Outcome]) -> None:
-        self.batches.append(list(batch))
-        self.outcomes += batch
-        self.threads.add(threading.get_ident())
-        self._news.set()
-
-    @property
-    def answers(self) -> list[Outcome]:
-        """What answers an append: all but what was found after a failure."""
-        return [outcome for outcome in self.outcomes if not isinstance(outcome, Found)]
-
-    def draft(self, room: str = "cats", data: bytes = b"1", message_id: str | None = None, **rest: object) -> Draft:
-        """A draft with an id of its own, if none is given."""
-        self._serial += 1
-        return Draft(room, data, message_id or f"id{self._serial}", **rest)  # type: ignore[arg-type]
-
-    async def answered(self, count: int) -> list[Outcome]:
-        """The answers, when there are `count`."""
-        async with asyncio.timeout(_LONG):
-            while len(self.answers) < count:
-                self._news.clear()
-                await self._news.wait()
-        return self.answers
-
-    async def append(self, *drafts: Draft) -> list[Outcome]:
-        """Append together; their outcomes."""
-        before = len(self.answers)
-        self.store.append(*drafts)
-        return (await self.answered(before + len(drafts)))[before:]
-
-    async def take(self, *drafts: Draft) -> list[Outcome]:
-        """As `append`, again and again with the same ids while the store is unavailable, as a publisher would."""
-        for _ in range(_TRIES):
-            outcomes = await self.append(*drafts)
-            if not any(_unavailable(outcome) for outcome in outcomes):
-                return outcomes
-            await asyncio.sleep(0)
-        raise AssertionError("the store was unavailable for ever")
-
-    async def keep(self, *drafts: Draft) -> list[int]:
-        """Take drafts that nothing speaks against; their offsets."""
-        offsets = []
-        for outcome in await self.take(*drafts):
-            assert isinstance(outcome, Stored), f"{outcome} was to be stored"
-            assert outcome.message.offset is not None
-            offsets.append(outcome.message.offset)
-        return offsets
-
-    async def walk(self, view: View, limit: int = 100, after: int = 0) -> list[Message]:
-        """All of a view, page by page."""
-        found: list[Message] = []
-        for _ in range(10_000):
-            page = await self.store.read(view, after, limit)
-            assert len(page.messages) <= limit
-            assert page.next > after or not page.more, "every page gets further"
-            offsets = [message.offset or 0 for message in page.messages]
-            assert offsets == sorted(set(offsets)), "a page is in order, without doubles"
-            assert all(after < offset <= page.next for offset in offsets)
-            found += page.messages
-            after = page.next
-            if not page.more:
-                return found
-        raise AssertionError("the last page never came")
-
-
-def _unavailable(outcome: Outcome) -> bool:
-    return isinstance(outcome, Refused) and isinstance(outcome.error, StoreUnavailable)
+Check = Callable[[Bench], Awaitable[None]]
 
 
 def _rooms(*names: str, user: str | None = None) -> View:
@@ -132,11 +45,7 @@ async def run_check(check: Check, make: Make) -> None:
     async with make(lambda: bench.now) as store:
         bench.start(store)
         await check(bench)
-        numbers = [
-            outcome.message.offset or 0
-            for outcome in bench.outcomes
-            if isinstance(outcome, Stored) and not outcome.duplicate
-        ]
+        numbers = [offset for offset, _ in bench.fanned_out]
         assert numbers == sorted(set(numbers)), "handed out in increasing offset, each once"
         assert bench.threads <= {threading.get_ident()}, "handed out on the loop's thread"
 
@@ -226,7 +135,7 @@ async def _racing_retries(bench: Bench) -> None:
     answers = await bench.answered(50)
     stored = {outcome.message.offset for outcome in answers if isinstance(outcome, Stored)}
     assert len(stored) <= 1
-    assert all(isinstance(outcome, Stored) or _unavailable(outcome) for outcome in answers)
+    assert all(isinstance(outcome, Stored) or unavailable(outcome) for outcome in answers)
     assert len(await bench.walk(_rooms("cats"))) <= 1
 
 
@@ -438,7 +347,7 @@ async def _reads_beside_appends(bench: Bench) -> None:
             after = page.next
             await asyncio.sleep(0)
 
-    async with asyncio.timeout(_LONG), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(LONG), asyncio.TaskGroup() as group:
         group.create_task(follow())
         for number in range(60):
             await bench.keep(*(bench.draft(f"room{number % 5}") for _ in range(1 + number % 3)))
@@ -455,15 +364,15 @@ async def _the_end(bench: Bench) -> None:
     await asyncio.sleep(0)
     late = [bench.draft(), bench.draft()]
     bench.store.append(*late)
-    await asyncio.wait_for(closing, _LONG)
+    await asyncio.wait_for(closing, LONG)
     answers = await bench.answered(22)
-    assert all(isinstance(outcome, Stored) or _unavailable(outcome) for outcome in answers[:20])
+    assert all(isinstance(outcome, Stored) or unavailable(outcome) for outcome in answers[:20])
     for outcome in answers[20:]:
         assert isinstance(outcome, Refused)
         assert isinstance(outcome.error, StoreUnavailable)
         assert outcome.error.temporary
     bench.store.append(bench.draft())
-    assert _unavailable((await bench.answered(23))[22])
+    assert unavailable((await bench.answered(23))[22])
 
 
 STORE_CHECKS: Final[dict[str, Check]] = {

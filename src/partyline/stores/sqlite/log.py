@@ -17,7 +17,7 @@ from typing import Final, cast
 
 from partyline import log
 from partyline.errors import ConfigError, PartylineError, StoreUnavailable
-from partyline.interfaces import Committed, Found, Outcome, Refused, View
+from partyline.interfaces import Committed, Durability, Found, News, Outcome, Refused, View
 from partyline.models import Draft, Message, Page
 from partyline.stores.retention import Retention
 from partyline.stores.sqlite import reading
@@ -40,6 +40,7 @@ class SqliteStore:
     """A Store in a Database, which it shares with other tables and does not close."""
 
     epoch: str
+    durability = Durability.POWER_CUT
 
     def __init__(
         self,
@@ -158,7 +159,7 @@ class SqliteStore:
         if not self._database.wake():
             self.stopped()
 
-    def _hand_out(self, outcomes: Sequence[Outcome], answered: int) -> None:
+    def _hand_out(self, outcomes: Sequence[Outcome | News], answered: int) -> None:
         self._outstanding -= answered
         assert self._committed is not None
         try:
@@ -217,7 +218,7 @@ class SqliteStore:
         self._refuse_queued()
 
     def reopened(self, connection: sqlite3.Connection) -> None:
-        found: list[Outcome] = []
+        found: list[News] = []
         for row in walk(connection, self._handed_out):
             if isinstance(row, Row):
                 found.append(Found(row.message.draft, row.message))
