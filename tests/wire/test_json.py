@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from partyline.errors import InvalidValue, MalformedRequest
-from partyline.wire.json import MAX_DEPTH, compact, decode, read, to_json
-from partyline.wire.relay import Topics
+from partyline.wire.json import MAX_DEPTH, compact, decode, mend_surrogates, read, to_json
+from partyline.wire.lanes import nests_deeper
+from partyline.wire.relay import Topics, decode_command
 
 REPLACED = "\N{REPLACEMENT CHARACTER}"
 
@@ -424,3 +425,52 @@ def test_a_number_that_cannot_be_held_changes_nothing_else(value: Any) -> None:
     """Whatever is next to such a number is read as it would be without it."""
     assert read(json.dumps(value).encode()) == value
     assert read(b"[1e400," + json.dumps(value).encode() + b"]") == [math.inf, value]
+
+
+# What it costs
+
+
+def test_46_a_refusal_quotes_the_beginning_of_a_long_value() -> None:
+    """hostile 46: a value of a megabyte that cannot be read is not sent back: its beginning and its place are named."""
+    with pytest.raises(InvalidValue) as caught:
+        decode_command('{"type":"' + "?" * 900_000 + '"}')
+    assert caught.value.field == "type"
+    assert "Invalid value '????" in caught.value.message
+    assert len(caught.value.message) < 300
+
+
+marks = st.text(st.sampled_from('[]{}"'), max_size=400) | st.text(st.sampled_from('[[[]"'), max_size=400)
+
+
+@given(marks.map(str.encode), st.integers(0, 64))
+@settings(deadline=None)
+def test_depth_is_that_of_a_count(marks: bytes, most: int) -> None:
+    """Brackets nest as deeply as counting them one by one says, as far as they are closed after they were opened."""
+    depth, deepest, quoted = 0, 0, False
+    for mark in marks.decode():
+        quoted ^= mark == '"'
+        if mark != '"' and not quoted:
+            depth += 1 if mark in "[{" else -1
+            deepest = max(deepest, depth)
+        if depth < 0:
+            return
+    assert nests_deeper(marks, most) == (deepest > most)
+
+
+pieces = st.sampled_from(
+    [*("\\", "\\\\", "\\ud800", "\\uDBFF", "\\udc00", "\\uDfFf", "\\ud7ff", "\\ue000", "\\ud8", "ud800", "u", "a", "é")]
+)
+
+
+@given(st.lists(pieces, max_size=30).map("".join))
+@settings(deadline=None)
+def test_a_lone_half_is_one_for_a_reader(text: str) -> None:
+    """Exactly those escapes become U+FFFD that a reader of JSON reads as half a pair; nothing else changes."""
+    try:
+        read = json.loads(f'"{text}"')
+    except ValueError:
+        mend_surrogates(text.encode())
+        return
+    mended = mend_surrogates(f'"{text}"'.encode())
+    assert json.loads(mended) == re.sub("[\ud800-\udfff]", REPLACED, read)
+    assert len(mended) == len(f'"{text}"'.encode())

@@ -31,7 +31,7 @@ from partyline.topics import check_pattern, check_subscription, check_topic, is_
 from partyline.trust import addresses, perimeter, tokens
 from partyline.trust.keys import key_hash
 from partyline.wire import json as wire_json
-from partyline.wire import relay
+from partyline.wire import lanes, relay
 from partyline.wire import sse as events
 from partyline.wire.engineio import handshake as engineio_handshake
 from partyline.wire.engineio import packets as engineio_packets
@@ -73,6 +73,8 @@ READERS: dict[str, Callable[[bytes], object]] = {
     "json.decode": lambda piece: wire_json.decode(piece, msgspec.Raw),
     "json.check_depth": wire_json.check_depth,
     "json.mend_surrogates": wire_json.mend_surrogates,
+    "lanes.replace_lone": lanes.replace_lone,
+    "lanes.nests_deeper": lambda piece: lanes.nests_deeper(bytes(byte for byte in piece if byte in b'[]{}"'), 64),
     "json.compact": lambda piece: wire_json.compact(b'"' + piece.replace(b'"', b"").replace(b"\\", b"") + b'"'),
     "json.read": wire_json.read,
     "json.read numbers": lambda piece: wire_json.read(b"[" + b"1" * len(piece) + b"]"),

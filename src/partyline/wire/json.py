@@ -8,24 +8,19 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from itertools import accumulate
 from typing import Any, TypeVar
 
 import msgspec
 
 from partyline.errors import InvalidValue, MalformedRequest
+from partyline.wire.lanes import nests_deeper, replace_lone
 
 MAX_DEPTH = 64
 
 _T = TypeVar("_T")
 # What is read here comes from strangers, in megabytes: it is looked at in whole passes, never byte by byte.
 _NOT_NESTING = bytes(set(range(256)) - set(b'[]{}"\\'))
-_STEPS = bytes.maketrans(b"[]{}", b"\x01\xff\x01\xff")  # as signed bytes, the depth goes up by 1 or down by 1
-_LONE = re.compile(  # it begins with letters, so that the search for it is one for letters
-    rb"\\u[dD](?:[89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F][0-9a-fA-F]{2})"
-    rb"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD])[c-fC-F][0-9a-fA-F]{2})"
-)
-_NO_TEXT = b"\xff\xff"  # in no UTF-8
+_SAID = 200  # characters of a value that a refusal quotes
 _FIELD = re.compile(r"^(.*) - at `\$\.([^`]*)`$")
 _MISSING = re.compile(r"missing required field `([^`]*)`")
 
@@ -51,6 +46,8 @@ def refusal(error: msgspec.MsgspecError) -> InvalidValue | MalformedRequest:
     if not isinstance(error, msgspec.ValidationError):
         return MalformedRequest(f"this is not JSON: {error}", code="malformed_json")
     text = str(error)
+    if len(text) > _SAID:  # it quotes a value whole, and ends with its place
+        text = text[:_SAID] + "..." + text[text.rfind(" - at `$") :]
     found = _FIELD.match(text)
     reason, field = (found[1], found[2]) if found else (text, None)
     if missing := _MISSING.search(text):
@@ -63,24 +60,20 @@ def check_depth(data: bytes) -> None:
     """Raises MalformedRequest `too_deep` if arrays and objects nest deeper than 64 levels."""
     if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
         return
-    # Without all the rest, a string that holds no brackets is two quotes; taking those out changes for no bracket
-    # whether it stands in a string.
+    # A string without brackets is two quotes: taking those out changes for no bracket whether it stands in a string.
     marks = data.translate(None, _NOT_NESTING).replace(rb"\\", b"").replace(rb"\"", b"").replace(b'""', b"")
-    if b'"' in marks:
-        marks = b"".join(marks.split(b'"')[::2])
-    if marks.count(b"[") + marks.count(b"{") <= MAX_DEPTH:
-        return
-    steps = memoryview(marks.translate(_STEPS, b"\\")).cast("b")
-    if max(accumulate(steps), default=0) > MAX_DEPTH:
+    if nests_deeper(marks.replace(b"\\", b""), MAX_DEPTH):
         raise MalformedRequest(f"the JSON nests deeper than {MAX_DEPTH} levels", code="too_deep", limit="json_depth")
 
 
 def mend_surrogates(data: bytes) -> bytes:
     """JSON text, in UTF-8, with each escaped lone surrogate replaced by U+FFFD: half a character costs no message."""
-    if _LONE.search(data) is None:
+    if b"\\ud" not in data and b"\\uD" not in data:
         return data
-    # An escaped backslash before a `u` begins no escape: it stands aside meanwhile.
-    return _LONE.sub(rb"\\ufffd", data.replace(rb"\\", _NO_TEXT)).replace(_NO_TEXT, rb"\\")
+    first = min(data.find(half) % (len(data) + 1) for half in (b"\\ud", b"\\uD"))
+    first -= (first - len(data[:first].rstrip(b"\\"))) % 2  # whether it is an escape is seen by what it follows
+    last = max(data.rfind(half) for half in (b"\\ud", b"\\uD")) + 6
+    return data[:first] + replace_lone(data[first:last]) + data[last:]
 
 
 def compact(raw: bytes) -> bytes:

@@ -1,0 +1,97 @@
+"""Text looked at all at once: as one integer, of which each byte is a lane.
+
+Where a loop runs once for each bracket or escape, a stranger decides how long. Sums, shifts and masks of one large
+integer take the same time for any text of a length: a few milliseconds a megabyte.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache, reduce
+from itertools import accumulate
+from math import isqrt
+from operator import xor
+from typing import Final
+
+# What an escape is made of: a bit for each kind of byte.
+_U, _BACKSLASH, _D, _HIGH, _LOW, _DIGIT = range(6)
+_KINDS: Final = bytes(
+    (byte == ord("u")) << _U
+    | (byte == ord("\\")) << _BACKSLASH
+    | (byte in b"dD") << _D
+    | (byte in b"89abAB") << _HIGH
+    | (byte in b"cdefCDEF") << _LOW
+    | (byte in b"0123456789abcdefABCDEF") << _DIGIT
+    for byte in range(256)
+)
+_ESCAPE: Final = 6 * 8  # bits from one escape to the next
+_REPLACEMENT: Final = int.from_bytes(b"fffd", "little")
+
+
+def replace_lone(data: bytes) -> bytes:
+    r"""JSON text in which each escape of half a surrogate pair that stands alone, as in `"\ud800"`, is `\ufffd`."""
+    kinds = int.from_bytes(data.translate(_KINDS), "little")
+    digits = kinds & kinds >> 8  # two of them
+    halves = _after_odd_runs(kinds >> _BACKSLASH, len(data)) & kinds & kinds >> 8 + _D & digits >> 24 + _DIGIT
+    high, low = halves & kinds >> 16 + _HIGH, halves & kinds >> 16 + _LOW
+    lone = high ^ (high & low >> _ESCAPE) | low ^ (low & high << _ESCAPE)
+    if not lone:
+        return data
+    text = int.from_bytes(data, "little")
+    text ^= (text ^ lone * _REPLACEMENT << 8) & lone * 0xFFFFFFFF << 8
+    return text.to_bytes(len(data), "little")
+
+
+def _after_odd_runs(marks: int, size: int) -> int:
+    """1 in each lane that comes after an odd number of lanes with 1 (in their lowest bit).
+
+    A 1 added to the first of such lanes, when all their bits are set, is carried to the one after the last.
+    """
+    ones, even = _every(1, size), _every(2, size)
+    odd = ones ^ even
+    marks &= ones
+    following = marks << 8
+    full, first = following - marks, marks ^ (marks & following)
+    return ((full + (first & even)) & odd | (full + (first & odd)) & even) & (full ^ ones)
+
+
+def _every(step: int, size: int) -> int:
+    """1 in the first lane and in every `step`th after it, for `size` lanes and more."""
+    return _pattern(step, 1 << size.bit_length())
+
+
+@lru_cache(maxsize=8)
+def _pattern(step: int, size: int) -> int:
+    return int.from_bytes((b"\1" + b"\0" * (step - 1)) * (size // step), "little")
+
+
+# What nesting is made of. A bracket is the step that it takes, and one: so no lane is negative.
+_CLOSES, _STAYS, _OPENS, _QUOTE = 0, 1, 2, 4
+_STEPS: Final = bytes.maketrans(b'[]{}"', bytes((_OPENS, _CLOSES, _OPENS, _CLOSES, _STAYS | _QUOTE)))
+
+
+def nests_deeper(marks: bytes, most: int) -> bool:
+    """Whether brackets outside strings nest deeper than `most`, at most 64. `marks` are all brackets and all quotes.
+
+    They are cut into pieces of one length, and what stands at one place is added in all pieces at once.
+    """
+    length = min(62, isqrt(len(marks)) + 1)  # with 62 no lane overflows
+    count = -(-len(marks) // length)
+    steps = marks.translate(_STEPS).ljust(count * length, bytes((_STAYS,)))
+    rows = [int.from_bytes(steps[place::length], "little") for place in range(length)]
+    ones = _every(1, count) & (1 << 8 * count) - 1
+    quotes = (reduce(xor, rows) >> 2 & ones).to_bytes(count, "little")
+    quoted = int.from_bytes(bytes(accumulate(quotes[:-1], xor, initial=0)), "little")
+    for place, row in enumerate(rows):
+        rows[place] = row & ~(quoted * 3) & ones * 3 | quoted
+        quoted ^= row >> 2 & ones
+    sums = sum(rows).to_bytes(count, "little")
+    before = [total - length * piece for piece, total in enumerate(accumulate(sums, initial=0))]
+    if max(before) > most:
+        return True
+    # Text that closes more than it opens is no JSON: what comes after that does not matter.
+    depths, room = int.from_bytes(bytes([max(0, depth) for depth in before[:count]]), "little"), 127 - most
+    for place, row in enumerate(rows, 1):
+        depths += row
+        if depths + ones * (room - place) & ones << 7:
+            return True
+    return False
