@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from partyline import __version__, log, parts
+from partyline import log, parts
 from partyline.bridge import serve_relay
 from partyline.checking import check, is_open
 from partyline.config import Settings
@@ -33,23 +33,24 @@ from partyline.relay import openapi
 from partyline.relay.access import Access
 from partyline.relay.classic.api import Relay
 from partyline.relay.classic.registry import Registry
-from partyline.relay.clients import Listed
 from partyline.relay.requests import peer, published
+from partyline.relay.services import Services
 from partyline.relay.v1.api import Api
 from partyline.relay.v1.publishing import make_draft
-from partyline.relay.v1.session import Services
 from partyline.server.gate import ErrorAnswers, Gate
 from partyline.server.shell import Shell, tls_context
-from partyline.server.site import Background, Extra, Site, first_of
+from partyline.server.site import Background, ConnectionLimits, Extra, Site, first_of
 from partyline.socketio.server import SocketIO
 from partyline.stores.sqlite.database import Database
 from partyline.stores.sqlite.lock import Lock
 from partyline.stores.sqlite.lock import take_over as take_lock_over
+from partyline.stores.sqlite.registrations import RegistrationTable
 from partyline.stores.sqlite.sessions import SessionTable
 from partyline.trust.addresses import is_loopback
 from partyline.trust.keys import Principal
 from partyline.wire.json import to_json
 from partyline.wire.relay import user_text
+from partyline.wire.websocket.connection import Limits as MessageLimits
 
 _PROGRAM = Principal((">",), (">",), admin=True, name="this program")  # who publishes from this process
 _CLOSING = 10.0  # seconds that a server may need after its drain to close the log
@@ -216,6 +217,7 @@ def build(
     check(settings)
     tls = tls_context(settings.certfile, settings.keyfile) if settings.certfile else None
     loopback = is_loopback(settings.host) if native else is_open(settings) and not settings.insecure
+    effective = parts.effective(settings, loopback)
     perimeter = parts.perimeter(settings, loopback, native)
     counters = Counters()
     timers = Timers(asyncio.get_running_loop())
@@ -225,16 +227,12 @@ def build(
         store = parts.store(settings, database, new_epoch=new_epoch)
         hub = Hub(store, counters, parts.room_rules(settings))
         revoker = parts.revoker(settings, database)
-        connected: set[Listed] = set()
-        registry = parts.registry(settings, database, timers, counters, revoker, connected)
+        registry = Registry(RegistrationTable(database), timers, counters, effective, revoker=revoker)
         access = parts.access(settings, counters, tokens, revoker)
-        classic = Relay(
-            hub, store, timers, registry, access, counters, parts.relay_settings(settings, loopback, native)
-        )
-        server = f"partyline/{__version__}"
-        services = Services(hub, store, access, timers, parts.v1_rules(settings), server, open=connected)
+        services = Services(hub, store, access, timers, effective)
+        classic = Relay(services, registry, pings=native)
         site = Site(
-            parts.connection_limits(settings, loopback),
+            parts.picked(ConnectionLimits, effective, message=parts.picked(MessageLimits, effective)),
             timers,
             counters,
             perimeter,
@@ -243,15 +241,9 @@ def build(
             store,
             None if settings.db == ":memory:" else SessionTable(database),
             cors=parts.cors_headers(settings),
-            for_extras={SessionLimits: parts.session_limits(settings)},
+            for_extras={SessionLimits: parts.picked(SessionLimits, settings)},
         )
-        api = Api(
-            services,
-            site,
-            max_body=settings.max_body,
-            max_batch_body=settings.max_batch_body,
-            deflate=settings.permessage_deflate,
-        )
+        api = Api(services, site)
         if relay:
             extras = _with_relay(extras, services)
         upgrades = [classic.upgrade, api.upgrade] if relay else []

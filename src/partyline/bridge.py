@@ -14,7 +14,8 @@ from partyline.engineio.frames import Frames
 from partyline.errors import ConnectionRefused, InvalidValue, PartylineError
 from partyline.interfaces import Dialect, Member
 from partyline.models import Message, Payload
-from partyline.relay.v1.session import Services, V1Session
+from partyline.relay.services import Services
+from partyline.relay.v1.session import V1Session
 from partyline.server.websocket import CUT_OFF
 from partyline.socketio.acks import Acknowledge
 from partyline.socketio.handlers import Handlers

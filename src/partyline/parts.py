@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields, replace
+from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 from starlette.middleware.cors import CORSMiddleware
@@ -10,31 +12,24 @@ from starlette.types import ASGIApp
 
 from partyline.checking import is_open, max_connections
 from partyline.config import ApiKey, Settings
-from partyline.engineio.limits import SessionLimits
 from partyline.hub.hub import RoomRules
-from partyline.hub.timers import Timers
 from partyline.interfaces import Store
 from partyline.metrics import Counters
 from partyline.relay.access import Access
-from partyline.relay.classic.api import RelaySettings
-from partyline.relay.classic.registry import Registry, RegistryLimits
-from partyline.relay.classic.session import ClassicRules
-from partyline.relay.clients import Listed
 from partyline.relay.revocations import Revoker
 from partyline.relay.signers import signers
-from partyline.relay.v1.session import Rules
-from partyline.server.site import ConnectionLimits
 from partyline.stores.memory import MemoryStore
 from partyline.stores.memory import Retention as MemoryRetention
 from partyline.stores.retention import Bounds, Retention
 from partyline.stores.sqlite.database import Database
 from partyline.stores.sqlite.log import SqliteStore
-from partyline.stores.sqlite.registrations import RegistrationTable
 from partyline.stores.sqlite.revocations import RevocationTable
 from partyline.trust.keys import KeyRing, Principal
 from partyline.trust.perimeter import Perimeter, allowed_host, allowed_origin, canonical_origin, trusted_network
 from partyline.trust.tokens import Tokens, revocation_life
-from partyline.wire.websocket.connection import Limits as MessageLimits
+
+_T = TypeVar("_T")
+_Number = TypeVar("_Number", int, float)
 
 
 def room_rules(settings: Settings) -> RoomRules:
@@ -48,26 +43,6 @@ def revoker(settings: Settings, database: Database) -> Revoker:
     return Revoker(RevocationTable(database), life)
 
 
-def registry(
-    settings: Settings,
-    database: Database,
-    timers: Timers,
-    counters: Counters,
-    revoker: Revoker,
-    connected: set[Listed],
-) -> Registry:
-    """The registrations of the classic relay."""
-    limits = RegistryLimits(
-        settings.registrations_per_user,
-        settings.max_registrations,
-        settings.unused_registration_life,
-        settings.resume_window,
-        settings.topics_per_connection,
-        settings.max_registration_bytes,
-    )
-    return Registry(RegistrationTable(database), timers, counters, limits, revoker=revoker, connected=connected)
-
-
 def tokens(settings: Settings) -> Tokens | None:
     """Who signs tokens. Raises ConfigError for a key that cannot be used."""
     return Tokens(signers(settings.jwt_keys), settings.jwt_max_life) if settings.jwt_keys else None
@@ -79,69 +54,26 @@ def access(settings: Settings, counters: Counters, tokens: Tokens | None, revoke
     return Access(keys, counters, settings.auth_failures_per_minute, tokens, revoker)
 
 
-def v1_rules(settings: Settings) -> Rules:
-    """What v1 sessions go by."""
-    return Rules(
-        settings.first_command_timeout, settings.ping_interval, settings.topics_per_connection, settings.compress_from
-    )
+def effective(settings: Settings, loopback: bool) -> Settings:
+    """The settings with what they leave to be worked out. Some limits are off where only this machine can come."""
 
+    def limit(value: _Number | None, default: _Number) -> _Number:
+        return (type(default)(0) if loopback else default) if value is None else value
 
-def connection_limits(settings: Settings, loopback: bool) -> ConnectionLimits:
-    """What one connection, and all of them, may take. Two are off where only this machine can come."""
-    per_address, per_second = settings.max_connections_per_address, settings.events_per_second
-    return ConnectionLimits(
+    return replace(
+        settings,
         max_connections=max_connections(settings),
-        max_connections_per_address=(0 if loopback else 1_000) if per_address is None else per_address,
-        max_head_bytes=settings.max_head_bytes,
-        max_headers=settings.max_headers,
-        head_timeout=settings.head_timeout,
-        body_timeout=settings.body_timeout,
-        keep_alive_timeout=settings.keep_alive_timeout,
-        tls_handshake_timeout=settings.tls_handshake_timeout,
-        close_timeout=settings.close_timeout,
-        ping_interval=settings.ping_interval,
-        ping_timeout=settings.ping_timeout,
-        outbox_bytes=settings.outbox_bytes,
-        events_per_second=(0.0 if loopback else 100.0) if per_second is None else per_second,
-        events_burst=settings.events_burst,
-        compress_from=settings.compress_from,
-        drain_time=settings.drain_time,
-        message=MessageLimits(
-            settings.max_message,
-            settings.max_message if settings.max_inflated is None else settings.max_inflated,
-            settings.max_fragments,
-        ),
+        max_connections_per_address=limit(settings.max_connections_per_address, 1_000),
+        max_inflated=settings.max_message if settings.max_inflated is None else settings.max_inflated,
+        events_per_second=limit(settings.events_per_second, 100.0),
+        registrations_per_second=limit(settings.registrations_per_second, 100.0),
     )
 
 
-def session_limits(settings: Settings) -> SessionLimits:
-    """What one client of Engine.IO or Socket.IO may take."""
-    return SessionLimits(
-        upgrade_timeout=settings.upgrade_timeout,
-        connect_timeout=settings.connect_timeout,
-        max_attachments=settings.max_attachments,
-        max_pending_events=settings.max_pending_events,
-        max_pending_bytes=settings.max_pending_bytes,
-        rooms_per_connection=settings.rooms_per_connection,
-    )
-
-
-def relay_settings(settings: Settings, loopback: bool, native: bool) -> RelaySettings:
-    """What the classic relay goes by."""
-    rate = settings.registrations_per_second
-    return RelaySettings(
-        default_topics=settings.default_topics,
-        public_url=settings.public_url,
-        max_body=settings.max_body,
-        topics_per_connection=settings.topics_per_connection,
-        permessage_deflate=settings.permessage_deflate,
-        classic=ClassicRules(
-            settings.classic_errors, settings.topics_per_connection, settings.compress_from, settings.ping_interval
-        ),
-        registrations_per_second=(0.0 if loopback else 100.0) if rate is None else rate,
-        resume_window=settings.resume_window,
-        pings=native,
-    )
+def picked(kind: type[_T], settings: Settings, **others: object) -> _T:
+    """Limits of a `kind` whose fields are called as the settings are, but for `others`."""
+    names = {item.name for item in fields(cast("Any", kind))} - others.keys()
+    return kind(**{name: getattr(settings, name) for name in names}, **others)
 
 
 def store(settings: Settings, database: Database, *, new_epoch: bool) -> Store:

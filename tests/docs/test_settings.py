@@ -110,7 +110,7 @@ def test_plain_counters() -> None:
 
 
 # Counted where it is hit, or by the error or violation that names it.
-_COUNTED = re.compile(r"(?:\.hit\(|\blimit=|setting: str = |max_batch_body, |_Broken\(1009, [^\n]*, )\"(\w+)\"")
+_COUNTED = re.compile(r"(?:\.hit\(|\blimit=|setting: str = |body_setting=|_Broken\(1009, [^\n]*, )\"(\w+)\"")
 
 
 def test_counters() -> None:

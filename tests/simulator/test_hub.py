@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import pytest
 
+from partyline.config import Settings
 from partyline.errors import StoreUnavailable
 from partyline.hub.delivery import Parcel
 from partyline.hub.history import PAGE, Start, catch_up, find_start
@@ -22,7 +23,7 @@ from partyline.hub.timers import Timers
 from partyline.interfaces import Connection, Found, Outcome, Refused, Store, Stored, View
 from partyline.models import Draft, Message, Page, Payload, Position, Receipt
 from partyline.relay.revocations import Revoker
-from partyline.relay.v1.session import Rules, Services
+from partyline.relay.services import Services
 from partyline.relay.v1.websocket import V1WebSocket
 from partyline.server.websocket import WebSocket
 from partyline.testing import Clock
@@ -533,8 +534,7 @@ class LineLink(Link):
             world.store,
             cast("Any", SimpleNamespace(revoker=Revoker(_NoRevocations(), 1.0))),
             Timers(cast("Any", Clock())),
-            Rules(topics_per_connection=100, max_pending_events=100),
-            "simulated",
+            Settings(topics_per_connection=100, max_pending_events=100),
             clock=float,
         )
         self.expected: dict[str, Callable[[Start], None] | None] = {}

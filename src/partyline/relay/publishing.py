@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar
 
 import msgspec
 
 from partyline.errors import PartylineError
-from partyline.hub.hub import Hub
 from partyline.models import Draft, Receipt
-from partyline.relay.access import Access
 from partyline.relay.requests import check_json
+from partyline.relay.services import Services
 from partyline.server.exchange import Exchange
 from partyline.trust.keys import Principal
 from partyline.wire.json import decode, to_json
@@ -20,45 +20,39 @@ from partyline.wire.json import decode, to_json
 _T = TypeVar("_T", bound=msgspec.Struct)
 
 
+@dataclass(slots=True)
 class Publishing(Generic[_T]):
     """A call that publishes. A `server.exchange.Direct`.
 
     `drafts` makes what is published of the principal, the request and its body, which is a `kind`; `answer` what is
-    answered of the receipts. `body_setting` is where `max_body` comes from.
+    answered of the receipts.
     """
 
-    def __init__(
-        self,
-        access: Access,
-        hub: Hub,
-        kind: type[_T],
-        drafts: Callable[[Principal, Exchange, _T], Sequence[Draft]],
-        answer: Callable[[Sequence[Receipt]], Any],
-        max_body: int,
-        body_setting: str = "max_body",
-    ) -> None:
-        self.max_body = max_body
-        self.body_setting = body_setting
-        self._access = access
-        self._hub = hub
-        self._kind = kind
-        self._drafts = drafts
-        self._answer = answer
+    services: Services
+    kind: type[_T]
+    drafts: Callable[[Principal, Exchange, _T], Sequence[Draft]]
+    answer: Callable[[Sequence[Receipt]], Any]
+    body_setting: str = "max_body"
+
+    max_body: int = 0
+
+    def __post_init__(self) -> None:
+        self.max_body = getattr(self.services.settings, self.body_setting)
 
     def begin(self, exchange: Exchange) -> None:
         """Who asks, and in what form, before the body is read."""
         authorization = exchange.text(b"authorization")
-        exchange.context = self._access.authenticate(authorization, exchange.peer.address)
+        exchange.context = self.services.access.authenticate(authorization, exchange.peer.address)
         check_json(exchange.text(b"content-type") or "")
 
     def respond(self, exchange: Exchange) -> None:
         """Publish it; the answer follows the last commit."""
         principal: Principal = exchange.context
-        body = decode(exchange.body, self._kind)
-        self._access.check(principal)
-        drafts = self._drafts(principal, exchange, body)
+        body = decode(exchange.body, self.kind)
+        self.services.access.check(principal)
+        drafts = self.drafts(principal, exchange, body)
         if len(drafts) == 1:
-            self._hub.publish(drafts[0], lambda outcome: self._finish(exchange, (outcome,)))
+            self.services.hub.publish(drafts[0], lambda outcome: self._finish(exchange, (outcome,)))
         else:
             self._publish_all(exchange, drafts)
 
@@ -72,11 +66,11 @@ class Publishing(Generic[_T]):
                 outcomes.extend(places[place] for place in range(len(drafts)))
                 self._finish(exchange, outcomes)
 
-        self._hub.publish_all([(draft, partial(settle, at)) for at, draft in enumerate(drafts)])
+        self.services.hub.publish_all([(draft, partial(settle, at)) for at, draft in enumerate(drafts)])
 
     def _finish(self, exchange: Exchange, outcomes: Sequence[Receipt | PartylineError]) -> None:
         receipts = [outcome for outcome in outcomes if not isinstance(outcome, PartylineError)]
         if len(receipts) < len(outcomes):
             exchange.refuse(next(outcome for outcome in outcomes if isinstance(outcome, PartylineError)))
         else:
-            exchange.json(to_json(self._answer(receipts)))
+            exchange.json(to_json(self.answer(receipts)))

@@ -8,6 +8,7 @@ from typing import Protocol, cast
 
 from partyline import log
 from partyline.errors import CONTAINED
+from partyline.stores.sqlite.revocations import RevocationTable
 from partyline.trust.keys import Token
 from partyline.trust.revocations import Kind, Revocations
 
@@ -22,13 +23,6 @@ class Holder(Protocol):
         ...
 
 
-class Table(Protocol):
-    """Storage in which revocations outlive the process (`stores.sqlite.revocations`)."""
-
-    def load(self) -> Iterable[tuple[str, str, float]]: ...
-    async def save(self, kind: str, name: str, at: float, *, oldest: float) -> None: ...
-
-
 class Revoker:
     """The revocations of one server, and the holders of each token. `kept` is in seconds.
 
@@ -37,7 +31,7 @@ class Revoker:
     by the furthest that was seen, and concerns every token that has been used here.
     """
 
-    def __init__(self, table: Table, kept: float, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, table: RevocationTable, kept: float, *, clock: Callable[[], float] = time.time) -> None:
         self._table = table
         self._clock = clock
         self._revocations = Revocations(kept)

@@ -12,10 +12,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from partyline.config import Settings
 from partyline.errors import Forbidden, NotFound, Overloaded, RateLimited
 from partyline.hub.timers import SLOT, Timers
 from partyline.metrics import Counters
-from partyline.relay.classic.registry import Registry, RegistryLimits, id_hash
+from partyline.relay.classic.registry import Registry, id_hash
 from partyline.stores.sqlite.registrations import Row
 from partyline.testing import Clock
 
@@ -65,7 +66,7 @@ class House:
         self.loop = Clock(1_000.0)
         self.wall_offset = 1_000_000_000.0
         self.table = MemoryTable()
-        self.limits = RegistryLimits(**limits)
+        self.limits = Settings(**limits)
         self.restart()
 
     def restart(self, down: float = 0.0) -> None:
@@ -408,7 +409,8 @@ def test_restored_topics_count() -> None:
 
 def test_a_long_user_id_does_not_fill_the_answer() -> None:
     """The message of a refusal shows only the beginning of a long user id."""
-    house = House(registrations_per_user=0)
+    house = House(registrations_per_user=1)
+    house.create("x" * 10_000)
     with pytest.raises(RateLimited) as caught:
         house.create("x" * 10_000)
     assert len(caught.value.message) < 300

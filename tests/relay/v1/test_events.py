@@ -15,14 +15,15 @@ from urllib.parse import quote, urlsplit
 import pytest
 
 from partyline import Partyline, running
+from partyline.config import Settings
 from partyline.errors import StoreUnavailable
 from partyline.hub.hub import Hub
 from partyline.hub.timers import Timers
 from partyline.metrics import Counters
 from partyline.models import Draft
+from partyline.relay.services import Services
 from partyline.relay.v1 import events
 from partyline.relay.v1.events import EventStream
-from partyline.relay.v1.session import Rules, Services
 from partyline.server.site import ConnectionLimits, Site
 from partyline.stores.memory import MemoryStore
 from partyline.trust.keys import EVERYBODY, Principal
@@ -330,7 +331,7 @@ def lone_stream(principal: Principal = EVERYBODY, *, clock: Any = time.time) -> 
     store = MemoryStore()
     hub = Hub(store, counters)
     timers = Timers(asyncio.get_running_loop())
-    services = Services(hub, store, cast("Any", None), timers, Rules(), "test", clock)
+    services = Services(hub, store, cast("Any", None), timers, Settings(), clock)
     site = Site(ConnectionLimits(), timers, counters, cast("Any", None), lambda upgrade: None)
     return hub, EventStream(services, site, principal, "")
 

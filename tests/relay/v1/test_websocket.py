@@ -45,7 +45,7 @@ def api_key(name: str, **rights: Any) -> ApiKey:
 
 def let_in(partyline: Partyline, **principals: Principal) -> None:
     """Accept these names as tokens, because keys have no user, and tokens with one are made elsewhere."""
-    ring = partyline.relay._access._keys
+    ring = partyline.relay._services.access._keys
     ring._keys = (*ring._keys, *((key_hash(name).encode(), who) for name, who in principals.items()))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -13,22 +12,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from partyline.errors import (
-    InvalidValue,
-    RateLimited,
-    UpgradeRequired,
-)
-from partyline.hub.hub import Hub
-from partyline.hub.timers import Timers
-from partyline.interfaces import Store
-from partyline.metrics import Counters
+from partyline.errors import InvalidValue, RateLimited, UpgradeRequired
 from partyline.models import Draft, Position, Receipt, message_id
-from partyline.relay.access import Access
 from partyline.relay.classic.registry import Registry
 from partyline.relay.classic.resuming import ResumingSession
-from partyline.relay.classic.session import ClassicRules, ClassicSession
+from partyline.relay.classic.session import ClassicSession
 from partyline.relay.publishing import Publishing
 from partyline.relay.requests import TopicName, UserId, answer, peer, read
+from partyline.relay.services import Services
 from partyline.server.exchange import Exchange, OverAsgi
 from partyline.server.site import Endpoint, Site, Upgrade
 from partyline.topics import check_topic
@@ -58,44 +49,18 @@ class Publish(msgspec.Struct):
     user_id: UserId | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class RelaySettings:
-    """What of the configuration the relay's calls need."""
-
-    default_topics: tuple[str, ...] = ("cats",)
-    public_url: str | None = None
-    max_body: int = 1024 * 1024
-    topics_per_connection: int = 1_000
-    permessage_deflate: bool = True
-    classic: ClassicRules = field(default_factory=ClassicRules)
-    registrations_per_second: float = 0.0  # per address; 0: off
-    resume_window: float = 120.0  # seconds
-    pings: bool = True  # False: the server cannot ping, and what cannot be confirmed cannot be resumed
-
-
 class Relay:
-    """The classic relay over one hub."""
+    """The classic relay over one hub. Without `pings` the server cannot send any, and what cannot be confirmed cannot
+    be resumed."""
 
-    def __init__(
-        self,
-        hub: Hub,
-        store: Store,
-        timers: Timers,
-        registry: Registry,
-        access: Access,
-        counters: Counters,
-        settings: RelaySettings,
-    ) -> None:
-        self._hub = hub
-        self._store = store
-        self._timers = timers
+    def __init__(self, services: Services, registry: Registry, *, pings: bool = True) -> None:
+        self._services = services
+        self._settings = services.settings
         self._registry = registry
-        self._access = access
-        self._counters = counters
-        self._settings = settings
-        rate = settings.registrations_per_second
+        self._pings = pings
+        rate = services.settings.registrations_per_second or 0.0
         self._registrations = PerAddress(rate, max(1.0, rate * 10))
-        self._publishing = Publishing(access, hub, Publish, _drafts, _published, settings.max_body)
+        self._publishing = Publishing(services, Publish, _drafts, _published)
 
     def attach(self, site: Site) -> None:
         """Answer publishes without ASGI where the server is ours."""
@@ -104,7 +69,7 @@ class Relay:
     def routes(self) -> list[Route]:
         """The HTTP routes, for Starlette."""
         return [
-            Route("/publish", OverAsgi(self._publishing, self._counters), methods=["POST"]),
+            Route("/publish", OverAsgi(self._publishing, self._services.hub.counters), methods=["POST"]),
             Route("/register", self.register, methods=["POST"]),
             Route("/register/{id}", self.unregister, methods=["DELETE"]),
             Route("/add_topic", self.add_topic, methods=["POST"]),
@@ -118,30 +83,25 @@ class Relay:
         if not upgrade.path.startswith(_WS):
             return None
         registration = self._registry.find(upgrade.path[len(_WS) :])
-        rules = self._settings.classic
-        session: ClassicSession
-        if registration.confirmed is None:
-            session = ClassicSession(self._hub, self._registry, registration, rules)
-        else:
-            session = ResumingSession(self._hub, self._store, self._timers, self._registry, registration, rules)
-        return Endpoint(session, deflate=self._settings.permessage_deflate)
+        kind = ClassicSession if registration.confirmed is None else ResumingSession
+        return Endpoint(kind(self._services, registration), deflate=self._settings.permessage_deflate)
 
     async def health(self, request: Request) -> Response:
-        if (refusal := self._store.refusal) is not None:
+        if (refusal := self._services.store.refusal) is not None:
             raise refusal
         return answer({"status": "ok"})
 
     async def register(self, request: Request) -> Response:
-        principal = self._access.principal(request)
+        principal = self._services.access.principal(request)
         if self._settings.registrations_per_second:
             address = peer(request).address
             bucket = self._registrations.bucket(address, time.monotonic())
             if not bucket.allow(time.monotonic()):
-                self._counters.hit("registrations_per_second")
+                self._services.hub.counters.hit("registrations_per_second")
                 raise RateLimited("too many registrations from this address", retry_after=bucket.wait())
         body = await read(request, Register, self._settings.max_body)
         user = user_text(body.user_id)
-        self._access.check(principal)
+        self._services.access.check(principal)
         principal.may_act_for(user)
         if body.resume and not self._settings.resume_window:
             raise InvalidValue(
@@ -149,7 +109,7 @@ class Relay:
                 code="not_supported",
                 field="resume",
             )
-        if body.resume and not self._settings.pings:
+        if body.resume and not self._pings:
             raise InvalidValue(
                 "resume: this server is mounted by ASGI, which carries no pings to confirm messages with; leave it out "
                 "and resume over /v1/ws, or run it with `partyline serve`",
@@ -163,14 +123,14 @@ class Relay:
             topics = ()
         for topic in topics:
             principal.may_subscribe(topic)
-        start = Position(self._store.epoch, self._hub.fanned_out) if body.resume else None
+        start = Position(self._services.store.epoch, self._services.hub.fanned_out) if body.resume else None
         connection_id = self._registry.create(user, topics, principal.subscribe, start, principal.token)
         if body.resume:
             await self._registry.kept(self._registry.find(connection_id))
         return answer({"url": f"{self._base(request)}/ws/{connection_id}"})
 
     async def unregister(self, request: Request) -> Response:
-        principal = self._access.principal(request)
+        principal = self._services.access.principal(request)
         registration = self._registry.find(request.path_params["id"])
         principal.may_act_for(registration.user)
         self._registry.remove(registration)
@@ -185,10 +145,10 @@ class Relay:
         return await self._change_topic(request, add=False)
 
     async def _change_topic(self, request: Request, *, add: bool) -> Response:
-        principal = self._access.principal(request)
+        principal = self._services.access.principal(request)
         body = await read(request, TopicChange, self._settings.max_body)
         topic = check_topic(body.topic)
-        self._access.check(principal)
+        self._services.access.check(principal)
         registration = self._registry.find(body.client_id)
         principal.may_act_for(registration.user)
         principal.may_subscribe(topic)

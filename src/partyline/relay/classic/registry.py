@@ -10,15 +10,16 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from partyline.config import Settings
 from partyline.errors import Forbidden, NotFound, Overloaded, RateLimited, StoreUnavailable
 from partyline.hub.timers import Timers
 from partyline.metrics import Counters
 from partyline.models import Position
-from partyline.relay.clients import Listed
 from partyline.relay.revocations import Revoker
-from partyline.stores.sqlite.registrations import Row
+from partyline.stores.sqlite.registrations import RegistrationTable, Row
 from partyline.topics import any_covers
 from partyline.trust.keys import Token
+from partyline.trust.rate import Closing
 
 _MOST_PATIENCE: Final = 5.0  # seconds that a registration waits for the disk
 _FREE: Final = 1024  # bytes of topics that every registration may have, however much the others hold
@@ -35,76 +36,29 @@ def weight(topics: tuple[str, ...]) -> int:
     return max(0, sum(map(len, topics)) + _NAME * len(topics) - _FREE)
 
 
-class Table(Protocol):
-    """Where registrations outlive the process (`stores.sqlite.registrations`). Nothing here blocks."""
-
-    def load(self) -> Iterable[Row]: ...
-    def save(self, row: Row) -> None: ...
-    def delete(self, id_hash: bytes) -> None: ...
-    async def flush(self) -> None: ...
-
-
-class User(Protocol):
+class User(Closing, Protocol):
     """The live session that uses a registration."""
 
     def follow(self, topics: tuple[str, ...]) -> None:
         """The registration has these topics now."""
         ...
 
-    def close(self, code: int, reason: str = "") -> None:
-        """End the connection; nothing more is published to it."""
-        ...
 
-
-@dataclass(frozen=True, slots=True)
-class RegistryLimits:
-    """Counts and seconds; docs/reference/limits.md has each."""
-
-    registrations_per_user: int = 100
-    max_registrations: int = 1_000_000
-    unused_registration_life: float = 300.0
-    resume_window: float = 120.0
-    topics_per_connection: int = 1_000
-    max_registration_bytes: int = 64 * 1024 * 1024
-
-
+@dataclass(slots=True, eq=False, repr=False)
 class Registration:
     """One id that was handed out. It has a deadline while no connection uses it."""
 
-    __slots__ = (
-        "_registry",
-        "confirmed",
-        "connection",
-        "created",
-        "grants",
-        "id_hash",
-        "timer_slot",
-        "token",
-        "topics",
-        "used",
-        "user",
-    )
-
-    def __init__(
-        self,
-        registry: Registry,
-        id_hash: bytes,
-        user: str,
-        topics: tuple[str, ...],
-        grants: tuple[str, ...],
-        confirmed: Position | None = None,
-    ) -> None:
-        self._registry = registry
-        self.id_hash = id_hash
-        self.user = user
-        self.topics = topics
-        self.grants = grants
-        self.confirmed = confirmed  # what its client has surely got; None: it does not resume
-        self.used = False
-        self.created = 0.0
-        self.token: Token | None = None  # that it was made with
-        self.connection: User | None = None
-        self.timer_slot = 0
+    registry: Registry
+    id_hash: bytes
+    user: str
+    topics: tuple[str, ...]
+    grants: tuple[str, ...]
+    confirmed: Position | None = None  # what its client has surely got; None: it does not resume
+    used: bool = False
+    created: float = 0.0
+    token: Token | None = None  # that it was made with
+    connection: User | None = None
+    timer_slot: int = 0
 
     @property
     def public_id(self) -> str:
@@ -112,11 +66,11 @@ class Registration:
         return hashlib.sha256(b"public " + self.id_hash).hexdigest()[:16]
 
     def on_deadline(self, now: float) -> None:
-        self._registry.expire(self)
+        self.registry.expire(self)
 
     def revoked(self) -> None:
         """The token that made it no longer counts (`relay.revocations.Holder`)."""
-        self._registry.revoked(self)
+        self.registry.revoked(self)
 
 
 class Registry:
@@ -124,21 +78,19 @@ class Registry:
 
     def __init__(
         self,
-        table: Table,
+        table: RegistrationTable,
         timers: Timers,
         counters: Counters,
-        limits: RegistryLimits,
+        settings: Settings,
         *,
         clock: Callable[[], float] = time.time,
         revoker: Revoker | None = None,
-        connected: set[Listed] | None = None,
     ) -> None:
-        self.open: set[Listed] = set() if connected is None else connected  # whatever is connected, of v1 too
         self._table = table
         self._revoker = revoker
         self._timers = timers
         self._counters = counters
-        self._limits = limits
+        self._settings = settings
         self._clock = clock
         self._by_hash: dict[bytes, Registration] = {}
         self._per_user: dict[str, int] = {}
@@ -163,7 +115,7 @@ class Registry:
         ends when that is revoked, not when that expires. Raises RateLimited (too many of this user) or Overloaded (too
         many in all, or too many bytes of topics).
         """
-        limits = self._limits
+        limits = self._settings
         if self._per_user.get(user, 0) >= limits.registrations_per_user:
             self._counters.hit("registrations_per_user")
             raise RateLimited(
@@ -178,11 +130,8 @@ class Registry:
             raise Overloaded(f"this server has {limits.max_registrations} registrations (max_registrations)")
         self._check_bytes(weight(topics))
         connection_id = secrets.token_hex(16)
-        registration = Registration(
-            self, id_hash(connection_id), user, self._shared(topics), self._shared(grants), confirmed
-        )
-        registration.created = self._clock()
-        registration.token = token
+        names, patterns, hashed = self._shared(topics), self._shared(grants), id_hash(connection_id)
+        registration = Registration(self, hashed, user, names, patterns, confirmed, created=self._clock(), token=token)
         self._insert(registration)
         self._timers.set(registration, self._timers.now() + limits.unused_registration_life)
         self._save(registration)
@@ -248,8 +197,8 @@ class Registry:
         registration.connection = None
         if registration.id_hash not in self._by_hash:
             return
-        if self._limits.resume_window > 0:
-            self._timers.set(registration, self._timers.now() + self._limits.resume_window)
+        if self._settings.resume_window > 0:
+            self._timers.set(registration, self._timers.now() + self._settings.resume_window)
         else:
             self.remove(registration)
 
@@ -287,7 +236,7 @@ class Registry:
             self.remove(registration)
 
     def _check_bytes(self, more: int) -> None:
-        most = self._limits.max_registration_bytes
+        most = self._settings.max_registration_bytes
         if more > 0 and self._bytes + more > most:
             self._counters.hit("max_registration_bytes")
             raise Overloaded(
@@ -334,19 +283,17 @@ class Registry:
         """What an earlier process left. Its clients were cut off with it: their windows begin now."""
         now, wall = self._timers.now(), self._clock()
         for row in self._table.load():
+            topics, grants = self._shared(row.topics), self._shared(row.grants)
+            token = None if row.token is None else Token(row.user, *row.token)
             registration = Registration(
-                self, row.id_hash, row.user, self._shared(row.topics), self._shared(row.grants), row.confirmed
+                self, row.id_hash, row.user, topics, grants, row.confirmed, row.used, row.created, token
             )
-            registration.used = row.used
-            registration.created = row.created
-            if row.token is not None:
-                registration.token = Token(row.user, *row.token)
             if row.used:
-                life = self._limits.resume_window
+                life = self._settings.resume_window
             else:
                 # A clock that was set back must not make it live longer than it may.
                 age = max(0.0, wall - row.created)
-                life = max(self._limits.unused_registration_life - age, self._limits.resume_window)
+                life = max(self._settings.unused_registration_life - age, self._settings.resume_window)
             if life > 0 and not self._refused(registration):
                 self._insert(registration)
                 self._timers.set(registration, now + life)

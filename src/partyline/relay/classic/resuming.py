@@ -13,12 +13,11 @@ from typing import Final
 from partyline import log
 from partyline.errors import InvalidValue, PartylineError
 from partyline.hub.history import Start, resume
-from partyline.hub.hub import Hub
-from partyline.hub.timers import Timers
-from partyline.interfaces import Dialect, Member, Store, View
+from partyline.interfaces import Dialect, Member, View
 from partyline.models import Message, Payload, Position
-from partyline.relay.classic.registry import Registration, Registry
-from partyline.relay.classic.session import ClassicRules, ClassicSession
+from partyline.relay.classic.registry import Registration
+from partyline.relay.classic.session import ClassicSession
+from partyline.relay.services import Services
 from partyline.wire.json import to_json
 from partyline.wire.websocket.frames import PING, frame
 
@@ -35,8 +34,6 @@ class ResumingSession(ClassicSession):
         "_pinged",
         "_pinged_at",
         "_sent",
-        "_store",
-        "_timers",
         "_unconfirmed",
         "dialect",
         "rooms",
@@ -46,18 +43,8 @@ class ResumingSession(ClassicSession):
 
     dialect: Dialect
 
-    def __init__(
-        self,
-        hub: Hub,
-        store: Store,
-        timers: Timers,
-        registry: Registry,
-        registration: Registration,
-        rules: ClassicRules,
-    ) -> None:
-        super().__init__(hub, registry, registration, rules)
-        self._store = store
-        self._timers = timers
+    def __init__(self, services: Services, registration: Registration) -> None:
+        super().__init__(services, registration)
         self._catching_up: asyncio.Task[None] | None = None
         self._sent = 0  # while it catches up: the offset up to which everything was sent
         self._unconfirmed = False  # something was sent after the last ping
@@ -87,8 +74,8 @@ class ResumingSession(ClassicSession):
             position = Position.parse(payload.decode("latin-1"))
         except InvalidValue:
             return
-        if position.epoch == self._store.epoch and position.offset <= self._pinged:
-            self._registry.confirm(self._registration, position)
+        if position.epoch == self._services.store.epoch and position.offset <= self._pinged:
+            self._registration.registry.confirm(self._registration, position)
 
     # ClassicSession
 
@@ -101,10 +88,10 @@ class ResumingSession(ClassicSession):
             super().follow(topics)
         else:  # from where it is, with the topics it has now
             self._catching_up.cancel()
-            self._resume(topics, Position(self._store.epoch, self._sent))
+            self._resume(topics, Position(self._services.store.epoch, self._sent))
 
     def closed(self) -> None:
-        self._timers.cancel(self)
+        self._services.timers.cancel(self)
         if self._catching_up is not None:
             self._catching_up.cancel()
         super().closed()
@@ -114,8 +101,8 @@ class ResumingSession(ClassicSession):
         confirmed = self._registration.confirmed
         assert confirmed is not None
         self.dialect = self._connection.dialect
-        self._timers.set(self, self._timers.now() + self._rules.heartbeat)
-        if confirmed == Position(self._store.epoch, self._hub.fanned_out):
+        self._services.timers.set(self, self._services.timers.now() + self._services.settings.ping_interval)
+        if confirmed == Position(self._services.store.epoch, self._services.hub.fanned_out):
             self._join(topics)  # the log has not moved: there is nothing to look for
         else:
             self._resume(topics, confirmed)
@@ -123,17 +110,17 @@ class ResumingSession(ClassicSession):
     # Catching up (hub.history.Sink)
 
     def _resume(self, topics: tuple[str, ...], after: Position) -> None:
-        self._sent = after.offset if after.epoch == self._store.epoch else 0
+        self._sent = after.offset if after.epoch == self._services.store.epoch else 0
         self._catching_up = asyncio.get_running_loop().create_task(self._catch_up(topics, after))
 
     async def _catch_up(self, topics: tuple[str, ...], after: Position) -> None:
         try:
-            await resume(self._hub, self._store, View(frozenset(topics), user=self.user), after, self)
+            await resume(self._services.hub, self._services.store, View(frozenset(topics), user=self.user), after, self)
         except PartylineError as error:
             _log.warning("a connection could not be resumed from the log", code=error.code)
             self.close(1013, "the log cannot be read: come back later")
         except Exception:
-            self._hub.counters.errors += 1
+            self._services.hub.counters.errors += 1
             _log.exception("a connection could not be resumed")
             self.close(1011, "internal error")
 
@@ -174,13 +161,13 @@ class ResumingSession(ClassicSession):
     def _ask_soon(self) -> None:
         if not self._unconfirmed:
             self._unconfirmed = True
-            self._timers.set(self, max(self._timers.now(), self._pinged_at + _PING_EVERY))
+            self._services.timers.set(self, max(self._services.timers.now(), self._pinged_at + _PING_EVERY))
 
     def on_deadline(self, now: float) -> None:
-        reached = self._hub.fanned_out if self._catching_up is None else self._sent
+        reached = self._services.hub.fanned_out if self._catching_up is None else self._sent
         if self._unconfirmed or reached > self._pinged:
             self._unconfirmed = False
             self._pinged = reached
             self._pinged_at = now
-            self.send(frame(PING, str(Position(self._store.epoch, reached)).encode()))
-        self._timers.set(self, now + self._rules.heartbeat)
+            self.send(frame(PING, str(Position(self._services.store.epoch, reached)).encode()))
+        self._services.timers.set(self, now + self._services.settings.ping_interval)

@@ -7,10 +7,10 @@ from functools import lru_cache
 from typing import cast
 
 from partyline.errors import InvalidValue, PartylineError
-from partyline.hub.hub import Hub
 from partyline.interfaces import Connection, Dialect, Member
 from partyline.models import Message
-from partyline.relay.classic.registry import Registration, Registry
+from partyline.relay.classic.registry import Registration
+from partyline.relay.services import Services
 from partyline.server.answers import error_body
 from partyline.server.site import Carrier
 from partyline.topics import check_topic
@@ -43,26 +43,14 @@ def _dialect(agreed: Deflate | None, compress_from: int) -> Dialect:
     return ClassicDialect(agreed, compress_from)
 
 
-@dataclass(frozen=True, slots=True)
-class ClassicRules:
-    """`answer_errors` is the setting classic_errors; `topics_per_connection` a limit."""
-
-    answer_errors: bool = True
-    topics_per_connection: int = 1_000
-    compress_from: int = 1_024
-    heartbeat: float = 25.0  # seconds
-
-
 class ClassicSession:
     """One connection at /ws/<id>."""
 
-    __slots__ = ("_connection", "_hub", "_registration", "_registry", "_rules")
+    __slots__ = ("_connection", "_registration", "_services")
 
-    def __init__(self, hub: Hub, registry: Registry, registration: Registration, rules: ClassicRules) -> None:
-        self._hub = hub
-        self._registry = registry
+    def __init__(self, services: Services, registration: Registration) -> None:
+        self._services = services
         self._registration = registration
-        self._rules = rules
         self._connection: Carrier | None = None
 
     @property
@@ -80,10 +68,10 @@ class ClassicSession:
         connection = self._connection = cast("Carrier", connection)
         registration = self._registration
         connection.user = registration.user
-        connection.dialect = _dialect(connection.deflate, self._rules.compress_from)
-        self._registry.open.add(self)
-        earlier = self._registry.attach(registration, self)
-        self._hub.add(self.member)
+        connection.dialect = _dialect(connection.deflate, self._services.settings.compress_from)
+        self._services.open.add(self)
+        earlier = self._registration.registry.attach(registration, self)
+        self._services.hub.add(self.member)
         self._begin(registration.topics)
         if earlier is not None:  # not before, or presence would tell that the user has left
             earlier.close(4000, "replaced by a newer connection")
@@ -107,23 +95,23 @@ class ClassicSession:
 
     def refused(self, error: PartylineError, message: str | bytes) -> None:
         if error.limit is not None:
-            self._hub.counters.hit(error.limit)
-        if self._rules.answer_errors and self._connection is not None:
+            self._services.hub.counters.hit(error.limit)
+        if self._services.settings.classic_errors and self._connection is not None:
             self._connection.send_text(error_body(error).decode())
 
     def closed(self) -> None:
         if self._connection is not None:
-            self._hub.remove(self.member)
+            self._services.hub.remove(self.member)
             self._connection = None
-            self._registry.open.discard(self)
-            self._registry.detach(self._registration, self)
+            self._services.open.discard(self)
+            self._registration.registry.detach(self._registration, self)
 
-    # relay.classic.registry.User, relay.clients.Listed
+    # relay.classic.registry.User, relay.services.Listed
 
     def close(self, code: int, reason: str = "") -> None:
         """End the connection; nothing more is published to it."""
         if self._connection is not None:
-            self._hub.remove(self.member)
+            self._services.hub.remove(self.member)
             self._connection.close(code, reason)
 
     def follow(self, topics: tuple[str, ...]) -> None:
@@ -133,7 +121,7 @@ class ClassicSession:
         member, wanted = self.member, set(topics)
         for topic in tuple(member.rooms):
             if topic not in wanted:
-                self._hub.leave(member, topic)
+                self._services.hub.leave(member, topic)
         self._join(topics)
 
     def _begin(self, topics: tuple[str, ...]) -> None:
@@ -142,11 +130,11 @@ class ClassicSession:
 
     def _join(self, topics: tuple[str, ...]) -> None:
         for topic in topics:
-            self._hub.join(self.member, topic)
+            self._services.hub.join(self.member, topic)
 
     def _replace_topics(self, names: list[str]) -> None:
         """All or nothing: every name is checked before the first changes."""
-        check_list(names, self._rules.topics_per_connection)
+        check_list(names, self._services.settings.topics_per_connection)
         wanted = dict.fromkeys(check_topic(name, "topics") for name in names)
-        self._registry.check_grants(self._registration, wanted)
-        self._registry.set_topics(self._registration, tuple(wanted))
+        self._registration.registry.check_grants(self._registration, wanted)
+        self._registration.registry.set_topics(self._registration, tuple(wanted))

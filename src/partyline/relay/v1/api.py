@@ -17,10 +17,10 @@ from partyline.models import Draft, Position, Receipt
 from partyline.relay.access import query_token
 from partyline.relay.publishing import Publishing
 from partyline.relay.requests import LABEL_SCHEMA, UserId, answer, peer, read
+from partyline.relay.services import Services
 from partyline.relay.v1.events import EventStream
 from partyline.relay.v1.publishing import MAX_BATCH, Batch, NewMessage
 from partyline.relay.v1.reading import check_limit, history_page, parse_after
-from partyline.relay.v1.session import Services
 from partyline.relay.v1.websocket import SUBPROTOCOL, V1WebSocket
 from partyline.relay.values import (
     ConnectionOf,
@@ -61,17 +61,11 @@ ONE_OF_THE_TWO: Final = [{"required": ["sub"]}, {"required": ["jti"]}]  # for th
 class Api:
     """The v1 calls over one hub."""
 
-    def __init__(self, services: Services, site: Site, *, max_body: int, max_batch_body: int, deflate: bool) -> None:
+    def __init__(self, services: Services, site: Site) -> None:
         self._services = services
         self._site = site
-        self._max_body = max_body
-        self._max_batch_body = max_batch_body
-        self._deflate = deflate
-        access, hub = services.access, services.hub
-        self._publishing = Publishing(
-            access, hub, NewMessage, _one, lambda receipts: Published.of(receipts[0]), max_body
-        )
-        self._batches = Publishing(access, hub, Batch, _batch, _receipts, max_batch_body, "max_batch_body")
+        self._publishing = Publishing(services, NewMessage, _one, lambda receipts: Published.of(receipts[0]))
+        self._batches = Publishing(services, Batch, _batch, _receipts, body_setting="max_batch_body")
 
     def attach(self, site: Site) -> None:
         """Answer publishes without ASGI where the server is ours."""
@@ -113,7 +107,7 @@ class Api:
             self._services, principal, upgrade.peer.address, takes_bundles=takes_bundles(upgrade.headers)
         )
         stranger = principal is None  # nothing of theirs is inflated, so compression is not agreed on
-        deflate = self._deflate and not stranger
+        deflate = self._services.settings.permessage_deflate and not stranger
         return Endpoint(session, subprotocols=(SUBPROTOCOL,), deflate=deflate, stranger=stranger)
 
     async def not_upgraded(self, request: Request) -> Response:
@@ -178,7 +172,7 @@ class Api:
         access = self._services.access
         principal = access.principal(request)
         principal.must_be_admin("revoking")
-        body = await read(request, Revocation, self._max_body)
+        body = await read(request, Revocation, self._services.settings.max_body)
         access.check(principal)
         kind: Kind
         match (body.sub, body.jti):

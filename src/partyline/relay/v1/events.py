@@ -19,7 +19,8 @@ from partyline.errors import PartylineError
 from partyline.hub.outbox import Outbox
 from partyline.interfaces import Dialect, Member
 from partyline.models import Message, Payload
-from partyline.relay.v1.session import Asked, Services, V1Session
+from partyline.relay.services import Services
+from partyline.relay.v1.session import Asked, V1Session
 from partyline.relay.values import Missed, Reached, Subscribed
 from partyline.server.site import Site
 from partyline.server.websocket import CUT_OFF

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, cast
 
 import msgspec
@@ -22,12 +21,9 @@ import msgspec
 from partyline import log
 from partyline.errors import Conflict, InvalidValue, NotFound, PartylineError, Unauthenticated
 from partyline.hub.history import Start, resume
-from partyline.hub.hub import Hub
-from partyline.hub.timers import Timers
-from partyline.interfaces import Member, Store, View
+from partyline.interfaces import Member, View
 from partyline.models import Message, Payload, Position, Receipt
-from partyline.relay.access import Access
-from partyline.relay.clients import Listed
+from partyline.relay.services import Services
 from partyline.relay.v1.publishing import make_draft
 from partyline.relay.v1.reading import check_limit, history_page, parse_after
 from partyline.relay.values import Done, Known, Missed, Moved, PublishedHere, Reached, Subscribed, UsersHere
@@ -43,31 +39,6 @@ Asked: TypeAlias = Any
 """What a carrier tells the answers to commands apart by."""
 
 _Rest: TypeAlias = Callable[[], Awaitable[None]]
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """Seconds, bytes and counts; docs/reference/limits.md has each."""
-
-    first_command_timeout: float = 10.0
-    heartbeat: float = 25.0
-    topics_per_connection: int = 1_000
-    compress_from: int = 1_024
-    max_pending_events: int = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Services:
-    """What all sessions of one server share. `open` holds every client of the relay that is connected."""
-
-    hub: Hub
-    store: Store
-    access: Access
-    timers: Timers
-    rules: Rules
-    server: str
-    clock: Callable[[], float] = time.time
-    open: set[Listed] = field(default_factory=set)
 
 
 class V1Session(ABC):
@@ -135,7 +106,7 @@ class V1Session(ABC):
     @property
     def heartbeat(self) -> float:
         """Seconds between two looks at a quiet client."""
-        return self._services.rules.heartbeat
+        return self._services.settings.ping_interval
 
     # What a carrier calls
 
@@ -182,7 +153,7 @@ class V1Session(ABC):
         if self._principal is not None and (token := self._principal.token) is not None:
             services.access.revoker.release(token, self)
 
-    # relay.requests.Listed, relay.revocations.Holder
+    # relay.services.Listed, relay.revocations.Holder
 
     def close(self, code: int, reason: str = "") -> None:
         """End the connection."""
@@ -246,7 +217,7 @@ class V1Session(ABC):
 
     def _subscribe(self, command: wire.Subscribe, asked: Asked, principal: Principal) -> _Rest | None:
         """Subscribe; what is left to do after it, if it has to catch up."""
-        name, rules = command.topic, self._services.rules
+        name, settings = command.topic, self._services.settings
         if is_pattern(name):
             principal.may_subscribe_pattern(check_subscription(name))
             view = View(patterns=(name,), user=principal.user)
@@ -257,9 +228,9 @@ class V1Session(ABC):
             view = View(frozenset((name,)), user=principal.user)
         if name in self._subscriptions:
             raise Conflict(f"this connection is subscribed to {name!r} already", code="already_subscribed")
-        if len(self._subscriptions) >= rules.topics_per_connection:
+        if len(self._subscriptions) >= settings.topics_per_connection:
             raise InvalidValue(
-                f"one connection may have {rules.topics_per_connection} subscriptions (topics_per_connection)",
+                f"one connection may have {settings.topics_per_connection} subscriptions (topics_per_connection)",
                 code="too_many_rooms",
                 field="topic",
                 limit="topics_per_connection",
@@ -389,7 +360,7 @@ class V1Session(ABC):
 
     def _job(self, asked: Asked, job: _Rest) -> None:
         jobs = self._jobs = deque() if self._jobs is None else self._jobs
-        if len(jobs) >= self._services.rules.max_pending_events:
+        if len(jobs) >= self._services.settings.max_pending_events:
             raise InvalidValue(
                 "too many commands wait for the log: wait for answers",
                 code="too_many_pending",
@@ -443,7 +414,7 @@ class V1Session(ABC):
         services = self._services
         now = services.timers.now()
         if self._principal is None:
-            due = self._opened_at + services.rules.first_command_timeout
+            due = self._opened_at + services.settings.first_command_timeout
         else:
             due = now + self.heartbeat
             if self._principal.expires is not None:

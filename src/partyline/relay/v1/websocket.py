@@ -10,10 +10,12 @@ from typing import Final, cast
 
 import msgspec
 
+from partyline import __version__
 from partyline.errors import InvalidValue, PartylineError
 from partyline.interfaces import Connection, Dialect, Member
 from partyline.models import Message
-from partyline.relay.v1.session import Services, V1Session
+from partyline.relay.services import Services
+from partyline.relay.v1.session import V1Session
 from partyline.relay.values import Welcome
 from partyline.server.site import Carrier
 from partyline.server.turn import OWN_READ
@@ -64,7 +66,7 @@ class V1WebSocket(V1Session):
     def opened(self, connection: Connection) -> None:
         carrier = self._connection = cast("Carrier", connection)
         services = self._services
-        carrier.dialect = _dialect(services.store.epoch, carrier.deflate, services.rules.compress_from)
+        carrier.dialect = _dialect(services.store.epoch, carrier.deflate, services.settings.compress_from)
         if self._takes_bundles:
             self._welcome()
         else:
@@ -80,7 +82,7 @@ class V1WebSocket(V1Session):
 
     def _welcome(self) -> None:
         services = self._services
-        self.tell("welcome", Welcome(self.public_id, services.server, services.rules.heartbeat))
+        self.tell("welcome", Welcome(self.public_id, f"partyline/{__version__}", services.settings.ping_interval))
 
     def text(self, text: str) -> None:
         if self._greeting is not None:
