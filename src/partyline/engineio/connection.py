@@ -52,6 +52,14 @@ class Owner(Protocol):
         ...
 
 
+class Poll(Protocol):
+    """A GET that waits for packets."""
+
+    def fetched(self, packets: tuple[Packet, ...]) -> None:
+        """They are there: answer it. Raises nothing."""
+        ...
+
+
 class EngineConnection:
     """One client. An `interfaces.Connection` (payloads are `Frames`), and the `interfaces.Session` of its WebSocket."""
 
@@ -108,7 +116,7 @@ class EngineConnection:
         self._websocket = websocket
         self._candidate: Carrier | None = None
         self._receiver: Receiver | None = None
-        self._poll: asyncio.Future[tuple[Packet, ...]] | None = None  # the GET that hangs
+        self._poll: Poll | None = None  # the GET that hangs
         self._flushing = False
         self._overflows = False
         self._held = False
@@ -290,9 +298,10 @@ class EngineConnection:
     def _flush_soon(self) -> None:
         """What one turn of the loop sends leaves in one body."""
         self._flushing = True
-        asyncio.get_running_loop().call_soon(self._flush)
+        self._owner.site.turn.add(self)
 
-    def _flush(self) -> None:
+    def leave(self) -> None:
+        """The turn is over (`server.turn.Leaving`)."""
         self._flushing = False
         self._do(self._session.flush())
 
@@ -387,30 +396,32 @@ class EngineConnection:
 
     # Polling
 
-    def get(self) -> tuple[Packet, ...] | asyncio.Future[tuple[Packet, ...]]:
-        """What answers a GET, now or later: then `let_go` of the future whatever becomes of it.
+    def get(self, poll: Poll) -> None:
+        """A GET has come: `poll` is answered now or later. Where its client goes away before, `let_go` of it.
 
         Raises HandshakeRefused.
         """
-        hanging, answer, refused = self._poll, None, None
-        effects: list[Effect] = []
-        for effect in self._session.get(self._now()):
-            if isinstance(effect, Send) and effect.channel is Channel.POLL and hanging is None:
-                answer = effect.packets
-            elif isinstance(effect, Refuse):
+        waiting, refused = self._poll, None
+        if waiting is None:
+            self._poll = poll
+        effects = self._session.get(self._now())
+        if not effects:
+            return  # it hangs
+        for effect in effects:
+            if isinstance(effect, Refuse):
                 refused = refusal(effect.number)
             else:
-                effects.append(effect)
-        self._do(effects)
+                self._apply(effect)
+            if self._poll is None and waiting is not None:  # the one before has its answer
+                self._poll, waiting = poll, None
+        self._settle()
         if refused is not None:
+            if self._poll is poll:
+                self._poll = None
             raise refused
-        if answer is not None:
-            return answer
-        self._poll = asyncio.get_running_loop().create_future()
-        return self._poll
 
-    def let_go(self, poll: asyncio.Future[tuple[Packet, ...]]) -> None:
-        """The GET that waited is over. If nothing has answered it, its client has gone."""
+    def let_go(self, poll: Poll) -> None:
+        """The client of the GET that hangs has gone."""
         if self._poll is poll:
             self._poll = None
             self._do(self._session.abort(self._now()))
@@ -506,8 +517,8 @@ class EngineConnection:
         match effect:
             case Send(Channel.POLL, sent):
                 poll, self._poll = self._poll, None
-                if poll is not None and not poll.done():
-                    poll.set_result(sent)
+                if poll is not None:
+                    poll.fetched(sent)
             case Send(Channel.WEBSOCKET, sent):
                 self._write(self._websocket, sent)
             case Send(Channel.CANDIDATE, sent):

@@ -159,9 +159,9 @@ class EngineIO:
             return None
         handshake = Request(WEBSOCKET, upgrade.query, upgrade.headers, upgrade.peer)
         sessions = self._sessions
-        with sessions.watched(handshake):
+        session: Opening | Candidate
+        try:
             asked = sessions.read(upgrade.query, "GET", upgrade=True)
-            session: Opening | Candidate
             if asked.sid is None:
                 sessions.check(handshake)
                 session = Opening(sessions, asked, handshake, sessions.free_id(handshake))
@@ -169,6 +169,9 @@ class EngineIO:
             else:
                 session = Candidate(sessions.find(asked), asked)
                 headers = sessions.answer_headers(handshake)
+        except HandshakeRefused as error:
+            sessions.report(error, handshake)
+            raise
         most = max(sessions.max_payload, 125)  # frames as short as that are never counted
         offered = offered_subprotocols(value for name, value in upgrade.headers if name == b"sec-websocket-protocol")
         return Endpoint(

@@ -197,25 +197,12 @@ class Sessions:
             found += _safe(_asked(self._hooks.headers, handshake))
         return found
 
-    def watched(self, handshake: Request) -> _Watched:
-        """A context in which refusals are reported to the application."""
-        return _Watched(self._hooks.connection_error, handshake)
-
-
-class _Watched:
-    __slots__ = ("_handshake", "_hook")
-
-    def __init__(self, hook: Callable[[HandshakeRefused, Request], object] | None, handshake: Request) -> None:
-        self._hook = hook
-        self._handshake = handshake
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if self._hook is not None and isinstance(error, HandshakeRefused):
+    def report(self, error: HandshakeRefused, handshake: Request) -> None:
+        """Tell the application of a request that is refused."""
+        hook = self._hooks.connection_error
+        if hook is not None:
             try:
-                self._hook(error, self._handshake)
+                hook(error, handshake)
             except CONTAINED:
                 _log.exception("connection_error failed")
 

@@ -109,8 +109,6 @@ class Connection(Protocol):
 
     def send_answer(self, exchange: Exchange, status: int, headers: Headers, body: bytes) -> None: ...
 
-    def leave(self, exchange: Exchange) -> None: ...
-
     def count_refusal(self, error: PartylineError) -> None: ...
 
     def count_failure(self) -> None: ...
@@ -254,10 +252,6 @@ class Exchange:
         except Exception:
             self.fail()
 
-    def leave(self) -> None:
-        """The turn of the loop is over (`server.turn.Leaving`)."""
-        self._connection.leave(self)
-
     def lost(self) -> None:
         """The client has gone."""
         self.disconnected = True
@@ -268,7 +262,7 @@ class Exchange:
 
 def head_lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     """Headers as they are in an answer."""
-    return b"".join(b"%b: %b\r\n" % header for header in headers)
+    return b"".join([b"%b: %b\r\n" % header for header in headers])
 
 
 def status_line(status: int) -> bytes:
@@ -351,9 +345,6 @@ class _OverAsgi:
 
     def send_answer(self, exchange: Exchange, status: int, headers: Headers, body: bytes) -> None:
         self.answer.set_result((status, headers, body))
-
-    def leave(self, exchange: Exchange) -> None:
-        """It leaves by `send`."""
 
     def count_refusal(self, error: PartylineError) -> None:
         self._counters.refuse(error)

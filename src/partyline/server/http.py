@@ -445,11 +445,12 @@ class HttpConnection(asyncio.Protocol):
         if exchange.method != "HEAD":
             parts.append(body)
         exchange.whole = b"".join(parts)
-        self._site.turn.add(exchange)
+        self._site.turn.add(self)
 
-    def leave(self, exchange: Exchange) -> None:
-        """Its turn is over."""
-        if self._in_hand is exchange:
+    def leave(self) -> None:
+        """The turn of the loop is over (`server.turn.Leaving`)."""
+        exchange = self._in_hand
+        if type(exchange) is Exchange and exchange.whole:
             self._transport.write(exchange.whole)
             self.answered(exchange)
 

@@ -9,6 +9,8 @@ from typing import Final
 class State(Enum):
     """Where a connection is between its 101 and its end."""
 
+    __hash__ = object.__hash__
+
     OPEN = "open"
     PINGED = "pinged"
     CLOSING = "closing"
@@ -23,6 +25,8 @@ class Step(Enum):
     FAIL = "the peer broke a rule"
     END = "both close frames are out"
     LOST = "the transport is gone"
+
+    __hash__ = object.__hash__
 
 
 # A missing key changes nothing: whoever closes second finds it closed.

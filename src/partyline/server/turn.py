@@ -57,9 +57,9 @@ class Turn:
         self._leaving.append(one)
 
     def _end(self) -> None:
-        leaving, self._leaving = self._leaving, []
-        for one in leaving:
+        for one in self._leaving:  # and those that are added meanwhile
             try:
                 one.leave()
             except Exception:  # one connection's trouble must not cost the others their bytes
                 _log.exception("bytes could not be written", to=type(one).__name__)
+        self._leaving.clear()

@@ -16,6 +16,8 @@ class SessionState(Enum):
     REFUSING = "refusing"
     CLOSED = "closed"
 
+    __hash__ = object.__hash__
+
 
 class Step(Enum):
     GET = "a GET arrives"
@@ -33,6 +35,8 @@ class Step(Enum):
     END = "we close it"
     CUT = "we close it for what its client did"
     DONE = "the rest is fetched, or not in time"
+
+    __hash__ = object.__hash__
 
 
 # A missing key is the error path: a request is refused, a WebSocket closed, anything else ignored; the session stays as

@@ -18,6 +18,8 @@ class NamespaceState(Enum):
     CONNECTED = "connected"
     DROPPED = "dropped"
 
+    __hash__ = object.__hash__
+
 
 class Step(Enum):
     ASK = "CONNECT arrives"
@@ -26,6 +28,8 @@ class Step(Enum):
     TALK = "an event or an acknowledgement arrives"
     LEAVE = "DISCONNECT arrives"
     DROP = "we disconnect it"
+
+    __hash__ = object.__hash__
 
 
 # Of one namespace on one connection. A missing key is the error path: for a packet the end of the connection, for what

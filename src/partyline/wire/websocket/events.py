@@ -68,11 +68,15 @@ class State(Enum):
     CLOSE_RECEIVED = "close received"
     CLOSED = "closed"
 
+    __hash__ = object.__hash__
+
 
 class Step(Enum):
     SEND_CLOSE = "we send a close frame"
     RECEIVE_CLOSE = "the peer's close frame arrives"
     FAIL = "the peer breaks the protocol or a limit"
+
+    __hash__ = object.__hash__
 
 
 # The close handshake (RFC 6455 7). A missing key is an error of the caller; a close may begin on both sides at once.
