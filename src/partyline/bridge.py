@@ -6,11 +6,10 @@ events (relay.md). One publish reaches plain WebSocket, SSE, v1 and Socket.IO su
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 
-from partyline.engineio.frames import Frames
 from partyline.errors import ConnectionRefused, InvalidValue, PartylineError
 from partyline.interfaces import Dialect, Member
 from partyline.models import Message, Payload
@@ -19,12 +18,14 @@ from partyline.relay.v1.session import V1Session
 from partyline.server.websocket import CUT_OFF
 from partyline.socketio.acks import Acknowledge
 from partyline.socketio.handlers import Handlers
+from partyline.socketio.journal import EventDialect
 from partyline.socketio.server import SocketIO
 from partyline.socketio.socket import Socket
 from partyline.trust.keys import Principal
 from partyline.wire import relay as wire
 from partyline.wire.json import decode, to_json
 from partyline.wire.socketio.packets import Parser
+from partyline.wire.websocket.frames import Frames
 
 NAMESPACE: Final = "/relay"
 COMMANDS: Final[dict[str, Any]] = {
@@ -87,22 +88,17 @@ def _credential(socket: Socket) -> str | None:
     return f"Bearer {token}"
 
 
-class _RelayDialect:
+class _RelayDialect(EventDialect):
     """Messages of topics as `message` events."""
 
-    __slots__ = ("_epoch", "_parser", "_protocol")
+    __slots__ = ()
 
-    def __init__(self, epoch: str, parser: Parser, protocol: int) -> None:
-        self._epoch = epoch
-        self._parser = parser
-        self._protocol = protocol
-
-    def encode(self, message: Message) -> bytes:
-        value = msgspec.Raw(to_json(wire.envelope(message, self._epoch)))
-        return Frames.of(self._parser.event(NAMESPACE, "message", (value,)), self._protocol)
+    def encode(self, message: Message) -> Frames:
+        value = msgspec.Raw(to_json(wire.envelope(message, cast("str", self._epoch))))
+        return self._frames(self._parser.event(NAMESPACE, "message", (value,)))
 
 
-_dialects: dict[tuple[str, Parser, int], Dialect] = {}  # one for all that speak alike: they share the bytes
+_dialects: dict[tuple[Parser, int, str], Dialect] = {}  # one for all that speak alike: they share the bytes
 
 
 class _RelaySocket(V1Session):
@@ -112,7 +108,7 @@ class _RelaySocket(V1Session):
 
     def __init__(self, socket: Socket, services: Services, principal: Principal) -> None:
         super().__init__(services, principal, socket.handshake.address)
-        key = (services.store.epoch, socket.parser, socket.engine.protocol)
+        key = (socket.parser, socket.engine.protocol, services.store.epoch)
         self.dialect = _dialects.setdefault(key, _RelayDialect(*key))
         self.user: str | None = None
         self.rooms: tuple[str, ...] | set[str] = ()

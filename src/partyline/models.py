@@ -5,8 +5,6 @@ Those that every message makes are msgspec's: a frozen dataclass takes five time
 
 from __future__ import annotations
 
-import os
-import random
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -39,18 +37,6 @@ class Position(msgspec.Struct, frozen=True):
                 code="invalid_position",
             )
         return cls(match[1], int(match[2]))
-
-
-_ids = random.Random(os.urandom(32))  # noqa: S311 - ids open nothing
-
-
-def message_id() -> str:
-    """An id for a message whose publisher names none: 32 hex digits.
-
-    Not from os.urandom: a system call lets go of the interpreter's lock, and the writer's thread would have it taken
-    in the middle of every read of the loop's (measured: half the throughput of durable publishing).
-    """
-    return f"{_ids.getrandbits(128):032x}"
 
 
 class Policy(Enum):

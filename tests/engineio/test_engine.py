@@ -14,13 +14,14 @@ import pytest
 from partyline import ConfigError, EngineIO
 from partyline.engineio.arriving import Opening
 from partyline.engineio.connection import EngineConnection
-from partyline.engineio.frames import Frames
 from partyline.engineio.receiver import Receiver, Request
 from partyline.engineio.sessions import Hooks, Sessions
 from partyline.models import Payload
 from partyline.trust.perimeter import Peer
 from partyline.wire.engineio.handshake import BAD_REQUEST, Asked, refusal
+from partyline.wire.engineio.packets import BINARY_HEADS
 from partyline.wire.websocket.connection import Close
+from partyline.wire.websocket.frames import Frames
 from tests.server.peers import close_frame, connected, request, upgrade, websocket
 from tests.server.servers import eventually, nothing_is_held
 
@@ -564,7 +565,7 @@ def test_close_by_the_server() -> None:
 def test_payloads_of_the_hub() -> None:
     """Frames that a dialect encoded once reach members on either transport."""
     watched = Watched()
-    frames = Frames.of(["a", b"b"], 4)
+    frames = Frames.of(["4a", b"b"])
 
     async def main() -> None:
         async with served(watched) as (_, url):
@@ -750,7 +751,7 @@ def test_a_websocket_that_takes_text_only(version: int, text: str) -> None:
             await client.say(text)
             assert await client.text() == text
             assert watched.last is not None
-            watched.last.offer(Payload(Frames.of(["a", b"\x01\x02\x03"], version)))
+            watched.last.offer(Payload(Frames.of(["4a", b"\x01\x02\x03"], BINARY_HEADS[version])))
             assert [await client.text() for _ in range(2)] == ["4a", text]
             assert watched.seen == ["connect", b"\x01\x02\x03"]
 
@@ -1156,7 +1157,7 @@ def test_half_a_character_is_replaced(run: Run) -> None:
             await client.text()
             for connection in watched.engine.connections.values():
                 connection.send_message("a\ud83db")
-                connection.send(Frames.of(("c\ude00d",), 4))
+                connection.send(Frames.of(("4c\ude00d",)))
             assert [await client.text(), await client.text()] == ["4a\ufffdb", "4c\ufffdd"]
             assert await polling.fetch() == "4a\ufffdb\x1e4c\ufffdd"
 

@@ -30,7 +30,6 @@ from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
 from partyline.engineio.connection import EngineConnection
-from partyline.engineio.frames import Frames
 from partyline.engineio.limits import SessionLimits
 from partyline.engineio.receiver import Request
 from partyline.errors import CallTimeout, Overloaded, PartylineError, PeerGone, StoreUnavailable
@@ -46,6 +45,7 @@ from partyline.socketio.namespace import Namespace
 from partyline.socketio.server import SocketIO
 from partyline.socketio.socket import Socket
 from partyline.trust.perimeter import Peer
+from partyline.wire.websocket.frames import Frames
 
 from .hub import SimulatedStore, State, Violation
 from .loop import SteppedLoop
@@ -204,7 +204,7 @@ class Link:
 
     def send(self, data: str | bytes) -> None:
         if isinstance(data, Frames):
-            self.send_messages([one[1:] if isinstance(one, str) else one for one in data.packets])
+            self.send_messages([one[1:] if isinstance(one, str) else one for one in data.messages])
         else:
             self.send_messages((data,))
 

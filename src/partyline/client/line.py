@@ -7,6 +7,7 @@ import contextlib
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Final, Generic, Literal, Self, TypeVar, cast, overload
+from uuid import uuid4
 
 import msgspec
 
@@ -14,7 +15,7 @@ from partyline.client.feed import Feed
 from partyline.client.frames import After, Gap, HistoryPage, Message, message_of, position_of
 from partyline.client.link import Link, Options, State
 from partyline.errors import InvalidValue, NotRecovered
-from partyline.models import Position, Receipt, message_id
+from partyline.models import Position, Receipt
 
 _TOPICS: Final = 900  # of one connection, below the server's default of 1,000
 
@@ -174,7 +175,7 @@ class Line:
                 topic=topic,
                 data=msgspec.Raw(msgspec.json.encode(data)),
                 user_id=user,
-                message_id=id if id is not None else message_id(),
+                message_id=id if id is not None else uuid4().hex,
                 key=key,
                 ttl=ttl,
                 durable=durable,

@@ -14,7 +14,7 @@ from threading import get_ident
 from typing import Final, Protocol, cast
 
 from partyline import log
-from partyline.engineio.frames import Frames, read, write
+from partyline.engineio.frames import read, write
 from partyline.engineio.receiver import Receiver
 from partyline.errors import CONTAINED, InvalidPacket, PartylineError
 from partyline.interfaces import Dialect
@@ -27,6 +27,7 @@ from partyline.wire.engineio.handshake import refusal
 from partyline.wire.engineio.packets import Packet
 from partyline.wire.engineio.session import Channel, Effect, HangUp, Over, Reason, Refuse, Rules, Send, Session
 from partyline.wire.engineio.states import SessionState
+from partyline.wire.websocket.frames import Frames
 
 _log = log.get("engineio")
 
@@ -216,7 +217,7 @@ class EngineConnection:
     def offer(self, payload: Payload) -> None:
         """A published message, as `Frames`."""
         if self._websocket is None or self._base64:
-            self._send_packets(cast("Frames", payload.data).packets)
+            self._send_packets(cast("Frames", payload.data).messages)
         else:
             self._websocket.offer(payload)
 
@@ -225,7 +226,7 @@ class EngineConnection:
         if not isinstance(data, Frames):
             self.send_message(data)
         elif self._websocket is None or self._base64:
-            self._send_packets(data.packets)
+            self._send_packets(data.messages)
         else:
             self._websocket.send(data)
 

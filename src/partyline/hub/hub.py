@@ -68,7 +68,7 @@ class Hub:
         self._owners: dict[str, Callable[[Message], Parcel]] = {}  # of private rooms
         # Called where members may have missed something that they cannot be given here: all of them have to resume.
         self.displaced: Callable[[], None] = lambda: None
-        self.delivery = Delivery(counters, self._news, store.head, store.append, **serving)
+        self.delivery = Delivery(counters, self._news, store, **serving)
         store.start(self.delivery.committed)
 
     # Members

@@ -1,5 +1,9 @@
-"""The durable log under a namespace: what is published to its rooms, and, with recovery, everything that is emitted.
+"""What a namespace sends, as hub/delivery.py serves it, and the durable log under it.
 
+There are events for many, packets for one, and what has to follow them. A namespace is one lane: where something waits
+for the log or for a large audience, everything after it waits, too. Volatile events are in no lane.
+
+The log keeps what is published to its rooms and, with recovery, everything that is emitted.
 With recovery an event leaves when the log keeps it, and everything that the namespace says after it waits until then
 (hub/delivery.py), so that nothing a client has seen is uncommitted, and `emit` never waits (guarantees, Mechanism).
 Whom an event goes to is decided when it is emitted, as if there were no log. It is encoded then, and these bytes are
@@ -18,18 +22,18 @@ import msgspec
 
 from partyline import log
 from partyline.errors import InvalidPacket, Overloaded, PartylineError
-from partyline.hub.delivery import Parcel
+from partyline.hub.delivery import Lane, Parcel, message_id
 from partyline.hub.hub import Hub
 from partyline.interfaces import Member as AnyMember
 from partyline.interfaces import Outcome, Refused, Store
-from partyline.models import Audience, Draft, Message, Position, Receipt, message_id
-from partyline.socketio.dialects import Emission
-from partyline.socketio.parcels import EventParcel
+from partyline.models import Audience, Draft, Message, Policy, Position, Receipt
 from partyline.socketio.seams import Member, Space
 from partyline.topics import PRIVATE
+from partyline.wire.engineio.packets import BINARY_HEADS, MESSAGE
 from partyline.wire.socketio.attachments import Body
 from partyline.wire.socketio.msgpack import MSGPACK
-from partyline.wire.socketio.packets import JSON
+from partyline.wire.socketio.packets import JSON, Messages, Parser
+from partyline.wire.websocket.frames import Frames
 
 _log = log.get("socketio")
 
@@ -106,6 +110,117 @@ def read_record(message: Message) -> Record:
     except InvalidPacket:  # something in it only looked like a placeholder: then it is sent as what it looks like
         body = Body(body.data)
     return Record.of(body, Audience(frozenset(old.rooms), frozenset(old.excluded)))
+
+
+class Emission(Message, frozen=True, kw_only=True):
+    """An event on its way to many. `ack` is the id of the acknowledgement that is wanted of each."""
+
+    namespace: str
+    body: Body
+    ack: int | None = None
+
+
+class EventDialect:
+    """Events for clients with one parser and one version of Engine.IO; with an `epoch`, they get positions, too."""
+
+    __slots__ = ("_epoch", "_parser", "_protocol")
+
+    def __init__(self, parser: Parser, protocol: int, epoch: str | None = None) -> None:
+        self._parser = parser
+        self._protocol = protocol
+        self._epoch = epoch
+
+    def encode(self, message: Message) -> Frames:
+        assert isinstance(message, Emission)
+        offset = None if message.offset is None or self._epoch is None else f"{self._epoch}-{message.offset}"
+        return self._frames(self._parser.packet(message.namespace, message.body, message.ack, offset))
+
+    def _frames(self, messages: Messages) -> Frames:
+        """Engine.IO's packets of these messages, which Socket.IO clients read on any transport."""
+        packets = [MESSAGE + one if isinstance(one, str) else one for one in messages]
+        return Frames.of(packets, BINARY_HEADS[self._protocol])
+
+
+class EventParcel(Parcel):
+    """An event for sockets of a namespace, chosen when it was emitted."""
+
+    __slots__ = ("namespace", "sockets")
+
+    def __init__(
+        self, namespace: Space, lane: Lane | None, sockets: Collection[Member], message: Emission | None, size: int
+    ) -> None:
+        self.lane, self.message, self.size = lane, message, size
+        self.policy, self.waited, self.then = Policy.CLOSE, False, None
+        self.namespace = namespace
+        self.sockets = sockets
+
+    def waits(self) -> None:
+        if not self.waited:
+            self.waited = True
+            self.sockets = list(self.sockets)
+
+    def members(self) -> Collection[AnyMember]:
+        return self.still(self.sockets) if self.waited else self.sockets
+
+    def still(self, members: Collection[AnyMember]) -> Collection[AnyMember]:
+        sockets = cast("Collection[Member]", members)
+        if self.lane is None:  # volatile
+            return [socket for socket in sockets if socket.reachable and socket.writable]
+        return [socket for socket in sockets if socket.reachable]
+
+    def served(self) -> None:
+        if self.namespace.watched:
+            assert isinstance(self.message, Emission)
+            self.namespace.tell_outgoing(self.message.body, self.sockets)
+        if self.namespace.dynamic:
+            self.namespace.vanish()
+
+    def joined(self, socket: Member) -> None:
+        """A session goes on: this is for it too, if it would come with what was missed."""
+
+
+class PacketParcel(Parcel):
+    """A packet for one socket, that keeps its place among the events. While it waits it counts as an event that does:
+    nothing more is read from a client whose answers do not leave."""
+
+    __slots__ = ("_messages", "_namespace", "_socket")
+
+    def __init__(self, namespace: Space, socket: Member, messages: Messages) -> None:
+        super().__init__(namespace.lane, None, sum(map(len, messages)))
+        self._namespace = namespace
+        self._socket = socket
+        self._messages = messages
+
+    def waits(self) -> None:
+        if not self.waited:
+            self.waited = True
+            self._socket.waits(self.size)
+
+    def served(self) -> None:
+        socket = self._socket
+        if socket.reachable:
+            socket.write(self._messages)
+        if self.waited:
+            socket.waited(self.size)
+        if self._namespace.dynamic:
+            self._namespace.vanish()
+
+
+class ActionParcel(Parcel):
+    """Something that is done once everything before it in a namespace has been served."""
+
+    __slots__ = ("_action", "_namespace")
+
+    def __init__(self, namespace: Space, action: Callable[[], object]) -> None:
+        super().__init__(namespace.lane)
+        self._namespace = namespace
+        self._action = action
+
+    def served(self) -> None:
+        try:
+            self._action()
+        finally:
+            self._namespace.vanish()
 
 
 class KeptEvent(EventParcel):

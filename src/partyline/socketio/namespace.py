@@ -12,18 +12,16 @@ from partyline.hub.delivery import Lane
 from partyline.hub.rooms import Rooms
 from partyline.models import Audience, Draft
 from partyline.socketio.acks import Gathering, outcome
-from partyline.socketio.broadcast import Broadcast, RemoteSocket, Target
-from partyline.socketio.dialects import Emission
+from partyline.socketio.broadcast import EVERYBODY, Broadcast, RemoteSocket, Target
 from partyline.socketio.handlers import AnyFunction, Handlers
+from partyline.socketio.journal import ActionParcel, Emission, Entry, EventParcel, Journal, PacketParcel
 from partyline.socketio.listening import Listening
-from partyline.socketio.parcels import ActionParcel, EventParcel, PacketParcel
 from partyline.wire.socketio.attachments import Body
 from partyline.wire.socketio.packets import Messages, event_values
 from partyline.wire.socketio.values import frozen
 
 if TYPE_CHECKING:
     from partyline.models import Position
-    from partyline.socketio.journal import Entry, Journal
     from partyline.socketio.seams import Member, Server
 
 _log = log.get("socketio")
@@ -145,6 +143,12 @@ class Namespace(Broadcast, Listening):
         return self.journal
 
     # What Broadcast asks for
+
+    def emit(self, event: str, *arguments: Any) -> None:
+        home = self.io.home
+        if home.thread != get_ident() and home.call(self.emit, *event_values(event, frozen(arguments), None)):
+            return
+        self.broadcast(event, arguments, EVERYBODY)
 
     def broadcast(
         self,

@@ -30,9 +30,8 @@ from partyline.server.site import Endpoint, Site, Upgrade
 from partyline.socketio.acks import outcome as in_full
 from partyline.socketio.broadcast import RemoteSocket
 from partyline.socketio.connection import Connection
-from partyline.socketio.dialects import EventDialect
 from partyline.socketio.handlers import Handlers
-from partyline.socketio.journal import Journal
+from partyline.socketio.journal import EventDialect, Journal
 from partyline.socketio.namespace import Namespace
 from partyline.socketio.nodes import Nodes
 from partyline.socketio.recovery import MemoryTable, Recovery

@@ -8,6 +8,7 @@ import pytest
 
 from partyline.wire.engineio import packets, payloads
 from partyline.wire.engineio.packets import Packet
+from partyline.wire.websocket.frames import Frames
 from tests.vectors.node import from_plain, run, vectors
 
 TYPES = {"open": "0", "close": "1", "ping": "2", "pong": "3", "message": "4", "upgrade": "5", "noop": "6"}
@@ -31,7 +32,7 @@ def test_websocket_messages(protocol: int, name: str) -> None:
             assert packets.read_text(message, protocol) == packet == message
         else:
             assert packets.read_binary(message, protocol) == packet
-            assert packets.write_frames([packet], protocol).endswith(message)
+            assert Frames.of([packet], packets.BINARY_HEADS[protocol]).endswith(message)
 
 
 @pytest.mark.parametrize(("protocol", "name"), PARSERS)

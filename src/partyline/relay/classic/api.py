@@ -13,7 +13,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from partyline.errors import InvalidValue, RateLimited, UpgradeRequired
-from partyline.models import Draft, Position, Receipt, message_id
+from partyline.hub.delivery import message_id
+from partyline.models import Draft, Position, Receipt
 from partyline.relay.classic.registry import Registry
 from partyline.relay.classic.resuming import ResumingSession
 from partyline.relay.classic.session import ClassicSession

@@ -7,8 +7,8 @@ from typing import Annotated, Final, TypeAlias
 import msgspec
 
 from partyline.errors import InvalidValue
+from partyline.hub.delivery import message_id as new_id
 from partyline.models import Draft
-from partyline.models import message_id as new_id
 from partyline.relay.requests import Label, TopicName, UserId
 from partyline.topics import check_topic, is_printable
 from partyline.trust.keys import Principal

@@ -8,11 +8,9 @@ as a byte.
 from __future__ import annotations
 
 import binascii
-from collections.abc import Iterable
 from typing import Final, TypeAlias
 
 from partyline.errors import InvalidPacket
-from partyline.wire.websocket.frames import BINARY, frame, text_frame, utf8
 
 Packet: TypeAlias = str | bytes
 
@@ -28,7 +26,7 @@ PROBE: Final = "2probe"
 PROBE_ANSWER: Final = "3probe"
 
 _TYPES: Final = frozenset("0123456")
-_BINARY_MESSAGE: Final = b"\x04"  # protocol 3
+BINARY_HEADS: Final = {4: b"", 3: b"\x04"}  # what precedes a binary message on a WebSocket, by protocol
 _TO_STANDARD: Final = bytes.maketrans(b"-_", b"+/")  # RFC 4648 5 to 4
 
 
@@ -62,20 +60,9 @@ def read_binary(data: bytes, protocol: int) -> bytes:
     """The packet in a binary WebSocket message. Raises InvalidPacket."""
     if protocol == 4:
         return data
-    if data[:1] != _BINARY_MESSAGE:
+    if data[:1] != BINARY_HEADS[3]:
         raise InvalidPacket("in Engine.IO 3 a binary message begins with the byte 4")
     return data[1:]
-
-
-def write_frames(packets: Iterable[Packet], protocol: int) -> bytes:
-    """Unmasked WebSocket frames, one for each packet, in one piece: nothing can get in between."""
-    return b"".join([_frame(packet, protocol) for packet in packets])
-
-
-def _frame(packet: Packet, protocol: int) -> bytes:
-    if isinstance(packet, str):
-        return text_frame(utf8(packet))
-    return frame(BINARY, packet if protocol == 4 else _BINARY_MESSAGE + packet)
 
 
 def to_base64(data: bytes, protocol: int) -> str:

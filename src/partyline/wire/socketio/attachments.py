@@ -9,7 +9,7 @@ import msgspec
 
 from partyline.errors import InvalidPacket, InvalidValue
 
-_PLAIN: Final = frozenset((str, int, float, bool, type(None), msgspec.Raw))  # a Raw is JSON already
+PLAIN: Final = frozenset((str, int, float, bool, type(None), msgspec.Raw))  # a Raw is JSON already
 BINARY: Final = (bytes, bytearray, memoryview)
 
 
@@ -29,11 +29,6 @@ def take_out(values: Sequence[Any]) -> tuple[Sequence[Any], list[bytes]]:
     Values without any come back as they are; nothing is ever changed in place. Raises InvalidValue if something
     that looks like a placeholder stands beside binary values: nobody could tell which is which.
     """
-    for value in values:
-        if type(value) not in _PLAIN:
-            break
-    else:
-        return values, []
     attachments = _Attachments()
     replaced = _replaced(values, attachments)
     if attachments and attachments.lookalike:
@@ -80,7 +75,7 @@ def put_in(values: list[Any], attachments: Sequence[bytes]) -> None:
 
 def _replaced(value: Any, attachments: _Attachments) -> Any:
     kind = type(value)
-    if kind in _PLAIN:
+    if kind in PLAIN:
         return value
     if isinstance(value, BINARY):
         attachments.append(bytes(value))
@@ -88,7 +83,7 @@ def _replaced(value: Any, attachments: _Attachments) -> Any:
     if kind is list or kind is tuple:
         copy: list[Any] | None = None
         for at, item in enumerate(value):
-            if type(item) in _PLAIN:
+            if type(item) in PLAIN:
                 continue
             new = _replaced(item, attachments)
             if new is not item:
@@ -101,7 +96,7 @@ def _replaced(value: Any, attachments: _Attachments) -> Any:
             attachments.lookalike = True
         changed: dict[Any, Any] | None = None
         for key, item in value.items():
-            if type(item) in _PLAIN:
+            if type(item) in PLAIN:
                 continue
             new = _replaced(item, attachments)
             if new is not item:
@@ -110,4 +105,4 @@ def _replaced(value: Any, attachments: _Attachments) -> Any:
                 changed[key] = new
         return value if changed is None else changed
     plain = msgspec.to_builtins(value, builtin_types=BINARY, str_keys=True)
-    return plain if type(plain) in _PLAIN else _replaced(plain, attachments)
+    return plain if type(plain) in PLAIN else _replaced(plain, attachments)

@@ -16,7 +16,7 @@ import msgspec
 
 from partyline.errors import InvalidPacket, InvalidValue, PartylineError, PayloadTooLarge
 from partyline.wire.json import MAX_DEPTH, check_depth, mend_surrogates
-from partyline.wire.socketio.attachments import Body, put_in, take_out
+from partyline.wire.socketio.attachments import PLAIN, Body, put_in, take_out
 from partyline.wire.socketio.values import UNWRITABLE, places, plain
 
 CONNECT: Final = 0
@@ -519,6 +519,8 @@ def _write(kind: str, binary: str, namespace: str, identifier: int | None, value
 
 def _encoded(values: Sequence[Any], *, event: bool) -> tuple[str, list[bytes]]:
     try:
+        if PLAIN.issuperset(map(type, values)):
+            return _write_json(values).decode(), []
         taken, attachments = take_out(values)
         return _write_json(taken).decode(), attachments
     except UNWRITABLE:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from struct import Struct
-from typing import Final
+from typing import Final, Self
 
 from partyline.wire.websocket.deflate import inflate
 from partyline.wire.websocket.masking import mask
@@ -61,6 +61,21 @@ def text_frame(payload: bytes) -> bytes:
     if size < 126:
         return SHORT_TEXT_HEADS[size] + payload
     return frame(TEXT, payload)
+
+
+class Frames(bytes):
+    """Unmasked frames that remember the messages in them, for members on other transports."""
+
+    messages: tuple[str | bytes, ...]
+
+    @classmethod
+    def of(cls, messages: Iterable[str | bytes], before: bytes = b"") -> Self:
+        """One for each message, in one piece: nothing can get in between. `before` is put before binary ones."""
+        messages = tuple(messages)
+        written = [text_frame(utf8(one)) if isinstance(one, str) else frame(BINARY, before + one) for one in messages]
+        frames = cls(b"".join(written))
+        frames.messages = messages
+        return frames
 
 
 def messages(data: bytes, *, compressed: bool = False) -> Iterator[str | bytes]:
