@@ -165,7 +165,7 @@ def test_an_application_may_have_the_name(run: Run) -> None:
 
     async def main() -> None:
         async with partyline_server(extras=[io]) as (_, url), client(url):
-            assert io.namespace("/relay").handlers.events.keys() == {"mine"}
+            assert io.namespace("/relay")._handlers.events.keys() == {"mine"}
 
     run(main())
 

@@ -39,11 +39,11 @@ COMMANDS: Final[dict[str, Any]] = {
 
 def serve_relay(io: SocketIO, services: Services) -> None:
     """Put the relay's topics into the namespace `/relay` of a Socket.IO server."""
-    relay = io.own(NAMESPACE)
-    if not isinstance(relay.handlers, _Relay) and (relay.handlers.events or relay.handlers.connect):
+    relay = io._named(NAMESPACE)
+    if not isinstance(relay._handlers, _Relay) and (relay._handlers.events or relay._handlers.connect):
         return  # the application has a namespace of this name
-    relay.handlers = _Relay()
-    relay.recovers = False  # `subscribe` with `after` does that
+    relay._handlers = _Relay()
+    relay._recovers = False  # `subscribe` with `after` does that
     sessions: dict[Socket, _RelaySocket] = {}
 
     @relay.on_connect
@@ -131,7 +131,7 @@ class _RelaySocket(V1Session):
     def close(self, code: int, reason: str = "") -> None:
         if code in CUT_OFF:
             self._socket.discard()
-        self._socket.send_event("closed", ({"code": code, "reason": reason},))
+        self._socket._send_event("closed", ({"code": code, "reason": reason},))
         self._socket.disconnect()
 
     # V1Session
@@ -147,7 +147,7 @@ class _RelaySocket(V1Session):
         asked({"error": error.code, "message": error.message})
 
     def tell(self, kind: str, value: msgspec.Struct) -> None:
-        self._socket.send_event(kind, (msgspec.Raw(to_json(value)),))
+        self._socket._send_event(kind, (msgspec.Raw(to_json(value)),))
 
     async def drained(self) -> None:
         await self._socket.engine.drained()

@@ -466,7 +466,7 @@ class SimulatedIO(SocketIO):
     def accepted(self, engine: EngineConnection, request: Request) -> Connection:
         return self._accept(engine, request)
 
-    def new_id(self) -> str:
+    def _new_id(self) -> str:
         self.world.ids += 1
         return f"id{self.world.ids}"
 
@@ -577,7 +577,7 @@ class World:
             before.link, link.session = link, before
             before.comebacks += 1
             return
-        session = Session(place, socket.id, socket.pid, set(), link)
+        session = Session(place, socket.id, socket._pid, set(), link)
         link.session = session
         self.sessions.append(session)
         for room in (socket.id, *(room for room in ROOMS if self.chance.random() < 0.6)):

@@ -55,7 +55,7 @@ def test_a_run_is_its_seed() -> None:
 
 
 def lets_overtake(self: Namespace, socket: Any, messages: Any, *, must: bool = False) -> None:
-    socket.write(messages)
+    socket._write(messages)
 
 
 def speaks_at_once(self: Namespace, lane: Any, *arguments: Any) -> None:
@@ -65,13 +65,13 @@ def speaks_at_once(self: Namespace, lane: Any, *arguments: Any) -> None:
 
 def leaves_at_once(self: Journal, body: Any, audience: Audience, only: Any = None) -> None:
     """An event is sent when it is emitted."""
-    self.namespace._post(None, body, self.namespace.select(audience) if only is None else (only,))  # type: ignore[attr-defined]
+    self.namespace._post(None, body, self.namespace._select(audience) if only is None else (only,))  # type: ignore[attr-defined]
     EMIT(self, body, audience, only)
 
 
 def chooses_late(self: KeptEvent) -> Any:
     """The recipients of an event are decided when it is kept."""
-    return [one for one in self.namespace.select(self._audience) if one.reachable] if self.message is not None else ()
+    return [one for one in self.namespace._select(self._audience) if one._reachable] if self.message is not None else ()
 
 
 def fans_out_in_one_breath(message: Any, members: Any, *rest: Any) -> int:
@@ -104,7 +104,7 @@ def holds_everything(self: Held, packet: Any) -> bool:
 SPEAK, EMIT, JOINED, RESTORE = Namespace._post, Journal.emit, Journal.joined, Recovery.restore
 MUTANTS: list[tuple[Any, str, Any, str]] = [
     (Recovery, "broken", lambda self, namespace: None, "over a hole|is lost"),
-    (Namespace, "in_turn", lets_overtake, "is lost|was not said|came after"),
+    (Namespace, "_in_turn", lets_overtake, "is lost|was not said|came after"),
     (Namespace, "_post", speaks_at_once, "is lost|came after"),
     (Journal, "emit", leaves_at_once, "twice|is lost|not said"),
     (KeptEvent, "members", chooses_late, "is lost|not said"),
@@ -113,9 +113,9 @@ MUTANTS: list[tuple[Any, str, Any, str]] = [
     (Recovery, "restore", from_the_beginning, "twice"),
     (delivery, "fan_out", fans_out_in_one_breath, "is lost"),
     (Delivery, "_failed", serves_without_containment, "is lost|not let in|failed|does not get in|does not answer"),
-    (Namespace, "key", property(lambda self: self.name), "not said|is lost|goes on|two servers"),
+    (Namespace, "_key", property(lambda self: self.name), "not said|is lost|goes on|two servers"),
     (Held, "add", holds_everything, "is held"),
-    (Namespace, "broken", lambda self: None, "over a hole|is lost"),
+    (Namespace, "_broken", lambda self: None, "over a hole|is lost"),
 ]
 
 

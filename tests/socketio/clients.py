@@ -54,11 +54,11 @@ async def serving(io: SocketIO, **settings: Any) -> AsyncIterator[tuple[Partylin
 
 def remains(io: SocketIO) -> list[Any]:
     """What is held for clients."""
-    left: list[Any] = [*io.connections, *io.engine.connections.values(), *io.tasks]
+    left: list[Any] = [*io.connections, *io.engine.connections.values(), *io._tasks]
     for name in io.namespaces():
         namespace = io.namespace(name)
-        left += [*namespace.sockets, *namespace.rooms(), *namespace.watched, *namespace._gatherings]
-        left += [name] if namespace.dynamic and namespace.shares else []
+        left += [*namespace.sockets, *namespace.rooms(), *namespace._watched, *namespace._gatherings]
+        left += [name] if namespace._is_dynamic and namespace._shares else []
     return left
 
 

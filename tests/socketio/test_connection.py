@@ -191,7 +191,7 @@ async def test_two_connects_at_once() -> None:
     io.namespace("/slow").on_connect(lambda socket: gate.wait())
     async with served(io) as url, entered(url) as client:
         await client.say("0/slow,", "0/slow,")
-        await eventually(lambda: bool(io.namespace("/slow").entering), "it is on its way")
+        await eventually(lambda: bool(io.namespace("/slow")._entering), "it is on its way")
         gate.set()
         assert str(await client.next()).startswith('0/slow,{"sid"')
         await client.sync()

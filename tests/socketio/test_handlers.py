@@ -495,7 +495,7 @@ async def test_binary_arguments() -> None:
         return [upload.name, upload.data]
 
     io.on("bytes", _bytes)
-    io.handlers.add("struct", _handler(upload, Upload))
+    io._handlers.add("struct", _handler(upload, Upload))
     io.on("any", lambda socket, value: value)
     hole = '{"_placeholder":true,"num":0}'
     async with served(io) as url, entered(url) as client:

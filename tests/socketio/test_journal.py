@@ -280,8 +280,8 @@ async def test_protocol_4_gets_no_offsets(store: SaboteurStore) -> None:
     io = recovering(version_3=True)
     async with served(io) as url, opened(url, version=3) as client, entered(url) as other:
         assert await client.next() == "0"
-        assert io.recovery is not None
-        assert len(io.recovery) == 1
+        assert io._recovery is not None
+        assert len(io._recovery) == 1
         io.emit("x", 1)
         store.commit()
         assert await client.event() == ["x", 1]

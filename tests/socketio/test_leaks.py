@@ -192,9 +192,9 @@ async def test_many_come_and_go(recovery: float | None) -> None:
         for _ in range(5):
             await asyncio.gather(*(come_and_go(io, url, part) for part in range(20)))
             await eventually(lambda: not io.connections, "they are gone")
-        if io.recovery is not None:
-            await eventually(lambda: len(io.recovery) == 0, "their sessions are over")  # type: ignore[arg-type]
-            assert io.recovery._live == {}
+        if io._recovery is not None:
+            await eventually(lambda: len(io._recovery) == 0, "their sessions are over")  # type: ignore[arg-type]
+            assert io._recovery._live == {}
         await nothing_is_left(io, partyline)
 
 

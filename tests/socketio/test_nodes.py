@@ -80,8 +80,8 @@ async def nodes(count: int) -> AsyncIterator[list[Node]]:
 
 
 def others(node: Node) -> list[str]:
-    assert node.io.nodes is not None
-    return node.io.nodes.others
+    assert node.io._nodes is not None
+    return node.io._nodes.others
 
 
 @contextlib.asynccontextmanager
@@ -287,8 +287,8 @@ def test_nodes_of_other_versions(run: Run) -> None:
     async def main() -> None:
         async with nodes(1) as (one,), client(one, "a") as first, client(one) as second:
             heard: list[Any] = []
-            assert one.io.nodes is not None
-            node = one.io.nodes._cluster.node
+            assert one.io._nodes is not None
+            node = one.io._nodes._cluster.node
             stranger = one.adapter._cluster.adapter()
 
             def received(data: bytes) -> None:
@@ -416,8 +416,8 @@ def test_values_that_cannot_go_to_servers(run: Run, caplog: pytest.LogCaptureFix
                 one.io.emit(*arguments)
             with pytest.raises(InvalidValue, match=reason):
                 await one.io.call(*arguments)
-            assert one.io.nodes is not None
-            assert one.io.nodes._cluster._questions == {}
+            assert one.io._nodes is not None
+            assert one.io._nodes._cluster._questions == {}
             assert await one.io.server_side_call("take") == [{"error": "internal"}]
             assert any("an answer to a server cannot be sent" in str(record.__dict__) for record in caplog.records)
 
@@ -461,10 +461,10 @@ def test_a_node_that_leaves_is_not_waited_for(run: Run) -> None:
         cluster = MemoryCluster()
         ios = [SocketIO(adapter=cluster.adapter()) for _ in range(2)]
         async with partyline_server(extras=[ios[0]]):
-            assert ios[0].nodes is not None
+            assert ios[0]._nodes is not None
             async with partyline_server(extras=[ios[1]]):
-                await eventually(lambda: ios[0].nodes.others, "the other one is there")  # type: ignore[union-attr]
-            await eventually(lambda: not ios[0].nodes.others, "the other one is gone")  # type: ignore[union-attr]
+                await eventually(lambda: ios[0]._nodes.others, "the other one is there")  # type: ignore[union-attr]
+            await eventually(lambda: not ios[0]._nodes.others, "the other one is gone")  # type: ignore[union-attr]
             assert await ios[0].fetch_sockets() == []
 
     run(main())

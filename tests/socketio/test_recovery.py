@@ -166,8 +166,8 @@ async def test_again_and_again() -> None:
                 assert client.sid != one.sid
                 peer.transport.abort()
                 await eventually(lambda: not io.sockets, "the server knows")
-        assert io.recovery is not None
-        assert len(io.recovery) == 1
+        assert io._recovery is not None
+        assert len(io._recovery) == 1
 
 
 @pytest.mark.parametrize("offset", [None, ""], ids=["none", "empty"])
@@ -295,9 +295,9 @@ async def test_the_window() -> None:
     async with serving(io) as (partyline, url):
         async with session(url, io) as (_, one):
             pass
-        assert io.recovery is not None
-        assert len(io.recovery) == 1
-        await eventually(lambda: io.recovery is not None and not len(io.recovery), "it is gone")
+        assert io._recovery is not None
+        assert len(io._recovery) == 1
+        await eventually(lambda: io._recovery is not None and not len(io._recovery), "it is gone")
         assert len(partyline.site.timers) == 0
         async with opened(url) as client:
             await fresh(client, one, ticket(one), io)
@@ -313,8 +313,8 @@ async def test_many_sessions_wait(monkeypatch: pytest.MonkeyPatch) -> None:
         for _ in range(3):
             async with session(url, io) as (_, one):
                 left.append(one)
-        assert io.recovery is not None
-        await eventually(lambda: io.recovery is not None and len(io.recovery) == 2, "two wait")
+        assert io._recovery is not None
+        await eventually(lambda: io._recovery is not None and len(io._recovery) == 2, "two wait")
         assert partyline.counters.limits == {"max_waiting_sessions": 1}
         async with opened(url) as client:
             await fresh(client, left[0], ticket(left[0]), io)
@@ -338,8 +338,8 @@ async def test_who_means_to_go(how: str) -> None:
                 case _:
                     await client.say("4abc")
             await eventually(lambda: not io.sockets, "it is gone")
-        assert io.recovery is not None
-        assert len(io.recovery) == 0
+        assert io._recovery is not None
+        assert len(io._recovery) == 0
         async with opened(url) as client:
             await fresh(client, one, ticket(one), io)
 
@@ -510,7 +510,7 @@ async def test_an_idle_session_is_not_overtaken() -> None:
             one.heard(await client.event())
             for n in range(20):
                 io.to("elsewhere").emit("y", n)
-            live = io.recovery._live[only(io)] if io.recovery is not None else None
+            live = io._recovery._live[only(io)] if io._recovery is not None else None
             assert live is not None
             while live.confirmed < 21:
                 assert await client.wire.next() == "2"  # type: ignore[attr-defined]
@@ -546,8 +546,8 @@ async def test_a_heartbeat_confirms_what_was_sent_before_it() -> None:
             assert await client.wire.next() == "2"  # type: ignore[attr-defined]
             io.emit("x")  # the client's connection breaks before it arrives
             await client.wire.say("3")  # type: ignore[attr-defined]
-            assert io.recovery is not None
-            live = io.recovery._live[only(io)]
+            assert io._recovery is not None
+            live = io._recovery._live[only(io)]
             await eventually(lambda: live.seen == 1, "the answer has arrived")
         async with opened(url) as client:
             assert await back(client, ticket(one)) == [["x"]]

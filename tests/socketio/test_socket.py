@@ -443,9 +443,9 @@ async def test_on_any_outgoing() -> None:
         socket.off_any_outgoing(outgoing)
         socket.emit("f")
         assert len(notes) == 5
-        assert io.watched == {socket}
+        assert io._watched == {socket}
         socket.off_any_outgoing()
-        assert io.watched == set()
+        assert io._watched == set()
 
 
 # The end

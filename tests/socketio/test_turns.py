@@ -72,7 +72,7 @@ async def test_who_goes_while_a_broadcast_is_served_gets_nothing_more() -> None:
         io.emit("many")
         gone._connection.disconnected("transport close")
         assert await first.next() == await second.next() == '2["many"]'
-        await eventually(lambda: not io.lane.parcels, "all are served")
+        await eventually(lambda: not io._lane.parcels, "all are served")
         assert third.sid not in io.sockets
 
 
@@ -236,8 +236,8 @@ async def test_hostile_52_two_servers_share_nothing_by_name(recovery: float | No
             assert [entry.event for entry in await a.namespace(name).history("room")] == ["published"]
             assert await b.namespace(name).history("room") == []
     if recovery is not None:
-        assert a.recovery is not None
-        assert {kept.row.namespace for kept in a.recovery._waiting.values()} == {"/,/a/", "/side,/a/"}
+        assert a._recovery is not None
+        assert {kept.row.namespace for kept in a._recovery._waiting.values()} == {"/,/a/", "/side,/a/"}
 
 
 @looped
@@ -249,9 +249,9 @@ async def test_hostile_52_sessions_of_another_server_are_left_alone(tmp_path: An
         pid = client.answer["pid"]
     a, b = SocketIO("/a/", recovery_window=0.05), SocketIO("/socket.io/", recovery_window=60.0)
     async with partyline_server(extras=[a, b], db=db) as (_, url):
-        assert a.recovery is not None
-        assert b.recovery is not None
-        assert (len(a.recovery), len(b.recovery)) == (0, 1)
+        assert a._recovery is not None
+        assert b._recovery is not None
+        assert (len(a._recovery), len(b._recovery)) == (0, 1)
         async with opened(url) as client:
             await client.say("0" + json.dumps({"pid": pid}))
             assert json.loads(str(await client.next())[1:])["pid"] == pid
@@ -322,11 +322,11 @@ async def test_another_parser_than_the_one_that_kept_it(tmp_path: Any) -> None:
         async with serving(io, db=db):
             assert [entry.arguments for entry in await io.history("room")] == expected
             await io.publish("room", "x", 1, b"x")
-            assert io.journal is not None
-            newest = (await io.engine.site.store.newest(io.journal.room("room"), 1 << 50, 1))[0]  # type: ignore[union-attr]
+            assert io._journal is not None
+            newest = (await io.engine.site.store.newest(io._journal.room("room"), 1 << 50, 1))[0]  # type: ignore[union-attr]
             other = SocketIO(parser="json" if parser == "msgpack" else "msgpack")
             io.parser = other.parser
-            body = io.journal.body(read_record(newest))
+            body = io._journal.body(read_record(newest))
             assert other.parser.values(body) == ["x", 1, b"x"]
 
 
@@ -373,7 +373,7 @@ async def test_hostile_49_what_is_held_before_connect_is_bounded(kind: str) -> N
             if kind == "events":
                 io.emit("x", "x" * 1_000)
             else:
-                socket.send_event("x", ("x" * 1_000,))
+                socket._send_event("x", ("x" * 1_000,))
             assert socket._held is None or socket._held.size <= io.outbox_bytes + 2_000
         await eventually(lambda: not io.connections, "it is closed")
         assert io.counters.limits["outbox_bytes"] == 1
@@ -397,7 +397,7 @@ async def test_hostile_49_answers_that_wait_for_the_log(store: SaboteurStore) ->
             await client.say(f'2{number}["ask",{number}]')
         (connection,) = io.connections
         await eventually(lambda: connection._held, "reading stops")
-        assert len(io.lane.parcels) <= 13
+        assert len(io._lane.parcels) <= 13
         assert io.counters.limits["max_pending_events"] >= 1
         store.commit()
         assert (await client.event())[0] == "event"

@@ -23,27 +23,27 @@ class Target(Protocol):
     @property
     def io(self) -> Server: ...
 
-    def broadcast(
+    def _broadcast(
         self, event: str, arguments: tuple[Any, ...], audience: Audience, *, local: bool, volatile: bool
     ) -> None:
         """Send an event to an audience."""
         ...
 
-    async def gather(
+    async def _gather(
         self, event: str, arguments: tuple[Any, ...], audience: Audience, seconds: float, *, local: bool
     ) -> list[Any]:
         """The answers of an audience to an event."""
         ...
 
-    async def fetch(self, audience: Audience, *, local: bool) -> list[RemoteSocket]:
+    async def _fetch(self, audience: Audience, *, local: bool) -> list[RemoteSocket]:
         """The sockets of an audience."""
         ...
 
-    def move(self, audience: Audience, into: frozenset[str], out_of: frozenset[str], *, local: bool) -> None:
+    def _move(self, audience: Audience, into: frozenset[str], out_of: frozenset[str], *, local: bool) -> None:
         """Let an audience join and leave rooms."""
         ...
 
-    def expel(self, audience: Audience, *, close: bool, local: bool) -> None:
+    def _expel(self, audience: Audience, *, close: bool, local: bool) -> None:
         """Disconnect an audience."""
         ...
 
@@ -81,14 +81,14 @@ class Broadcast:
     def local(self) -> Broadcast:
         """Those connected to this node."""
         changed = self._with(self._audience)
-        changed._local = True  # noqa: SLF001
+        changed._local = True
         return changed
 
     @property
     def volatile(self) -> Broadcast:
         """An event that is neither kept for sockets that are away, nor sent to those that cannot take it at once."""
         changed = self._with(self._audience)
-        changed._volatile = True  # noqa: SLF001
+        changed._volatile = True
         return changed
 
     def compress(self, wanted: bool) -> Broadcast:
@@ -99,7 +99,7 @@ class Broadcast:
     def timeout(self, seconds: float) -> Broadcast:
         """How long `call` waits for answers."""
         changed = self._with(self._audience)
-        changed._timeout = seconds  # noqa: SLF001
+        changed._timeout = seconds
         return changed
 
     def _with(self, audience: Audience) -> Broadcast:
@@ -114,10 +114,10 @@ class Broadcast:
 
         Raises InvalidValue if the name is reserved or an argument cannot be sent.
         """
-        home = self._namespace.io.home
+        home = self._namespace.io._home
         if home.thread != get_ident() and home.call(self.emit, *event_values(event, frozen(arguments), None)):
             return
-        self._namespace.broadcast(event, arguments, self._audience, local=self._local, volatile=self._volatile)
+        self._namespace._broadcast(event, arguments, self._audience, local=self._local, volatile=self._volatile)
 
     def send(self, *arguments: Any) -> None:
         """Send the event `message`."""
@@ -130,40 +130,40 @@ class Broadcast:
         in `answers` and the ids of those that did not answer in `missing`. Who goes away meanwhile is not waited for,
         and is among the missing. Cancelled, late answers are dropped.
         """
-        home = self._namespace.io.home
+        home = self._namespace.io._home
         if home.thread not in (0, get_ident()):
             return await home.wait(self.call(event, *arguments, timeout=timeout))
         seconds = self._timeout if timeout is None else timeout
-        return await self._namespace.gather(
+        return await self._namespace._gather(
             event, arguments, self._audience, 10.0 if seconds is None else seconds, local=self._local
         )
 
     async def fetch_sockets(self, *rooms: str | Iterable[str]) -> list[RemoteSocket]:
         """The sockets, on all nodes; of these `rooms` if some are named."""
-        home = self._namespace.io.home
+        home = self._namespace.io._home
         if home.thread not in (0, get_ident()):
             return await home.wait(self.fetch_sockets(*rooms))
-        audience = self.to(*rooms)._audience if rooms else self._audience  # noqa: SLF001
-        return await self._namespace.fetch(audience, local=self._local)
+        audience = self.to(*rooms)._audience if rooms else self._audience
+        return await self._namespace._fetch(audience, local=self._local)
 
     def sockets_join(self, *rooms: str | Iterable[str]) -> None:
         """Let them join rooms, on all nodes. Raises InvalidValue after the last one, if one is in too many."""
-        self._move(names(rooms), frozenset())
+        self._change_rooms(names(rooms), frozenset())
 
     def sockets_leave(self, *rooms: str | Iterable[str]) -> None:
         """Let them leave rooms, on all nodes."""
-        self._move(frozenset(), names(rooms))
+        self._change_rooms(frozenset(), names(rooms))
 
-    def _move(self, into: frozenset[str], out_of: frozenset[str]) -> None:
-        home = self._namespace.io.home
-        if home.thread == get_ident() or not home.call(self._move, into, out_of):
-            self._namespace.move(self._audience, into, out_of, local=self._local)
+    def _change_rooms(self, into: frozenset[str], out_of: frozenset[str]) -> None:
+        home = self._namespace.io._home
+        if home.thread == get_ident() or not home.call(self._change_rooms, into, out_of):
+            self._namespace._move(self._audience, into, out_of, local=self._local)
 
     def disconnect_sockets(self, close: bool = False) -> None:
         """Disconnect them, on all nodes; with `close` their connections end, too."""
-        home = self._namespace.io.home
+        home = self._namespace.io._home
         if home.thread == get_ident() or not home.call(self.disconnect_sockets, close):
-            self._namespace.expel(self._audience, close=close, local=self._local)
+            self._namespace._expel(self._audience, close=close, local=self._local)
 
 
 class RemoteSocket:

@@ -50,17 +50,17 @@ class Host(Server, Protocol):
     def engine(self) -> EngineIO: ...
 
     @property
-    def recovery(self) -> Recovery | None: ...
+    def _recovery(self) -> Recovery | None: ...
 
-    def dialect(self, protocol: int, *, recovery: bool) -> Dialect:
+    def _dialect(self, protocol: int, *, recovery: bool) -> Dialect:
         """How events are written for clients that speak alike."""
         ...
 
-    async def find(self, name: str, auth: dict[str, Any] | None) -> Namespace | None:
+    async def _find(self, name: str, auth: dict[str, Any] | None) -> Namespace | None:
         """The namespace that a client asks for."""
         ...
 
-    def new_id(self) -> str:
+    def _new_id(self) -> str:
         """A public id."""
         ...
 
@@ -89,7 +89,7 @@ class Connection:
 
     def __init__(self, io: Host, engine: EngineConnection, request: Request) -> None:
         self.engine = engine
-        self.home = io.home
+        self.home = io._home
         self.parser: Parser = io.parser
         self.calls = 0  # of ours, that wait for an acknowledgement
         self.timer_slot = 0
@@ -121,7 +121,7 @@ class Connection:
 
     def dialect(self, namespace: Namespace) -> Dialect:
         """How events of a namespace are written for it. Socket.IO 4 knows no recovery."""
-        return self._io.dialect(self.engine.protocol, recovery=namespace.log is not None and self.protocol == 5)
+        return self._io._dialect(self.engine.protocol, recovery=namespace._event_log is not None and self.protocol == 5)
 
     # engineio.Receiver
 
@@ -144,7 +144,7 @@ class Connection:
             socket = self._sockets.get(packet.namespace)
             if socket is not None:
                 size, self._partial = len(data) + self._partial + _EVENT, 0
-                socket.event(packet, size)
+                socket._event(packet, size)
                 return
         self._partial = 0
         if type(packet) is Ack:
@@ -163,17 +163,17 @@ class Connection:
         elif isinstance(packet, Disconnect):
             socket = self._sockets.pop(packet.namespace, None)
             if socket is not None:
-                socket.gone("client namespace disconnect")
+                socket._gone("client namespace disconnect")
 
     def _acknowledged(self, socket: Socket, packet: Ack) -> None:
         try:
-            socket.answered(packet.id, packet.arguments)
+            socket._answered(packet.id, packet.arguments)
         except InvalidPacket as error:
             self._broken(error)
 
     def alive(self) -> None:
         """A heartbeat was answered."""
-        recovery = self._io.recovery
+        recovery = self._io._recovery
         if recovery is not None:
             for socket in self._sockets.values():
                 recovery.heard(socket)
@@ -193,7 +193,7 @@ class Connection:
                 self.message(data)
             return
         if socket is not None and socket.connected:
-            socket.refused(packet, {"error": error.code, "message": error.message})
+            socket._refused(packet, {"error": error.code, "message": error.message})
 
     def disconnected(self, reason: str) -> None:
         site = self._io.engine.site
@@ -208,7 +208,7 @@ class Connection:
         sockets = [*self._sockets.values(), *(self._entering or {}).values()]
         self._sockets, self._entering = {}, None
         for socket in sockets:
-            socket.gone(reason)
+            socket._gone(reason)
 
     # Time
 
@@ -241,7 +241,7 @@ class Connection:
         task.add_done_callback(lambda _: admitting.pop(name) if admitting.get(name) is task else None)
         socket = (self._entering or {}).get(name)
         if socket is not None:
-            socket.enters(task)
+            socket._enters(task)
 
     def _is_too_much(self, size: int) -> bool:
         """Whether a CONNECT brings more than one may, or all that are held here would be more than they may."""
@@ -254,18 +254,18 @@ class Connection:
         namespace: Namespace | None = None
         socket: Socket | None = None
         try:
-            namespace = await self._io.find(name, packet.auth)
+            namespace = await self._io._find(name, packet.auth)
             if namespace is None:
                 self._refuse(name, "Invalid namespace")
                 return
-            namespace.entering += 1
+            namespace._entering += 1
             handshake = self._handshake.of(packet.auth, size)
-            recovery = self._io.recovery if namespace.log is not None and self.protocol == 5 else None
+            recovery = self._io._recovery if namespace._event_log is not None and self.protocol == 5 else None
             restored = None
             if recovery is not None and "pid" in handshake.auth:
                 await asyncio.sleep(0)
                 restored = await recovery.restore(namespace, handshake.auth)
-            socket = Socket(namespace, self, self._io.new_id() if restored is None else restored.row.sid, handshake)
+            socket = Socket(namespace, self, self._io._new_id() if restored is None else restored.row.sid, handshake)
             if restored is not None:
                 socket.data, socket.recovered = dict(restored.row.data), True
             if restored is None or not self._io.skip_middlewares:
@@ -273,18 +273,18 @@ class Connection:
             if recovery is not None:
                 await self._begin_session(recovery, socket, restored)
             else:
-                namespace.add(socket)
+                namespace._add(socket)
             if not self.engine.is_open:
-                socket.refuse("transport close")
+                socket._refuse("transport close")
                 return
             entering = self._entering = {} if self._entering is None else self._entering
             entering[name] = socket
-            socket.enters((self._admitting or {}).get(name))
+            socket._enters((self._admitting or {}).get(name))
             try:
-                for handler in namespace.handlers.connect:
+                for handler in namespace._handlers.connect:
                     _admitted(await handler.step(socket, *handler.value(handshake.auth)))
             finally:
-                socket.enters(None)
+                socket._enters(None)
         except ConnectionRefused as refusal:
             self._turn_away(name, socket, refusal.message, refusal.data)
         except ConnectionRefusedError as refusal:
@@ -304,8 +304,8 @@ class Connection:
             self._welcome(name, socket)
         finally:
             if namespace is not None:
-                namespace.entering -= 1
-                namespace.vanish()
+                namespace._entering -= 1
+                namespace._vanish()
 
     def _not_let_in(self, name: str, socket: Socket | None) -> None:
         """Something on the way in has raised."""
@@ -315,31 +315,31 @@ class Connection:
 
     async def _pass_middlewares(self, namespace: Namespace, socket: Socket, restored: Restored | None) -> None:
         try:
-            for middleware in namespace.handlers.middlewares:
+            for middleware in namespace._handlers.middlewares:
                 _admitted(await middleware.step(socket))
         except BaseException:
-            if restored is not None and self._io.recovery is not None:
-                self._io.recovery.put_back(restored)
+            if restored is not None and self._io._recovery is not None:
+                self._io._recovery.put_back(restored)
             raise
 
     async def _begin_session(self, recovery: Recovery, socket: Socket, restored: Restored | None) -> None:
         """Into the namespace: as the session it was, or as a new one."""
         if restored is not None and await recovery.replay(restored, socket, self):
-            socket.pid = socket.handshake.auth["pid"]
+            socket._pid = socket.handshake.auth["pid"]
             recovery.entered(socket, restored.after)
             return
         if restored is not None:  # retention has taken what was missed: it comes as anybody else
-            socket.id, socket.data, socket.recovered = self._io.new_id(), {}, False
+            socket.id, socket.data, socket.recovered = self._io._new_id(), {}, False
             if self._io.skip_middlewares:
                 await self._pass_middlewares(socket.namespace, socket, None)
-        socket.pid = self._io.new_id()
-        socket.namespace.add(socket)
+        socket._pid = self._io._new_id()
+        socket.namespace._add(socket)
         recovery.entered(socket, recovery.start())
 
     def _welcome(self, name: str, socket: Socket) -> None:
         (self._entering or {}).pop(name, None)
         if not self.engine.is_open:
-            socket.gone("transport close")
+            socket._gone("transport close")
             return
         if not socket.connected or not self._namespaces.accept(name):
             return
@@ -348,8 +348,8 @@ class Connection:
         timers = self._io.engine.site.timers
         timers.cancel(self)
         sid = socket.id if self.protocol == 5 else None
-        state = socket.state
-        socket.opened(self.parser.connect(name, sid, socket.pid))
+        state = socket._state
+        socket._opened(self.parser.connect(name, sid, socket._pid))
         if state is not SocketState.ENTERING:
             self.disconnect(socket, close=state is SocketState.DOOMED_WHOLE)
 
@@ -365,14 +365,14 @@ class Connection:
         self._refuse(name, message, data)
         if socket is not None and socket.connected:
             (self._entering or {}).pop(name, None)
-            socket.refuse()
+            socket._refuse()
 
     def disconnect(self, socket: Socket, *, close: bool) -> None:
         """We disconnect a socket, or with `close` the whole connection, after what was sent to it."""
         if not socket.connected:
             return
         if self._sockets.get(socket.namespace.name) is not socket:
-            socket.doom(close=close)
+            socket._doom(close=close)
         elif close:
             self._close_behind(tuple(self._sockets.values()))
         else:
@@ -382,8 +382,8 @@ class Connection:
         name = socket.namespace.name
         del self._sockets[name]
         if self._namespaces.drop(name):
-            socket.namespace.in_turn(socket, self.parser.disconnect(name), must=True)
-        socket.gone("server namespace disconnect", Step.DISCONNECT)
+            socket.namespace._in_turn(socket, self.parser.disconnect(name), must=True)
+        socket._gone("server namespace disconnect", Step.DISCONNECT)
 
     def _close_behind(self, sockets: tuple[Socket, ...]) -> None:
         """Disconnect all; the connection ends when nothing for them waits for the log any more."""
@@ -398,7 +398,7 @@ class Connection:
                 self.engine.close()
 
         for socket in sockets:
-            socket.namespace.after(released)
+            socket.namespace._after(released)
         if not sockets:
             released()
 
@@ -459,7 +459,7 @@ class Connection:
     def invalid(self, socket: Socket, event: Event, error: InvalidValue | InvalidPacket) -> None:
         """Arguments fitted no handler."""
         self._io.counters.hit("invalid_arguments")
-        for function in socket.namespace.handlers.invalid:
+        for function in socket.namespace._handlers.invalid:
             try:
                 function(socket, event.name, error)
             except CONTAINED:

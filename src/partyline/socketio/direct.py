@@ -80,13 +80,13 @@ class Direct(Besides):
 
     def emit(self, event: str, *arguments: Any) -> None:
         """As `Socket.emit`."""
-        home = self._namespace.io.home
+        home = self._namespace.io._home
         if home.thread != get_ident() and home.call(self.emit, *event_values(event, frozen(arguments), None)):
             return
         if not self._volatile:
             self._socket.emit(event, *arguments)
         elif self._socket.writable:
-            self._namespace.emit_to(self._socket, event, arguments, volatile=True)
+            self._namespace._emit_to(self._socket, event, arguments, volatile=True)
 
     def send(self, *arguments: Any) -> None:
         """Send the event `message`."""

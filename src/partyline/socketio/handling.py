@@ -32,10 +32,10 @@ _FAILURES: Final = (*CONTAINED, asyncio.CancelledError)
 class Handling(OwnListeners):
     """The events of one socket, on their way through its handlers and back as acknowledgements."""
 
-    __slots__ = ("_busy", "_connection", "_others", "_queue", "id", "state")
+    __slots__ = ("_busy", "_connection", "_others", "_queue", "_state", "id")
 
     id: str
-    state: SocketState
+    _state: SocketState
     _connection: Carrying
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class Handling(OwnListeners):
 
     # An event comes
 
-    def event(self, event: Event, size: int) -> None:
+    def _event(self, event: Event, size: int) -> None:
         """An event has come; `size` is about its bytes."""
         if self._queue is None:
             self._begin(event, size)
@@ -58,7 +58,7 @@ class Handling(OwnListeners):
 
     def _begin(self, event: Event, size: int) -> None:
         """Handle an event that is next: at once, or in a task that the others wait for."""
-        handlers = self.namespace.handlers
+        handlers = self.namespace._handlers
         found = handlers.events.get(event.name)
         if self._listeners is None and not handlers.any and not self._incoming:
             if found is None:
@@ -94,8 +94,8 @@ class Handling(OwnListeners):
         else:
             if event.id is not None and not handler.acknowledges:
                 self._acknowledge(event, result)
-            if self.namespace.io.recovery is not None:
-                self.namespace.handled(self)
+            if self.namespace.io._recovery is not None:
+                self.namespace._handled(self)
 
     def _unfit(self, event: Event, error: BaseException) -> None:
         """Its arguments do not fit, or a check of the application's own has failed."""
@@ -114,7 +114,7 @@ class Handling(OwnListeners):
         else:
             if answers:
                 self._acknowledge(event, answer)
-        self.namespace.handled(self)
+        self.namespace._handled(self)
 
     def _start(self, coroutine: Coroutine[Any, Any, None]) -> None:
         if self._queue is None:
@@ -134,7 +134,7 @@ class Handling(OwnListeners):
             self._queue = None
 
     def _concurrent(self, event: Event) -> bool:
-        found = self.namespace.handlers.events.get(event.name)
+        found = self.namespace._handlers.events.get(event.name)
         return found is not None and all(handler.concurrent for handler in found) and self._listeners is None
 
     def _beside(self, event: Event, size: int) -> None:
@@ -149,13 +149,13 @@ class Handling(OwnListeners):
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """A task that outlives the socket."""
-        self.namespace.io.keep(coroutine)
+        self.namespace.io._keep(coroutine)
 
     async def _run(self, event: Event) -> None:
         """All handlers of an event, one after the other. The first value that is not None is the acknowledgement."""
         try:
             decoded: list[Any] = []
-            if self._incoming or self.namespace.handlers.any:
+            if self._incoming or self.namespace._handlers.any:
                 decoded = event.arguments()
             for middleware in self._incoming:
                 await awaited(middleware(event.name, decoded))
@@ -170,7 +170,7 @@ class Handling(OwnListeners):
             self._acknowledge(event, _INTERNAL)
             return
         answer: Any = None
-        for handler in self.namespace.handlers.any:
+        for handler in self.namespace._handlers.any:
             try:
                 await awaited(handler.function(self, event.name, *decoded))
             except _FAILURES:
@@ -195,11 +195,11 @@ class Handling(OwnListeners):
                 answer = result
         if answers:
             self._acknowledge(event, answer)
-        self.namespace.handled(self)
+        self.namespace._handled(self)
 
     def _hearing(self, name: str) -> list[tuple[Handler, tuple[Any, ...]]]:
         hearing: list[tuple[Handler, tuple[Any, ...]]] = [
-            (handler, (self,)) for handler in self.namespace.handlers.events.get(name, ())
+            (handler, (self,)) for handler in self.namespace._handlers.events.get(name, ())
         ]
         if self._listeners is not None:
             hearing += [(handler, ()) for handler in self._listeners.get(name, ())]
@@ -215,13 +215,13 @@ class Handling(OwnListeners):
             if home.thread != get_ident() and home.call(send, tuple(frozen(values))):
                 return
             number, event.id = event.id, None
-            if number is not None and self.state not in OVER:
-                self.namespace.in_turn(self, self._connection.parser.ack(self.namespace.name, number, values))
+            if number is not None and self._state not in OVER:
+                self.namespace._in_turn(self, self._connection.parser.ack(self.namespace.name, number, values))
 
         return Acknowledge(send)
 
     def _acknowledge(self, event: Event, result: Any) -> None:
-        if event.id is None or self.state in OVER:
+        if event.id is None or self._state in OVER:
             return
         values = () if result is None else result if type(result) is tuple else (result,)
         parser = self._connection.parser
@@ -232,9 +232,9 @@ class Handling(OwnListeners):
                 "what a handler returned cannot be sent", socket=self.id, event_name=event.name, error=error.message
             )
             messages = parser.ack(self.namespace.name, event.id, (_INTERNAL,))
-        self.namespace.in_turn(self, messages)
+        self.namespace._in_turn(self, messages)
 
-    def refused(self, event: Event, answer: dict[str, Any]) -> None:
+    def _refused(self, event: Event, answer: dict[str, Any]) -> None:
         """An event was not handled, because of a limit."""
         self._acknowledge(event, answer)
 
@@ -248,7 +248,7 @@ class Handling(OwnListeners):
         is there, and then its event is answered, or by us when it has gone."""
         task, error = asyncio.current_task(), sys.exception()
         cancelled = task is not None and task.cancelling() and isinstance(error, asyncio.CancelledError)
-        if not cancelled or self.state not in OVER:
+        if not cancelled or self._state not in OVER:
             self._connection.failed()
             _log.exception("a handler failed", socket=self.id, event_name=what)
         if cancelled and error is not None:
@@ -291,7 +291,7 @@ class Handling(OwnListeners):
             self._connection.waited(size)
 
     def _end(self, reason: str) -> None:
-        for function in self.namespace.handlers.disconnect:
+        for function in self.namespace._handlers.disconnect:
             result = self._try(function, reason)
             if inspect.isawaitable(result):
                 self._spawn(self._awaited(result, "on_disconnect"))

@@ -28,7 +28,7 @@ class Handshake:
     def of(self, auth: dict[str, Any] | None, size: int = 0) -> Handshake:
         """The same with what one CONNECT brought."""
         new = Handshake.__new__(Handshake)
-        new._query, new._headers = self._query, self._headers  # noqa: SLF001 - it is one of us
+        new._query, new._headers = self._query, self._headers
         new.address, new.secure, new.time = self.address, self.secure, self.time
         new.auth = {} if auth is None else auth
         new.size = size

@@ -165,15 +165,15 @@ class EventParcel(Parcel):
     def still(self, members: Collection[AnyMember]) -> Collection[AnyMember]:
         sockets = cast("Collection[Member]", members)
         if self.lane is None:  # volatile
-            return [socket for socket in sockets if socket.reachable and socket.writable]
-        return [socket for socket in sockets if socket.reachable]
+            return [socket for socket in sockets if socket._reachable and socket.writable]
+        return [socket for socket in sockets if socket._reachable]
 
     def served(self) -> None:
-        if self.namespace.watched:
+        if self.namespace._watched:
             assert isinstance(self.message, Emission)
-            self.namespace.tell_outgoing(self.message.body, self.sockets)
-        if self.namespace.dynamic:
-            self.namespace.vanish()
+            self.namespace._tell_outgoing(self.message.body, self.sockets)
+        if self.namespace._is_dynamic:
+            self.namespace._vanish()
 
     def joined(self, socket: Member) -> None:
         """A session goes on: this is for it too, if it would come with what was missed."""
@@ -186,7 +186,7 @@ class PacketParcel(Parcel):
     __slots__ = ("_messages", "_namespace", "_socket")
 
     def __init__(self, namespace: Space, socket: Member, messages: Messages) -> None:
-        super().__init__(namespace.lane, None, sum(map(len, messages)))
+        super().__init__(namespace._lane, None, sum(map(len, messages)))
         self._namespace = namespace
         self._socket = socket
         self._messages = messages
@@ -194,16 +194,16 @@ class PacketParcel(Parcel):
     def waits(self) -> None:
         if not self.waited:
             self.waited = True
-            self._socket.waits(self.size)
+            self._socket._waits(self.size)
 
     def served(self) -> None:
         socket = self._socket
-        if socket.reachable:
-            socket.write(self._messages)
+        if socket._reachable:
+            socket._write(self._messages)
         if self.waited:
-            socket.waited(self.size)
-        if self._namespace.dynamic:
-            self._namespace.vanish()
+            socket._waited(self.size)
+        if self._namespace._is_dynamic:
+            self._namespace._vanish()
 
 
 class ActionParcel(Parcel):
@@ -212,7 +212,7 @@ class ActionParcel(Parcel):
     __slots__ = ("_action", "_namespace")
 
     def __init__(self, namespace: Space, action: Callable[[], object]) -> None:
-        super().__init__(namespace.lane)
+        super().__init__(namespace._lane)
         self._namespace = namespace
         self._action = action
 
@@ -220,7 +220,7 @@ class ActionParcel(Parcel):
         try:
             self._action()
         finally:
-            self._namespace.vanish()
+            self._namespace._vanish()
 
 
 class KeptEvent(EventParcel):
@@ -239,7 +239,7 @@ class KeptEvent(EventParcel):
         told: Told | None = None,
     ) -> None:
         space = journal.namespace
-        super().__init__(space, space.lane if journal.recovery else None, sockets, None, size)
+        super().__init__(space, space._lane if journal.recovery else None, sockets, None, size)
         self._journal = journal
         self._audience = audience
         self._body = body
@@ -266,14 +266,14 @@ class KeptEvent(EventParcel):
 
     def members(self) -> Collection[AnyMember]:
         if self.lane is None:
-            self.sockets = () if self.message is None else self.namespace.select(self._audience)
+            self.sockets = () if self.message is None else self.namespace._select(self._audience)
             return self.sockets
         if self.message is not None and self.message.offset is None and self.sockets:
             self._journal.beside()  # again: what stood before it has got its places meanwhile
         return self.still(self.sockets)
 
     def still(self, members: Collection[AnyMember]) -> Collection[AnyMember]:
-        return [socket for socket in cast("Collection[Member]", members) if socket.reachable]
+        return [socket for socket in cast("Collection[Member]", members) if socket._reachable]
 
     def tell(self, outcome: Outcome) -> None:
         if self._told is not None:
@@ -282,7 +282,7 @@ class KeptEvent(EventParcel):
     def joined(self, socket: Member) -> None:
         if self._audience.reaches(socket.id, socket.rooms):
             self.sockets = [*self.sockets, socket]
-            crowd = self.namespace.io.delivery.crowd
+            crowd = self.namespace.io._delivery.crowd
             if crowd is not None and crowd.message is self.message:
                 crowd.joined(socket)
 
@@ -295,7 +295,7 @@ class Journal:
         self.recovery = recovery
         self._hub = hub
         self._store = store
-        self._key = namespace.key
+        self._key = namespace._key
         self._room = PRIVATE + self._key
         hub.own(self._key, self._found)
 
@@ -316,7 +316,7 @@ class Journal:
     def emit(self, body: Body, audience: Audience, socket: Member | None = None) -> None:
         """Keep an event, and send it once it is kept: to an audience, or to the one `socket` in it. Raises
         Overloaded."""
-        sockets = list(self.namespace.select(audience)) if socket is None else [socket]
+        sockets = list(self.namespace._select(audience)) if socket is None else [socket]
         data = _write(Record.of(body, audience))
         draft = Draft(self._room, data, message_id(), durable=True, publisher="socket.io", chosen_id=False)
         kept = KeptEvent(self, body, audience, sockets, size=len(data))
@@ -338,7 +338,7 @@ class Journal:
         audience = Audience(frozenset((room,)))
         data = _write(Record.of(body, audience))
         draft = Draft(self.room(room), data, message_id(), durable=True, publisher="socket.io", chosen_id=False)
-        sockets = list(self.namespace.select(audience)) if self.recovery else ()
+        sockets = list(self.namespace._select(audience)) if self.recovery else ()
         kept = KeptEvent(self, body, audience, sockets, size=len(data), told=told)
         if not self._hub.delivery.keep((draft,), (kept,)):
             raise Overloaded("more messages wait for the log than it can take: publish again in a moment")
@@ -356,14 +356,14 @@ class Journal:
 
     def joined(self, socket: Member) -> None:
         """A session goes on: what has been emitted for it and waits is for it, too."""
-        for parcel in self.namespace.lane.parcels:
+        for parcel in self.namespace._lane.parcels:
             if isinstance(parcel, EventParcel):
                 parcel.joined(socket)
 
     def beside(self) -> None:
         """An event goes out without a place in the log: sessions cannot go on over it."""
         _log.warning("the log refused an event: sessions cannot go on over it", namespace=self.namespace.name)
-        self.namespace.broken()
+        self.namespace._broken()
 
     def _found(self, message: Message) -> Parcel:
         """An event is in the log though its publisher was told that it is not. With recovery it has gone out already,

@@ -37,22 +37,22 @@ class Namespace(Broadcast, Listening):
         "__weakref__",
         "_acks",
         "_draft",
+        "_entering",
+        "_event_log",
         "_gatherings",
-        "asleep",
-        "dynamic",
-        "entering",
-        "handlers",
+        "_handlers",
+        "_is_asleep",
+        "_is_dynamic",
+        "_journal",
+        "_lane",
+        "_members",
+        "_recovers",
+        "_shares",
+        "_watched",
         "io",
-        "journal",
-        "lane",
-        "log",
-        "members",
         "name",
         "params",
-        "recovers",
-        "shares",
         "sockets",
-        "watched",
     )
 
     def __init__(
@@ -66,18 +66,18 @@ class Namespace(Broadcast, Listening):
         self.io = io
         self.name = name
         self.params = params or {}
-        self.handlers = Handlers() if handlers is None else handlers
-        self.dynamic = params is not None
-        self.asleep = False  # of a pattern, and nobody is in it
-        self.recovers = True  # where the server has recovery on
-        self.shares = self.dynamic  # its handlers, with the others of its pattern
-        self.entering = 0  # clients on their way in
+        self._handlers = Handlers() if handlers is None else handlers
+        self._is_dynamic = params is not None
+        self._is_asleep = False  # of a pattern, and nobody is in it
+        self._recovers = True  # where the server has recovery on
+        self._shares = self._is_dynamic  # its handlers, with the others of its pattern
+        self._entering = 0  # clients on their way in
         self.sockets: dict[str, Member] = {}
-        self.members = Rooms()
-        self.watched: set[Member] = set()  # sockets that want to know what leaves
-        self.journal: Journal | None = None
-        self.log: Journal | None = None  # the journal, where everything that is emitted is kept
-        self.lane = Lane()  # what it sends, in order
+        self._members = Rooms()
+        self._watched: set[Member] = set()  # sockets that want to know what leaves
+        self._journal: Journal | None = None
+        self._event_log: Journal | None = None  # the journal, where everything that is emitted is kept
+        self._lane = Lane()  # what it sends, in order
         self._draft = Draft(name, b"", "")  # of what is in no log
         self._acks = 0
         self._gatherings: dict[int, Gathering] = {}
@@ -86,9 +86,9 @@ class Namespace(Broadcast, Listening):
         return f"<Namespace {self.name}>"
 
     @property
-    def key(self) -> str:
+    def _key(self) -> str:
         """Its name among those of all servers in one log."""
-        return self.name + self.io.realm
+        return self.name + self.io._realm
 
     @property
     def _namespace(self) -> Target:
@@ -99,10 +99,10 @@ class Namespace(Broadcast, Listening):
         """No circle: one of a pattern is gone as soon as nobody holds it."""
 
     def _own(self) -> Handlers:
-        if self.shares:
-            self.handlers, self.shares = self.handlers.copy(), False
-            self.io.wake(self)
-        return self.handlers
+        if self._shares:
+            self._handlers, self._shares = self._handlers.copy(), False
+            self.io._wake(self)
+        return self._handlers
 
     # The log
 
@@ -113,13 +113,13 @@ class Namespace(Broadcast, Listening):
         Cancelled, it is published all the same.
         """
         event_values(event, (), None)
-        home = self.io.home
+        home = self.io._home
         if home.thread not in (0, get_ident()):
             return await home.wait(self.publish(room, event, *arguments))
         try:
             return await self._kept().publish(self.io.parser.body(event, arguments), room)
         finally:
-            self.vanish()
+            self._vanish()
 
     async def history(self, room: str, *, before: Position | None = None, limit: int = 50) -> list[Entry]:
         """What was published to a room: the newest `limit` (at most 1,000) entries before a position, oldest first.
@@ -128,29 +128,29 @@ class Namespace(Broadcast, Listening):
         """
         if limit < 1:
             raise InvalidValue(f"limit: {limit} must be 1 or more", field="limit")
-        home = self.io.home
+        home = self.io._home
         if home.thread not in (0, get_ident()):
             return await home.wait(self.history(room, before=before, limit=limit))
         try:
             return await self._kept().history(room, before, limit)
         finally:
-            self.vanish()
+            self._vanish()
 
     def _kept(self) -> Journal:
-        self.io.wake(self)
-        if self.journal is None:
+        self.io._wake(self)
+        if self._journal is None:
             raise ConfigError("there is no log here: build a server with this SocketIO among its extras")
-        return self.journal
+        return self._journal
 
     # What Broadcast asks for
 
     def emit(self, event: str, *arguments: Any) -> None:
-        home = self.io.home
+        home = self.io._home
         if home.thread != get_ident() and home.call(self.emit, *event_values(event, frozen(arguments), None)):
             return
-        self.broadcast(event, arguments, EVERYBODY)
+        self._broadcast(event, arguments, EVERYBODY)
 
-    def broadcast(
+    def _broadcast(
         self,
         event: str,
         arguments: tuple[Any, ...],
@@ -160,44 +160,44 @@ class Namespace(Broadcast, Listening):
         volatile: bool = False,
     ) -> None:
         """Send an event to an audience. Raises InvalidValue."""
-        nodes = self.io.nodes
+        nodes = self.io._nodes
         if nodes is not None and not local and not self._is_here(audience):
             event_values(event, (), None)
             nodes.emit(self, event, arguments, audience, volatile=volatile)
-        self.emit_here(event, arguments, audience, volatile=volatile)
+        self._emit_here(event, arguments, audience, volatile=volatile)
 
-    def emit_here(self, event: str, arguments: tuple[Any, ...], audience: Audience, *, volatile: bool = False) -> None:
+    def _emit_here(self, event: str, arguments: tuple[Any, ...], audience: Audience, *, volatile: bool = False) -> None:
         """Send an event to an audience on this node. Raises InvalidValue."""
         if volatile:
-            members: Collection[Member] = [member for member in self.select(audience) if member.writable]
+            members: Collection[Member] = [member for member in self._select(audience) if member.writable]
             if members:
                 self._post(None, self.io.parser.body(event, arguments), members)
             else:
                 event_values(event, (), None)  # the name is checked though nobody is there
             return
-        if self.asleep and self.io.recovery is not None:
-            self.io.wake(self)  # sessions that are away may come back for it
-        if self.log is not None:
-            self.log.emit(self.io.parser.body(event, arguments), audience)
+        if self._is_asleep and self.io._recovery is not None:
+            self.io._wake(self)  # sessions that are away may come back for it
+        if self._event_log is not None:
+            self._event_log.emit(self.io.parser.body(event, arguments), audience)
             return
-        members = self.select(audience)
+        members = self._select(audience)
         if members:
-            self._post(self.lane, self.io.parser.body(event, arguments), members)
+            self._post(self._lane, self.io.parser.body(event, arguments), members)
         else:
             event_values(event, (), None)
 
-    def emit_to(self, socket: Member, event: str, arguments: tuple[Any, ...], *, volatile: bool = False) -> None:
+    def _emit_to(self, socket: Member, event: str, arguments: tuple[Any, ...], *, volatile: bool = False) -> None:
         """Send an event to one socket, whoever is in a room of its name. Raises InvalidValue."""
         body = self.io.parser.body(event, arguments)
-        if volatile or self.log is None:
-            self._post(None if volatile else self.lane, body, (socket,))
+        if volatile or self._event_log is None:
+            self._post(None if volatile else self._lane, body, (socket,))
         else:
-            self.log.emit(body, Audience(only=socket.id), socket)
+            self._event_log.emit(body, Audience(only=socket.id), socket)
 
     def _post(self, lane: Lane | None, body: Body, members: Collection[Member], ack: int | None = None) -> None:
         self.io.counters.published += 1
         emission = Emission(self._draft, None, 0.0, namespace=self.name, body=body, ack=ack)
-        self.io.delivery.post(EventParcel(self, lane, members, emission, len(body.data)))
+        self.io._delivery.post(EventParcel(self, lane, members, emission, len(body.data)))
 
     def _is_here(self, audience: Audience) -> bool:
         """Whether it is one socket of this node alone."""
@@ -205,22 +205,22 @@ class Namespace(Broadcast, Listening):
             return audience.only in self.sockets
         return len(audience.rooms) == 1 and next(iter(audience.rooms)) in self.sockets
 
-    async def gather(
+    async def _gather(
         self, event: str, arguments: tuple[Any, ...], audience: Audience, seconds: float, *, local: bool
     ) -> list[Any]:
         """The answers of an audience to an event."""
         event_values(event, (), None)
         gathering = Gathering()
-        nodes = None if local else self.io.nodes
+        nodes = None if local else self.io._nodes
         request = None if nodes is None else nodes.gather(self, event, arguments, audience, seconds, gathering)
         try:
-            await self.gather_here(event, arguments, audience, seconds, gathering)
+            await self._gather_here(event, arguments, audience, seconds, gathering)
         finally:
             if nodes is not None and request is not None:
                 nodes.settle(request)
         return outcome(gathering.answers, gathering.absent, seconds)
 
-    async def gather_here(
+    async def _gather_here(
         self,
         event: str,
         arguments: tuple[Any, ...],
@@ -230,50 +230,50 @@ class Namespace(Broadcast, Listening):
         reached: Callable[[list[str]], None] | None = None,
     ) -> None:
         """Ask this node's sockets; `reached` is told which these are, before any of them can answer."""
-        number = self.next_ack()
-        members = self.present(audience)
+        number = self._next_ack()
+        members = self._present(audience)
         identifiers = [member.id for member in members]
         if reached is not None:
             reached(identifiers)
         self._gatherings[number] = gathering
         for member in members:
-            member.asked(1)
+            member._asked(1)
         try:
             gathering.reached("", identifiers)
-            self._post(self.lane, self.io.parser.body(event, arguments), members, number)
+            self._post(self._lane, self.io.parser.body(event, arguments), members, number)
             await gathering.wait(seconds)
         finally:
             del self._gatherings[number]
             for member in members:
                 if member.id in gathering.waiting:
-                    member.asked(-1)
+                    member._asked(-1)
 
-    async def fetch(self, audience: Audience, *, local: bool) -> list[RemoteSocket]:
+    async def _fetch(self, audience: Audience, *, local: bool) -> list[RemoteSocket]:
         """The sockets of an audience."""
-        here = [RemoteSocket(self, member.id, member.rooms, member.data) for member in self.present(audience)]
-        if local or self.io.nodes is None:
+        here = [RemoteSocket(self, member.id, member.rooms, member.data) for member in self._present(audience)]
+        if local or self.io._nodes is None:
             return here
-        return here + await self.io.nodes.fetch(self, audience, self.io.nodes_timeout)
+        return here + await self.io._nodes.fetch(self, audience, self.io.nodes_timeout)
 
-    def move(self, audience: Audience, into: frozenset[str], out_of: frozenset[str], *, local: bool) -> None:
+    def _move(self, audience: Audience, into: frozenset[str], out_of: frozenset[str], *, local: bool) -> None:
         """Let an audience join and leave rooms. Raises InvalidValue after the last one, if some may not join."""
-        if self.io.nodes is not None and not local and audience.only not in self.sockets:
-            self.io.nodes.move(self, audience, into, out_of)
+        if self.io._nodes is not None and not local and audience.only not in self.sockets:
+            self.io._nodes.move(self, audience, into, out_of)
         refusal: InvalidValue | None = None
-        for member in tuple(self.select(audience)):
-            self.leave(member, out_of)
+        for member in tuple(self._select(audience)):
+            self._leave(member, out_of)
             try:
-                self.join(member, into)
+                self._join(member, into)
             except InvalidValue as error:
                 refusal = error
         if refusal is not None:
             raise refusal
 
-    def expel(self, audience: Audience, *, close: bool, local: bool) -> None:
+    def _expel(self, audience: Audience, *, close: bool, local: bool) -> None:
         """Disconnect an audience."""
-        if self.io.nodes is not None and not local and audience.only not in self.sockets:
-            self.io.nodes.expel(self, audience, close=close)
-        for member in tuple(self.select(audience)):
+        if self.io._nodes is not None and not local and audience.only not in self.sockets:
+            self.io._nodes.expel(self, audience, close=close)
+        for member in tuple(self._select(audience)):
             member.disconnect(close)
 
     # The servers among themselves
@@ -282,7 +282,7 @@ class Namespace(Broadcast, Listening):
         """`function(*arguments)` hears what another node sends with `server_side_emit`. To be used as a decorator."""
 
         def add(function: AnyFunction) -> AnyFunction:
-            there = self.handlers.server_side
+            there = self._handlers.server_side
             there[event] = (*there.get(event, ()), function)
             return function
 
@@ -290,24 +290,24 @@ class Namespace(Broadcast, Listening):
 
     def server_side_emit(self, event: str, *arguments: Any) -> None:
         """Send an event to the other nodes' `on_server_side`. May be called from any thread. Raises InvalidValue."""
-        home = self.io.home
+        home = self.io._home
         if home.thread != get_ident() and home.call(self.server_side_emit, event, *frozen(arguments)):
             return
-        if self.io.nodes is not None:
-            self.io.nodes.server_side(self, event, arguments)
+        if self.io._nodes is not None:
+            self.io._nodes.server_side(self, event, arguments)
 
     async def server_side_call(self, event: str, *arguments: Any, timeout: float = 5.0) -> list[Any]:  # noqa: ASYNC109
         """The same, and what each of them answers. Raises CallTimeout after `timeout` seconds."""
-        home = self.io.home
+        home = self.io._home
         if home.thread not in (0, get_ident()):
             return await home.wait(self.server_side_call(event, *arguments, timeout=timeout))
-        if self.io.nodes is None:
+        if self.io._nodes is None:
             return []
-        return await self.io.nodes.server_side_call(self, event, arguments, timeout)
+        return await self.io._nodes.server_side_call(self, event, arguments, timeout)
 
     # Rooms
 
-    def select(self, audience: Audience) -> Collection[Member]:
+    def _select(self, audience: Audience) -> Collection[Member]:
         """The sockets of an audience on this node, each once. May be a live view."""
         if audience.only:
             return (self.sockets[audience.only],) if audience.only in self.sockets else ()
@@ -333,24 +333,24 @@ class Namespace(Broadcast, Listening):
                 chosen = [socket for socket in chosen if socket not in out]
         return chosen
 
-    def present(self, audience: Audience) -> list[Member]:
+    def _present(self, audience: Audience) -> list[Member]:
         """Those of them that have been let in. Whoever is still in `on_connect` gets events, once it is let in, but
         is not shown to anybody, and cannot answer."""
-        return [socket for socket in self.select(audience) if socket.welcomed]
+        return [socket for socket in self._select(audience) if socket._welcomed]
 
     def _in(self, room: str) -> Collection[Member]:
-        return cast("Collection[Member]", self.members.members(room))  # nobody else joins these
+        return cast("Collection[Member]", self._members.members(room))  # nobody else joins these
 
     def rooms(self) -> list[str]:
         """The rooms that have members on this node, sorted; ids of sockets are among them."""
-        return self.members.names()
+        return self._members.names()
 
-    def add(self, socket: Member) -> None:
+    def _add(self, socket: Member) -> None:
         """A socket is on its way in."""
         self.sockets[socket.id] = socket
-        self.members.join(socket, socket.id)
+        self._members.join(socket, socket.id)
 
-    def join(self, socket: Member, rooms: Iterable[str]) -> None:
+    def _join(self, socket: Member, rooms: Iterable[str]) -> None:
         """Raises InvalidValue."""
         if not socket.connected:
             return
@@ -363,85 +363,85 @@ class Namespace(Broadcast, Listening):
                     code="too_many_rooms",
                     limit="rooms_per_connection",
                 )
-            self.members.join(socket, room)
-        if self.io.recovery is not None:
-            self.io.recovery.changed(socket)
+            self._members.join(socket, room)
+        if self.io._recovery is not None:
+            self.io._recovery.changed(socket)
 
-    def leave(self, socket: Member, rooms: Iterable[str]) -> None:
+    def _leave(self, socket: Member, rooms: Iterable[str]) -> None:
         for room in rooms:
-            self.members.leave(socket, room)
-        if self.io.recovery is not None and socket.connected:
-            self.io.recovery.changed(socket)
+            self._members.leave(socket, room)
+        if self.io._recovery is not None and socket.connected:
+            self.io._recovery.changed(socket)
 
-    def remove(self, socket: Member, reason: str) -> None:
+    def _remove(self, socket: Member, reason: str) -> None:
         """A socket is gone: out of all rooms, waited for no more."""
-        if self.io.recovery is not None:
-            self.io.recovery.left(socket, reason)
+        if self.io._recovery is not None:
+            self.io._recovery.left(socket, reason)
         for room in tuple(socket.rooms):
-            self.members.leave(socket, room)
+            self._members.leave(socket, room)
         self.sockets.pop(socket.id, None)
-        self.watched.discard(socket)
+        self._watched.discard(socket)
         for gathering in tuple(self._gatherings.values()):
             if socket.id in gathering.waiting:
                 gathering.gone(socket.id)
-                socket.asked(-1)
-        self.vanish()
+                socket._asked(-1)
+        self._vanish()
 
-    def vanish(self) -> None:
+    def _vanish(self) -> None:
         """A namespace of a pattern is there while somebody is in it or on the way in, or if it has handlers of its
         own."""
-        if not self.dynamic or not self.shares or self.sockets or self.entering or self.asleep:
+        if not self._is_dynamic or not self._shares or self.sockets or self._entering or self._is_asleep:
             return
-        if not self.lane.parcels:
-            self.io.forget(self)
+        if not self._lane.parcels:
+            self.io._forget(self)
 
     # Out
 
-    def next_ack(self) -> int:
+    def _next_ack(self) -> int:
         """An id for an acknowledgement: of the namespace, so that a broadcast has the same for everybody."""
         self._acks += 1
         return self._acks
 
-    def answered(self, socket: Member, number: int, arguments: Callable[[], list[Any]]) -> None:
+    def _answered(self, socket: Member, number: int, arguments: Callable[[], list[Any]]) -> None:
         """An acknowledgement of a broadcast. One that nobody waits for is dropped undecoded."""
         gathering = self._gatherings.get(number)
         if gathering is not None and socket.id in gathering.waiting:
             gathering.answered(socket.id, arguments())
-            socket.asked(-1)
+            socket._asked(-1)
 
-    def tell_outgoing(self, body: Body, sockets: Collection[Member]) -> None:
+    def _tell_outgoing(self, body: Body, sockets: Collection[Member]) -> None:
         """An event has left: tell those of these sockets that want to know."""
-        watching = self.watched.intersection(sockets)
+        watching = self._watched.intersection(sockets)
         if watching:
             event, *arguments = self.io.parser.values(body)
             for socket in watching:
-                if socket.reachable:
-                    socket.tell_outgoing(event, tuple(arguments))
+                if socket._reachable:
+                    socket._tell_outgoing(event, tuple(arguments))
 
-    def in_turn(self, socket: Member, messages: Messages, *, must: bool = False) -> None:
+    def _in_turn(self, socket: Member, messages: Messages, *, must: bool = False) -> None:
         """Send a packet to one socket, after the events that wait. Where too much waits its connection is closed,
         unless the packet `must` wait."""
-        if not self.lane.parcels:
-            socket.write(messages)
+        if not self._lane.parcels:
+            socket._write(messages)
             return
         try:
-            self.io.delivery.post(PacketParcel(self, socket, messages), must=must)
+            self.io._delivery.post(PacketParcel(self, socket, messages), must=must)
         except Overloaded:
             socket.close(1013, "too much waits for the log")
 
-    def after(self, action: Callable[[], object]) -> None:
+    def _after(self, action: Callable[[], object]) -> None:
         """Do something once everything that was sent before has been served."""
-        if not self.lane.parcels:
+        if not self._lane.parcels:
             action()
         else:
-            self.io.delivery.post(ActionParcel(self, action), must=True)
+            self.io._delivery.post(ActionParcel(self, action), must=True)
 
-    def broken(self) -> None:
+    def _broken(self) -> None:
         """An event goes out without a place in the log: no session can go on over it."""
-        if self.io.recovery is not None:
-            self.io.recovery.broken(self)
+        if self.io._recovery is not None:
+            self.io._recovery.broken(self)
 
-    def handled(self, socket: Member) -> None:
+    def _handled(self, socket: Member) -> None:
         """A handler has run: the socket's data may have changed."""
-        if self.io.recovery is not None:
-            self.io.recovery.changed(socket)
+        if self.io._recovery is not None:
+            self.io._recovery.changed(socket)

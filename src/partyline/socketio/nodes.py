@@ -45,11 +45,11 @@ class Host(Protocol):
 
     counters: Counters
 
-    def existing(self, name: str) -> Namespace | None:
+    def _existing(self, name: str) -> Namespace | None:
         """The namespace of this name, if there is one now."""
         ...
 
-    def keep(self, coroutine: Coroutine[Any, Any, None]) -> None:
+    def _keep(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Run something that outlives its caller."""
         ...
 
@@ -229,28 +229,28 @@ class Nodes:
     # What the others say
 
     def _heard(self, node: str, message: NodeMessage) -> None:
-        namespace = self._io.existing(message.namespace)
+        namespace = self._io._existing(message.namespace)
         if namespace is None:  # nobody of it is here: there may still be a question
             self._nobody(node, message)
             return
         match message:
             case Emit(request=None):
-                namespace.emit_here(
+                namespace._emit_here(
                     message.event, tuple(message.arguments), _audience(message), volatile=message.volatile
                 )
             case Emit():
-                self._io.keep(self._gather_here(node, namespace, message))
+                self._io._keep(self._gather_here(node, namespace, message))
             case Fetch():
-                present = namespace.present(_audience(message))
+                present = namespace._present(_audience(message))
                 sockets = [(one.id, list(one.rooms), _data(one)) for one in present]
                 handshakes = [_shown(one.handshake) for one in present] if self._cluster.shows_handshakes else []
                 self._send(Sockets(message.namespace, message.request, sockets, handshakes), node)
             case Move():
-                namespace.move(_audience(message), frozenset(message.into), frozenset(message.out_of), local=True)
+                namespace._move(_audience(message), frozenset(message.into), frozenset(message.out_of), local=True)
             case Expel():
-                namespace.expel(_audience(message), close=message.close, local=True)
+                namespace._expel(_audience(message), close=message.close, local=True)
             case ServerSide():
-                self._io.keep(self._answer(node, namespace, message))
+                self._io._keep(self._answer(node, namespace, message))
             case _:
                 pass
 
@@ -280,7 +280,7 @@ class Nodes:
         def reached(sockets: list[str]) -> None:
             self._send(Reached(message.namespace, request, sockets), node)
 
-        await namespace.gather_here(
+        await namespace._gather_here(
             message.event,
             tuple(message.arguments),
             _audience(message),
@@ -291,7 +291,7 @@ class Nodes:
 
     async def _answer(self, node: str, namespace: Namespace, message: ServerSide) -> None:
         value: Any = None
-        for function in namespace.handlers.server_side.get(message.event, ()):
+        for function in namespace._handlers.server_side.get(message.event, ()):
             try:
                 result = await awaited(function(*message.arguments))
                 value = result if value is None else value

@@ -71,11 +71,11 @@ class OwnListeners:
     def on_any_outgoing(self, function: Function) -> Function:
         """`function(event, *arguments)` is called for every event that is sent to this socket."""
         self._outgoing = (*self._outgoing, function)
-        self.namespace.watched.add(self)
+        self.namespace._watched.add(self)
         return function
 
     def off_any_outgoing(self, function: Function | None = None) -> None:
         """Take such a function away, or all."""
         self._outgoing = tuple(one for one in self._outgoing if function is not None and one is not function)
         if not self._outgoing:
-            self.namespace.watched.discard(self)
+            self.namespace._watched.discard(self)

@@ -107,11 +107,11 @@ class Recovery:
 
     def entered(self, socket: Socket, start: Position) -> None:
         """A socket is connected: from now on its client may come back. `pid` is its private id."""
-        assert socket.pid is not None
+        assert socket._pid is not None
         data = _encode(socket)
         row = SessionRow(
-            _hash(socket.pid),
-            socket.namespace.key,
+            _hash(socket._pid),
+            socket.namespace._key,
             socket.id,
             _rooms(socket),
             msgspec.json.decode(data or b"{}"),
@@ -147,7 +147,7 @@ class Recovery:
     def broken(self, namespace: Namespace) -> None:
         """An event of a namespace goes out without a place in the log: no session of it can go on over that."""
         for row in (*(kept.row for kept in self._waiting.values()), *self._returning.values()):
-            if row.namespace == namespace.key:
+            if row.namespace == namespace._key:
                 self._forget(row)
         for socket in namespace.sockets.values():
             live = self._live.get(socket)
@@ -198,7 +198,7 @@ class Recovery:
         Where another connection uses it, that one is closed: the client is back before we have noticed its death.
         """
         pid, offset = auth.get("pid"), auth.get("offset")
-        journal = namespace.journal
+        journal = namespace._journal
         if not isinstance(pid, str) or journal is None:
             return None
         pid_hash = _hash(pid)
@@ -207,7 +207,7 @@ class Recovery:
             user.close()  # its client knows better than we do that this connection is dead
         kept = self._waiting.get(pid_hash)
         now = self._timers.now()
-        if kept is None or kept.row.namespace != namespace.key or now >= kept.left + self._window:
+        if kept is None or kept.row.namespace != namespace._key or now >= kept.left + self._window:
             return None
         row = kept.row
         self._returning[pid_hash] = self._waiting.pop(pid_hash).row
@@ -286,12 +286,12 @@ class _Replay:
     """What was missed, on its way to a socket (`hub.history.Sink`)."""
 
     def __init__(self, recovery: Recovery, restored: Restored, socket: Socket, connection: Carrying) -> None:
-        assert socket.namespace.journal is not None
+        assert socket.namespace._journal is not None
         self._recovery = recovery
         self._restored = restored
         self._rooms = set(restored.row.rooms)
         self._socket = socket
-        self._journal = socket.namespace.journal
+        self._journal = socket.namespace._journal
         self._connection = connection
 
     def began(self, start: Start) -> None:
@@ -313,9 +313,9 @@ class _Replay:
         if not self._recovery.may_go_on(self._restored):
             raise _Missing
         namespace = self._socket.namespace
-        namespace.add(self._socket)
+        namespace._add(self._socket)
         for room in self._restored.row.rooms:
-            namespace.members.join(self._socket, room)
+            namespace._members.join(self._socket, room)
         self._journal.joined(self._socket)
 
 

@@ -27,7 +27,7 @@ class Member(AnyMember, Protocol):
     id: str
     data: dict[str, Any]
     handshake: Handshake
-    pid: str | None
+    _pid: str | None
 
     @property
     def connected(self) -> bool:
@@ -35,7 +35,7 @@ class Member(AnyMember, Protocol):
         ...
 
     @property
-    def welcomed(self) -> bool:
+    def _welcomed(self) -> bool:
         """Whether its CONNECT is answered."""
         ...
 
@@ -59,16 +59,16 @@ class Member(AnyMember, Protocol):
         """Disconnect it."""
         ...
 
-    def asked(self, more: int) -> None:
+    def _asked(self, more: int) -> None:
         """We wait for so many more of its answers."""
         ...
 
-    def tell_outgoing(self, event: str, arguments: tuple[Any, ...]) -> None:
+    def _tell_outgoing(self, event: str, arguments: tuple[Any, ...]) -> None:
         """An event has left for it."""
         ...
 
     @property
-    def reachable(self) -> bool:
+    def _reachable(self) -> bool:
         """Whether what has waited is still for it."""
         ...
 
@@ -77,15 +77,15 @@ class Member(AnyMember, Protocol):
         """Whether an event would leave at once."""
         ...
 
-    def write(self, messages: Messages) -> None:
+    def _write(self, messages: Messages) -> None:
         """Send a packet of its namespace, in order."""
         ...
 
-    def waits(self, size: int) -> None:
+    def _waits(self, size: int) -> None:
         """A packet for it waits for its turn: so much less is read from its client."""
         ...
 
-    def waited(self, size: int) -> None:
+    def _waited(self, size: int) -> None:
         """The packet has had its turn."""
         ...
 
@@ -142,30 +142,30 @@ class Server(Protocol):
     """A server, as its namespaces and their sockets know it."""
 
     parser: Parser
-    delivery: Delivery
+    _delivery: Delivery
     counters: Counters
-    home: Home
-    realm: str
+    _home: Home
+    _realm: str
     outbox_bytes: int
     rooms_per_connection: int
     disconnect_grace: float
     nodes_timeout: float
 
     @property
-    def recovery(self) -> Remembering | None: ...
+    def _recovery(self) -> Remembering | None: ...
 
     @property
-    def nodes(self) -> Others | None: ...
+    def _nodes(self) -> Others | None: ...
 
-    def wake(self, namespace: Any) -> None:
+    def _wake(self, namespace: Any) -> None:
         """A namespace of a pattern is needed, though nobody may be in it."""
         ...
 
-    def forget(self, namespace: Any) -> None:
+    def _forget(self, namespace: Any) -> None:
         """A namespace of a pattern is empty."""
         ...
 
-    def keep(self, coroutine: Coroutine[Any, Any, None]) -> None:
+    def _keep(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Run something that outlives its caller."""
         ...
 
@@ -221,17 +221,17 @@ class Hearing(Protocol):
     """A namespace, as the handlers of its sockets know it."""
 
     name: str
-    handlers: Handlers
-    watched: set[Any]
+    _handlers: Handlers
+    _watched: set[Any]
 
     @property
     def io(self) -> Server: ...
 
-    def in_turn(self, socket: Any, messages: Messages) -> None:
+    def _in_turn(self, socket: Any, messages: Messages) -> None:
         """Send a packet to a socket, after the events that wait."""
         ...
 
-    def handled(self, socket: Any) -> None:
+    def _handled(self, socket: Any) -> None:
         """A handler has run: the socket's data may have changed."""
         ...
 
@@ -240,11 +240,11 @@ class Space(Protocol):
     """A namespace, as what it says and its log know it."""
 
     name: str
-    lane: Lane
-    dynamic: bool
+    _lane: Lane
+    _is_dynamic: bool
 
     @property
-    def key(self) -> str:
+    def _key(self) -> str:
         """Its name among those of all servers in one log."""
         ...
 
@@ -252,22 +252,22 @@ class Space(Protocol):
     def io(self) -> Server: ...
 
     @property
-    def watched(self) -> Collection[Any]:
+    def _watched(self) -> Collection[Any]:
         """Sockets that want to know what leaves."""
         ...
 
-    def select(self, audience: Audience) -> Collection[Any]:
+    def _select(self, audience: Audience) -> Collection[Any]:
         """The sockets of an audience, each once. May be a live view."""
         ...
 
-    def tell_outgoing(self, body: Body, sockets: Collection[Any]) -> None:
+    def _tell_outgoing(self, body: Body, sockets: Collection[Any]) -> None:
         """An event has left: tell those of these sockets that want to know."""
         ...
 
-    def broken(self) -> None:
+    def _broken(self) -> None:
         """An event goes out without a place in the log: no session can go on over it."""
         ...
 
-    def vanish(self) -> None:
+    def _vanish(self) -> None:
         """Go, if nobody is in it any more and nothing of it waits."""
         ...

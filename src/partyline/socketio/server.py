@@ -61,32 +61,32 @@ class SocketIO(Namespace):
     __slots__ = (
         "_adapter",
         "_asleep",
+        "_delivery",
         "_dialects",
         "_dynamic",
         "_given",
+        "_home",
         "_namespaces",
+        "_nodes",
+        "_realm",
+        "_recovery",
+        "_tasks",
         "connect_timeout",
         "connections",
         "counters",
-        "delivery",
         "disconnect_grace",
         "engine",
-        "home",
         "max_attachments",
         "max_auth_bytes",
         "max_pending_bytes",
         "max_pending_events",
         "namespaces_per_connection",
-        "nodes",
         "nodes_timeout",
         "outbox_bytes",
         "parser",
-        "realm",
-        "recovery",
         "recovery_window",
         "rooms_per_connection",
         "skip_middlewares",
-        "tasks",
     )
 
     def __init__(
@@ -123,8 +123,8 @@ class SocketIO(Namespace):
         self.disconnect_grace = option("disconnect_grace", disconnect_grace, like="drain_time")
         self.recovery_window = option("recovery_window", recovery_window, like="ping_timeout")
         self.skip_middlewares = skip_middlewares
-        self.recovery: Recovery | None = None
-        self.nodes: Nodes | None = None
+        self._recovery: Recovery | None = None
+        self._nodes: Nodes | None = None
         self.nodes_timeout = option("nodes_timeout", nodes_timeout, like="ping_timeout")
         self._adapter = adapter
         if adapter is not None and recovery_window is not None:
@@ -142,12 +142,12 @@ class SocketIO(Namespace):
         }
         self._given = {name: option(name, value) for name, value in given.items()}
         self.engine = EngineIO(path, accept=self._accept, **engine)
-        self.realm = "" if path == _PATH else "," + path  # a comma is in no namespace's name
+        self._realm = "" if path == _PATH else "," + path  # a comma is in no namespace's name
         self.counters = Counters()
-        self.home = Home()
-        self.delivery = Delivery(self.counters, lambda found: Parcel())
+        self._home = Home()
+        self._delivery = Delivery(self.counters, lambda found: Parcel())
         self.connections: set[Connection] = set()
-        self.tasks: set[asyncio.Task[None]] = set()  # that outlive their socket
+        self._tasks: set[asyncio.Task[None]] = set()  # that outlive their socket
         self._namespaces: dict[str, Namespace] = {"/": self}
         self._dynamic: list[_Dynamic] = []
         self._asleep: WeakValueDictionary[str, Namespace] = WeakValueDictionary()  # that an application may still hold
@@ -177,29 +177,29 @@ class SocketIO(Namespace):
             params = dynamic.matches(name, {}) if dynamic.is_pattern else None
             if params is not None:
                 return self._child(name, dynamic, params)
-        return self._add(Namespace(self, name))
+        return self._open(Namespace(self, name))
 
-    def wake(self, namespace: Namespace) -> None:
+    def _wake(self, namespace: Namespace) -> None:
         """A namespace of a pattern is needed, though nobody may be in it."""
-        if namespace.asleep:
-            namespace.asleep = False
+        if namespace._is_asleep:
+            namespace._is_asleep = False
             self._asleep.pop(namespace.name, None)
-            self._add(namespace)
+            self._open(namespace)
 
-    def own(self, name: str) -> Namespace:
+    def _named(self, name: str) -> Namespace:
         """The namespace of this very name, whatever patterns there are."""
-        return self._namespaces.get(name) or self._add(Namespace(self, name))
+        return self._namespaces.get(name) or self._open(Namespace(self, name))
 
-    def _add(self, namespace: Namespace) -> Namespace:
+    def _open(self, namespace: Namespace) -> Namespace:
         self._namespaces[namespace.name] = namespace
-        if self.attached:
+        if self._attached:
             self._open_journal(namespace)
-        if self.nodes is not None:
-            self.nodes.opened(namespace.name)
+        if self._nodes is not None:
+            self._nodes.opened(namespace.name)
         return namespace
 
     @property
-    def attached(self) -> bool:
+    def _attached(self) -> bool:
         """Whether it belongs to a server by now."""
         return hasattr(self.engine, "site")
 
@@ -207,7 +207,7 @@ class SocketIO(Namespace):
         """The names of those that exist now, sorted."""
         return sorted(self._namespaces)
 
-    async def find(self, name: str, auth: dict[str, Any] | None) -> Namespace | None:
+    async def _find(self, name: str, auth: dict[str, Any] | None) -> Namespace | None:
         """The namespace that a client asks for."""
         found = self._namespaces.get(name)
         if found is not None:
@@ -219,20 +219,20 @@ class SocketIO(Namespace):
                 params = await params
             if params is not None and params is not False:
                 found = self._namespaces.get(name) or self._child(name, dynamic, params)
-                self.wake(found)
+                self._wake(found)
                 return found
         return None
 
-    def forget(self, namespace: Namespace) -> None:
+    def _forget(self, namespace: Namespace) -> None:
         """A namespace of a pattern is empty: it lasts as long as the application holds it."""
         if self._namespaces.get(namespace.name) is namespace:
             del self._namespaces[namespace.name]
-            if self.nodes is not None:
-                self.nodes.closed(namespace.name)
-            if namespace.journal is not None:
-                namespace.journal.close()
-                namespace.journal = namespace.log = None
-            namespace.asleep = True
+            if self._nodes is not None:
+                self._nodes.closed(namespace.name)
+            if namespace._journal is not None:
+                namespace._journal.close()
+                namespace._journal = namespace._event_log = None
+            namespace._is_asleep = True
             self._asleep[namespace.name] = namespace
 
     def _add_dynamic(self, dynamic: _Dynamic) -> Namespace:
@@ -243,8 +243,8 @@ class SocketIO(Namespace):
         """A namespace of a pattern, asleep."""
         child = self._asleep.get(name)
         if child is None:
-            child = Namespace(self, name, dynamic.handlers, params if isinstance(params, dict) else {})
-            child.asleep = True
+            child = Namespace(self, name, dynamic._handlers, params if isinstance(params, dict) else {})
+            child._is_asleep = True
             self._asleep[name] = dynamic.children[name] = child
         return child
 
@@ -262,18 +262,18 @@ class SocketIO(Namespace):
     def attach(self, site: Site) -> None:
         """The server is built."""
         self.engine.attach(site)
-        self.home = site.home
+        self._home = site.home
         self.counters = site.counters
         self.outbox_bytes = site.limits.outbox_bytes
-        self.delivery = site.hub.delivery if site.hub is not None else Delivery(self.counters, lambda found: Parcel())
+        self._delivery = site.hub.delivery if site.hub is not None else Delivery(self.counters, lambda found: Parcel())
         limits = site.settings_of(SessionLimits)
         for name, value in self._given.items():
             setattr(self, name, getattr(limits, name) if value is None else value)
         if self.recovery_window is not None and site.hub is not None and site.store is not None:
             table = site.sessions or MemoryTable()
-            self.recovery = Recovery(site.hub, site.store, table, site.timers, self.recovery_window, self.realm)
+            self._recovery = Recovery(site.hub, site.store, table, site.timers, self.recovery_window, self._realm)
         if self._adapter is not None:
-            self.nodes = Nodes(self, Cluster(self._adapter, site.timers))
+            self._nodes = Nodes(self, Cluster(self._adapter, site.timers))
         for namespace in self._namespaces.values():
             self._open_journal(namespace)
 
@@ -281,20 +281,20 @@ class SocketIO(Namespace):
 
     async def start(self) -> None:
         """Find the other nodes. Raises what the adapter raises."""
-        if self.nodes is not None:
-            await self.nodes.start()
+        if self._nodes is not None:
+            await self._nodes.start()
 
     async def stop(self) -> None:
         """Leave them."""
-        if self.nodes is not None:
-            await self.nodes.close()
+        if self._nodes is not None:
+            await self._nodes.close()
 
     def _open_journal(self, namespace: Namespace) -> None:
         site = self.engine.site
         if site.hub is not None and site.store is not None and self._adapter is None:
-            recovery = self.recovery is not None and namespace.recovers
-            namespace.journal = Journal(namespace, site.hub, site.store, recovery=recovery)
-            namespace.log = namespace.journal if recovery else None
+            recovery = self._recovery is not None and namespace._recovers
+            namespace._journal = Journal(namespace, site.hub, site.store, recovery=recovery)
+            namespace._event_log = namespace._journal if recovery else None
 
     def routes(self) -> Sequence[BaseRoute]:
         """Its HTTP path."""
@@ -306,22 +306,22 @@ class SocketIO(Namespace):
 
     # For its connections
 
-    def existing(self, name: str) -> Namespace | None:
+    def _existing(self, name: str) -> Namespace | None:
         """The namespace of this name, if there is one now."""
         return self._namespaces.get(name)
 
-    def keep(self, coroutine: Coroutine[Any, Any, None]) -> None:
+    def _keep(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Run something that outlives its caller."""
         task = asyncio.get_running_loop().create_task(coroutine)
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _accept(self, connection: EngineConnection, request: Request) -> Connection:
         made = Connection(self, connection, request)
         self.connections.add(made)
         return made
 
-    def dialect(self, protocol: int, *, recovery: bool) -> Dialect:
+    def _dialect(self, protocol: int, *, recovery: bool) -> Dialect:
         """The one dialect of all clients that speak alike."""
         key = (protocol, recovery)
         found = self._dialects.get(key)
@@ -330,7 +330,7 @@ class SocketIO(Namespace):
             found = self._dialects[key] = EventDialect(self.parser, protocol, epoch)
         return found
 
-    def new_id(self) -> str:
+    def _new_id(self) -> str:
         """A public id: it names a socket and opens nothing. 120 random bits."""
         return base64.urlsafe_b64encode(os.urandom(15)).decode("ascii")
 
@@ -347,16 +347,16 @@ class _Dynamic(Namespace):
         self.children: WeakValueDictionary[str, Namespace] = WeakValueDictionary()
 
     def _awake(self) -> list[Namespace]:
-        return [child for child in self.children.values() if not child.asleep]
+        return [child for child in self.children.values() if not child._is_asleep]
 
-    def broadcast(self, event: str, arguments: tuple[Any, ...], audience: Audience, **how: bool) -> None:
+    def _broadcast(self, event: str, arguments: tuple[Any, ...], audience: Audience, **how: bool) -> None:
         for child in self._awake():
-            child.broadcast(event, arguments, audience, **how)
+            child._broadcast(event, arguments, audience, **how)
 
-    async def gather(
+    async def _gather(
         self, event: str, arguments: tuple[Any, ...], audience: Audience, seconds: float, *, local: bool
     ) -> list[Any]:
-        children = [child.gather(event, arguments, audience, seconds, local=local) for child in self._awake()]
+        children = [child._gather(event, arguments, audience, seconds, local=local) for child in self._awake()]
         answers: list[Any] = []
         missing: list[str] = []
         for outcome in await asyncio.gather(*children, return_exceptions=True):
@@ -369,17 +369,17 @@ class _Dynamic(Namespace):
                 answers += outcome
         return in_full(answers, missing, seconds)
 
-    async def fetch(self, audience: Audience, *, local: bool) -> list[RemoteSocket]:
-        children = [child.fetch(audience, local=local) for child in self._awake()]
+    async def _fetch(self, audience: Audience, *, local: bool) -> list[RemoteSocket]:
+        children = [child._fetch(audience, local=local) for child in self._awake()]
         return [socket for sockets in await asyncio.gather(*children) for socket in sockets]
 
-    def move(self, audience: Audience, into: frozenset[str], out_of: frozenset[str], *, local: bool) -> None:
+    def _move(self, audience: Audience, into: frozenset[str], out_of: frozenset[str], *, local: bool) -> None:
         for child in self._awake():
-            child.move(audience, into, out_of, local=local)
+            child._move(audience, into, out_of, local=local)
 
-    def expel(self, audience: Audience, *, close: bool, local: bool) -> None:
+    def _expel(self, audience: Audience, *, close: bool, local: bool) -> None:
         for child in self._awake():
-            child.expel(audience, close=close, local=local)
+            child._expel(audience, close=close, local=local)
 
 
 def _parser(parser: str | Parser) -> Parser:

@@ -41,10 +41,10 @@ class Socket(Handling, Besides):
     __slots__ = (
         "_acks",
         "_held",
+        "_pid",
         "data",
         "dialect",
         "handshake",
-        "pid",
         "recovered",
         "rooms",
         "user",
@@ -58,11 +58,11 @@ class Socket(Handling, Besides):
         super().__init__()
         self.namespace = namespace
         self.id = id
-        self.state = SocketState.ENTERING
+        self._state = SocketState.ENTERING
         self.handshake = handshake
         self.data: dict[str, Any] = {}
         self.recovered = False
-        self.pid: str | None = None  # what its client may come back with; a credential
+        self._pid: str | None = None  # what its client may come back with; a credential
         self.user: str | None = None
         self.rooms = ()
         self.dialect = connection.dialect(namespace)
@@ -83,10 +83,10 @@ class Socket(Handling, Besides):
         home = self._connection.home
         if home.thread != get_ident() and home.call(self.emit, *event_values(event, frozen(arguments), None)):
             return
-        if self.namespace.log is not None:
-            self.namespace.emit_to(self, event, arguments)
+        if self.namespace._event_log is not None:
+            self.namespace._emit_to(self, event, arguments)
         else:
-            self.send_event(event, arguments)
+            self._send_event(event, arguments)
 
     def send(self, *arguments: Any) -> None:
         """Send the event `message`."""
@@ -101,9 +101,9 @@ class Socket(Handling, Besides):
         home = self._connection.home
         if home.thread not in (0, get_ident()):
             return await home.wait(self.call(event, *arguments, timeout=timeout))
-        if self.state in OVER:
+        if self._state in OVER:
             raise PeerGone("the socket is disconnected")
-        if self.state not in ANSWERED:
+        if self._state not in ANSWERED:
             raise PeerGone("the client cannot answer before it is connected: call it when on_connect has returned")
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
@@ -111,32 +111,32 @@ class Socket(Handling, Besides):
             if not answer.done():
                 answer.set_result(one(values))
 
-        number = self.namespace.next_ack()
+        number = self.namespace._next_ack()
         acks = self._acks = {} if self._acks is None else self._acks
         acks[number] = answered
-        self.asked(1)
+        self._asked(1)
         try:
-            self.send_event(event, arguments, number)
+            self._send_event(event, arguments, number)
             async with asyncio.timeout(timeout):
                 values = await answer
         except TimeoutError:
             raise CallTimeout(f"{event}: no acknowledgement within {timeout:g} s") from None
         finally:
             acks.pop(number, None)
-            self.asked(-1)
+            self._asked(-1)
         if values is _GONE:
             raise PeerGone(f"{event}: the socket was disconnected before it answered")
         return values
 
-    def answered(self, number: int, arguments: Callable[[], list[Any]]) -> None:
+    def _answered(self, number: int, arguments: Callable[[], list[Any]]) -> None:
         """An acknowledgement has come. It overtakes the events that wait."""
         if self._acks is not None and number in self._acks:
             values = arguments()  # first: where it raises, the call is settled with the connection
             self._acks.pop(number)(values)
         else:
-            self.namespace.answered(self, number, arguments)
+            self.namespace._answered(self, number, arguments)
 
-    def asked(self, more: int) -> None:
+    def _asked(self, more: int) -> None:
         """We wait for so many more of its answers: meanwhile it is read from."""
         self._connection.calls += more
         self._connection.look()
@@ -166,14 +166,14 @@ class Socket(Handling, Besides):
     def join(self, *rooms: str | Iterable[str]) -> None:
         """Join rooms. Nothing happens once it is disconnected. Raises InvalidValue beyond `rooms_per_connection`."""
         home = self._connection.home
-        if home.thread == get_ident() or not home.call(self.namespace.join, self, names(rooms)):
-            self.namespace.join(self, names(rooms))
+        if home.thread == get_ident() or not home.call(self.namespace._join, self, names(rooms)):
+            self.namespace._join(self, names(rooms))
 
     def leave(self, *rooms: str | Iterable[str]) -> None:
         """Leave rooms; those it is not in do not matter."""
         home = self._connection.home
-        if home.thread == get_ident() or not home.call(self.namespace.leave, self, names(rooms)):
-            self.namespace.leave(self, names(rooms))
+        if home.thread == get_ident() or not home.call(self.namespace._leave, self, names(rooms)):
+            self.namespace._leave(self, names(rooms))
 
     def disconnect(self, close: bool = False) -> None:
         """Disconnect it from the namespace; with `close` the whole connection ends, with all its namespaces."""
@@ -215,7 +215,7 @@ class Socket(Handling, Besides):
         """End the whole connection, with a WebSocket close code."""
         self._connection.engine.close(code, reason)
 
-    def write(self, messages: Messages) -> None:
+    def _write(self, messages: Messages) -> None:
         """Send a packet of this namespace, in order."""
         if self._held is None:
             self._connection.engine.send_messages(messages)
@@ -229,28 +229,28 @@ class Socket(Handling, Besides):
             # Not now: `offer` changes no membership.
             asyncio.get_running_loop().call_soon(self.close, 4008, "too much waits for the answer to CONNECT")
 
-    def waits(self, size: int) -> None:
+    def _waits(self, size: int) -> None:
         """A packet for it waits for its turn: so much less is read from its client."""
         self._connection.waits(size)
 
-    def waited(self, size: int) -> None:
+    def _waited(self, size: int) -> None:
         """The packet has had its turn."""
         self._connection.waited(size)
 
-    def send_event(self, event: str, arguments: tuple[Any, ...], ack: int | None = None) -> None:
+    def _send_event(self, event: str, arguments: tuple[Any, ...], ack: int | None = None) -> None:
         """Send an event to this socket alone, without an offset."""
         namespace = self.namespace
         messages = self._connection.parser.event(namespace.name, event, arguments, ack)
         if self._outgoing:
-            self.tell_outgoing(event, arguments)
-        if self.state in OVER:
+            self._tell_outgoing(event, arguments)
+        if self._state in OVER:
             return
-        if not namespace.lane.parcels and self._held is None and len(messages) == 1:
+        if not namespace._lane.parcels and self._held is None and len(messages) == 1:
             self._connection.engine.send_message(messages[0])  # the common way, without a call more than it needs
         else:
-            namespace.in_turn(self, messages)
+            namespace._in_turn(self, messages)
 
-    def tell_outgoing(self, event: str, arguments: tuple[Any, ...]) -> None:
+    def _tell_outgoing(self, event: str, arguments: tuple[Any, ...]) -> None:
         """An event leaves: tell whoever wants to know."""
         for function in self._outgoing:
             try:
@@ -263,22 +263,22 @@ class Socket(Handling, Besides):
     @property
     def connected(self) -> bool:
         """Whether it is in its namespace, or on its way in."""
-        return self.state not in OVER
+        return self._state not in OVER
 
     @property
-    def welcomed(self) -> bool:
+    def _welcomed(self) -> bool:
         """Whether its CONNECT is answered."""
-        return self.state in ANSWERED
+        return self._state in ANSWERED
 
     @property
-    def reachable(self) -> bool:
+    def _reachable(self) -> bool:
         """Whether what has waited for the log is still for it."""
-        return self.state is not SocketState.GONE
+        return self._state is not SocketState.GONE
 
     def _step(self, step: Step) -> None:
-        self.state = TRANSITIONS.get((self.state, step), self.state)
+        self._state = TRANSITIONS.get((self._state, step), self._state)
 
-    def opened(self, messages: Messages) -> None:
+    def _opened(self, messages: Messages) -> None:
         """Its CONNECT is answered with these, then with what waited: in a read of its own where it would be lost."""
         engine = self._connection.engine
         engine.send_messages(messages)
@@ -295,23 +295,23 @@ class Socket(Handling, Besides):
         if held is not None:
             held.send(engine)
 
-    def doom(self, *, close: bool) -> None:
+    def _doom(self, *, close: bool) -> None:
         """It is to be disconnected once its CONNECT is answered, or with `close` the whole connection."""
-        if self.state not in ANSWERED:
+        if self._state not in ANSWERED:
             self._step(Step.CLOSE if close else Step.DISCONNECT)
 
-    def gone(self, reason: str, step: Step = Step.LOST) -> None:
+    def _gone(self, reason: str, step: Step = Step.LOST) -> None:
         """It is disconnected: out of its rooms, its calls settled; then `on_disconnect`, after its handlers."""
-        if self.state in OVER:
+        if self._state in OVER:
             return
-        handlers = self.namespace.handlers
+        handlers = self.namespace._handlers
         for function in handlers.disconnecting:
             self._try(function, reason)
-        if self.state in ANSWERED:
+        if self._state in ANSWERED:
             self._release()
         self._step(step)
         self._held = None
-        self.namespace.remove(self, reason)
+        self.namespace._remove(self, reason)
         acks, self._acks = self._acks, None
         for answered in (acks or {}).values():
             answered([_GONE])
@@ -320,15 +320,15 @@ class Socket(Handling, Besides):
             return
         self._spawn(self._farewell(reason))
 
-    def enters(self, task: asyncio.Task[None] | None) -> None:
+    def _enters(self, task: asyncio.Task[None] | None) -> None:
         """A task runs `on_connect` for it; None: no more."""
         self._busy = task
 
-    def refuse(self, reason: str = "refused") -> None:
+    def _refuse(self, reason: str = "refused") -> None:
         """It was not let in after all."""
         self._step(Step.LOST)
         self._held = None
-        self.namespace.remove(self, reason)
+        self.namespace._remove(self, reason)
 
 
 class _Gone:

@@ -55,14 +55,14 @@ def test_a_crowd_leaves_nothing_behind() -> None:
             for _ in range(ROUNDS):
                 assert await crowd.stdout.readline() == b"connected\n"
                 assert len(io.sockets) == len(io.connections) == COUNT
-                assert len(io.members.members("everybody")) == COUNT
+                assert len(io._members.members("everybody")) == COUNT
                 crowd.stdin.write(b"\n")
                 assert await crowd.stdout.readline() == b"gone\n"
                 await eventually(lambda: not io.sockets and not partyline.site.live, "all have gone")
                 assert not io.connections
                 assert not io.engine.connections
-                assert len(io.members) == 0
-                assert not io.tasks
+                assert len(io._members) == 0
+                assert not io._tasks
                 assert len(partyline.site.timers) == 0
                 assert len(asyncio.all_tasks()) == tasks
                 assert descriptors() == before
