@@ -67,9 +67,9 @@ def python_socketio() -> Any:
 
 
 def redis() -> Any:
-    """The package redis, with its asyncio client."""
-    if importlib.util.find_spec("redis") is None:
-        missing("redis", "python -m pip install redis")
+    """The package redis, with its asyncio client, and hiredis."""
+    if not all(importlib.util.find_spec(name) for name in ("redis", "hiredis")):
+        missing("redis", "python -m pip install redis hiredis")
     return importlib.import_module("redis.asyncio")
 
 

@@ -23,6 +23,8 @@ ABOUT: Final = {
     "write_errors": "Failed commits of the database",
     "damaged": "Messages in the log that are not what was written, found when they were read",
     "pruned": "Messages that retention took out of the log",
+    "unsent": "Messages to other servers that Redis did not get, or perhaps did not",
+    "unreadable": "Messages of other servers that could not be read",
 }
 
 
@@ -46,6 +48,8 @@ class Counters:
     write_errors: int = 0
     damaged: int = 0
     pruned: int = 0
+    unsent: int = 0
+    unreadable: int = 0
     limits: dict[str, int] = field(default_factory=dict)
 
     def hit(self, limit: str) -> None:

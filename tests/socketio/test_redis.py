@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket as sockets
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pytest
 
 from partyline import Socket, SocketIO
 from tests import tools
+from tests.adapters.servers import redis_server
 
 from .clients import entered, looped, served
 
@@ -20,28 +20,15 @@ pytestmark = pytest.mark.check
 
 
 @contextlib.asynccontextmanager
-async def redis_server(folder: Path) -> AsyncIterator[Any]:
-    """A real server on a free port, and a client of it."""
-    program, redis = tools.program("redis-server"), tools.redis()
-    with sockets.create_server(("127.0.0.1", 0)) as one:
-        port = one.getsockname()[1]
-    options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder), "--appendonly", "no"]
-    process = await asyncio.create_subprocess_exec(program, *options, stdout=asyncio.subprocess.DEVNULL)
-    client = redis.Redis(port=port, socket_timeout=5, socket_connect_timeout=5)
-    try:
-        async with asyncio.timeout(15):
-            while True:
-                try:
-                    await client.ping()
-                except redis.ConnectionError:
-                    await asyncio.sleep(0.02)
-                else:
-                    break
-        yield client
-    finally:
-        await client.aclose()
-        process.terminate()
-        await process.wait()
+async def redis_client(folder: Path) -> AsyncIterator[Any]:
+    """A client of a real server."""
+    redis = tools.redis()
+    async with redis_server(folder) as server:
+        client = redis.Redis(port=server.port, socket_timeout=5, socket_connect_timeout=5)
+        try:
+            yield client
+        finally:
+            await client.aclose()
 
 
 @looped
@@ -49,7 +36,7 @@ async def test_redis_in_a_handler(tmp_path: Path) -> None:
     """A handler may use Redis with its own timeout, in a pipeline, and while it waits for a message; later events keep
     their order."""
     io = SocketIO()
-    async with redis_server(tmp_path) as redis:
+    async with redis_client(tmp_path) as redis:
 
         @io.on("count")
         async def count(socket: Socket, by: int) -> int:

@@ -31,6 +31,7 @@ from partyline.socketio.acks import outcome as in_full
 from partyline.socketio.broadcast import RemoteSocket
 from partyline.socketio.connection import Connection
 from partyline.socketio.handlers import Handlers
+from partyline.socketio.joining import NodeCluster
 from partyline.socketio.journal import EventDialect, Journal
 from partyline.socketio.namespace import Namespace
 from partyline.socketio.nodes import Nodes
@@ -54,7 +55,8 @@ class SocketIO(Namespace):
     `max_pending_events` events, `max_pending_bytes` of them, may wait for handlers before it is not read any more. The
     handlers of a disconnected socket have `disconnect_grace` before they are cancelled. With a `recovery_window` events
     are kept in the log, and a client that comes back within it gets what it missed, past the middlewares unless
-    `skip_middlewares` is False. An `adapter` joins the nodes of a cluster; questions to them wait `nodes_timeout`.
+    `skip_middlewares` is False. An `adapter`, or a `NodeCluster`, joins other servers; questions to them wait
+    `nodes_timeout`.
     Further arguments are those of `partyline.EngineIO`. Raises ConfigError.
     """
 
@@ -104,7 +106,7 @@ class SocketIO(Namespace):
         disconnect_grace: float = 5.0,
         recovery_window: float | None = None,
         skip_middlewares: bool = True,
-        adapter: Adapter | None = None,
+        adapter: Adapter | NodeCluster | None = None,
         nodes_timeout: float = 5.0,
         **engine: Any,
     ) -> None:
@@ -273,9 +275,16 @@ class SocketIO(Namespace):
             table = site.sessions or MemoryTable()
             self._recovery = Recovery(site.hub, site.store, table, site.timers, self.recovery_window, self._realm)
         if self._adapter is not None:
-            self._nodes = Nodes(self, Cluster(self._adapter, site.timers))
+            self._nodes = Nodes(
+                self,
+                self._adapter.join(site.timers, site.counters)
+                if isinstance(self._adapter, NodeCluster)
+                else Cluster(self._adapter, site.timers),
+            )
         for namespace in self._namespaces.values():
             self._open_journal(namespace)
+            if self._nodes is not None:
+                self._nodes.opened(namespace.name)
 
     # server.site.Background
 

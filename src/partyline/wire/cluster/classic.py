@@ -26,9 +26,12 @@ from partyline.wire.cluster.messages import (
     Sockets,
 )
 from partyline.wire.cluster.shapes import (
+    Heard,
     Options,
     Packet,
     Peer,
+    Read,
+    Written,
     as_buffers,
     buffers,
     flags,
@@ -54,9 +57,6 @@ _BROADCAST: Final = 7
 _CLIENT_COUNT: Final = 8
 _ACK: Final = 9
 _EVENT: Final = 2  # the packet's type in Socket.IO
-
-Written = list[tuple[str, bytes]]
-Heard = tuple[str, NodeMessage]
 
 
 class _Broadcast(msgspec.Struct, array_like=True):
@@ -118,6 +118,14 @@ class Classic:
     def answers(self, namespace: str) -> tuple[str, str]:
         """Where answers come: for all, and from those that answer this node alone."""
         return f"{self._key}-response#{namespace}#", f"{self._key}-response#{namespace}#{self.node}#"
+
+    def subscriptions(self, namespace: str) -> tuple[dict[str, Read], dict[str, Read]]:
+        """The patterns and the channels of a namespace, and what reads them."""
+        channels: dict[str, Read] = dict.fromkeys(self.answers(namespace), self.read_answer)
+        channels[self.requests(namespace)] = self.read_request
+        return {self.pattern(namespace): self.read_event}, channels
+
+    counted = requests
 
     # Out
 

@@ -8,10 +8,17 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from partyline.errors import InvalidValue, PartylineError
-from partyline.wire.cluster.messages import Emit, Expel, Fetch, Move, Sockets
+from partyline.wire.cluster.messages import Emit, Expel, Fetch, Move, NodeMessage, Sockets
 from partyline.wire.json import decode
 
 T = TypeVar("T")
+
+Written = list[tuple[str, bytes]]
+"""Channels, and what to publish on them."""
+Heard = tuple[str, NodeMessage]
+"""Who says something, and what."""
+Read = Callable[[str, bytes], Heard | None]
+"""Reads what has come on a channel of a namespace. None if it is to be ignored; raises one of UNREADABLE."""
 
 MOST: Final = 16 * 1024 * 1024
 """Bytes: what is longer is not read."""

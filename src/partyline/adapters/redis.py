@@ -1,0 +1,350 @@
+"""One connection to Redis for publications, subscriptions and questions, which comes back by itself.
+
+redis-py makes it: addresses, passwords, TLS and Sentinel are its. From then on bytes are packed and read by hiredis,
+and what is sent in one turn of the loop leaves in one write: a publication costs a hundredth of `await publish(...)`.
+Nothing is kept while there is no connection: what is published then is lost, and counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from partyline import log
+from partyline.errors import ConfigError
+from partyline.metrics import Counters
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis as Client
+
+_log = log.get("cluster")
+
+Heard = Callable[[str, bytes], None]
+"""What a subscription is told: the channel, and what was published there."""
+Replied = Callable[[Any], None]
+"""What a question is told: Redis' reply, an Exception if that is an error, None if the connection has gone."""
+
+_MOST: Final = 8 * 1024 * 1024  # bytes that may wait for Redis
+_FIRST_PAUSE: Final = 0.05
+_LONGEST_PAUSE: Final = 0.8
+_PROBE: Final = 5.0  # seconds between signs of life
+_STARTING: Final = 10.0  # seconds that a server that starts waits for Redis
+_SUBSCRIBED: Final = frozenset((b"subscribe", b"psubscribe", b"ssubscribe"))
+_UNSUBSCRIBED: Final = frozenset((b"unsubscribe", b"punsubscribe", b"sunsubscribe"))
+_UNFINISHED: Final = object()
+_SUBSCRIBING: Final = cast("Replied", object())  # among the replies that are waited for: it comes as a push
+
+
+class Redis:
+    """A connection that is there again after it was lost, with all its subscriptions.
+
+    `server` is an address (`redis://`, `rediss://`, `unix://`), or a client of redis-py made with `protocol=3`, for
+    example a Sentinel's `master_for(...)`. `probe` names a channel of its own, on which the connection hears itself:
+    one that has been deaf for five seconds is given up. Needs Redis 6 or Valkey. Raises ConfigError without redis-py
+    and hiredis.
+    """
+
+    def __init__(self, server: str | Client, *, probe: str = "partyline-probe", sharded: bool = False) -> None:
+        try:
+            import hiredis
+            import redis.asyncio
+        except ImportError:
+            raise ConfigError(
+                "Redis needs packages that are not installed: pip install 'partyline[redis]'", field="adapter"
+            ) from None
+        self._hiredis = hiredis
+        self._pack: Callable[[Any], bytes] = hiredis.pack_command
+        self._own = isinstance(server, str)
+        if isinstance(server, str):
+            try:
+                once = redis.asyncio.retry.Retry(redis.backoff.NoBackoff(), 0)
+                self._client: Client = redis.asyncio.from_url(server, protocol=3, retry=once)
+            except ValueError as error:
+                raise ConfigError(f"adapter: {server!r} is not an address of Redis: {error}", field="adapter") from None
+        else:
+            self._client = server
+        if str(self._client.connection_pool.connection_kwargs.get("protocol")) != "3":
+            raise ConfigError("adapter: make the client of redis-py with protocol=3", field="adapter")
+        self.counters = Counters()
+        self.when_up: Callable[[], None] | None = None  # it is connected, and subscribed
+        self._subscribe, self._unsubscribe, self._publish = (
+            ("SSUBSCRIBE", "SUNSUBSCRIBE", "SPUBLISH") if sharded else ("SUBSCRIBE", "UNSUBSCRIBE", "PUBLISH")
+        )
+        self._channels: dict[str, Heard] = {}
+        self._patterns: dict[str, Heard] = {}
+        self._line: _Line | None = None
+        self._out: list[bytes] = []  # what this turn of the loop has written
+        self._size = 0
+        self._keeper: asyncio.Task[None] | None = None
+        self._tried = asyncio.Event()
+        self._closed = False
+        self._told = ""  # why it is down, as the log has it
+        self._old = ""  # a connection that Redis may not know yet to have gone
+        self._me = ""
+        self._probing: asyncio.TimerHandle | None = None
+        self._probe_channel = f"{probe}#{secrets.token_hex(8)}#"
+        self._heard_probe = True
+        self._channels[self._probe_channel] = self._probed
+
+    @property
+    def connected(self) -> bool:
+        """Whether what is published now is sent."""
+        return self._line is not None
+
+    async def start(self) -> None:
+        """Connect, or go on trying: returns after the first attempt."""
+        self._keeper = asyncio.get_running_loop().create_task(self._keep())
+        try:
+            async with asyncio.timeout(_STARTING):
+                await self._tried.wait()
+        except TimeoutError:
+            pass
+
+    async def close(self) -> None:
+        """Send what was written, and let go."""
+        self._closed = True
+        self._flush()
+        if self._probing is not None:
+            self._probing.cancel()
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.wait([self._keeper])
+        if self._own:
+            await self._client.aclose()
+
+    # Out
+
+    def publish(self, channel: str, data: bytes) -> None:
+        """Publish on a channel. Lost and counted while there is no connection, and where too much waits for Redis."""
+        self.command(self._publish, channel, data)
+
+    def command(self, *parts: str | bytes) -> None:
+        """Any other command whose reply does not matter; an error is logged."""
+        if self._line is None:
+            self.counters.unsent += 1
+        elif self._full():
+            self.counters.unsent += 1
+            self.counters.hit("max_redis_bytes")
+        else:
+            self._send(parts, self._done)
+
+    def ask(self, replied: Replied, *parts: str | bytes) -> None:
+        """A command whose reply is wanted. Replies come in the order of the commands."""
+        if self._line is None or self._full():
+            asyncio.get_running_loop().call_soon(replied, None)
+        else:
+            self._send(parts, replied)
+
+    def listen(self, channel: str, heard: Heard) -> None:
+        """Subscribe to a channel, now and whenever it connects again."""
+        self._channels[channel] = heard
+        if self._line is not None:
+            self._send((self._subscribe, channel), _SUBSCRIBING)
+
+    def unlisten(self, channel: str) -> None:
+        """Subscribe no longer."""
+        if self._channels.pop(channel, None) is not None and self._line is not None:
+            self._send((self._unsubscribe, channel), _SUBSCRIBING)
+
+    def listen_pattern(self, pattern: str, heard: Heard) -> None:
+        """Subscribe to all channels of a pattern."""
+        self._patterns[pattern] = heard
+        if self._line is not None:
+            self._send(("PSUBSCRIBE", pattern), _SUBSCRIBING)
+
+    def unlisten_pattern(self, pattern: str) -> None:
+        """Subscribe no longer."""
+        if self._patterns.pop(pattern, None) is not None and self._line is not None:
+            self._send(("PUNSUBSCRIBE", pattern), _SUBSCRIBING)
+
+    def _full(self) -> bool:
+        assert self._line is not None
+        return self._size + self._line.transport.get_write_buffer_size() > _MOST
+
+    def _send(self, parts: tuple[str | bytes, ...], replied: Replied) -> None:
+        assert self._line is not None
+        data = self._pack(parts)
+        self._line.replies.append(replied)
+        if not self._out:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._out.append(data)
+        self._size += len(data)
+
+    def _flush(self) -> None:
+        if self._line is not None and self._out:
+            self._line.transport.write(b"".join(self._out))
+        self._out.clear()
+        self._size = 0
+
+    def _done(self, reply: Any) -> None:
+        if reply is None:
+            self.counters.unsent += 1  # perhaps: the connection has gone before Redis said that it has it
+        elif isinstance(reply, Exception):
+            _log.error("Redis refuses a command", error=str(reply))
+
+    # The connection
+
+    async def _keep(self) -> None:
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                line = await self._connect()
+            except Exception as error:  # of the network, of TLS, of Redis: whatever it is, it may be mended
+                if self._told != str(error):
+                    self._told = str(error)
+                    _log.error("Redis cannot be reached: trying again until it can", error=self._told)
+                self._tried.set()
+                await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - a pause is no secret
+                pause = min(pause * 2, _LONGEST_PAUSE)
+                continue
+            pause = _FIRST_PAUSE
+            try:
+                if not line.gone.is_set():
+                    self._up(line)
+                    await line.gone.wait()
+            finally:
+                await line.connection.disconnect(nowait=True)
+
+    async def _connect(self) -> _Line:
+        pool = self._client.connection_pool
+        connection: Any = cast("Any", pool).make_connection()
+        await connection.connect()
+        # What redis-py has connected is read and written by us from here on.
+        return _Line(self, connection, connection._writer.transport, self._hiredis)  # noqa: SLF001
+
+    def _up(self, line: _Line) -> None:
+        self._line = line
+        if self._old:
+            self._send(("CLIENT", "KILL", *self._old.split()), lambda reply: None)
+            self._old = ""
+        self._me = ""
+        self._send(("CLIENT", "INFO"), self._named)
+        for channel in self._channels:
+            self._send((self._subscribe, channel), _SUBSCRIBING)
+        for pattern in self._patterns:
+            self._send(("PSUBSCRIBE", pattern), _SUBSCRIBING)
+        self.ask(self._subscribed, "PING")
+        self._heard_probe = True
+        self._probe()
+
+    def _subscribed(self, reply: Any) -> None:
+        if reply is None:
+            return
+        if self._told:
+            self._told = ""
+            _log.warning("Redis is connected again")
+        self._tried.set()
+        if self.when_up is not None:
+            self.when_up()
+
+    def _named(self, reply: Any) -> None:
+        text = reply.decode() if isinstance(reply, bytes) else str(reply)
+        fields = dict(field.split("=", 1) for field in text.split() if "=" in field)
+        if "id" in fields and "addr" in fields:  # both, since a Redis that has restarted counts anew
+            self._me = f"ID {fields['id']} ADDR {fields['addr']}"
+
+    def down(self, line: _Line) -> None:
+        """The connection is lost."""
+        if self._line is line:
+            self._line = None
+        self._out.clear()
+        self._size = 0
+        if self._probing is not None:
+            self._probing.cancel()
+        replies, line.replies = line.replies, deque()
+        for replied in replies:
+            if replied is not _SUBSCRIBING:
+                replied(None)
+        if not self._told and not self._closed:
+            self._told = "lost"
+            _log.error("the connection to Redis is lost: what is published now does not reach other servers")
+
+    def _probe(self) -> None:
+        """Say something to ourselves. Whoever does not hear itself is deaf, or speaks into a line that is dead."""
+        if self._line is None:
+            return
+        if not self._heard_probe:
+            _log.error("the connection to Redis is deaf: it is made anew")
+            self._old = self._me
+            self._line.transport.abort()
+            return
+        self._heard_probe = False
+        self._send((self._publish, self._probe_channel, b"1"), lambda reply: None)
+        self._probing = asyncio.get_running_loop().call_later(_PROBE, self._probe)
+
+    def _probed(self, channel: str, data: bytes) -> None:
+        self._heard_probe = True
+
+    # In
+
+    def push(self, kind: bytes, values: list[bytes]) -> bool:
+        """Something that Redis sends by itself; True if it answers a command."""
+        if kind == b"message" or kind == b"smessage":
+            self._tell(self._channels, values[1], values[1], values[2])
+        elif kind == b"pmessage":
+            self._tell(self._patterns, values[1], values[2], values[3])
+        elif kind in _SUBSCRIBED:
+            return True
+        elif kind in _UNSUBSCRIBED:
+            name = values[1].decode("utf-8", "replace")
+            if kind == b"sunsubscribe" and name in self._channels and self._line is not None:
+                # Its slot has moved: nobody asked for this.
+                self._line.transport.abort()
+                return False
+            return True
+        return False
+
+    def _tell(self, subscriptions: dict[str, Heard], name: bytes, channel: bytes, data: bytes) -> None:
+        heard = subscriptions.get(name.decode("utf-8", "replace"))
+        if heard is not None:
+            try:
+                heard(channel.decode("utf-8", "replace"), data)
+            except Exception:
+                self.counters.errors += 1
+                _log.exception("what another server has said could not be done")
+
+
+class _Line(asyncio.Protocol):
+    """One connection, as long as it lasts."""
+
+    def __init__(self, redis: Redis, connection: Any, transport: asyncio.Transport, hiredis: Any) -> None:
+        self.transport = transport
+        self.gone = asyncio.Event()
+        self.replies: deque[Replied] = deque()
+        self._redis = redis
+        self.connection = connection
+        self._reader = hiredis.Reader(notEnoughData=_UNFINISHED)
+        self._push = hiredis.PushNotification
+        self._broken = hiredis.HiredisError
+        transport.set_protocol(self)
+        transport.resume_reading()
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self._reader.feed(data)
+            while (reply := self._reader.gets()) is not _UNFINISHED:
+                self._take(reply)
+        except self._broken as error:
+            _log.error("Redis sent something that is not its protocol", error=str(error))
+            self.transport.abort()
+
+    def _take(self, reply: Any) -> None:
+        if isinstance(reply, self._push):
+            if self._redis.push(reply[0], reply) and self.replies:
+                self.replies.popleft()
+            return
+        if not self.replies:
+            return
+        replied = self.replies.popleft()
+        if replied is _SUBSCRIBING:  # only a refusal comes this way
+            _log.error("Redis refuses a subscription", error=str(reply))
+        else:
+            replied(reply)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._redis.down(self)
+        self.gone.set()

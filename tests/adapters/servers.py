@@ -1,0 +1,82 @@
+"""A real redis-server of a test's own, which may be stopped, killed and started again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket as sockets
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from tests import tools
+
+
+class RedisServer:
+    """One redis-server on a free port of loopback."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        self._program = tools.program("redis-server")
+        tools.redis()
+        with sockets.create_server(("127.0.0.1", 0)) as one:
+            self.port: int = one.getsockname()[1]
+        self.url = f"redis://127.0.0.1:{self.port}"
+        base = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
+        self._options = [*base, "--appendonly", "no", *options]
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> None:
+        """Start it; returns when it answers."""
+        self._process = await asyncio.create_subprocess_exec(
+            self._program, *self._options, stdout=asyncio.subprocess.DEVNULL
+        )
+        async with asyncio.timeout(15):
+            while True:
+                try:
+                    reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+                except OSError:
+                    await asyncio.sleep(0.02)
+                    continue
+                writer.write(b"PING\r\n")
+                answer = await reader.readline()
+                writer.close()
+                if answer.startswith((b"+PONG", b"-NOAUTH")):
+                    return
+
+    async def stop(self) -> None:
+        """End it."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGCONT)
+            self._process.terminate()
+            await self._process.wait()
+            self._process = None
+
+    def hang(self) -> None:
+        """Let it answer nothing until `go_on`."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Let it answer again."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+    async def ask(self, *parts: Any) -> Any:
+        """One command, on a connection of its own."""
+        client = tools.redis().Redis(port=self.port, socket_timeout=5)
+        try:
+            return await client.execute_command(*parts)
+        finally:
+            await client.aclose()
+
+
+@contextlib.asynccontextmanager
+async def redis_server(folder: Path, *options: str) -> AsyncIterator[RedisServer]:
+    """A running server."""
+    server = RedisServer(folder, *options)
+    await server.start()
+    try:
+        yield server
+    finally:
+        await server.stop()

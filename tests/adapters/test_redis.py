@@ -1,0 +1,200 @@
+"""The connection to Redis, against a real server that goes, hangs, comes back and refuses."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from partyline import ConfigError
+from partyline.adapters import redis as adapter
+from partyline.adapters.redis import Redis
+from tests import tools
+from tests.adapters.servers import RedisServer, redis_server
+from tests.server.servers import eventually
+from tests.socketio.clients import looped
+
+pytestmark = pytest.mark.check
+
+
+@contextlib.asynccontextmanager
+async def connection(url: str) -> AsyncIterator[tuple[Redis, list[tuple[str, bytes]]]]:
+    """A connection that hears the channel "news"."""
+    tools.redis()
+    heard: list[tuple[str, bytes]] = []
+    redis = Redis(url)
+    redis.listen("news", lambda channel, data: heard.append((channel, data)))
+    await redis.start()
+    try:
+        yield redis, heard
+    finally:
+        await redis.close()
+
+
+def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [str(record.__dict__) for record in caplog.records if "Redis" in str(record.__dict__)]
+
+
+async def asked(redis: Redis, *parts: str) -> Any:
+    """The reply to a command."""
+    future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    redis.ask(future.set_result, *parts)
+    return await future
+
+
+@looped
+async def test_publications_and_replies(tmp_path: Path) -> None:
+    """What is published is heard in order on channels and patterns, and replies come in the order of the commands."""
+    async with redis_server(tmp_path) as server, connection(server.url) as (redis, heard):
+        patterned: list[tuple[str, bytes]] = []
+        redis.listen_pattern("n[e]w*", lambda channel, data: patterned.append((channel, data)))
+        for number in range(1000):
+            redis.publish("news", b"%d" % number)
+        assert await asked(redis, "PUBSUB", "NUMSUB", "news") == [b"news", 1]
+        assert isinstance(await asked(redis, "NO-SUCH-COMMAND"), Exception)
+        await eventually(lambda: len(heard) == 1000, "all is heard")
+        assert heard == patterned == [("news", b"%d" % number) for number in range(1000)]
+        redis.unlisten("news")
+        redis.unlisten_pattern("n[e]w*")
+        redis.publish("news", b"more")
+        assert await asked(redis, "PUBSUB", "NUMSUB", "news") == [b"news", 0]
+        assert len(heard) == len(patterned) == 1000
+        assert redis.counters.unsent == 0
+
+
+@looped
+async def test_what_a_turn_publishes_leaves_together(tmp_path: Path) -> None:
+    """What is published in one turn of the loop is one write."""
+    async with redis_server(tmp_path) as server, connection(server.url) as (redis, heard):
+        assert redis._line is not None
+        written: list[bytes] = []
+        transport = redis._line.transport
+        redis._line.transport = Recording(transport, written)  # type: ignore[assignment]
+        for _ in range(50):
+            redis.publish("news", b"x")
+        await eventually(lambda: len(heard) == 50, "all is heard")
+        assert len(written) == 1
+
+
+class Recording:
+    """A transport that notes what is written."""
+
+    def __init__(self, transport: asyncio.Transport, written: list[bytes]) -> None:
+        self._transport = transport
+        self._written = written
+
+    def write(self, data: bytes) -> None:
+        self._written.append(data)
+        self._transport.write(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
+@looped
+async def test_redis_restarts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A Redis that goes and comes back is heard again; what was published meanwhile is counted, and the log has one
+    line for each."""
+    async with redis_server(tmp_path) as server, connection(server.url) as (redis, heard):
+        await server.stop()
+        await eventually(lambda: not redis.connected, "the loss is noticed")
+        redis.publish("news", b"lost")
+        assert redis.counters.unsent == 1
+        assert await asked(redis, "PING") is None
+        await server.start()
+        await eventually(lambda: any("connected again" in line for line in lines(caplog)), "it is back", within=10)
+        redis.publish("news", b"heard")
+        await eventually(lambda: heard == [("news", b"heard")], "it is heard")
+        told = lines(caplog)
+        assert len(told) in (2, 3), told  # the loss, perhaps why it cannot be reached, the return
+
+
+@looped
+async def test_redis_is_down_at_first(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A server starts without Redis, says so once, and is connected when Redis comes."""
+    server = RedisServer(tmp_path)
+    async with connection(server.url) as (redis, heard):
+        assert not redis.connected
+        await asyncio.sleep(0.5)  # some attempts
+        assert len(lines(caplog)) == 1
+        await server.start()
+        try:
+            await eventually(lambda: redis.connected, "it is connected", within=10)
+            redis.publish("news", b"heard")
+            await eventually(lambda: heard == [("news", b"heard")], "it is heard")
+        finally:
+            await server.stop()
+
+
+@looped
+async def test_a_password_that_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A Redis that wants another password is one line in the log with the reason, and nothing ends."""
+    async with redis_server(tmp_path, "--requirepass", "secret") as server:
+        wrong = server.url.replace("//", "//:wrong@")
+        async with connection(wrong) as (redis, _):
+            await asyncio.sleep(0.3)
+            assert not redis.connected
+        (line,) = lines(caplog)
+        assert "invalid username-password pair" in line
+        async with connection(server.url.replace("//", "//:secret@")) as (redis, _):
+            assert redis.connected
+
+
+@looped
+async def test_redis_hangs(tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that does not hear itself is made anew, and the old one is not counted beside it."""
+    monkeypatch.setattr(adapter, "_PROBE", 0.2)
+    async with redis_server(tmp_path) as server, connection(server.url) as (redis, heard):
+        server.hang()
+        await eventually(lambda: any("deaf" in line for line in lines(caplog)), "it is noticed", within=10)
+        monkeypatch.setattr(adapter, "_PROBE", 5.0)
+        server.go_on()
+        await eventually(lambda: any("connected again" in line for line in lines(caplog)), "it is back", within=10)
+        assert await asked(redis, "PUBSUB", "NUMSUB", "news") == [b"news", 1]
+        redis.publish("news", b"heard")
+        await eventually(lambda: ("news", b"heard") in heard, "it is heard")
+
+
+@looped
+async def test_too_much_waits(tmp_path: Path) -> None:
+    """Where Redis does not read, what is beyond 8 MiB is lost and counted."""
+    async with redis_server(tmp_path) as server, connection(server.url) as (redis, _):
+        server.hang()
+        for _ in range(40):
+            redis.publish("news", b"x" * 1_000_000)
+            await asyncio.sleep(0)
+        server.go_on()
+        assert redis.counters.limits["max_redis_bytes"] == redis.counters.unsent > 10
+
+
+@looped
+async def test_a_subscriber_that_raises(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever fails at a message fails alone."""
+
+    def fail(channel: str, data: bytes) -> None:
+        raise RuntimeError("no")
+
+    async with redis_server(tmp_path) as server, connection(server.url) as (redis, heard):
+        redis.listen("bad", fail)
+        redis.publish("bad", b"")
+        redis.publish("news", b"good")
+        await eventually(lambda: heard == [("news", b"good")], "it is heard")
+        assert redis.counters.errors == 1
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1", "redis://127.0.0.1:x"])
+def test_addresses(address: str) -> None:
+    """What is not an address of Redis is refused at once, by name."""
+    tools.redis()
+    with pytest.raises(ConfigError, match="is not an address of Redis"):
+        Redis(address)
+
+
+def test_clients_of_redis_py() -> None:
+    """A client that does not speak the protocol in which publications come beside replies is refused."""
+    with pytest.raises(ConfigError, match="protocol=3"):
+        Redis(tools.redis().Redis(protocol=2))
