@@ -8,8 +8,7 @@ import httptools
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from partyline.server.exchange import Direct, Exchange
-from partyline.server.known import Known, Request
+from partyline.server.exchange import Direct, Exchange, Known, Request
 from partyline.trust.perimeter import Peer
 
 PEER = Peer("127.0.0.1", "http", "localhost")

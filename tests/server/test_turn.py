@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from partyline.server.turn import Turn
 from partyline.server.websocket import WebSocket
+from partyline.server.writing import Turn
 
 from .conftest import Run
 from .peers import close_frame, connected, websocket

@@ -26,7 +26,7 @@ from partyline.hub.rooms import Patterns
 from partyline.models import Position
 from partyline.relay.access import query_token
 from partyline.relay.classic.registry import id_hash
-from partyline.relay.requests import check_json
+from partyline.server.exchange import check_json
 from partyline.topics import check_pattern, check_subscription, check_topic, is_printable
 from partyline.trust import addresses, perimeter, tokens
 from partyline.trust.keys import key_hash
@@ -145,7 +145,7 @@ READERS: dict[str, Callable[[bytes], object]] = {
     "trust.tokens.looks_like_token": text(tokens.looks_like_token),
     "trust.tokens.key_set": lambda piece: tokens.key_set("RS256", b'{"keys":[' + piece),
     "relay.access.query_token": lambda piece: query_token(b"token=" + piece),
-    "relay.requests.check_json": text(check_json),
+    "server.exchange.check_json": text(check_json),
     "relay.registry.id_hash": text(id_hash),
     "http.head.content_length": content_length,
     "http.head.path_text": path_text,
@@ -209,7 +209,7 @@ def test_46_what_is_read_costs_what_it_weighs(name: str) -> None:
 # Functions that only write our own data, read files of whoever runs the server, or look at a bounded number of
 # characters.
 NO_READERS = {
-    *("json.refusal", "json.to_json", "relay.envelope", "relay.entry", "relay.publish_reply", "relay.classic_text"),
+    *("json.refusal", "json.to_json", "relay.envelope", "relay.entry", "relay.publish_reply"),
     *("relay.framed", "engineio.handshake.refusal", "engineio.handshake.open_packet", "engineio.packets.message"),
     *("packets.event_values", "packets.connect_data", "packets.connect_error_data", "masking.rotate"),
     *(

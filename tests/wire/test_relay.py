@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from partyline.errors import InvalidValue
 from partyline.models import Draft, Message
+from partyline.relay.classic.session import classic_text
 from partyline.wire.json import compact
-from partyline.wire.relay import check_list, classic_text
+from partyline.wire.relay import check_list
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])

@@ -11,7 +11,7 @@ from partyline.engineio.sessions import Sessions
 from partyline.errors import HandshakeRefused, PartylineError
 from partyline.interfaces import Connection
 from partyline.server.site import Carrier
-from partyline.server.turn import OWN_READ, takes_bundles
+from partyline.server.writing import OWN_READ, takes_bundles
 from partyline.wire.engineio.handshake import Asked
 
 

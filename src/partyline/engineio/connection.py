@@ -302,7 +302,7 @@ class EngineConnection:
         self._owner.site.turn.add(self)
 
     def leave(self) -> None:
-        """The turn is over (`server.turn.Leaving`)."""
+        """The turn is over (`server.writing.Leaving`)."""
         self._flushing = False
         self._do(self._session.flush())
 

@@ -14,7 +14,7 @@ from partyline.engineio.receiver import Request
 from partyline.engineio.sessions import Sessions
 from partyline.errors import HandshakeRefused, InvalidPacket
 from partyline.server.exchange import Exchange, OverAsgi
-from partyline.server.turn import OWN_READ
+from partyline.server.writing import OWN_READ
 from partyline.wire.engineio import payloads
 from partyline.wire.engineio.handshake import POLLING, Asked
 from partyline.wire.engineio.packets import Packet

@@ -16,7 +16,7 @@ from partyline.engineio.receiver import Receiver, Request
 from partyline.errors import CONTAINED, HandshakeRefused, Overloaded, RateLimited
 from partyline.server.home import Home
 from partyline.server.site import Carrier, Site
-from partyline.server.turn import takes_bundles
+from partyline.server.writing import takes_bundles
 from partyline.wire.engineio.handshake import (
     BAD_REQUEST,
     FORBIDDEN,

@@ -30,10 +30,11 @@ class Timed(Protocol):
 class Timers:
     """The wheel. `loop` gives `time()` and `call_at()`: an asyncio loop, or a fake clock in tests."""
 
-    __slots__ = ("_armed", "_handle", "_heap", "_listed", "_loop", "_slots")
+    __slots__ = ("_armed", "_handle", "_heap", "_listed", "_loop", "_slots", "now")
 
     def __init__(self, loop: AbstractEventLoop) -> None:
         self._loop = loop
+        self.now = loop.time  # seconds
         self._slots: dict[int, set[Timed]] = {}
         self._heap: list[int] = []  # numbers of slots that have, or had, entries
         self._listed: set[int] = set()  # the same numbers: each is in the heap once
@@ -42,10 +43,6 @@ class Timers:
 
     def __len__(self) -> int:
         return sum(map(len, self._slots.values()))
-
-    def now(self) -> float:
-        """The loop's time in seconds."""
-        return self._loop.time()
 
     def set(self, entry: Timed, when: float) -> None:
         """Call `entry.on_deadline` at `when` (the loop's time, seconds), instead of at any earlier set deadline."""

@@ -35,13 +35,9 @@ class Access:
         self._tokens = tokens
         self._counters = counters
         self._clock = clock
+        self.open_mode = keys.open_mode and tokens is None  # no credential is needed
         self._limited = failures_per_minute > 0 and not self.open_mode
         self._failures = PerAddress(failures_per_minute / 60, failures_per_minute)
-
-    @property
-    def open_mode(self) -> bool:
-        """Whether no credential is needed."""
-        return self._keys.open_mode and self._tokens is None
 
     def principal(self, request: Request, *, in_query: bool = False) -> Principal:
         """The principal of an HTTP request. `in_query` also accepts a short-lived `?token=`, for browsers that cannot

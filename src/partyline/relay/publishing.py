@@ -11,9 +11,8 @@ import msgspec
 
 from partyline.errors import PartylineError
 from partyline.models import Draft, Receipt
-from partyline.relay.requests import check_json
 from partyline.relay.services import Services
-from partyline.server.exchange import Exchange
+from partyline.server.exchange import Exchange, check_json
 from partyline.trust.keys import Principal
 from partyline.wire.json import decode, to_json
 

@@ -10,10 +10,10 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from partyline.errors import PartylineError, PayloadTooLarge, UnsupportedMediaType
+from partyline.errors import PartylineError, PayloadTooLarge
 from partyline.hub.hub import Hub
 from partyline.models import Draft, Receipt
-from partyline.server.exchange import check_coding
+from partyline.server.exchange import check_coding, check_json
 from partyline.topics import MAX_LENGTH, TOKEN, UNPRINTABLE
 from partyline.trust.perimeter import Peer
 from partyline.wire.http.head import content_length
@@ -61,15 +61,6 @@ async def read(request: Request, kind: type[_T], limit: int, setting: str = "max
         if len(body) > limit:
             raise _too_large(limit, setting)
     return decode(bytes(body), kind)
-
-
-def check_json(content_type: str) -> None:
-    """Raises UnsupportedMediaType for a body that does not say that it is JSON."""
-    if content_type.partition(";")[0].strip().lower() != "application/json":
-        said = f"is {content_type[:60]!r}" if content_type else "does not say what it is"
-        raise UnsupportedMediaType(
-            f"the body must be application/json, and this one {said}: send Content-Type: application/json"
-        )
 
 
 def _too_large(limit: int, setting: str) -> PayloadTooLarge:

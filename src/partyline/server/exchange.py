@@ -14,14 +14,18 @@ A request is answered now or later (after a commit, say), in any of these ways, 
 Only the first answer counts. `Direct.begin` and `Direct.respond` may raise instead; a callback that answers later may
 not: it calls `refuse` or `fail`. The answers of one turn of the loop leave together at its end: clients that wake up
 one by one cost the system more than twice as much.
+
+A client's next request mostly has the same head, but for the query and the length of its body. `Known` is what is
+remembered of such a head, so that nothing else of it is looked at again.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, Protocol, Self, TypeAlias
 
 from msgspec import Struct
 from starlette.requests import ClientDisconnect
@@ -171,7 +175,10 @@ class Exchange:
 
     def header(self, name: bytes) -> bytes | None:
         """The first header of this name, which is in lower case."""
-        return next((value for key, value in self.headers if key == name), None)
+        for key, value in self.headers:
+            if key == name:
+                return value
+        return None
 
     def text(self, name: bytes) -> str | None:
         """The same as text: Latin-1, as headers are."""
@@ -270,6 +277,15 @@ def status_line(status: int) -> bytes:
     return _LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
 
 
+def check_json(content_type: str) -> None:
+    """Raises UnsupportedMediaType for a body that does not say that it is JSON."""
+    if content_type.partition(";")[0].strip().lower() != "application/json":
+        said = f"is {content_type[:60]!r}" if content_type else "does not say what it is"
+        raise UnsupportedMediaType(
+            f"the body must be application/json, and this one {said}: send Content-Type: application/json"
+        )
+
+
 def check_coding(value: bytes) -> None:
     """Raises UnsupportedMediaType for a Content-Encoding: what a body inflates to is nobody's to bound here."""
     if value.strip().lower() not in (b"", b"identity"):
@@ -354,3 +370,93 @@ class _OverAsgi:
 
 
 _Answer: TypeAlias = tuple[int, Headers, bytes]
+
+
+# Heads that a connection has seen before
+
+# A query of what RFC 3986 allows in one; the parser judges anything else.
+_REQUEST: Final = re.compile(
+    rb"((?:GET|POST) /[^\s?#]*)(?:\?([A-Za-z0-9\-._~!$&'()*+,;=:@/?%]*))? HTTP/1\.1\r\n",
+)
+_LENGTH: Final = re.compile(rb"(?i)(?:\A|\r\n)content-length:[ \t]*([0-9]{1,9})(?=\r\n)")
+_END_OF_HEAD: Final = b"\r\n\r\n"
+
+
+class Request(Struct, frozen=True):
+    """A whole request in one read, cut but not looked at."""
+
+    target: bytes  # method and path
+    query: bytes
+    head: bytes  # what follows the request line
+    body: bytes
+
+    @classmethod
+    def of(cls, data: bytes) -> Self | None:
+        """None for what does not look like one."""
+        line = _REQUEST.match(data)
+        end = data.find(_END_OF_HEAD)
+        if line is None or end < 0:
+            return None
+        target, query = line.groups()
+        return cls(target, query or b"", data[line.end() : end + 2], data[end + 4 :])
+
+
+class Known(Struct, frozen=True):
+    """A head that was read and admitted: all of it that does not change with the body's length."""
+
+    direct: Direct
+    method: str
+    parameter: str
+    before: bytes
+    after: bytes  # with `before`, what stands around the length; empty where there is no body
+    headers: Headers
+    length_at: int  # the place of Content-Length among the headers; -1: there is none
+    peer: Peer
+    cors: bytes
+
+    @classmethod
+    def of(cls, request: Request, exchange: Exchange) -> Self | None:
+        """What is to be remembered of a request that was read the usual way; None where that does not tell its body, or
+        where it was refused for what stands in its head."""
+        try:
+            exchange.check_head()
+        except PartylineError:
+            return None
+        names = [name for name, _ in exchange.headers]
+        lengths = _LENGTH.findall(request.head)
+        if b"transfer-encoding" in names or not exchange.keep_alive or names.count(b"content-length") != len(lengths):
+            return None
+        before, after, at = request.head, b"", -1
+        if lengths:
+            found = _LENGTH.search(request.head)
+            if len(lengths) > 1 or found is None or int(lengths[0]) != len(request.body):
+                return None
+            before, after = request.head[: found.start(1)], request.head[found.end(1) :]
+            at = names.index(b"content-length")
+        elif request.body:
+            return None
+        return cls(
+            exchange.direct,
+            exchange.method,
+            exchange.parameter,
+            before,
+            after,
+            exchange.headers,
+            at,
+            exchange.peer,
+            exchange.cors,
+        )
+
+    def headers_of(self, request: Request) -> Headers | None:
+        """The headers of another request to the same target; None where anything else in them has changed."""
+        head, before, after = request.head, self.before, self.after
+        if self.length_at < 0:
+            return self.headers if head == before and not request.body else None
+        length = head[len(before) : len(head) - len(after)]
+        if not (head.startswith(before) and head.endswith(after) and length.isdigit() and len(length) < 10):
+            return None
+        if int(length) != len(request.body):
+            return None
+        headers = self.headers.copy()
+        headers[self.length_at] = (b"content-length", length)
+        return headers

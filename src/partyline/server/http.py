@@ -19,10 +19,9 @@ from partyline.errors import NotFound, Overloaded, PartylineError, RequestTimeou
 from partyline.hub.timers import SLOT
 from partyline.server.answers import raw_answer
 from partyline.server.cycle import CONTINUE, Cycle
-from partyline.server.exchange import Exchange, head_lines, status_line
+from partyline.server.exchange import Exchange, Known, Request, head_lines, status_line
 from partyline.server.fair import SLICE
 from partyline.server.foreign import ForeignSocket
-from partyline.server.known import Known, Request
 from partyline.server.served import NOBODY, Options, Served, address_of
 from partyline.server.site import Endpoint, Site, Upgrade
 from partyline.server.websocket import WebSocket
@@ -448,7 +447,7 @@ class HttpConnection(asyncio.Protocol):
         self._site.turn.add(self)
 
     def leave(self) -> None:
-        """The turn of the loop is over (`server.turn.Leaving`)."""
+        """The turn of the loop is over (`server.writing.Leaving`)."""
         exchange = self._in_hand
         if type(exchange) is Exchange and exchange.whole:
             self._transport.write(exchange.whole)

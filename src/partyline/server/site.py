@@ -17,7 +17,7 @@ from partyline.metrics import Counters
 from partyline.server.exchange import Paths, head_lines
 from partyline.server.fair import Fair
 from partyline.server.home import Home
-from partyline.server.turn import Turn
+from partyline.server.writing import Turn
 from partyline.trust import addresses
 from partyline.trust.perimeter import Peer, Perimeter
 from partyline.wire.http.head import Headers

@@ -62,6 +62,7 @@ class WebSocket(Writing, asyncio.Protocol):
         "_metered",
         "_plain",
         "_session",
+        "_site",
         "_state",
         "_stops",
         "dialect",
@@ -78,13 +79,14 @@ class WebSocket(Writing, asyncio.Protocol):
         limits = site.limits
         self._limits = endpoint.limits or limits.message
         wire = Connection(STRANGERS if endpoint.stranger else self._limits, deflate=deflate, unpacks=True)
-        super().__init__(site, wire)
+        super().__init__(site.turn, site.counters, limits.compress_from, wire)
+        self._site = site
         self._session: Session | None = endpoint.session
         self._address = address
         self._gate: Gate | None = None
         if limits.events_per_second:
-            hit = site.counters.hit
-            self._gate = Gate(limits.events_per_second, limits.events_burst, site.timers.now(), hit)
+            now = site.timers.now()
+            self._gate = Gate(limits.events_per_second, limits.events_burst, now, self._counters.hit)
         # Bytes that the peer may still send: as a stranger, or after the end. None: no such limit.
         self._credit: int | None = STRANGERS_BYTES if endpoint.stranger else None
         self._metered = endpoint.metered  # its time counts as a stranger's
@@ -105,8 +107,7 @@ class WebSocket(Writing, asyncio.Protocol):
         self._transport = transport
         transport.write(head)
         self._counters.upgrades += 1
-        site = self._site
-        site.live.add(self)
+        self._site.live.add(self)
         session = self._session
         assert session is not None
         try:
@@ -115,7 +116,7 @@ class WebSocket(Writing, asyncio.Protocol):
             self._counters.errors += 1
             _log.exception("a session could not be opened", session=type(session).__name__)
             self.close(1011, "internal error")
-        if site.draining:
+        if self._site.draining:
             self.shutdown()
         if rest:
             self.data_received(rest)

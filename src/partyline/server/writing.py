@@ -1,19 +1,78 @@
-"""What a WebSocket connection writes: this turn's bytes, and its outbox while the transport pushes back."""
+"""What is written: all of one turn of the loop leaves together at its end, or waits in an outbox while the transport
+pushes back.
+
+A write is a system call, and it is what a message costs most: many messages for one connection become one write, and
+the writes for many connections follow each other at once, so that their readers need not be woken up one by one.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import cast
+from collections.abc import Callable, Iterable
+from typing import Final, Protocol, cast
 
+from partyline import log
 from partyline.hub.outbox import Outbox
+from partyline.metrics import Counters
 from partyline.models import Payload
-from partyline.server.site import Site
 from partyline.wire.websocket import frames
 from partyline.wire.websocket.connection import Connection
 from partyline.wire.websocket.frames import SHORT_TEXT_HEADS, text_frame
 
-_AT_ONCE = 64 * 1024  # bytes that do not wait for the end of the turn: the transport would push back after them
+_log = log.get("server")
+
+_AT_ONCE: Final = 64 * 1024  # bytes that do not wait for the end of the turn: the transport would push back after them
+
+
+# Seconds after which what is written comes in a read of its own (docs/decisions/0015-reads-of-their-own.md). Clients of
+# Engine.IO 3 lose an open packet that comes with the 101, and programs that await one message after the other lose what
+# comes with the end of a handshake.
+OWN_READ: Final = 0.01
+# User agents that hand over at once whatever one read brought.
+_BUNDLING: Final = (b"node", b"undici")
+
+
+def takes_bundles(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Whether a WebSocket client surely takes each message of a read by itself, so that nothing need wait for it.
+
+    Browsers do, which send Origin, and clients of other languages, which send User-Agent. Node's `ws` sends neither
+    (docs/decisions/0026-who-waits.md).
+    """
+    for name, value in headers:
+        if name == b"origin" or (name == b"user-agent" and not value.lower().startswith(_BUNDLING)):
+            return True
+    return False
+
+
+class Leaving(Protocol):
+    """Something with bytes that are to leave."""
+
+    def leave(self) -> None:
+        """Write them. Called once for each `Turn.add`; there may be nothing left to write by then."""
+        ...
+
+
+class Turn:
+    """The turn of one loop."""
+
+    __slots__ = ("_leaving",)
+
+    def __init__(self) -> None:
+        self._leaving: list[Leaving] = []
+
+    def add(self, one: Leaving) -> None:
+        """Let `one` leave at the end of this turn."""
+        if not self._leaving:
+            asyncio.get_running_loop().call_soon(self._end)
+        self._leaving.append(one)
+
+    def _end(self) -> None:
+        for one in self._leaving:  # and those that are added meanwhile
+            try:
+                one.leave()
+            except Exception:  # one connection's trouble must not cost the others their bytes
+                _log.exception("bytes could not be written", to=type(one).__name__)
+        self._leaving.clear()
 
 
 def consists_of(unwanted: Callable[[str | bytes], bool]) -> Callable[[Payload], bool]:
@@ -31,19 +90,22 @@ class Writing:
 
     __slots__ = (
         "_closing",
+        "_compress_from",
         "_counters",
         "_drain",
         "_outbox",
         "_pending",
         "_pending_size",
-        "_site",
         "_transport",
+        "_turn",
         "_wire",
     )
 
-    def __init__(self, site: Site, wire: Connection) -> None:
-        self._site = site
-        self._counters = site.counters
+    def __init__(self, turn: Turn, counters: Counters, compress_from: int, wire: Connection) -> None:
+        """`compress_from` is in bytes."""
+        self._turn = turn
+        self._counters = counters
+        self._compress_from = compress_from
         self._wire = wire
         self._transport = cast("asyncio.Transport", None)
         self._pending: list[bytes] | None = None  # written in this turn of the loop; leaves at its end
@@ -88,14 +150,14 @@ class Writing:
         if size < 126 and self._outbox is None and not self._closing:
             # The common answer: short, nothing queued. `compress_from` is never as small as this.
             self._write(SHORT_TEXT_HEADS[size] + payload)
-        elif self._wire.deflate is not None and size >= self._site.limits.compress_from:
+        elif self._wire.deflate is not None and size >= self._compress_from:
             self.send(self._wire.compressed(frames.TEXT, payload))
         else:
             self.send(text_frame(payload))
 
     def send_binary(self, data: bytes) -> None:
         """Write a binary message, compressed where that was agreed and is worth it."""
-        if self._wire.deflate is not None and len(data) >= self._site.limits.compress_from:
+        if self._wire.deflate is not None and len(data) >= self._compress_from:
             self.send(self._wire.compressed(frames.BINARY, data))
         else:
             self.send(self._wire.binary(data))
@@ -127,7 +189,7 @@ class Writing:
         if pending is None:
             self._pending = [data]
             self._pending_size = len(data)
-            self._site.turn.add(self)
+            self._turn.add(self)
         else:
             pending.append(data)
             self._pending_size += len(data)

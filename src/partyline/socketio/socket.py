@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from partyline import log
 from partyline.errors import CONTAINED, CallTimeout, PeerGone
 from partyline.models import Audience, Payload
-from partyline.server.turn import OWN_READ
+from partyline.server.writing import OWN_READ
 from partyline.socketio.acks import Answered, one
 from partyline.socketio.broadcast import Broadcast, names
 from partyline.socketio.direct import CALL_TIMEOUT, Besides, Direct

@@ -87,14 +87,11 @@ EVERYBODY = Principal((">",), (">",), admin=True)
 class KeyRing:
     """The configured keys. Without any, everybody is let in: open mode."""
 
-    __slots__ = ("_keys",)
+    __slots__ = ("_keys", "open_mode")
 
     def __init__(self, keys: Sequence[tuple[str, Principal]] = ()) -> None:
         self._keys = tuple((hashed.encode(), principal) for hashed, principal in keys)
-
-    @property
-    def open_mode(self) -> bool:
-        return not self._keys
+        self.open_mode = not self._keys
 
     def find(self, key: str) -> Principal | None:
         """The principal that a key stands for, or None if the key is not known.

@@ -165,14 +165,6 @@ def find_id(text: str) -> CommandId:
         return None
 
 
-def classic_text(message: Message) -> bytes:
-    """A message as a classic client gets it: a string as that very text, any other JSON as its compact text."""
-    data = message.draft.data
-    if data[:1] == b'"':
-        return msgspec.json.decode(mend_surrogates(data), type=str).encode()
-    return data
-
-
 def user_text(user_id: float | str, field: str = "user_id") -> str:
     """A user id as the text it is compared by. Raises InvalidValue naming `field`."""
     if isinstance(user_id, int | float):

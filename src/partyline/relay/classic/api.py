@@ -185,5 +185,6 @@ def _drafts(principal: Principal, exchange: Exchange, body: Publish) -> list[Dra
 
 def _published(receipts: Sequence[Receipt]) -> dict[str, Any]:
     (receipt,) = receipts
-    position = None if receipt.position is None else str(receipt.position)
+    at = receipt.position
+    position = None if at is None else f"{at.epoch}-{at.offset}"
     return {"topic": receipt.room, "position": position, "id": receipt.id}

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import cast
 
+import msgspec
+
 from partyline.errors import InvalidValue, PartylineError
 from partyline.interfaces import Connection, Dialect, Member
 from partyline.models import Message
@@ -14,13 +16,21 @@ from partyline.relay.services import Services
 from partyline.server.answers import error_body
 from partyline.server.site import Carrier
 from partyline.topics import check_topic
-from partyline.wire.json import decode
-from partyline.wire.relay import Topics, check_list, classic_text
+from partyline.wire.json import decode, mend_surrogates
+from partyline.wire.relay import Topics, check_list
 from partyline.wire.websocket.deflate import Deflate, deflate
 from partyline.wire.websocket.frames import TEXT, frame, text_frame
 
 _PONG = text_frame(b"pong")
 _KNOWN = 'this connection understands {"topics": [...]} and ping'
+
+
+def classic_text(message: Message) -> bytes:
+    """A message as a classic client gets it: a string as that very text, any other JSON as its compact text."""
+    data = message.draft.data
+    if data[:1] == b'"':
+        return msgspec.json.decode(mend_surrogates(data), type=str).encode()
+    return data
 
 
 @dataclass(frozen=True, slots=True, eq=False)

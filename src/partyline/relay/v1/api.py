@@ -35,7 +35,7 @@ from partyline.relay.values import (
 )
 from partyline.server.exchange import Exchange, OverAsgi
 from partyline.server.site import Endpoint, Site, Upgrade
-from partyline.server.turn import takes_bundles
+from partyline.server.writing import takes_bundles
 from partyline.topics import check_topic, is_pattern, is_printable
 from partyline.trust.keys import EVERYBODY, Principal
 from partyline.trust.revocations import Kind

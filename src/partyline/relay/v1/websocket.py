@@ -18,7 +18,7 @@ from partyline.relay.services import Services
 from partyline.relay.v1.session import V1Session
 from partyline.relay.values import Welcome
 from partyline.server.site import Carrier
-from partyline.server.turn import OWN_READ
+from partyline.server.writing import OWN_READ
 from partyline.trust.keys import Principal
 from partyline.wire import relay as wire
 from partyline.wire.json import to_json
