@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from partyline import config
+from partyline import notation
 from partyline.config import FIELDS, ApiKey, JwtKey, RetentionRule, Settings, load
 from partyline.errors import ConfigError
 
@@ -146,8 +146,8 @@ def test_every_setting_can_be_set_everywhere(name: str, tmp_path: Path) -> None:
         load(environ={f"PARTYLINE_{name.upper()}": text}),
         load({name: text}, environ={}),
     ):
-        assert getattr(loaded.settings, name) == expected
-        assert type(getattr(loaded.settings, name)) is type(expected)
+        assert loaded.value(name) == expected
+        assert type(loaded.value(name)) is type(expected)
         assert [other for other, source in loaded.sources.items() if source != "default"] == [name]
 
 
@@ -455,7 +455,7 @@ def test_every_least_value_holds(name: str) -> None:
 )
 def test_a_number_is_written_as_it_is_read(number: float, kind: str, text: str) -> None:
     """What `written` writes is read as the same number."""
-    assert config.written(number, kind) == text
+    assert notation.written(number, kind) == text
     name = {"seconds": "drain_time", "bytes": "outbox_bytes", "count": "max_headers", "rate": "events_per_second"}[kind]
     if number >= FIELDS[name].metadata["least"]:
         assert value(name, text) == number
@@ -605,3 +605,29 @@ def test_a_bad_token_key_is_refused_and_not_repeated(bad: Any) -> None:
 def test_a_secret_is_in_no_repr() -> None:
     """Settings that are printed by accident do not show the secret that signs tokens (hostile 39)."""
     assert SECRET not in repr(Settings(jwt_keys=(JwtKey("HS256", secret=SECRET),)))
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"host": "0.0.0.0"}, ("host: 0.0.0.0", "api_keys", "--insecure")),
+        ({"cors_origins": ("*",)}, ("cors_origins: *", "name the origins")),
+        ({"api_keys": (HASH,), "cors_origins": ("null",), "cors_credentials": True}, ("cors_origins: null", "name")),
+        ({"cors_origins": ("app.example.org",)}, ("cors_origins: 'app.example.org'", "https://")),
+        ({"keyfile": "key.pem"}, ("keyfile", "certfile")),
+        ({"public_url": "chat.example.org"}, ("public_url: 'chat.example.org'", "https://")),
+        ({"allowed_hosts": ("*.example.org",)}, ("allowed_hosts: '*.example.org'", "name each")),
+        ({"trusted_proxies": ("proxy",)}, ("trusted_proxies: 'proxy'", "10.0.0.0/8")),
+        ({"default_topics": ("a b",)}, ("default_topics 'a b'", "1-200 printable")),
+        ({"conflate_topics": ("a..b",)}, ("conflate_topics 'a..b'", "1-200 printable")),
+        ({"retention": (RetentionRule("a b", 1.0),)}, ("retention 'a b'", "1-200 printable")),
+        ({"api_keys": (ApiKey(HASH, publish=("a b",)),)}, ("api_keys 'a b'", "1-200 printable")),
+        ({"jwt_keys": (JwtKey("HS256"),)}, ("jwt_keys", "exactly one of secret, secret_file")),
+    ],
+)
+def test_settings_that_do_not_go_together(given: dict[str, Any], words: tuple[str, ...]) -> None:
+    """What settings must be beside each other is checked when they are made: the error names field, value, way out."""
+    with pytest.raises(ConfigError) as caught:
+        Settings(**given)
+    assert caught.value.field == words[0].partition(":")[0].partition(" ")[0]
+    assert all(word in caught.value.message for word in words), caught.value.message

@@ -150,9 +150,11 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp
     asyncio.run(main())
 
 
-def test_one_that_cannot_start(caplog: pytest.LogCaptureFixture) -> None:
+def test_one_that_cannot_start(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     """Settings that cannot be used fail the start-up, or each request with 500; peers are not told why."""
-    app = Application(Settings(db=":memory:", cors_origins=("*",)))
+    monkeypatch.setenv("PARTYLINE_DB", ":memory:")
+    monkeypatch.setenv("PARTYLINE_CORS_ORIGINS", "*")
+    app = Application()
 
     async def main() -> None:
         for _ in range(2):

@@ -19,8 +19,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from partyline import log, parts
 from partyline.bridge import serve_relay
-from partyline.checking import check, is_open
-from partyline.config import Settings
+from partyline.checking import check
+from partyline.config import Settings, is_open
 from partyline.engineio.engine import EngineIO
 from partyline.engineio.limits import SessionLimits
 from partyline.errors import NotFound

@@ -14,20 +14,23 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import Field, asdict, dataclass, field, fields
+from functools import cached_property
 from typing import Any, Final
+from urllib.parse import urlsplit
 
-from partyline.errors import ConfigError
+from partyline import notation
+from partyline.errors import ConfigError, InvalidValue
+from partyline.notation import SECONDS, SIZES
+from partyline.topics import check_pattern, check_topic
+from partyline.trust.addresses import is_loopback
+from partyline.trust.perimeter import allowed_host, allowed_origin, trusted_network
 
-_SIZES: Final = {"": 1, "b": 1, "kb": 1000, "mb": 1000**2, "gb": 1000**3, "kib": 1024, "mib": 1024**2, "gib": 1024**3}
-_SECONDS: Final = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_WRITTEN: Final[Mapping[str, Mapping[str, float]]] = {
-    "bytes": {"GiB": 1024**3, "MiB": 1024**2, "KiB": 1024, "GB": 1000**3, "MB": 1000**2, "kB": 1000},
-    "seconds": {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001},
-}
-_NUMBER: Final = re.compile(r"(-?[0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\Z")
-_LARGEST: Final = (1 << 53) - 1
 _HASH: Final = re.compile(r"sha256:[0-9a-f]{64}\Z")
 _PREFIX: Final = "PARTYLINE_"
+ALGORITHMS: Final = ("HS256", "RS256", "EdDSA")
+_SOURCES: Final = ("secret", "secret_file", "public_key", "public_key_file", "jwks_file", "jwks_url")
+_MAX_LEEWAY: Final = 300.0  # seconds
+_PUBLIC_URL: Final = re.compile(r"(?:https?|wss?)://[!-~]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,17 +182,27 @@ class Settings:
             given = getattr(self, name)
             if (value := checked(name, given)) is not given:
                 object.__setattr__(self, name, value)
+        _check_together(self)
 
 
 FIELDS: Final = {item.name: item for item in fields(Settings)}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Loaded:
-    """Settings, and for each by name where its value came from."""
+    """What was said of settings, by name, and for each setting where its value came from."""
 
-    settings: Settings
+    said: Mapping[str, Any]
     sources: Mapping[str, str]
+
+    @cached_property
+    def settings(self) -> Settings:
+        """All of them. Raises ConfigError where they do not go together."""
+        return Settings(**self.said)
+
+    def value(self, name: str) -> Any:
+        """One of them, whatever the others are."""
+        return self.said.get(name, FIELDS[name].default)
 
 
 def load(
@@ -222,7 +235,7 @@ def load(
         if value is not None:
             _known(name, "--set")
             values[name], sources[name] = checked(name, value, flag), flag
-    return Loaded(Settings(**values), sources)
+    return Loaded(values, sources)
 
 
 def _flag(name: str) -> str:
@@ -288,83 +301,41 @@ def _checked(name: str, value: Any, item: Field[Any], least: float | None, sourc
 def _convert(item: Field[Any], value: Any, kind: str) -> Any:
     annotation = str(item.type)
     if kind == "keys":
-        return _keys(value)
+        hashes = value.split(",") if isinstance(value, str) else value
+        if not isinstance(hashes, list | tuple):
+            raise ValueError("is not a list of keys")
+        return tuple(_key(item.strip() if isinstance(item, str) else item) for item in hashes if item != "")
     if kind == "jwt_keys":
-        return _jwt_keys(value)
+        return tuple(map(_jwt_key, _tables(value, "[{ algorithm = 'HS256', secret_file = '...' }]")))
     if kind == "retention":
-        return _retention(value)
+        return tuple(map(_rule, _tables(value, '[{ topic = "logs.>", max_age = "1h" }]')))
     if kind == "list":
         items = [item.strip() for item in value.split(",")] if isinstance(value, str) else value
         if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
             raise ValueError("is not a list of texts")
-        return tuple(_text(item) for item in items if item)
+        return tuple(notation.text(item) for item in items if item)
     if annotation.startswith("bool"):
-        return _boolean(value)
+        return notation.boolean(value)
     if kind:
-        number = _number(value, _SIZES if kind == "bytes" else _SECONDS if kind == "seconds" else {"": 1})
+        number = notation.number(value, SIZES if kind == "bytes" else SECONDS if kind == "seconds" else {"": 1})
         if annotation.startswith("float"):
             return float(number)
         if number != int(number):
             raise ValueError("is not a whole number")
         return int(number)
-    return _text(value)
+    return notation.text(value)
 
 
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError("is not a text")
-    if not value.isprintable():  # a line break in a header would begin another one
-        raise ValueError("has a line break or another character that is not printable")
-    return value
-
-
-def _boolean(value: Any) -> bool:
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, str) and value.lower() in ("1", "true", "yes", "on"):
-        return True
-    if isinstance(value, str) and value.lower() in ("0", "false", "no", "off", ""):
-        return False
-    raise ValueError("is neither true nor false")
-
-
-def _number(value: Any, units: Mapping[str, float]) -> float:
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        if value != value or abs(value) > _LARGEST:
-            raise ValueError("is out of range")
-        return value
-    match = _NUMBER.match(value.strip()) if isinstance(value, str) else None
-    if match is None or match[2].lower() not in units:
-        known = ", ".join(unit for unit in units if unit)
-        raise ValueError("is not a number" + (f", nor one with a unit ({known})" if known else ""))
-    if len(match[1]) > 30:
-        raise ValueError("is out of range")
-    number = (float(match[1]) if "." in match[1] else int(match[1])) * units[match[2].lower()]
-    if abs(number) > _LARGEST:
-        raise ValueError("is out of range")
-    return number
-
-
-def duration(text: str) -> float:
-    """A time as settings write it (`90`, `500ms`, `1h`), in seconds. Raises ValueError."""
-    return float(_number(text, _SECONDS))
-
-
-def written(number: float, kind: str) -> str:
-    """A number of a setting as the settings file may have it: with the largest unit that makes it a whole number."""
-    for unit, size in _WRITTEN.get(kind, {}).items():
-        count = number / size
-        if count.is_integer() and count >= (2 if unit == "d" else 1):  # one day is 24h
-            return f"{count:.0f}{unit}"
-    return f"{number:g}" if isinstance(number, float) else str(number)
-
-
-def _keys(value: Any) -> tuple[ApiKey, ...]:
+def _tables(value: Any, example: str) -> list[Any]:
+    """The items of a list of tables; outside of the file it is on one line, as the file may have it, too."""
     if isinstance(value, str):
-        value = [item.strip() for item in value.split(",") if item.strip()]
+        try:
+            value = tomllib.loads(f"it = {value}")["it"]
+        except tomllib.TOMLDecodeError:
+            value = None
     if not isinstance(value, list | tuple):
-        raise ValueError("is not a list of keys")
-    return tuple(_key(item) for item in value)
+        raise ValueError(f"is not a list such as {example}")
+    return list(value)
 
 
 def _key(item: Any) -> ApiKey:
@@ -383,18 +354,7 @@ def _key(item: Any) -> ApiKey:
         if not isinstance(patterns, list | tuple) or not all(isinstance(pattern, str) for pattern in patterns):
             raise ValueError(f"has a key whose {right} is not a list of topic patterns")
         rights[right] = tuple(patterns)
-    return ApiKey(item["hash"], rights["publish"], rights["subscribe"], _boolean(item.get("admin", False)))
-
-
-def _jwt_keys(value: Any) -> tuple[JwtKey, ...]:
-    if isinstance(value, str):
-        try:
-            value = tomllib.loads(f"keys = {value}")["keys"]
-        except tomllib.TOMLDecodeError:
-            raise ValueError("is not a TOML array of tables: [{algorithm = 'HS256', secret_file = '...'}]") from None
-    if not isinstance(value, list | tuple):
-        raise ValueError("is not a list of tables: write [[jwt_keys]] in the settings file")
-    return tuple(_jwt_key(item) for item in value)
+    return ApiKey(item["hash"], rights["publish"], rights["subscribe"], notation.boolean(item.get("admin", False)))
 
 
 def _jwt_key(item: Any) -> JwtKey:
@@ -410,20 +370,9 @@ def _jwt_key(item: Any) -> JwtKey:
     for name, text in values.items():
         if not isinstance(text, str):
             raise ValueError(f"has a key whose {name} is not a text")
-    if (seconds := float(_number(leeway, _SECONDS))) < 0:
+    if (seconds := float(notation.number(leeway, SECONDS))) < 0:
         raise ValueError("has a key whose leeway is below 0")
-    return JwtKey(**values, leeway=seconds, admin=_boolean(admin))
-
-
-def _retention(value: Any) -> tuple[RetentionRule, ...]:
-    if isinstance(value, str):  # outside of the file: as the file would have it on one line
-        try:
-            value = tomllib.loads(f"rules = {value}")["rules"]
-        except tomllib.TOMLDecodeError:
-            raise ValueError('is not a list such as [{ topic = "logs.>", max_age = "1h" }]') from None
-    if not isinstance(value, list | tuple):
-        raise ValueError("is not a list of rules")
-    return tuple(_rule(item) for item in value)
+    return JwtKey(**values, leeway=seconds, admin=notation.boolean(admin))
 
 
 def _rule(item: Any) -> RetentionRule:
@@ -432,29 +381,120 @@ def _rule(item: Any) -> RetentionRule:
     if not isinstance(item, dict) or not isinstance(item.get("topic"), str):
         raise ValueError("has a rule without a topic pattern")
     where = f"has a rule for {item['topic'][:60]!r}"
-    kinds: dict[str, Mapping[str, float]] = {"max_age": _SECONDS, "max_messages": {"": 1}, "max_bytes": _SIZES}
+    kinds: dict[str, Mapping[str, float]] = {
+        "max_age": SECONDS,
+        "max_messages": {"": 1},
+        "max_bytes": SIZES,
+    }
     unknown = ", ".join(sorted(set(item) - {"topic", *kinds}))
     if unknown:
         raise ValueError(f"{where} with {unknown[:60]}: a rule has topic, {', '.join(kinds)}")
     if len(item) == 1:
         raise ValueError(f"{where} that bounds nothing: {', '.join(kinds)} are what it may have")
-    bounds: dict[str, float] = {}
+    bounds: dict[str, Any] = {}
     for name, units in kinds.items():
         if name in item:
             try:
-                bounds[name] = number = _number(item[name], units)
+                number = notation.number(item[name], units)
             except ValueError as error:
                 raise ValueError(f"{where} whose {name} {error}") from None
             if number <= 0 or (name != "max_age" and number != int(number)):
                 raise ValueError(f"{where} whose {name} is not {'above 0' if number <= 0 else 'a whole number'}")
-    return RetentionRule(
-        item["topic"],
-        float(bounds["max_age"]) if "max_age" in bounds else None,
-        int(bounds["max_messages"]) if "max_messages" in bounds else None,
-        int(bounds["max_bytes"]) if "max_bytes" in bounds else None,
-    )
+            bounds[name] = float(number) if name == "max_age" else int(number)
+    return RetentionRule(item["topic"], **bounds)
 
 
 def _shown(name: str, value: Any) -> str:
     """A value as an error repeats it; what may hold a key is not repeated."""
     return "[not shown]" if name in ("api_keys", "jwt_keys") or isinstance(value, list | dict) else repr(value)[:80]
+
+
+# Together
+
+
+def is_open(settings: Settings) -> bool:
+    """Whether everybody who reaches the server may do everything: open mode."""
+    return not (settings.api_keys or settings.jwt_keys)
+
+
+def _check_together(settings: Settings) -> None:
+    """What settings must be beside each other. Raises ConfigError naming the setting, its value and the way out."""
+    open_mode = is_open(settings)
+    if open_mode and not settings.insecure and not is_loopback(settings.host):
+        raise ConfigError(
+            f"host: {settings.host} can be reached by others, and without api_keys or jwt_keys everybody may do "
+            "everything: configure a key (`partyline key`), bind 127.0.0.1, or say --insecure if that is meant",
+            field="host",
+        )
+    anybody = next((origin for origin in settings.cors_origins if origin in ("*", "null")), None)
+    if anybody is not None and (open_mode or settings.cors_credentials):
+        why = "in open mode (no api_keys, no jwt_keys)" if open_mode else "together with cors_credentials"
+        raise ConfigError(
+            f"cors_origins: {anybody} cannot be used {why}: any page in a visitor's browser could use this server; "
+            "name the origins",
+            field="cors_origins",
+        )
+    if settings.keyfile and not settings.certfile:
+        raise ConfigError("keyfile: a key without certfile means nothing: name the certificate too", field="keyfile")
+    if settings.public_url is not None:
+        url = urlsplit(settings.public_url)
+        if not _PUBLIC_URL.fullmatch(settings.public_url) or not url.netloc or url.query or url.fragment:
+            raise ConfigError(
+                f"public_url: {settings.public_url!r} is not an address such as https://chat.example.org (in ASCII)",
+                field="public_url",
+            )
+    for origin in settings.cors_origins:
+        allowed_origin(origin)
+    for name in settings.allowed_hosts:
+        allowed_host(name)
+    for proxy in settings.trusted_proxies:
+        trusted_network(proxy)
+    for jwt_key in settings.jwt_keys:
+        _check_jwt_key(jwt_key)
+    try:
+        for topic in settings.default_topics:
+            check_topic(topic, "default_topics")
+        for name in ("ephemeral_topics", "drop_oldest_topics", "conflate_topics"):
+            for pattern in getattr(settings, name):
+                check_pattern(pattern, name)
+        for rule in settings.retention:
+            check_pattern(rule.topic, "retention")
+        for key in settings.api_keys:
+            for pattern in (*key.publish, *key.subscribe):
+                check_pattern(pattern, "api_keys")
+    except InvalidValue as error:
+        raise ConfigError(error.message, field=error.field) from None
+
+
+def _check_jwt_key(key: JwtKey) -> None:
+    if key.algorithm not in ALGORITHMS:
+        raise _unusable(f"algorithm {key.algorithm[:20]!r} is not one of {', '.join(ALGORITHMS)}")
+    named = [name for name in _SOURCES if getattr(key, name) is not None]
+    allowed = _SOURCES[:2] if key.algorithm == "HS256" else _SOURCES[2:]
+    if len(named) != 1 or named[0] not in allowed:
+        raise _unusable(
+            f"a key for {key.algorithm} has exactly one of {', '.join(allowed)}; "
+            f"this one has {' and '.join(named) or 'none'}"
+        )
+    if not 0 <= key.leeway <= _MAX_LEEWAY:
+        raise _unusable(f"leeway {key.leeway:g} is not between 0 and {_MAX_LEEWAY:g} seconds")
+    if key.jwks_url is not None:
+        _check_address(key.jwks_url)
+        if key.kid is not None:
+            raise _unusable("kid is for a single key: those of a set name themselves")
+
+
+def _check_address(url: str) -> None:
+    parts = urlsplit(url)
+    if parts.username is not None:
+        raise _unusable("jwks_url holds a user or a password, and public keys need none")
+    if parts.scheme == "https" and parts.hostname:
+        return
+    if parts.scheme != "http" or not parts.hostname or not is_loopback(parts.hostname):
+        raise _unusable(
+            "jwks_url is not an https address (http is for this machine only): whoever changes the answer signs"
+        )
+
+
+def _unusable(why: str) -> ConfigError:
+    return ConfigError(f"jwt_keys: {why}", field="jwt_keys")

@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
-from partyline.checking import is_open, max_connections
-from partyline.config import ApiKey, Settings
+from partyline.checking import max_connections
+from partyline.config import ApiKey, Settings, is_open
 from partyline.hub.hub import RoomRules
 from partyline.interfaces import Store
 from partyline.metrics import Counters

@@ -290,3 +290,5 @@ def test_whose_setting_counts() -> None:
     loaded = load({"port": 2}, environ={"PARTYLINE_DB": "env.db"})
     assert under(loaded, mine) == dataclasses.replace(mine, port=2, db="env.db")
     assert under(loaded, None) is loaded.settings
+    open_host = load(environ={"PARTYLINE_HOST": "0.0.0.0"})  # which would be refused without the program's key
+    assert under(open_host, Settings(api_keys=("sha256:" + "0" * 64,))).host == "0.0.0.0"

@@ -11,8 +11,9 @@ import pytest
 import typer
 
 from partyline.cli import app
-from partyline.config import FIELDS, Settings, load, written
+from partyline.config import FIELDS, Settings, load
 from partyline.metrics import ABOUT
+from partyline.notation import written
 from tests.tools import ROOT
 
 REFERENCE = ROOT / "docs" / "reference"

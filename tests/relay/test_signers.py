@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from partyline import ConfigError, running
-from partyline.config import JwtKey
+from partyline.config import JwtKey, Settings
 from partyline.relay import signers as module
 from partyline.relay.signers import AGAIN, STALE, RemoteKeys, check_keys, fetch_set
 from partyline.trust.tokens import Signer
@@ -111,7 +111,7 @@ def test_keys_that_cannot_be_meant(key: JwtKey, word: str) -> None:
     """A key of the settings that is weak, of two kinds at once, or fetched from where anybody may change it is
     refused."""
     with pytest.raises(ConfigError) as caught:
-        check_keys([key])
+        check_keys(Settings(jwt_keys=(key,)).jwt_keys)
     assert caught.value.field == "jwt_keys"
     assert word in caught.value.message
     for secret in (SECRET, "short" * 6, "BEGIN PRIVATE"):

@@ -9,7 +9,8 @@ from rich.table import Table
 
 from partyline.checking import check
 from partyline.cli.output import console, write
-from partyline.config import FIELDS, load, written
+from partyline.config import FIELDS, load
+from partyline.notation import written
 
 _MATERIAL = ("secret", "secret_file", "public_key", "public_key_file", "jwks_file", "jwks_url")
 _SHOWN = (*_MATERIAL[1:], "kid", "audience", "issuer", "leeway", "admin")

@@ -51,7 +51,7 @@ def bar() -> Iterator[copying.Progress | None]:
 
 
 def _database(flags: dict[str, Any], config: str | None) -> str:
-    path = load(flags, file=config).settings.db
+    path = str(load(flags, file=config).value("db"))
     if path == ":memory:":
         raise ConfigError("db: :memory: is gone with its process: name a file with --db", field="db")
     return path

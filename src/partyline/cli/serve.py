@@ -17,13 +17,14 @@ from rich.text import Text
 
 from partyline import __version__, chat, log
 from partyline.app import Partyline, build, take_over, tune
-from partyline.checking import check, descriptor_limit, is_open, max_connections
+from partyline.checking import check, descriptor_limit, max_connections
 from partyline.cli.machine import FEW, port
 from partyline.cli.output import console, write
 from partyline.cli.target import Target, find, under
-from partyline.config import Settings, load, written
+from partyline.config import Settings, is_open, load
 from partyline.errors import ConfigError
 from partyline.findings import Verdict
+from partyline.notation import written
 from partyline.server.lifespan import lifespan
 from partyline.trust.keys import key_hash
 
@@ -62,7 +63,7 @@ def _run(
 ) -> None:
     keys: list[str] = flags["api_keys"] or []
     loaded = load({**flags, "api_keys": _hashed(keys) or None}, file=file, assigned=assigned)
-    log.configure("json" if loaded.settings.log_format == "json" else "text", loaded.settings.log_level)
+    log.configure(loaded.value("log_format"), loaded.value("log_level"))
     if any(len(key) < _LEAST_KEY for key in keys):
         _log.warning(f"a key of fewer than {_LEAST_KEY} characters can be guessed: `partyline key` makes a good one")
     found = Target() if target is None else find(target)

@@ -59,8 +59,7 @@ def under(loaded: Loaded, settings: Settings | None) -> Settings:
     """What flags, environment and file say, and below them what the program says."""
     if settings is None:
         return loaded.settings
-    said = {name: getattr(loaded.settings, name) for name, source in loaded.sources.items() if source != "default"}
-    return dataclasses.replace(settings, **said)
+    return dataclasses.replace(settings, **loaded.said)
 
 
 def _sorted_out(text: str, found: object) -> Target:

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from partyline.cli.output import write
-from partyline.config import JwtKey, Settings, duration, load
+from partyline.config import JwtKey, Settings, load
 from partyline.errors import ConfigError, InvalidValue
+from partyline.notation import duration
 from partyline.relay.signers import check_keys, private_key, read_file, read_keys
 from partyline.topics import check_pattern
 from partyline.trust.tokens import MAX_TOKEN, Algorithm, Key, signature

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 Algorithm = Literal["HS256", "RS256", "EdDSA"]
 
-ALGORITHMS: Final = ("HS256", "RS256", "EdDSA")
 MAX_TOKEN: Final = 8_192  # characters
 MIN_SECRET: Final = 32  # bytes, RFC 7518 3.2: not smaller than the hash
 MAX_QUERY_LIFE: Final = 300.0  # seconds: what is in an address is written to logs and histories
