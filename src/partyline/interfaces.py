@@ -279,7 +279,10 @@ class SharedLog(Protocol):
     """
 
     async def connect(self, offset: int) -> Standing:
-        """Connect, again if need be. `offset` says which message is asked about."""
+        """Connect, again if need be. `offset` says which message is asked about.
+
+        A log that can tell that it may have lost its end, as by the promotion of a replica, has a new epoch by then.
+        """
         ...
 
     async def append(self, epoch: str, groups: Sequence[Sequence[Draft]]) -> Sequence[Outcome]:
@@ -306,12 +309,12 @@ class SharedLog(Protocol):
         """Give the log a new epoch, unless it has another than `epoch` already: of several nodes one succeeds."""
         ...
 
-    async def read(self, view: View, after: int, limit: int) -> Page:
-        """As `Store.read`."""
+    async def read(self, epoch: str, view: View, after: int, limit: int) -> Page:
+        """As `Store.read`. Raises Fenced."""
         ...
 
-    async def newest(self, room: str, before: int, limit: int) -> Sequence[Message]:
-        """As `Store.newest`."""
+    async def newest(self, epoch: str, room: str, before: int, limit: int) -> Sequence[Message]:
+        """As `Store.newest`. Raises Fenced."""
         ...
 
     async def close(self) -> None:

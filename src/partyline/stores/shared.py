@@ -88,8 +88,9 @@ class SharedStore:
     @classmethod
     async def open(cls, shared: SharedLog, *, patience: float = PATIENCE) -> SharedStore:
         """A store that goes on after the newest message. Raises StoreUnavailable."""
-        head = await shared.head()
-        return cls(shared, replace(await shared.connect(head), head=head), patience=patience)
+        head = (await shared.connect(0)).head
+        standing = await shared.connect(head)
+        return cls(shared, replace(standing, head=min(head, standing.head)), patience=patience)
 
     # interfaces.Store
 
@@ -119,10 +120,10 @@ class SharedStore:
             self._wanted.set()
 
     async def read(self, view: View, after: int, limit: int) -> Page:
-        return await self._in_time(self._shared.read(view, after, limit))
+        return await self._known_to_be_ours(self._shared.read(self.epoch, view, after, limit))
 
     async def newest(self, room: str, before: int, limit: int) -> Sequence[Message]:
-        return await self._in_time(self._shared.newest(room, before, limit))
+        return await self._known_to_be_ours(self._shared.newest(self.epoch, room, before, limit))
 
     async def close(self) -> None:
         self._closed = True
@@ -219,6 +220,15 @@ class SharedStore:
                 return await call
         except TimeoutError:
             raise StoreUnavailable("the log does not answer: try again in a moment") from None
+
+    async def _known_to_be_ours(self, reading: Coroutine[Any, Any, _T]) -> _T:
+        """What was read, if the log has had one epoch all the time. Raises StoreUnavailable."""
+        epoch = self.epoch
+        with contextlib.suppress(Fenced):
+            found = await self._in_time(reading)
+            if epoch == self.epoch:
+                return found
+        raise StoreUnavailable("the log was rolled back: try again in a moment")
 
     # Giving up
 

@@ -114,12 +114,14 @@ class MemoryHandle:
         await self.before("renew")
         self.log.renew(epoch)
 
-    async def read(self, view: View, after: int, limit: int) -> Page:
+    async def read(self, epoch: str, view: View, after: int, limit: int) -> Page:
         await self.before("read")
+        self.log.check(epoch)
         return self.log.records.page(view, after, limit, self.log.clock())
 
-    async def newest(self, room: str, before: int, limit: int) -> Sequence[Message]:
+    async def newest(self, epoch: str, room: str, before: int, limit: int) -> Sequence[Message]:
         await self.before("read")
+        self.log.check(epoch)
         return self.log.records.newest(room, before, limit, self.log.clock())
 
     async def close(self) -> None:
