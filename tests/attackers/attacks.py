@@ -81,6 +81,22 @@ def one(data: bytes) -> Attack:
     return attack
 
 
+def asking(data: bytes) -> Attack:
+    """Write these bytes, wait for the answer, and again on the same connection."""
+
+    async def attack(peer: Peer) -> None:
+        while True:
+            await peer.write(data)
+            if not await peer.reader.read(65536):
+                return
+
+    return attack
+
+
+async def leaving(peer: Peer) -> None:
+    """Come, say nothing, and go."""
+
+
 async def dripping(peer: Peer) -> None:
     """Pongs, a few in each read, so that no single read is large."""
     await peer.upgrade("/v1/ws", V1)
@@ -115,9 +131,13 @@ class Row:
     """An attack, and what it needs of a server."""
 
     attack: Attack
-    idle: bool = False  # it sends nothing that is handled
+    idle: bool = False  # it asks for nothing that an open server does for anybody
     open: bool = False  # it needs no credential anywhere: within its rate it is served while there is time
     again: float = 0.5  # seconds until it comes again
+
+    def bounded(self, kind: str) -> bool:
+        """Whether it may take no more than a quarter of the loop (docs/decisions/0024)."""
+        return self.idle or not (self.open or kind == "open")
 
 
 ROWS: dict[str, Row] = {
@@ -144,10 +164,17 @@ ROWS: dict[str, Row] = {
     ),
     "wrong tokens": Row(v1(text({"type": "auth", "token": "x" * 3_000}))),
     "patterns": Row(patterns),
-    "handshakes": Row(one(handshake("/v1/ws", *V1)), again=0.0),
-    "subprotocols": Row(one(handshake("/v1/ws", "Sec-WebSocket-Protocol: " + _names(5_000))), again=0.0),
-    "extensions": Row(one(handshake("/v1/ws", "Sec-WebSocket-Extensions: " + _names(5_000))), again=0.0),
-    "unknown registrations": Row(one(handshake("/ws/" + "0" * 32)), again=0.0),
+    "handshakes": Row(one(handshake("/v1/ws", *V1)), idle=True, again=0.0),
+    "subprotocols": Row(one(handshake("/v1/ws", "Sec-WebSocket-Protocol: " + _names(5_000))), idle=True, again=0.0),
+    "extensions": Row(one(handshake("/v1/ws", "Sec-WebSocket-Extensions: " + _names(5_000))), idle=True, again=0.0),
+    "unknown registrations": Row(one(handshake("/ws/" + "0" * 32)), idle=True, again=0.0),
+    "unknown sessions": Row(
+        asking(
+            b"POST /socket.io/?EIO=4&transport=polling&sid=x HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1\r\n\r\n3"
+        ),
+        idle=True,
+    ),
+    "unknown paths": Row(asking(b"GET /nowhere HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"), idle=True),
     "Engine.IO pings": Row(socketio(text("2"), "40/chat,")),
     "Engine.IO pongs": Row(socketio(text("3"), "40/chat,")),
     "Engine.IO before CONNECT": Row(socketio(text("3")), idle=True),
@@ -160,9 +187,10 @@ ROWS: dict[str, Row] = {
         open=True,
     ),
     "events": Row(socketio(text('42/chat,["typing",true]'), "40/chat,")),
-    "requests": Row(http(GET)),
-    "heads": Row(http(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n" + b"X: y\r\n" * 90 + b"\r\n")),
-    "garbage": Row(one(b"\x16\x03\x01" * 8_000), again=0.0),
+    "requests": Row(http(GET), idle=True),
+    "heads": Row(http(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n" + b"X: y\r\n" * 90 + b"\r\n"), idle=True),
+    "garbage": Row(one(b"\x16\x03\x01" * 8_000), idle=True, again=0.0),
+    "connections": Row(leaving, idle=True, again=0.0),
 }
 
 

@@ -11,8 +11,8 @@ from tests.calls import call
 from tests.crash.clients import Http
 from tests.process import serving
 
-DESCRIPTORS = 600  # of which 256 are kept for the database, logs and listeners
-STRANGERS = 700
+DESCRIPTORS = 320  # of which half are kept for the database, logs and listeners
+STRANGERS = 400
 
 
 def cpu_seconds(pid: int) -> float:

@@ -97,7 +97,7 @@ def test_strangers_share_a_quarter_of_the_loop(run: Run) -> None:
             while True:
                 now[0] += cost
                 spent += cost
-                if fair.stranger(one, cost):
+                if fair.stranger(one, cost, one.name):
                     waits += 1
                     return
 
@@ -112,7 +112,7 @@ def test_strangers_share_a_quarter_of_the_loop(run: Run) -> None:
             # The clock advances to when the next one is due; its timer fires in the next turn of the loop.
             assert fair._timer is not None
             fair._timer.cancel()
-            now[0] = max(now[0], fair._strangers[0][1])
+            now[0] = max(now[0], fair._paid - 0.1)
             fair._next_stranger()
         assert loop.time() > 0
         assert (spent - busy) / (now[0] - began) <= 0.26
@@ -157,9 +157,70 @@ def test_a_machine_that_stood_still_keeps_no_stranger_waiting(run: Run) -> None:
             def go_on(self) -> None:
                 went_on.set()
 
-        assert fair.stranger(Stranger(), 60.0)
+        assert fair.stranger(Stranger(), 60.0, "10.0.0.1")
         async with asyncio.timeout(10):
             await went_on.wait()
         assert not len(fair)
+
+    run(main())
+
+
+class Newcomer:
+    """A connection that waits for its turn, or has had it."""
+
+    def __init__(self, name: str, served: list[str]) -> None:
+        self.name = name
+        self.served = served
+
+    def go_on(self) -> None:
+        self.served.append(self.name)
+
+
+def test_48_who_came_for_nothing_waits_the_next_time(run: Run) -> None:
+    """hostile 48: after a flood of connections that came to nothing, new ones from its address wait until the
+    strangers' share has paid for it; those from elsewhere do not."""
+
+    async def main() -> None:
+        served: list[str] = []
+        now = [100.0]
+        fair = Fair(lambda: now[0])
+        for _ in range(100):
+            assert not fair.owes(Newcomer("early", served), "10.0.0.1")
+            fair.came_for_nothing(0.0002, "10.0.0.1")
+        assert not fair.owes(Newcomer("elsewhere", served), "10.0.0.2")
+        for _ in range(1_000):
+            fair.came_for_nothing(0.0002, "10.0.0.1")
+        waiting = Newcomer("waiting", served)
+        assert fair.owes(waiting, "10.0.0.1")
+        assert not fair.owes(Newcomer("elsewhere", served), "10.0.0.2")
+        assert fair._paid <= now[0] + 0.5, "others would wait for all that a flood has cost"
+        fair.forget(waiting, "10.0.0.1")
+        assert not len(fair)
+        now[0] += 0.6
+        assert not fair.owes(Newcomer("later", served), "10.0.0.1")
+        assert not served
+
+    run(main())
+
+
+def test_48_newcomers_do_not_wait_for_all_of_a_crowd(run: Run) -> None:
+    """hostile 48: while hundreds of strangers of one address wait, one from another address is next but one."""
+
+    async def main() -> None:
+        served: list[str] = []
+        now = [100.0]
+        fair = Fair(lambda: now[0])
+        for number in range(300):
+            fair.stranger(Newcomer(f"crowd {number}", served), 0.002, "2001:db8::%x" % number)
+        assert fair.stranger(Newcomer("newcomer", served), 0.001, "10.0.0.2")
+        for _ in range(3):
+            now[0] = fair._paid
+            fair._next_stranger()
+        assert "newcomer" in served[:2]
+        assert len(served) == 3
+        now[0] += 1_000.0
+        while len(fair):
+            await asyncio.sleep(0.001)
+        assert len(served) == len(set(served))
 
     run(main())

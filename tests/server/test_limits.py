@@ -107,7 +107,7 @@ def test_flood_of_connections(run: Run) -> None:
     """When even the waiting room for refusals is full, a connection is dropped without an answer (row 23)."""
 
     async def main() -> None:
-        waiting = 64
+        waiting = 8
         async with partyline_server(max_connections=2) as (partyline, url):
             async with connected(url) as inside:
                 peers = [connected(url) for _ in range(waiting + 1)]

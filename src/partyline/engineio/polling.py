@@ -23,7 +23,7 @@ from partyline.wire.http.head import Headers
 _OCTETS = (b"content-type", payloads.OCTETS.encode("ascii"))
 
 
-class _Later(Struct, frozen=True):
+class _Later(Struct, frozen=True, eq=False):
     """An answer that waits for its turn (`server.fair.Busy`): its client asks for nothing more meanwhile."""
 
     exchange: Exchange
@@ -109,7 +109,7 @@ class Polling:
             headers, body = self._answer(handshake, b"ok", "text/html")
             if connection.stranger:
                 later = _Later(exchange, headers, body)
-                if sessions.site.fair.stranger(later, monotonic() - began):
+                if sessions.site.fair.stranger(later, monotonic() - began, exchange.peer.address):
                     return
             exchange.answer(headers, body)
             return

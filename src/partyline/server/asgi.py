@@ -58,7 +58,7 @@ async def serve_websocket(site: Site, scope: Scope, receive: Receive, send: Send
             _log.info("refused", code=error.code, status=error.http_status, address=address)
             await refuse_websocket(error, scope, send)
         else:
-            await AsgiWebSocket(site, endpoint).serve(_subprotocol(endpoint, scope), receive, send)
+            await AsgiWebSocket(site, endpoint, address).serve(_subprotocol(endpoint, scope), receive, send)
     except OSError:
         pass  # the client left before it got its answer
     finally:
@@ -112,6 +112,7 @@ class AsgiWebSocket:
     """
 
     __slots__ = (
+        "_address",
         "_closing",
         "_counters",
         "_credit",
@@ -140,8 +141,9 @@ class AsgiWebSocket:
     pings = False
     deflate = None
 
-    def __init__(self, site: Site, endpoint: Endpoint) -> None:
+    def __init__(self, site: Site, endpoint: Endpoint, address: str) -> None:
         self._site = site
+        self._address = address
         self._counters = site.counters
         self._session: Session | None = endpoint.session
         self._headers = endpoint.headers
@@ -335,7 +337,7 @@ class AsgiWebSocket:
             # The server gives what it has received already without a pause in between, a message at a time.
             spent += monotonic() - began + _EACH
             if spent > SLICE:
-                await self._site.fair.turn(spent)
+                await self._site.fair.turn(spent, None if self._credit is None else self._address)
                 spent = 0.0
             while self._held is not None:
                 await self._held.wait()

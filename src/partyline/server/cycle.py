@@ -69,6 +69,7 @@ class Cycle:
         "_whole",
         "answered",
         "complete",
+        "failed",
         "keep_alive",
         "writable",
     )
@@ -93,6 +94,7 @@ class Cycle:
         self.keep_alive = head.keep_alive
         self.answered = False
         self.complete = False
+        self.failed = False
         self.writable = asyncio.Event()
 
     # server.http.InHand
@@ -257,6 +259,7 @@ class Cycle:
             self.keep_alive = False
             headers.append((b"connection", b"close"))
         self.answered = True
+        self.failed = status >= 400
         parts = [status_line(status), site.head_beside(names), head_lines(headers), b"\r\n"]
         if not bodyless:
             self._append_body(parts, body, more=more)

@@ -133,6 +133,7 @@ class Exchange:
         "cors",
         "direct",
         "disconnected",
+        "failed",
         "gone",
         "headers",
         "keep_alive",
@@ -169,6 +170,7 @@ class Exchange:
         self.keep_alive = keep_alive
         self.context: Any = None  # what `Direct.begin` has found out, for `respond`
         self.answered = False
+        self.failed = False
         self.disconnected = False
         self.gone: Callable[[], None] | None = None
         self.whole = b""  # the answer as its connection writes it
@@ -226,6 +228,7 @@ class Exchange:
         """Answer, at the end of this turn of the loop. Does nothing if the client has gone, or has an answer."""
         if not self.disconnected and not self.answered:
             self.answered = True
+            self.failed = status >= 400
             self.gone = None
             self._connection.send_answer(self, status, headers, body)
 

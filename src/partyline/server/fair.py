@@ -5,18 +5,21 @@ more to do stops reading and waits. Those that wait go on in their order, a boun
 that everybody else waits no longer than that for their own, and nobody who waits is passed over.
 
 Strangers share a quarter of the loop's time in all, whatever else it has to do: clients that have not said who they
-are where that is required, Socket.IO clients that are in no namespace yet, and whoever sends nothing but empty frames.
+are where that is required, Socket.IO clients that are in no namespace yet, whoever sends nothing but empty frames, and
+connections that come to nothing. Their addresses take turns, so that newcomers do not wait for all of a crowd.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+import math
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from time import monotonic
 from typing import Final, Protocol
 
 from partyline import log
+from partyline.trust.addresses import source
 
 _log = log.get("server")
 
@@ -34,6 +37,8 @@ _ROUND: Final = 0.005  # seconds in one turn of the loop for all of those that w
 _SHARE: Final = 0.2  # of the loop's time, for all strangers: a quarter with what the kernel does for them
 _GRACE: Final = 0.1  # seconds that strangers may be ahead of their share: a burst of logins does not wait
 
+_MOST_ADDRESSES: Final = 10_000  # whose connections came to nothing; beyond that the first are forgotten
+_FLOOD: Final = 0.5  # seconds that strangers wait at most for those who came for nothing
 _MOST: Final = 0.25  # seconds that a slice of a stranger counts for at most: the machine may have stood still meanwhile
 
 
@@ -48,19 +53,20 @@ class Busy(Protocol):
 class Fair:
     """Whose turn it is, on one loop. `clock` gives seconds, as exact as slices are short."""
 
-    __slots__ = ("_clock", "_going", "_paid", "_strangers", "_taken", "_timer", "_waiting")
+    __slots__ = ("_clock", "_going", "_owing", "_paid", "_strangers", "_taken", "_timer", "_waiting")
 
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
         self._clock = clock
         self._waiting: deque[tuple[Busy, float]] = deque()
         self._going = False  # a round is under way, or comes in the next turn of the loop
         self._taken = 0.0  # seconds of work in this turn
-        self._strangers: deque[tuple[Busy, float]] = deque()  # and from when on each may go on
+        self._strangers: OrderedDict[str, dict[Busy, None]] = OrderedDict()  # by address, in the order of their turns
         self._paid = 0.0  # when the strangers' share has paid for all that they have had
+        self._owing: OrderedDict[str, None] = OrderedDict()  # addresses that came for nothing, until then
         self._timer: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
-        return len(self._waiting) + len(self._strangers)
+        return len(self._waiting) + sum(map(len, self._strangers.values()))
 
     @property
     def crowded(self) -> bool:
@@ -88,21 +94,63 @@ class Fair:
             self._going = True
             asyncio.get_running_loop().call_soon(self._round)
 
-    def stranger(self, one: Busy, cost: float) -> bool:
+    def stranger(self, one: Busy, cost: float, address: str) -> bool:
         """Count `cost` seconds that were spent on a stranger. True if it must stop now, and goes on in its turn."""
-        now = self._clock()
-        self._paid = max(self._paid, now) + min(cost, _MOST) / _SHARE
-        if self._paid <= now + _GRACE and not self._strangers:
+        self._count(cost)
+        if not self._strangers and self._paid <= self._clock() + _GRACE:
             return False
-        self._strangers.append((one, self._paid - _GRACE))
-        if self._timer is None:
-            self._arm()
+        self._line_up(one, source(address))
         return True
 
-    async def turn(self, cost: float) -> None:
-        """The same as `wait` for a task: return when its turn has come. Cancelling it loses nothing."""
+    def came_for_nothing(self, cost: float, address: str) -> None:
+        """Count `cost` seconds that were spent on a connection which has ended, and was of no use to anybody.
+
+        Such a flood cannot be made to wait before it has come, so others do not wait for all that it has cost.
+        """
+        self._count(cost, _FLOOD)
+        self._owing[source(address)] = None
+        if len(self._owing) > _MOST_ADDRESSES:
+            self._owing.popitem(last=False)
+
+    def owes(self, one: Busy, address: str) -> bool:
+        """True if `one`, a new connection, must wait for its turn: others from its address came for nothing."""
+        if not self._owing:
+            return False
+        if self._paid <= self._clock() + _GRACE:
+            if self._paid <= self._clock():
+                self._owing.clear()
+            return False
+        address = source(address)
+        if address not in self._owing:
+            return False
+        self._line_up(one, address)
+        return True
+
+    def forget(self, one: Busy, address: str) -> None:
+        """It is gone, and may still be waiting as a stranger."""
+        address = source(address)
+        line = self._strangers.get(address, {})
+        line.pop(one, None)
+        if not line:
+            self._strangers.pop(address, None)
+
+    def _count(self, cost: float, most: float = math.inf) -> None:
+        now = self._clock()
+        self._paid = max(self._paid, min(max(self._paid, now) + min(cost, _MOST) / _SHARE, now + most))
+
+    def _line_up(self, one: Busy, address: str) -> None:
+        self._strangers.setdefault(address, {})[one] = None
+        if self._timer is None:
+            self._arm()
+
+    async def turn(self, cost: float, stranger: str | None = None) -> None:
+        """The same as `wait` for a task, or as `stranger` for one of that address: return when its turn has come.
+
+        Cancelling it loses nothing.
+        """
         future = asyncio.get_running_loop().create_future()
-        self.wait(_Waiter(future), cost)
+        if stranger is None or not self.stranger(_Waiter(future), cost, stranger):
+            self.wait(_Waiter(future), cost)
         await future
 
     def _round(self) -> None:
@@ -119,14 +167,19 @@ class Fair:
             asyncio.get_running_loop().call_soon(self._round)
 
     def _arm(self) -> None:
-        wait = max(0.0, self._strangers[0][1] - self._clock())
+        wait = max(0.0, self._paid - _GRACE - self._clock())
         self._timer = asyncio.get_running_loop().call_later(wait, self._next_stranger)
 
     def _next_stranger(self) -> None:
-        one, _ = self._strangers.popleft()
-        self._let(one)
         self._timer = None
         if self._strangers:
+            address, line = self._strangers.popitem(last=False)
+            one = next(iter(line))
+            del line[one]
+            if line:
+                self._strangers[address] = line  # after the other addresses
+            self._let(one)
+        if self._strangers and self._timer is None:
             self._arm()
 
     def _let(self, one: Busy) -> None:

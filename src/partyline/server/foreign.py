@@ -57,6 +57,7 @@ class ForeignSocket:
 
     keep_alive = False
     watched = True
+    failed = True  # where there is an answer, it is a refusal
     backlog = 0
 
     def __init__(self, connection: Owner, head: Head, scope: dict[str, Any]) -> None:

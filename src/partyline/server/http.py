@@ -38,6 +38,8 @@ _BACKLOG: Final = 64 * 1024  # bytes of a body that wait for an application befo
 _LARGE: Final = 64 * 1024  # bytes of an answer that may have to wait for its reader
 _UNREAD: Final = 128  # times outbox_bytes: what all answers together may hold that nobody reads
 _MOST_KNOWN: Final = 8  # heads that a connection remembers
+_ACCEPT: Final = 0.0002  # seconds that a connection costs beside what is seen here
+_DIRECT_COST: Final = 0.0001  # and a request
 _ASGI_COST: Final = 0.0003  # seconds that an application's request is taken to cost: its steps cannot be watched
 
 
@@ -53,6 +55,11 @@ class InHand(Protocol):
     @property
     def answered(self) -> bool:
         """An answer has begun."""
+        ...
+
+    @property
+    def failed(self) -> bool:
+        """The answer was a refusal (4xx) or worse."""
         ...
 
     @property
@@ -81,6 +88,7 @@ class HttpConnection(asyncio.Protocol):
         "__weakref__",
         "_address",
         "_ahead",
+        "_began",
         "_blocked",
         "_body",
         "_deadline",
@@ -97,6 +105,7 @@ class HttpConnection(asyncio.Protocol):
         "_spent",
         "_transport",
         "_unread",
+        "_useful",
         "timer_slot",
     )
 
@@ -118,7 +127,9 @@ class HttpConnection(asyncio.Protocol):
         self._unread = 0  # bytes that it held at the last look
         self._ended = False  # the client sends no more
         self._resting = False  # it has had its share of the loop
-        self._spent = 0.0
+        self._useful = False  # something was asked and done
+        self._began = 0.0  # when it was last served, and
+        self._spent = 0.0  # seconds since the last answer for which it was
         self.timer_slot = 0
 
     # asyncio.Protocol
@@ -133,6 +144,7 @@ class HttpConnection(asyncio.Protocol):
         if site.flooded:
             self._transport.abort()
             return
+        self._resting = site.fair.owes(self, self._address)
         self._set_deadline(site.limits.head_timeout)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -140,6 +152,10 @@ class HttpConnection(asyncio.Protocol):
         site.timers.cancel(self)
         site.live.discard(self)
         site.leave(self._address)
+        if self._resting:
+            site.fair.forget(self, self._address)
+        if not self._useful:
+            site.fair.came_for_nothing(self._spent + _ACCEPT, self._address)
         self._count_unread(0)
         self._phase = Phase.CLOSING
         self._ahead.clear()
@@ -156,7 +172,8 @@ class HttpConnection(asyncio.Protocol):
             self._ahead += data
             self._read()
             return
-        if self._known is not None and self._phase is Phase.IDLE and self._repeat(self._known, data):
+        rested = self._known is not None and self._phase is Phase.IDLE and not self._resting
+        if rested and self._repeat(cast("dict[bytes, Known]", self._known), data):
             return
         self._ahead += data
         self._read()
@@ -206,6 +223,8 @@ class HttpConnection(asyncio.Protocol):
                 self._transport.abort()
         elif self._phase is Phase.LINGER:
             self._transport.abort()
+        elif self._resting:
+            self._set_deadline(limits.head_timeout)  # it waits for us
         elif self._phase is Phase.HEAD:
             counters.hit("head_timeout")
             if not self._ahead:
@@ -242,7 +261,7 @@ class HttpConnection(asyncio.Protocol):
 
     def _read(self) -> None:
         """Read what has come, up to the end of one request."""
-        ahead, began = self._ahead, perf_counter()
+        ahead, self._began = self._ahead, perf_counter()
         while ahead and not (self._blocked or self._resting):
             if self._phase is Phase.IDLE:
                 blank = len(ahead) - len(ahead.lstrip(b"\r\n"))
@@ -256,13 +275,18 @@ class HttpConnection(asyncio.Protocol):
                 if self._in_hand is not None and self._in_hand.backlog > _BACKLOG:
                     break
                 self._read_body(ahead, self._body)
-                if ahead and perf_counter() - began > SLICE:
+                if ahead and perf_counter() - self._began > SLICE:
                     self._resting = True
                     self._site.fair.wait(self, SLICE)
             else:
                 break
-        self._spent += perf_counter() - began
+        self._count_time()
         self._after_reading()
+
+    def _count_time(self) -> None:
+        now = perf_counter()
+        self._spent += now - self._began
+        self._began = now
 
     def _read_head(self, ahead: bytearray) -> bool:
         """Whether a whole head was read, or refused."""
@@ -490,8 +514,8 @@ class HttpConnection(asyncio.Protocol):
         if self._in_hand is not in_hand:
             return
         self._in_hand = None
-        if type(in_hand) is Cycle:
-            self._spent += _ASGI_COST
+        cost, self._spent = self._spent + (_ASGI_COST if type(in_hand) is Cycle else _DIRECT_COST), 0.0
+        self._useful |= not in_hand.failed
         last = not in_hand.keep_alive or self._site.draining
         if not self._step(Step.LAST if last else Step.ANSWERED) or self._phase is not Phase.IDLE:
             return
@@ -501,14 +525,13 @@ class HttpConnection(asyncio.Protocol):
             self._set_deadline(self._site.limits.keep_alive_timeout)
         if self._ahead:
             # Not at once: all others have their turn first, and a client that sends ahead counts as a stranger.
-            cost, self._spent = self._spent, 0.0
             self._resting = True
-            if not self._site.fair.stranger(self, cost):
+            if not self._site.fair.stranger(self, cost, self._address):
                 self._site.fair.wait(self, cost)
-        else:
-            self._spent = 0.0
-            if self._ended:
-                self._close()
+        elif self._ended:
+            self._close()
+        elif in_hand.failed:  # as does one that asks for what it does not get
+            self._resting = self._site.fair.stranger(self, cost, self._address)
 
     def go_on(self) -> None:
         """Its turn has come (`server.fair.Busy`)."""
@@ -532,6 +555,7 @@ class HttpConnection(asyncio.Protocol):
                 deflate=endpoint.deflate,
                 extra=endpoint.headers,
             )
+            self._count_time()
             self.become_websocket(endpoint, accepted)
         elif self._served.foreign:
             handshake.accept(head.method, head.version, head.headers)
@@ -547,7 +571,7 @@ class HttpConnection(asyncio.Protocol):
         site, transport = self._site, self._transport
         self._step(Step.SWITCH)
         self._in_hand = None
-        websocket = WebSocket(site, endpoint, self._address, accepted.deflate)
+        websocket = WebSocket(site, endpoint, self._address, accepted.deflate, self._spent + _ACCEPT)
         site.timers.cancel(self)
         site.live.discard(self)
         if self._paused:

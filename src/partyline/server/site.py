@@ -24,9 +24,9 @@ from partyline.wire.http.head import Headers
 from partyline.wire.websocket.connection import Limits as MessageLimits
 from partyline.wire.websocket.deflate import Deflate
 
-# Connections beyond max_connections that may wait for their 503; further ones are dropped unheard, so that a flood
-# cannot eat the descriptors kept for the database and the logs.
-_WAITING_ROOM = 64
+# Connections beyond max_connections that may wait for their 503: an eighth of those, within these bounds. Further ones
+# are dropped unheard, so that a flood cannot eat the descriptors kept for the database and the logs.
+_WAITING_ROOM = (8, 64)
 
 _log = log.get("server")
 
@@ -263,7 +263,9 @@ class Site:
     @property
     def flooded(self) -> bool:
         """No place left even for those who wait for a refusal."""
-        return self.connections > self.limits.max_connections + _WAITING_ROOM
+        least, most = _WAITING_ROOM
+        limit = self.limits.max_connections
+        return self.connections > limit + min(most, max(least, limit // 8))
 
     def leave(self, address: str) -> None:
         """Count it out."""

@@ -37,6 +37,7 @@ _LINGER = 2.0  # seconds for which a peer may go on sending after the end, and
 _LINGER_BYTES = 1024 * 1024  # how much
 _FAREWELL = 0.75  # seconds that a drain waits for the answer to a close frame which has left
 _IDLE = 8  # reads without a message, one after the other; beyond that, or with a slice of such, it is a stranger
+_BRIEF = 1.0  # seconds; a connection that was not there for as long came for nothing
 _BYTE = 0.25e-9  # seconds that the kernel takes for a byte of a large read
 
 # Why reading has stopped; any of them is enough.
@@ -54,6 +55,7 @@ class WebSocket(Writing, asyncio.Protocol):
     __slots__ = (
         "_address",
         "_blocked",
+        "_cost",
         "_credit",
         "_gate",
         "_heard",
@@ -62,6 +64,7 @@ class WebSocket(Writing, asyncio.Protocol):
         "_metered",
         "_plain",
         "_session",
+        "_since",
         "_site",
         "_state",
         "_stops",
@@ -75,7 +78,9 @@ class WebSocket(Writing, asyncio.Protocol):
     rooms: tuple[str, ...] | set[str]
     pings = True
 
-    def __init__(self, site: Site, endpoint: Endpoint, address: str, deflate: Deflate | None = None) -> None:
+    def __init__(
+        self, site: Site, endpoint: Endpoint, address: str, deflate: Deflate | None = None, cost: float = 0.0
+    ) -> None:
         limits = site.limits
         self._limits = endpoint.limits or limits.message
         wire = Connection(STRANGERS if endpoint.stranger else self._limits, deflate=deflate, unpacks=True)
@@ -83,6 +88,8 @@ class WebSocket(Writing, asyncio.Protocol):
         self._site = site
         self._session: Session | None = endpoint.session
         self._address = address
+        self._since = monotonic()
+        self._cost = cost  # seconds that its handshake took
         self._gate: Gate | None = None
         if limits.events_per_second:
             now = site.timers.now()
@@ -221,6 +228,8 @@ class WebSocket(Writing, asyncio.Protocol):
         self._site.timers.cancel(self)
         self._site.live.discard(self)
         self._site.leave(self._address)
+        if monotonic() - self._since < _BRIEF:
+            self._site.fair.came_for_nothing(self._cost, self._address)
         if self._outbox is not None:
             self._drop_outbox(self._outbox)
         session, self._session = self._session, None
@@ -353,7 +362,7 @@ class WebSocket(Writing, asyncio.Protocol):
         else:
             self._idle += 1 if spent < SLICE else _IDLE + 1
         stranger = stranger or self._metered or self._idle > _IDLE
-        if stranger and fair.stranger(self, spent):
+        if stranger and fair.stranger(self, spent, self._address):
             self._stop(_TURN)
         elif spent > SLICE or size >= BULK or wire.unread:
             self._stop(_TURN)
