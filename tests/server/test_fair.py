@@ -211,7 +211,7 @@ def test_48_newcomers_do_not_wait_for_all_of_a_crowd(run: Run) -> None:
         now = [100.0]
         fair = Fair(lambda: now[0])
         for number in range(300):
-            fair.stranger(Newcomer(f"crowd {number}", served), 0.002, "2001:db8::%x" % number)
+            fair.stranger(Newcomer(f"crowd {number}", served), 0.002, f"2001:db8::{number:x}")
         assert fair.stranger(Newcomer("newcomer", served), 0.001, "10.0.0.2")
         for _ in range(3):
             now[0] = fair._paid

@@ -2,6 +2,8 @@
 
 There is no task, queue or timer for a connection: an idle one is this object, its protocol state and its place in the
 timing wheel. It takes the transport over from server/http.py at the upgrade.
+
+Long because reading, stopping and closing change the same few fields.
 """
 
 from __future__ import annotations
@@ -55,7 +57,7 @@ class WebSocket(Writing, asyncio.Protocol):
     __slots__ = (
         "_address",
         "_blocked",
-        "_cost",
+        "_came",
         "_credit",
         "_gate",
         "_heard",
@@ -64,7 +66,6 @@ class WebSocket(Writing, asyncio.Protocol):
         "_metered",
         "_plain",
         "_session",
-        "_since",
         "_site",
         "_state",
         "_stops",
@@ -88,8 +89,7 @@ class WebSocket(Writing, asyncio.Protocol):
         self._site = site
         self._session: Session | None = endpoint.session
         self._address = address
-        self._since = monotonic()
-        self._cost = cost  # seconds that its handshake took
+        self._came = (monotonic(), cost)  # when, and the seconds that its handshake took
         self._gate: Gate | None = None
         if limits.events_per_second:
             now = site.timers.now()
@@ -228,8 +228,9 @@ class WebSocket(Writing, asyncio.Protocol):
         self._site.timers.cancel(self)
         self._site.live.discard(self)
         self._site.leave(self._address)
-        if monotonic() - self._since < _BRIEF:
-            self._site.fair.came_for_nothing(self._cost, self._address)
+        since, cost = self._came
+        if monotonic() - since < _BRIEF:
+            self._site.fair.came_for_nothing(cost, self._address)
         if self._outbox is not None:
             self._drop_outbox(self._outbox)
         session, self._session = self._session, None
