@@ -247,6 +247,7 @@ def build(
         if relay:
             extras = _with_relay(extras, services)
         upgrades = [classic.upgrade, api.upgrade] if relay else []
+        hub.displaced = site.displace
         site.route = first_of(*upgrades, *(extra.upgrade for extra in extras))
         for extra in extras:
             extra.attach(site)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from partyline.errors import Overloaded, StoreUnavailable
 from partyline.hub.delivery import Delivery, Lane, Parcel
-from partyline.interfaces import Connection, Found, Refused, Stored
+from partyline.interfaces import Connection, Found, Refused, Renewed, Stored
 from partyline.metrics import Counters
 from partyline.models import Draft, Message
 
@@ -30,7 +30,9 @@ class Table:
         self.delivery = Delivery(self.counters, self.found, small=2, slice_size=2, later=self.turns.append, **serving)
         self.offset = 0
 
-    def found(self, outcome: Found) -> Parcel:
+    def found(self, outcome: Any) -> Parcel:
+        if isinstance(outcome, Renewed):
+            return Thing(self, outcome.epoch)
         return Thing(self, outcome.draft.id, message=outcome.message)
 
     def stored(self, name: str) -> Stored:
@@ -232,3 +234,18 @@ def test_any_order_of_events_keeps_the_order_of_each_lane(steps: list[tuple[str,
         assert [name for name in table.served if name.startswith(str(which))] == names
         assert not lanes[which].parcels
     assert table.delivery.reached == table.offset
+
+
+def test_a_new_epoch_waits_for_nobody() -> None:
+    """When a new epoch is told, everything that was due before has been served: no position mixes the two."""
+    table = Table()
+    crowd = [Member() for _ in range(7)]
+    big = Thing(table, "big", members=crowd)
+    table.delivery.post(big)
+    table.delivery.post(Thing(table, "small"))
+    assert table.served == []
+    table.delivery.committed([Renewed("new", 3)])
+    assert table.served == ["big", "small", "new"]
+    assert all(len(member.inbox) == 1 for member in crowd)
+    table.rest()
+    assert table.served == ["big", "small", "new"]

@@ -193,6 +193,15 @@ class Live(Protocol):
         ...
 
 
+@runtime_checkable
+class Following(Protocol):
+    """An open connection that is sent things without asking for each."""
+
+    def close(self, code: int, reason: str) -> None:
+        """Begin to close; nothing else is sent from now on."""
+        ...
+
+
 @dataclass(slots=True)
 class Site:
     """One server's shared state. `connections` counts all, WebSocket or not; `live` holds them."""
@@ -253,6 +262,12 @@ class Site:
             self.counters.errors += 1
             _log.exception("an upgrade failed", path=upgrade.path)
             raise PartylineError("the server failed; its log says why, and the request may be tried again") from None
+
+    def displace(self) -> None:
+        """The log does not go on from where this node was: clients come back as after a restart, and resume from it."""
+        for connection in tuple(self.live):
+            if isinstance(connection, Following):
+                connection.close(1012, "the log goes on from another place")
 
     def head_beside(self, names: set[bytes]) -> bytes:
         """Headers of an answer that has some of these names already."""
