@@ -6,6 +6,7 @@ Every test is in one of two suites: `make test` runs those without the mark `che
 from __future__ import annotations
 
 import fcntl
+import gc
 import os
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -34,13 +35,21 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the folders of `make check`, and put those that run alone at the end, so that the others wait only once."""
+    """Mark what `make check` runs, and put those that run alone at the end, so that the others wait only once.
+
+    A test that runs alone is for `make check`: what it measures needs a quiet machine, and the quick tests need none."""
     for item in items:
         if " at 0x" in item.nodeid:
             raise pytest.UsageError(f"{item.nodeid}: workers need one name for it; give its parameters ids")
-        if item.nodeid.startswith(CHECKED):
+        if item.nodeid.startswith(CHECKED) or item.get_closest_marker("alone"):
             item.add_marker(pytest.mark.check)
     items.sort(key=lambda item: item.get_closest_marker("alone") is not None)
+
+
+def pytest_collection_finish() -> None:
+    """Thousands of tests are in memory until the end: no collection of garbage needs to look at them."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

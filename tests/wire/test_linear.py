@@ -21,7 +21,6 @@ from partyline import config, log, topics
 from partyline.chat import rooms, words
 from partyline.cli import shown
 from partyline.client import frames as client
-from partyline.errors import PartylineError
 from partyline.hub.rooms import Patterns
 from partyline.models import Position
 from partyline.relay.access import query_token
@@ -43,6 +42,7 @@ from partyline.wire.socketio.values import check_integers
 from partyline.wire.websocket import frames, handshake, masking
 from partyline.wire.websocket.connection import Connection, Limits
 from partyline.wire.websocket.deflate import Deflate, InflatedTooLarge, InflateError, Inflater, deflate
+from tests.linear import is_linear
 
 PACKAGE = Path(partyline.__file__).parent
 WIDE = Limits(1 << 30, 1 << 30, 1 << 30)
@@ -183,27 +183,19 @@ PIECES = [
 ]
 
 
-def cost(read: Callable[[bytes], object], value: bytes, enough: float = 0.0) -> float:
-    """The CPU seconds that reading takes, as the least of a few runs."""
-    least = float("inf")
-    for _ in range(4):
-        began = time.thread_time()
-        with contextlib.suppress(PartylineError, msgspec.MsgspecError, words.Refused, ValueError, RecursionError):
-            read(value)
-        least = min(least, time.thread_time() - began)
-        if least < enough:
-            break
-    return least
+# `make test` measures one reader of each kind: a parser of texts, one of bytes, a decoder, a check of one value.
+QUICK = ("json.check_depth", "engineio.payloads.read", "socketio.JsonReader.receive", "topics.check_subscription")
 
 
-@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize(
+    "name",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.alone) for name in READERS],
+)
 def test_46_what_is_read_costs_what_it_weighs(name: str) -> None:
     """hostile 46: a text eight times as long costs at most a little more than eight times as much, whatever it is made
     of."""
     for piece in PIECES:
-        short, long = (piece * (size // len(piece)) for size in (8_000, 64_000))
-        bound = 24 * max(cost(READERS[name], short), 100e-6)
-        assert cost(READERS[name], long, bound) < bound, piece
+        assert is_linear(READERS[name], piece, 64_000, 128_000, 256_000), piece
 
 
 # Functions that only write our own data, read files of whoever runs the server, or look at a bounded number of
@@ -250,6 +242,7 @@ def test_every_reader_has_a_row(module: str) -> None:
     assert readers_in(PACKAGE / module) <= rows | ours
 
 
+@pytest.mark.alone
 def test_48_a_match_does_not_depend_on_what_others_subscribed() -> None:
     """hostile 48: matching a topic of few tokens costs the same beside ten thousand patterns of others."""
     topic = "orders.eu.1"
