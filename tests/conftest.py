@@ -37,7 +37,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what `make check` runs, and put those that run alone at the end, so that the others wait only once.
 
-    A test that runs alone is for `make check`: what it measures needs a quiet machine, and the quick tests need none."""
+    A test that runs alone is for `make check`: it needs a quiet machine, and a quick test must not."""
     for item in items:
         if " at 0x" in item.nodeid:
             raise pytest.UsageError(f"{item.nodeid}: workers need one name for it; give its parameters ids")

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from partyline import log
+from tests.tools import one_in
 
 # Put together here, so that no line of source that a stack trace quotes holds them.
 ID = "0123456789abcdef" * 2
@@ -289,13 +290,16 @@ def test_an_exception_is_seen_without_any_set_up() -> None:
 
 @pytest.mark.parametrize(
     ("configured", "times"),
-    [
-        ("logging.basicConfig()", 1),
-        ("logging.getLogger('partyline').addHandler(logging.StreamHandler())", 1),
-        ("logging.getLogger('partyline').propagate = False", 0),
-        ("logging.getLogger('partyline').setLevel(logging.CRITICAL)", 0),
-        ("import sys; sys.stderr = None", 0),
-    ],
+    one_in(
+        5,
+        [
+            ("logging.basicConfig()", 1),
+            ("logging.getLogger('partyline').addHandler(logging.StreamHandler())", 1),
+            ("logging.getLogger('partyline').propagate = False", 0),
+            ("logging.getLogger('partyline').setLevel(logging.CRITICAL)", 0),
+            ("import sys; sys.stderr = None", 0),
+        ],
+    ),
 )
 def test_a_programs_own_logging_decides(configured: str, times: int) -> None:
     """If the program has configured its logging, exceptions are logged only there."""
@@ -439,6 +443,7 @@ def drained(reading: int, until: Callable[[dict[str, Any]], bool]) -> list[dict[
                 return events
 
 
+@pytest.mark.check
 def test_a_log_that_nobody_reads_holds_nobody(pipe: int) -> None:
     """While the pipe is full, logging returns at once and keeps a bounded amount; read again, what was kept comes in
     its order, then how many were dropped, then what is new (hostile 57)."""
@@ -509,6 +514,7 @@ def test_nothing_is_lost_at_the_end() -> None:
     assert [number for number in numbers if number < 3_001] == list(range(3_001))
 
 
+@pytest.mark.check
 def test_a_log_that_nobody_reads_keeps_no_process() -> None:
     """A process whose logs nobody reads, or whose reader is gone, ends with its own exit code (hostile 57)."""
     for close in (False, True):

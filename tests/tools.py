@@ -14,7 +14,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,20 @@ def missing(what: str, how: str) -> None:
     if os.environ.get("PARTYLINE_REQUIRE") == "all":
         pytest.fail(text)
     pytest.skip(text)
+
+
+def one_in(step: int, cases: Iterable[Any]) -> list[Any]:
+    """Parameters for a test with many cases that are alike: `make test` runs the first of so many each, `make check`
+    runs the others."""
+    found = []
+    for number, case in enumerate(cases):
+        if number % step == 0:
+            found.append(case)
+        elif isinstance(case, type(pytest.param())):
+            found.append(case._replace(marks=[*case.marks, pytest.mark.check]))
+        else:
+            found.append(pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=pytest.mark.check))
+    return found
 
 
 def program(name: str) -> str:

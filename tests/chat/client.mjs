@@ -231,8 +231,8 @@ test("close codes say whether to come back", async (t) => {
 
 test("an Engine.IO close and garbage are lost connections, not errors", async (t) => {
   for (const garbage of ["1", "0{", "0null", "40null", "42{}", "42nope", "43"]) {
-    const url = await host(t, (guest) => (guest.send(OPEN(1000, 1000)), guest.send(garbage)));
-    const socket = open(t, "/", { url, base: 5000, timeout: 300 });
+    const url = await host(t, (guest) => (guest.send(OPEN(25_000, 20_000)), guest.send(garbage)));
+    const socket = open(t, "/", { url, base: 5000 });
     if (garbage === "43") await new Promise((resolve) => setTimeout(resolve, 50));
     else {
       const { reason } = await turned(socket, "waiting");

@@ -318,6 +318,7 @@ def test_a_room_can_be_named_like_a_socket() -> None:
     asyncio.run(main())
 
 
+@pytest.mark.check
 def test_the_setting_turns_it_off(tmp_path: Path) -> None:
     """With `chat = false` neither the page nor its namespaces are there."""
 

@@ -113,6 +113,7 @@ def test_no_such_option() -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.check
 def test_second_server_on_one_database(tmp_path: Path) -> None:
     """A second server on the same database file refuses to start."""
     db = str(tmp_path / "partyline.db")
@@ -226,6 +227,7 @@ def test_publish_without_a_server() -> None:
     assert "cannot be reached" in done.stderr
 
 
+@pytest.mark.check
 def test_a_key_that_can_be_guessed() -> None:
     """`serve` with a plain key of fewer than 16 characters starts, and warns about the key without showing it."""
     for key, warned in (("secret", True), ("s" * 16, False), ("sha256:" + "0" * 64, False)):

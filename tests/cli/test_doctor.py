@@ -70,6 +70,7 @@ def test_a_problem_is_exit_code_1(tmp_path: Path) -> None:
     assert found["structure"]["verdict"] == "ok"
 
 
+@pytest.mark.check
 def test_beside_a_running_server(tmp_path: Path) -> None:
     """doctor finds a running server by its lock and on its port, and disturbs nothing."""
 

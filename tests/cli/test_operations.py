@@ -86,6 +86,7 @@ def test_backup_and_restore(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.check
 def test_killed_restores(tmp_path: Path) -> None:
     """A restore that is killed (kill -9) at any moment leaves a database that a server starts with: the old or the
     new."""
@@ -114,6 +115,7 @@ def test_killed_restores(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.check
 def test_serve_with_a_new_epoch(tmp_path: Path) -> None:
     """`serve --new-epoch` keeps messages and offsets, and accepts no earlier position."""
 
@@ -167,6 +169,7 @@ async def _starting(db: Path, port: int, *arguments: str) -> asyncio.subprocess.
     )
 
 
+@pytest.mark.check
 def test_a_server_that_drains_is_waited_for(tmp_path: Path) -> None:
     """A server started while its predecessor drains says that it waits, listens nowhere meanwhile, and then takes over
     its log, its position and its port (hostile 7, 42)."""
@@ -205,6 +208,7 @@ def test_a_server_that_drains_is_waited_for(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.check
 def test_a_planned_handover(tmp_path: Path) -> None:
     """With --handover the new server may be started first: it waits until the old one is stopped (hostile 7)."""
 
@@ -226,6 +230,7 @@ def test_a_planned_handover(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.check
 def test_a_handover_that_nobody_makes(tmp_path: Path) -> None:
     """A server that does not finish in time is named in one line with the way out, and goes on (hostile 7)."""
     code = """
@@ -257,6 +262,7 @@ main()
     asyncio.run(main())
 
 
+@pytest.mark.check
 def test_a_stale_lock_file_means_nothing(tmp_path: Path) -> None:
     """What a killed server left in the lock file keeps nobody waiting (hostile 1)."""
 
@@ -272,7 +278,7 @@ def test_a_stale_lock_file_means_nothing(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("memory", [False, True])
+@pytest.mark.parametrize("memory", [pytest.param(False, marks=pytest.mark.check), True])
 def test_retention_by_settings(tmp_path: Path, memory: bool) -> None:
     """Rules of the settings file apply to their topics, pruned messages are counted, whoever resumes before them is
     told, and a topic beyond max_rooms gets 507 (rows max_messages, max_rooms)."""
@@ -304,13 +310,7 @@ def test_retention_by_settings(tmp_path: Path, memory: bool) -> None:
 
 def test_a_rule_that_is_no_pattern(tmp_path: Path) -> None:
     """A rule whose topic is neither a topic nor a pattern stops the start with one line."""
-    done = subprocess.run(
-        command("serve", "--db", ":memory:", "--set", "retention=[{topic='a.>.b', max_messages=1}]"),
-        capture_output=True,
-        text=True,
-        env=environment(),
-        timeout=LONG,
-    )
+    done = commands.run("serve", "--db", ":memory:", "--set", "retention=[{topic='a.>.b', max_messages=1}]")
     assert done.returncode == 2
     assert "retention 'a.>.b' is not a pattern" in done.stderr
 

@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from partyline.chat import extras
 from tests.calls import call
-from tests.process import command, environment, serving
+from tests.process import command, environment
+from tests.server.servers import partyline_server
+
+from . import commands
 
 FULL = Path("/dev/full")
 
 
-async def run(
-    *arguments: str | bytes, text: bytes = b"", stdout: str | Path | None = None, env: dict[str, str] | None = None
+async def run(*arguments: str | bytes, **more: Any) -> tuple[int, str, str]:
+    """Exit code, output and errors of a command within this process, beside the test's own server."""
+    done = await asyncio.to_thread(commands.run, *map(os.fsdecode, arguments), **more)
+    return done.returncode, done.stdout, done.stderr
+
+
+async def start(
+    *arguments: str | bytes, text: bytes = b"", stdout: Path | None = None, env: dict[str, str] | None = None
 ) -> tuple[int, str, str]:
-    """Exit code, output and errors; `stdout` is a file for the output."""
+    """The same of a process of its own, with a file for its output."""
 
     def main() -> subprocess.CompletedProcess[bytes]:
         with open(stdout or "/dev/null", "wb") as file:
@@ -35,62 +47,95 @@ async def run(
     return done.returncode, (done.stdout or b"").decode(), done.stderr.decode()
 
 
+NO_TEXT: list[tuple[tuple[str | bytes, ...], bytes, str]] = [
+    (("publish", "cats", b"\xff"), b"", "the argument after cats is not UTF-8"),
+    (("publish", "cats", "x", "--user", b"\xff"), b"", "the argument after --user is not UTF-8"),
+    (("publish", "cats"), b"\xff\xfe", "standard input is not UTF-8"),
+    (("publish", "cats"), b"", "standard input is empty: give the message as an argument"),
+    (("publish", "cats", "-"), b"", "standard input is empty: give the message as an argument"),
+]
+
+
 def test_what_is_no_text_is_not_published() -> None:
     """Arguments and standard input that are not UTF-8, JSON that no server could read, and an empty standard input each
     give one line and exit code 2, and nothing is published; an empty argument is a message."""
 
     async def main() -> None:
-        async with serving() as server:
-            to = ("--url", server.url)
-            for arguments, text, words in (
-                (("publish", "cats", b"\xff", *to), b"", "the argument after cats is not UTF-8"),
-                (("publish", "cats", "x", *to, "--user", b"\xff"), b"", "the argument after --user is not UTF-8"),
-                (("publish", "cats", *to), b"\xff\xfe", "standard input is not UTF-8"),
-                (("publish", "cats", *to), b"", "standard input is empty: give the message as an argument"),
-                (("publish", "cats", "-", *to), b"", "standard input is empty: give the message as an argument"),
-            ):
-                code, out, err = await run(*arguments, text=text, env={"LC_ALL": "C"})
+        async with partyline_server() as (_, url):
+            to = ("--url", url)
+            for arguments, text, words in NO_TEXT:
+                code, out, err = await run(*arguments, *to, stdin=text)
                 assert (code, out, err.count("\n")) == (2, "", 1), err
                 assert err.startswith(f"partyline: {words}")
             for nothing in ("NaN", '"\\ud800"', "[" * 50_000):
                 code, out, err = await run("publish", "cats", nothing, "--data", *to)
                 assert (code, out) == (2, "")
                 assert "it is not JSON" in err
-            _, page = await call(f"{server.url}/v1/topics/cats/messages")
+            _, page = await call(f"{url}/v1/topics/cats/messages")
             assert page["messages"] == []
             assert (await run("publish", "cats", "", *to))[0] == 0
-            _, page = await call(f"{server.url}/v1/topics/cats/messages")
+            _, page = await call(f"{url}/v1/topics/cats/messages")
             assert [message["data"] for message in page["messages"]] == [""]
 
     asyncio.run(main())
 
 
+@pytest.mark.check
+def test_what_is_no_text_is_not_published_by_a_process() -> None:
+    """The same where Python decodes the arguments of a process, in the C locale."""
+
+    async def main() -> None:
+        async with partyline_server() as (_, url):
+            for arguments, text, words in NO_TEXT:
+                code, out, err = await start(*arguments, "--url", url, text=text, env={"LC_ALL": "C"})
+                assert (code, out, err.count("\n")) == (2, "", 1), err
+                assert err.startswith(f"partyline: {words}")
+            _, page = await call(f"{url}/v1/topics/cats/messages")
+            assert page["messages"] == []
+
+    asyncio.run(main())
+
+
+OUTPUTS: list[tuple[tuple[str, ...], bytes, str]] = [
+    (("publish", "cats", "x", "--url", "URL"), b"", "published to cats at "),
+    (("publish", "cats", "x", "--json", "--url", "URL"), b"", "published to cats at "),
+    (("publish", "cats", "--lines", "--url", "URL"), b"1\n2\n", "published 2 messages to cats"),
+    (("tail", "cats", "--from", "earliest", "--url", "URL"), b"", ""),
+    (("tail", "cats", "--from", "earliest", "--json", "--url", "URL"), b"", ""),
+    (("chat", "URL"), b"", ""),
+    (("config",), b"", ""),
+    (("version",), b"", ""),
+]
+
+
 @pytest.mark.skipif(not FULL.exists(), reason="there is no /dev/full here")
-def test_standard_output_is_full() -> None:
+@pytest.mark.parametrize("process", [False, pytest.param(True, marks=pytest.mark.check)])
+def test_standard_output_is_full(process: bool) -> None:
     """If the output cannot be written, one line says so and what was done all the same; the exit code is 1."""
 
     async def main() -> None:
-        async with serving() as server:
-            to = ("--url", server.url)
-            for arguments, text, words in (
-                (("publish", "cats", "x", *to), b"", "published to cats at "),
-                (("publish", "cats", "x", "--json", *to), b"", "published to cats at "),
-                (("publish", "cats", "--lines", *to), b"1\n2\n", "published 2 messages to cats"),
-                (("tail", "cats", "--from", "earliest", *to), b"", ""),
-                (("tail", "cats", "--from", "earliest", "--json", *to), b"", ""),
-                (("chat", server.url), b"", ""),
-                (("config",), b"", ""),
-                (("version",), b"", ""),
-                (("serve", "--port", "0", "--db", ":memory:"), b"", ""),
-            ):
-                code, _, err = await run(*arguments, text=text, stdout=FULL)
+        async with partyline_server(extras=extras()) as (_, url):
+            for arguments, text, words in OUTPUTS:
+                given = [one.replace("URL", url) for one in arguments]
+                if process:
+                    code, _, err = await start(*given, text=text, stdout=FULL)
+                else:
+                    code, _, err = await run(*given, stdin=text, stdout=FULL)
                 assert (code, err.count("\n")) == (1, 1), err
                 assert err.startswith(f"partyline: {words}")
                 assert err.endswith("standard output cannot be written: No space left on device\n")
-            _, page = await call(f"{server.url}/v1/topics/cats/messages")
+            _, page = await call(f"{url}/v1/topics/cats/messages")
             assert [message["data"] for message in page["messages"]] == ["x", "x", "1", "2"]
 
     asyncio.run(main())
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="there is no /dev/full here")
+@pytest.mark.check
+def test_standard_output_of_a_server_is_full() -> None:
+    """A server that cannot say where it listens does not start."""
+    code, _, err = asyncio.run(start("serve", "--port", "0", "--db", ":memory:", stdout=FULL))
+    assert (code, err) == (1, "partyline: standard output cannot be written: No space left on device\n")
 
 
 def test_a_closed_standard_input_is_empty() -> None:
@@ -105,8 +150,8 @@ def test_blanks_of_a_message_are_printed() -> None:
     """`tail` prints a message unchanged, with its trailing blanks."""
 
     async def main() -> None:
-        async with serving() as server:
-            to = ("--url", server.url)
+        async with partyline_server() as (_, url):
+            to = ("--url", url)
             assert (await run("publish", "cats", "x  ", *to))[0] == 0
             code, out, _ = await run("tail", "cats", "--from", "earliest", "--count", "1", *to)
             assert code == 0
@@ -115,16 +160,21 @@ def test_blanks_of_a_message_are_printed() -> None:
     asyncio.run(main())
 
 
-def test_what_a_terminal_cannot_show_is_written_out(tmp_path: Path) -> None:
+@pytest.mark.parametrize("process", [False, pytest.param(True, marks=pytest.mark.check)])
+def test_what_a_terminal_cannot_show_is_written_out(tmp_path: Path, process: bool) -> None:
     """Characters that the output's encoding lacks are written as escapes."""
 
     async def main() -> None:
-        async with serving() as server:
-            to = ("--url", server.url)
+        async with partyline_server() as (_, url):
+            to = ("--url", url)
             assert (await run("publish", "cats", "ü 🐈", *to))[0] == 0
-            latin = {"PYTHONIOENCODING": "latin-1", "PYTHONUTF8": "0"}
             file = tmp_path / "out"
-            code, _, err = await run("tail", "cats", "--from", "earliest", "--count", "1", *to, stdout=file, env=latin)
+            tail = ("tail", "cats", "--from", "earliest", "--count", "1", *to)
+            if process:
+                latin = {"PYTHONIOENCODING": "latin-1", "PYTHONUTF8": "0"}
+                code, _, err = await start(*tail, stdout=file, env=latin)
+            else:
+                code, _, err = await run(*tail, stdout=file, encoding="latin-1")
             assert (code, err) == (0, "")
             assert file.read_text("latin-1").endswith(" cats ü \\U0001f408\n")
 

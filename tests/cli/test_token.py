@@ -46,6 +46,7 @@ def made(done: subprocess.CompletedProcess[str]) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.check
 def test_the_server_takes_it(config: Path) -> None:
     """A token made with the settings of a server is one that it takes, with the rights that were asked for."""
     token = made(run("token", "--config", str(config), "--sub", "alice", "--topics", "chat.*"))

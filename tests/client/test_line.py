@@ -116,6 +116,7 @@ def test_where_a_subscription_begins() -> None:
     asyncio.run(main())
 
 
+@pytest.mark.check
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_a_server_that_is_killed_and_comes_back(tmp_path: Path, how: signal.Signals) -> None:
     """When a server is killed or stopped, nothing is lost or delivered twice; publishes in flight are stored once."""
@@ -346,6 +347,7 @@ def test_no_server() -> None:
     asyncio.run(main())
 
 
+@pytest.mark.check
 def test_a_server_that_is_late(tmp_path: Path) -> None:
     """A client that starts before its server waits for it."""
 

@@ -190,6 +190,7 @@ def test_messagepack(way: tuple[str, ...]) -> None:
         asyncio.run(main(server.url))
 
 
+@pytest.mark.check
 def test_a_killed_server(way: tuple[str, ...], tmp_path: Path) -> None:
     """When a server is killed and restarted, the client comes back as the same socket and gets what it missed, once."""
     db = tmp_path / "partyline.db"

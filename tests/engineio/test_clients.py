@@ -44,9 +44,9 @@ def test_an_echo(package: str, way: str) -> None:
     node, folder = tools.program("node"), tools.node_packages("engineio", PACKAGES)
     transports, options = WAYS[way]
     version_3 = package.endswith("-3")
-    echo = Echo(version_3=version_3)
+    echo = Echo(version_3=version_3, ping_timeout=20.0)
     asked: dict[str, Any] = {"path": "/engine.io/", "transports": transports, "options": options}
-    asked |= {"messages": 200, "burst": 7, "pause": 2, "linger": 900}
+    asked |= {"messages": 200, "burst": 7, "pause": 2, "beats": 3}
 
     async def main() -> dict[str, Any]:
         async with served(echo) as (partyline, url):

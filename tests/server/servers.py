@@ -41,7 +41,7 @@ async def nothing_is_held(partyline: Partyline) -> None:
     await eventually(
         lambda: not (site.connections or site.live or site._by_address or shell.served.tasks),
         "the server lets go of its connections",
-        within=12.0,  # a connection that is only kept alive would last longer
+        within=4.0,  # one that waits for the end of a close, or is kept alive, would last longer
     )
     waiting = sum(1 for entry in partyline.registry._by_hash.values() if entry.timer_slot)
     assert len(site.timers) == waiting, "a deadline outlives its connection"

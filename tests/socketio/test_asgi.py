@@ -17,6 +17,7 @@ from tests.engineio.clients import Polling, upgraded
 from tests.server.asgi_servers import running_under
 from tests.server.peers import connected
 from tests.socketio import clients, test_broadcast, test_connection, test_handlers, test_socket
+from tests.tools import one_in
 
 Case = Callable[[], None]
 
@@ -38,7 +39,7 @@ def cases(*modules: ModuleType) -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("name", ["uvicorn websockets-sansio", "hypercorn"])
-@pytest.mark.parametrize("case", [*cases(test_connection, test_socket, test_broadcast, test_handlers)])
+@pytest.mark.parametrize("case", one_in(6, cases(test_connection, test_socket, test_broadcast, test_handlers)))
 def test_it_holds_under_another_server(case: Case, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The case holds when another server has the sockets."""
 

@@ -829,6 +829,7 @@ def rows(db: Path) -> str:
         return str(connection.execute("SELECT rooms, data FROM sessions").fetchall())
 
 
+@pytest.mark.check
 @looped
 async def test_kill(tmp_path: Path) -> None:
     """A server killed with -9 has kept what it sent: its clients come back to the next one with the same id, rooms and

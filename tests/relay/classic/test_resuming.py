@@ -446,6 +446,7 @@ async def read(socket: Any, count: int) -> list[Event]:
         return [await socket.recv() for _ in range(count)]
 
 
+@pytest.mark.check
 def test_a_plain_library_across_a_killed_server(tmp_path: Path) -> None:
     """A client of the websockets library, which knows nothing of us, misses nothing across `kill -9`: its pongs
     confirm, and its URL stays valid."""

@@ -711,16 +711,17 @@ def test_too_slow_to_identify() -> None:
 
     async def main() -> None:
         keys = (api_key("k1"),)
-        async with running(settings(api_keys=keys, first_command_timeout=0.2)) as (_, url):
+        async with running(settings(api_keys=keys, first_command_timeout=1.0)) as (_, url):
             loop = asyncio.get_running_loop()
-            began = loop.time()
-            async with line(url) as silent, line(url) as busy, line(url) as quick:
+            async with line(url) as quick:
                 await quick.ask("auth", token="k1")
-                for _ in range(100):  # well below what a stranger may send
-                    await busy.ask("ping")
-                for client in (silent, busy):
-                    assert await client.ended() == (4408, "too slow to identify")
-                assert 0.2 <= loop.time() - began < 1.0
+                began = loop.time()
+                async with line(url) as silent, line(url) as busy:
+                    for _ in range(10):  # well below what a stranger may send
+                        await busy.ask("ping")
+                    for client in (silent, busy):
+                        assert await client.ended() == (4408, "too slow to identify")
+                    assert 1.0 <= loop.time() - began < 4.0
                 assert await quick.ask("ping") == {"type": "reply"}
 
     run(main())

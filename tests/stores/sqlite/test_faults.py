@@ -399,6 +399,7 @@ def test_a_flipped_bit_of_an_index_or_the_schema_is_found_at_start(path: Path) -
             Database(str(path), Counters())
 
 
+@pytest.mark.check
 def test_any_flipped_byte_is_never_served(path: Path, tmp_path: Path) -> None:
     """Whatever byte of the file changes, the log is refused at start, fails to read, or serves only what was
     written."""

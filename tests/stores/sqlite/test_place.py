@@ -21,6 +21,7 @@ from partyline.metrics import Counters
 from partyline.stores.sqlite import lock, place
 from partyline.stores.sqlite.copying import restore
 from partyline.stores.sqlite.database import Database
+from tests.tools import one_in
 
 from .conftest import Open
 from .logs import LONG, LOOK_AFTER, Disk, Log, opened, rows
@@ -274,7 +275,7 @@ except ConfigError as error:
 
 @pytest.mark.parametrize(
     "name",
-    [by_hard_link, by_symlink, without_its_lock_file, by_bind_mount, by_mounted_folder],
+    one_in(5, [by_hard_link, by_symlink, without_its_lock_file, by_bind_mount, by_mounted_folder]),
     ids=lambda f: f.__name__,
 )
 def test_one_file_has_one_server(path: Path, opened: Open, name: Callable[[Path], Path]) -> None:
@@ -333,7 +334,7 @@ def _forked(then: Callable[[], object]) -> int:
     return child
 
 
-@pytest.mark.parametrize("kind", ["fork", "exec"])
+@pytest.mark.parametrize("kind", one_in(2, ["fork", "exec"]))
 def test_children_do_not_keep_the_lock(path: Path, kind: str) -> None:
     """A child that was forked or started by a server and outlives it does not keep the next server out, however the
     first one ended (hostile 54)."""

@@ -49,6 +49,7 @@ def test_polling_bodies(protocol: int, name: str) -> None:
         assert payloads.write(written, protocol, base64=row.get("base64", False)) == (body, kind)
 
 
+@pytest.mark.check
 def test_the_npm_parsers_read_ours() -> None:
     """The npm parsers read the same packets from bodies that we write."""
     written: list[list[Packet]] = [
