@@ -374,7 +374,7 @@ async def test_hostile_49_what_is_held_before_connect_is_bounded(kind: str) -> N
                 io.emit("x", "x" * 1_000)
             else:
                 socket._send_event("x", ("x" * 1_000,))
-            assert socket._held is None or socket._held.size <= io.outbox_bytes + 2_000
+            assert socket._held is None or socket._held.size <= io._outbox_bytes + 2_000
         await eventually(lambda: not io.connections, "it is closed")
         assert io.counters.limits["outbox_bytes"] == 1
         go.set()

@@ -246,7 +246,7 @@ class Connection:
     def _is_too_much(self, size: int) -> bool:
         """Whether a CONNECT brings more than one may, or all that are held here would be more than they may."""
         most: int = self._io.max_auth_bytes
-        held = [socket.handshake.size for socket in (*self._sockets.values(), *(self._entering or {}).values())]
+        held = [socket.handshake._size for socket in (*self._sockets.values(), *(self._entering or {}).values())]
         return size > most or size + sum(held) > _AUTHS * most
 
     async def _enter(self, packet: Connect, size: int) -> None:
@@ -259,7 +259,7 @@ class Connection:
                 self._refuse(name, "Invalid namespace")
                 return
             namespace._entering += 1
-            handshake = self._handshake.of(packet.auth, size)
+            handshake = self._handshake._of(packet.auth, size)
             recovery = self._io._recovery if namespace._event_log is not None and self.protocol == 5 else None
             restored = None
             if recovery is not None and "pid" in handshake.auth:

@@ -14,7 +14,7 @@ class Handshake:
     The request is kept packed: most applications never look at it, and there is one for each connection.
     """
 
-    __slots__ = ("_headers", "_query", "address", "auth", "secure", "size", "time")
+    __slots__ = ("_headers", "_query", "_size", "address", "auth", "secure", "time")
 
     def __init__(self, request: Request, time: float) -> None:
         self._query = request.query
@@ -23,15 +23,15 @@ class Handshake:
         self.secure = request.peer.scheme in ("https", "wss")
         self.time = time
         self.auth: dict[str, Any] = {}
-        self.size = 0  # of the CONNECT, in bytes or characters
+        self._size = 0  # of the CONNECT, in bytes or characters
 
-    def of(self, auth: dict[str, Any] | None, size: int = 0) -> Handshake:
+    def _of(self, auth: dict[str, Any] | None, size: int = 0) -> Handshake:
         """The same with what one CONNECT brought."""
         new = Handshake.__new__(Handshake)
         new._query, new._headers = self._query, self._headers
         new.address, new.secure, new.time = self.address, self.secure, self.time
         new.auth = {} if auth is None else auth
-        new.size = size
+        new._size = size
         return new
 
     @property

@@ -146,7 +146,7 @@ class Server(Protocol):
     counters: Counters
     _home: Home
     _realm: str
-    outbox_bytes: int
+    _outbox_bytes: int
     rooms_per_connection: int
     disconnect_grace: float
     nodes_timeout: float

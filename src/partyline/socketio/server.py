@@ -70,6 +70,7 @@ class SocketIO(Namespace):
         "_home",
         "_namespaces",
         "_nodes",
+        "_outbox_bytes",
         "_realm",
         "_recovery",
         "_tasks",
@@ -84,7 +85,6 @@ class SocketIO(Namespace):
         "max_pending_events",
         "namespaces_per_connection",
         "nodes_timeout",
-        "outbox_bytes",
         "parser",
         "recovery_window",
         "rooms_per_connection",
@@ -117,7 +117,7 @@ class SocketIO(Namespace):
         self.max_pending_events: int
         self.max_pending_bytes: int
         self.rooms_per_connection: int
-        self.outbox_bytes = 1024 * 1024  # the server's, once there is one
+        self._outbox_bytes = 1024 * 1024  # the server's, once there is one
         self.namespaces_per_connection = option(
             "namespaces_per_connection", namespaces_per_connection, like="rooms_per_connection"
         )
@@ -266,7 +266,7 @@ class SocketIO(Namespace):
         self.engine.attach(site)
         self._home = site.home
         self.counters = site.counters
-        self.outbox_bytes = site.limits.outbox_bytes
+        self._outbox_bytes = site.limits.outbox_bytes
         self._delivery = site.hub.delivery if site.hub is not None else Delivery(self.counters, lambda found: Parcel())
         limits = site.settings_of(SessionLimits)
         for name, value in self._given.items():

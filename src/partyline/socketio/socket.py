@@ -67,7 +67,7 @@ class Socket(Handling, Besides):
         self.rooms = ()
         self.dialect = connection.dialect(namespace)
         self._connection = connection
-        self._held: Held | None = Held(namespace.io.outbox_bytes)  # until its CONNECT is answered
+        self._held: Held | None = Held(namespace.io._outbox_bytes)  # until its CONNECT is answered
         self._acks: dict[int, Answered] | None = None
 
     def __repr__(self) -> str:
