@@ -17,14 +17,14 @@ from partyline.relay.services import Services
 from partyline.relay.v1.session import V1Session
 from partyline.server.websocket import CUT_OFF
 from partyline.socketio.acks import Acknowledge
-from partyline.socketio.handlers import Handlers
+from partyline.socketio.handlers import Handler, Handlers
 from partyline.socketio.journal import EventDialect
 from partyline.socketio.server import SocketIO
 from partyline.socketio.socket import Socket
 from partyline.trust.keys import Principal
 from partyline.wire import relay as wire
 from partyline.wire.json import decode, to_json
-from partyline.wire.socketio.packets import Parser
+from partyline.wire.socketio.packets import Parser, whole
 from partyline.wire.websocket.frames import Frames
 
 NAMESPACE: Final = "/relay"
@@ -68,7 +68,7 @@ def serve_relay(io: SocketIO, services: Services) -> None:
             if session is not None:
                 session.ask(command, fields, acknowledge)
 
-        relay.on(command, handle)
+        relay._handlers.add(command, Handler(handle, reads=whole(COMMANDS[command])))
 
     for command in COMMANDS:
         add(command)
@@ -114,10 +114,10 @@ class _RelaySocket(V1Session):
         self.rooms: tuple[str, ...] | set[str] = ()
         self._socket = socket
 
-    def ask(self, name: str, fields: msgspec.Raw, acknowledge: Acknowledge) -> None:
-        """Do a command of the client's."""
+    def ask(self, name: str, fields: msgspec.Raw | wire.Command, acknowledge: Acknowledge) -> None:
+        """Do a command of the client's; JSON that could not be read as one is refused with the reason."""
         try:
-            command = decode(bytes(fields), COMMANDS[name])
+            command = decode(bytes(fields), COMMANDS[name]) if isinstance(fields, msgspec.Raw) else fields
         except PartylineError as error:
             self.refuse(acknowledge, error)
         else:

@@ -18,7 +18,7 @@ from partyline.socketio.socket import Socket
 from partyline.socketio.states import SocketState, Step
 from partyline.wire.engineio.handshake import POLLING
 from partyline.wire.socketio.namespaces import Namespaces
-from partyline.wire.socketio.packets import Ack, Connect, Disconnect, Event, Parser
+from partyline.wire.socketio.packets import Ack, Connect, Disconnect, Event, Parser, Whole
 
 if TYPE_CHECKING:
     from partyline.engineio.engine import EngineIO
@@ -133,7 +133,7 @@ class Connection:
 
     def message(self, data: str | bytes) -> None:
         try:
-            packet = self._reader.receive(data)
+            packet = self._reader.receive(data, self._wanted)
         except (InvalidPacket, PayloadTooLarge) as error:
             self._broken(error)
             return
@@ -164,6 +164,15 @@ class Connection:
             socket = self._sockets.pop(packet.namespace, None)
             if socket is not None:
                 socket._gone("client namespace disconnect")
+
+    def _wanted(self, namespace: str, name: str) -> Whole | None:
+        """What reads an event at once: where one handler hears it, and nobody else does."""
+        socket = self._sockets.get(namespace)
+        if socket is None or socket._listeners is not None or socket._incoming:
+            return None
+        handlers = socket.namespace._handlers
+        found = handlers.events.get(name)
+        return found[0].whole if found is not None and len(found) == 1 and not handlers.any else None
 
     def _acknowledged(self, socket: Socket, packet: Ack) -> None:
         try:

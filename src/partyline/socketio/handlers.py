@@ -18,7 +18,7 @@ import msgspec
 from partyline.errors import ConfigError, InvalidPacket, InvalidValue
 from partyline.socketio.acks import Acknowledge
 from partyline.wire.socketio.attachments import take_out
-from partyline.wire.socketio.packets import RESERVED, Event
+from partyline.wire.socketio.packets import RESERVED, Event, Whole, whole
 
 Function = Callable[..., Any]
 AnyFunction = TypeVar("AnyFunction", bound=Function)
@@ -47,10 +47,14 @@ class Handler:
         "coroutine",
         "function",
         "inline",
+        "whole",
         "wrapped",
     )
 
-    def __init__(self, function: Function, *, leading: int = 1, concurrent: bool = False) -> None:
+    def __init__(
+        self, function: Function, *, leading: int = 1, concurrent: bool = False, reads: Whole | None = None
+    ) -> None:
+        """`reads` reads an event for it where that is not what its annotations say."""
         self.function = function
         self.wrapped: Function | None = None  # what the application gave, where `function` is ours
         self.concurrent = concurrent
@@ -59,10 +63,15 @@ class Handler:
         parameters, self._rest, self._least, self.acknowledges = _parameters(function, leading)
         self._parameters = parameters
         self._most = len(parameters)
+        if reads is None and self._rest is None and self._least == self._most:
+            reads = _whole(parameters)
+        self.whole = reads
         self._plain = all(parameter is None for parameter in parameters) and not isinstance(self._rest, _Type)
 
     def bind(self, event: Event) -> Sequence[Any]:
         """The client's arguments for a call. Raises InvalidValue if they do not fit, with the one that does not."""
+        if event.wanted is not None and event.wanted is self.whole:
+            return event.values[1:]
         raws = event.raws
         if raws is not None and not self._plain:
             given: Sequence[Any] = raws
@@ -127,10 +136,11 @@ class Handler:
 class _Type:
     """What one parameter takes."""
 
-    __slots__ = ("convert", "decode", "name")
+    __slots__ = ("annotation", "convert", "decode", "name")
 
     def __init__(self, name: str, annotation: Any) -> None:
         self.name = name
+        self.annotation: Any = None  # as msgspec reads it from JSON; None where it does not
         self.decode: Callable[[msgspec.Raw], Any]
         self.convert: Callable[[Any], Any]
         if _of_pydantic(annotation):
@@ -141,13 +151,14 @@ class _Type:
             self.convert = adapter.validate_python
             return
         if annotation is msgspec.Raw:  # an argument as JSON, however it came
-            self.convert, self.decode = _as_json, lambda raw: raw
+            self.convert, self.decode, self.annotation = _as_json, lambda raw: raw, annotation
             return
         self.convert = lambda value: msgspec.convert(value, annotation, builtin_types=_BINARY)
         if annotation in _BINARY:  # from JSON it would take base64
             self.decode = lambda raw: self.convert(_read_json(raw))
         else:
             self.decode = msgspec.json.Decoder(annotation).decode
+            self.annotation = annotation
 
 
 _read_json = msgspec.json.Decoder().decode
@@ -208,6 +219,12 @@ def _parameters(function: Function, leading: int) -> tuple[list[_Type | None], _
     if skip:
         raise ConfigError(f"{where} takes too few arguments: the socket comes first")
     return kinds, rest, least, acknowledges
+
+
+def _whole(parameters: list[_Type | None]) -> Whole | None:
+    """What reads an event in one go, where msgspec reads all of its arguments."""
+    kinds = [Any if one is None else one.annotation for one in parameters]
+    return None if None in kinds else whole(*kinds)
 
 
 def _pauses(function: Function) -> bool:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from partyline.errors import InvalidPacket, InvalidValue, PayloadTooLarge
-from partyline.wire.socketio.packets import JSON, MAX_NAMESPACE, RESERVED, Event, Messages
+from partyline.wire.socketio.packets import JSON, MAX_NAMESPACE, RESERVED, Event, Messages, Whole, whole
 
 from .values import ids, names, namespaces, plain, read_all, seen, with_binary
 
@@ -473,6 +473,58 @@ def test_any_messages_properties(messages: list[str | bytes], protocol: int) -> 
 _pieces = st.sampled_from(
     [*'0123456-,/[]{}":\\?', '"a"', "51-", "/admin,", '{"_placeholder":true,"num":0}', "null", "\\ud800", "1e9", " "]
 )
+
+
+@pytest.mark.parametrize(
+    ("message", "values"),
+    [
+        ('2["say",1,"x"]', ("say", 1, "x")),
+        ('2/admin,7["say",1,"x"]', ("say", 1, "x")),
+        ('2["say",1,"\\ud800"]', ("say", 1, "\ufffd")),
+        ('2["say","1","x"]', None),
+        ('2["say",1]', None),
+        ('2["say",1,"x",2]', None),
+        ('2["other",1,"x"]', None),
+        ('2["s\\u0061y",1,"x"]', None),
+    ],
+)
+def test_an_event_is_read_as_its_handler_wants_it(message: str, values: tuple[Any, ...] | None) -> None:
+    """What is wanted reads all of an event that fits it; any other one comes as if nothing had been wanted."""
+    reads = whole(int, str)
+
+    def wanted(namespace: str, name: str) -> Whole | None:
+        return reads if name == "say" else None
+
+    packet, plain_one = JSON.reader(5).receive(message, wanted), JSON.reader(5).receive(message)
+    assert isinstance(packet, Event)
+    assert isinstance(plain_one, Event)
+    assert (packet.wanted is reads, packet.values) == (values is not None, values or ())
+    assert (packet.raws is None) == (values is not None)
+    assert seen(packet) == seen(plain_one)
+
+
+def test_a_name_that_is_written_oddly_is_no_other_name() -> None:
+    """A quotation mark in a name does not end it: the handler of what stands before it is not asked."""
+    asked: list[str] = []
+
+    def wanted(namespace: str, name: str) -> Whole | None:
+        asked.append(name)
+        return whole(int)
+
+    packet = JSON.reader(5).receive(r'2["say\" x",1]', wanted)
+    assert isinstance(packet, Event)
+    assert (packet.name, packet.arguments(), asked) == ('say" x', [1], [])
+
+
+@given(st.lists(plain, max_size=4))
+def test_reading_at_once_properties(arguments: list[Any]) -> None:
+    """Whatever is sent, one pass over an event gives the arguments that several give."""
+    (message,) = JSON.event("/", "say", arguments)
+    reads = whole(*[Any] * len(arguments))
+    packet, other = JSON.reader(5).receive(message, lambda *_: reads), JSON.reader(5).receive(message)
+    assert isinstance(packet, Event)
+    assert isinstance(other, Event)
+    assert [*packet.values[1:]] == packet.arguments() == other.arguments()
 
 
 @given(st.sampled_from(TABLE), st.data())

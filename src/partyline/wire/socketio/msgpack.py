@@ -31,6 +31,7 @@ from partyline.wire.socketio.packets import (
     Event,
     Messages,
     Packet,
+    Wanted,
     check_name,
     connect_data,
     connect_error_data,
@@ -91,7 +92,7 @@ class MsgpackReader:
     def __init__(self, max_total: int = 1_000_000) -> None:
         self._max_total = max_total
 
-    def receive(self, message: str | bytes) -> Packet:
+    def receive(self, message: str | bytes, wanted: Wanted | None = None) -> Packet:
         if isinstance(message, str):
             raise InvalidPacket("with the MessagePack parser every message is binary")
         if len(message) > self._max_total:

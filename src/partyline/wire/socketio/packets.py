@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from types import GenericAlias
 from typing import Any, Final, Protocol, TypeAlias
 from urllib.parse import parse_qsl
 
 import msgspec
 
-from partyline.errors import InvalidPacket, InvalidValue, PartylineError, PayloadTooLarge
+from partyline.errors import CONTAINED, InvalidPacket, InvalidValue, PartylineError, PayloadTooLarge
 from partyline.wire.json import MAX_DEPTH, check_depth, mend_surrogates
 from partyline.wire.socketio.attachments import PLAIN, Body, put_in, take_out
 from partyline.wire.socketio.values import UNWRITABLE, places, plain
@@ -33,6 +34,12 @@ MAX_NAMESPACE: Final = 1_024  # characters
 
 Messages: TypeAlias = tuple[str | bytes, ...]
 """A packet as Engine.IO messages, in order; nothing may get in between."""
+
+Whole: TypeAlias = Callable[[str], tuple[Any, ...]]
+"""Reads the JSON array of an event as its handler wants it: the name, then the arguments. Raises msgspec's errors."""
+
+Wanted: TypeAlias = Callable[[str, str], Whole | None]
+"""What reads the events with a name in a namespace, where their handler wants them so."""
 
 _HEAD = re.compile(r"([0-6])(?:([0-9]{1,10})-)?(?:(/[^,]*)(?:,|\Z))?([0-9]{1,16})?")
 _read_raws = msgspec.json.Decoder(list[msgspec.Raw]).decode
@@ -74,10 +81,11 @@ class Event:
     """An event with its arguments. `id` is None where no acknowledgement is wanted.
 
     `raws` is the name and the arguments as JSON that nobody has decoded, for decoders with types of their own; None
-    where `arguments` has to be asked: with attachments, and in MessagePack.
+    where `arguments` has to be asked: with attachments, and in MessagePack. Where a decoder was `Wanted` for the whole,
+    `values` is what it has read, and `wanted` that decoder.
     """
 
-    __slots__ = ("_rest", "id", "name", "namespace", "raws")
+    __slots__ = ("_rest", "id", "name", "namespace", "raws", "values", "wanted")
 
     def __init__(
         self,
@@ -85,20 +93,25 @@ class Event:
         name: str,
         id: int | None,  # noqa: A002 - the protocol's word
         raws: list[msgspec.Raw] | None,
-        rest: Callable[[], list[Any]] | None = None,
+        rest: Callable[[], list[Any]] | str | None = None,
+        wanted: Whole | None = None,
+        values: tuple[Any, ...] = (),
     ) -> None:
         self.namespace = namespace
         self.name = name
         self.id = id
         self.raws = raws
         self._rest = rest
+        self.wanted = wanted
+        self.values = values
 
     def arguments(self) -> list[Any]:
         """The arguments, decoded anew at each call. Raises InvalidPacket if one cannot be a value here."""
         if self.raws is not None:
             return _decoded(self.raws[1:])
         assert self._rest is not None
-        return self._rest()[1:]
+        values: list[Any] = _json(self._rest) if isinstance(self._rest, str) else self._rest()
+        return values[1:]
 
 
 class Ack:
@@ -132,8 +145,10 @@ Packet: TypeAlias = Connect | Disconnect | Event | Ack | ConnectError
 class Reader(Protocol):
     """Reads one connection's messages."""
 
-    def receive(self, message: str | bytes) -> Packet | None:
+    def receive(self, message: str | bytes, wanted: Wanted | None = None) -> Packet | None:
         """The packet that a message completes; None while attachments are missing.
+
+        An event without attachments is read by what is `wanted` for it, if it fits: then JSON is read once.
 
         Raises InvalidPacket, or PayloadTooLarge if a packet with its attachments is larger than allowed: the
         connection has to be closed, and the reader is of no use any more.
@@ -227,7 +242,7 @@ class JsonReader:
         self._missing = 0
         self._room = 0  # bytes that the attachments still to come may have
 
-    def receive(self, message: str | bytes) -> Packet | None:
+    def receive(self, message: str | bytes, wanted: Wanted | None = None) -> Packet | None:
         if isinstance(message, bytes):
             return self._attachment(message)
         if self._unfinished is not None:
@@ -238,12 +253,10 @@ class JsonReader:
             at = message.find("[", 1, 18)
             number = message[1:at]
             if at == 1 or (at > 1 and number.isascii() and number.isdigit()):
-                text = message[at:]
-                raws = _raws(text)
-                return Event("/", _name(text, raws), int(number) if number else None, raws)
-        return self._general(message)
+                return _event("/", int(number) if number else None, message[at:], wanted)
+        return self._general(message, wanted)
 
-    def _general(self, message: str) -> Packet | None:
+    def _general(self, message: str, wanted: Wanted | None) -> Packet | None:
         head = _HEAD.match(message)
         if head is None:
             raise InvalidPacket("a Socket.IO packet begins with a digit from 0 to 6")
@@ -258,12 +271,11 @@ class JsonReader:
             raise InvalidPacket(f"a namespace is longer than {MAX_NAMESPACE} characters")
         identifier = None if number is None else int(number)
         if kind == "2":
-            raws = _raws(text)
-            return Event(namespace, _name(text, raws), identifier, raws)
+            return _event(namespace, identifier, text, wanted)
         if kind in "36" and identifier is None:
             raise InvalidPacket("an acknowledgement has no id")
         if kind == "3":
-            return Ack(namespace, identifier, _raws(text))  # type: ignore[arg-type]
+            return Ack(namespace, identifier, _raws(_safe(text)))  # type: ignore[arg-type]
         if count is not None:
             self._begin(kind, namespace, identifier, int(count), text)
             self._room = self._max_total - len(message)
@@ -298,7 +310,7 @@ class JsonReader:
                 f"a packet announces {count} attachments, and may have 1 to {self._max_attachments} (max_attachments)",
                 limit="max_attachments",
             )
-        raws = _raws(text)
+        raws = _raws(_safe(text))
         values = self._values = _decoded(raws)
 
         def rest() -> list[Any]:
@@ -439,10 +451,32 @@ def _too_large(limit: int) -> PayloadTooLarge:
 # Reading JSON
 
 
+def whole(*kinds: Any) -> Whole:
+    """What reads an event whose arguments are of these kinds."""
+    return msgspec.json.Decoder(GenericAlias(tuple, (str, *kinds))).decode
+
+
+def _event(namespace: str, identifier: int | None, text: str, wanted: Wanted | None) -> Event:
+    """An event without attachments. Raises InvalidPacket."""
+    text = _safe(text)
+    if wanted is not None and text.startswith('["') and "\\" not in (name := text[2 : text.find('"', 2)]):
+        reads = wanted(namespace, name)
+        if reads is not None:
+            try:
+                return Event(namespace, name, identifier, None, text, reads, reads(text))
+            except CONTAINED:
+                pass  # it is read piece by piece, to find what does not fit, or which check of the application's failed
+    raws = _raws(text)
+    return Event(namespace, _name(text, raws), identifier, raws)
+
+
+def _safe(text: str) -> str:
+    """The same JSON without lone surrogates. Raises InvalidPacket where it nests too deep."""
+    return _mended(text) if "\\u" in text or text.count("[") + text.count("{") > MAX_DEPTH else text
+
+
 def _raws(text: str) -> list[msgspec.Raw]:
-    """The items of a JSON array, checked for being JSON, not decoded. Raises InvalidPacket."""
-    if "\\u" in text or text.count("[") + text.count("{") > MAX_DEPTH:
-        text = _mended(text)
+    """The items of a JSON array that is safe, checked for being JSON, not decoded. Raises InvalidPacket."""
     try:
         return _read_raws(text)
     except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
@@ -518,6 +552,8 @@ def _write(kind: str, binary: str, namespace: str, identifier: int | None, value
 
 
 def _encoded(values: Sequence[Any], *, event: bool) -> tuple[str, list[bytes]]:
+    if len(values) == 1 and type(values[0]) is msgspec.Raw:  # JSON already: the answer of /relay
+        return f"[{bytes(values[0]).decode()}]", []
     try:
         if PLAIN.issuperset(map(type, values)):
             return _write_json(values).decode(), []
