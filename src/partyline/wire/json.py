@@ -20,6 +20,7 @@ MAX_DEPTH = 64
 _T = TypeVar("_T")
 # What is read here comes from strangers, in megabytes: it is looked at in whole passes, never byte by byte.
 _NOT_NESTING = bytes(set(range(256)) - set(b'[]{}"\\'))
+_BACKSLASH = ord("\\")
 _SAID = 200  # characters of a value that a refusal quotes
 _FIELD = re.compile(r"^(.*) - at `\$\.([^`]*)`$")
 _MISSING = re.compile(r"missing required field `([^`]*)`")
@@ -68,14 +69,15 @@ def check_depth(data: bytes) -> None:
 
 def mend_surrogates(data: bytes) -> bytes:
     """JSON text, in UTF-8, with each escaped lone surrogate replaced by U+FFFD: half a character costs no message."""
-    # Searches for letters are fast whatever stands between them; of those for a backslash none is made in vain.
-    if b"ud" not in data and b"uD" not in data:
+    if _BACKSLASH not in data:
         return data
-    if b"\\ud" not in data and b"\\uD" not in data:
+    # Not `in`, which is slow for more than a byte. Searches for letters are fast whatever stands between them.
+    lower, upper = data.find(b"ud"), data.find(b"uD")
+    if (lower < 0 or data.find(b"\\ud") < 0) and (upper < 0 or data.find(b"\\uD") < 0):
         return data
-    first = min(data.find(half) % (len(data) + 1) for half in (b"ud", b"uD"))
+    first = min(at for at in (lower, upper) if at >= 0)
     first -= (first - len(data[:first].rstrip(b"\\"))) % 2  # whether it is an escape is seen by what it follows
-    last = max(data.rfind(half) for half in (b"ud", b"uD")) + 5
+    last = max(data.rfind(b"ud"), data.rfind(b"uD")) + 5
     return data[:first] + replace_lone(data[first:last]) + data[last:]
 
 
