@@ -340,6 +340,97 @@ class Adapter(Protocol):
         ...
 
 
+Heard = Callable[[str, bytes], None]
+"""What a listener is told: the name of the node that says it, and what it says."""
+
+
+class Bus(Protocol):
+    """Carries bytes between named nodes, at most once: what must not get lost goes through the log.
+
+    What one node says on one subject comes in the order in which it was said, and its own words do not come back to
+    it. Subjects are any text, and mean nothing here. Nothing is called from within a method of this class, and what a
+    listener raises costs nobody else anything. `hub.envelopes` has the numbers by which a loss is noticed.
+    """
+
+    node: str
+
+    @property
+    def connected(self) -> bool:
+        """Whether what is said now goes out."""
+        ...
+
+    async def start(self, received: Heard) -> None:
+        """Begin; `received` gets what is sent to this node alone. Raises where the other nodes cannot be reached."""
+        ...
+
+    def publish(self, subject: str, data: bytes) -> None:
+        """Say something to all nodes that listen. Returns at once, does not raise; where it cannot go out it is lost,
+        and counted."""
+        ...
+
+    def send(self, node: str, data: bytes) -> None:
+        """Say something to one node, likewise."""
+        ...
+
+    def listen(self, subject: str, heard: Heard) -> None:
+        """Hear what is said on a subject from soon on, also after connections were lost. One listener for each."""
+        ...
+
+    def unlisten(self, subject: str) -> None:
+        """Hear no more of it, at once."""
+        ...
+
+    async def ready(self) -> None:
+        """Return when everything that was listened to so far is heard."""
+        ...
+
+    def lost(self) -> int:
+        """How much of what others said on the subjects listened to is known not to have come."""
+        ...
+
+    async def close(self) -> None:
+        """Send what was said, and let go. Afterwards nothing is heard, and nothing goes out."""
+        ...
+
+
+Changed = Callable[[str, bytes | None], None]
+"""What a watcher is told: a key, and its value, None where it was taken."""
+
+
+class Table(Protocol):
+    """Values that all nodes share, by key. Each method raises StoreUnavailable where they cannot be reached; whoever
+    is cancelled or gets that error does not know whether it was done."""
+
+    async def get(self, key: str) -> bytes | None:
+        """The value, None where there is none."""
+        ...
+
+    async def put(self, key: str, value: bytes, life: float) -> None:
+        """Set it, for `life` seconds from now. Returns when every node gets it, and as durably as the log keeps."""
+        ...
+
+    async def take(self, key: str) -> bytes | None:
+        """Remove it; of several that take it at once, on whatever nodes, one gets the value."""
+        ...
+
+    async def watch(self, changed: Changed) -> None:
+        """Be told of all that there is, and then of each change, whoever makes it, in order for each key. Returns when
+        all that there is has been told. That a life is over is not told."""
+        ...
+
+
+class Tables(Protocol):
+    """What nodes know in common beside the log."""
+
+    registrations: Table
+    sessions: Table
+    revocations: Table
+
+    async def close(self) -> None:
+        """Let go; watchers are told nothing more."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class SessionRow:
     """A Socket.IO session as it is kept. `pid_hash` is the SHA-256 of its private id, `start` a position up to which

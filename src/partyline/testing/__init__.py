@@ -1,5 +1,6 @@
 """What tests of and with Partyline need: contract suites, fakes, clocks."""
 
+from partyline.testing.bus import BUS_CHECKS, MemoryNetwork, check_bus
 from partyline.testing.clock import Clock
 from partyline.testing.cluster import MemoryCluster
 from partyline.testing.log import MemoryLog
@@ -8,12 +9,15 @@ from partyline.testing.shared import SHARED_CHECKS, check_shared_store
 from partyline.testing.store import STORE_CHECKS, check_store
 
 __all__ = [
+    "BUS_CHECKS",
     "SHARED_CHECKS",
     "STORE_CHECKS",
     "Clock",
     "MemoryCluster",
     "MemoryLog",
+    "MemoryNetwork",
     "SaboteurStore",
+    "check_bus",
     "check_shared_store",
     "check_store",
 ]

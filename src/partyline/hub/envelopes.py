@@ -1,0 +1,66 @@
+"""What goes around bytes between nodes: who says it, and its number, so that a loss is noticed.
+
+One byte for the version, eight for the sender, eight for the number of this message among those of its sender on its
+subject. A receiver that misses numbers counts them; a number that it has had already is dropped, since the bus promises
+at most once. A loss is noticed when the next message on the same subject comes.
+"""
+
+from __future__ import annotations
+
+import secrets
+import struct
+from typing import Final
+
+_VERSION: Final = 1
+_HEAD: Final = struct.Struct(">B8sQ")
+
+
+def node_name() -> str:
+    """A name for a node: 16 hex digits, new for each process that starts."""
+    return secrets.token_hex(8)
+
+
+class Envelopes:
+    """One node's: numbers for what it says, and what it has heard of the others."""
+
+    __slots__ = ("_heard", "_said", "_sender", "lost", "unreadable")
+
+    def __init__(self, node: str) -> None:
+        """`node` is its name, as `node_name` makes them."""
+        self._sender = bytes.fromhex(node)
+        self._said: dict[str, int] = {}  # by subject, the number of the newest message
+        self._heard: dict[str, dict[bytes, int]] = {}  # by subject and sender, likewise
+        self.lost = 0
+        self.unreadable = 0  # of another version, or not of a node at all
+
+    def wrap(self, subject: str, data: bytes) -> bytes:
+        """The next message on a subject."""
+        number = self._said[subject] = self._said.get(subject, 0) + 1
+        return _HEAD.pack(_VERSION, self._sender, number) + data
+
+    def unwrap(self, subject: str, message: bytes) -> tuple[str, bytes] | None:
+        """The sender and what it says; None where that is our own, has come before, or is not a message of a node."""
+        if len(message) < _HEAD.size or message[0] != _VERSION:
+            self.unreadable += 1
+            return None
+        _, sender, number = _HEAD.unpack_from(message)
+        if sender == self._sender:
+            return None
+        heard = self._heard.setdefault(subject, {})
+        newest = heard.get(sender)
+        if newest is not None:
+            if number <= newest:
+                return None
+            self.lost += number - newest - 1
+        heard[sender] = number
+        return sender.hex(), message[_HEAD.size :]
+
+    def unlisten(self, subject: str) -> None:
+        """What comes on this subject from now on is not heard, and not lost."""
+        self._heard.pop(subject, None)
+
+    def forget(self, node: str) -> None:
+        """A node is gone for good."""
+        sender = bytes.fromhex(node)
+        for heard in self._heard.values():
+            heard.pop(sender, None)
