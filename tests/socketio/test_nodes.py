@@ -263,6 +263,29 @@ def test_a_socket_of_another_node_is_that_socket(run: Run) -> None:
     run(main())
 
 
+def test_the_room_of_a_sockets_id_is_on_all_nodes(run: Run) -> None:
+    """The id of a socket is a room as any other: whatever is done to it reaches its members on other nodes, too."""
+
+    async def main() -> None:
+        async with nodes(2) as (one, two), client(one) as near, client(two, near.id) as far:
+            room = one.io.to(near.id)
+            room.emit("hello")
+            room.volatile.emit("now")
+            room.local.emit("here")
+            room.emit("end")
+            assert [await far.event() for _ in range(3)] == [["hello"], ["now"], ["end"]]
+            assert [await near.event() for _ in range(4)] == [["hello"], ["now"], ["here"], ["end"]]
+            assert {one.id for one in await room.fetch_sockets()} == {near.id, far.id}
+            room.sockets_join("more")
+            await eventually(lambda: "more" in two.io.sockets[far.id].rooms, "the other one has joined")
+            one.io.sockets[near.id].emit("to you alone")
+            assert await near.event() == ["to you alone"]
+            room.disconnect_sockets()
+            assert [await one.peer.text() for one in (near, far)] == ["41", "41"]
+
+    run(main())
+
+
 def test_whom_a_socket_leaves_out_on_other_nodes(run: Run) -> None:
     """A socket's broadcast reaches whoever joined a room of its name on another node."""
 

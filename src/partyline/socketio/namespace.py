@@ -161,7 +161,7 @@ class Namespace(Broadcast, Listening):
     ) -> None:
         """Send an event to an audience. Raises InvalidValue."""
         nodes = self.io._nodes
-        if nodes is not None and not local and not self._is_here(audience):
+        if nodes is not None and not local and audience.only not in self.sockets:
             event_values(event, (), None)
             nodes.emit(self, event, arguments, audience, volatile=volatile)
         self._emit_here(event, arguments, audience, volatile=volatile)
@@ -198,12 +198,6 @@ class Namespace(Broadcast, Listening):
         self.io.counters.published += 1
         emission = Emission(self._draft, None, 0.0, namespace=self.name, body=body, ack=ack)
         self.io._delivery.post(EventParcel(self, lane, members, emission, len(body.data)))
-
-    def _is_here(self, audience: Audience) -> bool:
-        """Whether it is one socket of this node alone."""
-        if audience.only:
-            return audience.only in self.sockets
-        return len(audience.rooms) == 1 and next(iter(audience.rooms)) in self.sockets
 
     async def _gather(
         self, event: str, arguments: tuple[Any, ...], audience: Audience, seconds: float, *, local: bool
