@@ -291,7 +291,7 @@ async def test_an_offset_ahead_of_the_log() -> None:
 @looped
 async def test_the_window() -> None:
     """After recovery_window a session is gone, with everything that was kept of it."""
-    io = recovering(recovery_window=0.05)
+    io = recovering(recovery_window=0.5)
     async with serving(io) as (partyline, url):
         async with session(url, io) as (_, one):
             pass
