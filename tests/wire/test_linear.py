@@ -17,7 +17,7 @@ import msgspec
 import pytest
 
 import partyline
-from partyline import config, log, topics
+from partyline import config, log, notation, topics
 from partyline.chat import rooms, words
 from partyline.cli import shown
 from partyline.client import frames as client
@@ -151,7 +151,7 @@ READERS: dict[str, Callable[[bytes], object]] = {
     "http.head.path_text": path_text,
     "http.head.complete_lines": complete_lines,
     "socketio.values.check_integers": lambda piece: check_integers([piece.decode("latin-1"), list(piece)], "here"),
-    "config.duration": text(config.duration),
+    "notation.duration": text(notation.duration),
     "config.checked": text(lambda value: config.checked("max_body", value)),
     "config.checked list": text(lambda value: config.checked("default_topics", value)),
     "client.frames.read": text(client.read),
@@ -212,11 +212,12 @@ NO_READERS = {
         "handshake.accept_value",
         "deflate.deflate",
     ),
-    *("tokens.secret_key", "tokens.public_key", "tokens.signing_key", "config.option", "config.written"),
+    *("tokens.secret_key", "tokens.public_key", "tokens.signing_key", "config.option", "notation.written"),
+    *("shapes.short", "shapes.sockets"),
     *("log.redact", "log.get", "log.configure", "frames.command", "frames.message_of"),
 }
 READING = (
-    *("config.py", "log.py", "models.py", "topics.py", "cli/shown.py", "client/frames.py"),
+    *("config.py", "log.py", "models.py", "notation.py", "topics.py", "cli/shown.py", "client/frames.py"),
     *("relay/access.py", "relay/requests.py", "relay/classic/registry.py", "relay/v1/reading.py"),
     *("chat/*.py", "trust/*.py", "wire/*.py", "wire/*/*.py"),
 )
