@@ -103,3 +103,18 @@ def test_joining_again_keeps_the_place() -> None:
     assert rooms.leave(first, "cats")
     assert not rooms.leave(first, "cats")
     assert list(rooms.members("cats")) == [second]
+
+
+def test_whoever_is_told_of_rooms() -> None:
+    """Whoever wants to know hears of each room when its first member comes and when its last one goes."""
+    rooms, first, second = Rooms(), Member(), Member()
+    told: list[tuple[str, bool]] = []
+    rooms.told = lambda room, there: told.append((room, there))
+    rooms.join(first, "cats")
+    rooms.join(second, "cats")
+    rooms.join(first, "cats")
+    assert told == [("cats", True)]
+    rooms.leave(first, "cats")
+    rooms.leave(first, "cats")
+    rooms.leave(second, "cats")
+    assert told == [("cats", True), ("cats", False)]

@@ -26,7 +26,8 @@ _log = log.get("cluster")
 Heard = Callable[[str, bytes], None]
 """What a subscription is told: the channel, and what was published there."""
 Replied = Callable[[Any], None]
-"""What a question is told: Redis' reply, an Exception if that is an error, None if the connection has gone."""
+"""What a question is told: Redis' reply, which may be an Exception; GONE if there is no connection any more."""
+GONE: Final = ConnectionError("the connection to Redis is lost")
 
 _MOST: Final = 8 * 1024 * 1024  # bytes that may wait for Redis
 _FIRST_PAUSE: Final = 0.05
@@ -44,8 +45,8 @@ class Redis:
 
     `server` is an address (`redis://`, `rediss://`, `unix://`), or a client of redis-py made with `protocol=3`, for
     example a Sentinel's `master_for(...)`. `probe` names a channel of its own, on which the connection hears itself:
-    one that has been deaf for five seconds is given up. Needs Redis 6 or Valkey. Raises ConfigError without redis-py
-    and hiredis.
+    one that has been deaf for five seconds is given up. An empty one says that somebody else looks after it. Needs
+    Redis 6 or Valkey. Raises ConfigError without redis-py and hiredis.
     """
 
     def __init__(self, server: str | Client, *, probe: str = "partyline-probe", sharded: bool = False) -> None:
@@ -86,9 +87,10 @@ class Redis:
         self._old = ""  # a connection that Redis may not know yet to have gone
         self._me = ""
         self._probing: asyncio.TimerHandle | None = None
-        self._probe_channel = f"{probe}#{secrets.token_hex(8)}#"
+        self._probe_channel = f"{probe}#{secrets.token_hex(8)}#" if probe else ""
         self._heard_probe = True
-        self._channels[self._probe_channel] = self._probed
+        if probe:
+            self._channels[self._probe_channel] = self._probed
 
     @property
     def connected(self) -> bool:
@@ -135,7 +137,7 @@ class Redis:
     def ask(self, replied: Replied, *parts: str | bytes) -> None:
         """A command whose reply is wanted. Replies come in the order of the commands."""
         if self._line is None or self._full():
-            asyncio.get_running_loop().call_soon(replied, None)
+            asyncio.get_running_loop().call_soon(replied, GONE)
         else:
             self._send(parts, replied)
 
@@ -161,6 +163,13 @@ class Redis:
         if self._patterns.pop(pattern, None) is not None and self._line is not None:
             self._send(("PUNSUBSCRIBE", pattern), _SUBSCRIBING)
 
+    def give_up(self) -> None:
+        """The connection is dead or deaf: make a new one, and let Redis forget the old one."""
+        if self._line is not None:
+            _log.error("the connection to Redis is deaf: it is made anew")
+            self._old = self._me
+            self._line.transport.abort()
+
     def _full(self) -> bool:
         assert self._line is not None
         return self._size + self._line.transport.get_write_buffer_size() > _MOST
@@ -181,7 +190,7 @@ class Redis:
         self._size = 0
 
     def _done(self, reply: Any) -> None:
-        if reply is None:
+        if reply is GONE:
             self.counters.unsent += 1  # perhaps: the connection has gone before Redis said that it has it
         elif isinstance(reply, Exception):
             _log.error("Redis refuses a command", error=str(reply))
@@ -229,10 +238,11 @@ class Redis:
             self._send(("PSUBSCRIBE", pattern), _SUBSCRIBING)
         self.ask(self._subscribed, "PING")
         self._heard_probe = True
-        self._probe()
+        if self._probe_channel:
+            self._probe()
 
     def _subscribed(self, reply: Any) -> None:
-        if reply is None:
+        if reply is GONE:
             return
         if self._told:
             self._told = ""
@@ -258,7 +268,7 @@ class Redis:
         replies, line.replies = line.replies, deque()
         for replied in replies:
             if replied is not _SUBSCRIBING:
-                replied(None)
+                replied(GONE)
         if not self._told and not self._closed:
             self._told = "lost"
             _log.error("the connection to Redis is lost: what is published now does not reach other servers")
@@ -268,9 +278,7 @@ class Redis:
         if self._line is None:
             return
         if not self._heard_probe:
-            _log.error("the connection to Redis is deaf: it is made anew")
-            self._old = self._me
-            self._line.transport.abort()
+            self.give_up()
             return
         self._heard_probe = False
         self._send((self._publish, self._probe_channel, b"1"), lambda reply: None)

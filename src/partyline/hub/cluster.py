@@ -94,6 +94,9 @@ class Cluster:
     def closed(self, namespace: str) -> None:
         """A namespace is gone."""
 
+    def room(self, namespace: str, room: str, there: bool) -> None:
+        """A room has its first member here, or none any more: every node hears of all rooms."""
+
     async def close(self) -> None:
         """Leave. What was sent so far still goes out."""
         self.send(Gone(""))

@@ -7,7 +7,7 @@ thousands, whatever others have subscribed to.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Final
 
 from partyline.interfaces import Member
@@ -22,9 +22,10 @@ _NOBODY: dict[Member, None] = {}
 class Rooms:
     """Rooms by name. A room exists while it has members; a member's `rooms` is the way back."""
 
-    __slots__ = ("_members",)
+    __slots__ = ("_members", "told")
 
     def __init__(self) -> None:
+        self.told: Callable[[str, bool], None] | None = None  # a room has come to be, or has gone
         # A dict per room and not a set: members are written to in the order in which they came.
         self._members: dict[str, dict[Member, None]] = {}
 
@@ -50,6 +51,8 @@ class Rooms:
         members = self._members.get(room)
         if members is None:
             self._members[room] = {member: None}
+            if self.told is not None:
+                self.told(room, True)
         else:
             members[member] = None
         return True
@@ -67,6 +70,8 @@ class Rooms:
         del members[member]
         if not members:
             del self._members[room]
+            if self.told is not None:
+                self.told(room, False)
         return True
 
     def members(self, room: str) -> Collection[Member]:

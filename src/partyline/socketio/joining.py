@@ -6,11 +6,12 @@ Which channels there are, and what bytes mean, is a form's matter; here is what 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
-from typing import Any, Final, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Literal, Protocol
 
 from partyline import log
 from partyline.adapters.redis import Redis
+from partyline.adapters.tail import Tail
 from partyline.errors import ConfigError, InvalidValue
 from partyline.hub.questions import Question
 from partyline.hub.timers import Timers
@@ -25,7 +26,10 @@ from partyline.wire.cluster.messages import (
     ServerSideAnswer,
     Sockets,
 )
-from partyline.wire.cluster.shapes import UNREADABLE, Read
+from partyline.wire.cluster.python import Python
+from partyline.wire.cluster.shapes import UNREADABLE, Heard, Read, Written
+from partyline.wire.cluster.sharded import MODES, Mode, Sharded
+from partyline.wire.cluster.streams import Streams
 
 _log = log.get("cluster")
 
@@ -35,40 +39,75 @@ _AGAIN: Final = 0.5  # seconds after which the nodes are counted again, while an
 class Form(Protocol):
     """One way to speak over Redis."""
 
+    def always(self) -> dict[str, Read]:
+        """The channels that are there for all namespaces, and what reads what comes there."""
+        ...
+
     def subscriptions(self, namespace: str) -> tuple[dict[str, Read], dict[str, Read]]:
         """The patterns and the channels of a namespace, and what reads what comes there. A reader raises UNREADABLE."""
         ...
 
-    def write(self, message: NodeMessage) -> list[tuple[str, bytes]]:
-        """Channels, and what to publish there. Raises what encoders raise."""
+    sharded: bool
+    """Whether its channels are those of sharded publications (Redis 7)."""
+
+    def room(self, namespace: str, room: str) -> str:
+        """The channel to subscribe to while a room has members; empty if there is none."""
+        ...
+
+    def write(self, message: NodeMessage, to: str = "") -> Written:
+        """Channels, and what to publish there; an answer is for one node. Raises what encoders raise."""
         ...
 
     def counted(self, namespace: str) -> str:
-        """The channel whose subscribers are those that answer."""
+        """The channel whose subscribers are those that answer; empty if nobody does."""
         ...
-
-
-_FORMS: Final[dict[str, Callable[[str, str], Form]]] = {"classic": Classic}
 
 
 class NodeCluster:
     """A running cluster of Socket.IO servers of Node, to be joined: `SocketIO(adapter=NodeCluster("redis://..."))`.
 
     `server` is the Redis that they use: an address (`redis://`, `rediss://`, `unix://`), or a client of redis-py made
-    with `protocol=3`. `form` is how they speak: "classic" (`createAdapter` of @socket.io/redis-adapter). `key` is the
-    prefix of their channels, "socket.io" unless they were told another. Raises ConfigError.
+    with `protocol=3`. `form` is how they speak: "classic", "sharded" (`createAdapter` and `createShardedAdapter` of
+    @socket.io/redis-adapter), "streams" (@socket.io/redis-streams-adapter), or "python-socketio" for servers and
+    writers of that. `key` is the prefix of their channels, or the one channel, if it is not the usual one. `mode` is
+    the `subscriptionMode` of sharded, `stream` the `streamName` of streams. Raises ConfigError.
     """
 
-    def __init__(self, server: Any, *, form: str = "classic", key: str = "socket.io") -> None:
-        if form not in _FORMS:
-            raise ConfigError(f"form: {form!r} must be one of {', '.join(_FORMS)}", field="form")
-        self._form = form
-        self._key = key
-        self._redis = Redis(server, probe=f"{key}-probe")
+    def __init__(
+        self,
+        server: Any,
+        *,
+        form: Literal["classic", "sharded", "streams", "python-socketio"] = "classic",
+        key: str | None = None,
+        mode: Mode = "dynamic",
+        stream: str = "socket.io",
+    ) -> None:
+        if mode not in MODES:
+            raise ConfigError(f"mode: {mode!r} must be one of {', '.join(MODES)}", field="mode")
+        self._server = server
+        node = secrets.token_hex(16 if form == "python-socketio" else 8)
+        key = key or ("socketio" if form == "python-socketio" else "socket.io")
+        self._form: Form
+        match form:
+            case "classic":
+                self._form = Classic(node, key)
+            case "sharded":
+                self._form = Sharded(node, key, mode)
+            case "streams":
+                self._form = Streams(node, key, stream)
+            case "python-socketio":
+                self._form = Python(node, key)
+            case _:
+                raise ConfigError(
+                    f"form: {form!r} must be one of classic, sharded, streams, python-socketio", field="form"
+                )
+        self._redis = Redis(server, probe=f"{key}-probe", sharded=self._form.sharded)
 
     def join(self, timers: Timers, counters: Counters) -> Joined:
         """The others, as `Nodes` knows them."""
-        return Joined(self._redis, _FORMS[self._form](secrets.token_hex(8), self._key), timers, counters)
+        if isinstance(self._form, Streams):
+            return Streaming(self._redis, self._server, self._form, timers, counters)
+        return Joined(self._redis, self._form, timers, counters)
 
 
 class Joined:
@@ -85,6 +124,7 @@ class Joined:
         self._heard: Callable[[str, NodeMessage], None] = lambda node, message: None
         self._questions: dict[Request, tuple[Question, str]] = {}
         self._warned = False
+        self._count_word = "SHARDNUMSUB" if form.sharded else "NUMSUB"
 
     @property
     def others(self) -> list[str]:
@@ -93,6 +133,8 @@ class Joined:
 
     async def start(self, heard: Callable[[str, NodeMessage], None]) -> None:
         self._heard = heard
+        for name, read in self._form.always().items():
+            self._redis.listen(name, self._hearing("/", read))
         await self._redis.start()
 
     async def close(self) -> None:
@@ -114,15 +156,27 @@ class Joined:
         for name in channels:
             self._redis.unlisten(name)
 
+    def room(self, namespace: str, room: str, there: bool) -> None:
+        """A room has its first member here, or none any more."""
+        channel = self._form.room(namespace, room)
+        if channel and there:
+            self._redis.listen(
+                channel, self._hearing(namespace, self._form.subscriptions(namespace)[1][self._form.counted(namespace)])
+            )
+        elif channel:
+            self._redis.unlisten(channel)
+
     # Out
 
     def send(self, message: NodeMessage, to: str = "") -> None:
-        for channel, data in self._form.write(message):
+        for channel, data in self._form.write(message, to):
             self._redis.publish(channel, data)
 
     def ask(self, question: Question, namespace: str) -> Request:
         request = secrets.token_hex(8)
         self._questions[request] = (question, namespace)
+        if not self._form.counted(namespace):
+            return request
         question.expected.unknown()
         self._count(question, namespace)  # in one write with the question itself
         if len(self._questions) == 1:
@@ -145,24 +199,25 @@ class Joined:
                 question.expected.count(max(reply[1] - 1, 0))  # one is ourselves
                 question.look()
 
-        self._redis.ask(counted, "PUBSUB", "NUMSUB", self._form.counted(namespace))
+        self._redis.ask(counted, "PUBSUB", self._count_word, self._form.counted(namespace))
 
     # In
 
     def _hearing(self, namespace: str, read: Read) -> Callable[[str, bytes], None]:
-        def heard(channel: str, data: bytes) -> None:
-            try:
-                said = read(namespace, data)
-            except UNREADABLE as error:
-                self._unreadable(channel, error)
-                return
-            if said is not None:
-                try:
-                    self._take(*said)
-                except InvalidValue as error:  # a reserved name, a value that clients cannot be sent
-                    self._unreadable(channel, error)
+        return lambda channel, data: self._heed(channel, lambda: read(namespace, data))
 
-        return heard
+    def _heed(self, where: str, read: Callable[[], Heard | None]) -> None:
+        """Read what has come, and do it."""
+        try:
+            said = read()
+        except UNREADABLE as error:
+            self._unreadable(where, error)
+            return
+        if said is not None:
+            try:
+                self._take(*said)
+            except InvalidValue as error:  # a reserved name, a value that clients cannot be sent
+                self._unreadable(where, error)
 
     def _take(self, node: str, message: NodeMessage) -> None:
         if isinstance(message, Reached | Answered | Missing | Sockets | ServerSideAnswer):
@@ -172,8 +227,33 @@ class Joined:
         else:
             self._heard(node, message)
 
-    def _unreadable(self, channel: str, error: Exception) -> None:
+    def _unreadable(self, where: str, error: Exception) -> None:
         self._counters.unreadable += 1
         if not self._warned:  # once: whoever sends such things sends many
             self._warned = True
-            _log.warning("another server has sent something that cannot be read", channel=channel, error=str(error))
+            _log.warning("another server has sent something that cannot be read", where=where, error=str(error))
+
+
+class Streaming(Joined):
+    """The same where most is said in a stream."""
+
+    def __init__(self, redis: Redis, server: Any, form: Streams, timers: Timers, counters: Counters) -> None:
+        super().__init__(redis, form, timers, counters)
+        self._streams = form
+        self._tail = Tail(server, form.stream, self._entry)
+
+    async def start(self, heard: Callable[[str, NodeMessage], None]) -> None:
+        await super().start(heard)
+        await self._tail.start()
+
+    async def close(self) -> None:
+        await self._tail.close()
+        await super().close()
+
+    def send(self, message: NodeMessage, to: str = "") -> None:
+        for command in self._streams.entries(message):
+            self._redis.command(*command)
+        super().send(message, to)
+
+    def _entry(self, identifier: str, fields: Sequence[bytes]) -> None:
+        self._heed(identifier, lambda: self._streams.read_entry(fields))

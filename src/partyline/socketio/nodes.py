@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, cast
 from urllib.parse import urlencode
 
@@ -88,6 +89,10 @@ class Peers(Protocol):
         """A namespace is gone."""
         ...
 
+    def room(self, namespace: str, room: str, there: bool) -> None:
+        """A room has its first member here, or none any more."""
+        ...
+
     async def close(self) -> None:
         """Leave. What was sent so far still goes out."""
         ...
@@ -113,9 +118,10 @@ class Nodes:
         """Leave the cluster."""
         await self._cluster.close()
 
-    def opened(self, namespace: str) -> None:
+    def opened(self, namespace: Namespace) -> None:
         """A namespace is there."""
-        self._cluster.opened(namespace)
+        self._cluster.opened(namespace.name)
+        namespace._members.told = partial(self._cluster.room, namespace.name)
 
     def closed(self, namespace: str) -> None:
         """A namespace is gone."""

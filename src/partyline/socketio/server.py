@@ -197,7 +197,7 @@ class SocketIO(Namespace):
         if self._attached:
             self._open_journal(namespace)
         if self._nodes is not None:
-            self._nodes.opened(namespace.name)
+            self._nodes.opened(namespace)
         return namespace
 
     @property
@@ -284,7 +284,7 @@ class SocketIO(Namespace):
         for namespace in self._namespaces.values():
             self._open_journal(namespace)
             if self._nodes is not None:
-                self._nodes.opened(namespace.name)
+                self._nodes.opened(namespace)
 
     # server.site.Background
 

@@ -24,6 +24,10 @@ FORMS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "classic": ("classic", {}, {"form": "classic"}),
     "specific": ("classic", {"publishOnSpecificResponseChannel": True}, {"form": "classic"}),
     "key": ("classic", {"key": "a*b"}, {"form": "classic", "key": "a*b"}),
+    "dynamic": ("sharded", {}, {"form": "sharded"}),
+    "private": ("sharded", {"subscriptionMode": "dynamic-private"}, {"form": "sharded", "mode": "dynamic-private"}),
+    "static": ("sharded", {"subscriptionMode": "static"}, {"form": "sharded", "mode": "static"}),
+    "streams": ("streams", {}, {"form": "streams"}),
 }
 """By name: Node's adapter, its options, and what ours is told."""
 
@@ -31,18 +35,33 @@ FORMS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 class Mixed:
     """The two servers."""
 
-    def __init__(self, io: SocketIO, url: str, node: NodeServer, redis: RedisServer) -> None:
+    def __init__(self, io: SocketIO, url: str, node: NodeServer, redis: RedisServer, mode: str) -> None:
         self.io = io
         self.url = url
         self.node = node
         self.redis = redis
+        self.mode = mode  # of the sharded form
         self.told: list[tuple[Any, ...]] = []
 
     @contextlib.asynccontextmanager
     async def clients(self) -> AsyncIterator[tuple[WebSocketClient, WebSocketClient]]:
         """One here, in the rooms "all" and "here", and one there, in "all" and "there"."""
         async with joined(self.url, "near", "all", "here") as near, joined(self.node.url, "far", "all", "there") as far:
+            if self.mode:
+                await self._subscribed(near.sid, far.sid)
             yield near, far
+
+    async def _subscribed(self, *sids: str) -> None:
+        """Wait until the rooms' own channels are subscribed: who emits before that is not heard there, as in Node."""
+        rooms = {"all": 2, "here": 1, "there": 1}
+        if self.mode == "dynamic-private":
+            rooms |= dict.fromkeys(sids, 1)
+        if self.mode == "static":
+            rooms = {}
+        for room, count in rooms.items():
+            async with asyncio.timeout(10):
+                while (await self.redis.ask("PUBSUB", "SHARDNUMSUB", f"socket.io#/#{room}#"))[1] != count:
+                    await asyncio.sleep(0.01)
 
 
 def ours(cluster: Any) -> SocketIO:
@@ -86,7 +105,8 @@ async def both(form: str, folder: Path, **server: Any) -> AsyncIterator[Mixed]:
         io = ours(NodeCluster(redis.url, **here))
         _, url = await stack.enter_async_context(partyline_server(extras=[io]))
         node = await stack.enter_async_context(node_server(adapter, redis.port, adapter=options, server=server))
-        servers = Mixed(io, url, node, redis)
+        mode = here.get("mode", "dynamic") if adapter == "sharded" else ""
+        servers = Mixed(io, url, node, redis, mode)
         for space in (io, io.namespace("/chat")):
 
             @space.on_server_side("tell")
@@ -132,7 +152,7 @@ async def answer(client: WebSocketClient, *values: Any) -> list[Any]:
     return asked
 
 
-ALL = ("classic", "specific", "key")
+ALL = ("classic", "specific", "key", "dynamic", "private", "static", "streams")
 
 
 @mixed(*ALL)
@@ -269,7 +289,7 @@ async def test_broadcasts_are_acknowledged(servers: Mixed) -> None:
         assert await servers.io.to("nobody").call("?", timeout=10.0) == []
 
 
-@mixed("classic")
+@mixed("classic", "dynamic", "streams")
 async def test_clients_that_do_not_answer(servers: Mixed) -> None:
     """Clients of the other server that stay silent are missing in time, without names in ours."""
     async with servers.clients() as (near, far):
@@ -346,7 +366,7 @@ async def test_the_emitter(servers: Mixed) -> None:
         assert (await near.closed()).code
 
 
-@mixed("classic")
+@mixed("classic", "dynamic", "streams")
 async def test_a_server_that_dies(servers: Mixed) -> None:
     """A question does not wait for a server that has died meanwhile."""
     async with servers.clients() as (near, _):

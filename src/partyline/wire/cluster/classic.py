@@ -97,6 +97,8 @@ _write = msgspec.json.Encoder().encode
 class Classic:
     """The form as one node speaks it. `key` begins the names of all channels: those of one cluster have the same."""
 
+    sharded = False
+
     def __init__(self, node: str, key: str = "socket.io") -> None:
         self.node = node
         self._key = key
@@ -119,6 +121,10 @@ class Classic:
         """Where answers come: for all, and from those that answer this node alone."""
         return f"{self._key}-response#{namespace}#", f"{self._key}-response#{namespace}#{self.node}#"
 
+    def always(self) -> dict[str, Read]:
+        """No channel is for all namespaces."""
+        return {}
+
     def subscriptions(self, namespace: str) -> tuple[dict[str, Read], dict[str, Read]]:
         """The patterns and the channels of a namespace, and what reads them."""
         channels: dict[str, Read] = dict.fromkeys(self.answers(namespace), self.read_answer)
@@ -129,8 +135,12 @@ class Classic:
 
     # Out
 
-    def write(self, message: NodeMessage) -> Written:
-        """Channels, and what to publish there; nothing for what this form has no words for.
+    def room(self, namespace: str, room: str) -> str:
+        """A room's channel is one of the pattern's: nobody need subscribe to it."""
+        return ""
+
+    def write(self, message: NodeMessage, to: str = "") -> Written:
+        """Channels, and what to publish there; nothing for what this form has no words for. Answers are for all.
 
         Raises InvalidValue, and what msgspec raises.
         """

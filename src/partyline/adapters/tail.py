@@ -1,0 +1,95 @@
+"""What is added to a stream of Redis, read from where the server has started, over every loss of the connection."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from partyline import log
+from partyline.adapters.redis import GONE, Redis
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis as Client
+
+_log = log.get("cluster")
+
+Entry = Callable[[str, Sequence[bytes]], None]
+"""What is told of each entry: its id, and its fields, names and values in turn."""
+
+_COUNT: Final = 100  # entries in one reply
+_BLOCK: Final = 5.0  # seconds that Redis waits for one
+_PATIENCE: Final = 3.0  # seconds beyond these until the connection counts as dead
+
+
+class Tail:
+    """A reader of one stream, on a connection of its own: reading blocks it."""
+
+    def __init__(self, server: str | Client, stream: str, entry: Entry) -> None:
+        self._redis = Redis(server, probe="")
+        self._redis.when_up = self._up
+        self._stream = stream
+        self._entry = entry
+        self._last = ""  # id of the newest entry that has been read
+        self._found = asyncio.Event()
+        self._watch: asyncio.TimerHandle | None = None
+
+    async def start(self) -> None:
+        """Find the end of the stream, or go on trying. What is added from then on is read."""
+        await self._redis.start()
+        if self._redis.connected:
+            await asyncio.wait([asyncio.ensure_future(self._found.wait())], timeout=_PATIENCE)
+
+    async def close(self) -> None:
+        """Read no more."""
+        if self._watch is not None:
+            self._watch.cancel()
+        await self._redis.close()
+
+    def _up(self) -> None:
+        if self._last:
+            # Node trims a stream to about 10,000 entries, whether or not everybody has read them.
+            self._redis.ask(self._oldest, "XRANGE", self._stream, "-", "+", "COUNT", "1")
+            self._read()
+        else:
+            self._redis.ask(self._newest, "XREVRANGE", self._stream, "+", "-", "COUNT", "1")
+
+    def _newest(self, reply: Any) -> None:
+        if isinstance(reply, list):
+            self._last = reply[0][0].decode() if reply else "0-0"
+            self._found.set()
+            self._read()
+        elif reply is not GONE:
+            _log.error("Redis does not let a stream be read", stream=self._stream, error=str(reply))
+
+    def _oldest(self, reply: Any) -> None:
+        if isinstance(reply, list) and reply and _place(reply[0][0].decode()) > _place(self._last):
+            _log.error("a stream was trimmed before it was read: events of other servers are lost", stream=self._stream)
+
+    def _read(self) -> None:
+        block = str(int(_BLOCK * 1000))
+        self._redis.ask(
+            self._entries, "XREAD", "COUNT", str(_COUNT), "BLOCK", block, "STREAMS", self._stream, self._last
+        )
+        if self._watch is not None:
+            self._watch.cancel()
+        self._watch = asyncio.get_running_loop().call_later(_BLOCK + _PATIENCE, self._redis.give_up)
+
+    def _entries(self, reply: Any) -> None:
+        if reply is GONE:
+            return
+        if isinstance(reply, dict):
+            for identifier, fields in next(iter(reply.values())):
+                self._last = identifier.decode()
+                try:
+                    self._entry(self._last, fields or ())
+                except Exception:
+                    _log.exception("an entry of a stream could not be done", stream=self._stream, id=self._last)
+        elif isinstance(reply, Exception):
+            _log.error("a stream cannot be read", stream=self._stream, error=str(reply))
+        self._read()
+
+
+def _place(identifier: str) -> tuple[int, int]:
+    milliseconds, _, sequence = identifier.partition("-")
+    return int(milliseconds), int(sequence or 0)

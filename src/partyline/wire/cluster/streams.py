@@ -1,0 +1,143 @@
+"""The streams form: what `@socket.io/redis-streams-adapter` says, with `streamCount` 1.
+
+Events without acknowledgements, joins, leaves and disconnects are entries of one stream of Redis. Questions and answers
+are published, always as MessagePack.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+
+from partyline.errors import InvalidValue
+from partyline.wire.cluster import family
+from partyline.wire.cluster.messages import Emit, Expel, Move, NodeMessage
+from partyline.wire.cluster.shapes import Heard, Read, Written, packed, short
+from partyline.wire.cluster.sharded import channel, read
+
+MOST_ENTRIES: Final = 10_000
+"""About so many entries a stream keeps, as Node's adapter has it."""
+_OFFSET: Final = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
+
+
+class Session(msgspec.Struct):
+    """A client that may come back, as Node's servers keep it in Redis."""
+
+    sid: str
+    pid: str
+    rooms: list[str] = []
+    data: Any = None
+
+
+_read_session = packed(Session)
+
+
+class Streams:
+    """The form as one node speaks it. `stream` is Node's `streamName`."""
+
+    def __init__(self, node: str, key: str = "socket.io", stream: str = "socket.io", *, sharded: bool = False) -> None:
+        self.node = node
+        self.sharded = sharded
+        self._key = key
+        self.stream = stream
+
+    def counted(self, namespace: str) -> str:
+        """Whoever subscribes here is one of those who answer."""
+        return channel(self._key, namespace)
+
+    def always(self) -> dict[str, Read]:
+        """No channel is for all namespaces."""
+        return {}
+
+    def subscriptions(self, namespace: str) -> tuple[dict[str, Read], dict[str, Read]]:
+        """No patterns, and the channels of a namespace, with what reads them."""
+        return {}, dict.fromkeys((channel(self._key, namespace), channel(self._key, namespace, self.node)), self.read)
+
+    def room(self, namespace: str, room: str) -> str:
+        """A room has no channel of its own."""
+        return ""
+
+    def write(self, message: NodeMessage, to: str = "") -> Written:
+        """What is published, and where."""
+        if self._kept(message):
+            return []
+        return [
+            (
+                channel(self._key, message.namespace, *([to] if kind in family.ANSWERS else [])),
+                family.pack({"type": kind, "data": data, "uid": self.node, "nsp": message.namespace}),
+            )
+            for kind, data in family.write(message)
+        ]
+
+    def entries(self, message: NodeMessage) -> list[tuple[str | bytes, ...]]:
+        """The commands that add a message to the stream; none for what is published."""
+        if not self._kept(message):
+            return []
+        head = ("XADD", self.stream, "MAXLEN", "~", str(MOST_ENTRIES), "*", "uid", self.node, "nsp", message.namespace)
+        return [(*head, "type", str(kind), "data", _data(kind, data)) for kind, data in family.write(message)]
+
+    @staticmethod
+    def _kept(message: NodeMessage) -> bool:
+        return isinstance(message, Move | Expel) or (isinstance(message, Emit) and message.request is None)
+
+    def read(self, namespace: str, data: bytes) -> Heard | None:
+        """What has been published."""
+        said = read(data, self.node, namespace)
+        return None if said is None else (said[0], said[2])
+
+    def read_entry(self, fields: Sequence[bytes]) -> Heard | None:
+        """An entry of the stream: names and values in turn. None if it is ours, or no message at all.
+
+        Raises one of UNREADABLE.
+        """
+        said = {bytes(key): bytes(value) for key, value in zip(fields[::2], fields[1::2], strict=False)}
+        sender = said.get(b"uid", b"").decode()
+        if b"nsp" not in said or sender == self.node:
+            return None
+        data = said.get(b"data", b"{}")
+        short(data)
+        number = said.get(b"type", b"")
+        if not number.isdigit() or len(number) > 3:
+            raise InvalidValue("type: it must be a number")
+        if data[:1] == b"{":
+            read_data = family.read_text(data)
+        else:
+            try:
+                read_data = family.read_packed(base64.b64decode(data, validate=True))
+            except binascii.Error as error:
+                raise InvalidValue(f"data: {error}") from None
+        message = family.read(said[b"nsp"].decode(), int(number), read_data)
+        return None if message is None else (sender, message)
+
+
+def is_offset(text: object) -> bool:
+    """Whether a client may have got this from a server: the id of an entry."""
+    return isinstance(text, str) and _OFFSET.fullmatch(text) is not None
+
+
+def session_key(pid: str) -> str:
+    """Where the session of a client is kept."""
+    return f"sio:session:{pid}"
+
+
+def write_session(session: Session) -> bytes:
+    """A session as it is kept."""
+    return base64.b64encode(family.pack(session))
+
+
+def read_session(data: bytes) -> Session:
+    """A session that a server has kept. Raises one of UNREADABLE."""
+    short(data)
+    try:
+        return _read_session(base64.b64decode(data, validate=True))
+    except binascii.Error as error:
+        raise InvalidValue(f"a session is base64: {error}") from None
+
+
+def _data(kind: int, data: dict[str, Any]) -> bytes:
+    return base64.b64encode(family.pack(data)) if family.binary(kind, data) else family.text(data)
