@@ -14,7 +14,8 @@ from starlette.routing import Route
 
 from partyline import __version__
 from partyline.relay.access import Access
-from partyline.relay.classic.api import Publish, Register, TopicChange
+from partyline.relay.classic.api import Publish, TopicChange
+from partyline.relay.classic.registering import Register
 from partyline.relay.requests import TOPIC_SCHEMA, answer, peer
 from partyline.relay.v1.api import ONE_OF_THE_TWO, Revocation
 from partyline.relay.v1.publishing import MAX_BATCH, Batch, NewMessage

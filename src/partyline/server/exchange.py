@@ -138,6 +138,7 @@ class Exchange:
         "headers",
         "keep_alive",
         "method",
+        "mounted",
         "parameter",
         "peer",
         "query",
@@ -169,6 +170,7 @@ class Exchange:
         self.cors = cors  # lines of the answer's head
         self.keep_alive = keep_alive
         self.context: Any = None  # what `Direct.begin` has found out, for `respond`
+        self.mounted = ""  # the path that we are mounted at, under another ASGI server
         self.answered = False
         self.failed = False
         self.disconnected = False
@@ -319,6 +321,7 @@ class OverAsgi:
             scope["headers"],
             scope["partyline.peer"],
         )
+        exchange.mounted = scope.get("root_path", "")
         self._direct.begin(exchange)
         exchange.check_head()
         more = True
