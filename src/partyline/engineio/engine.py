@@ -147,6 +147,8 @@ class EngineIO:
             site.settings_of(SessionLimits).upgrade_timeout if upgrade is None else upgrade,
         )
         self._sessions.attach(site, rules, limits.message.max_message if payload is None else payload)
+        most = max(self._sessions.max_payload, 125)  # frames as short as that are never counted
+        self._limits = Limits(most, most, limits.message.max_fragments)
         self._requests = Polling(self._sessions)
         site.direct.add(self.path, self._requests)
 
@@ -172,16 +174,17 @@ class EngineIO:
         except HandshakeRefused as error:
             sessions.report(error, handshake)
             raise
-        most = max(sessions.max_payload, 125)  # frames as short as that are never counted
-        offered = offered_subprotocols(value for name, value in upgrade.headers if name == b"sec-websocket-protocol")
+        offered = [value for name, value in upgrade.headers if name == b"sec-websocket-protocol"]
         return Endpoint(
             session,
-            tuple(offered[:1]),  # as Node: browsers fail a connection whose offer is not answered
+            tuple(offered_subprotocols(offered)[:1])
+            if offered
+            else (),  # as Node: browsers fail a connection whose offer is not answered
             deflate=self._deflate,
-            limits=Limits(most, most, sessions.site.limits.message.max_fragments),
+            limits=self._limits,
             heartbeat=False,
             metered=sessions.strangers,
-            headers=tuple((name.encode("latin-1"), value.encode("latin-1")) for name, value in headers),
+            headers=tuple([(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]),
         )
 
 

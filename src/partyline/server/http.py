@@ -306,7 +306,7 @@ class HttpConnection(asyncio.Protocol):
             self._site.counters.requests += 1
             if self._refusal is not None:
                 raise self._refusal
-            head = self._reader.head(self._own_host())
+            head = self._reader.head(self._own_host)
             path = path_text(head.path)
         except PartylineError as error:
             self._refuse(error)

@@ -110,9 +110,9 @@ class WebSocket(Writing, asyncio.Protocol):
             site.timers.set(self, site.timers.now() + limits.ping_interval)
 
     def start(self, transport: asyncio.Transport, head: bytes, rest: bytes) -> None:
-        """Take over `transport`: write the 101 `head`, open the session, read `rest`, which came after the request."""
+        """Take over `transport`: write the 101 `head`, with what the session says at once; read `rest` of what came."""
         self._transport = transport
-        transport.write(head)
+        self._write(head)
         self._counters.upgrades += 1
         self._site.live.add(self)
         session = self._session

@@ -18,7 +18,7 @@ class Handshake:
 
     def __init__(self, request: Request, time: float) -> None:
         self._query = request.query
-        self._headers = b"\n".join(name + b":" + value for name, value in request.headers)
+        self._headers = b"\n".join([name + b":" + value for name, value in request.headers])
         self.address = request.peer.address
         self.secure = request.peer.scheme in ("https", "wss")
         self.time = time

@@ -22,7 +22,7 @@ def read(*pieces: bytes, most: int = 32_768, headers: int = 100) -> tuple[Head |
     for number, piece in enumerate(pieces):
         data += piece
         if size := reader.feed(data):
-            return reader.head(HOST), bytes(data[size:]) + b"".join(pieces[number + 1 :])
+            return reader.head(lambda: HOST), bytes(data[size:]) + b"".join(pieces[number + 1 :])
     return None, bytes(data)
 
 

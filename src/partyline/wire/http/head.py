@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
@@ -99,8 +100,8 @@ class HeadReader:
             raise MalformedRequest("this is not an HTTP/1.1 request: its head has no clear end")
         return size if end >= 0 else 0
 
-    def head(self, host: bytes) -> Head:
-        """The head that was read; `host` stands for the Host that HTTP/1.0 may leave out.
+    def head(self, host: Callable[[], bytes]) -> Head:
+        """The head that was read; `host` tells what stands for the Host that HTTP/1.0 may leave out.
 
         Raises MalformedRequest if it contradicts itself or is not a request of HTTP/1.0 or 1.1.
         """
@@ -134,7 +135,7 @@ class HeadReader:
             headers.append((b"host", authority))
         hostless = version == "1.0" and not hosts
         if hostless:
-            headers.append((b"host", authority or host))
+            headers.append((b"host", authority or host()))
         websocket = b"websocket" in upgrade and b"upgrade" in connection
         if websocket and length:
             raise MalformedRequest("a WebSocket handshake has no body")

@@ -68,10 +68,13 @@ def accept(
         raise UpgradeRequired("only WebSocket version 13 is spoken here (Sec-WebSocket-Version: 13)")
     key = _exactly_one(values, b"sec-websocket-key")
     _check_key(key)
-    subprotocol = _choose(subprotocols, offered_subprotocols(values.get(b"sec-websocket-protocol", ())))
-    agreed = negotiate(values.get(b"sec-websocket-extensions", ()))  # malformed is malformed, wanted or not
-    if not deflate:
-        agreed = None
+    subprotocol = agreed = None
+    if offered := values.get(b"sec-websocket-protocol"):
+        subprotocol = _choose(subprotocols, offered_subprotocols(offered))
+    if extensions := values.get(b"sec-websocket-extensions"):
+        agreed = negotiate(extensions)  # malformed is malformed, wanted or not
+        if not deflate:
+            agreed = None
     head = [
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: ",
         accept_value(key),
@@ -180,7 +183,7 @@ def _list(values: Iterable[bytes]) -> list[str]:
 
 
 def _has_token(values: Iterable[bytes], token: str) -> bool:
-    return any(item.lower() == token for item in _list(values))
+    return token in [item.lower() for item in _list(values)]
 
 
 def _exactly_one(values: dict[bytes, list[bytes]], name: bytes) -> bytes:
