@@ -12,9 +12,9 @@ import msgspec
 from partyline.errors import InvalidValue, PartylineError, RateLimited
 from partyline.models import Position
 from partyline.relay.classic.registry import Registry
-from partyline.relay.requests import TopicName, UserId, check_json
+from partyline.relay.requests import TopicName, UserId
 from partyline.relay.services import Services
-from partyline.server.exchange import Exchange
+from partyline.server.exchange import Exchange, check_json
 from partyline.topics import check_topic
 from partyline.trust.keys import Principal
 from partyline.trust.rate import PerAddress
