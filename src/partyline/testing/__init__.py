@@ -7,17 +7,21 @@ from partyline.testing.log import MemoryLog
 from partyline.testing.saboteur import SaboteurStore
 from partyline.testing.shared import SHARED_CHECKS, check_shared_store
 from partyline.testing.store import STORE_CHECKS, check_store
+from partyline.testing.tables import TABLE_CHECKS, MemoryTables, check_tables
 
 __all__ = [
     "BUS_CHECKS",
     "SHARED_CHECKS",
     "STORE_CHECKS",
+    "TABLE_CHECKS",
     "Clock",
     "MemoryCluster",
     "MemoryLog",
     "MemoryNetwork",
+    "MemoryTables",
     "SaboteurStore",
     "check_bus",
     "check_shared_store",
     "check_store",
+    "check_tables",
 ]
