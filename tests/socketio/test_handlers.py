@@ -61,6 +61,30 @@ async def test_one_at_a_time() -> None:
 
 
 @looped
+async def test_what_waits_stays_as_it_came() -> None:
+    """An event that a handler hears at once is read as values; one that waits is kept as JSON until its turn comes."""
+    io = SocketIO()
+    heard: list[Any] = []
+    go = asyncio.Event()
+
+    @io.on("one")
+    async def one(socket: Socket, values: list[int]) -> None:
+        heard.append(values)
+        await go.wait()
+
+    async with served(io) as url, entered(url) as client:
+        await client.say('2["one",[1]]', '2["one",[2]]')
+        await eventually(lambda: only(io)._queue, "one waits")
+        waits = only(io)._queue
+        assert waits is not None
+        (event, _) = waits[0]
+        assert (event.values, [bytes(raw) for raw in event.raws or ()]) == ((), [b'"one"', b"[2]"])
+        go.set()
+        await eventually(lambda: len(heard) == 2, "both are heard")
+        assert heard == [[1], [2]]
+
+
+@looped
 async def test_sockets_do_not_wait_for_each_other() -> None:
     """A handler that hangs holds up only its own socket, not other clients or its client's other namespaces."""
     io = SocketIO(disconnect_grace=0)

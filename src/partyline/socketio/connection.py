@@ -166,9 +166,10 @@ class Connection:
                 socket._gone("client namespace disconnect")
 
     def _wanted(self, namespace: str, name: str) -> Whole | None:
-        """What reads an event at once: where one handler hears it, and nobody else does."""
+        """What reads an event at once: where one handler hears it now, and nobody else does. One that waits stays as it
+        came: values take many times as much memory as their JSON."""
         socket = self._sockets.get(namespace)
-        if socket is None or socket._listeners is not None or socket._incoming:
+        if socket is None or socket._queue is not None or socket._listeners is not None or socket._incoming:
             return None
         handlers = socket.namespace._handlers
         found = handlers.events.get(name)
