@@ -3,29 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Final
 
 from partyline import log
 from partyline.errors import PartylineError
 
-ABOUT: Final = {
-    "accepted": "TCP connections accepted",
-    "requests": "HTTP requests with a complete head",
-    "upgrades": "WebSocket handshakes answered with 101",
-    "received": "Messages from WebSocket clients",
-    "published": "Messages handed to the hub",
-    "delivered": "Messages offered to members",
-    "dropped": "Messages dropped or superseded in an outbox",
-    "violations": "WebSocket connections failed for breaking the protocol",
-    "refused": "Requests, upgrades and authentications refused",
-    "errors": "Exceptions that reached the last resort",
-    "write_errors": "Failed commits of the database",
-    "damaged": "Messages in the log that are not what was written, found when they were read",
-    "pruned": "Messages that retention took out of the log",
-    "unsent": "Messages to other servers that Redis did not get, or perhaps did not",
-    "unreadable": "Messages of other servers that could not be read",
-}
+
+def _counter(about: str) -> int:
+    return field(default=0, metadata={"about": about})
 
 
 @dataclass(slots=True)
@@ -35,21 +21,21 @@ class Counters:
     `limits` counts how often each limit was hit, by the setting's name (a fixed set).
     """
 
-    accepted: int = 0
-    requests: int = 0
-    upgrades: int = 0
-    received: int = 0
-    published: int = 0
-    delivered: int = 0
-    dropped: int = 0
-    violations: int = 0
-    refused: int = 0
-    errors: int = 0
-    write_errors: int = 0
-    damaged: int = 0
-    pruned: int = 0
-    unsent: int = 0
-    unreadable: int = 0
+    accepted: int = _counter("TCP connections accepted")
+    requests: int = _counter("HTTP requests with a complete head")
+    upgrades: int = _counter("WebSocket handshakes answered with 101")
+    received: int = _counter("Messages from WebSocket clients")
+    published: int = _counter("Messages handed to the hub")
+    delivered: int = _counter("Messages offered to members")
+    dropped: int = _counter("Messages dropped or superseded in an outbox")
+    violations: int = _counter("WebSocket connections failed for breaking the protocol")
+    refused: int = _counter("Requests, upgrades and authentications refused")
+    errors: int = _counter("Exceptions that reached the last resort")
+    write_errors: int = _counter("Failed commits of the database")
+    damaged: int = _counter("Messages in the log that are not what was written, found when they were read")
+    pruned: int = _counter("Messages that retention took out of the log")
+    unsent: int = _counter("Messages to other servers that Redis did not get, or perhaps did not")
+    unreadable: int = _counter("Messages of other servers that could not be read")
     limits: dict[str, int] = field(default_factory=dict)
 
     def hit(self, limit: str) -> None:
@@ -65,6 +51,9 @@ class Counters:
     def totals(self) -> dict[str, int]:
         """The plain counters by name."""
         return {name: getattr(self, name) for name in ABOUT}
+
+
+ABOUT: Final = {one.name: one.metadata["about"] for one in fields(Counters) if one.metadata}
 
 
 def exposition(counters: Counters, connections: int) -> bytes:

@@ -16,8 +16,8 @@ from partyline.app import Partyline, build, take_over
 from partyline.config import Settings, load
 from partyline.errors import ConfigError, PartylineError
 from partyline.models import Position
+from partyline.server.answers import answer_error
 from partyline.server.asgi import Cut, refuse_websocket, serve_websocket
-from partyline.server.gate import answer_error
 from partyline.server.hosting import find_host, redact_logs
 from partyline.server.site import Extra
 

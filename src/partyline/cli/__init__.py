@@ -24,7 +24,7 @@ app = typer.Typer(
 _Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any other setting; may be repeated.")
 ]
-_Config = Annotated[Path | None, typer.Option(help="Settings as a TOML file.", show_default=False)]
+_Config = Annotated[str | None, typer.Option(metavar="PATH", help="Settings as a TOML file.", show_default=False)]
 
 
 def main() -> None:
@@ -129,8 +129,7 @@ def serve(
         "log_level": log_level,
         "insecure": insecure or None,
     }
-    file = None if config is None else str(config)
-    run(flags, file, target, assigned=_assignments(settings), new_epoch=new_epoch, handover=handover)
+    run(flags, config, target, assigned=_assignments(settings), new_epoch=new_epoch, handover=handover)
 
 
 _Db = Annotated[str | None, typer.Option(help="Database file. (default: as serve)")]
@@ -148,7 +147,7 @@ def backup(
     """Copy the database to FILE, beside a running server or without one."""
     from partyline.cli.copies import back_up_database
 
-    back_up_database(str(file), {"db": db}, None if config is None else str(config), replace=force, as_json=as_json)
+    back_up_database(str(file), {"db": db}, config, replace=force, as_json=as_json)
 
 
 @app.command()
@@ -162,7 +161,7 @@ def restore(
     """Put a backup in the database's place, with a new epoch. The server must be stopped."""
     from partyline.cli.copies import restore_database
 
-    restore_database(str(file), {"db": db}, None if config is None else str(config), replace=force, as_json=as_json)
+    restore_database(str(file), {"db": db}, config, replace=force, as_json=as_json)
 
 
 @app.command()
@@ -176,7 +175,7 @@ def doctor(
     """Look for what would keep a server from running well. Changes nothing; the server may run."""
     from partyline.cli.doctor import diagnose
 
-    diagnose({"db": db}, _assignments(settings), None if config is None else str(config), deep=deep, as_json=as_json)
+    diagnose({"db": db}, _assignments(settings), config, deep=deep, as_json=as_json)
 
 
 @app.command("config")
@@ -189,7 +188,7 @@ def show_config(
     """Show the settings as `serve` would see them."""
     from partyline.cli.config import show_settings
 
-    show_settings(_assignments(settings), None if config is None else str(config), as_json=as_json)
+    show_settings(_assignments(settings), config, as_json=as_json)
 
 
 @app.command()
@@ -283,8 +282,7 @@ def token(
     from partyline.cli.token import Wish, make_token
 
     wish = Wish(sub, (*(topics or ()), *(publish or ())), (*(topics or ()), *(subscribe or ())), admin, expires)
-    file = None if config is None else str(config)
-    make_token(wish, _assignments(settings), file, kid=key, secret_file=secret_file, as_json=as_json)
+    make_token(wish, _assignments(settings), config, kid=key, secret_file=secret_file, as_json=as_json)
 
 
 @app.command()

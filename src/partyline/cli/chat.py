@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import secrets
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Final, TypeVar
 
 import msgspec
 from rich.text import Text
 
+from partyline.cli.lines import Lines
 from partyline.cli.output import console
 from partyline.cli.remote import run
 from partyline.cli.shown import moment, plain
@@ -111,7 +111,9 @@ class _Session:
         async with self._connecting:
             self._begun = True
             await self.begin()
-            async for line in _lines():
+            typed = Lines(sys.stdin.fileno())
+            while (data := await typed.next()) is not None:
+                line = data.decode(errors="replace")
                 if line == "/quit":
                     return
                 if line:
@@ -341,38 +343,3 @@ def _checked(answer: dict[str, Any], kind: type[_T]) -> _T:
         return msgspec.convert(answer, kind)
     except msgspec.ValidationError as error:
         raise InvalidValue(f"the server's answer is not that of a chat: {error}") from None
-
-
-async def _lines() -> AsyncIterator[str]:
-    """The lines of standard input, without its end holding up anything."""
-    loop = asyncio.get_running_loop()
-    queue: asyncio.Queue[str | None] = asyncio.Queue()
-    descriptor = os.dup(sys.stdin.fileno())
-    waiting = b""
-
-    def read() -> None:
-        nonlocal waiting
-        data = os.read(descriptor, 65536)
-        *lines, waiting = (waiting + data).split(b"\n")
-        for line in lines:
-            queue.put_nowait(line.decode(errors="replace").rstrip("\r"))
-        if not data:
-            loop.remove_reader(descriptor)
-            if waiting:
-                queue.put_nowait(waiting.decode(errors="replace"))
-            queue.put_nowait(None)
-
-    try:
-        loop.add_reader(descriptor, read)
-    except PermissionError:  # a file can always be read
-        with contextlib.suppress(OSError):
-            for line in (await asyncio.to_thread(sys.stdin.read)).splitlines():
-                queue.put_nowait(line)
-        queue.put_nowait(None)
-    try:
-        while (line := await queue.get()) is not None:
-            yield line
-    finally:
-        with contextlib.suppress(Exception):
-            loop.remove_reader(descriptor)
-        os.close(descriptor)

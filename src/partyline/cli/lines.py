@@ -8,6 +8,8 @@ import threading
 from collections import deque
 from typing import Final
 
+from partyline.errors import InvalidValue
+
 _PIECE: Final = 65_536
 
 
@@ -29,7 +31,7 @@ class Lines:
         threading.Thread(target=self._read, name="lines", daemon=True).start()
 
     async def next(self) -> bytes | None:
-        """The next line without its end (LF or CR LF), None after the last one. Raises OSError.
+        """The next line without its end (LF or CR LF), None after the last one. Raises InvalidValue.
 
         Cancelling it loses nothing.
         """
@@ -38,7 +40,7 @@ class Lines:
                 return None
             piece = await self._pieces.get()
             if isinstance(piece, OSError):
-                raise piece
+                raise InvalidValue(f"standard input cannot be read: {piece.strerror}") from None
             self._room.release()
             self._ended = not piece
             *whole, self._begun = (self._begun + piece).split(b"\n")

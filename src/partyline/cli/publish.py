@@ -93,8 +93,6 @@ async def _send(
                 one = asyncio.create_task(_publish(line, topic, data, user, number))
                 one.add_done_callback(_seen)
                 await waiting.put(one)
-        except OSError as error:
-            await waiting.put(InvalidValue(f"standard input cannot be read: {error.strerror}"))
         except InvalidValue as error:
             await waiting.put(error)
         await waiting.put(None)

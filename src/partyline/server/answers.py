@@ -8,14 +8,16 @@ from http import HTTPStatus
 from typing import Final
 
 import msgspec
+from starlette.types import Send
 
 from partyline.errors import HandshakeRefused, PartylineError
 from partyline.wire.engineio.handshake import refusal_body
+from partyline.wire.http.head import Headers
 
-SAFETY_HEADERS: list[tuple[str, str]] = [
-    ("x-content-type-options", "nosniff"),
-    ("cache-control", "no-store"),
-    ("referrer-policy", "no-referrer"),
+SAFETY_HEADERS: Final[Headers] = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"cache-control", b"no-store"),
+    (b"referrer-policy", b"no-referrer"),
 ]
 
 
@@ -56,7 +58,15 @@ def raw_answer(error: PartylineError, extra: Sequence[tuple[bytes, bytes]] = ())
     body = error_body(error)
     status = HTTPStatus(error.http_status)
     lines = [b"HTTP/1.1 %d %s" % (status, status.phrase.encode())]
-    headers = error_headers(error, body) + [(n.encode(), v.encode()) for n, v in SAFETY_HEADERS] + [*extra]
+    headers = error_headers(error, body) + SAFETY_HEADERS + [*extra]
     lines += [name + b": " + value for name, value in headers if name != b"connection"]
     lines.append(b"connection: close")
     return b"\r\n".join(lines) + b"\r\n\r\n" + body
+
+
+async def answer_error(error: PartylineError, send: Send, kind: str = "http", extra: Headers = []) -> None:  # noqa: B006
+    """Answer an HTTP request with `error`, or a WebSocket's, whose `kind` of answer is an extension of ASGI."""
+    body = error_body(error)
+    headers = error_headers(error, body) + extra
+    await send({"type": f"{kind}.response.start", "status": error.http_status, "headers": headers})
+    await send({"type": f"{kind}.response.body", "body": body})

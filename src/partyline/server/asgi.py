@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import InitVar, dataclass, field
 from time import monotonic
 from typing import Self
 
@@ -17,8 +18,9 @@ from partyline import log
 from partyline.errors import CONTAINED, NotFound, PartylineError
 from partyline.hub.outbox import Outbox
 from partyline.interfaces import Dialect, Finishes, Session
+from partyline.metrics import Counters
 from partyline.models import Payload
-from partyline.server.answers import SAFETY_HEADERS, error_body, error_headers
+from partyline.server.answers import SAFETY_HEADERS, answer_error
 from partyline.server.fair import SLICE
 from partyline.server.site import Endpoint, Site, Upgrade
 from partyline.server.websocket import CUT_OFF, STRANGERS, STRANGERS_BYTES
@@ -99,75 +101,56 @@ async def refuse_websocket(error: PartylineError, scope: Scope, send: Send) -> N
     if "websocket.http.response" not in (scope.get("extensions") or {}):
         await send({"type": "websocket.close", "code": 1000, "reason": ""})
         return
-    body = error_body(error)
-    headers = error_headers(error, body) + [(n.encode(), v.encode()) for n, v in SAFETY_HEADERS]
-    await send({"type": "websocket.http.response.start", "status": error.http_status, "headers": headers})
-    await send({"type": "websocket.http.response.body", "body": body})
+    await answer_error(error, send, "websocket.http", SAFETY_HEADERS)
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class AsgiWebSocket:
     """One WebSocket connection over ASGI. A `server.site.Carrier`.
 
     The server's task waits for two tasks of ours, a reader and a writer.
     """
 
-    __slots__ = (
-        "_address",
-        "_closing",
-        "_counters",
-        "_credit",
-        "_drain",
-        "_farewell",
-        "_gate",
-        "_headers",
-        "_held",
-        "_high_water",
-        "_max_message",
-        "_next",
-        "_outbox",
-        "_reader",
-        "_session",
-        "_site",
-        "_wake",
-        "_writing",
-        "dialect",
-        "rooms",
-        "timer_slot",
-        "user",
-    )
-
-    dialect: Dialect
-    rooms: tuple[str, ...] | set[str]
+    _site: Site
+    endpoint: InitVar[Endpoint]
+    _address: str
+    _session: Session | None = None
+    _gate: Gate | None = None
+    _credit: int | None = None  # as in server/websocket.py
+    # An idle connection takes one payload of any size into `_next`; what comes after it is queued.
+    _next: Payload | None = None
+    _writing: bool = False
+    _wake: asyncio.Event = field(default_factory=asyncio.Event)
+    _drain: asyncio.Future[None] | None = None
+    _held: asyncio.Event | None = None  # nothing is read before it is set
+    _reader: asyncio.Task[None] | None = None
+    _closing: bool = False  # nothing is queued any more
+    _farewell: tuple[int, str] | None = None  # our close, after what is queued
+    timer_slot: int = 0
+    user: str | None = None
+    rooms: tuple[str, ...] | set[str] = ()
+    dialect: Dialect = field(init=False)
+    _counters: Counters = field(init=False)
+    _headers: tuple[tuple[bytes, bytes], ...] = field(init=False)
+    _max_message: int = field(init=False)
+    _outbox: Outbox = field(init=False)
+    _high_water: int = field(init=False)
     pings = False
     deflate = None
 
-    def __init__(self, site: Site, endpoint: Endpoint, address: str) -> None:
-        self._site = site
-        self._address = address
+    def __post_init__(self, endpoint: Endpoint) -> None:
+        site, limits = self._site, self._site.limits
         self._counters = site.counters
-        self._session: Session | None = endpoint.session
+        self._session = endpoint.session
         self._headers = endpoint.headers
-        self._max_message = (endpoint.limits or site.limits.message).max_message
-        limits = site.limits
-        self._gate: Gate | None = None
+        self._max_message = (endpoint.limits or limits.message).max_message
         if limits.events_per_second:
             hit = site.counters.hit
             self._gate = Gate(limits.events_per_second, limits.events_burst, site.timers.now(), hit)
-        self._credit: int | None = STRANGERS_BYTES if endpoint.stranger else None  # as in server/websocket.py
-        # An idle connection takes one payload of any size into `_next`; what comes after it is queued.
-        self._next: Payload | None = None
+        if endpoint.stranger:
+            self._credit = STRANGERS_BYTES
         self._outbox = Outbox(limits.outbox_bytes)
         self._high_water = min(_HIGH_WATER, limits.outbox_bytes // 2)
-        self._writing = False
-        self._wake = asyncio.Event()
-        self._drain: asyncio.Future[None] | None = None
-        self._held: asyncio.Event | None = None  # nothing is read before it is set
-        self._reader: asyncio.Task[None] | None = None
-        self._closing = False  # nothing is queued any more
-        self._farewell: tuple[int, str] | None = None  # our close, after what is queued
-        self.timer_slot = 0
-        self.user: str | None = None
-        self.rooms = ()
 
     @property
     def session(self) -> Session | None:

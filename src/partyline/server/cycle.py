@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message
 
 from partyline import log
 from partyline.errors import PartylineError
-from partyline.server.answers import checked, error_body, error_headers
+from partyline.server.answers import answer_error, checked
 from partyline.server.exchange import head_lines, status_line
 from partyline.server.site import Site
 from partyline.wire.http.head import Head, Headers
@@ -150,9 +150,8 @@ class Cycle:
             self._connection.abort()  # too late for another answer
         else:
             self._start = None
-            await self._send_error(
-                PartylineError("the server failed; its log says why, and the request may be tried again")
-            )
+            failed = PartylineError("the server failed; its log says why, and the request may be tried again")
+            await answer_error(failed, self._send)
 
     async def _receive(self) -> Message:
         if self._expects and not self.answered and not self._lost:
@@ -221,7 +220,7 @@ class Cycle:
             refusal = self._connection.overloaded(len(body))
             if refusal is not None:
                 self._connection.site.counters.refuse(refusal)
-                await self._send_error(refusal)
+                await answer_error(refusal, self._send)
                 return
             self._write_head(*start, body, more=more)
         else:
@@ -284,10 +283,3 @@ class Cycle:
             self._left -= len(body)
         if body:
             parts.append(body)
-
-    async def _send_error(self, error: PartylineError) -> None:
-        body = error_body(error)
-        await self._send(
-            {"type": "http.response.start", "status": error.http_status, "headers": error_headers(error, body)}
-        )
-        await self._send({"type": "http.response.body", "body": body})

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from partyline import log
 from partyline.errors import MethodNotAllowed, NotFound, PartylineError
 from partyline.metrics import Counters
-from partyline.server.answers import SAFETY_HEADERS, error_body, error_headers
+from partyline.server.answers import SAFETY_HEADERS, answer_error
 from partyline.server.asgi import mounted_path
 from partyline.trust.perimeter import Perimeter
 from partyline.wire.http.head import path_text
@@ -39,7 +39,7 @@ class Gate:
         self._perimeter = perimeter
         self._counters = counters
         self._pages = pages
-        self._extra = [] if native else [(n.encode(), v.encode()) for n, v in SAFETY_HEADERS]
+        self._extra = [] if native else SAFETY_HEADERS
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -112,13 +112,6 @@ class ErrorAnswers:
         if started:
             raise error  # it is too late for an answer, so the server cuts the connection
         await answer_error(error, send)
-
-
-async def answer_error(error: PartylineError, send: Send) -> None:
-    """Answer an HTTP request with `error`."""
-    body = error_body(error)
-    await send({"type": "http.response.start", "status": error.http_status, "headers": error_headers(error, body)})
-    await send({"type": "http.response.body", "body": body})
 
 
 def _from_starlette(error: HTTPException) -> PartylineError:

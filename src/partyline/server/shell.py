@@ -126,7 +126,7 @@ class Shell:
         """Once a second: the headers of all answers, with the time in them."""
         date = (b"date", formatdate(time.time(), usegmt=True).encode())
         site = self.site
-        site.headers = [date, *((name.encode(), value.encode()) for name, value in SAFETY_HEADERS)]
+        site.headers = [date, *SAFETY_HEADERS]
         site.head = head_lines(site.headers)
 
     # Stopping

@@ -20,6 +20,7 @@ from partyline.relay.classic.session import ClassicSession
 from partyline.relay.publishing import Publishing
 from partyline.relay.requests import TopicName, UserId, answer, read
 from partyline.relay.services import Services
+from partyline.relay.values import Status, TopicsOf
 from partyline.server.exchange import Exchange, OverAsgi
 from partyline.server.site import Endpoint, Site, Upgrade
 from partyline.topics import check_topic
@@ -81,7 +82,7 @@ class Relay:
     async def health(self, request: Request) -> Response:
         if (refusal := self._services.store.refusal) is not None:
             raise refusal
-        return answer({"status": "ok"})
+        return answer(Status("ok"))
 
     async def unregister(self, request: Request) -> Response:
         principal = self._services.access.principal(request)
@@ -90,7 +91,7 @@ class Relay:
         self._registry.remove(registration)
         if registration.connection is not None:
             registration.connection.close(4001, "unregistered")
-        return answer({"status": "unregistered"})
+        return answer(Status("unregistered"))
 
     async def add_topic(self, request: Request) -> Response:
         return await self._change_topic(request, add=True)
@@ -114,7 +115,7 @@ class Relay:
         else:
             topics.pop(topic, None)
         self._registry.set_topics(registration, tuple(topics))
-        return answer({"topics": list(topics)})
+        return answer(TopicsOf(list(topics)))
 
     async def not_upgraded(self, request: Request) -> Response:
         self._registry.find(request.path_params["id"])
