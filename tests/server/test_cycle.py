@@ -305,6 +305,35 @@ def test_refusals(run: Run, script: Script, status: int) -> None:
     run(main())
 
 
+def test_a_refusal_waits_for_its_reader(run: Run) -> None:
+    """An application that refuses a WebSocket with a long body waits while its client does not read, and learns when
+    the client has gone."""
+
+    async def main() -> None:
+        sent, ended = 0, asyncio.Event()
+
+        async def refuses_at_length(receive: Any, send: Any) -> None:
+            nonlocal sent
+            await send({"type": "websocket.http.response.start", "status": 403, "headers": []})
+            try:
+                while True:
+                    await send({"type": "websocket.http.response.body", "body": bytes(65_536), "more_body": True})
+                    sent += 1
+            except OSError:
+                ended.set()
+
+        async with partyline_server(fallback=served(refuses_at_length), body_timeout=0.5) as (partyline, url):
+            small_send_buffers(partyline)
+            async with connected(url) as peer:
+                await peer.send(upgrade("/there"))
+                async with asyncio.timeout(20):
+                    await ended.wait()
+            assert sent < 200
+            await nothing_is_held(partyline)
+
+    run(main())
+
+
 @pytest.mark.parametrize(("script", "code"), [(raises, 1011), (nothing, 1000)])
 def test_an_application_that_ends(run: Run, script: Script, code: int) -> None:
     """An application's WebSocket ends with it, with 1011 if it failed."""

@@ -34,6 +34,9 @@ class Owner(Protocol):
     @property
     def site(self) -> Site: ...
 
+    @property
+    def blocked(self) -> bool: ...
+
     def become_websocket(self, endpoint: Endpoint, accepted: handshake.Accepted) -> WebSocket: ...
 
     def refuse(self, error: PartylineError) -> None: ...
@@ -73,6 +76,7 @@ class ForeignSocket:
         self._waiting: deque[Message] = deque(({"type": "websocket.connect"},))
         self._size = 0
         self._wake = asyncio.Event()
+        self.writable = asyncio.Event()
         self._farewell: tuple[int, str] = (1006, "")
 
     # server.http.InHand
@@ -118,6 +122,7 @@ class ForeignSocket:
         if self._state is not _State.CLOSED:
             self._state = _State.CLOSED
             self._socket = None
+            self.writable.set()
             code, reason = self._farewell
             self._waiting.append({"type": "websocket.disconnect", "code": code, "reason": reason})
             self._wake.set()
@@ -182,7 +187,7 @@ class ForeignSocket:
             if self._state is _State.CONNECTING:
                 self._answer(self._owner, kind, message)
             else:
-                self._go_on_refusing(self._owner, kind, message)
+                await self._go_on_refusing(self._owner, kind, message)
         elif kind == "websocket.send":
             await self._write(message)
         elif kind == "websocket.close":
@@ -219,9 +224,14 @@ class ForeignSocket:
         self._owner = None
         self._socket = owner.become_websocket(Endpoint(self), accepted)
 
-    def _go_on_refusing(self, owner: Owner, kind: str, message: Message) -> None:
+    async def _go_on_refusing(self, owner: Owner, kind: str, message: Message) -> None:
         if kind != "websocket.http.response.body":
             raise RuntimeError(f"websocket.http.response.body was expected, not {kind}")
+        while owner.blocked:
+            self.writable.clear()
+            await self.writable.wait()
+            if self._state is _State.CLOSED:
+                raise OSError("the client has gone")
         owner.write(message.get("body", b""))
         if not message.get("more_body", False):
             self._state = _State.CLOSED

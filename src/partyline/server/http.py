@@ -201,7 +201,7 @@ class HttpConnection(asyncio.Protocol):
             self._set_deadline(self._site.limits.keep_alive_timeout)
         elif self._phase is Phase.ANSWER:  # the others have a deadline of their own, or this one in its place
             self._deadline = _NEVER
-        if type(self._in_hand) is Cycle:
+        if isinstance(self._in_hand, Cycle | ForeignSocket):
             self._in_hand.writable.set()
         self._read()
 
