@@ -6,9 +6,11 @@ import asyncio
 import itertools
 from collections.abc import Callable
 
+from partyline.app import Partyline
 from partyline.server.fair import SLICE, Fair
-
-from .conftest import Run
+from tests.server.conftest import Run
+from tests.server.peers import connected, request, websocket
+from tests.server.servers import eventually, nothing_is_held, partyline_server
 
 
 class Worker:
@@ -222,5 +224,62 @@ def test_48_newcomers_do_not_wait_for_all_of_a_crowd(run: Run) -> None:
         while len(fair):
             await asyncio.sleep(0.001)
         assert len(served) == len(set(served))
+
+    run(main())
+
+
+def frozen(partyline: Partyline) -> None:
+    """Let no time pass for the strangers' share, so that nothing is paid while the machine is slow."""
+    partyline.site.fair._clock = lambda: 100.0
+
+
+def test_48_who_is_refused_again_and_again_waits(run: Run) -> None:
+    """hostile 48: requests for what is not there count as a stranger's: after some of them a connection waits before
+    the next is read, and is answered all the same. Requests that are answered do not wait."""
+
+    async def main() -> None:
+        async with partyline_server() as (partyline, url), connected(url) as peer, connected(url) as other:
+            frozen(partyline)
+            for _ in range(300):
+                await peer.send(request("GET", "/health"))
+                assert (await peer.answer()).status == 200
+                assert not len(partyline.site.fair)
+            for _ in range(300):
+                await peer.send(request("GET", "/nowhere"))
+                assert (await peer.answer()).status == 404
+                if len(partyline.site.fair):
+                    break
+            else:
+                raise AssertionError("it never waits")
+            await other.send(request("GET", "/health"))
+            assert (await other.answer()).status == 200
+
+    run(main())
+
+
+def test_48_a_flood_of_connections_waits_at_the_door(run: Run) -> None:
+    """hostile 48: where connections with garbage have come and gone, the next ones from that address wait for their
+    turn; whoever is connected does not."""
+
+    async def main() -> None:
+        async with partyline_server() as (partyline, url), connected(url) as inside:
+            frozen(partyline)
+            socket = await websocket(inside, "/v1/ws", "Sec-WebSocket-Protocol: partyline.v1")
+            assert "welcome" in str(await socket.text())
+            for _ in range(300):
+                async with connected(url) as peer:
+                    await eventually(lambda: partyline.site.connections == 2, "it is accepted")
+                    waits = len(partyline.site.fair)
+                    await peer.send(b"\x16\x03\x01 garbage\r\n\r\n")
+                    assert (await peer.answer()).status == 400
+                await eventually(lambda: partyline.site.connections == 1, "it is gone")
+                if waits:
+                    break
+            else:
+                raise AssertionError("none of them waits")
+            await socket.say('{"type":"ping","id":1}')
+            assert '"id":1' in str(await socket.text())
+            await inside.close()
+            await nothing_is_held(partyline)
 
     run(main())
