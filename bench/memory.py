@@ -27,6 +27,7 @@ class _Idle:
     accepted_per_second: float = 0.0
     cpu_us_per_connection: float = 0.0
     registration_kb: float | None = None
+    cpu_us_per_registration: float = 0.0
 
 
 def idle(bench: Bench) -> list[Row]:
@@ -54,6 +55,8 @@ def idle(bench: Bench) -> list[Row]:
         if name in samples and taken[0].registration_kb is not None
     }
     made += rows("idle, of which the registration", "kB/registration", (RELAY,), alone, {}, RELAY)
+    registered = {name: [Sample(found.cpu_us_per_registration) for found in filled[name]] for name in alone}
+    made += rows("registering", "CPU us/registration", (RELAY,), registered, {}, RELAY)
     made += rows("connecting", "CPU us/connection", names, samples, without, RELAY)
     return made
 
@@ -76,8 +79,9 @@ def _fill(bench: Bench, contender: Contender) -> _Idle:
             added = size - held
             paths = None
             if relay:
-                before = settled_resident_bytes(server.pid)
+                before, cpu = settled_resident_bytes(server.pid), usage(server.pid)
                 paths = register(server.port, _topics(first_user, added), first_user)
+                found.cpu_us_per_registration = (usage(server.pid) - cpu).cpu_ns / 1000 / added
                 found.registration_kb = (settled_resident_bytes(server.pid) - before) / 1000 / added
             cpu = usage(server.pid)
             load = Load("idle", server.port, bench.load_core, "--connections", str(added), paths=paths)

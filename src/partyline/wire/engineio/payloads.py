@@ -52,6 +52,8 @@ def read(body: bytes, protocol: int, *, octets: bool = False) -> list[Packet]:
     except UnicodeDecodeError as error:
         raise InvalidPacket(f"a polling body is not UTF-8 at byte {error.start}") from None
     if protocol == 4:
+        if SEPARATOR not in text:
+            return [read_text(text, 4)]
         if text.count(SEPARATOR) >= MOST_POSTED:
             raise _too_many()
         return [read_text(piece, 4) for piece in text.split(SEPARATOR)]
