@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -17,6 +17,7 @@ from partyline import log
 from partyline.hub.questions import Question
 from partyline.hub.timers import Timers
 from partyline.interfaces import Adapter
+from partyline.metrics import Counters
 from partyline.wire.cluster.messages import (
     Answered,
     Gone,
@@ -31,6 +32,9 @@ from partyline.wire.cluster.messages import (
 
 _log = log.get("cluster")
 
+VERSION: Final = 1
+"""Of what nodes send each other. Nodes of neighbouring versions work together: what one does not know, it ignores."""
+
 
 class _Envelope(msgspec.Struct, frozen=True, array_like=True):
     sender: str
@@ -38,8 +42,17 @@ class _Envelope(msgspec.Struct, frozen=True, array_like=True):
     message: NodeMessage
 
 
+class _Sealed(msgspec.Struct, frozen=True, array_like=True):
+    """The same with a message that this version does not know."""
+
+    sender: str
+    to: str
+    message: Any
+
+
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder(_Envelope).decode
+_decode_sealed: Final = msgspec.msgpack.Decoder(_Sealed).decode
 
 
 class Cluster:
@@ -47,14 +60,18 @@ class Cluster:
 
     shows_handshakes = False
 
-    def __init__(self, adapter: Adapter, timers: Timers, *, heartbeat: float = 5.0, patience: float = 12.0) -> None:
+    def __init__(
+        self, adapter: Adapter, timers: Timers, counters: Counters, *, heartbeat: float = 2.0, patience: float = 6.0
+    ) -> None:
         self.node = secrets.token_hex(8)
         self.timer_slot = 0
         self._adapter = adapter
         self._timers = timers
+        self._counters = counters
         self._heartbeat = heartbeat
         self._patience = patience
         self._others: dict[str, float] = {}  # nodes, and when they were heard of last
+        self._strange: set[str] = set()  # those among them whose version is too far from ours
         self._heard: Callable[[str, NodeMessage], None] = lambda node, message: None
         self._questions: dict[Request, Question] = {}
         self._number = 0
@@ -69,7 +86,7 @@ class Cluster:
         """Begin: `heard(node, message)` gets what others send, except answers. Raises what the adapter raises."""
         self._heard = heard
         await self._adapter.start(self._received)
-        self.send(Here("", first=True))
+        self.send(Here("", first=True, version=VERSION))
         self._timers.set(self, self._timers.now() + self._heartbeat)
 
     def send(self, message: NodeMessage, to: str = "") -> None:
@@ -106,7 +123,7 @@ class Cluster:
 
     def on_deadline(self, now: float) -> None:
         """The next heartbeat. A node that was not heard of is gone."""
-        self.send(Here("", first=False))
+        self.send(Here("", first=False, version=VERSION))
         for node, heard in tuple(self._others.items()):
             if now - heard > self._patience:
                 _log.warning("a node is silent: it counts as gone", node=node)
@@ -115,14 +132,15 @@ class Cluster:
 
     def _lose(self, node: str) -> None:
         self._others.pop(node, None)
+        self._strange.discard(node)
         for question in tuple(self._questions.values()):
             question.lost(node)
 
     def _received(self, data: bytes) -> None:
         try:
             envelope = _decode(data)
-        except msgspec.MsgspecError as error:  # another version's, or another program's
-            _log.warning("something that is not a message of a node", error=str(error))
+        except msgspec.MsgspecError as error:
+            self._unreadable(data, error)
             return
         sender, message = envelope.sender, envelope.message
         if sender == self.node or envelope.to not in ("", self.node) or self._closed:
@@ -132,8 +150,16 @@ class Cluster:
             return
         self._others[sender] = self._timers.now()
         if isinstance(message, Here):
+            if abs(message.version - VERSION) > 1 and sender not in self._strange:
+                self._strange.add(sender)
+                _log.error(
+                    "a node of a version that this one cannot work with: upgrade in smaller steps",
+                    node=sender,
+                    version=message.version,
+                    own=VERSION,
+                )
             if message.first:
-                self.send(Here("", first=False), sender)
+                self.send(Here("", first=False, version=VERSION), sender)
             return
         if isinstance(message, Reached | Answered | Missing | Sockets | ServerSideAnswer):
             question = self._questions.get(message.request)
@@ -144,3 +170,14 @@ class Cluster:
             self._heard(sender, message)
         except Exception:
             _log.exception("what a node sent could not be done", node=sender, kind=type(message).__name__)
+
+    def _unreadable(self, data: bytes, error: Exception) -> None:
+        """A kind that this version does not know, which is ignored, or another program's message."""
+        self._counters.unreadable += 1
+        try:
+            sender = _decode_sealed(data).sender
+        except msgspec.MsgspecError:
+            _log.warning("something that is not a message of a node", error=str(error))
+            return
+        if sender != self.node and not self._closed:
+            self._others[sender] = self._timers.now()  # it lives

@@ -279,7 +279,7 @@ class SocketIO(Namespace):
                 self,
                 self._adapter.join(site.timers, site.counters)
                 if isinstance(self._adapter, NodeCluster)
-                else Cluster(self._adapter, site.timers),
+                else Cluster(self._adapter, site.timers, site.counters),
             )
         for namespace in self._namespaces.values():
             self._open_journal(namespace)

@@ -113,9 +113,11 @@ class ServerSideAnswer(_NodeMessage, frozen=True, tag=10):
 
 
 class Here(_NodeMessage, frozen=True, tag=11):
-    """A node is there; `first` when it has just come and wants to know which others are."""
+    """A node is there; `first` when it has just come and wants to know which others are. `version` is that of what it
+    sends; 0 are those that did not say so yet."""
 
     first: bool
+    version: int = 0
 
 
 class Gone(_NodeMessage, frozen=True, tag=12):
