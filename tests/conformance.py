@@ -124,7 +124,7 @@ def table(results: dict[str, str | None]) -> str:
         "# WebSocket conformance",
         "",
         "Cases of our own that follow the numbering of the Autobahn test suite, played over TCP against the server",
-        "(`make conformance` writes this page; `make test` plays them too).",
+        "(`make conformance` writes this page; `make check` plays them too).",
         "",
         "| group | what | cases | passed |",
         "| --- | --- | --- | --- |",
