@@ -22,8 +22,8 @@ from partyline.stores.memory import MemoryStore
 from partyline.stores.memory import Retention as MemoryRetention
 from partyline.stores.retention import Bounds, Retention
 from partyline.stores.sqlite.database import Database
-from partyline.stores.sqlite.log import SqliteStore
 from partyline.stores.sqlite.revocations import RevocationTable
+from partyline.stores.sqlite.store import SqliteStore
 from partyline.trust.keys import KeyRing, Principal
 from partyline.trust.perimeter import Perimeter, allowed_host, allowed_origin, canonical_origin, trusted_network
 from partyline.trust.tokens import Tokens, revocation_life

@@ -16,7 +16,7 @@ from partyline.metrics import Counters
 from partyline.stores.memory import MemoryStore
 from partyline.stores.shared import SharedStore
 from partyline.stores.sqlite.database import Database
-from partyline.stores.sqlite.log import SqliteStore
+from partyline.stores.sqlite.store import SqliteStore
 from partyline.testing import STORE_CHECKS, MemoryLog, SaboteurStore, check_store
 from partyline.testing.store import Make, run_check
 from tests.tools import one_in

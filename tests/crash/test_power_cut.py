@@ -18,9 +18,9 @@ import pytest
 
 from partyline.metrics import Counters
 from partyline.stores.sqlite.database import Database
-from partyline.stores.sqlite.log import SqliteStore
 from partyline.stores.sqlite.placing import Row
 from partyline.stores.sqlite.reading import walk
+from partyline.stores.sqlite.store import SqliteStore
 from tests.process import serving
 from tests.tools import preloaded
 

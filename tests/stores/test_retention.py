@@ -18,7 +18,7 @@ from partyline.stores.memory import MemoryStore
 from partyline.stores.memory import Retention as MemoryRetention
 from partyline.stores.retention import Bounds, Retention
 from partyline.stores.sqlite.database import Database
-from partyline.stores.sqlite.log import SqliteStore
+from partyline.stores.sqlite.store import SqliteStore
 from partyline.testing.store import Bench
 from partyline.topics import is_pattern
 

@@ -17,7 +17,7 @@ from partyline.metrics import Counters
 from partyline.models import Draft, Message, Receipt
 from partyline.stores.retention import Retention
 from partyline.stores.sqlite.database import Database
-from partyline.stores.sqlite.log import SqliteStore
+from partyline.stores.sqlite.store import SqliteStore
 
 _SERIAL = itertools.count(1)  # shared by all logs: an id used before a restart belongs to another message
 LOOK_AFTER = 0.01  # seconds between two checks that the file is in its place

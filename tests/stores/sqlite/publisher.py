@@ -14,7 +14,7 @@ from partyline.interfaces import Outcome, Stored
 from partyline.metrics import Counters
 from partyline.models import Draft
 from partyline.stores.sqlite.database import Database
-from partyline.stores.sqlite.log import SqliteStore
+from partyline.stores.sqlite.store import SqliteStore
 
 
 async def main(path: str, tag: str) -> None:

@@ -23,7 +23,7 @@ from partyline.interfaces import Found, Refused, Stored, View
 from partyline.metrics import Counters
 from partyline.models import Page
 from partyline.stores.sqlite.database import Database
-from partyline.stores.sqlite.log import SqliteStore
+from partyline.stores.sqlite.store import SqliteStore
 from tests.tools import ROOT, preloaded
 
 from .logs import LONG, Disk, change, opened, rows
