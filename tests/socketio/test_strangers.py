@@ -27,8 +27,9 @@ class Counted(Fair):
         self.stalls = False
         self.waiting: list[Busy] = []
 
-    def stranger(self, one: Busy, cost: float) -> bool:
+    def stranger(self, one: Busy, cost: float, address: str) -> bool:
         assert cost > 0
+        assert address
         self.charged += 1
         if self.stalls:
             self.waiting.append(one)
