@@ -225,6 +225,7 @@ def build(
     database = Database(settings.db, counters, held=held)
     try:
         store = parts.store(settings, database, new_epoch=new_epoch)
+        parts.require_durability(settings, store.durability)
         hub = Hub(store, counters, parts.room_rules(settings))
         revoker = parts.revoker(settings, database)
         registry = Registry(RegistrationTable(database), timers, counters, effective, revoker=revoker)

@@ -4,6 +4,8 @@ A setting has one name everywhere: `max_body` in the TOML file, `PARTYLINE_MAX_B
 `--set max_body=...` on the command line, where the common ones have an option of their own, too. Lists are TOML arrays,
 or separated by commas elsewhere; lists of tables are TOML everywhere. Sizes take a suffix (`64KiB`, `1MiB`), durations
 too (`500ms`, `30s`, `5m`, `2h`, `7d`).
+
+Long because every setting is a line here, and some are checked beside others.
 """
 
 from __future__ import annotations
@@ -176,6 +178,9 @@ class Settings:
     max_rooms: int = _setting(1_000_000, "topics in the log", "count", least=1)
     max_log_bytes: int = _setting(64 * 1024 * 1024, "kept messages in all (log in memory)", "bytes", least=1)
     idempotency_window: float = _setting(86400.0, "how long a message id is remembered", "seconds", least=0)
+    require_durability: str = _setting(
+        "nothing", "what an accepted message must survive", choices=("nothing", "window", "power-cut", "machine")
+    )
 
     def __post_init__(self) -> None:
         for name in FIELDS:

@@ -163,7 +163,12 @@ class Durability(IntEnum):
     MACHINE = 3  # the loss of any one machine
 
     def __str__(self) -> str:
-        return ("nothing", "window", "power-cut", "machine")[self]
+        return self.name.lower().replace("_", "-")
+
+    @property
+    def survived(self) -> str:
+        """The same for people."""
+        return ("nothing: gone with this process", "all but its last seconds", "a power cut", "losing a machine")[self]
 
 
 @dataclass(frozen=True, slots=True)

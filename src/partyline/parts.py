@@ -12,8 +12,9 @@ from starlette.types import ASGIApp
 
 from partyline.checking import max_connections
 from partyline.config import ApiKey, Settings, is_open
+from partyline.errors import ConfigError
 from partyline.hub.hub import RoomRules
-from partyline.interfaces import Store
+from partyline.interfaces import Durability, Store
 from partyline.metrics import Counters
 from partyline.relay.access import Access
 from partyline.relay.revocations import Revoker
@@ -99,6 +100,16 @@ def store(settings: Settings, database: Database, *, new_epoch: bool) -> Store:
         idempotency_window=settings.idempotency_window,
         counters=database.counters,
     )
+
+
+def require_durability(settings: Settings, durability: Durability) -> None:
+    """Raises ConfigError where the log keeps less than the settings require."""
+    if durability < next(one for one in Durability if str(one) == settings.require_durability):
+        raise ConfigError(
+            f"require_durability: {settings.require_durability} is required, and with db = {settings.db!r} an accepted "
+            f"message survives {durability.survived}; choose another log, or require {durability}",
+            field="require_durability",
+        )
 
 
 def _principal(key: ApiKey) -> Principal:

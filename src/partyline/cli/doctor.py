@@ -18,8 +18,11 @@ from partyline.cli.shown import plain, printable_json
 from partyline.config import Settings, load
 from partyline.errors import ConfigError
 from partyline.findings import Finding, Verdict, ok
+from partyline.parts import require_durability
+from partyline.stores.memory import MemoryStore
 from partyline.stores.sqlite.copying import Progress
 from partyline.stores.sqlite.examining import examine
+from partyline.stores.sqlite.store import SqliteStore
 
 _STYLES = {Verdict.OK: "green", Verdict.WARNING: "yellow", Verdict.PROBLEM: "bold red"}
 
@@ -52,10 +55,20 @@ def _findings(
         # What can be looked at without them is; a path that was named is the one that is meant.
         settings = Settings(db=assigned.get("db") or flags["db"] or Settings().db)
     yield from examine_machine(settings)
+    yield _durability(settings)
     if settings.db == ":memory:":
         yield ok("database", ":memory: keeps nothing")
     else:
         yield from examine(settings.db, deep=deep, progress=progress)
+
+
+def _durability(settings: Settings) -> Finding:
+    durability = (MemoryStore if settings.db == ":memory:" else SqliteStore).durability
+    try:
+        require_durability(settings, durability)
+    except ConfigError as error:
+        return settings_finding(error)
+    return ok("durability", f"an accepted message survives {durability.survived}")
 
 
 def _table(findings: list[Finding]) -> None:

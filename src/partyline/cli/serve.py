@@ -194,7 +194,8 @@ def _log_fact(partyline: Partyline) -> str:
     epoch, head = partyline.store.epoch, partyline.store.head
     if partyline.settings.db == ":memory:":
         return f"in memory, epoch {epoch}: gone when this process ends"
-    return f"in the database, epoch {epoch}, last offset {head:,}: what is accepted is kept"
+    survived = partyline.store.durability.survived
+    return f"in the database, epoch {epoch}, last offset {head:,}: what is accepted survives {survived}"
 
 
 def _access(settings: Settings) -> str:

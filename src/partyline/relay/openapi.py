@@ -24,6 +24,7 @@ from partyline.relay.values import (
     ClassicReceipt,
     Connections,
     Error,
+    Health,
     HistoryPage,
     Published,
     PublishedBatch,
@@ -58,7 +59,7 @@ _LIMIT: Final = ("limit", {"type": "integer", "minimum": 1, "maximum": MAX_PAGE}
 _TOKEN: Final = ("token", {"type": "string"}, "a token that lives 5 minutes at most, where no header can be sent")
 _BODY: Final = (400, 413, 415, 422)
 _CALLS: Final = (
-    _Call("get", "/health", "Whether the server runs, and its log takes messages.", Status, errors=(503,)),
+    _Call("get", "/health", "Whether the server runs, and its log takes messages.", Health, errors=(503,)),
     _Call("post", "/register", "Register a user; the answer is a WebSocket address.", Registered, Register, (),
           (*_BODY, 401, 403, 429, 503)),
     _Call("delete", "/register/{id}", "Unregister; a live connection of it is closed.", Status, errors=(401, 404)),

@@ -22,6 +22,10 @@ class Status(msgspec.Struct):
     status: str
 
 
+class Health(Status, omit_defaults=True):
+    durability: str = ""  # what an accepted message survives, where the log is an engine's that may change
+
+
 # The classic calls
 
 

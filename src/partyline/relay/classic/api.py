@@ -12,6 +12,7 @@ from starlette.routing import Route
 
 from partyline.errors import UpgradeRequired
 from partyline.hub.delivery import message_id
+from partyline.interfaces import Follows
 from partyline.models import Draft, Receipt
 from partyline.relay.classic.registering import Registering
 from partyline.relay.classic.registry import Registry
@@ -20,7 +21,7 @@ from partyline.relay.classic.session import ClassicSession
 from partyline.relay.publishing import Publishing
 from partyline.relay.requests import TopicName, UserId, answer, read
 from partyline.relay.services import Services
-from partyline.relay.values import Status, TopicsOf
+from partyline.relay.values import Health, Status, TopicsOf
 from partyline.server.exchange import Exchange, OverAsgi
 from partyline.server.site import Endpoint, Site, Upgrade
 from partyline.topics import check_topic
@@ -82,7 +83,8 @@ class Relay:
     async def health(self, request: Request) -> Response:
         if (refusal := self._services.store.refusal) is not None:
             raise refusal
-        return answer(Status("ok"))
+        shared = isinstance(self._services.store, Follows)
+        return answer(Health("ok", str(self._services.store.durability) if shared else ""))
 
     async def unregister(self, request: Request) -> Response:
         principal = self._services.access.principal(request)
