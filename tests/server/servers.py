@@ -37,13 +37,15 @@ async def eventually(condition: Callable[[], object], what: str, within: float =
         left -= min(loop.time() - began, 0.02)
 
 
-async def nothing_is_held(partyline: Partyline) -> None:
-    """Wait until no connection, task or deadline is left, apart from the deadlines of registrations."""
+async def nothing_is_held(partyline: Partyline, within: float = 4.0) -> None:
+    """Wait until no connection, task or deadline is left, apart from the deadlines of registrations.
+
+    One that waits for the end of a close, or is kept alive, would last longer than the four seconds."""
     site, shell = partyline.site, partyline.shell
     await eventually(
         lambda: not (site.connections or site.live or site._by_address or shell.served.tasks),
         "the server lets go of its connections",
-        within=4.0,  # one that waits for the end of a close, or is kept alive, would last longer
+        within,
     )
     waiting = sum(1 for entry in partyline.registry._by_hash.values() if entry.timer_slot)
     assert len(site.timers) == waiting, "a deadline outlives its connection"
