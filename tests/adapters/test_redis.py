@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
+import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -198,3 +200,84 @@ def test_clients_of_redis_py() -> None:
     """A client that does not speak the protocol in which publications come beside replies is refused."""
     with pytest.raises(ConfigError, match="protocol=3"):
         Redis(tools.redis().Redis(protocol=2))
+
+
+@looped
+async def test_tls(tmp_path: Path) -> None:
+    """With `rediss://` everything goes over TLS, and a certificate that nobody vouches for is refused."""
+    tools.redis()
+    certificate, key = await asyncio.to_thread(certified, tmp_path)
+    files = ["--tls-cert-file", str(certificate), "--tls-key-file", str(key), "--tls-ca-cert-file", str(certificate)]
+    server = RedisServer(tmp_path)
+    tls = RedisServer(tmp_path)
+    server._options += ["--tls-port", str(tls.port), "--tls-auth-clients", "no", *files]
+    await server.start()
+    try:
+        url = tls.url.replace("redis://", "rediss://")
+        async with connection(f"{url}?ssl_ca_certs={certificate}") as (redis, heard):
+            redis.publish("news", b"x" * 1_000_000)
+            await eventually(lambda: [len(data) for _, data in heard] == [1_000_000], "it is heard")
+        async with connection(url) as (redis, _):
+            assert not redis.connected
+    finally:
+        await server.stop()
+
+
+def certified(folder: Path) -> tuple[Path, Path]:
+    """A certificate of 127.0.0.1 that vouches for itself, and its key."""
+    certificate, key = folder / "cert.pem", folder / "key.pem"
+    command = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1"]
+    names = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run(
+        [tools.program("openssl"), *command, *names, "-out", certificate, "-keyout", key],
+        check=True,
+        capture_output=True,
+        timeout=30,
+    )
+    return certificate, key
+
+
+@looped
+async def test_sentinel(tmp_path: Path) -> None:
+    """A Sentinel's client follows the master: after a failover what is published goes over the new one."""
+    first, second, watching = RedisServer(tmp_path), RedisServer(tmp_path), RedisServer(tmp_path)
+    second._options += ["--replicaof", "127.0.0.1", str(first.port)]
+    file = tmp_path / "sentinel.conf"
+    lines = [
+        f"sentinel monitor party 127.0.0.1 {first.port} 1",
+        "sentinel down-after-milliseconds party 300",
+        "sentinel failover-timeout party 3000",
+    ]
+    file.write_text("\n".join(lines) + "\n", "utf-8")
+    port, bind = ["--port", str(watching.port)], ["--bind", "127.0.0.1"]
+    watching._options = [str(file), "--sentinel", *port, *bind]
+    await first.start()
+    await second.start()
+    await watching.start()
+    redis: Redis | None = None
+    try:
+        async with asyncio.timeout(10):
+            while not await watching.ask("SENTINEL", "REPLICAS", "party"):
+                await asyncio.sleep(0.05)
+        tools.redis()
+        sentinel = importlib.import_module("redis.asyncio.sentinel").Sentinel([("127.0.0.1", watching.port)])
+        client = sentinel.master_for("party", protocol=3)
+        redis = Redis(client)
+        heard: list[bytes] = []
+        redis.listen("news", lambda channel, data: heard.append(data))
+        await redis.start()
+        assert redis.connected
+        await first.stop()
+        await eventually(lambda: not redis.connected, "the loss is noticed")
+        await eventually(lambda: redis.connected, "it is connected to the other one", within=15)
+        redis.publish("news", b"over the other one")
+        await eventually(lambda: heard == [b"over the other one"], "it is heard")
+        assert (await second.ask("ROLE"))[0] in (b"master", "master")
+    finally:
+        if redis is not None:
+            await redis.close()
+            await client.aclose()
+            for other in sentinel.sentinels:
+                await other.aclose()
+        for server in (first, second, watching):
+            await server.stop()

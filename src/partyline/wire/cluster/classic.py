@@ -102,6 +102,7 @@ class Classic:
     def __init__(self, node: str, key: str = "socket.io") -> None:
         self.node = node
         self._key = key
+        self._own = b"\x93" + _pack(node)  # how events of ours begin
 
     # Channels
 
@@ -218,6 +219,8 @@ class Classic:
 
         Raises one of UNREADABLE if it is nothing that a node of this form says.
         """
+        if data.startswith(self._own):
+            return None
         short(data)
         said = _read_broadcast(data)
         if said.uid == self.node or said.packet.nsp != namespace:

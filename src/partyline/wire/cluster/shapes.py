@@ -45,7 +45,7 @@ class Options(msgspec.Struct):
 
     def names(self) -> tuple[list[str], list[str]]:
         """The rooms, and those left out."""
-        return [str(room) for room in self.rooms], [str(room) for room in self.excluded]
+        return _texts(self.rooms), _texts(self.excluded)
 
     @property
     def seconds(self) -> float:
@@ -177,15 +177,15 @@ def shallow(value: Any) -> None:
     """Raises InvalidValue for what nests deeper than clients may: nobody could be sent it."""
     level = [value]
     for _ in range(_DEEPEST):
-        level = [
-            inner
-            for one in level
-            if isinstance(one, dict | list)
-            for inner in (one.values() if isinstance(one, dict) else one)
-        ]
-        if not level:
+        holding = [one for one in level if type(one) is dict or type(one) is list]
+        if not holding:
             return
+        level = [inner for one in holding for inner in (one.values() if type(one) is dict else one)]
     raise InvalidValue(f"it nests deeper than {_DEEPEST} levels")
+
+
+def _texts(rooms: list[str | int]) -> list[str]:
+    return [str(room) for room in rooms] if rooms else []
 
 
 def _no_extension(code: int, data: memoryview) -> Any:
