@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from partyline import CallTimeout, ConfigError, InvalidValue, Socket, SocketIO
+from partyline.socketio import nodes as nodes_module
 from partyline.socketio.broadcast import RemoteSocket
 from partyline.testing import MemoryCluster
 from partyline.testing.cluster import MemoryAdapter
@@ -497,3 +498,29 @@ def test_recovery_wants_one_log(run: Run) -> None:
     """Nodes with separate logs cannot recover each other's sessions, which is refused and not half done."""
     with pytest.raises(ConfigError, match="recovery_window"):
         SocketIO(adapter=MemoryCluster().adapter(), recovery_window=120.0)
+
+
+def test_questions_of_other_nodes_are_bounded(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another node wants beyond what may be unanswered is not begun, and counted; what is answered makes room."""
+    monkeypatch.setattr(nodes_module, "_MOST_WORK", 2)
+
+    async def main() -> None:
+        async with nodes(2) as (one, two):
+            go_on = asyncio.Event()
+            begun: list[int] = []
+
+            @two.io.on_server_side("work")
+            async def work(number: int) -> None:
+                begun.append(number)
+                await go_on.wait()
+
+            for number in range(3):
+                one.io.server_side_emit("work", number)
+            await eventually(lambda: two.io.counters.limits.get("max_node_questions") == 1, "one is not begun")
+            assert begun == [0, 1]
+            go_on.set()
+            await eventually(lambda: not two.io._tasks, "they are done")
+            one.io.server_side_emit("work", 3)
+            await eventually(lambda: begun == [0, 1, 3], "there is room again")
+
+    run(main())

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 _log = log.get("cluster")
 
-Heard = Callable[[str, bytes], None]
-"""What a subscription is told: the channel, and what was published there."""
+Heard = Callable[[bytes], None]
+"""What a subscription is told: what was published."""
 Replied = Callable[[Any], None]
 """What a question is told: Redis' reply, which may be an Exception; GONE if there is no connection any more."""
 GONE: Final = ConnectionError("the connection to Redis is lost")
@@ -75,8 +75,8 @@ class Redis:
         self._subscribe, self._unsubscribe, self._publish = (
             ("SSUBSCRIBE", "SUNSUBSCRIBE", "SPUBLISH") if sharded else ("SUBSCRIBE", "UNSUBSCRIBE", "PUBLISH")
         )
-        self._channels: dict[str, Heard] = {}
-        self._patterns: dict[str, Heard] = {}
+        self._channels: dict[bytes, Heard] = {}
+        self._patterns: dict[bytes, Heard] = {}
         self._line: _Line | None = None
         self._out: list[bytes] = []  # what this turn of the loop has written
         self._size = 0
@@ -90,7 +90,7 @@ class Redis:
         self._probe_channel = f"{probe}#{secrets.token_hex(8)}#" if probe else ""
         self._heard_probe = True
         if probe:
-            self._channels[self._probe_channel] = self._probed
+            self._channels[self._probe_channel.encode()] = self._probed
 
     @property
     def connected(self) -> bool:
@@ -143,24 +143,24 @@ class Redis:
 
     def listen(self, channel: str, heard: Heard) -> None:
         """Subscribe to a channel, now and whenever it connects again."""
-        self._channels[channel] = heard
+        self._channels[channel.encode()] = heard
         if self._line is not None:
             self._send((self._subscribe, channel), _SUBSCRIBING)
 
     def unlisten(self, channel: str) -> None:
         """Subscribe no longer."""
-        if self._channels.pop(channel, None) is not None and self._line is not None:
+        if self._channels.pop(channel.encode(), None) is not None and self._line is not None:
             self._send((self._unsubscribe, channel), _SUBSCRIBING)
 
     def listen_pattern(self, pattern: str, heard: Heard) -> None:
         """Subscribe to all channels of a pattern."""
-        self._patterns[pattern] = heard
+        self._patterns[pattern.encode()] = heard
         if self._line is not None:
             self._send(("PSUBSCRIBE", pattern), _SUBSCRIBING)
 
     def unlisten_pattern(self, pattern: str) -> None:
         """Subscribe no longer."""
-        if self._patterns.pop(pattern, None) is not None and self._line is not None:
+        if self._patterns.pop(pattern.encode(), None) is not None and self._line is not None:
             self._send(("PUNSUBSCRIBE", pattern), _SUBSCRIBING)
 
     def give_up(self) -> None:
@@ -284,7 +284,7 @@ class Redis:
         self._send((self._publish, self._probe_channel, b"1"), lambda reply: None)
         self._probing = asyncio.get_running_loop().call_later(_PROBE, self._probe)
 
-    def _probed(self, channel: str, data: bytes) -> None:
+    def _probed(self, data: bytes) -> None:
         self._heard_probe = True
 
     # In
@@ -292,25 +292,24 @@ class Redis:
     def push(self, kind: bytes, values: list[bytes]) -> bool:
         """Something that Redis sends by itself; True if it answers a command."""
         if kind == b"message" or kind == b"smessage":
-            self._tell(self._channels, values[1], values[1], values[2])
+            self._tell(self._channels, values[1], values[2])
         elif kind == b"pmessage":
-            self._tell(self._patterns, values[1], values[2], values[3])
+            self._tell(self._patterns, values[1], values[3])
         elif kind in _SUBSCRIBED:
             return True
         elif kind in _UNSUBSCRIBED:
-            name = values[1].decode("utf-8", "replace")
-            if kind == b"sunsubscribe" and name in self._channels and self._line is not None:
+            if kind == b"sunsubscribe" and values[1] in self._channels and self._line is not None:
                 # Its slot has moved: nobody asked for this.
                 self._line.transport.abort()
                 return False
             return True
         return False
 
-    def _tell(self, subscriptions: dict[str, Heard], name: bytes, channel: bytes, data: bytes) -> None:
-        heard = subscriptions.get(name.decode("utf-8", "replace"))
+    def _tell(self, subscriptions: dict[bytes, Heard], name: bytes, data: bytes) -> None:
+        heard = subscriptions.get(name)
         if heard is not None:
             try:
-                heard(channel.decode("utf-8", "replace"), data)
+                heard(data)
             except Exception:
                 self.counters.errors += 1
                 _log.exception("what another server has said could not be done")

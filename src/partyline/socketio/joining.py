@@ -27,12 +27,13 @@ from partyline.wire.cluster.messages import (
     Sockets,
 )
 from partyline.wire.cluster.python import Python
-from partyline.wire.cluster.shapes import UNREADABLE, Heard, Read, Written
+from partyline.wire.cluster.shapes import UNREADABLE, Read, Written
 from partyline.wire.cluster.sharded import MODES, Mode, Sharded
 from partyline.wire.cluster.streams import Streams
 
 _log = log.get("cluster")
 
+_ANSWERS: Final = (Reached, Answered, Missing, Sockets, ServerSideAnswer)
 _AGAIN: Final = 0.5  # seconds after which the nodes are counted again, while an answer is missing
 
 
@@ -134,7 +135,7 @@ class Joined:
     async def start(self, heard: Callable[[str, NodeMessage], None]) -> None:
         self._heard = heard
         for name, read in self._form.always().items():
-            self._redis.listen(name, self._hearing("/", read))
+            self._redis.listen(name, self._hearing(name, "/", read))
         await self._redis.start()
 
     async def close(self) -> None:
@@ -145,9 +146,9 @@ class Joined:
         """Listen to what is said about it: from now on we are one of those that are waited for."""
         patterns, channels = self._form.subscriptions(namespace)
         for name, read in patterns.items():
-            self._redis.listen_pattern(name, self._hearing(namespace, read))
+            self._redis.listen_pattern(name, self._hearing(name, namespace, read))
         for name, read in channels.items():
-            self._redis.listen(name, self._hearing(namespace, read))
+            self._redis.listen(name, self._hearing(name, namespace, read))
 
     def closed(self, namespace: str) -> None:
         patterns, channels = self._form.subscriptions(namespace)
@@ -160,9 +161,8 @@ class Joined:
         """A room has its first member here, or none any more."""
         channel = self._form.room(namespace, room)
         if channel and there:
-            self._redis.listen(
-                channel, self._hearing(namespace, self._form.subscriptions(namespace)[1][self._form.counted(namespace)])
-            )
+            read = self._form.subscriptions(namespace)[1][self._form.counted(namespace)]  # as on the common channel
+            self._redis.listen(channel, self._hearing(channel, namespace, read))
         elif channel:
             self._redis.unlisten(channel)
 
@@ -203,29 +203,30 @@ class Joined:
 
     # In
 
-    def _hearing(self, namespace: str, read: Read) -> Callable[[str, bytes], None]:
-        return lambda channel, data: self._heed(channel, lambda: read(namespace, data))
+    def _hearing(self, name: str, namespace: str, read: Read) -> Callable[[bytes], None]:
+        """What to do with what comes by a subscription."""
 
-    def _heed(self, where: str, read: Callable[[], Heard | None]) -> None:
-        """Read what has come, and do it."""
-        try:
-            said = read()
-        except UNREADABLE as error:
-            self._unreadable(where, error)
-            return
-        if said is not None:
+        def heard(data: bytes) -> None:
             try:
-                self._take(*said)
-            except InvalidValue as error:  # a reserved name, a value that clients cannot be sent
-                self._unreadable(where, error)
+                said = read(namespace, data)
+            except UNREADABLE as error:
+                self._unreadable(name, error)
+            else:
+                if said is not None:
+                    self._take(name, *said)
 
-    def _take(self, node: str, message: NodeMessage) -> None:
-        if isinstance(message, Reached | Answered | Missing | Sockets | ServerSideAnswer):
+        return heard
+
+    def _take(self, where: str, node: str, message: NodeMessage) -> None:
+        if isinstance(message, _ANSWERS):
             question = self._questions.get(message.request)
             if question is not None:
                 question[0].heard(node, message)
-        else:
+            return
+        try:
             self._heard(node, message)
+        except InvalidValue as error:  # a reserved name, a value that clients cannot be sent
+            self._unreadable(where, error)
 
     def _unreadable(self, where: str, error: Exception) -> None:
         self._counters.unreadable += 1
@@ -256,4 +257,10 @@ class Streaming(Joined):
         super().send(message, to)
 
     def _entry(self, identifier: str, fields: Sequence[bytes]) -> None:
-        self._heed(identifier, lambda: self._streams.read_entry(fields))
+        try:
+            said = self._streams.read_entry(fields)
+        except UNREADABLE as error:
+            self._unreadable(identifier, error)
+        else:
+            if said is not None:
+                self._take(identifier, *said)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 from urllib.parse import urlencode
 
 from partyline import log
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from partyline.socketio.seams import Member
 
 _log = log.get("socketio")
+
+_MOST_WORK: Final = 10_000
 
 
 class Host(Protocol):
@@ -104,6 +106,7 @@ class Nodes:
     def __init__(self, io: Host, cluster: Peers) -> None:
         self._io = io
         self._cluster = cluster
+        self._working = 0  # questions and server-side events of others
 
     @property
     def others(self) -> list[str]:
@@ -245,7 +248,7 @@ class Nodes:
                     message.event, tuple(message.arguments), _audience(message), volatile=message.volatile
                 )
             case Emit():
-                self._io._keep(self._gather_here(node, namespace, message))
+                self._work(self._gather_here(node, namespace, message))
             case Fetch():
                 present = namespace._present(_audience(message))
                 sockets = [(one.id, list(one.rooms), _data(one)) for one in present]
@@ -256,9 +259,25 @@ class Nodes:
             case Expel():
                 namespace._expel(_audience(message), close=message.close, local=True)
             case ServerSide():
-                self._io._keep(self._answer(node, namespace, message))
+                self._work(self._answer(node, namespace, message))
             case _:
                 pass
+
+    def _work(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Do something for another node that takes its time."""
+        if self._working >= _MOST_WORK:
+            self._io.counters.hit("max_node_questions")
+            coroutine.close()
+            return
+
+        async def counted() -> None:
+            try:
+                await coroutine
+            finally:
+                self._working -= 1
+
+        self._working += 1
+        self._io._keep(counted())
 
     def _nobody(self, node: str, message: NodeMessage) -> None:
         if isinstance(message, Fetch):

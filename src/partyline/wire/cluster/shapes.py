@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import isfinite
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -27,6 +28,7 @@ UNREADABLE: Final = (msgspec.MsgspecError, PartylineError, ValueError, TypeError
 """What the decoders raise at what a peer sent."""
 
 _DEEPEST: Final = 64
+_LONGEST: Final = 300_000.0  # milliseconds
 
 
 class Flags(msgspec.Struct):
@@ -49,8 +51,9 @@ class Options(msgspec.Struct):
 
     @property
     def seconds(self) -> float:
-        """How long answers are waited for: as long as Node waits by itself, if it is not said."""
-        return 5.0 if self.flags is None or not self.flags.timeout else max(self.flags.timeout, 0.0) / 1000
+        """How long answers are waited for: as long as Node waits by itself, if it is not said; five minutes at most."""
+        wanted = self.flags.timeout if self.flags is not None else None
+        return 5.0 if not wanted or not isfinite(wanted) else min(max(wanted, 0.0), _LONGEST) / 1000
 
     @property
     def volatile(self) -> bool:
