@@ -15,7 +15,7 @@ from partyline.models import Draft, Message
 from partyline.stores.shared import SharedStore
 from partyline.testing import SHARED_CHECKS, MemoryLog, check_shared_store
 from partyline.testing.bench import Bench
-from partyline.testing.log import MemoryHandle
+from partyline.testing.memory_log import MemoryHandle
 from partyline.testing.shared import MakeTwo, run_shared_check
 
 

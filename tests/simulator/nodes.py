@@ -30,7 +30,7 @@ from partyline.interfaces import Fenced, News, Outcome, Overrun, Renewed, Stored
 from partyline.metrics import Counters
 from partyline.models import Draft, Message, Payload, Position, Receipt
 from partyline.stores.shared import SharedStore
-from partyline.testing.log import MemoryHandle, MemoryLog
+from partyline.testing.memory_log import MemoryHandle, MemoryLog
 
 from .hub import Violation, _Numbers
 from .loop import SteppedLoop

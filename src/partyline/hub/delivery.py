@@ -21,7 +21,7 @@ from contextlib import suppress
 from typing import Final, TypeAlias
 
 from partyline.errors import CONTAINED, Overloaded
-from partyline.interfaces import NEWS, Dialect, Member, News, Outcome, Renewed, Store
+from partyline.interfaces import NEWS, Dialect, Member, News, Outcome, Refused, Renewed, Store, Stored
 from partyline.metrics import Counters
 from partyline.models import Draft, Message, Payload, Policy
 
@@ -299,26 +299,26 @@ class Delivery:
     def committed(self, batch: Sequence[Outcome | News]) -> None:
         """The store's one callback for each batch: what it answers is due in that order, then publishers are told."""
         for outcome in batch:
-            if isinstance(outcome, NEWS):
+            if type(outcome) is Stored or isinstance(outcome, Refused):
+                parcel = self._reserved.popleft()
+                self._reserved_bytes -= parcel.size
+                if parcel.answered(outcome):
+                    self._push(parcel)
+                if (lane := parcel.lane) is not None:
+                    if lane.reserved is parcel:
+                        lane.reserved = None
+                    for other in parcel.then or ():
+                        self._following -= 1
+                        self._following_bytes -= other.size
+                        self._push(other)
+                try:
+                    parcel.tell(outcome)
+                except CONTAINED:  # one publisher's trouble must not reach the next one's message
+                    self._failed("telling a publisher of its message failed")
+            elif isinstance(outcome, NEWS):
                 self._push(self._news(outcome))
                 if isinstance(outcome, Renewed):  # no position may have its epoch before everything has been served
                     self._serve(None)
-                continue
-            parcel = self._reserved.popleft()
-            self._reserved_bytes -= parcel.size
-            if parcel.answered(outcome):
-                self._push(parcel)
-            if (lane := parcel.lane) is not None:
-                if lane.reserved is parcel:
-                    lane.reserved = None
-                for other in parcel.then or ():
-                    self._following -= 1
-                    self._following_bytes -= other.size
-                    self._push(other)
-            try:
-                parcel.tell(outcome)
-            except CONTAINED:  # one publisher's trouble must not reach the next one's message
-                self._failed("telling a publisher of its message failed")
 
     # Serving
 

@@ -3,7 +3,7 @@
 from partyline.testing.bus import BUS_CHECKS, MemoryNetwork, check_bus
 from partyline.testing.clock import Clock
 from partyline.testing.cluster import MemoryCluster
-from partyline.testing.log import MemoryLog
+from partyline.testing.memory_log import MemoryLog
 from partyline.testing.saboteur import SaboteurStore
 from partyline.testing.shared import SHARED_CHECKS, check_shared_store
 from partyline.testing.store import STORE_CHECKS, check_store
