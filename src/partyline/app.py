@@ -168,10 +168,14 @@ def tune() -> None:
 
 @contextlib.asynccontextmanager
 async def running(
-    settings: Settings, *, fallback: ASGIApp | None = None, extras: Sequence[Extra] = ()
+    settings: Settings,
+    *,
+    fallback: ASGIApp | None = None,
+    extras: Sequence[Extra] = (),
+    store: Store | None = None,
 ) -> AsyncIterator[tuple[Partyline, str]]:
     """A server in this process: `async with running(Settings(port=0)) as (partyline, url)`. Drains at the end."""
-    partyline = build(settings, fallback=fallback, extras=extras)
+    partyline = build(settings, fallback=fallback, extras=extras, store=store)
     try:
         url = (await partyline.listen())[0]
         serving = asyncio.create_task(partyline.shell.run_until_stopped())
@@ -202,6 +206,7 @@ def build(
     fallback: ASGIApp | None = None,
     extras: Sequence[Extra] = (),
     held: Lock | None = None,
+    store: Store | None = None,
     new_epoch: bool = False,
     native: bool = True,
     relay: bool = True,
@@ -209,10 +214,10 @@ def build(
     """Put a server together from its settings; runs on the loop that will serve.
 
     `fallback` is an ASGI application for the paths that are not ours, WebSockets included; `extras` are served beside
-    the relay, such as an EngineIO; `held` is the lock of the database, if it was taken before; `new_epoch` makes all
-    positions of the log unknown; `native` False is for another ASGI server, which calls what is built and listens
-    wherever it likes; `relay` False serves the `extras` only. Raises ConfigError before anything is opened that would
-    have to be closed again.
+    the relay, such as an EngineIO; `held` is the lock of the database, if it was taken before; `store` is the log, if
+    it is another one than that of the settings; `new_epoch` makes all positions of the log unknown; `native` False is
+    for another ASGI server, which calls what is built and listens wherever it likes; `relay` False serves the `extras`
+    only. Raises ConfigError before anything is opened that would have to be closed again.
     """
     check(settings)
     tls = tls_context(settings.certfile, settings.keyfile) if settings.certfile else None
@@ -224,7 +229,8 @@ def build(
     tokens = parts.tokens(settings)
     database = Database(settings.db, counters, held=held)
     try:
-        store = parts.store(settings, database, new_epoch=new_epoch)
+        if store is None:
+            store = parts.store(settings, database, new_epoch=new_epoch)
         parts.require_durability(settings, store.durability)
         hub = Hub(store, counters, parts.room_rules(settings))
         revoker = parts.revoker(settings, database)
