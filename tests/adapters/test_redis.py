@@ -202,6 +202,14 @@ def test_clients_of_redis_py() -> None:
         Redis(tools.redis().Redis(protocol=2))
 
 
+def test_a_redis_cluster() -> None:
+    """A client of a Redis Cluster, which has many connections, is refused with the way out."""
+    tools.redis()
+    cluster = importlib.import_module("redis.asyncio.cluster").RedisCluster(host="127.0.0.1", port=1)
+    with pytest.raises(ConfigError, match="give the address of one Redis"):
+        Redis(cluster)
+
+
 @looped
 async def test_tls(tmp_path: Path) -> None:
     """With `rediss://` everything goes over TLS, and a certificate that nobody vouches for is refused."""

@@ -32,6 +32,12 @@ from partyline.trust.keys import key_hash
 from partyline.wire import json as wire_json
 from partyline.wire import lanes, relay
 from partyline.wire import sse as events
+from partyline.wire.cluster import streams
+from partyline.wire.cluster.classic import Classic
+from partyline.wire.cluster.python import Python
+from partyline.wire.cluster.shapes import UNREADABLE
+from partyline.wire.cluster.sharded import Sharded
+from partyline.wire.cluster.streams import Streams
 from partyline.wire.engineio import handshake as engineio_handshake
 from partyline.wire.engineio import packets as engineio_packets
 from partyline.wire.engineio import payloads
@@ -63,6 +69,13 @@ def inflated(piece: bytes) -> object:
     with contextlib.suppress(InflateError, InflatedTooLarge):
         Inflater(1 << 20).inflate(piece, final=True)
     return Inflater(1 << 30).inflate(deflate(piece), final=True)
+
+
+def cluster(read: Callable[[str, bytes], object], data: bytes) -> object:
+    """What another server has published: read, or refused."""
+    with contextlib.suppress(*UNREADABLE):
+        return read("/", data)
+    return None
 
 
 def text(read: Callable[[str], object]) -> Callable[[bytes], object]:
@@ -102,6 +115,17 @@ READERS: dict[str, Callable[[bytes], object]] = {
     "socketio.JsonReader.receive event": text(lambda value: JsonReader(10).receive('2["' + value + '"]')),
     "socketio.JsonReader.receive attachments": text(lambda value: JsonReader(10).receive("51-" + value)),
     "socketio.MsgpackReader.receive": lambda piece: MsgpackReader().receive(b"\x84" + piece),
+    "cluster.Classic.read_event": lambda piece: cluster(Classic("us").read_event, b"\x93\xa1x" + piece),
+    "cluster.Classic.read_request": lambda piece: cluster(Classic("us").read_request, b'{"type":6,"data":' + piece),
+    "cluster.Classic.read_request packed": lambda piece: cluster(Classic("us").read_request, b"\x81\xa4data" + piece),
+    "cluster.Classic.read_answer": lambda piece: cluster(Classic("us").read_answer, b'{"requestId":"' + piece + b'"}'),
+    "cluster.sharded.read": lambda piece: cluster(Sharded("us").read, b'{"uid":"x","nsp":"/","type":3,"data":' + piece),
+    "cluster.sharded.read packed": lambda piece: cluster(Sharded("us").read, b"\x84" + piece),
+    "cluster.Streams.read_entry": lambda piece: cluster(
+        lambda _, data: Streams("us").read_entry([b"nsp", b"/", b"type", b"3", b"data", data]), piece
+    ),
+    "cluster.streams.read_session": lambda piece: cluster(lambda _, data: streams.read_session(data), piece),
+    "cluster.Python.read": lambda piece: cluster(Python("us").read, b'{"method":"emit","data":' + piece),
     "websocket.Connection.receive": websocket,
     "websocket.Inflater.inflate": inflated,
     "websocket.handshake.offered_subprotocols": lambda piece: handshake.offered_subprotocols([piece]),
@@ -213,7 +237,7 @@ NO_READERS = {
         "deflate.deflate",
     ),
     *("tokens.secret_key", "tokens.public_key", "tokens.signing_key", "config.option", "notation.written"),
-    *("shapes.short", "shapes.sockets"),
+    *("shapes.short", "shapes.sockets", "sharded.channel", "streams.session_key"),
     *("log.redact", "log.get", "log.configure", "frames.command", "frames.message_of"),
 }
 READING = (

@@ -68,7 +68,13 @@ class Redis:
                 raise ConfigError(f"adapter: {server!r} is not an address of Redis: {error}", field="adapter") from None
         else:
             self._client = server
-        if str(self._client.connection_pool.connection_kwargs.get("protocol")) != "3":
+        pool = getattr(self._client, "connection_pool", None)
+        if pool is None:
+            raise ConfigError(
+                f"adapter: a {type(server).__name__} has connections to many servers: give the address of one Redis",
+                field="adapter",
+            )
+        if str(pool.connection_kwargs.get("protocol")) != "3":
             raise ConfigError("adapter: make the client of redis-py with protocol=3", field="adapter")
         self.counters = Counters()
         self.when_up: Callable[[], None] | None = None  # it is connected, and subscribed
