@@ -15,7 +15,7 @@ import pytest
 from partyline import CallTimeout, InvalidValue, NodeCluster, Socket, SocketIO
 from tests.adapters.servers import RedisServer, redis_server
 from tests.server.servers import eventually, partyline_server
-from tests.socketio.clients import WebSocketClient, opened
+from tests.socketio.clients import WebSocketClient, looped, opened
 from tests.socketio.mixed.node import CallFailed, NodeServer, node_server
 
 pytestmark = pytest.mark.check
@@ -374,3 +374,37 @@ async def test_a_server_that_dies(servers: Mixed) -> None:
         await servers.node.process.wait()
         async with asyncio.timeout(3):
             assert [socket.id for socket in await servers.io.fetch_sockets()] == [near.sid]
+
+
+@looped
+async def test_nodes_clients_recover_what_we_have_said(tmp_path: Path) -> None:
+    """A client of a Node server with recovery, which was away, gets the events of our server that it missed, with what
+    Node needs to go on from there."""
+    recovery = {"connectionStateRecovery": {"maxDisconnectionDuration": 60_000}}
+    async with both("streams", tmp_path, **recovery) as servers:
+        async with opened(servers.node.url) as client:
+            await client.say("0" + json.dumps({"name": "far", "rooms": ["a"]}))
+            session: dict[str, Any] = {}
+            while "pid" not in session:
+                packet = str(await client.next())
+                if packet.startswith("0"):
+                    session = json.loads(packet[1:])
+            servers.io.to("a").emit("live", 1)
+            seen = sorted([await event(client), await event(client)])  # "state" may come before it or after
+            assert seen[0][:2] == ["live", 1]
+            offset = max(one[-1] for one in seen)
+        async with asyncio.timeout(10):
+            while not await servers.redis.ask("EXISTS", f"sio:session:{session['pid']}"):
+                await asyncio.sleep(0.01)
+        servers.io.to("a").emit("missed", 2, b"\x01")
+        servers.io.to("b").emit("of others")
+        servers.io.except_("a").emit("of others")
+        servers.io.emit("missed, too")
+        await servers.node.call("fetch")  # whatever we have said before has come
+        async with opened(servers.node.url) as client:
+            await client.say("0" + json.dumps({"pid": session["pid"], "offset": offset}))
+            packets = [await client.next() for _ in range(4)]
+        assert str(packets[0]).startswith('51-["missed",2,{"_placeholder":true,"num":0},"')
+        assert packets[1] == b"\x01"
+        assert str(packets[2]).startswith('2["missed, too","')
+        assert json.loads(str(packets[3])[1:])["sid"] == session["sid"]
