@@ -1,6 +1,6 @@
-"""Nodes among themselves, in our own form: what they send each other goes over any adapter that carries bytes.
+"""The cluster protocol of our own nodes, over any adapter that carries bytes.
 
-Every node tells the others that it is there, so that a node that asks a question knows whose answers to wait for.
+Every node announces itself, so that a node that asks a question knows whose answers to wait for.
 Nothing is kept here: a node that is away misses what is sent (at most once, like Socket.IO's own adapters). What must
 not get lost goes through the log.
 """
@@ -33,7 +33,7 @@ from partyline.wire.cluster.messages import (
 _log = log.get("cluster")
 
 VERSION: Final = 1
-"""Of what nodes send each other. Nodes of neighbouring versions work together: what one does not know, it ignores."""
+"""Of the messages. Nodes of neighbouring versions work together: a node ignores a message that it does not know."""
 
 
 class _Envelope(msgspec.Struct, frozen=True, array_like=True):
@@ -56,7 +56,7 @@ _decode_sealed: Final = msgspec.msgpack.Decoder(_Sealed).decode
 
 
 class Cluster:
-    """This node among the others. `heartbeat` and `patience` (for a node's sign of life) are in seconds."""
+    """This node among the others. A node not heard from for `patience` is gone; that and `heartbeat` are in seconds."""
 
     shows_handshakes = False
 
@@ -70,7 +70,7 @@ class Cluster:
         self._counters = counters
         self._heartbeat = heartbeat
         self._patience = patience
-        self._others: dict[str, float] = {}  # nodes, and when they were heard of last
+        self._others: dict[str, float] = {}  # nodes, and when they were last heard from
         self._strange: set[str] = set()  # those among them whose version is too far from ours
         self._heard: Callable[[str, NodeMessage], None] = lambda node, message: None
         self._questions: dict[Request, Question] = {}
@@ -90,12 +90,12 @@ class Cluster:
         self._timers.set(self, self._timers.now() + self._heartbeat)
 
     def send(self, message: NodeMessage, to: str = "") -> None:
-        """Send something to all others, or to one. Raises InvalidValue's cause (TypeError) if it has no form."""
+        """Send something to all others, or to one. Raises TypeError if it cannot be encoded."""
         if not self._closed:
             self._adapter.publish(_encode(_Envelope(self.node, to, message)))
 
     def ask(self, question: Question, namespace: str) -> Request:
-        """What to call a question to the nodes that are there now; its answers go to `question` until `settle`."""
+        """The name for a question to the present nodes; its answers go to `question` until `settle`."""
         self._number += 1
         self._questions[self._number] = question
         question.expected.name(self._others)
@@ -106,23 +106,23 @@ class Cluster:
         self._questions.pop(request, None)
 
     def opened(self, namespace: str) -> None:
-        """A namespace is there. Every node of ours hears of all, and says so where it has nobody."""
+        """A namespace exists. Nothing to do: every node hears of all, and says so where it has nobody."""
 
     def closed(self, namespace: str) -> None:
         """A namespace is gone."""
 
     def room(self, namespace: str, room: str, there: bool) -> None:
-        """A room has its first member here, or none any more: every node hears of all rooms."""
+        """A room has got its first member here, or lost its last. Nothing to do: every node hears of all rooms."""
 
     async def close(self) -> None:
-        """Leave. What was sent so far still goes out."""
+        """Leave. Whatever was sent before still goes out."""
         self.send(Gone(""))
         self._closed = True
         self._timers.cancel(self)
         await self._adapter.close()
 
     def on_deadline(self, now: float) -> None:
-        """The next heartbeat. A node that was not heard of is gone."""
+        """Send the next heartbeat. A node that was not heard from is gone."""
         self.send(Here("", first=False, version=VERSION))
         for node, heard in tuple(self._others.items()):
             if now - heard > self._patience:
@@ -169,15 +169,15 @@ class Cluster:
         try:
             self._heard(sender, message)
         except Exception:
-            _log.exception("what a node sent could not be done", node=sender, kind=type(message).__name__)
+            _log.exception("a message from another node could not be handled", node=sender, kind=type(message).__name__)
 
     def _unreadable(self, data: bytes, error: Exception) -> None:
-        """A kind that this version does not know, which is ignored, or another program's message."""
+        """A message of an unknown kind, which is ignored, or one of another program."""
         self._counters.unreadable += 1
         try:
             sender = _decode_sealed(data).sender
         except msgspec.MsgspecError:
-            _log.warning("something that is not a message of a node", error=str(error))
+            _log.warning("a message that no node has sent", error=str(error))
             return
         if sender != self.node and not self._closed:
-            self._others[sender] = self._timers.now()  # it lives
+            self._others[sender] = self._timers.now()  # it is alive

@@ -1,9 +1,9 @@
-"""Delivery: everything that is sent takes its turn here, in order, and goes from here to all its members.
+"""Delivery: everything that is sent takes its turn here, in order, and goes to all its members from here.
 
-A thing to be delivered is a `Parcel`. What the log keeps takes its place with `reserve`, and is due when the log
-answers; what it does not keep is due at once with `post`. What is due is served in order, and a large audience in
-slices, one in each turn of the loop. Parcels of one `Lane` keep their order even where some of them wait for the log
-and others do not. What one member, dialect or publisher makes of a message costs nobody else anything.
+A thing to be delivered is a `Parcel`. One that the log keeps takes its place with `reserve`, and is due when the log
+answers; any other is due at once with `post`. Due parcels are served in order, and a large audience in slices, one in
+each turn of the loop. Parcels of one `Lane` keep their order even where some of them wait for the log and others do
+not. A member, dialect or publisher that fails costs nobody else anything.
 
 Writing to ten thousand members holds the loop for as long as their system calls take (measured: 60 ms), and with it
 every other socket, the answers to publishes and the handing over to the writer: hence the slices.
@@ -27,13 +27,13 @@ from partyline.models import Draft, Message, Payload, Policy
 
 _log = logging.getLogger("partyline.hub")
 
-_SMALL: Final = 512  # members of an audience that is served at once
-_SLICE: Final = 64  # members of a larger one that are served in one turn of the loop
-# What is due while a large audience is served; beyond that, all is served without a pause.
-_MOST_DUE: Final = 16_384  # things
+_SMALL: Final = 512  # the largest audience, in members, that is served at once
+_SLICE: Final = 64  # members of a larger one served in one turn of the loop
+# Due parcels while a large audience is served; beyond that, everything is served without a pause.
+_MOST_DUE: Final = 16_384
 _MOST_DUE_BYTES: Final = 16 * 1024 * 1024
-# What waits for the log, and as much again of what waits for that; beyond that, the log is slower than its users.
-_MOST_WAITING: Final = 50_000  # things
+# Parcels that wait for the log, and as many again that wait for those; beyond that, the log is slower than its users.
+_MOST_WAITING: Final = 50_000
 _MOST_WAITING_BYTES: Final = 64 * 1024 * 1024
 
 
@@ -43,14 +43,14 @@ _ids = random.Random(os.urandom(32))  # noqa: S311 - ids open nothing
 def message_id() -> str:
     """An id for a message whose publisher names none: 32 hex digits.
 
-    Not from os.urandom: a system call lets go of the interpreter's lock, and the writer's thread would have it taken
-    in the middle of every read of the loop's (measured: half the throughput of durable publishing).
+    Not from os.urandom: a system call releases the interpreter's lock, and the writer's thread would take it in the
+    middle of each of the loop's reads (measured: half the throughput of durable publishing).
     """
     return f"{_ids.getrandbits(128):032x}"
 
 
 class Lane:
-    """Parcels that keep their order: those that have not been served. Where there are none, nothing waits."""
+    """The unserved parcels that have to keep their order."""
 
     __slots__ = ("parcels", "reserved")
 
@@ -60,41 +60,41 @@ class Lane:
 
 
 class Parcel:
-    """One thing to be delivered, until everybody whom it is for has it. This one is for nobody."""
+    """One thing to be delivered, until its whole audience has it. This one is for nobody."""
 
     __slots__ = ("lane", "message", "policy", "size", "then", "waited")
 
-    open = False  # whether those who join while it is being served get it, too
+    open = False  # whether members that join while it is being served get it, too
 
     def __init__(self, lane: Lane | None = None, message: Message | None = None, size: int = 0) -> None:
         self.lane = lane
         self.message = message
-        self.size = size  # bytes that it holds while it waits
-        self.policy = Policy.CLOSE  # what becomes of it where a consumer is slow
-        self.waited = False  # its turn does not come at once
+        self.size = size  # bytes it holds while it waits
+        self.policy = Policy.CLOSE  # what happens to it where a consumer is slow
+        self.waited = False  # its turn did not come at once
         self.then: list[Parcel] | None = None  # what came after it in its lane, and waits for it
 
     def answered(self, outcome: Outcome) -> bool:
-        """The log has answered: `message` has to be what it keeps. False: it needs no turn."""
+        """The log has answered: set `message` to what it keeps. False: the parcel needs no turn."""
         return True
 
     def waits(self) -> None:
-        """Its turn does not come at once: whatever may change has to be as it is now."""
+        """Its turn does not come at once: fix whatever may change as it is now."""
         self.waited = True
 
     def members(self) -> Collection[Member]:
-        """Whom it is for, now that its turn has come. May be a live view."""
+        """Its audience, now that its turn has come. May be a live view."""
         return ()
 
     def still(self, members: Collection[Member]) -> Collection[Member]:
-        """Those of a slice of a large audience whom it is still for."""
+        """The members of a slice that still belong to its audience."""
         return members
 
     def served(self) -> None:
         """Everybody has it."""
 
     def tell(self, outcome: Outcome) -> None:
-        """Tell whoever sent it how the log has answered: its turn has come, or will come."""
+        """Tell the sender how the log has answered; its turn has come, or will come."""
 
 
 Payloads: TypeAlias = dict[Dialect, Payload | None]
@@ -104,12 +104,12 @@ Payloads: TypeAlias = dict[Dialect, Payload | None]
 def fan_out(
     message: Message, members: Iterable[Member], policy: Policy = Policy.CLOSE, payloads: Payloads | None = None
 ) -> int:
-    """Offer `message` to each of `members`; returns to how many. No await, no task, no copy per member.
+    """Offer `message` to each of `members`; returns their number. No await, no task, no copy per member.
 
-    `payloads` is what it has been encoded to so far, where its audience is served in pieces.
+    `payloads` holds what it has been encoded to so far, where its audience is served in pieces.
 
-    A member whose dialect fails to encode it is closed (1011), since it would have a hole, and so is one that raises
-    in `offer`; all others get it first, and then the error is raised.
+    A member whose dialect fails to encode it, or that raises in `offer`, is closed (1011), since it would have a hole.
+    All others get the message before the error is raised.
     """
     if payloads is None:
         payloads = {}
@@ -148,8 +148,8 @@ def fan_out(
 class Crowd:
     """The audience of one message, as it stood when its turn came, and how many of it have been served.
 
-    `still` leaves out of a slice whoever the message is not for any more. Where the crowd is `open`, members may join
-    and leave it while it is being served.
+    `still` takes out of a slice the members that the message is no longer for. Members may join and leave an `open`
+    crowd while it is being served.
     """
 
     __slots__ = ("_at", "_gone", "_members", "_payloads", "_policy", "_seen", "_skipped", "_still", "message", "open")
@@ -171,7 +171,7 @@ class Crowd:
         self._at = 0
         self._payloads: Payloads = {}
         self._gone: set[Member] = set()
-        self._skipped: set[Member] = set()  # they were gone when their turn came
+        self._skipped: set[Member] = set()  # gone when their turn came
         self._seen: set[Member] | None = None  # all of `_members`; made when somebody joins meanwhile
 
     @property
@@ -179,7 +179,7 @@ class Crowd:
         return self._at >= len(self._members)
 
     def serve(self, count: int) -> int:
-        """Offer the message to the next `count` members; returns to how many of them. Raises what `fan_out` does."""
+        """Offer the message to the next `count` members; returns how many got it. Raises what `fan_out` does."""
         chosen = self._members[self._at : self._at + count]
         self._at += count
         if self._gone:
@@ -188,7 +188,7 @@ class Crowd:
         return fan_out(self.message, self._still(chosen), self._policy, self._payloads)
 
     def joined(self, member: Member) -> None:
-        """`member` sees the message's room from now on, and has been told that it misses nothing after the one before:
+        """`member` sees the message's room from now on, and was told that it misses nothing after the message before:
         it is served last, unless it was in the audience already."""
         self._gone.discard(member)
         if self._seen is None:
@@ -204,7 +204,7 @@ class Crowd:
 
 
 class Delivery:
-    """What is sent and not served yet: one for the log and all that is delivered beside it."""
+    """Everything that is sent and not served yet, kept in the log or not."""
 
     def __init__(
         self,
@@ -217,10 +217,10 @@ class Delivery:
         slice_size: int = _SLICE,
         later: Callable[[Callable[[], None]], object] | None = None,
     ) -> None:
-        """`news` makes a parcel of what happens in the log, the `store`, though nobody here waits for it.
+        """`news` makes a parcel of a change in the log, the `store`, that nobody here waits for.
 
-        At most `most_waiting` things wait for the log. An audience of more than `small` members is served `slice_size`
-        of them a turn of the loop; `later` calls a function in the next turn.
+        At most `most_waiting` parcels wait for the log. An audience of more than `small` members is served `slice_size`
+        at a time, one slice per turn of the loop; `later` calls a function in the next turn.
         """
         self.counters = counters
         self.reached = 0 if store is None else store.head  # all offsets up to this one have been offered
@@ -238,13 +238,13 @@ class Delivery:
 
     @property
     def unsettled(self) -> int:
-        """Things that wait for the log, or for their turn: whoever sent them may not have been answered yet."""
+        """How many parcels wait for the log or for their turn: their senders may not have been answered yet."""
         return len(self._reserved) + len(self._due)
 
     # Sending
 
     def keep(self, drafts: Sequence[Draft], parcels: Sequence[Parcel]) -> bool:
-        """Give drafts to the log, each with what is delivered when it has answered. False where it can take no more."""
+        """Give drafts to the log, each with the parcel that its answer makes due. False if it can take no more."""
         assert self._store is not None, "there is a log"
         if not self.reserve(parcels):
             return False
@@ -252,9 +252,9 @@ class Delivery:
         return True
 
     def reserve(self, parcels: Sequence[Parcel]) -> bool:
-        """They take their places; the log is asked to keep them, and answers in the order of these calls.
+        """Give parcels their places. The log is asked to keep them, and answers in the order of these calls.
 
-        False where too much waits for the log already: then they have no place.
+        False, without a place for any of them, if too much waits for the log already.
         """
         size = self._reserved_bytes
         for one in parcels:
@@ -272,7 +272,7 @@ class Delivery:
         return True
 
     def post(self, parcel: Parcel, *, must: bool = False) -> None:
-        """It is due now, or once everything before it in its lane has been served.
+        """Make it due now, or once everything before it in its lane has been served.
 
         Raises Overloaded if too much waits already, unless it `must` wait.
         """
@@ -297,7 +297,7 @@ class Delivery:
         self._following_bytes += parcel.size
 
     def committed(self, batch: Sequence[Outcome | News]) -> None:
-        """The store's one callback for each batch: what it answers is due in that order, then publishers are told."""
+        """The store's one callback per batch: its outcomes are due in their order, then publishers are told."""
         for outcome in batch:
             if type(outcome) is Stored or isinstance(outcome, Refused):
                 parcel = self._reserved.popleft()
@@ -317,7 +317,7 @@ class Delivery:
                     self._failed("telling a publisher of its message failed")
             elif isinstance(outcome, NEWS):
                 self._push(self._news(outcome))
-                if isinstance(outcome, Renewed):  # no position may have its epoch before everything has been served
+                if isinstance(outcome, Renewed):  # everything is served before any position may have the new epoch
                     self._serve(None)
 
     # Serving
@@ -335,7 +335,7 @@ class Delivery:
             self._serve(None)
 
     def _serve(self, most: int | None) -> None:
-        """Serve at most so many things, and at most one slice of a large audience; None: everything."""
+        """Serve at most so many parcels, and at most one slice of a large audience; None: everything."""
         due, left = self._due, most
         self._serving = True
         try:
@@ -354,7 +354,7 @@ class Delivery:
             self._serve(self._small + 1)  # the one in hand, and others
 
     def _take_turn(self, parcel: Parcel) -> bool:
-        """Offer it to its audience, or to a slice of a large one; False where there is more."""
+        """Offer it to its audience, or to a slice of a large one; False if some are left."""
         try:
             crowd = self.crowd
             if crowd is None:
@@ -383,7 +383,7 @@ class Delivery:
         try:
             parcel.served()
         except CONTAINED:
-            self._failed("what was to follow a message failed")
+            self._failed("a step that follows a message failed")
         return True
 
     def _failed(self, what: str) -> None:

@@ -1,8 +1,8 @@
-"""What goes around bytes between nodes: who says it, and its number, so that a loss is noticed.
+"""The envelope around bytes between nodes: their sender and a number, so that a loss is noticed.
 
 One byte for the version, eight for the sender, eight for the number of this message among those of its sender on its
-subject. A receiver that misses numbers counts them; a number that it has had already is dropped, since the bus promises
-at most once. A loss is noticed when the next message on the same subject comes.
+subject. A receiver counts the numbers that it misses, when the next message on the same subject comes; it drops a
+message whose number it has had already, since the bus promises at most once.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def node_name() -> str:
 
 
 class Envelopes:
-    """One node's: numbers for what it says, and what it has heard of the others."""
+    """One node's numbers: of what it has sent, and of what it has heard from the others."""
 
     __slots__ = ("_heard", "_said", "_sender", "lost", "unreadable")
 
@@ -39,7 +39,7 @@ class Envelopes:
         return _HEAD.pack(_VERSION, self._sender, number) + data
 
     def unwrap(self, subject: str, message: bytes) -> tuple[str, bytes] | None:
-        """The sender and what it says; None where that is our own, has come before, or is not a message of a node."""
+        """The sender and its data; None for a message of our own, one seen before, or one that no node sent."""
         if len(message) < _HEAD.size or message[0] != _VERSION:
             self.unreadable += 1
             return None
@@ -56,7 +56,7 @@ class Envelopes:
         return sender.hex(), message[_HEAD.size :]
 
     def unlisten(self, subject: str) -> None:
-        """What comes on this subject from now on is not heard, and not lost."""
+        """Stop counting on this subject: what comes on it from now on is not lost."""
         self._heard.pop(subject, None)
 
     def forget(self, node: str) -> None:

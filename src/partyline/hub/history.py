@@ -1,7 +1,7 @@
-"""Resuming from a position: catch up with the log, then go on live, without a hole and without a double.
+"""Resuming from a position: catch up with the log, then go on live, without a hole or a double.
 
 A subscription that catches up is in no room. It reads pages until it has reached the hub's *fanned-out* head (not the
-committed one: what is committed and not fanned out yet would come again, live), and joins its rooms in that same turn
+committed one: what is committed but not fanned out yet would come again, live), and joins its rooms in that same turn
 of the loop. So nothing live is queued while it catches up, and no offset is offered twice.
 
 There is one policy for a gap (decision 0023): the subscriber is told, and goes on from the oldest message of its view
@@ -22,7 +22,7 @@ from partyline.models import Message, Page, Position
 _log = log.get("hub")
 
 PAGE = 256  # messages read at a time
-_HELD: Final = 256  # messages that may wait for a newer one of their key, and their bytes
+_HELD: Final = 256  # messages that may wait for a newer one of their key
 _HELD_BYTES: Final = 1024 * 1024
 
 
@@ -37,29 +37,29 @@ class Start:
 
 
 class Sink(Protocol):
-    """A subscriber while it catches up. What a method raises ends its catching up, which has not attached then."""
+    """A subscriber while it catches up. An exception of a method ends that, and the subscriber is not attached."""
 
     def began(self, start: Start) -> None:
         """Where it begins. Called once, before anything else."""
         ...
 
     async def deliver(self, message: Message) -> None:
-        """The next message of its view. Returns when there is room for another one: no page waits in memory."""
+        """Take the next message of its view. Returns when there is room for another: no page waits in memory."""
         ...
 
     def gap(self, start: Start) -> None:
-        """What was to come next has been pruned meanwhile: it goes on from `start`."""
+        """The next message has been pruned meanwhile: it goes on from `start`."""
         ...
 
     def attach(self) -> None:
-        """Nothing is missing now. It joins its rooms before this returns."""
+        """Nothing is missing now: join its rooms before this returns."""
         ...
 
 
 async def resume(hub: Hub, store: Store, view: View, after: Position | None, sink: Sink) -> None:
-    """Let `sink` have everything that `view` sees after a position, and go on live; None stands for the oldest kept.
+    """Give `sink` everything that `view` sees after a position, then go on live; None stands for the oldest kept.
 
-    Cancelled, it has not attached. Raises StoreUnavailable, and whatever the sink does.
+    If cancelled, it has not attached. Raises StoreUnavailable, and whatever the sink raises.
     """
     start = await find_start(hub, store, view, after)
     sink.began(start)
@@ -68,11 +68,11 @@ async def resume(hub: Hub, store: Store, view: View, after: Position | None, sin
 
 
 async def find_start(hub: Hub, store: Store, view: View, after: Position | None) -> Start:
-    """Where a subscriber to `view` begins that has everything up to `after`; None stands for the oldest kept.
+    """Where a subscriber to `view` that has everything up to `after` begins; None stands for the oldest kept.
 
-    An unknown epoch, a position pruned away and one ahead of the log are not recovered (guarantee 3). Ahead is also
-    what is committed and not fanned out yet: nobody was told of it, and its fan-out is still to come. Where other nodes
-    use the log, somebody may have been told there: this node catches up with the position first.
+    An unknown epoch, a position pruned away and one ahead of the log are not recovered (guarantee 3). A position that
+    is committed but not fanned out yet is ahead, too: nobody was told of it. If other nodes use the log, somebody may
+    have been told there: this node catches up with the position first.
     """
     if (
         after is not None
@@ -101,16 +101,16 @@ async def find_start(hub: Hub, store: Store, view: View, after: Position | None)
 
 
 def _before(page: Page) -> int:
-    """The offset before the first message of a page; of an empty page, the offset up to which it has looked."""
+    """The offset before the first message of a page; for an empty page, the offset up to which it has looked."""
     return cast("int", page.messages[0].offset) - 1 if page.messages else page.next
 
 
 async def catch_up(hub: Hub, store: Store, view: View, after: int, sink: Sink, *, told: int = 0) -> None:
-    """The second half of `resume`, for a subscriber whose start has been found before. It has been told already
-    that something is missing up to offset `told`.
+    """The second half of `resume`, for a subscriber whose start is known. It has been told already that messages up
+    to offset `told` are missing.
 
-    Of a room that conflates, only the newest message of each key that is among the next few hundred comes (guarantee
-    5): the log stays whole, and the newest of all comes in any case.
+    In a room that conflates, only the newest of each key among the next few hundred messages comes (guarantee 5). The
+    log stays whole, and the very newest comes in any case.
     """
     at = after
     newest = _Newest(hub)
@@ -130,7 +130,7 @@ async def catch_up(hub: Hub, store: Store, view: View, after: int, sink: Sink, *
         at = min(page.next, reached)
         if at >= hub.fanned_out:
             for message in newest.rest():
-                await sink.deliver(message)  # and what is fanned out meanwhile is the next page
+                await sink.deliver(message)  # whatever is fanned out meanwhile comes with the next page
     sink.attach()
 
 
@@ -145,14 +145,14 @@ class _Newest:
         self._size = 0
 
     def put(self, message: Message) -> Sequence[Message]:
-        """Add a message; those that need not wait any longer."""
+        """Add a message; returns those that need not wait any longer."""
         conflates = self._hub.conflates(message.room)
         if not conflates and not self._held:
             return (message,)
         place = (message.room, message.draft.key) if conflates else cast("int", message.offset)
         if place in self._held:
             self._take(place)
-        self._held[place] = message  # at the end, though an older one stood before
+        self._held[place] = message  # at the end, even if an older one had an earlier place
         self._size += len(message.draft.data)
         due: list[Message] = []
         while self._held:
@@ -163,7 +163,7 @@ class _Newest:
         return due
 
     def rest(self) -> Sequence[Message]:
-        """All that waits."""
+        """All that still wait."""
         held, self._held, self._size = tuple(self._held.values()), {}, 0
         return held
 

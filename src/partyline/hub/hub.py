@@ -1,8 +1,8 @@
-"""The hub: store, then fan out. Every publish on the relay, and everything that a namespace keeps, goes through here.
+"""The hub: store, then fan out. Every publish on the relay, and every event that a namespace keeps, passes here.
 
-A Socket.IO event that is not kept goes straight to delivery.py, which decides who is served when; namespaces have rooms
-of their own. All of it is plain functions on the loop's thread, and none of them awaits. The store numbers a message
-and reports its commit by a callback.
+A Socket.IO event that is not kept goes straight to delivery.py, which decides who is served when; namespaces have their
+own rooms. All of it is plain functions on the loop's thread that never await. The store numbers a message and
+reports its commit by a callback.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Done = Callable[[Receipt | PartylineError], None]
 
 @dataclass(frozen=True, slots=True)
 class RoomRules:
-    """Which rooms are not like the others, by topic patterns. The default: durable, a slow consumer is closed."""
+    """Which rooms differ from the default (durable, a slow consumer is closed), by topic patterns."""
 
     ephemeral: tuple[str, ...] = ()
     drop_oldest: tuple[str, ...] = ()
@@ -45,7 +45,7 @@ class RoomRules:
 
 
 class Hub:
-    """Rooms, users and the way of a message. One per process."""
+    """Rooms, users and the path of a message. One per process."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class Hub:
         self._rules = rules or RoomRules()
         self._clock = clock
         self._owners: dict[str, Callable[[Message], Parcel]] = {}  # of private rooms
-        # Called where members may have missed something that they cannot be given here: all of them have to resume.
+        # Called when members may have missed something that cannot be given to them here: all of them have to resume.
         self.displaced: Callable[[], None] = lambda: None
         self.delivery = Delivery(counters, self._news, store, **serving)
         store.start(self.delivery.committed)
@@ -74,14 +74,14 @@ class Hub:
     # Members
 
     def add(self, member: Member) -> None:
-        """A connection of a user has come; it is in no room yet."""
+        """Add a user's connection; it is in no room yet."""
         user = member.user
         if user is not None:
             others = self._users.get(user)
             self._users[user] = (member,) if others is None else (*others, member)
 
     def remove(self, member: Member) -> None:
-        """It has gone: out of all rooms."""
+        """It is gone: take it out of all rooms."""
         for room in tuple(member.rooms):
             self.leave(member, room)
         if member.user is not None and (connections := self._users.get(member.user)) is not None:
@@ -97,13 +97,13 @@ class Hub:
             self._crowd_changed(member)
 
     def join_pattern(self, member: Member, pattern: str) -> None:
-        """Into all rooms that `pattern` covers, now and later."""
+        """Add it to all rooms that `pattern` covers, now and later."""
         if self.rooms.join(member, pattern):
             self._patterns.add(pattern)
             self._crowd_changed(member)
 
     def leave(self, member: Member, room: str) -> None:
-        """Out of a room, or of a pattern."""
+        """Take it out of a room or a pattern."""
         if self.rooms.leave(member, room):
             if room in self._patterns:
                 if room not in self.rooms:
@@ -113,7 +113,7 @@ class Hub:
             self._crowd_changed(member)
 
     def _crowd_changed(self, member: Member) -> None:
-        """Its rooms have changed: it may belong to the audience that is being served, or not any more."""
+        """Its rooms have changed: it may have joined or left the audience that is being served."""
         crowd = self.delivery.crowd
         if crowd is None or not crowd.open:
             return
@@ -171,7 +171,7 @@ class Hub:
             for one in passing:
                 self.pass_on(one)
             return
-        kept[-1].passing = passing  # all or nothing for these, too: they go once the last of the others is kept
+        kept[-1].passing = passing  # all or nothing for these, too: they go out once the last durable one is kept
         if not self.delivery.keep([one.draft for one in kept], kept):
             for one in parcels:
                 one.refused(_full())
@@ -182,7 +182,7 @@ class Hub:
         self.delivery.post(parcel)
 
     def own(self, key: str, found: Callable[[Message], Parcel] | None) -> None:
-        """Let the owner of private rooms say what becomes of their messages that nobody waits for; None: nothing does.
+        """Let the owner of private rooms make parcels of those of their messages that nobody waits for; None ends that.
 
         These rooms are called PRIVATE, `key`, and perhaps PRIVATE and more. Raises ConfigError if somebody else owns
         them.
@@ -198,7 +198,7 @@ class Hub:
         """Return when everything that is due now has been served."""
         turn = _Turn()
         self.delivery.post(turn)
-        while not turn.came:  # noqa: ASYNC110 - a large audience takes a few turns of the loop, and they go on
+        while not turn.came:  # noqa: ASYNC110 - a large audience takes a few turns of the loop
             await asyncio.sleep(0)
 
     def _news(self, news: News) -> Parcel:
@@ -211,14 +211,14 @@ class Hub:
         return Parcel(None, message) if owner is None else owner(message)
 
     def conflates(self, room: str) -> bool:
-        """Whether only the newest message of each key of `room` has to reach a consumer that lags."""
+        """Whether a consumer of `room` that lags needs only the newest message of each key."""
         return self._rules.policy(room) is Policy.CONFLATE
 
     def _durable(self, draft: Draft) -> bool:
         return self._rules.durable(draft.room) if draft.durable is None else draft.durable
 
     def policy(self, room: str) -> Policy:
-        """What becomes of its messages where a consumer is slow."""
+        """What happens to its messages when a consumer is slow."""
         return self._rules.policy(room)
 
     def receipt(self, draft: Draft, message: Message, *, duplicate: bool = False) -> Receipt:
@@ -275,7 +275,7 @@ class _Published(Parcel):
 
 
 class _Turn(Parcel):
-    """Nothing but its turn."""
+    """A parcel that only waits for its turn."""
 
     __slots__ = ("came",)
 
@@ -288,7 +288,7 @@ class _Turn(Parcel):
 
 
 class _Displaced(Parcel):
-    """The log goes on after `offset`, and not from where this node was."""
+    """The log goes on after `offset`, not from where this node was."""
 
     __slots__ = ("_hub", "_offset")
 

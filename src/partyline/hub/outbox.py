@@ -1,4 +1,4 @@
-"""The bounded queue of one connection that cannot be written to right now, and what goes when it is full."""
+"""The bounded queue of one connection that cannot be written to right now, and what is dropped when it is full."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Outbox:
         return len(self._queue)
 
     def push(self, payload: Payload) -> bool:
-        """Queue `payload`. False if it does not fit even after the policies made room: the connection must go."""
+        """Queue `payload`. False if it does not fit even after the policies made room: close the connection."""
         size = len(payload.data)
         if self.size + size > self.limit and not self._make_room(payload):
             return False
@@ -52,7 +52,7 @@ class Outbox:
         return payload
 
     def discard(self, unwanted: Callable[[Payload], bool]) -> None:
-        """Drop what nobody has a right to any more."""
+        """Drop the payloads that are `unwanted`."""
         for _ in range(len(self._queue)):
             payload = self.pop()
             if unwanted(payload):
@@ -89,7 +89,7 @@ class Outbox:
         self._queue = kept
 
     def _conflate(self, newest: Payload) -> None:
-        """Keep only the newest payload of each room and key; it stands at its own, later place."""
+        """Keep only the newest payload of each room and key, in its own, later place."""
         seen: set[tuple[str, str | None]] = set()
         if newest.policy is Policy.CONFLATE:
             seen.add((newest.room, newest.key))

@@ -33,7 +33,7 @@ class Presence:
         self._watchers.setdefault(room, []).append(watcher)
 
     def unwatch(self, room: str, watcher: Watcher) -> None:
-        """Stop it. A watcher that does not watch is ignored."""
+        """Stop that. A watcher that is not watching is ignored."""
         watchers = self._watchers.get(room, [])
         if watcher in watchers:
             watchers.remove(watcher)
@@ -42,7 +42,7 @@ class Presence:
             self._counts.pop(room, None)
 
     def joined(self, room: str, member: Member) -> None:
-        """The hub says so after every join."""
+        """Called by the hub after every join."""
         counts = self._counts.get(room)
         if counts is not None and member.user is not None:
             counts[member.user] += 1
@@ -50,7 +50,7 @@ class Presence:
                 self._tell(room, member.user, joined=True)
 
     def left(self, room: str, member: Member) -> None:
-        """The hub says so after every leave."""
+        """Called by the hub after every leave."""
         counts = self._counts.get(room)
         if counts is not None and member.user is not None:
             counts[member.user] -= 1

@@ -1,4 +1,4 @@
-"""Questions to other nodes: whose answers are waited for, and what has come."""
+"""Questions to other nodes: the answers that have come, and the nodes that have yet to answer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from partyline.wire.cluster.messages import NodeMessage
 
 
 class Expected:
-    """The nodes that have yet to answer: by name, or only by their number, which may become known later."""
+    """The nodes that have yet to answer: by name, or only counted, perhaps later."""
 
     __slots__ = ("_answered", "_names", "_number")
 
@@ -24,11 +24,11 @@ class Expected:
         self._names.update(nodes)
 
     def unknown(self) -> None:
-        """Some will; `count` says later how many."""
+        """Some will answer; `count` says later how many."""
         self._number = None
 
     def count(self, nodes: int) -> None:
-        """So many are there. A later, lower count means that some of them have gone; nobody comes in between."""
+        """There are so many. A later, lower count means that some have gone; no node is added in between."""
         self._number = nodes if self._number is None else min(self._number, nodes)
 
     def answered(self, node: str) -> bool:
@@ -50,13 +50,13 @@ class Expected:
 
     @property
     def absent(self) -> list[str]:
-        """Those, sorted; a ? for each that has no name."""
+        """The nodes that have yet to answer, sorted; a ? for each that has no name."""
         unnamed = 1 if self._number is None else max(self._number - self._answered, 0)
         return [*sorted(self._names), *["?"] * unnamed]
 
 
 class Question(Protocol):
-    """A question that waits for answers of nodes."""
+    """A question that waits for answers from nodes."""
 
     expected: Expected
 
@@ -69,7 +69,7 @@ class Question(Protocol):
         ...
 
     def look(self) -> None:
-        """Others are expected than before: is it done?"""
+        """The expected nodes have changed: check whether it is done."""
         ...
 
 
@@ -91,7 +91,7 @@ class Collected:
         self.look()
 
     async def wait(self, seconds: float) -> None:
-        """Return when all have answered, or the time is over: then some are `expected` still."""
+        """Return when all have answered, or when the time is up and some are still `expected`."""
         self.look()
         await asyncio.wait([self._done], timeout=seconds)
 

@@ -1,8 +1,8 @@
 """Who is in which room, both ways, and which patterns cover a room, as plain functions.
 
-A pattern is found by a walk along the tokens of the topic, not by a scan over all patterns. It has few wildcards
-(`topics.check_subscription`), so the walk for a topic of n tokens takes 2^n steps at most and never more than some
-thousands, whatever others have subscribed to.
+Patterns are found by a walk along the tokens of the topic, not by a scan over all patterns. Each has few wildcards
+(`topics.check_subscription`), so the walk for a topic of n tokens takes at most 2^n steps and never more than a few
+thousand, whatever others have subscribed to.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class Rooms:
     __slots__ = ("_members", "told")
 
     def __init__(self) -> None:
-        self.told: Callable[[str, bool], None] | None = None  # a room has come to be, or has gone
-        # A dict per room and not a set: members are written to in the order in which they came.
+        self.told: Callable[[str, bool], None] | None = None  # called when a room appears or goes
+        # A dict per room, not a set: members are written to in the order in which they came.
         self._members: dict[str, dict[Member, None]] = {}
 
     def __len__(self) -> int:
@@ -75,7 +75,7 @@ class Rooms:
         return True
 
     def members(self, room: str) -> Collection[Member]:
-        """The members of `room`, oldest first: a live view, not to be kept over a join or leave."""
+        """The members of `room`, oldest first: a live view, not to be kept across a join or leave."""
         return self._members.get(room, _NOBODY)
 
 
@@ -89,7 +89,7 @@ class _Node:
 
 
 class Patterns:
-    """A trie of patterns by token. What a topic matched is remembered until a pattern comes or goes."""
+    """A trie of patterns by token. The matches of a topic are remembered until a pattern comes or goes."""
 
     __slots__ = ("_matched", "_patterns", "_root")
 
@@ -105,7 +105,7 @@ class Patterns:
         return len(self._patterns)
 
     def add(self, pattern: str) -> None:
-        """Add a pattern; one that is there stays."""
+        """Add a pattern, unless it is there already."""
         if pattern in self._patterns:
             return
         self._patterns.add(pattern)
@@ -120,7 +120,7 @@ class Patterns:
             node.children.setdefault(last, _Node()).here = pattern
 
     def remove(self, pattern: str) -> None:
-        """Take a pattern out, with the branches that lead to it alone."""
+        """Take a pattern out, with the branches that lead only to it."""
         self._patterns.discard(pattern)
         self._matched.clear()
         tokens = pattern.split(".")

@@ -1,7 +1,7 @@
 """One timing wheel per loop for every heartbeat and deadline.
 
 An entry costs a set membership, not a timer of the loop; the loop holds one timer at most, for the next slot that has
-entries. A deadline is never early and at most one slot (8 ms) late, beside what the loop itself is late.
+entries. A deadline is never early, and at most one slot (8 ms) late on top of the loop's own delay.
 """
 
 from __future__ import annotations
@@ -95,6 +95,6 @@ class Timers:
                     entry.on_deadline(now)
                 except Exception:
                     _log.exception("a deadline of %r failed", type(entry).__name__)
-        # A deadline that was set meanwhile may have armed the loop for a later slot than the next one.
+        # A deadline set meanwhile may have armed the loop for a later slot than the next one.
         if heap and not 0 < self._armed <= heap[0]:
             self._arm(heap[0])
