@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 import pytest
 
 from partyline.errors import StoreUnavailable
-from partyline.interfaces import Found, Outcome, Overrun, Refused, Renewed, Store, Stored, Stretch
+from partyline.interfaces import Durability, Found, Outcome, Overrun, Refused, Renewed, Store, Stored, Stretch
 from partyline.models import Draft, Message
 from partyline.stores.shared import SharedStore
 from partyline.testing import SHARED_CHECKS, MemoryLog, check_shared_store
@@ -271,6 +271,26 @@ def test_no_node_appends_to_a_log_that_it_does_not_know() -> None:
         await node.keep(node.draft())
 
     on_nodes(test)
+
+
+def test_a_log_that_keeps_less_than_before_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """What the log promises is asked at each connection, and the log has a warning where it has become less."""
+
+    async def test(nodes: Nodes) -> None:
+        nodes.log.durability = Durability.MACHINE
+        node, other = await nodes.node(), await nodes.node()
+        assert node.store.durability is Durability.MACHINE
+        nodes.handles[0].cut = True
+        nodes.log.durability = Durability.POWER_CUT
+        nodes.log.ring()
+        await node.append(node.draft())
+        nodes.handles[0].cut = False
+        (offset,) = await other.keep(other.draft())
+        await until(node, lambda: node.reached == offset)
+        assert node.store.durability is Durability.POWER_CUT
+
+    on_nodes(test)
+    assert caplog.text.count("the log keeps less than before") == 1
 
 
 def test_retention_that_overtakes_a_node_is_told() -> None:

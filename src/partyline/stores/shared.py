@@ -120,10 +120,10 @@ class SharedStore:
             self._wanted.set()
 
     async def read(self, view: View, after: int, limit: int) -> Page:
-        return await self._known_to_be_ours(self._shared.read(self.epoch, view, after, limit))
+        return await self._of_one_epoch(self._shared.read(self.epoch, view, after, limit))
 
     async def newest(self, room: str, before: int, limit: int) -> Sequence[Message]:
-        return await self._known_to_be_ours(self._shared.newest(self.epoch, room, before, limit))
+        return await self._of_one_epoch(self._shared.newest(self.epoch, room, before, limit))
 
     async def close(self) -> None:
         self._closed = True
@@ -135,8 +135,7 @@ class SharedStore:
         self._stay_patient()
         if self._running is not None:
             self._running.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._running
+            await asyncio.wait([self._running])
         await self._shared.close()
 
     # interfaces.Follows
@@ -198,6 +197,8 @@ class SharedStore:
         if standing.epoch != self.epoch:
             self._adopt(standing)
         self._known = max(self._known, standing.head)
+        if standing.durability < self.durability:
+            _log.warning("the log keeps less than before", survives=standing.durability.survived)
         self.durability = standing.durability
         if not self._outstanding:
             self._stay_patient()
@@ -221,7 +222,7 @@ class SharedStore:
         except TimeoutError:
             raise StoreUnavailable("the log does not answer: try again in a moment") from None
 
-    async def _known_to_be_ours(self, reading: Coroutine[Any, Any, _T]) -> _T:
+    async def _of_one_epoch(self, reading: Coroutine[Any, Any, _T]) -> _T:
         """What was read, if the log has had one epoch all the time. Raises StoreUnavailable."""
         epoch = self.epoch
         with contextlib.suppress(Fenced):
