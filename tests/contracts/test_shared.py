@@ -278,13 +278,15 @@ def test_a_log_that_keeps_less_than_before_is_told(caplog: pytest.LogCaptureFixt
 
     async def test(nodes: Nodes) -> None:
         nodes.log.durability = Durability.MACHINE
-        node, other = await nodes.node(), await nodes.node()
+        node = await nodes.node()
+        await node.keep(node.draft())
         assert node.store.durability is Durability.MACHINE
         nodes.handles[0].cut = True
         nodes.log.durability = Durability.POWER_CUT
         nodes.log.ring()
         await node.append(node.draft())
         nodes.handles[0].cut = False
+        other = await nodes.node()
         (offset,) = await other.keep(other.draft())
         await until(node, lambda: node.reached == offset)
         assert node.store.durability is Durability.POWER_CUT
