@@ -83,7 +83,6 @@ class Session(Protocol):
         ...
 
 
-@runtime_checkable
 class HearsPongs(Protocol):
     """A session that also wants the answers to pings of its own; heartbeats carry nothing, and are not among them."""
 
@@ -92,7 +91,6 @@ class HearsPongs(Protocol):
         ...
 
 
-@runtime_checkable
 class HearsClose(Protocol):
     """A session that also wants to know what the peer said when it closed."""
 

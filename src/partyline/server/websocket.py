@@ -15,7 +15,7 @@ from typing import Final, cast
 from partyline import log
 from partyline.errors import CONTAINED
 from partyline.hub.outbox import Outbox
-from partyline.interfaces import Dialect, Finishes, HearsClose, HearsPongs, Session
+from partyline.interfaces import Dialect, Finishes, Session
 from partyline.server.fair import BULK, SLICE, STEP
 from partyline.server.site import Endpoint, Site
 from partyline.server.states import TRANSITIONS, State, Step
@@ -408,11 +408,14 @@ class WebSocket(Writing, asyncio.Protocol):
                 if self._may(None):
                     self.send(self._wire.pong(event.payload))
             case Pong():  # that something was heard is noted already
-                if self._may(None) and event.payload and isinstance(session, HearsPongs):
-                    session.pong(event.payload)
+                # Looked up and not asked with isinstance, which is slow for a Protocol.
+                heard = getattr(session, "pong", None)  # interfaces.HearsPongs
+                if self._may(None) and event.payload and heard is not None:
+                    heard(event.payload)
             case Close():
-                if isinstance(session, HearsClose):
-                    session.peer_closed(event.code, event.reason)
+                heard = getattr(session, "peer_closed", None)  # interfaces.HearsClose
+                if heard is not None:
+                    heard(event.code, event.reason)
                 self._peer_closed(event)
             case Violation():
                 self._violated(event)
