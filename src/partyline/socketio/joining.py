@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal, Protocol, cast
 
 from partyline import log
 from partyline.adapters.redis import Redis
@@ -33,7 +33,7 @@ from partyline.wire.cluster.streams import Streams
 
 _log = log.get("cluster")
 
-_ANSWERS: Final = (Reached, Answered, Missing, Sockets, ServerSideAnswer)
+_ANSWERS: Final = frozenset((Reached, Answered, Missing, Sockets, ServerSideAnswer))
 _AGAIN: Final = 0.5  # seconds after which the nodes are counted again, while an answer is missing
 
 
@@ -218,8 +218,8 @@ class Joined:
         return heard
 
     def _take(self, where: str, node: str, message: NodeMessage) -> None:
-        if isinstance(message, _ANSWERS):
-            question = self._questions.get(message.request)
+        if type(message) in _ANSWERS:
+            question = self._questions.get(cast("Sockets", message).request)  # each of them has one
             if question is not None:
                 question[0].heard(node, message)
             return

@@ -14,7 +14,7 @@ from partyline.hub.questions import Collected, Expected, Question
 from partyline.metrics import Counters
 from partyline.models import Audience
 from partyline.socketio.acks import Gathering
-from partyline.socketio.broadcast import RemoteSocket
+from partyline.socketio.broadcast import EVERYBODY, RemoteSocket
 from partyline.socketio.handlers import awaited
 from partyline.socketio.handshake import Handshake
 from partyline.wire.cluster.messages import (
@@ -360,6 +360,8 @@ class _Remote:
 
 
 def _audience(message: Emit | Fetch | Move | Expel) -> Audience:
+    if not (message.rooms or message.excluded or message.only):
+        return EVERYBODY
     return Audience(frozenset(message.rooms), frozenset(message.excluded), message.only)
 
 

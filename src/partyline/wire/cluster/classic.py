@@ -59,7 +59,7 @@ _ACK: Final = 9
 _EVENT: Final = 2  # the packet's type in Socket.IO
 
 
-class _Broadcast(msgspec.Struct, array_like=True):
+class _Broadcast(msgspec.Struct, array_like=True, gc=False):
     uid: str
     packet: Packet
     options: Options

@@ -14,7 +14,7 @@ Request: TypeAlias = int | str
 """What an answer names: the number of a question of ours, or what another form calls it."""
 
 
-class _NodeMessage(msgspec.Struct, frozen=True, array_like=True, tag_field="kind"):
+class _NodeMessage(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", gc=False):
     """About one namespace; `""` for the node itself."""
 
     namespace: str

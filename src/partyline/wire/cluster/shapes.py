@@ -31,14 +31,14 @@ _DEEPEST: Final = 64
 _LONGEST: Final = 300_000.0  # milliseconds
 
 
-class Flags(msgspec.Struct):
+class Flags(msgspec.Struct, gc=False):
     """How an event is sent; `timeout` is in milliseconds."""
 
     volatile: bool | None = None
     timeout: float | None = None
 
 
-class Options(msgspec.Struct):
+class Options(msgspec.Struct, gc=False):
     """An audience, as Socket.IO's adapters write it. Rooms may be numbers in JavaScript; here they are text."""
 
     rooms: list[str | int] = []
@@ -61,14 +61,14 @@ class Options(msgspec.Struct):
         return self.flags is not None and self.flags.volatile is True
 
 
-class Packet(msgspec.Struct):
+class Packet(msgspec.Struct, gc=False):
     """An event: its name and arguments."""
 
     data: list[Any]
     nsp: str = "/"
 
 
-class Peer(msgspec.Struct):
+class Peer(msgspec.Struct, gc=False):
     """A socket of another server."""
 
     id: str

@@ -20,7 +20,7 @@ MODES: Final[tuple[Mode, ...]] = ("dynamic", "dynamic-private", "static")
 _ID: Final = 20  # characters of a socket's id, by which JavaScript tells a room of one socket
 
 
-class _Message(msgspec.Struct):
+class _Message(msgspec.Struct, gc=False):
     uid: str
     nsp: str
     type: int
