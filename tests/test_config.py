@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import threading
 from collections.abc import Mapping
 from dataclasses import FrozenInstanceError
 from pathlib import Path
@@ -520,6 +521,27 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_a_folder_is_no_file(tmp_path: Path) -> None:
     """A folder in place of the settings file is refused with the system's reason."""
     assert f"{tmp_path} cannot be read" in refusal(file=tmp_path).message
+
+
+def test_a_file_without_end_is_not_read(tmp_path: Path) -> None:
+    """Of what is too large for settings, such as a device or another file by mistake, no more is read than that."""
+    large = tmp_path / "large.toml"
+    with large.open("wb") as file:
+        file.truncate(1 << 40)
+    for path in (Path("/dev/zero"), large):
+        error = refusal(file=path)
+        assert f"{path} is larger than" in error.message
+        assert error.field == "config"
+
+
+def test_settings_may_come_through_a_pipe(tmp_path: Path) -> None:
+    """A named pipe, as of `--config <(...)`, is read to its end."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    writer = threading.Thread(target=path.write_bytes, args=(b"port = 81\n" + b"#" * 100_000,))
+    writer.start()
+    assert load(file=str(path), environ={}).settings.port == 81
+    writer.join()
 
 
 @pytest.mark.parametrize("content", [b"port = ", b"port 80", b"\xff\xfe", b"port = 1\nport = 2\n", b"[port"])

@@ -29,6 +29,7 @@ from partyline.trust.perimeter import allowed_host, allowed_origin, trusted_netw
 
 _HASH: Final = re.compile(r"sha256:[0-9a-f]{64}\Z")
 _PREFIX: Final = "PARTYLINE_"
+_MAX_FILE: Final = 1 << 20  # bytes of a settings file
 ALGORITHMS: Final = ("HS256", "RS256", "EdDSA")
 _SOURCES: Final = ("secret", "secret_file", "public_key", "public_key_file", "jwks_file", "jwks_url")
 _MAX_LEEWAY: Final = 300.0  # seconds
@@ -253,7 +254,12 @@ def _flag(name: str) -> str:
 def _read(path: str) -> dict[str, Any]:
     try:
         with open(path, "rb") as source:
-            return tomllib.load(source)
+            data = source.read(_MAX_FILE + 1)
+        if len(data) > _MAX_FILE:
+            raise ConfigError(
+                f"config: {path} is larger than {_MAX_FILE} bytes: name a file of settings", field="config"
+            )
+        return tomllib.loads(data.decode())
     except FileNotFoundError:
         raise ConfigError(f"config: {path} does not exist", field="config") from None
     except OSError as error:

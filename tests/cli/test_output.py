@@ -105,6 +105,9 @@ OUTPUTS: list[tuple[tuple[str, ...], bytes, str]] = [
     (("chat", "URL"), b"", ""),
     (("config",), b"", ""),
     (("version",), b"", ""),
+    (("--help",), b"", ""),
+    (("tail", "--help"), b"", ""),
+    ((), b"", ""),
 ]
 
 

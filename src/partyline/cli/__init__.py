@@ -38,6 +38,11 @@ def main() -> None:
 
         sys.stderr.write(f"partyline: {plain(error.message)}\n")
         sys.exit(2)
+    except OSError:
+        from partyline.cli.output import write
+
+        write("")  # help is printed by Typer: this ends with one line if standard output was the reason
+        raise
 
 
 def _open_standard_streams() -> None:
