@@ -52,7 +52,7 @@ class Mixed:
             yield near, far
 
     async def _subscribed(self, *sids: str) -> None:
-        """Wait until the rooms' own channels are subscribed: who emits before that is not heard there, as in Node."""
+        """Wait until the rooms' own channels are subscribed: an event before that is missed, as in Node."""
         rooms = {"all": 2, "here": 1, "there": 1}
         if self.mode == "dynamic-private":
             rooms |= dict.fromkeys(sids, 1)
