@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from partyline import Partyline, SocketIO, running
+from partyline import Application, Partyline, SocketIO, running
 from partyline.relay.revocations import Revoker
 from partyline.relay.v1.events import EventStream
 from partyline.server.websocket import WebSocket
@@ -19,7 +19,8 @@ from tests.relay.test_access import Nothing
 from tests.relay.test_tokens import ROOT_KEY, ask, classic, ended, revoke, settings
 from tests.relay.v1.test_events import gone, joined, say, stream
 from tests.relay.v1.test_websocket import line, run
-from tests.server.peers import connected
+from tests.server.asgi_servers import SERVERS, asgi_server
+from tests.server.peers import connected, websocket
 from tests.server.servers import eventually
 from tests.socketio.clients import Client, on, polled
 from tests.tokens import token
@@ -246,3 +247,51 @@ def test_a_holder_that_cannot_be_ended_keeps_no_other_one() -> None:
         assert done == ["first", "bad", "last", "written"]
 
     asyncio.run(main())
+
+
+async def unregistered(url: str, connection_id: str) -> None:
+    assert (await ask(url, "DELETE", f"/register/{connection_id}", None, ROOT_KEY))[0] == 200
+
+
+async def revoked(url: str, connection_id: str) -> None:
+    await revoke(url, jti="t1")
+
+
+@pytest.mark.parametrize("end", [unregistered, revoked])
+@pytest.mark.parametrize("name", SERVERS)
+def test_a_registration_that_ends_while_its_connection_is_accepted(
+    name: str, end: Callable[[str, str], Awaitable[None]]
+) -> None:
+    """Under an ASGI server that takes its time to accept, a registration that ended meanwhile is closed with 4001, is in
+    no topic and not listed."""
+
+    async def main() -> None:
+        application, asked, accept = Application(settings()), asyncio.Event(), asyncio.Event()
+
+        async def slow(scope: Any, receive: Any, send: Any) -> None:
+            async def later(message: Any) -> None:
+                if message["type"] == "websocket.accept":
+                    asked.set()
+                    await accept.wait()
+                await send(message)
+
+            await application(scope, receive, later)
+
+        async with asgi_server(name, slow) as url:
+            partyline = await application.start()
+            status, found = await ask(url, "POST", "/register", {"user_id": "ann"}, of_ann(by_id))
+            assert status == 200, found
+            path = found["url"].partition("/ws/")[2]
+            async with connected(url) as peer:
+                opening = asyncio.create_task(websocket(peer, f"/ws/{path}"))
+                await asked.wait()
+                await end(url, path)
+                accept.set()
+                socket = await opening
+                before, close = await socket.until_close()
+                assert (before, close.code) == ([], 4001)
+            assert not partyline.hub.rooms.members("cats")
+            assert not partyline.registry._by_hash
+            await eventually(lambda: not partyline.site.live, "the connection is gone")
+
+    run(main())

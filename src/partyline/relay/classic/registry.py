@@ -101,6 +101,9 @@ class Registry:
     def __len__(self) -> int:
         return len(self._by_hash)
 
+    def __contains__(self, registration: Registration) -> bool:
+        return registration.id_hash in self._by_hash
+
     def create(
         self,
         user: str,
@@ -195,7 +198,7 @@ class Registry:
         if registration.connection is not connection:
             return
         registration.connection = None
-        if registration.id_hash not in self._by_hash:
+        if registration not in self:
             return
         if self._settings.resume_window > 0:
             self._timers.set(registration, self._timers.now() + self._settings.resume_window)
@@ -207,7 +210,7 @@ class Registry:
 
         Raises Overloaded if they need more room and the registrations of this server have none left.
         """
-        if registration.id_hash in self._by_hash:
+        if registration in self:
             more = weight(topics) - weight(registration.topics)
             self._check_bytes(more)
             self._bytes += more
@@ -245,7 +248,7 @@ class Registry:
             )
 
     def _save(self, registration: Registration) -> None:
-        if registration.id_hash not in self._by_hash:
+        if registration not in self:
             return  # removed meanwhile: what its connection still does brings nothing of it back
         self._table.save(
             Row(

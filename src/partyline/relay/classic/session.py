@@ -75,8 +75,11 @@ class ClassicSession:
         return self._connection
 
     def opened(self, connection: Connection) -> None:
-        connection = self._connection = cast("Carrier", connection)
         registration = self._registration
+        if registration not in registration.registry:  # an ASGI server took its time to accept, and it ended meanwhile
+            connection.close(4001, "unregistered")
+            return
+        connection = self._connection = cast("Carrier", connection)
         connection.user = registration.user
         connection.dialect = _dialect(connection.deflate, self._services.settings.compress_from)
         self._services.open.add(self)
