@@ -262,8 +262,8 @@ async def revoked(url: str, connection_id: str) -> None:
 def test_a_registration_that_ends_while_its_connection_is_accepted(
     name: str, end: Callable[[str, str], Awaitable[None]]
 ) -> None:
-    """Under an ASGI server that takes its time to accept, a registration that ended meanwhile is closed with 4001, is in
-    no topic and not listed."""
+    """Under an ASGI server that takes its time to accept, a registration that ended meanwhile is closed with 4001,
+    and is in no topic."""
 
     async def main() -> None:
         application, asked, accept = Application(settings()), asyncio.Event(), asyncio.Event()
