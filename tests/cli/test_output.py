@@ -81,6 +81,29 @@ def test_what_is_no_text_is_not_published() -> None:
 
 
 @pytest.mark.check
+def test_standard_input_without_end_is_not_read() -> None:
+    """Of a standard input that is longer than any message, and of a line that is, no more is read than that; one line
+    says so, and nothing is published."""
+
+    async def main() -> None:
+        async with partyline_server() as (_, url):
+            for more, exit_code, words in (
+                ((), 2, "has more than 16000000 bytes"),
+                (("--lines",), 1, "has a line of more than 16000000 bytes"),  # lines before it may be published
+            ):
+                shell = ["sh", "-c", '"$@" </dev/zero', "sh", *command("publish", "cats", *more, "--url", url)]
+                done = await asyncio.to_thread(
+                    subprocess.run, shell, capture_output=True, text=True, timeout=20, env=environment(), check=False
+                )
+                assert (done.returncode, done.stdout, done.stderr.count("\n")) == (exit_code, "", 1), done.stderr
+                assert words in done.stderr
+            _, page = await call(f"{url}/v1/topics/cats/messages")
+            assert page["messages"] == []
+
+    asyncio.run(main())
+
+
+@pytest.mark.check
 def test_what_is_no_text_is_not_published_by_a_process() -> None:
     """The same where Python decodes the arguments of a process, in the C locale."""
 

@@ -11,6 +11,7 @@ from typing import Final
 from partyline.errors import InvalidValue
 
 _PIECE: Final = 65_536
+MOST: Final = 16_000_000  # bytes of a message, as the client has it
 
 
 class Lines:
@@ -42,6 +43,8 @@ class Lines:
             if isinstance(piece, OSError):
                 raise InvalidValue(f"standard input cannot be read: {piece.strerror}") from None
             self._room.release()
+            if len(self._begun) > MOST:
+                raise InvalidValue(f"standard input has a line of more than {MOST} bytes")
             self._ended = not piece
             *whole, self._begun = (self._begun + piece).split(b"\n")
             self._lines.extend(whole)

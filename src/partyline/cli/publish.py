@@ -12,7 +12,7 @@ import msgspec
 import typer
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from partyline.cli.lines import Lines
+from partyline.cli.lines import MOST, Lines
 from partyline.cli.output import write
 from partyline.cli.remote import run
 from partyline.cli.shown import plain, printable_json
@@ -40,7 +40,12 @@ def publish_one(
 def standard_input() -> str:
     """All of it. Raises InvalidValue if there is nothing, or it is not text."""
     try:
-        text = sys.stdin.buffer.read().decode()
+        data = sys.stdin.buffer.read(MOST + 1)
+        if len(data) > MOST:
+            raise InvalidValue(
+                f"standard input has more than {MOST} bytes: a message is shorter, or is given by --lines"
+            )
+        text = data.decode()
     except UnicodeDecodeError as error:
         raise InvalidValue(f"standard input is not UTF-8: {error}") from None
     except OSError as error:

@@ -145,6 +145,11 @@ def test_a_backup_that_fails_leaves_nothing(path: Path, tmp_path: Path) -> None:
     target = tmp_path / "copy.db"
     with pytest.raises(ConfigError, match="does not exist"):
         back_up(str(tmp_path / "missing.db"), str(target))
+    for place in (tmp_path, Path("/dev/zero")):  # an empty database, if it were read
+        with pytest.raises(ConfigError, match=f"{place} is (a folder|not a file)"):
+            back_up(str(place), str(target))
+        with pytest.raises(ConfigError, match=f"{place} is (a folder|not a file)"):
+            restore(str(path), str(place))
     foreign = tmp_path / "foreign.db"
     change(foreign, "CREATE TABLE bills (amount)")
     with pytest.raises(ConfigError, match="another program"):

@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import socket
 import sqlite3
 import stat
 import threading
@@ -189,6 +190,22 @@ def test_the_lock_goes_with_the_server(opened: Open) -> None:
 def test_a_folder_is_refused(tmp_path: Path) -> None:
     """A folder in place of the file is refused as a folder."""
     assert "is a folder" in refused(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["device", "pipe", "socket", "link"])
+def test_what_is_not_a_file_is_refused(path: Path, kind: str) -> None:
+    """A device, a pipe, a socket or a link to one in place of the file is refused, and no lock is left beside it."""
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as one:
+            one.bind(str(path))
+    elif kind == "link":
+        path.symlink_to("/dev/zero")
+    name = Path("/dev/zero") if kind == "device" else path
+    place = os.path.realpath(name)
+    assert f"{place} is not a file: name one with --db" in refused(name)
+    assert not Path(f"{place}.lock").exists()
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:

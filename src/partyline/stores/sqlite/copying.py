@@ -54,6 +54,7 @@ def back_up(path: str, target: str, *, replace: bool = False, progress: Progress
     try:
         if not os.path.exists(path):
             raise ConfigError(f"db: {path} does not exist: name the database with --db", field="db")
+        opening.check_file(path)
         _check_target(path, target, replace=replace)
         with closing(opening.look(path)) as source, _partial(target) as (partial, handle):
             opening.recognize(source, path, SCHEMA_VERSION)
@@ -79,8 +80,6 @@ def restore(backup: str, path: str, *, replace: bool = False, progress: Progress
     try:
         if not os.path.isfile(backup):
             raise ConfigError(f"backup: {backup} is not there, or not a file", field="backup")
-        if os.path.isdir(path):
-            raise IsADirectoryError(path)
         held = lock.take(path)
         try:
             if place.is_open(path):

@@ -114,8 +114,6 @@ class Database:
         self._place: Place | None = None
         try:
             if path != ":memory:":
-                if os.path.isdir(path):
-                    raise IsADirectoryError(path)
                 self._lock = held or lock.take(path)
                 if (aside := opening.finish_restore(path)) is not None:
                     _log.info("an interrupted restore is finished", kept=aside)

@@ -18,7 +18,7 @@ import msgspec
 from partyline import log
 from partyline.errors import ConfigError
 from partyline.stores.sqlite.held import Held
-from partyline.stores.sqlite.opening import explain
+from partyline.stores.sqlite.opening import check_file, explain
 
 _log = log.get("store")
 
@@ -117,6 +117,7 @@ def _file(path: str) -> str:
 
 
 def _try(path: str) -> int | None:
+    check_file(path)  # first, or a lock would be left beside a device
     handle = os.open(_file(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

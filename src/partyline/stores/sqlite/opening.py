@@ -125,6 +125,13 @@ def look(path: str) -> sqlite3.Connection:
     return sqlite3.connect(uri, timeout=5.0, isolation_level=None, check_same_thread=False, uri=True)
 
 
+def check_file(path: str) -> None:
+    """Raises ConfigError if what is there is not a file: a folder, a device, a pipe."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        found = "a folder: name a file in it" if os.path.isdir(path) else "not a file: name one"
+        raise ConfigError(f"db: {path} is {found} with --db", field="db")
+
+
 def recognize(connection: sqlite3.Connection, path: str, newest: int) -> int:
     """The version of its schema; 0 if it is empty.
 
@@ -255,8 +262,6 @@ def _explanation(path: str, error: Exception) -> str:
     if isinstance(error, PermissionError):
         what = path if os.path.exists(path) and os.access(folder, os.W_OK) else f"the folder {folder}"
         return f"db: {what} cannot be read and written by this user: fix its rights, or choose another file with --db"
-    if isinstance(error, IsADirectoryError):
-        return f"db: {path} is a folder: name a file in it with --db"
     if isinstance(error, sqlite3.DatabaseError) and "not a database" in str(error):
         return f"db: {path} is not an SQLite database: choose another file with --db"
     return f"db: {path} cannot be opened: {error}"
