@@ -18,7 +18,7 @@ from partyline.errors import ConfigError, PartylineError
 from partyline.models import Position
 from partyline.server.answers import answer_error
 from partyline.server.asgi import Cut, refuse_websocket, serve_websocket
-from partyline.server.hosting import find_host, redact_logs
+from partyline.server.hosting import another_worker, find_host, redact_logs
 from partyline.server.site import Extra
 
 _log = log.get("asgi")
@@ -180,6 +180,11 @@ class Application:
     async def _build(self) -> Partyline:
         settings = load().settings if self.settings is None else self.settings
         redact_logs()
+        if await another_worker():
+            raise ConfigError(
+                "workers: another worker of this server has this application already, and one process has all of its "
+                "connections: run one worker (--workers 1), or a server with a port and a database of its own for each"
+            )
         held = await take_over(settings)
         partyline = build(settings, extras=self.extras, held=held, native=False, relay=self.relay)
         try:
