@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
+from partyline.cli.chat import _News, _Room, _Screen
 from partyline.topics import is_printable
 from partyline.wire.websocket.connection import Connection, Limits
 
@@ -187,6 +188,60 @@ def test_nothing_drives_the_terminal(name: str, terminal: bool) -> None:
     assert code in (0, 1), err
     if code:
         assert err.count("\n") == 1, err
+
+
+class Quiet(_Screen):
+    """Counts what would be printed."""
+
+    said_here = 0
+
+    def said(self, who: str, words: str, time: float, *, own: bool = False) -> None:
+        self.said_here += 1
+
+    def news(self, text: str, style: str = "dim") -> None:
+        pass
+
+
+class Endless(_Room):
+    """A room whose server always has an older page of `size` messages, none of which was shown before."""
+
+    size = 0
+    asked = 0
+
+    async def ask(self, event: str, *values: object) -> dict[str, object]:
+        self.asked += 1
+        await asyncio.sleep(0)  # as any server takes its time
+        messages = [{**SAID, "id": f"{self.asked}-{number}"} for number in range(self.size)]
+        return {**ENTERED, "messages": messages, "before": str(self.asked)}
+
+
+@pytest.mark.parametrize("size", [0, 1, 900])
+def test_a_log_without_a_beginning(size: int) -> None:
+    """After a pause `chat` looks for what it has missed, 10,000 messages and as many pages back at most."""
+
+    async def main() -> None:
+        screen = Quiet()
+        room = Endless("http://127.0.0.1:9", screen, "x", "n")
+        room.size = size
+        room._shown["the last one before"] = None
+        async with asyncio.timeout(10):
+            await room.again()
+        assert room.asked <= 10_001
+        assert screen.said_here <= 10_000 + size
+
+    asyncio.run(main())
+
+
+def test_a_crowd_without_end() -> None:
+    """`chat` remembers 10,000 people of a room, whoever else is said to have come."""
+
+    async def main() -> None:
+        room = Endless("http://127.0.0.1:9", Quiet(), "x", "n")
+        for number in range(10_100):
+            room._came(_News(by=str(number), name="n"))
+        assert len(room._people) == 10_000
+
+    asyncio.run(main())
 
 
 def test_numbers_that_nothing_holds() -> None:

@@ -24,7 +24,7 @@ from partyline.errors import CallError, Disconnected, InvalidValue
 _COLOURS: Final = ("cyan", "magenta", "yellow", "blue", "green", "red")
 _PAUSE: Final = 1.0  # seconds before something that failed is said again
 _LONGEST_WAIT: Final = 60.0  # seconds that the server may ask for before something is said
-_REMEMBERED: Final = 10_000  # messages that are not shown twice
+_REMEMBERED: Final = 10_000  # messages that are not shown twice, and people of a room
 _IN_A_ROOM: Final = "/older for what was said before, /who for who is here, /quit"
 _WITH_A_STRANGER: Final = "/next for somebody else, /stop, /start, /block, /report, /quit"
 
@@ -226,13 +226,15 @@ class _Room(_Session):
         self._people = {one.by: one.name for one in answer.people}
         pages = [answer.messages]
         before = answer.before
-        # After a pause: back to what has been shown, so that nothing is missing in between.
-        while before is not None and self._shown and not any(one.id in self._shown for one in pages[0]):
+        # After a pause: back to what has been shown, so that nothing is missing in between, if that is not too far.
+        left = _REMEMBERED - len(pages[0])
+        while before is not None and left > 0 and self._shown and not any(one.id in self._shown for one in pages[0]):
             older = await self._page(before)
             if older is None:
                 break
             pages.insert(0, older.messages)
             before = older.before
+            left -= max(1, len(older.messages))
         if self._before is None or not self._shown:
             self._before = before
         for page in pages:
@@ -271,7 +273,8 @@ class _Room(_Session):
             self.screen.said(message.name, message.text, message.time, own=message.by == self._me)
 
     def _came(self, news: _News) -> None:
-        self._people[news.by] = news.name
+        if len(self._people) < _REMEMBERED:
+            self._people[news.by] = news.name
         self.screen.news(f"{news.name} is here: {news.count} in all")
 
     def _left(self, news: _News) -> None:
