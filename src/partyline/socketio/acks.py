@@ -1,4 +1,4 @@
-"""Acknowledgements that we wait for: of one socket, or of everybody that a broadcast reached."""
+"""Acknowledgements that we wait for: from one socket, or from everybody that a broadcast reached."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ Answered = Callable[[list[Any]], object]
 
 
 class Acknowledge:
-    """A handler's parameter of this type, its last one, is a function that acknowledges the event.
+    """The type of a handler's last parameter that is a function to acknowledge the event with.
 
-    `acknowledge(*values)` may be called while the handler goes on, or after it; the second call does nothing, and
-    what the handler returns is not an acknowledgement then. Where the client wants none, nothing is sent. Raises
+    `acknowledge(*values)` may be called while the handler runs, or after it; a second call does nothing, and the
+    handler's return value is not an acknowledgement then. If the client wants none, nothing is sent. Raises
     InvalidValue.
     """
 
@@ -32,14 +32,14 @@ class Acknowledge:
 
 
 def one(arguments: list[Any]) -> Any:
-    """An acknowledgement as a value: its only argument, else a tuple of all: `()` where it carries nothing."""
+    """An acknowledgement as a value: its only argument, otherwise a tuple of all, `()` if there are none."""
     return arguments[0] if len(arguments) == 1 else tuple(arguments)
 
 
 class Gathering:
-    """The answers to a broadcast. Done when everybody has answered or gone, on all nodes that are waited for.
+    """The answers to a broadcast. Done when everybody on all expected nodes has answered or gone.
 
-    `told_answer` and `told_gone` hear of each as it comes, where somebody else gathers.
+    `told_answer` and `told_gone` hear of each as it comes, if another node gathers.
     """
 
     __slots__ = ("_done", "_many", "_told_answer", "_told_gone", "answers", "expected", "missing", "waiting")
@@ -51,7 +51,7 @@ class Gathering:
     ) -> None:
         self.waiting: dict[str, str] = {}  # sockets, and their nodes
         self.answers: list[Any] = []
-        self.missing: list[str] = []  # those that went away
+        self.missing: list[str] = []  # sockets that went away
         self.expected = Expected()  # nodes that have not said yet whom they reached
         self._many = 0  # sockets without names that have yet to answer
         self._told_answer = told_answer
@@ -59,19 +59,19 @@ class Gathering:
         self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def reached(self, node: str, sockets: Iterable[str], many: int = 0) -> None:
-        """These sockets of a node are asked, and so many whose names it does not say."""
+        """These sockets of a node are asked, and `many` more whose names it does not say."""
         self.waiting.update(dict.fromkeys(sockets, node))
         self._many += many
         self.look()
 
     def answered_by_one(self, arguments: list[Any]) -> None:
-        """One of those without names has answered."""
+        """One of the sockets without names has answered."""
         self._many -= 1
         self.answers.append(one(arguments))
         self.look()
 
     def answered(self, socket: str, arguments: list[Any]) -> None:
-        """A second answer of one socket counts for nothing."""
+        """A socket has answered; only its first answer counts."""
         if self.waiting.pop(socket, None) is not None:
             self.answers.append(one(arguments))
             if self._told_answer is not None:
@@ -87,24 +87,24 @@ class Gathering:
             self.look()
 
     def lost(self, node: str) -> None:
-        """A node will not."""
+        """A node will not answer any more."""
         self.expected.lost(node)
         for socket in [socket for socket, where in self.waiting.items() if where == node]:
             self.gone(socket)
         self.look()
 
     async def wait(self, seconds: float) -> None:
-        """Return when nobody is waited for, or the time is over."""
+        """Return when everybody has answered or gone, or the time is up."""
         await asyncio.wait([self._done], timeout=seconds)
 
     def look(self) -> None:
-        """Is it done?"""
+        """Check whether it is done."""
         if not (self.waiting or self._many > 0 or self.expected.pending or self._done.done()):
             self._done.set_result(None)
 
     @property
     def absent(self) -> list[str]:
-        """Whoever has not answered: sockets, and nodes that have not said whom they asked; a ? for one without a
+        """All that have not answered: sockets, and nodes that have not said whom they asked; a ? for each without a
         name."""
         return [*self.missing, *self.waiting, *["?"] * max(self._many, 0), *self.expected.absent]
 

@@ -1,4 +1,4 @@
-"""Broadcast operators: to whom, and how. Each returns a new one, so that any of them may be kept and used again."""
+"""Broadcast operators: to whom, and how. Each returns a new `Broadcast`, so any of them may be kept and reused."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ EVERYBODY = Audience()
 
 
 class Target(Protocol):
-    """A namespace, as broadcasts know it."""
+    """What broadcasts need of a namespace."""
 
     name: str
 
@@ -32,7 +32,7 @@ class Target(Protocol):
     async def _gather(
         self, event: str, arguments: tuple[Any, ...], audience: Audience, seconds: float, *, local: bool
     ) -> list[Any]:
-        """The answers of an audience to an event."""
+        """An audience's answers to an event."""
         ...
 
     async def _fetch(self, audience: Audience, *, local: bool) -> list[RemoteSocket]:
@@ -66,34 +66,33 @@ class Broadcast:
     # Whom
 
     def to(self, *rooms: str | Iterable[str]) -> Broadcast:
-        """Those in any of `rooms`, besides the ones named before."""
+        """Add those in any of `rooms` to the ones named before."""
         return self._with(replace(self._audience, rooms=self._audience.rooms | names(rooms)))
 
     in_ = to
 
     def except_(self, *rooms: str | Iterable[str]) -> Broadcast:
-        """Without those in any of `rooms`."""
+        """Leave out those in any of `rooms`."""
         return self._with(replace(self._audience, excluded=self._audience.excluded | names(rooms)))
 
     # How
 
     @property
     def local(self) -> Broadcast:
-        """Those connected to this node."""
+        """Only those connected to this node."""
         changed = self._with(self._audience)
         changed._local = True
         return changed
 
     @property
     def volatile(self) -> Broadcast:
-        """An event that is neither kept for sockets that are away, nor sent to those that cannot take it at once."""
+        """Neither keep the event for sockets that are away, nor send it to those that cannot take it at once."""
         changed = self._with(self._audience)
         changed._volatile = True
         return changed
 
     def compress(self, wanted: bool) -> Broadcast:
-        """Socket.IO's operator. It changes nothing: what goes to many is compressed for nobody, since its bytes are
-        shared."""
+        """Socket.IO's operator. It changes nothing: broadcasts are never compressed, since their bytes are shared."""
         return self._with(self._audience)
 
     def timeout(self, seconds: float) -> Broadcast:
@@ -124,11 +123,11 @@ class Broadcast:
         self.emit("message", *arguments)
 
     async def call(self, event: str, *arguments: Any, timeout: float | None = None) -> list[Any]:  # noqa: ASYNC109
-        """Send an event and gather the answer of each, in the order in which they come.
+        """Send an event and gather everybody's answer, in the order in which they come.
 
         Raises CallTimeout after `timeout` seconds (10 unless given here or by `timeout()`), with the answers so far
-        in `answers` and the ids of those that did not answer in `missing`. Who goes away meanwhile is not waited for,
-        and is among the missing. Cancelled, late answers are dropped.
+        in `answers` and the ids of those that did not answer in `missing`. A socket that goes away meanwhile is not
+        waited for, and is among the missing. If cancelled, late answers are dropped.
         """
         home = self._namespace.io._home
         if home.thread not in (0, get_ident()):
@@ -139,7 +138,7 @@ class Broadcast:
         )
 
     async def fetch_sockets(self, *rooms: str | Iterable[str]) -> list[RemoteSocket]:
-        """The sockets, on all nodes; of these `rooms` if some are named."""
+        """The sockets on all nodes; only those in `rooms` if some are named."""
         home = self._namespace.io._home
         if home.thread not in (0, get_ident()):
             return await home.wait(self.fetch_sockets(*rooms))
@@ -147,7 +146,7 @@ class Broadcast:
         return await self._namespace._fetch(audience, local=self._local)
 
     def sockets_join(self, *rooms: str | Iterable[str]) -> None:
-        """Let them join rooms, on all nodes. Raises InvalidValue after the last one, if one is in too many."""
+        """Let them join rooms, on all nodes. Raises InvalidValue at the end if one is in too many."""
         self._change_rooms(names(rooms), frozenset())
 
     def sockets_leave(self, *rooms: str | Iterable[str]) -> None:
@@ -160,7 +159,7 @@ class Broadcast:
             self._namespace._move(self._audience, into, out_of, local=self._local)
 
     def disconnect_sockets(self, close: bool = False) -> None:
-        """Disconnect them, on all nodes; with `close` their connections end, too."""
+        """Disconnect them, on all nodes; `close` ends their connections, too."""
         home = self._namespace.io._home
         if home.thread == get_ident() or not home.call(self.disconnect_sockets, close):
             self._namespace._expel(self._audience, close=close, local=self._local)
@@ -185,7 +184,7 @@ class RemoteSocket:
         return Broadcast(self._namespace, Audience(only=self.id))
 
     def emit(self, event: str, *arguments: Any) -> None:
-        """As `Socket.emit`, wherever it is."""
+        """As `Socket.emit`, whichever node it is on."""
         self._itself.emit(event, *arguments)
 
     def join(self, *rooms: str | Iterable[str]) -> None:
@@ -202,10 +201,10 @@ class RemoteSocket:
 
 
 def names(rooms: Iterable[str | Iterable[str]]) -> frozenset[str]:
-    """Rooms given one by one or as lists. Raises TypeError for what is not text."""
+    """Rooms given one by one or as lists. Raises TypeError for a room that is not text."""
     found: set[str] = set()
     for room in rooms:
         found.update((room,) if isinstance(room, str) else room)
     if not all(isinstance(room, str) for room in found):
-        raise TypeError(f"rooms are texts: {sorted(map(repr, found))}")
+        raise TypeError(f"rooms must be strings: {sorted(map(repr, found))}")
     return frozenset(found)

@@ -1,4 +1,4 @@
-"""One Engine.IO connection as Socket.IO sees it: packets in, the namespaces it is in, and how much of it waits."""
+"""One Engine.IO connection as Socket.IO sees it: incoming packets, its namespaces, and how much waits."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _log = log.get("socketio")
 
 _PARSE_ERROR = "parse error"
 _REFUSED = "connection refused"
-_EVENT = 256  # bytes that an event takes besides its data, so that many small ones count
-_AUTHS = 16  # of the largest size, in all namespaces of a connection
+_EVENT = 256  # bytes counted for an event besides its data, so that many small ones count
+_AUTHS = 16  # times the largest size, in all namespaces of a connection
 # How connections end when the server stops.
 _OURS = ("transport close", "forced close")
 
 
 class Host(Server, Protocol):
-    """A server, as its connections know it."""
+    """What connections need of their server."""
 
     connect_timeout: float
     connections: set[Connection]
@@ -53,11 +53,11 @@ class Host(Server, Protocol):
     def _recovery(self) -> Recovery | None: ...
 
     def _dialect(self, protocol: int, *, recovery: bool) -> Dialect:
-        """How events are written for clients that speak alike."""
+        """The shared way of writing events for clients that speak alike."""
         ...
 
     async def _find(self, name: str, auth: dict[str, Any] | None) -> Namespace | None:
-        """The namespace that a client asks for."""
+        """The namespace that a client asks for, if there is one."""
         ...
 
     def _new_id(self) -> str:
@@ -66,7 +66,7 @@ class Host(Server, Protocol):
 
 
 class Connection:
-    """An `engineio.Receiver`, and `hub.timers.Timed` until it is in a namespace."""
+    """An `engineio.Receiver`; until it is in a namespace, also a `hub.timers.Timed`."""
 
     __slots__ = (
         "_admitting",
@@ -91,7 +91,7 @@ class Connection:
         self.engine = engine
         self.home = io._home
         self.parser: Parser = io.parser
-        self.calls = 0  # of ours, that wait for an acknowledgement
+        self.calls = 0  # our calls that wait for an acknowledgement
         self.timer_slot = 0
         self._io = io
         self._handshake = Handshake(request, time.time())
@@ -101,13 +101,13 @@ class Connection:
         self._namespaces = Namespaces(
             io.engine.site.timers.now(), connect_timeout=io.connect_timeout, most=io.namespaces_per_connection
         )
-        self._partial = 0  # bytes of a packet whose attachments are still to come
+        self._partial = 0  # bytes of a packet whose attachments are incomplete
         self._sockets: dict[str, Socket] = {}  # by namespace
-        self._entering: dict[str, Socket] | None = None  # whose CONNECT is not answered yet
+        self._entering: dict[str, Socket] | None = None  # those whose CONNECT is not answered yet
         self._admitting: dict[str, asyncio.Task[None]] | None = None
         self._waiting = 0  # events that wait for a handler, and their bytes
         self._waiting_bytes = 0
-        self._held = False  # we do not read from it
+        self._held = False  # reading is paused
 
     @property
     def protocol(self) -> int:
@@ -120,14 +120,14 @@ class Connection:
         return self.engine.writable
 
     def dialect(self, namespace: Namespace) -> Dialect:
-        """How events of a namespace are written for it. Socket.IO 4 knows no recovery."""
+        """How events of a namespace are written for it. Protocol 4 knows no recovery."""
         return self._io._dialect(self.engine.protocol, recovery=namespace._event_log is not None and self.protocol == 5)
 
     # engineio.Receiver
 
     def connected(self) -> None:
         self._io.engine.site.timers.set(self, self._namespaces.next_deadline())
-        if self.protocol == 4:  # its clients are in the main namespace without asking
+        if self.protocol == 4:  # its clients enter the main namespace without asking
             self._namespaces.ask("/")
             self._admit(Connect("/", None), 0)
 
@@ -166,8 +166,8 @@ class Connection:
                 socket._gone("client namespace disconnect")
 
     def _wanted(self, namespace: str, name: str) -> Whole | None:
-        """What reads an event at once: where one handler hears it now, and nobody else does. One that waits stays as it
-        came: values take many times as much memory as their JSON."""
+        """The reader for an event that exactly one handler hears now. One that waits stays encoded: values take many
+        times as much memory as their JSON."""
         socket = self._sockets.get(namespace)
         if socket is None or socket._queue is not None or socket._listeners is not None or socket._incoming:
             return None
@@ -189,7 +189,7 @@ class Connection:
                 recovery.heard(socket)
 
     def refused(self, error: PartylineError, data: str | bytes) -> None:
-        """Too many events: the acknowledgement says so. What belongs to other packets must not get lost."""
+        """Too many events: the acknowledgement says so. Packets that are not events must not get lost."""
         try:
             packet = self._reader.receive(data)
         except (InvalidPacket, PayloadTooLarge) as broken:
@@ -210,7 +210,7 @@ class Connection:
         site.timers.cancel(self)
         self._io.connections.discard(self)
         for name, task in tuple((self._admitting or {}).items()):
-            if name not in (self._entering or {}):  # on_connect has its time, as any handler
+            if name not in (self._entering or {}):  # on_connect has time to end, like any handler
                 task.cancel()
         self._all_gone("server shutting down" if site.draining and reason in _OURS else reason)
 
@@ -230,7 +230,7 @@ class Connection:
     # Into a namespace
 
     def _admit(self, packet: Connect, size: int) -> None:
-        """Let a client in: in this turn, unless something on the way awaits. Then a task does the rest."""
+        """Let a client in, in this turn; if something on the way awaits, a task does the rest."""
         if self._is_too_much(size):
             self._io.counters.hit("max_auth_bytes")
             self._refuse(
@@ -241,7 +241,7 @@ class Connection:
             return
         entering = self._enter(packet, size)
         try:
-            entering.send(None)  # up to the `sleep(0)` that stands before whatever awaits
+            entering.send(None)  # up to the `sleep(0)` that precedes any await
         except StopIteration:
             return
         name = packet.namespace
@@ -254,7 +254,7 @@ class Connection:
             socket._enters(task)
 
     def _is_too_much(self, size: int) -> bool:
-        """Whether a CONNECT brings more than one may, or all that are held here would be more than they may."""
+        """Whether a CONNECT is too large, or all that are held here would be together."""
         most: int = self._io.max_auth_bytes
         held = [socket.handshake._size for socket in (*self._sockets.values(), *(self._entering or {}).values())]
         return size > most or size + sum(held) > _AUTHS * most
@@ -298,7 +298,7 @@ class Connection:
         except ConnectionRefused as refusal:
             self._turn_away(name, socket, refusal.message, refusal.data)
         except ConnectionRefusedError as refusal:
-            if isinstance(refusal.errno, int):  # the network's: what it says is nobody's business
+            if isinstance(refusal.errno, int):  # a network error: its text is not for clients
                 self._not_let_in(name, socket)
             else:
                 message, data = (*refusal.args, None, None)[:2]
@@ -318,7 +318,7 @@ class Connection:
                 namespace._vanish()
 
     def _not_let_in(self, name: str, socket: Socket | None) -> None:
-        """Something on the way in has raised."""
+        """Middleware, handlers or the server raised while a client was let in."""
         self.failed()
         _log.exception("a client could not be let in", namespace=name, socket=None if socket is None else socket.id)
         self._turn_away(name, socket, "internal error", {"code": "internal"})
@@ -333,12 +333,12 @@ class Connection:
             raise
 
     async def _begin_session(self, recovery: Recovery, socket: Socket, restored: Restored | None) -> None:
-        """Into the namespace: as the session it was, or as a new one."""
+        """Enter the namespace, as a restored session or a new one."""
         if restored is not None and await recovery.replay(restored, socket, self):
             socket._pid = socket.handshake.auth["pid"]
             recovery.entered(socket, restored.after)
             return
-        if restored is not None:  # retention has taken what was missed: it comes as anybody else
+        if restored is not None:  # retention has pruned what it missed: it comes as a new one
             socket.id, socket.data, socket.recovered = self._io._new_id(), {}, False
             if self._io.skip_middlewares:
                 await self._pass_middlewares(socket.namespace, socket, None)
@@ -378,7 +378,7 @@ class Connection:
             socket._refuse()
 
     def disconnect(self, socket: Socket, *, close: bool) -> None:
-        """We disconnect a socket, or with `close` the whole connection, after what was sent to it."""
+        """Disconnect a socket, or with `close` the whole connection, after everything that was sent to it."""
         if not socket.connected:
             return
         if self._sockets.get(socket.namespace.name) is not socket:
@@ -396,7 +396,7 @@ class Connection:
         socket._gone("server namespace disconnect", Step.DISCONNECT)
 
     def _close_behind(self, sockets: tuple[Socket, ...]) -> None:
-        """Disconnect all; the connection ends when nothing for them waits for the log any more."""
+        """Disconnect all; the connection ends when nothing for them waits for the log."""
         for socket in sockets:
             self._drop(socket)
         waiting = len(sockets)
@@ -413,7 +413,7 @@ class Connection:
             released()
 
     def _broken(self, error: PartylineError) -> None:
-        """What came is not a packet: the connection ends, and its sockets hear why."""
+        """The peer sent an invalid packet: the connection ends, and its sockets hear why."""
         _log.debug("an invalid packet", error=error.message)
         if error.limit is not None:
             self._io.counters.hit(error.limit)
@@ -429,7 +429,7 @@ class Connection:
         self.look()
 
     def waited(self, size: int) -> None:
-        """It has its turn; a concurrent one is done."""
+        """An event has its turn, or its concurrent handler is done."""
         self._waiting -= 1
         self._waiting_bytes -= size
         if self._held:
@@ -437,12 +437,12 @@ class Connection:
 
     @property
     def full(self) -> bool:
-        """Whether as many events wait as may."""
+        """Whether no more events may wait."""
         return self._waiting >= self._io.max_pending_events
 
     def look(self) -> None:
-        """Stop or go on reading. While we wait for its answer, or where it polls, we read on as far as the bytes go
-        (limits.md)."""
+        """Pause or resume reading. While we wait for the client's answer, or if it polls, we read on up to the limit in
+        bytes (limits.md)."""
         if not self.engine.is_open:
             return
         io = self._io
@@ -467,7 +467,7 @@ class Connection:
         self._io.counters.errors += 1
 
     def invalid(self, socket: Socket, event: Event, error: InvalidValue | InvalidPacket) -> None:
-        """Arguments fitted no handler."""
+        """An event's arguments fitted no handler."""
         self._io.counters.hit("invalid_arguments")
         for function in socket.namespace._handlers.invalid:
             try:

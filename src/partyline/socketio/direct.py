@@ -1,4 +1,4 @@
-"""Events from one socket: to itself in some way, and to everybody else."""
+"""Events sent through a socket: to its client, with options, and to everybody else."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class Besides:
         raise NotImplementedError
 
     def to(self, *rooms: str | Iterable[str]) -> Broadcast:
-        """Those in any of the rooms, without this socket."""
+        """Those in any of the rooms, except this socket."""
         return self.broadcast.to(*rooms)
 
     in_ = to
 
     def except_(self, *rooms: str | Iterable[str]) -> Broadcast:
-        """Everybody but those in any of the rooms, and but this socket."""
+        """Everybody except this socket and those in any of the rooms."""
         return self.broadcast.except_(*rooms)
 
     @property
@@ -45,7 +45,7 @@ class Besides:
 
 
 class Direct(Besides):
-    """Events to one socket and how they are sent. With rooms it becomes a `Broadcast`."""
+    """Events to one socket, with options. With rooms it becomes a `Broadcast`."""
 
     __slots__ = ("_namespace", "_seconds", "_socket", "_volatile")
 
@@ -59,7 +59,7 @@ class Direct(Besides):
 
     @property
     def volatile(self) -> Direct:
-        """Dropped where the client cannot take it at once."""
+        """Drop the event if the client cannot take it at once."""
         return Direct(self._socket, self._namespace, volatile=True, seconds=self._seconds)
 
     def timeout(self, seconds: float) -> Direct:
@@ -72,7 +72,7 @@ class Direct(Besides):
 
     @property
     def broadcast(self) -> Broadcast:
-        """Everybody else, sent in the same way."""
+        """Everybody else, with the same options."""
         others = Broadcast(self._namespace, Audience(besides=self._socket.id))
         if self._volatile:
             others = others.volatile

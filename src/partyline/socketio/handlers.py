@@ -1,6 +1,6 @@
-"""Handlers: which function hears what, and a client's arguments bound to its signature.
+"""Handlers: which functions hear an event, and how a client's arguments are bound to their signatures.
 
-Whether a function may run inline, and how each argument is decoded, is worked out once, when it is registered.
+Whether a function may run inline, and how each argument is decoded, is determined once, at registration.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ AnyFunction = TypeVar("AnyFunction", bound=Function)
 
 _ANY: Final = (Any, object, inspect.Parameter.empty)
 _BINARY: Final = (bytes, bytearray, memoryview)
-# What a coroutine's code has only if it can let go of the loop.
+# Opcodes of a coroutine that can yield to the loop.
 _PAUSES: Final = frozenset(("GET_AWAITABLE", "GET_ANEXT", "BEFORE_ASYNC_WITH", "SEND", "YIELD_VALUE"))
 
 
 class Handler:
-    """One function that hears events. `leading` arguments are ours (the socket), the rest are the client's.
+    """One function that hears events. The first `leading` arguments are ours (the socket), the rest the client's.
 
-    `inline` says that it needs no task: it is not a coroutine function, or it is one without any await. Raises
-    ConfigError where an annotation is nothing that a value could be checked against.
+    `inline` says that it needs no task: it is not a coroutine function, or it has no await. Raises ConfigError if an
+    annotation is not one that a value can be checked against.
     """
 
     __slots__ = (
@@ -54,9 +54,9 @@ class Handler:
     def __init__(
         self, function: Function, *, leading: int = 1, concurrent: bool = False, reads: Whole | None = None
     ) -> None:
-        """`reads` reads an event for it where that is not what its annotations say."""
+        """`reads` reads an event for it, instead of what its annotations say."""
         self.function = function
-        self.wrapped: Function | None = None  # what the application gave, where `function` is ours
+        self.wrapped: Function | None = None  # the application's function, if `function` is our wrapper
         self.concurrent = concurrent
         self.coroutine = inspect.iscoroutinefunction(function)
         self.inline = not self.coroutine or not _pauses(function)
@@ -69,7 +69,7 @@ class Handler:
         self._plain = all(parameter is None for parameter in parameters) and not isinstance(self._rest, _Type)
 
     def bind(self, event: Event) -> Sequence[Any]:
-        """The client's arguments for a call. Raises InvalidValue if they do not fit, with the one that does not."""
+        """The client's arguments for a call. Raises InvalidValue, which names the argument, if one does not fit."""
         if event.wanted is not None and event.wanted is self.whole:
             return event.values[1:]
         raws = event.raws
@@ -112,8 +112,8 @@ class Handler:
             raise InvalidValue(f"auth: {error}", code="invalid_arguments", field="auth") from None
 
     async def step(self, *arguments: Any) -> Any:
-        """Call it on a way that is begun outside a task: there is a `sleep(0)` before anything may await, so that the
-        caller can go on in a task from there."""
+        """Call it from code that is begun outside a task: a `sleep(0)` precedes any await, so that the caller can move
+        the rest into a task there."""
         if not self.inline:
             await asyncio.sleep(0)
         result = self.function(*arguments)
@@ -130,7 +130,7 @@ class Handler:
             wanted = str(self._most)
         else:
             wanted = f"{self._least} to {self._most}"
-        return f"{name}: {count} arguments came, and it takes {wanted}"
+        return f"{name}: {count} arguments came, but it takes {wanted}"
 
 
 class _Type:
@@ -144,13 +144,13 @@ class _Type:
         self.decode: Callable[[msgspec.Raw], Any]
         self.convert: Callable[[Any], Any]
         if _of_pydantic(annotation):
-            from pydantic import TypeAdapter  # whoever annotates with its models has it
+            from pydantic import TypeAdapter  # a function annotated with its models has imported it
 
             adapter = TypeAdapter(annotation)
             self.decode = lambda raw: adapter.validate_json(bytes(raw))
             self.convert = adapter.validate_python
             return
-        if annotation is msgspec.Raw:  # an argument as JSON, however it came
+        if annotation is msgspec.Raw:  # an argument as JSON, whatever the parser
             self.convert, self.decode, self.annotation = _as_json, lambda raw: raw, annotation
             return
         self.convert = lambda value: msgspec.convert(value, annotation, builtin_types=_BINARY)
@@ -175,7 +175,7 @@ def _of_pydantic(annotation: Any) -> bool:
 
 
 def _parameters(function: Function, leading: int) -> tuple[list[_Type | None], _Type | bool | None, int, bool]:
-    """What each parameter takes, what a starred one does (None: there is none), how many there must be, and whether
+    """The types of the parameters, that of a starred one (None: there is none), how many are required, and whether
     the last one is for the acknowledgement."""
     where = getattr(function, "__qualname__", repr(function))
     try:
@@ -191,7 +191,7 @@ def _parameters(function: Function, leading: int) -> tuple[list[_Type | None], _
     acknowledges = False
     for parameter in signature.parameters.values():
         if acknowledges:
-            raise ConfigError(f"{where}: an argument of type Acknowledge is the last one")
+            raise ConfigError(f"{where}: an argument of type Acknowledge must be the last one")
         if parameter.annotation is Acknowledge:
             acknowledges = True
             continue
@@ -199,7 +199,7 @@ def _parameters(function: Function, leading: int) -> tuple[list[_Type | None], _
             continue
         if parameter.kind is parameter.KEYWORD_ONLY:
             if parameter.default is parameter.empty:
-                raise ConfigError(f"{where}: events have no names for arguments, and {parameter.name} needs one")
+                raise ConfigError(f"{where}: events do not name their arguments, and {parameter.name} needs a name")
             continue
         if skip and parameter.kind is not parameter.VAR_POSITIONAL:
             skip -= 1
@@ -208,7 +208,7 @@ def _parameters(function: Function, leading: int) -> tuple[list[_Type | None], _
             kind = None if parameter.annotation in _ANY else _Type(parameter.name, parameter.annotation)
         except TypeError as error:
             raise ConfigError(
-                f"{where}: nothing can be checked against the type of {parameter.name}: {error}"
+                f"{where}: a value cannot be checked against the type of {parameter.name}: {error}"
             ) from None
         if parameter.kind is parameter.VAR_POSITIONAL:
             rest = kind or True
@@ -222,7 +222,7 @@ def _parameters(function: Function, leading: int) -> tuple[list[_Type | None], _
 
 
 def _whole(parameters: list[_Type | None]) -> Whole | None:
-    """What reads an event in one go, where msgspec reads all of its arguments."""
+    """The reader for a whole event, if msgspec reads all of its arguments."""
     kinds = [Any if one is None else one.annotation for one in parameters]
     return None if None in kinds else whole(*kinds)
 
@@ -234,7 +234,7 @@ def _pauses(function: Function) -> bool:
 
 
 def result_of(coroutine: Any) -> Any:
-    """What a coroutine that never awaits returns."""
+    """The result of a coroutine that never awaits."""
     try:
         coroutine.send(None)
     except StopIteration as end:
@@ -250,8 +250,7 @@ async def awaited(result: Awaitable[Any] | Any) -> Any:
 
 @dataclass(slots=True)
 class Handlers:
-    """What a namespace's application wants to hear. The namespaces of one pattern share theirs until one gets its
-    own."""
+    """The handlers of a namespace. Namespaces of one pattern share theirs until one gets its own."""
 
     events: dict[str, tuple[Handler, ...]] = field(default_factory=dict)
     any: tuple[Handler, ...] = ()  # (socket, event, *arguments)
@@ -263,14 +262,14 @@ class Handlers:
     server_side: dict[str, tuple[Function, ...]] = field(default_factory=dict)
 
     def copy(self) -> Handlers:
-        """The same, to be changed for itself."""
+        """A copy that can be changed independently."""
         return replace(self, events=dict(self.events), server_side=dict(self.server_side))
 
     def add(self, event: str, handler: Handler) -> None:
         self.events[check_event(event)] = (*self.events.get(event, ()), handler)
 
     def remove(self, event: str, function: Function | None) -> None:
-        """Take away one function, or all; nothing happens where there is none."""
+        """Remove one function, or all; nothing happens if there is none."""
         left = tuple(one for one in self.events.get(event, ()) if function is not None and one.function is not function)
         if left:
             self.events[event] = left
@@ -296,5 +295,5 @@ def plain(function: Function, where: str) -> None:
 
 
 def problem(error: InvalidValue | InvalidPacket) -> dict[str, str]:
-    """What an acknowledgement says of arguments that do not fit."""
+    """The acknowledgement for arguments that do not fit."""
     return {"error": "invalid_arguments", "message": error.message}

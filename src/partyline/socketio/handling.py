@@ -1,4 +1,4 @@
-"""What runs a socket's handlers: one at a time, in the order of the events, and lets them end when it goes."""
+"""Runs a socket's handlers one at a time, in the order of the events, and lets them end when the socket goes."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 _log = log.get("socketio")
 
 _INTERNAL: Final = {"error": "internal"}
-# What a handler may raise; it may also await something that somebody else has cancelled.
+# A handler may also await something that somebody else has cancelled.
 _FAILURES: Final = (*CONTAINED, asyncio.CancelledError)
 
 
 class Handling(OwnListeners):
-    """The events of one socket, on their way through its handlers and back as acknowledgements."""
+    """Passes one socket's events to its handlers, and sends the acknowledgements."""
 
     __slots__ = ("_busy", "_connection", "_others", "_queue", "_state", "id")
 
@@ -40,14 +40,14 @@ class Handling(OwnListeners):
 
     def __init__(self) -> None:
         super().__init__()
-        self._queue: deque[tuple[Event, int]] | None = None  # what waits; None: no handler runs
+        self._queue: deque[tuple[Event, int]] | None = None  # waiting events; None: no handler runs
         self._busy: asyncio.Task[None] | None = None
         self._others: set[asyncio.Task[None]] | None = None  # handlers that run beside all others
 
     # An event comes
 
     def _event(self, event: Event, size: int) -> None:
-        """An event has come; `size` is about its bytes."""
+        """An event has come, of about `size` bytes."""
         if self._queue is None:
             self._begin(event, size)
         elif self._concurrent(event) and not self._connection.full:
@@ -57,7 +57,7 @@ class Handling(OwnListeners):
             self._connection.waits(size)
 
     def _begin(self, event: Event, size: int) -> None:
-        """Handle an event that is next: at once, or in a task that the others wait for."""
+        """Handle the next event: at once, or in a task that the others wait for."""
         handlers = self.namespace._handlers
         found = handlers.events.get(event.name)
         if self._listeners is None and not handlers.any and not self._incoming:
@@ -73,7 +73,7 @@ class Handling(OwnListeners):
         self._start(self._run(event))
 
     def _call(self, handler: Handler, event: Event) -> None:
-        """The common way: one handler, without a task."""
+        """The common case: one handler, without a task."""
         try:
             arguments = handler.bind(event)
         except CONTAINED as error:
@@ -98,7 +98,7 @@ class Handling(OwnListeners):
                 self.namespace._handled(self)
 
     def _unfit(self, event: Event, error: BaseException) -> None:
-        """Its arguments do not fit, or a check of the application's own has failed."""
+        """Its arguments do not fit, or the application's own check has failed."""
         if isinstance(error, InvalidValue | InvalidPacket):
             self._invalid(event, error)
         else:
@@ -138,7 +138,7 @@ class Handling(OwnListeners):
         return found is not None and all(handler.concurrent for handler in found) and self._listeners is None
 
     def _beside(self, event: Event, size: int) -> None:
-        """A concurrent handler. While it runs its event counts as one that waits: a client cannot begin any number."""
+        """Run a concurrent handler. Its event counts as waiting until it is done, which bounds how many may run."""
         connection = self._connection
         connection.waits(size)
         others = self._others = set() if self._others is None else self._others
@@ -148,11 +148,11 @@ class Handling(OwnListeners):
         task.add_done_callback(lambda _: connection.waited(size))
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        """A task that outlives the socket."""
+        """Start a task that may outlive the socket."""
         self.namespace.io._keep(coroutine)
 
     async def _run(self, event: Event) -> None:
-        """All handlers of an event, one after the other. The first value that is not None is the acknowledgement."""
+        """Run all handlers of an event in turn. The first value that is not None is the acknowledgement."""
         try:
             decoded: list[Any] = []
             if self._incoming or self.namespace._handlers.any:
@@ -208,7 +208,7 @@ class Handling(OwnListeners):
     # Answers
 
     def _acknowledge_of(self, event: Event) -> Acknowledge:
-        """For a handler that acknowledges by itself: of us the client only hears that it failed."""
+        """The function for a handler that acknowledges by itself: we only tell the client if it fails."""
 
         def send(values: tuple[Any, ...]) -> None:
             home = self._connection.home
@@ -229,7 +229,7 @@ class Handling(OwnListeners):
             messages = parser.ack(self.namespace.name, event.id, values)
         except InvalidValue as error:
             _log.error(
-                "what a handler returned cannot be sent", socket=self.id, event_name=event.name, error=error.message
+                "a handler's return value cannot be sent", socket=self.id, event_name=event.name, error=error.message
             )
             messages = parser.ack(self.namespace.name, event.id, (_INTERNAL,))
         self.namespace._in_turn(self, messages)
@@ -239,13 +239,13 @@ class Handling(OwnListeners):
         self._acknowledge(event, answer)
 
     def _invalid(self, event: Event, error: InvalidValue | InvalidPacket) -> None:
-        """The client's arguments do not fit: it is told, and whoever wants to know; the connection stays."""
+        """The client's arguments do not fit: tell it and the `on_invalid` handlers; the connection stays."""
         self._connection.invalid(self, event, error)
         self._acknowledge(event, problem(error))
 
     def _failed(self, what: str, event: Event | None = None) -> None:
-        """A handler raised. Raises CancelledError again if it is meant for us: by the application while the socket
-        is there, and then its event is answered, or by us when it has gone."""
+        """A handler raised. A CancelledError that is meant for this task is raised again: the application's, while the
+        socket is connected (its event is answered first), or ours, once it has gone."""
         task, error = asyncio.current_task(), sys.exception()
         cancelled = task is not None and task.cancelling() and isinstance(error, asyncio.CancelledError)
         if not cancelled or self._state not in OVER:
@@ -259,26 +259,26 @@ class Handling(OwnListeners):
     # The socket goes
 
     async def _farewell(self, reason: str) -> None:
-        """Run `on_disconnect` after what had come before the end."""
+        """Run `on_disconnect` after the events that came before the end."""
         grace = self.namespace.io.disconnect_grace
         if not await self._quiet(grace):
             self._cancel()
-            await self._quiet(grace)  # whatever does not heed that is left to itself
+            await self._quiet(grace)  # a handler that ignores this is left to itself
         self._end(reason)
 
     async def _quiet(self, seconds: float) -> bool:
-        """Wait until no handler runs any more; False where one still does."""
+        """Wait until no handler runs; False if one still does."""
         loop = asyncio.get_running_loop()
         until = loop.time() + seconds
         while running := [task for task in (self._busy, *(self._others or ())) if task is not None]:
             if loop.time() >= until:
                 return False
             await asyncio.wait(running, timeout=until - loop.time())
-            await asyncio.sleep(0)  # the next one has begun
+            await asyncio.sleep(0)  # let the next one begin
         return True
 
     def _cancel(self) -> None:
-        """Handlers of a socket that has gone have had their time."""
+        """Cancel the handlers of a socket that has gone: their time is up."""
         if self._queue:
             self._forget_queue()
         for task in (self._busy, *(self._others or ())):

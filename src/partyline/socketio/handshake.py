@@ -1,4 +1,4 @@
-"""How a socket's client came: the request that opened its connection, and what it sent with CONNECT."""
+"""How a socket's client came: the request that opened its connection, and the auth of its CONNECT."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from partyline.engineio.receiver import Request
 
 
 class Handshake:
-    """`auth` is what came with CONNECT ({} if nothing), `address` the peer's, `time` seconds since 1970.
+    """`auth` came with CONNECT ({} if nothing did), `address` is the peer's, `time` is in seconds since 1970.
 
     The request is kept packed: most applications never look at it, and there is one for each connection.
     """
@@ -26,7 +26,7 @@ class Handshake:
         self._size = 0  # of the CONNECT, in bytes or characters
 
     def _of(self, auth: dict[str, Any] | None, size: int = 0) -> Handshake:
-        """The same with what one CONNECT brought."""
+        """The same with the auth of one CONNECT."""
         new = Handshake.__new__(Handshake)
         new._query, new._headers = self._query, self._headers
         new.address, new.secure, new.time = self.address, self.secure, self.time
@@ -36,7 +36,7 @@ class Handshake:
 
     @property
     def headers(self) -> dict[str, str]:
-        """Names in lower case; of several with one name the last."""
+        """Names in lower case; the last of several with one name."""
         pairs = (line.split(b":", 1) for line in self._headers.split(b"\n") if line)
         return {name.decode("latin-1"): value.decode("latin-1") for name, value in pairs}
 

@@ -1,4 +1,4 @@
-"""What is sent to a socket before its CONNECT is answered: an outbox of its own, with the same bound."""
+"""Packets for a socket whose CONNECT is not answered yet: an outbox of its own, with the same bound."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Held:
         return bool(self._packets)
 
     def add(self, packet: Messages | bytes) -> bool:
-        """Keep one more. False where it does not fit: then the client has to go, and nothing is kept any more."""
+        """Keep one more. False if it does not fit: the client has to go, and no further packet is kept."""
         if self.size > self._limit:
             return True
         self.size += len(packet) if isinstance(packet, bytes) else sum(map(len, packet))

@@ -1,6 +1,6 @@
-"""Joining a cluster of Socket.IO servers of others: they speak a form of their own, and Redis alone knows how many.
+"""Joining a cluster of other Socket.IO servers: they speak their own form, and only Redis knows how many there are.
 
-Which channels there are, and what bytes mean, is a form's matter; here is what all of them have in common.
+A form defines the channels and the bytes; this file has what all forms share.
 """
 
 from __future__ import annotations
@@ -38,40 +38,40 @@ _AGAIN: Final = 0.5  # seconds after which the nodes are counted again, while an
 
 
 class Form(Protocol):
-    """One way to speak over Redis."""
+    """One protocol over Redis."""
 
     def always(self) -> dict[str, Read]:
-        """The channels that are there for all namespaces, and what reads what comes there."""
+        """The channels for all namespaces, with their readers."""
         ...
 
     def subscriptions(self, namespace: str) -> tuple[dict[str, Read], dict[str, Read]]:
-        """The patterns and the channels of a namespace, and what reads what comes there. A reader raises UNREADABLE."""
+        """The patterns and the channels of a namespace, with their readers. A reader raises UNREADABLE."""
         ...
 
     sharded: bool
-    """Whether its channels are those of sharded publications (Redis 7)."""
+    """Whether it uses sharded channels (Redis 7)."""
 
     def room(self, namespace: str, room: str) -> str:
         """The channel to subscribe to while a room has members; empty if there is none."""
         ...
 
     def write(self, message: NodeMessage, to: str = "") -> Written:
-        """Channels, and what to publish there; an answer is for one node. Raises what encoders raise."""
+        """What to publish, and on which channels; an answer is for one node. Raises what encoders raise."""
         ...
 
     def counted(self, namespace: str) -> str:
-        """The channel whose subscribers are those that answer; empty if nobody does."""
+        """The channel whose subscribers are the nodes that answer; empty if none does."""
         ...
 
 
 class NodeCluster:
-    """A running cluster of Socket.IO servers of Node, to be joined: `SocketIO(adapter=NodeCluster("redis://..."))`.
+    """A running cluster of Node's Socket.IO servers, to join: `SocketIO(adapter=NodeCluster("redis://..."))`.
 
-    `server` is the Redis that they use: an address (`redis://`, `rediss://`, `unix://`), or a client of redis-py made
-    with `protocol=3`. `form` is how they speak: "classic", "sharded" (`createAdapter` and `createShardedAdapter` of
-    @socket.io/redis-adapter), "streams" (@socket.io/redis-streams-adapter), or "python-socketio" for servers and
-    writers of that. `key` is the prefix of their channels, or the one channel, if it is not the usual one. `mode` is
-    the `subscriptionMode` of sharded, `stream` the `streamName` of streams. Raises ConfigError.
+    `server` is the Redis that they use: an address (`redis://`, `rediss://`, `unix://`), or a redis-py client made with
+    `protocol=3`. `form` is their protocol: "classic" or "sharded" (`createAdapter` or `createShardedAdapter` of
+    @socket.io/redis-adapter), "streams" (@socket.io/redis-streams-adapter), or "python-socketio" for its servers and
+    write-only managers. `key` is the prefix of their channels, or their one channel, if not the default. `mode` is the
+    `subscriptionMode` of sharded, `stream` the `streamName` of streams. Raises ConfigError.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class NodeCluster:
         self._redis = Redis(server, probe=f"{key}-probe", sharded=self._form.sharded)
 
     def join(self, timers: Timers, counters: Counters) -> Joined:
-        """The others, as `Nodes` knows them."""
+        """The others, as the peers of `Nodes`."""
         if isinstance(self._form, Streams):
             return Streaming(self._redis, self._server, self._form, timers, counters)
         return Joined(self._redis, self._form, timers, counters)
@@ -129,7 +129,7 @@ class Joined:
 
     @property
     def others(self) -> list[str]:
-        """None has a name."""
+        """Empty: they have no names."""
         return []
 
     async def start(self, heard: Callable[[str, NodeMessage], None]) -> None:
@@ -143,7 +143,7 @@ class Joined:
         await self._redis.close()
 
     def opened(self, namespace: str) -> None:
-        """Listen to what is said about it: from now on we are one of those that are waited for."""
+        """Listen on the channels of a namespace: from now on the others wait for our answers, too."""
         patterns, channels = self._form.subscriptions(namespace)
         for name, read in patterns.items():
             self._redis.listen_pattern(name, self._hearing(name, namespace, read))
@@ -158,7 +158,7 @@ class Joined:
             self._redis.unlisten(name)
 
     def room(self, namespace: str, room: str, there: bool) -> None:
-        """A room has its first member here, or none any more."""
+        """A room has got its first member here, or lost its last."""
         channel = self._form.room(namespace, room)
         if channel and there:
             read = self._form.subscriptions(namespace)[1][self._form.counted(namespace)]  # as on the common channel
@@ -187,7 +187,7 @@ class Joined:
         self._questions.pop(request, None)
 
     def on_deadline(self, now: float) -> None:
-        """Some answer is still missing: perhaps whoever should give it has gone."""
+        """An answer is still missing: perhaps the server that owes it has gone."""
         for question, namespace in tuple(self._questions.values()):
             self._count(question, namespace)
         if self._questions:
@@ -204,7 +204,7 @@ class Joined:
     # In
 
     def _hearing(self, name: str, namespace: str, read: Read) -> Callable[[bytes], None]:
-        """What to do with what comes by a subscription."""
+        """A function for the messages of a subscription."""
 
         def heard(data: bytes) -> None:
             try:
@@ -225,18 +225,18 @@ class Joined:
             return
         try:
             self._heard(node, message)
-        except InvalidValue as error:  # a reserved name, a value that clients cannot be sent
+        except InvalidValue as error:  # a reserved name, or a value that cannot be sent to clients
             self._unreadable(where, error)
 
     def _unreadable(self, where: str, error: Exception) -> None:
         self._counters.unreadable += 1
-        if not self._warned:  # once: whoever sends such things sends many
+        if not self._warned:  # once: a server that sends one sends many
             self._warned = True
             _log.warning("another server has sent something that cannot be read", where=where, error=str(error))
 
 
 class Streaming(Joined):
-    """The same where most is said in a stream."""
+    """The same for a cluster that uses a stream for most messages."""
 
     def __init__(self, redis: Redis, server: Any, form: Streams, timers: Timers, counters: Counters) -> None:
         super().__init__(redis, form, timers, counters)

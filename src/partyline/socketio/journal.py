@@ -1,13 +1,13 @@
-"""What a namespace sends, as hub/delivery.py serves it, and the durable log under it.
+"""What a namespace sends, as parcels of hub/delivery.py, and the durable log beneath it.
 
-There are events for many, packets for one, and what has to follow them. A namespace is one lane: where something waits
+Parcels are events for many, packets for one, and actions that follow these. A namespace is one lane: if a parcel waits
 for the log or for a large audience, everything after it waits, too. Volatile events are in no lane.
 
 The log keeps what is published to its rooms and, with recovery, everything that is emitted.
 With recovery an event leaves when the log keeps it, and everything that the namespace says after it waits until then
 (hub/delivery.py), so that nothing a client has seen is uncommitted, and `emit` never waits (guarantees, Mechanism).
-Whom an event goes to is decided when it is emitted, as if there were no log. It is encoded then, and these bytes are
-what the log keeps and what is sent.
+The audience of an event is chosen when it is emitted, as if there were no log. It is encoded then, and these bytes are
+both kept and sent.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class Entry:
 
 
 class Record(msgspec.Struct, frozen=True, array_like=True):
-    """An event in the log, in MessagePack: binary values stand beside its JSON as they are. `only` is the one socket
-    that it is for, and `besides` one that it is not for, or empty."""
+    """An event in the log, in MessagePack: binary values stand unencoded beside its JSON. `only` is the one socket that
+    it is for, `besides` one that it is not for; both may be empty."""
 
     rooms: list[str]
     excluded: list[str]
@@ -85,7 +85,7 @@ class Record(msgspec.Struct, frozen=True, array_like=True):
 
 
 class _OldRecord(msgspec.Struct):
-    """The same as older versions wrote it: JSON."""
+    """A record as older versions wrote it: JSON."""
 
     values: msgspec.Raw
     rooms: list[str] = []
@@ -99,7 +99,7 @@ _read_old = msgspec.json.Decoder(_OldRecord).decode
 
 
 def read_record(message: Message) -> Record:
-    """What the log keeps of an event."""
+    """The record in a message of the log."""
     data = message.draft.data
     if data[:1] != b"{":
         return _read(data)
@@ -107,13 +107,13 @@ def read_record(message: Message) -> Record:
     body = Body(bytes(old.values).decode(), tuple(base64.b64decode(text) for text in old.attachments))
     try:
         JSON.values(body)
-    except InvalidPacket:  # something in it only looked like a placeholder: then it is sent as what it looks like
+    except InvalidPacket:  # a value only looked like a placeholder: it is sent as it is
         body = Body(body.data)
     return Record.of(body, Audience(frozenset(old.rooms), frozenset(old.excluded)))
 
 
 class Emission(Message, frozen=True, kw_only=True):
-    """An event on its way to many. `ack` is the id of the acknowledgement that is wanted of each."""
+    """An event on its way to many. `ack` is the id of the acknowledgement that each is asked for."""
 
     namespace: str
     body: Body
@@ -121,7 +121,7 @@ class Emission(Message, frozen=True, kw_only=True):
 
 
 class EventDialect:
-    """Events for clients with one parser and one version of Engine.IO; with an `epoch`, they get positions, too."""
+    """Events for clients with one parser and one version of Engine.IO; with an `epoch`, events carry positions."""
 
     __slots__ = ("_epoch", "_parser", "_protocol")
 
@@ -136,7 +136,7 @@ class EventDialect:
         return self._frames(self._parser.packet(message.namespace, message.body, message.ack, offset))
 
     def _frames(self, messages: Messages) -> Frames:
-        """Engine.IO's packets of these messages, which Socket.IO clients read on any transport."""
+        """The Engine.IO packets of these messages, for any transport."""
         packets = [MESSAGE + one if isinstance(one, str) else one for one in messages]
         return Frames.of(packets, BINARY_HEADS[self._protocol])
 
@@ -176,11 +176,11 @@ class EventParcel(Parcel):
             self.namespace._vanish()
 
     def joined(self, socket: Member) -> None:
-        """A session goes on: this is for it too, if it would come with what was missed."""
+        """A session goes on: this is for it, too, if it would be among what it missed."""
 
 
 class PacketParcel(Parcel):
-    """A packet for one socket, that keeps its place among the events. While it waits it counts as an event that does:
+    """A packet for one socket that keeps its place among the events. While it waits it counts as a waiting event:
     nothing more is read from a client whose answers do not leave."""
 
     __slots__ = ("_messages", "_namespace", "_socket")
@@ -249,7 +249,7 @@ class KeptEvent(EventParcel):
         if not isinstance(outcome, Refused):
             self.message = self._emission(outcome.message)
         elif self._told is not None:
-            self.sockets = ()  # its publisher hears of it, and nobody else
+            self.sockets = ()  # only its publisher hears of it
         else:  # an emitted event goes out all the same
             self.message = self._emission(Message(outcome.draft, None, 0.0))
             self._journal.beside()
@@ -260,7 +260,7 @@ class KeptEvent(EventParcel):
         return Emission(message.draft, message.offset, message.time, namespace=name, body=self._body)
 
     def found(self, message: Message) -> KeptEvent:
-        """It is in the log, though nobody waits for it any more."""
+        """It is in the log, though nobody waits for it."""
         self.message = self._emission(message)
         return self
 
@@ -269,7 +269,7 @@ class KeptEvent(EventParcel):
             self.sockets = () if self.message is None else self.namespace._select(self._audience)
             return self.sockets
         if self.message is not None and self.message.offset is None and self.sockets:
-            self._journal.beside()  # again: what stood before it has got its places meanwhile
+            self._journal.beside()  # again: parcels before it have got their places meanwhile
         return self.still(self.sockets)
 
     def still(self, members: Collection[AnyMember]) -> Collection[AnyMember]:
@@ -304,18 +304,17 @@ class Journal:
         self._hub.own(self._key, None)
 
     def room(self, name: str) -> str:
-        """Where what is published to a room of the namespace is kept."""
+        """The log's room for what is published to a room of the namespace."""
         return self._room + PRIVATE + name
 
     def rooms(self, names: Sequence[str]) -> frozenset[str]:
-        """All that may concern a member of these rooms."""
+        """The log's rooms for everything that may concern a member of these rooms."""
         return frozenset((self._room, *(self.room(name) for name in names)))
 
     # Out
 
     def emit(self, body: Body, audience: Audience, socket: Member | None = None) -> None:
-        """Keep an event, and send it once it is kept: to an audience, or to the one `socket` in it. Raises
-        Overloaded."""
+        """Keep an event, and send it once it is kept, to an audience or to its only `socket`. Raises Overloaded."""
         sockets = list(self.namespace._select(audience)) if socket is None else [socket]
         data = _write(Record.of(body, audience))
         draft = Draft(self._room, data, message_id(), durable=True, publisher="socket.io", chosen_id=False)
@@ -327,7 +326,7 @@ class Journal:
     async def publish(self, body: Body, room: str) -> Position:
         """Keep an event for a room; its position. Raises StoreUnavailable, Overloaded, TooManyTopics.
 
-        Cancelled, it is published all the same.
+        If cancelled, it is published all the same.
         """
         answer: asyncio.Future[Receipt | PartylineError] = asyncio.get_running_loop().create_future()
 
@@ -349,13 +348,13 @@ class Journal:
         return outcome.position
 
     def answer(self, outcome: Outcome) -> Receipt | PartylineError:
-        """What a publisher is told."""
+        """The answer to a publisher."""
         if isinstance(outcome, Refused):
             return outcome.error
         return self._hub.receipt(outcome.draft, outcome.message)
 
     def joined(self, socket: Member) -> None:
-        """A session goes on: what has been emitted for it and waits is for it, too."""
+        """A session goes on: events that were emitted for it and still wait are for it, too."""
         for parcel in self.namespace._lane.parcels:
             if isinstance(parcel, EventParcel):
                 parcel.joined(socket)
@@ -376,7 +375,7 @@ class Journal:
     # Back
 
     def body(self, record: Record) -> Body:
-        """A record's event, as clients of this server read it, whatever parser the server had when it was kept."""
+        """A record's event for the clients of this server, whatever parser the server had when it was kept."""
         parser, body = self.namespace.io.parser, record.body
         if record.text == parser.text:
             return body

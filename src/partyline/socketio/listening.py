@@ -1,4 +1,4 @@
-"""What an application says to a namespace: which functions hear what."""
+"""How an application registers the handlers of a namespace."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Listening:
     def on(self, event: str, function: Function | None = None, *, concurrent: bool = False) -> Any:
         """Hear an event: `function(socket, *arguments)`, `def` or `async def`. Usable as a decorator.
 
-        The client's arguments are checked against the annotations (what msgspec knows, pydantic's models); those that
-        do not fit never reach it. What it returns is the acknowledgement, a tuple several values. One socket's handlers
-        run one at a time unless they are `concurrent`. Raises ConfigError.
+        The client's arguments are checked against the annotations (types that msgspec knows, pydantic's models); those
+        that do not fit never reach it. Its return value is the acknowledgement, a tuple means several values. One
+        socket's handlers run one at a time unless they are `concurrent`. Raises ConfigError.
         """
 
         def add(function: Function) -> Function:
@@ -34,7 +34,7 @@ class Listening:
         return add if function is None else add(function)
 
     def off(self, event: str, function: Function | None = None) -> None:
-        """Take a function away from an event, or all."""
+        """Remove one function of an event, or all."""
         self._own().remove(event, function)
 
     def on_any(self, function: AnyFunction) -> AnyFunction:
@@ -44,7 +44,7 @@ class Listening:
         return function
 
     def off_any(self, function: Function | None = None) -> None:
-        """Take such a function away, or all."""
+        """Remove one such function, or all."""
         own = self._own()
         own.any = tuple(one for one in own.any if function is not None and one.function is not function)
 
@@ -58,15 +58,15 @@ class Listening:
         return function
 
     def on_disconnect(self, function: AnyFunction) -> AnyFunction:
-        """`function(socket, reason)` is called once for each socket that was let in, or that went while `on_connect`
-        ran; it is out of its rooms."""
+        """`function(socket, reason)` is called once for each socket that was let in, or left while `on_connect` ran; it
+        is in no room by then."""
         own = self._own()
         own.disconnect = (*own.disconnect, function)
         return function
 
     def on_disconnecting(self, function: AnyFunction) -> AnyFunction:
-        """`function(socket, reason)`, a plain function, is called while it is still in its rooms. Raises ConfigError
-        for a coroutine function."""
+        """`function(socket, reason)`, a plain function, is called while the socket is still in its rooms. Raises
+        ConfigError for a coroutine function."""
         plain(function, "on_disconnecting")
         own = self._own()
         own.disconnecting = (*own.disconnecting, function)
@@ -87,5 +87,5 @@ class Listening:
         return middleware
 
     def _own(self) -> Handlers:
-        """Its handlers, to be changed: no other namespace's."""
+        """Its own handlers, which may be changed without affecting another namespace."""
         raise NotImplementedError

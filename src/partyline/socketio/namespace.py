@@ -28,9 +28,9 @@ _log = log.get("socketio")
 
 
 class Namespace(Broadcast, Listening):
-    """One namespace, from `SocketIO.namespace`. As a `Broadcast` it is everybody in it.
+    """One namespace, from `SocketIO.namespace`. As a `Broadcast` it stands for everybody in it.
 
-    `name` begins with a slash; `params` are what a pattern found in it; `sockets` are those of this node by id.
+    `name` begins with a slash; `params` are a pattern's matches in it; `sockets` are those on this node, by id.
     """
 
     __slots__ = (
@@ -68,17 +68,17 @@ class Namespace(Broadcast, Listening):
         self.params = params or {}
         self._handlers = Handlers() if handlers is None else handlers
         self._is_dynamic = params is not None
-        self._is_asleep = False  # of a pattern, and nobody is in it
-        self._recovers = True  # where the server has recovery on
-        self._shares = self._is_dynamic  # its handlers, with the others of its pattern
+        self._is_asleep = False  # made by a pattern, and empty
+        self._recovers = True  # if the server has recovery on
+        self._shares = self._is_dynamic  # it shares its handlers with the others of its pattern
         self._entering = 0  # clients on their way in
         self.sockets: dict[str, Member] = {}
         self._members = Rooms()
-        self._watched: set[Member] = set()  # sockets that want to know what leaves
+        self._watched: set[Member] = set()  # sockets with listeners for outgoing events
         self._journal: Journal | None = None
-        self._event_log: Journal | None = None  # the journal, where everything that is emitted is kept
+        self._event_log: Journal | None = None  # the journal, if every emitted event is kept
         self._lane = Lane()  # what it sends, in order
-        self._draft = Draft(name, b"", "")  # of what is in no log
+        self._draft = Draft(name, b"", "")  # for events that are not kept
         self._acks = 0
         self._gatherings: dict[int, Gathering] = {}
 
@@ -96,7 +96,7 @@ class Namespace(Broadcast, Listening):
 
     @_namespace.setter
     def _namespace(self, _: Target) -> None:
-        """No circle: one of a pattern is gone as soon as nobody holds it."""
+        """Ignored, to avoid a reference cycle: a namespace of a pattern is gone as soon as nobody holds it."""
 
     def _own(self) -> Handlers:
         if self._shares:
@@ -109,8 +109,8 @@ class Namespace(Broadcast, Listening):
     async def publish(self, room: str, event: str, *arguments: Any) -> Position:
         """Keep an event in the durable log, then send it to a room; its position, once it is kept.
 
-        Raises InvalidValue; StoreUnavailable, Overloaded or TooManyTopics if it is not kept: then nobody gets it.
-        Cancelled, it is published all the same.
+        Raises InvalidValue; StoreUnavailable, Overloaded or TooManyTopics if it is not kept, and then nobody gets it.
+        If cancelled, it is published all the same.
         """
         event_values(event, (), None)
         home = self.io._home
@@ -122,7 +122,7 @@ class Namespace(Broadcast, Listening):
             self._vanish()
 
     async def history(self, room: str, *, before: Position | None = None, limit: int = 50) -> list[Entry]:
-        """What was published to a room: the newest `limit` (at most 1,000) entries before a position, oldest first.
+        """The events published to a room: the newest `limit` (at most 1,000) before a position, oldest first.
 
         Each has `position`, `event`, `arguments` and `time`. Raises StoreUnavailable, InvalidValue.
         """
@@ -142,7 +142,7 @@ class Namespace(Broadcast, Listening):
             raise ConfigError("there is no log here: build a server with this SocketIO among its extras")
         return self._journal
 
-    # What Broadcast asks for
+    # broadcast.Target
 
     def emit(self, event: str, *arguments: Any) -> None:
         home = self.io._home
@@ -187,7 +187,7 @@ class Namespace(Broadcast, Listening):
             event_values(event, (), None)
 
     def _emit_to(self, socket: Member, event: str, arguments: tuple[Any, ...], *, volatile: bool = False) -> None:
-        """Send an event to one socket, whoever is in a room of its name. Raises InvalidValue."""
+        """Send an event to one socket, even if others are in the room of its id. Raises InvalidValue."""
         body = self.io.parser.body(event, arguments)
         if volatile or self._event_log is None:
             self._post(None if volatile else self._lane, body, (socket,))
@@ -202,7 +202,7 @@ class Namespace(Broadcast, Listening):
     async def _gather(
         self, event: str, arguments: tuple[Any, ...], audience: Audience, seconds: float, *, local: bool
     ) -> list[Any]:
-        """The answers of an audience to an event."""
+        """An audience's answers to an event."""
         event_values(event, (), None)
         gathering = Gathering()
         nodes = None if local else self.io._nodes
@@ -223,7 +223,7 @@ class Namespace(Broadcast, Listening):
         gathering: Gathering,
         reached: Callable[[list[str]], None] | None = None,
     ) -> None:
-        """Ask this node's sockets; `reached` is told which these are, before any of them can answer."""
+        """Ask this node's sockets; `reached` is told which they are before any of them can answer."""
         number = self._next_ack()
         members = self._present(audience)
         identifiers = [member.id for member in members]
@@ -270,7 +270,7 @@ class Namespace(Broadcast, Listening):
         for member in tuple(self._select(audience)):
             member.disconnect(close)
 
-    # The servers among themselves
+    # Between servers
 
     def on_server_side(self, event: str) -> Callable[[AnyFunction], AnyFunction]:
         """`function(*arguments)` hears what another node sends with `server_side_emit`. To be used as a decorator."""
@@ -291,7 +291,7 @@ class Namespace(Broadcast, Listening):
             self.io._nodes.server_side(self, event, arguments)
 
     async def server_side_call(self, event: str, *arguments: Any, timeout: float = 5.0) -> list[Any]:  # noqa: ASYNC109
-        """The same, and what each of them answers. Raises CallTimeout after `timeout` seconds."""
+        """The same, and gather the other nodes' answers. Raises CallTimeout after `timeout` seconds."""
         home = self.io._home
         if home.thread not in (0, get_ident()):
             return await home.wait(self.server_side_call(event, *arguments, timeout=timeout))
@@ -328,8 +328,8 @@ class Namespace(Broadcast, Listening):
         return chosen
 
     def _present(self, audience: Audience) -> list[Member]:
-        """Those of them that have been let in. Whoever is still in `on_connect` gets events, once it is let in, but
-        is not shown to anybody, and cannot answer."""
+        """The sockets of an audience that have been let in. One still in `on_connect` gets events once it is let in,
+        but is not shown to anybody, and cannot answer."""
         return [socket for socket in self._select(audience) if socket._welcomed]
 
     def _in(self, room: str) -> Collection[Member]:
@@ -368,7 +368,7 @@ class Namespace(Broadcast, Listening):
             self.io._recovery.changed(socket)
 
     def _remove(self, socket: Member, reason: str) -> None:
-        """A socket is gone: out of all rooms, waited for no more."""
+        """A socket is gone: take it out of all rooms, and stop waiting for it."""
         if self.io._recovery is not None:
             self.io._recovery.left(socket, reason)
         for room in tuple(socket.rooms):
@@ -382,8 +382,7 @@ class Namespace(Broadcast, Listening):
         self._vanish()
 
     def _vanish(self) -> None:
-        """A namespace of a pattern is there while somebody is in it or on the way in, or if it has handlers of its
-        own."""
+        """Go, if it was made by a pattern, nobody is in it or on the way in, and it has no handlers of its own."""
         if not self._is_dynamic or not self._shares or self.sockets or self._entering or self._is_asleep:
             return
         if not self._lane.parcels:
@@ -392,7 +391,7 @@ class Namespace(Broadcast, Listening):
     # Out
 
     def _next_ack(self) -> int:
-        """An id for an acknowledgement: of the namespace, so that a broadcast has the same for everybody."""
+        """An id for an acknowledgement, unique in the namespace, so that a broadcast has one for everybody."""
         self._acks += 1
         return self._acks
 
@@ -404,7 +403,7 @@ class Namespace(Broadcast, Listening):
             socket._asked(-1)
 
     def _tell_outgoing(self, body: Body, sockets: Collection[Member]) -> None:
-        """An event has left: tell those of these sockets that want to know."""
+        """An event has left: tell those of these sockets that listen for outgoing events."""
         watching = self._watched.intersection(sockets)
         if watching:
             event, *arguments = self.io.parser.values(body)
@@ -413,8 +412,8 @@ class Namespace(Broadcast, Listening):
                     socket._tell_outgoing(event, tuple(arguments))
 
     def _in_turn(self, socket: Member, messages: Messages, *, must: bool = False) -> None:
-        """Send a packet to one socket, after the events that wait. Where too much waits its connection is closed,
-        unless the packet `must` wait."""
+        """Send a packet to one socket, after the events that wait. If too much waits, its connection is closed, unless
+        the packet `must` wait."""
         if not self._lane.parcels:
             socket._write(messages)
             return

@@ -1,4 +1,4 @@
-"""The namespaces of one node among those of the others: what is done everywhere is done here, and sent to them."""
+"""The namespaces of one node among those of the others: actions for all nodes are done here, and sent to them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _MOST_WORK: Final = 10_000
 
 
 class Host(Protocol):
-    """A server, as this file knows it."""
+    """What this file needs of a server."""
 
     counters: Counters
 
@@ -53,18 +53,18 @@ class Host(Protocol):
         ...
 
     def _keep(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Run something that outlives its caller."""
+        """Run a coroutine that may outlive its caller."""
         ...
 
 
 class Peers(Protocol):
-    """The other nodes, in whatever form they speak. `shows_handshakes` where they want to know how sockets came."""
+    """The other nodes, whatever protocol they speak. `shows_handshakes`: they want to see the sockets' handshakes."""
 
     shows_handshakes: bool
 
     @property
     def others(self) -> list[str]:
-        """Those that are there, sorted; where they have no names, those that have been heard."""
+        """The other nodes, sorted; empty if they have no names."""
         ...
 
     async def start(self, heard: Callable[[str, NodeMessage], None]) -> None:
@@ -76,7 +76,7 @@ class Peers(Protocol):
         ...
 
     def ask(self, question: Question, namespace: str) -> Request:
-        """What to call a question; its answers go to `question` until `settle`."""
+        """The name for a question; its answers go to `question` until `settle`."""
         ...
 
     def settle(self, request: Request) -> None:
@@ -92,11 +92,11 @@ class Peers(Protocol):
         ...
 
     def room(self, namespace: str, room: str, there: bool) -> None:
-        """A room has its first member here, or none any more."""
+        """A room has got its first member here, or lost its last."""
         ...
 
     async def close(self) -> None:
-        """Leave. What was sent so far still goes out."""
+        """Leave. Whatever was sent before still goes out."""
         ...
 
 
@@ -106,7 +106,7 @@ class Nodes:
     def __init__(self, io: Host, cluster: Peers) -> None:
         self._io = io
         self._cluster = cluster
-        self._working = 0  # questions and server-side events of others
+        self._working = 0  # questions and server-side events of others in hand
 
     @property
     def others(self) -> list[str]:
@@ -130,7 +130,7 @@ class Nodes:
         """A namespace is gone."""
         self._cluster.closed(namespace)
 
-    # What this node says
+    # What this node sends
 
     def emit(
         self, namespace: Namespace, event: str, arguments: tuple[Any, ...], audience: Audience, *, volatile: bool
@@ -151,7 +151,7 @@ class Nodes:
         seconds: float,
         gathering: Gathering,
     ) -> Request:
-        """The same, and let `gathering` have their answers until `settle`."""
+        """The same, and give their answers to `gathering` until `settle`."""
         number = self._cluster.ask(_Remote(gathering), namespace.name)
         rooms, excluded = _rooms(audience)
 
@@ -200,7 +200,7 @@ class Nodes:
     async def server_side_call(
         self, namespace: Namespace, event: str, arguments: tuple[Any, ...], seconds: float
     ) -> list[Any]:
-        """The same, and what each of them answers. Raises CallTimeout."""
+        """The same, and gather the answers. Raises CallTimeout."""
         event_values(event, (), None)
 
         def ask(number: Request) -> None:
@@ -230,16 +230,16 @@ class Nodes:
         self._cluster.send(message, to)
 
     def _send_values(self, make: Callable[[list[Any]], NodeMessage], values: Sequence[Any], to: str = "") -> None:
-        """Send a message with values of an application, which are what clients would get. Raises InvalidValue."""
+        """Send a message with an application's values, as clients would get them. Raises InvalidValue."""
         in_messagepack(
             lambda written: self._send(make(written), to), list(values), lambda: places(len(values), event=False)
         )
 
-    # What the others say
+    # What the others send
 
     def _heard(self, node: str, message: NodeMessage) -> None:
         namespace = self._io._existing(message.namespace)
-        if namespace is None:  # nobody of it is here: there may still be a question
+        if namespace is None:  # it is not on this node: a question still needs an answer
             self._nobody(node, message)
             return
         match message:
@@ -264,7 +264,7 @@ class Nodes:
                 pass
 
     def _work(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Do something for another node that takes its time."""
+        """Run a coroutine for another node."""
         if self._working >= _MOST_WORK:
             self._io.counters.hit("max_node_questions")
             coroutine.close()
@@ -288,7 +288,7 @@ class Nodes:
             self._send(ServerSideAnswer(message.namespace, message.request, None), node)
 
     async def _gather_here(self, node: str, namespace: Namespace, message: Emit) -> None:
-        """Ask our sockets for another node, and pass on what they answer."""
+        """Ask our sockets for another node, and pass on their answers."""
         request = message.request
         assert request is not None
 
@@ -366,12 +366,12 @@ def _audience(message: Emit | Fetch | Move | Expel) -> Audience:
 
 
 def _rooms(audience: Audience) -> tuple[list[str], list[str]]:
-    """The rooms of an audience, and those left out. Whom it is `besides` is a socket of this node."""
+    """The rooms of an audience, and those left out. The socket that it is `besides` is on this node."""
     return [audience.only] if audience.only else list(audience.rooms), list(audience.excluded)
 
 
 def _data(socket: Member) -> dict[str, Any]:
-    """A socket's data as another node may have it: empty where something in it has no form, which is logged."""
+    """A socket's data for another node: empty, with a log line, if something in it cannot be encoded."""
     try:
         (data,) = plain([socket.data], ["data"])
         check_integers(data, "data")
@@ -382,7 +382,7 @@ def _data(socket: Member) -> dict[str, Any]:
 
 
 def _shown(handshake: Handshake) -> dict[str, Any]:
-    """How a socket came, in the words of Node's servers."""
+    """A socket's handshake, as Node's servers write it."""
     query = handshake.query
     return {
         "headers": handshake.headers,

@@ -1,4 +1,4 @@
-"""What an application wants to hear of one socket alone."""
+"""An application's listeners for one socket."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class OwnListeners:
-    """The listeners of one socket alone, and what it calls before and beside its handlers."""
+    """One socket's own listeners and middlewares."""
 
     __slots__ = ("_incoming", "_listeners", "_outgoing", "namespace")
 
@@ -47,7 +47,7 @@ class OwnListeners:
         listeners[check_event(event)] = (*listeners.get(event, ()), handler)
 
     def off(self, event: str | None = None, function: Function | None = None) -> None:
-        """Take a listener of this socket away, or all of an event, or all."""
+        """Remove one listener of this socket, all of one event, or all."""
         if event is None:
             self._listeners = None
         else:
@@ -64,7 +64,7 @@ class OwnListeners:
             self._listeners = self._listeners or None
 
     def use(self, middleware: Function) -> Function:
-        """`middleware(event, arguments)` is called before every event's handlers; what it raises keeps it from them."""
+        """`middleware(event, arguments)` is called before every event's handlers; if it raises, they do not run."""
         self._incoming = (*self._incoming, middleware)
         return middleware
 
@@ -75,7 +75,7 @@ class OwnListeners:
         return function
 
     def off_any_outgoing(self, function: Function | None = None) -> None:
-        """Take such a function away, or all."""
+        """Remove one such function, or all."""
         self._outgoing = tuple(one for one in self._outgoing if function is not None and one is not function)
         if not self._outgoing:
             self.namespace._watched.discard(self)

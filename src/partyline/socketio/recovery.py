@@ -1,8 +1,8 @@
-"""Connection state recovery: sessions whose clients come back, and what they have missed.
+"""Connection state recovery: sessions of clients that come back, and the events that they have missed.
 
 In Node's wire form: CONNECT is answered with a private id (`pid`), events carry their position as a last argument, and
-a client that comes back names both. What was missed comes from the durable log, before the answer. At least once: an
-event that had arrived with the connection's last bytes may come again.
+a client that comes back names both. Missed events come from the durable log, before the answer. At least once: an
+event that arrived with the connection's last bytes may come again.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _log = log.get("socketio")
 
-# After these the client meant to go, or must not come back as it was.
+# After these the client meant to leave, or must not resume its session.
 _FINAL: Final = frozenset(("client namespace disconnect", "server namespace disconnect", "parse error", "refused"))
 _STEP: Final = 1_000  # offsets that a session's start moves before it is written again
 
@@ -44,14 +44,14 @@ class _Live:
 
     row: SessionRow
     data: bytes  # as it was last written
-    confirmed: int  # the offset up to which it has surely got everything
-    seen: int  # what has been sent at its last heartbeat, and is confirmed by the next one
-    hole: int = -1  # the head of the log when an event went out beside it: it cannot go on from there, nor before
+    confirmed: int  # the offset up to which its client certainly has everything
+    seen: int  # the offset sent at its last heartbeat; the next one confirms it
+    hole: int = -1  # the log's head when an event went out unkept: it cannot go on from there or earlier
 
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    """A session that waits for its client."""
+    """A session whose client is away."""
 
     row: SessionRow
     left: float
@@ -77,18 +77,18 @@ class Recovery:
     def __init__(
         self, hub: Hub, store: Store, table: SessionTable, timers: Timers, window: float, realm: str = ""
     ) -> None:
-        """`realm` is what the keys of the server's namespaces end with: other sessions are other servers'."""
+        """The keys of the server's namespaces end with `realm`: sessions with other keys are other servers'."""
         self._hub = hub
         self._store = store
         self._table = table
         self._timers = timers
         self._window = window
         self._live: dict[Member, _Live] = {}
-        self._users: dict[bytes, Socket] = {}  # the same by the hash of their private ids
+        self._users: dict[bytes, Socket] = {}  # sockets by the hash of their private ids
         self._waiting: OrderedDict[bytes, _Kept] = OrderedDict()
         self._returning: dict[bytes, SessionRow] = {}  # on their way back
         self.timer_slot = 0
-        for row in table.load():  # after a kill the window counts from the server's start
+        for row in table.load():  # after a kill, the window begins at the server's start
             _, comma, path = row.namespace.partition(",")
             if comma + path != realm:
                 continue
@@ -102,7 +102,7 @@ class Recovery:
     # A socket's life
 
     def start(self) -> Position:
-        """Where a session begins that is new now."""
+        """Where a session that is new now begins."""
         return Position(self._store.epoch, self._hub.fanned_out)
 
     def entered(self, socket: Socket, start: Position) -> None:
@@ -135,7 +135,7 @@ class Recovery:
         self._save(live)
 
     def heard(self, socket: Socket) -> None:
-        """A heartbeat of it was answered: what was sent before the last one has arrived."""
+        """It answered a heartbeat: everything sent up to the previous one has arrived."""
         live = self._live.get(socket)
         if live is None:
             return
@@ -145,7 +145,7 @@ class Recovery:
             self._save(live)
 
     def broken(self, namespace: Namespace) -> None:
-        """An event of a namespace goes out without a place in the log: no session of it can go on over that."""
+        """An event of a namespace goes out without a place in the log: its sessions cannot go on past it."""
         for row in (*(kept.row for kept in self._waiting.values()), *self._returning.values()):
             if row.namespace == namespace._key:
                 self._forget(row)
@@ -193,9 +193,9 @@ class Recovery:
     # Coming back
 
     async def restore(self, namespace: Namespace, auth: dict[str, Any]) -> Restored | None:
-        """The session that a client names, if it can go on; it is in use then, and cannot be had twice.
+        """The session that a client names, if it can go on; from then on it is in use, and nobody else can take it.
 
-        Where another connection uses it, that one is closed: the client is back before we have noticed its death.
+        If another connection uses it, that one is closed: the client is back before we noticed that it had gone.
         """
         pid, offset = auth.get("pid"), auth.get("offset")
         journal = namespace._journal
@@ -235,10 +235,10 @@ class Recovery:
         return Restored(kept, after, view)
 
     async def replay(self, restored: Restored, socket: Socket, connection: Carrying) -> bool:
-        """Send what was missed, and let the socket into its rooms in the turn in which nothing is missing.
+        """Send what was missed, and let the socket into its rooms in the very turn in which nothing is missing.
 
-        False where something is missing by now: then it is nowhere. Cancelled, or where the connection
-        breaks, the session waits for its client again.
+        False if something is missing by now: then it is in no room. If cancelled, or if the connection breaks, the
+        session waits for its client again.
         """
         try:
             sink = _Replay(self, restored, socket, connection)
@@ -252,18 +252,18 @@ class Recovery:
         return True
 
     def may_go_on(self, restored: Restored) -> bool:
-        """Whether a session that caught up may go on: no event has gone out beside the log meanwhile."""
+        """Whether a session that caught up may go on: no event has gone out unkept meanwhile."""
         return self._returning.pop(restored.row.pid_hash, None) is not None
 
     def put_back(self, restored: Restored) -> None:
-        """It was not to be: the session waits for its client again, unless an event went out beside the log."""
+        """The return failed: the session waits for its client again, unless an event went out unkept."""
         if self._returning.pop(restored.row.pid_hash, None) is not None:
             self._keep(replace(restored.kept, left=self._timers.now()))
 
     # Time
 
     def on_deadline(self, now: float) -> None:
-        """Sessions whose client has not come back are over."""
+        """End the sessions whose clients have not come back."""
         while self._waiting:
             kept = next(iter(self._waiting.values()))
             if now < kept.left + self._window:
@@ -279,11 +279,11 @@ class Recovery:
 
 
 class _Missing(Exception):
-    """A session cannot go on: something was pruned, or went out beside the log, while it caught up."""
+    """A session cannot go on: something was pruned, or went out unkept, while it caught up."""
 
 
 class _Replay:
-    """What was missed, on its way to a socket (`hub.history.Sink`)."""
+    """Sends a socket what it missed (`hub.history.Sink`)."""
 
     def __init__(self, recovery: Recovery, restored: Restored, socket: Socket, connection: Carrying) -> None:
         assert socket.namespace._journal is not None
@@ -341,7 +341,7 @@ def _rooms(socket: Socket) -> tuple[str, ...]:
 
 
 def _encode(socket: Socket) -> bytes | None:
-    """Its data as JSON; None, with a warning, where it has no form there: then its session cannot go on."""
+    """Its data as JSON; None, with a warning, if that is impossible: then its session cannot be recovered."""
     try:
         return msgspec.json.encode(socket.data) if socket.data else b"{}"
     except (TypeError, ValueError, OverflowError, RecursionError) as error:

@@ -1,4 +1,4 @@
-"""What the parts of Socket.IO know of each other, and no more: each file names here what it needs of those above it."""
+"""The protocols between the parts of Socket.IO: each names what a file needs of those above it, and no more."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from partyline.wire.socketio.packets import Event, Messages, Parser
 
 
 class Member(AnyMember, Protocol):
-    """A socket, as rooms, delivery and the log know it."""
+    """What rooms, delivery and the log need of a socket."""
 
     id: str
     data: dict[str, Any]
@@ -60,7 +60,7 @@ class Member(AnyMember, Protocol):
         ...
 
     def _asked(self, more: int) -> None:
-        """We wait for so many more of its answers."""
+        """We wait for `more` more of its answers."""
         ...
 
     def _tell_outgoing(self, event: str, arguments: tuple[Any, ...]) -> None:
@@ -69,7 +69,7 @@ class Member(AnyMember, Protocol):
 
     @property
     def _reachable(self) -> bool:
-        """Whether what has waited is still for it."""
+        """Whether parcels that have waited are still for it."""
         ...
 
     @property
@@ -82,7 +82,7 @@ class Member(AnyMember, Protocol):
         ...
 
     def _waits(self, size: int) -> None:
-        """A packet for it waits for its turn: so much less is read from its client."""
+        """A packet of `size` bytes waits for its turn: that much less is read from its client."""
         ...
 
     def _waited(self, size: int) -> None:
@@ -91,7 +91,7 @@ class Member(AnyMember, Protocol):
 
 
 class Remembering(Protocol):
-    """Recovery, as namespaces know it."""
+    """What namespaces need of recovery."""
 
     def changed(self, socket: Any) -> None:
         """Its rooms or its data may have changed."""
@@ -102,12 +102,12 @@ class Remembering(Protocol):
         ...
 
     def broken(self, namespace: Any) -> None:
-        """No session of this namespace can go on over what is sent now."""
+        """An event goes out without a place in the log: the namespace's sessions cannot go on past it."""
         ...
 
 
 class Others(Protocol):
-    """The other nodes, as namespaces know them."""
+    """What namespaces need of the other nodes."""
 
     def emit(
         self, namespace: Any, event: str, arguments: tuple[Any, ...], audience: Audience, *, volatile: bool
@@ -139,7 +139,7 @@ class Others(Protocol):
 
 
 class Server(Protocol):
-    """A server, as its namespaces and their sockets know it."""
+    """What namespaces and their sockets need of a server."""
 
     parser: Parser
     _delivery: Delivery
@@ -166,12 +166,12 @@ class Server(Protocol):
         ...
 
     def _keep(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Run something that outlives its caller."""
+        """Run a coroutine that may outlive its caller."""
         ...
 
 
 class Carrying(Protocol):
-    """A connection, as the sockets on it know it."""
+    """What sockets need of their connection."""
 
     engine: EngineConnection
     parser: Parser
@@ -185,7 +185,7 @@ class Carrying(Protocol):
 
     @property
     def full(self) -> bool:
-        """Whether as many events wait as may."""
+        """Whether no more events may wait."""
         ...
 
     def dialect(self, namespace: Any) -> Dialect:
@@ -193,7 +193,7 @@ class Carrying(Protocol):
         ...
 
     def disconnect(self, socket: Any, *, close: bool) -> None:
-        """We disconnect a socket, or with `close` the whole connection."""
+        """Disconnect a socket, or with `close` the whole connection."""
         ...
 
     def waits(self, size: int) -> None:
@@ -201,11 +201,11 @@ class Carrying(Protocol):
         ...
 
     def waited(self, size: int) -> None:
-        """It has its turn."""
+        """An event has its turn."""
         ...
 
     def look(self) -> None:
-        """Stop or go on reading."""
+        """Pause or resume reading."""
         ...
 
     def failed(self) -> None:
@@ -213,12 +213,12 @@ class Carrying(Protocol):
         ...
 
     def invalid(self, socket: Any, event: Event, error: InvalidValue | InvalidPacket) -> None:
-        """Arguments fitted no handler."""
+        """An event's arguments fitted no handler."""
         ...
 
 
 class Hearing(Protocol):
-    """A namespace, as the handlers of its sockets know it."""
+    """What the handlers of sockets need of their namespace."""
 
     name: str
     _handlers: Handlers
@@ -237,7 +237,7 @@ class Hearing(Protocol):
 
 
 class Space(Protocol):
-    """A namespace, as what it says and its log know it."""
+    """What parcels and the journal need of a namespace."""
 
     name: str
     _lane: Lane
@@ -253,7 +253,7 @@ class Space(Protocol):
 
     @property
     def _watched(self) -> Collection[Any]:
-        """Sockets that want to know what leaves."""
+        """Sockets with listeners for outgoing events."""
         ...
 
     def _select(self, audience: Audience) -> Collection[Any]:
@@ -261,13 +261,13 @@ class Space(Protocol):
         ...
 
     def _tell_outgoing(self, body: Body, sockets: Collection[Any]) -> None:
-        """An event has left: tell those of these sockets that want to know."""
+        """An event has left: tell those of these sockets that listen for outgoing events."""
         ...
 
     def _broken(self) -> None:
-        """An event goes out without a place in the log: no session can go on over it."""
+        """An event goes out without a place in the log: no session can go on past it."""
         ...
 
     def _vanish(self) -> None:
-        """Go, if nobody is in it any more and nothing of it waits."""
+        """Go, if nobody is in it and nothing of it waits."""
         ...

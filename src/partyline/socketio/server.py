@@ -1,4 +1,4 @@
-"""SocketIO: the namespaces of one server, and the Engine.IO below them."""
+"""SocketIO: the namespaces of one server, and the Engine.IO server beneath them."""
 
 from __future__ import annotations
 
@@ -49,15 +49,14 @@ Matcher = Callable[[str, dict[str, Any]], Any]
 class SocketIO(Namespace):
     """A Socket.IO server on one path, for `partyline.build(settings, extras=[...])`; itself its main namespace, `/`.
 
-    Times are in seconds; limits that are None follow the server's settings of the same names. `version_3` lets clients
-    of Socket.IO 2 in (Engine.IO 3). `parser` is "json" or "msgpack", the same for all clients. A client has
-    `connect_timeout` for its first CONNECT, and a CONNECT may carry `max_auth_bytes`. Of a connection
-    `max_pending_events` events, `max_pending_bytes` of them, may wait for handlers before it is not read any more. The
-    handlers of a disconnected socket have `disconnect_grace` before they are cancelled. With a `recovery_window` events
-    are kept in the log, and a client that comes back within it gets what it missed, past the middlewares unless
+    Times are in seconds; limits that are None follow the server's settings of the same names. `version_3` admits
+    clients of Socket.IO 2 (Engine.IO 3). `parser` is "json" or "msgpack", the same for all clients. A client has
+    `connect_timeout` for its first CONNECT, and a CONNECT may carry `max_auth_bytes`. At most `max_pending_events`
+    events of a connection, and `max_pending_bytes`, wait for handlers; then reading from it pauses. The handlers of a
+    disconnected socket have `disconnect_grace` before they are cancelled. With a `recovery_window` events are kept in
+    the log, and a client that comes back within it gets what it missed, without passing the middlewares unless
     `skip_middlewares` is False. An `adapter`, or a `NodeCluster`, joins other servers; questions to them wait
-    `nodes_timeout`.
-    Further arguments are those of `partyline.EngineIO`. Raises ConfigError.
+    `nodes_timeout`. Further arguments are those of `partyline.EngineIO`. Raises ConfigError.
     """
 
     __slots__ = (
@@ -149,21 +148,21 @@ class SocketIO(Namespace):
         self._home = Home()
         self._delivery = Delivery(self.counters, lambda found: Parcel())
         self.connections: set[Connection] = set()
-        self._tasks: set[asyncio.Task[None]] = set()  # that outlive their socket
+        self._tasks: set[asyncio.Task[None]] = set()  # those that may outlive their sockets
         self._namespaces: dict[str, Namespace] = {"/": self}
         self._dynamic: list[_Dynamic] = []
-        self._asleep: WeakValueDictionary[str, Namespace] = WeakValueDictionary()  # that an application may still hold
+        self._asleep: WeakValueDictionary[str, Namespace] = WeakValueDictionary()  # applications may hold them
         self._dialects: dict[tuple[int, bool], EventDialect] = {}
 
     # Namespaces
 
     def namespace(self, name: str | Matcher) -> Namespace:
-        """The namespace of this name, made at the first call.
+        """The namespace of this name, created by the first call.
 
         A name with holes, such as `/game-{id:int}` (`str`, `int` or `path`), stands for all that match: each is a
-        namespace of its own with these handlers, and finds what was in the holes in its `params`. A `str` has no slash
-        in it, and ends at the character that follows its hole. A function
-        `matches(name, auth)`, `def` or `async def`, says itself whether it wants a client. Raises ConfigError.
+        namespace of its own with these handlers, and has the contents of the holes in its `params`. A `str` has no
+        slash in it, and ends at the character that follows its hole. A function `matches(name, auth)`, `def` or
+        `async def`, decides itself which clients it takes. Raises ConfigError.
         """
         if callable(name):
             return self._add_dynamic(_Dynamic(self, "/*", name, is_pattern=False))
@@ -189,7 +188,7 @@ class SocketIO(Namespace):
             self._open(namespace)
 
     def _named(self, name: str) -> Namespace:
-        """The namespace of this very name, whatever patterns there are."""
+        """The namespace of exactly this name, whatever patterns there are."""
         return self._namespaces.get(name) or self._open(Namespace(self, name))
 
     def _open(self, namespace: Namespace) -> Namespace:
@@ -202,7 +201,7 @@ class SocketIO(Namespace):
 
     @property
     def _attached(self) -> bool:
-        """Whether it belongs to a server by now."""
+        """Whether it belongs to a server yet."""
         return hasattr(self.engine, "site")
 
     def namespaces(self) -> list[str]:
@@ -210,7 +209,7 @@ class SocketIO(Namespace):
         return sorted(self._namespaces)
 
     async def _find(self, name: str, auth: dict[str, Any] | None) -> Namespace | None:
-        """The namespace that a client asks for."""
+        """The namespace that a client asks for, if there is one."""
         found = self._namespaces.get(name)
         if found is not None:
             return found
@@ -226,7 +225,7 @@ class SocketIO(Namespace):
         return None
 
     def _forget(self, namespace: Namespace) -> None:
-        """A namespace of a pattern is empty: it lasts as long as the application holds it."""
+        """A namespace of a pattern is empty: it lasts only as long as the application holds it."""
         if self._namespaces.get(namespace.name) is namespace:
             del self._namespaces[namespace.name]
             if self._nodes is not None:
@@ -256,7 +255,7 @@ class SocketIO(Namespace):
         `settings` are `partyline.Settings`; None reads them as the command does. Mount it where requests still have its
         `path`: at the root, or in front of another application.
         """
-        application = import_module("partyline.mounting").Application  # what stands above us is not imported here
+        application = import_module("partyline.mounting").Application  # a layer above this one: not imported at the top
         return application(settings, extras=[self], relay=False)
 
     # server.site.Extra
@@ -320,7 +319,7 @@ class SocketIO(Namespace):
         return self._namespaces.get(name)
 
     def _keep(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Run something that outlives its caller."""
+        """Run a coroutine that may outlive its caller."""
         task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -345,7 +344,7 @@ class SocketIO(Namespace):
 
 
 class _Dynamic(Namespace):
-    """What namespaces made on demand have in common. To emit to it is to emit to each of them."""
+    """A pattern of namespaces made on demand. To emit to it is to emit to each of them."""
 
     __slots__ = ("children", "is_pattern", "matches")
 
@@ -410,11 +409,11 @@ def _pattern(name: str) -> Matcher:
         kinds[hole[1]] = _KINDS[kind][1]
         text = _KINDS[kind][0]
         at, before = hole.end(), name[at : hole.start()]
-        if kind == "str" and at < len(name):  # it ends at what follows it: nothing to try again, however long it is
+        if kind == "str" and at < len(name):  # it ends at the next character: no backtracking, however long the name
             text = f"[^/{re.escape(name[at])}]+"
         expression += re.escape(before) + f"(?P<{hole[1]}>{text})"
     if "{" in name[at:] or "}" in name[at:]:
-        raise ConfigError(f"namespace: {name!r} has a brace that belongs to no hole such as {{id:int}}")
+        raise ConfigError(f"namespace: {name!r} has a brace that is not part of a hole such as {{id:int}}")
     compiled = re.compile(expression + re.escape(name[at:]))
 
     def matches(name: str, auth: dict[str, Any]) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""One client in one namespace: what an application holds, as it comes, sends and goes."""
+"""One client in one namespace, as the application holds it."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ _log = log.get("socketio")
 
 
 class Socket(Handling, Besides):
-    """A client in a namespace. Made by the namespace, handed to every handler.
+    """A client in a namespace, handed to every handler.
 
-    `id` names it in public (it opens nothing); `data` is the application's; `handshake` is how it came; `recovered`
-    says that this is a session that goes on. `rooms` are its rooms, its own `id` among them: read only. As a member of
-    rooms it is an `interfaces.Member`.
+    `id` names it in public (it opens nothing); `data` is the application's; `handshake` is the request and auth that it
+    came with; `recovered` says that it continues a session. `rooms`, its own `id` among them, is read-only. In rooms it
+    is an `interfaces.Member`.
     """
 
     __slots__ = (
@@ -62,7 +62,7 @@ class Socket(Handling, Besides):
         self.handshake = handshake
         self.data: dict[str, Any] = {}
         self.recovered = False
-        self._pid: str | None = None  # what its client may come back with; a credential
+        self._pid: str | None = None  # its client may come back with it; a credential
         self.user: str | None = None
         self.rooms = ()
         self.dialect = connection.dialect(namespace)
@@ -93,9 +93,9 @@ class Socket(Handling, Besides):
         self.emit("message", *arguments)
 
     async def call(self, event: str, *arguments: Any, timeout: float = CALL_TIMEOUT) -> Any:  # noqa: ASYNC109
-        """Send an event and await its acknowledgement: its only value, else a tuple of all, `()` where it has none.
+        """Send an event and await its acknowledgement: its only value, otherwise a tuple of all, `()` if it has none.
 
-        Raises CallTimeout after `timeout` seconds, PeerGone if the socket is disconnected. Cancelled, a late answer
+        Raises CallTimeout after `timeout` seconds, PeerGone if the socket is disconnected. If cancelled, a late answer
         is dropped.
         """
         home = self._connection.home
@@ -131,19 +131,19 @@ class Socket(Handling, Besides):
     def _answered(self, number: int, arguments: Callable[[], list[Any]]) -> None:
         """An acknowledgement has come. It overtakes the events that wait."""
         if self._acks is not None and number in self._acks:
-            values = arguments()  # first: where it raises, the call is settled with the connection
+            values = arguments()  # first: if it raises, the call is settled when the connection ends
             self._acks.pop(number)(values)
         else:
             self.namespace._answered(self, number, arguments)
 
     def _asked(self, more: int) -> None:
-        """We wait for so many more of its answers: meanwhile it is read from."""
+        """We wait for `more` more of its answers: meanwhile reading goes on."""
         self._connection.calls += more
         self._connection.look()
 
     @property
     def volatile(self) -> Direct:
-        """Events that are dropped where the client cannot take them at once."""
+        """Events that are dropped if the client cannot take them at once."""
         return Direct(self, self.namespace, volatile=True)
 
     def timeout(self, seconds: float) -> Direct:
@@ -151,7 +151,7 @@ class Socket(Handling, Besides):
         return Direct(self, self.namespace, seconds=seconds)
 
     def compress(self, wanted: bool) -> Direct:
-        """Socket.IO's operator; what is compressed follows from the settings, and this changes nothing."""
+        """Socket.IO's operator. It changes nothing: the settings decide what is compressed."""
         return Direct(self, self.namespace)
 
     # Others
@@ -170,18 +170,18 @@ class Socket(Handling, Besides):
             self.namespace._join(self, names(rooms))
 
     def leave(self, *rooms: str | Iterable[str]) -> None:
-        """Leave rooms; those it is not in do not matter."""
+        """Leave rooms; those it is not in are ignored."""
         home = self._connection.home
         if home.thread == get_ident() or not home.call(self.namespace._leave, self, names(rooms)):
             self.namespace._leave(self, names(rooms))
 
     def disconnect(self, close: bool = False) -> None:
-        """Disconnect it from the namespace; with `close` the whole connection ends, with all its namespaces."""
+        """Disconnect it from the namespace; `close` ends the whole connection, with all its namespaces."""
         home = self._connection.home
         if home.thread == get_ident() or not home.call(self.disconnect, close):
             self._connection.disconnect(self, close=close)
 
-    # What carries it
+    # Its connection
 
     @property
     def engine(self) -> EngineConnection:
@@ -207,7 +207,7 @@ class Socket(Handling, Besides):
             self._hold(payload.data)
 
     def discard(self) -> None:
-        """Drop its events and acknowledgements that wait for the client."""
+        """Drop the events and acknowledgements that wait for the client."""
         parser, name = self._connection.parser, self.namespace.name
         self._connection.engine.discard(lambda message: parser.namespace(message) == name)
 
@@ -223,14 +223,14 @@ class Socket(Handling, Besides):
             self._hold(messages)
 
     def _hold(self, packet: Messages | bytes) -> None:
-        """Keep a packet until its CONNECT is answered. What does not fit ends the connection, as in any outbox."""
+        """Keep a packet until its CONNECT is answered. One that does not fit ends the connection, as in any outbox."""
         if self._held is not None and not self._held.add(packet):
             self.namespace.io.counters.hit("outbox_bytes")
             # Not now: `offer` changes no membership.
             asyncio.get_running_loop().call_soon(self.close, 4008, "too much waits for the answer to CONNECT")
 
     def _waits(self, size: int) -> None:
-        """A packet for it waits for its turn: so much less is read from its client."""
+        """A packet of `size` bytes waits for its turn: that much less is read from its client."""
         self._connection.waits(size)
 
     def _waited(self, size: int) -> None:
@@ -246,12 +246,12 @@ class Socket(Handling, Besides):
         if self._state in OVER:
             return
         if not namespace._lane.parcels and self._held is None and len(messages) == 1:
-            self._connection.engine.send_message(messages[0])  # the common way, without a call more than it needs
+            self._connection.engine.send_message(messages[0])  # the common case, without an extra call
         else:
             namespace._in_turn(self, messages)
 
     def _tell_outgoing(self, event: str, arguments: tuple[Any, ...]) -> None:
-        """An event leaves: tell whoever wants to know."""
+        """An event leaves: call the listeners of outgoing events."""
         for function in self._outgoing:
             try:
                 function(event, *arguments)
@@ -272,14 +272,14 @@ class Socket(Handling, Besides):
 
     @property
     def _reachable(self) -> bool:
-        """Whether what has waited for the log is still for it."""
+        """Whether parcels that have waited for the log are still for it."""
         return self._state is not SocketState.GONE
 
     def _step(self, step: Step) -> None:
         self._state = TRANSITIONS.get((self._state, step), self._state)
 
     def _opened(self, messages: Messages) -> None:
-        """Its CONNECT is answered with these, then with what waited: in a read of its own where it would be lost."""
+        """Answer its CONNECT with these, then with what waited, in a read of its own if it would be lost otherwise."""
         engine = self._connection.engine
         engine.send_messages(messages)
         self._step(Step.WELCOME)
@@ -289,19 +289,19 @@ class Socket(Handling, Besides):
             self._release()
 
     def _release(self) -> None:
-        """Send what waited; what is sent from now on goes out at once."""
+        """Send what waited; from now on packets go out at once."""
         engine = self._connection.engine
         held, self._held = self._held, None
         if held is not None:
             held.send(engine)
 
     def _doom(self, *, close: bool) -> None:
-        """It is to be disconnected once its CONNECT is answered, or with `close` the whole connection."""
+        """Disconnect it, or with `close` the whole connection, once its CONNECT is answered."""
         if self._state not in ANSWERED:
             self._step(Step.CLOSE if close else Step.DISCONNECT)
 
     def _gone(self, reason: str, step: Step = Step.LOST) -> None:
-        """It is disconnected: out of its rooms, its calls settled; then `on_disconnect`, after its handlers."""
+        """It is disconnected: it leaves its rooms, its calls are settled, and `on_disconnect` follows its handlers."""
         if self._state in OVER:
             return
         handlers = self.namespace._handlers
@@ -321,7 +321,7 @@ class Socket(Handling, Besides):
         self._spawn(self._farewell(reason))
 
     def _enters(self, task: asyncio.Task[None] | None) -> None:
-        """A task runs `on_connect` for it; None: no more."""
+        """A task runs `on_connect` for it; None: no longer."""
         self._busy = task
 
     def _refuse(self, reason: str = "refused") -> None:

@@ -26,8 +26,8 @@ class Step(Enum):
     __hash__ = object.__hash__
 
 
-# A missing pair changes nothing. Whoever is disconnected before its CONNECT is answered gets the answer first. What was
-# sent to a socket before we disconnected it is still for it, even if it waits for the log: it is leaving.
+# A missing pair changes nothing. A socket that is disconnected before its CONNECT is answered gets the answer first.
+# Packets sent to a socket before we disconnected it are still for it, even if they wait for the log: it is leaving.
 TRANSITIONS: Final[dict[tuple[SocketState, Step], SocketState]] = {
     (SocketState.ENTERING, Step.WELCOME): SocketState.CONNECTED,
     (SocketState.ENTERING, Step.DISCONNECT): SocketState.DOOMED,
