@@ -111,7 +111,7 @@ def test_what_goes_wrong_is_one_line() -> None:
         for arguments, code, words in (
             (("publish", "cats", "x", "--url", "http://127.0.0.1:9"), 1, "is `partyline serve` running there?"),
             (("tail", "cats", "--url", "http://127.0.0.1:9"), 1, "is `partyline serve` running there?"),
-            (("tail", "cats", "--url", "ftp://x"), 2, "is no http, https, ws or wss address"),
+            (("tail", "cats", "--url", "ftp://x"), 2, "is not an http(s) or ws(s) address"),
             (("tail", "cats", "--url", "127.0.0.1:8000"), 2, "did you mean http://127.0.0.1:8000?"),
             (("publish", "cats", "{", "--data"), 2, "it is not JSON"),
             (("publish", "cats", "x", "--lines"), 2, "--lines reads standard input"),

@@ -1,1 +1,1 @@
-"""Connections to what carries messages between nodes. Each needs a package that is an extra of this one."""
+"""Connections that carry messages between nodes. Each needs a package that is an extra of this one."""

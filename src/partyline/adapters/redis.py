@@ -1,8 +1,8 @@
 """One connection to Redis for publications, subscriptions and questions, which comes back by itself.
 
-redis-py makes it: addresses, passwords, TLS and Sentinel are its. From then on bytes are packed and read by hiredis,
-and what is sent in one turn of the loop leaves in one write: a publication costs a hundredth of `await publish(...)`.
-Nothing is kept while there is no connection: what is published then is lost, and counted.
+redis-py opens it, with its addresses, passwords, TLS and Sentinel. From then on hiredis packs and reads the bytes, and
+everything sent in one turn of the loop leaves in one write: a publication costs a hundredth of `await publish(...)`.
+Whatever is published while there is no connection is lost, and counted.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 _log = log.get("cluster")
 
 Heard = Callable[[bytes], None]
-"""What a subscription is told: what was published."""
+"""Called with each message of a subscription."""
 Replied = Callable[[Any], None]
-"""What a question is told: Redis' reply, which may be an Exception; GONE if there is no connection any more."""
+"""Called with Redis' reply, which may be an Exception; GONE if the connection was lost."""
 GONE: Final = ConnectionError("the connection to Redis is lost")
 
 _MOST: Final = 8 * 1024 * 1024  # bytes that may wait for Redis
@@ -37,15 +37,15 @@ _STARTING: Final = 10.0  # seconds that a server that starts waits for Redis
 _SUBSCRIBED: Final = frozenset((b"subscribe", b"psubscribe", b"ssubscribe"))
 _UNSUBSCRIBED: Final = frozenset((b"unsubscribe", b"punsubscribe", b"sunsubscribe"))
 _UNFINISHED: Final = object()
-_SUBSCRIBING: Final = cast("Replied", object())  # among the replies that are waited for: it comes as a push
+_SUBSCRIBING: Final = cast("Replied", object())  # among the expected replies: this one comes as a push
 
 
 class Redis:
-    """A connection that is there again after it was lost, with all its subscriptions.
+    """A connection that is restored after a loss, with all its subscriptions.
 
     `server` is an address (`redis://`, `rediss://`, `unix://`), or a client of redis-py made with `protocol=3`, for
     example a Sentinel's `master_for(...)`. `probe` names a channel of its own, on which the connection hears itself:
-    one that has been deaf for five seconds is given up. An empty one says that somebody else looks after it. Needs
+    one that has been deaf for five seconds is given up. If it is empty, the owner has to check the connection. Needs
     Redis 6 or Valkey. Raises ConfigError without redis-py and hiredis.
     """
 
@@ -77,20 +77,20 @@ class Redis:
         if str(pool.connection_kwargs.get("protocol")) != "3":
             raise ConfigError("adapter: make the client of redis-py with protocol=3", field="adapter")
         self.counters = Counters()
-        self.when_up: Callable[[], None] | None = None  # it is connected, and subscribed
+        self.when_up: Callable[[], None] | None = None  # called when it is connected and subscribed
         self._subscribe, self._unsubscribe, self._publish = (
             ("SSUBSCRIBE", "SUNSUBSCRIBE", "SPUBLISH") if sharded else ("SUBSCRIBE", "UNSUBSCRIBE", "PUBLISH")
         )
         self._channels: dict[bytes, Heard] = {}
         self._patterns: dict[bytes, Heard] = {}
         self._line: _Line | None = None
-        self._out: list[bytes] = []  # what this turn of the loop has written
+        self._out: list[bytes] = []  # written in this turn of the loop
         self._size = 0
         self._keeper: asyncio.Task[None] | None = None
         self._tried = asyncio.Event()
         self._closed = False
-        self._told = ""  # why it is down, as the log has it
-        self._old = ""  # a connection that Redis may not know yet to have gone
+        self._told = ""  # why it is down, as logged last
+        self._old = ""  # a lost connection that Redis may not have noticed yet
         self._me = ""
         self._probing: asyncio.TimerHandle | None = None
         self._probe_channel = f"{probe}#{secrets.token_hex(8)}#" if probe else ""
@@ -100,11 +100,11 @@ class Redis:
 
     @property
     def connected(self) -> bool:
-        """Whether what is published now is sent."""
+        """Whether a publication would be sent now."""
         return self._line is not None
 
     async def start(self) -> None:
-        """Connect, or go on trying: returns after the first attempt."""
+        """Connect. Returns after the first attempt; if that failed, further ones follow."""
         self._keeper = asyncio.get_running_loop().create_task(self._keep())
         try:
             async with asyncio.timeout(_STARTING):
@@ -113,7 +113,7 @@ class Redis:
             pass
 
     async def close(self) -> None:
-        """Send what was written, and let go."""
+        """Send everything written, and close the connection."""
         self._closed = True
         self._flush()
         if self._probing is not None:
@@ -127,7 +127,7 @@ class Redis:
     # Out
 
     def publish(self, channel: str, data: bytes) -> None:
-        """Publish on a channel. Lost and counted while there is no connection, and where too much waits for Redis."""
+        """Publish on a channel. Lost and counted if there is no connection, or too much waits for Redis."""
         self.command(self._publish, channel, data)
 
     def command(self, *parts: str | bytes) -> None:
@@ -148,7 +148,7 @@ class Redis:
             self._send(parts, replied)
 
     def listen(self, channel: str, heard: Heard) -> None:
-        """Subscribe to a channel, now and whenever it connects again."""
+        """Subscribe to a channel, now and after every reconnect."""
         self._channels[channel.encode()] = heard
         if self._line is not None:
             self._send((self._subscribe, channel), _SUBSCRIBING)
@@ -170,7 +170,7 @@ class Redis:
             self._send(("PUNSUBSCRIBE", pattern), _SUBSCRIBING)
 
     def give_up(self) -> None:
-        """The connection is dead or deaf: make a new one, and let Redis forget the old one."""
+        """The connection is dead or deaf: make a new one, and have Redis close the old one."""
         if self._line is not None:
             _log.error("the connection to Redis is deaf: it is made anew")
             self._old = self._me
@@ -197,7 +197,7 @@ class Redis:
 
     def _done(self, reply: Any) -> None:
         if reply is GONE:
-            self.counters.unsent += 1  # perhaps: the connection has gone before Redis said that it has it
+            self.counters.unsent += 1  # perhaps: the connection was lost before Redis acknowledged it
         elif isinstance(reply, Exception):
             _log.error("Redis refuses a command", error=str(reply))
 
@@ -208,7 +208,7 @@ class Redis:
         while True:
             try:
                 line = await self._connect()
-            except Exception as error:  # of the network, of TLS, of Redis: whatever it is, it may be mended
+            except Exception as error:  # of the network, TLS or Redis: any of them may pass
                 if self._told != str(error):
                     self._told = str(error)
                     _log.error("Redis cannot be reached: trying again until it can", error=self._told)
@@ -228,7 +228,7 @@ class Redis:
         pool = self._client.connection_pool
         connection: Any = cast("Any", pool).make_connection()
         await connection.connect()
-        # What redis-py has connected is read and written by us from here on.
+        # redis-py has connected; from here on we read and write.
         return _Line(self, connection, connection._writer.transport, self._hiredis)  # noqa: SLF001
 
     def _up(self, line: _Line) -> None:
@@ -260,7 +260,7 @@ class Redis:
     def _named(self, reply: Any) -> None:
         text = reply.decode() if isinstance(reply, bytes) else str(reply)
         fields = dict(field.split("=", 1) for field in text.split() if "=" in field)
-        if "id" in fields and "addr" in fields:  # both, since a Redis that has restarted counts anew
+        if "id" in fields and "addr" in fields:  # both, since a restarted Redis numbers clients anew
             self._me = f"ID {fields['id']} ADDR {fields['addr']}"
 
     def down(self, line: _Line) -> None:
@@ -280,7 +280,7 @@ class Redis:
             _log.error("the connection to Redis is lost: what is published now does not reach other servers")
 
     def _probe(self) -> None:
-        """Say something to ourselves. Whoever does not hear itself is deaf, or speaks into a line that is dead."""
+        """Publish to ourselves. If that is not heard, the connection is deaf or dead."""
         if self._line is None:
             return
         if not self._heard_probe:
@@ -296,7 +296,7 @@ class Redis:
     # In
 
     def push(self, kind: bytes, values: list[bytes]) -> bool:
-        """Something that Redis sends by itself; True if it answers a command."""
+        """Handle a push message; True if it answers a command."""
         if kind == b"message" or kind == b"smessage":
             self._tell(self._channels, values[1], values[2])
         elif kind == b"pmessage":
@@ -305,7 +305,7 @@ class Redis:
             return True
         elif kind in _UNSUBSCRIBED:
             if kind == b"sunsubscribe" and values[1] in self._channels and self._line is not None:
-                # Its slot has moved: nobody asked for this.
+                # Its slot has moved; nobody asked for this.
                 self._line.transport.abort()
                 return False
             return True
@@ -318,7 +318,7 @@ class Redis:
                 heard(data)
             except Exception:
                 self.counters.errors += 1
-                _log.exception("what another server has said could not be done")
+                _log.exception("a message from another server could not be handled")
 
 
 class _Line(asyncio.Protocol):
@@ -342,7 +342,7 @@ class _Line(asyncio.Protocol):
             while (reply := self._reader.gets()) is not _UNFINISHED:
                 self._take(reply)
         except self._broken as error:
-            _log.error("Redis sent something that is not its protocol", error=str(error))
+            _log.error("Redis sent an invalid reply", error=str(error))
             self.transport.abort()
 
     def _take(self, reply: Any) -> None:

@@ -1,4 +1,4 @@
-"""What is added to a stream of Redis, read from where the server has started, over every loss of the connection."""
+"""Reads what is added to a Redis stream after the server's start, across every loss of the connection."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 _log = log.get("cluster")
 
 Entry = Callable[[str, Sequence[bytes]], None]
-"""What is told of each entry: its id, and its fields, names and values in turn."""
+"""Called with each entry: its id and its fields, names and values in turn."""
 
 _COUNT: Final = 100  # entries in one reply
-_BLOCK: Final = 5.0  # seconds that Redis waits for one
+_BLOCK: Final = 5.0  # seconds that Redis waits for an entry
 _PATIENCE: Final = 3.0  # seconds beyond these until the connection counts as dead
 
 
@@ -35,13 +35,13 @@ class Tail:
         self._watch: asyncio.TimerHandle | None = None
 
     async def start(self) -> None:
-        """Find the end of the stream, or go on trying. What is added from then on is read."""
+        """Find the end of the stream, or go on trying. Everything added after that is read."""
         await self._redis.start()
         if self._redis.connected:
             await asyncio.wait([asyncio.ensure_future(self._found.wait())], timeout=_PATIENCE)
 
     async def close(self) -> None:
-        """Read no more."""
+        """Stop reading."""
         if self._watch is not None:
             self._watch.cancel()
         await self._redis.close()
@@ -84,7 +84,7 @@ class Tail:
                 try:
                     self._entry(self._last, fields or ())
                 except Exception:
-                    _log.exception("an entry of a stream could not be done", stream=self._stream, id=self._last)
+                    _log.exception("an entry of a stream could not be handled", stream=self._stream, id=self._last)
         elif isinstance(reply, Exception):
             _log.error("a stream cannot be read", stream=self._stream, error=str(reply))
         self._read()

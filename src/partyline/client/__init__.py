@@ -1,4 +1,4 @@
-"""The asyncio client of v1: one line for publishing and for many subscriptions, which heals by itself."""
+"""The asyncio client of v1: one line, which reconnects by itself, for publishing and many subscriptions."""
 
 from partyline.client.connecting import connect
 from partyline.client.frames import Gap, HistoryPage, Message

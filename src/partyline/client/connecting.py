@@ -1,4 +1,4 @@
-"""`connect`: from an address to a line."""
+"""`connect`: open a line to an address."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def connect(
     """Connect to a server: `async with connect(url) as line`, or `line = await connect(url)`.
 
     `url` is the server's (http, https, ws or wss). `token` is an API key or a JWT, or a function (async or not) that
-    gives one and is asked at every connection: what it raises counts as a server that is not there, unless it is a
+    returns one and is called for every connection: an exception counts as an absent server, unless it is a
     PartylineError that is not `temporary`. `tls` is a context for certificates that the system does not know.
     `on_state(state, reason)` hears of `Line.state`. `open_timeout` is how long the first connection may take in
     seconds: until then a server that is not there (yet) is tried again, 0 tries once. `least_delay` and `most_delay`
@@ -46,7 +46,7 @@ def connect(
 
 
 class Connecting:
-    """A line that is not open yet: to be awaited, or entered. Made by `connect`."""
+    """A line that is not open yet: await it, or use `async with`. Made by `connect`."""
 
     def __init__(self, options: Options, open_timeout: float, in_flight: int) -> None:
         self._options = options

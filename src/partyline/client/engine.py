@@ -62,7 +62,7 @@ class Engine:
         self._posted.set()
         self._paused = False  # a WebSocket takes over: no new GET or POST
         self._opened = _Open("", [], 25_000, 20_000)
-        self._last = 0.0  # when something was heard of the server
+        self._last = 0.0  # when the server was last heard from
         self._watch: asyncio.TimerHandle | None = None
 
     @property
@@ -71,7 +71,7 @@ class Engine:
         return POLLING if self._socket is None else WEBSOCKET
 
     async def open(self) -> None:
-        """Connect, within `timeout` seconds. Raises Disconnected, or what the server refuses it with."""
+        """Connect, within `timeout` seconds. Raises Disconnected, or the server's refusal."""
         try:
             async with asyncio.timeout(self._route.timeout):
                 if self._route.transports[0] == WEBSOCKET:
@@ -101,7 +101,7 @@ class Engine:
             await self._posted.wait()
 
     def close(self) -> None:
-        """End the connection; nothing is heard any more."""
+        """End the connection; nothing is heard after this."""
         self._lost = None
         if self._watch is not None:
             self._watch.cancel()
@@ -111,7 +111,7 @@ class Engine:
             self._socket.close()
 
     async def farewell(self) -> None:
-        """Let what was sent get out, and say good-bye where a transport has no end of its own; two seconds at most."""
+        """Send what is queued, and a close packet if the transport has no end of its own; takes two seconds at most."""
         if self._socket is None and self._lost is not None and self._opened.sid:
             self._send(packets.CLOSE)
             with contextlib.suppress(TimeoutError):
@@ -121,7 +121,7 @@ class Engine:
                         await self._posted.wait()
 
     async def ended(self) -> None:
-        """Return when nothing of it is left."""
+        """Return when its tasks and transports are gone."""
         if self._tasks:
             await asyncio.wait(tuple(self._tasks))
         if self._socket is not None:
@@ -170,7 +170,7 @@ class Engine:
             lost(reason)
 
     def _look(self) -> None:
-        """Is the server still there? It is silent for an interval at most."""
+        """Check that the server is still there: it is never silent for longer than an interval."""
         if self._lost is None:
             return
         loop = asyncio.get_running_loop()
@@ -225,7 +225,7 @@ class Engine:
         await first
 
     async def _upgrade(self) -> None:
-        """Let a WebSocket take over. Where that does not work out, polling goes on."""
+        """Let a WebSocket take over. If that fails, polling goes on."""
         answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         over = False
 
@@ -326,7 +326,7 @@ class Engine:
             http.close()
 
     async def _post_some(self, http: Http) -> None:
-        """As much of the queue as the server takes at once."""
+        """Post as much of the queue as the server takes at once."""
         chosen: list[Packet] = []
         size = 0
         while self._queue:
@@ -342,7 +342,7 @@ class Engine:
 
 
 def _reason(body: bytes) -> str:
-    """What an answer says of why; both forms of errors have a `message`. The page of another server says nothing."""
+    """The reason in an answer: both forms of errors have a `message`; another server's page has none."""
     try:
         found = msgspec.json.decode(body)
         error = found.get("error", found)

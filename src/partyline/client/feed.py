@@ -1,4 +1,4 @@
-"""What one subscription has got and its reader has not taken yet, and where it is in the log."""
+"""The messages of one subscription that its reader has not taken yet, and its position in the log."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from partyline.topics import covers, overlap
 
 
 class Feed:
-    """A bounded queue between a link, which fills it, and a `Subscription`, which is read.
+    """A bounded queue that a link fills and a `Subscription` reads.
 
-    When it is full it falls behind: the link unsubscribes, and subscribes again after the last message that is in it
-    once half of it was read. So a slow reader holds nobody up, not even itself, and durable messages only come later.
+    When it is full, the link unsubscribes, and subscribes again after the last message in it once half of it was read.
+    So a slow reader holds nobody up, and its durable messages only come later.
     """
 
     __slots__ = (
@@ -38,9 +38,9 @@ class Feed:
         self.after = after
         self.bound = bound
         self.last: Position | None = None  # everything of the view up to here is in it, or was
-        self.given = after if isinstance(after, Position) else None  # and up to here its reader has it
+        self.given = after if isinstance(after, Position) else None  # up to here its reader has everything
         self.items: deque[Message | Gap] = deque()
-        self.ready = False  # the server has answered the newest `subscribe`; what comes before is an older one's
+        self.ready = False  # the server has answered the newest `subscribe`; earlier messages are an older one's
         self.behind = False
         self.closed = False
         self.dropped = 0  # ephemeral messages that came while it was full
@@ -57,7 +57,7 @@ class Feed:
         return covers(self.topic, topic)
 
     def overlaps(self, name: str) -> bool:
-        """Whether some topic belongs to it and to a subscription to `name` as well."""
+        """Whether it and a subscription to `name` have a topic in common."""
         return overlap(self.topic, name)
 
     def begin(self, position: Position) -> None:
@@ -68,7 +68,7 @@ class Feed:
         self.wake()
 
     def put(self, message: Message) -> bool:
-        """Take a message; False if it is full, and the message has to be asked for again."""
+        """Take a message; False if it is full, and the message has to be requested again."""
         position, last = message.position, self.last
         if position and last and position.epoch == last.epoch and position.offset <= last.offset:
             return True  # it was here before
@@ -90,7 +90,7 @@ class Feed:
         self.wake()
 
     def advance(self, position: Position) -> None:
-        """Nothing of its view is between its last message and `position`."""
+        """There is nothing of its view between its last message and `position`."""
         if self.ready and not self.behind:
             self.last = position
 

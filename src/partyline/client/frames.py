@@ -1,4 +1,4 @@
-"""What a line says and hears: the commands of /v1/ws, and the server's frames as values."""
+"""The commands of /v1/ws, and the server's frames as values."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from partyline.models import Position
 from partyline.wire.json import read as read_json
 from partyline.wire.json import to_json
 
-# Whose codes are what: the table of docs/reference/limits.md. A frame has no status, so the code alone must do.
+# The errors by code (docs/reference/limits.md). A frame has no status, so the code alone has to do.
 _CODES: Final[dict[type[PartylineError], tuple[str, ...]]] = {
     MalformedRequest: ("malformed_json", "too_deep"),
     Unauthenticated: ("token_expired", "token_revoked"),
@@ -56,14 +56,14 @@ _CODES: Final[dict[type[PartylineError], tuple[str, ...]]] = {
 }
 _KINDS: Final = {code: kind for kind, codes in _CODES.items() for code in (kind.code, *codes)}
 _STATUSES: Final = {kind.http_status: kind for kind in _CODES if kind is not StoreUnavailable}
-_LONGEST: Final = 3600.0  # seconds: nobody is sent away for longer than this
+_LONGEST: Final = 3600.0  # seconds: the longest `retry_after` that is believed
 
 After = Position | Literal["earliest", "latest"]
 """Where a subscription begins: after a position, at the oldest message kept, or now."""
 
 
 class Body(msgspec.Struct):
-    """A message as it is in a page of history."""
+    """A message as in a page of history."""
 
     position: str | None = None
     id: int | str | None = None
@@ -75,7 +75,7 @@ class Body(msgspec.Struct):
 
 
 class Frame(Body):
-    """Any frame of the server. `type` says which of the fields mean something."""
+    """Any frame of the server. `type` says which of the fields apply."""
 
     type: str = ""
     topic: str = ""
@@ -100,9 +100,7 @@ def read(text: str) -> Frame:
     try:
         return _decoder.decode(text)
     except (msgspec.MsgspecError, RecursionError) as error:
-        raise PartylineError(
-            f"the server sent something that is not a frame of v1: {error}", code="bad_frame"
-        ) from None
+        raise PartylineError(f"the server sent an invalid v1 frame: {error}", code="bad_frame") from None
 
 
 def error_of(code: str, message: str, *, status: int = 0, retry_after: str | None = None) -> PartylineError:
@@ -111,7 +109,7 @@ def error_of(code: str, message: str, *, status: int = 0, retry_after: str | Non
     error = kind(message)
     error.code = code
     if retry_after is not None and retry_after.isascii() and retry_after.isdigit():
-        # RFC 9110 10.2.3. Its other form, a date, is not read: clocks differ, and backoff does it as well.
+        # RFC 9110 10.2.3. The other form, a date, is not read: clocks differ, and backoff will do.
         error.retry_after = min(float(retry_after[:9]), _LONGEST)
     if kind is ServerError or kind is RequestError:
         error.temporary = status in (500, 502, 503, 504)
@@ -123,7 +121,7 @@ def position_of(text: str | None) -> Position:
     try:
         return Position.parse(text or "")
     except PartylineError as error:
-        raise PartylineError(f"the server sent something else than a position: {error}", code="bad_frame") from None
+        raise PartylineError(f"the server sent an invalid position: {error}", code="bad_frame") from None
 
 
 def command(kind: str, number: int, **fields: Any) -> bytes:
@@ -134,10 +132,10 @@ def command(kind: str, number: int, **fields: Any) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A message that came.
+    """A message that was received.
 
     `position` is its place in the log, None for an ephemeral one; `time` is seconds since 1970 by the server's clock;
-    `sender` the authenticated publisher and `user` the one it is addressed to, where there is one; `raw` its JSON.
+    `sender` is the authenticated publisher, `user` the addressee, if any; `raw` is its JSON.
     """
 
     topic: str
@@ -175,7 +173,7 @@ class Gap:
 class HistoryPage:
     """A page of a topic's log, oldest first. `next` is what to ask for the next page with, if there is `more`.
 
-    `recovered` is False where messages after the position that was asked for are gone.
+    `recovered` is False if messages after the requested position are gone.
     """
 
     messages: list[Message]

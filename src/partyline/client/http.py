@@ -1,4 +1,4 @@
-"""One HTTP/1.1 connection for requests one after the other: what long-polling needs of HTTP."""
+"""One HTTP/1.1 connection for one request at a time, as long-polling needs it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Answer:
 
 
 class Http(asyncio.Protocol):
-    """Requests to one server. A connection that the server has closed meanwhile is opened anew for the next request."""
+    """Requests to one server. If the server has closed the connection, the next request opens a new one."""
 
     def __init__(self, address: Address, headers: list[tuple[str, str]], tls: ssl.SSLContext | None) -> None:
         self._address = address

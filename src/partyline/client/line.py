@@ -24,10 +24,10 @@ _Item = TypeVar("_Item", Message, Message | Gap)
 
 
 class Subscription(Generic[_Item]):
-    """The messages of a topic or a pattern, in order, each once: `async for message in subscription`.
+    """The messages of a topic or a pattern, each once and in order: `async for message in subscription`.
 
-    It goes on by itself after the connection was lost, from the last message that it gave out. It ends with
-    `aclose`, with its line, or when nobody holds it any more.
+    After a lost connection it goes on by itself, after the last message that it gave out. It ends with `aclose`, with
+    its line, or when nobody holds it any more.
     """
 
     def __init__(self, link: Link, feed: Feed, *, gaps: bool) -> None:
@@ -52,7 +52,7 @@ class Subscription(Generic[_Item]):
         return self._feed.dropped
 
     async def ready(self) -> Self:
-        """Return once the server has answered: what is published from now on comes. Raises its error.
+        """Return once the server has answered: everything published from now on comes. Raises the server's error.
 
         Cancelling it loses nothing.
         """
@@ -94,11 +94,11 @@ class Subscription(Generic[_Item]):
                 topic=item.topic,
                 oldest=oldest,
             )
-        found: Any = item  # which of the two it may be, `gaps` says
+        found: Any = item  # `gaps` says which of the two it may be
         return found  # type: ignore[no-any-return]
 
     async def aclose(self) -> None:
-        """End it; what it still holds can be read."""
+        """End it; messages that it still holds can be read."""
         self._link.unsubscribe(self._feed)
         self._feed.wake()
 
@@ -115,14 +115,14 @@ class Subscription(Generic[_Item]):
         await self.aclose()
 
     def __del__(self) -> None:
-        # `async for` over a subscription that nobody else holds, and a break: its messages would go on coming.
+        # After a `break` out of `async for` over a subscription that nobody else holds, messages would go on coming.
         if not self._feed.closed:
             with contextlib.suppress(RuntimeError):  # the loop may be closed, and the line with it
                 self._link.unsubscribe(self._feed)
 
 
 class Line:
-    """Connections to one server that heal by themselves. Made by `connect`; used by one event loop."""
+    """Connections to one server that come back by themselves. Made by `connect`; used by one event loop."""
 
     def __init__(self, options: Options, *, in_flight: int) -> None:
         self._on_state = options.on_state
@@ -133,7 +133,7 @@ class Line:
 
     @property
     def state(self) -> State:
-        """Of its connections together: `OPEN` says that each of them is, `CLOSED` that the line is over."""
+        """The state of all its connections: `OPEN` if every one is open, `CLOSED` if the line is over."""
         first = self._links[0].state
         if first is State.CLOSED:
             return first
@@ -158,15 +158,15 @@ class Line:
     ) -> Receipt:
         """Publish `data`, anything that msgspec can write as JSON; its receipt once the server has kept it.
 
-        `user` narrows it to one user's connections, `key` is what conflation goes by, `ttl` its life in seconds,
-        `durable` False says that it need not be kept. A message that had no answer when the connection was lost is
-        sent again with the same `id`, which is drawn here if none is given: it is stored once. One with `durable=False`
-        is not sent again: Disconnected is raised. (Where only the server's rules make a topic ephemeral, such a message
-        may come twice.)
+        `user` narrows it to one user's connections, `key` is for conflation, `ttl` is its life in seconds, and
+        `durable=False` says that it need not be kept. A message without an answer when the connection was lost is sent
+        again with the same `id`, which is drawn here if none is given: it is stored once. One with `durable=False` is
+        not sent again: Disconnected is raised. (If only the server's rules make a topic ephemeral, such a message may
+        come twice.)
 
-        Raises the server's error (PayloadTooLarge where the message is more than the server takes); Disconnected where
-        the line is closed or has given up; TypeError for data that is not JSON. Cancelled, it may have been published:
-        with an `id` of your own it can be published again.
+        Raises the server's error (PayloadTooLarge for a message above the server's limit); Disconnected if the line is
+        closed or has given up; TypeError for data that is not JSON. If cancelled, it may have been published: with an
+        `id` of your own it can be published again.
         """
         async with self._in_flight:
             frame = await self._links[0].ask(
@@ -198,16 +198,15 @@ class Line:
     ) -> Subscription[Message] | Subscription[Message | Gap]:
         """Subscribe to a topic or a pattern, after a position, from the `earliest` message, or now (`latest` or None).
 
-        At most `buffer` messages wait for the reader. One that reads too slowly falls behind and gets the rest from the
-        log; ephemeral messages that come meanwhile are dropped and counted in `dropped`. With `gaps` a `Gap` stands
-        where messages were missed; without it NotRecovered is raised there. Raises InvalidValue for an `after` that is
-        none.
+        At most `buffer` messages wait for the reader. A reader that is too slow gets the rest from the log; ephemeral
+        messages that come meanwhile are dropped and counted in `dropped`. With `gaps` a `Gap` stands where messages
+        were missed; without it NotRecovered is raised there. Raises InvalidValue for an invalid `after`.
         """
         after = "latest" if after is None else after
         known = isinstance(after, Position) or after in ("earliest", "latest")
         start = cast("After", after if known else Position.parse(str(after)))
         if buffer < 1:
-            raise InvalidValue(f"buffer: {buffer} is not 1 or more", field="buffer")
+            raise InvalidValue(f"buffer: {buffer} must be 1 or more", field="buffer")
         feed = Feed(topic, start, buffer)
         link = self._link_for(topic)
         link.subscribe(feed)
@@ -235,7 +234,7 @@ class Line:
     async def aclose(self) -> None:
         """Close all connections. Publishes without an answer raise Disconnected, subscriptions end.
 
-        Returns when the server has ended them, too, or after two seconds. Cancelled, they are closed all the same.
+        Returns when the server has ended them, too, or after two seconds. If cancelled, they are closed all the same.
         """
         for link in self._links:
             link.end()
@@ -244,8 +243,8 @@ class Line:
     def _link_for(self, topic: str) -> Link:
         """A connection on which nothing overlaps with `topic`.
 
-        A server sends a message once on one connection, whatever number of subscriptions cover it: two that overlap
-        and begin at different places could not each have all of theirs.
+        A server sends a message once per connection, however many subscriptions cover it: two that overlap and begin at
+        different positions could not both get all of their messages.
         """
         first, *others = self._links
         self._links = [first, *(link for link in others if link.state is not State.CLOSED)]

@@ -1,4 +1,4 @@
-"""One connection to /v1/ws that comes back: its subscriptions go on where they were, its publishes are sent again."""
+"""One connection to /v1/ws that comes back: subscriptions go on where they were, publishes are sent again."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ Token = str | Callable[[], str | Awaitable[str]]
 SUBPROTOCOL: Final = "partyline.v1"
 _AGAIN: Final = frozenset({1001, 1006, 1011, 1012, 1013, 4008})  # docs/reference/limits.md
 _SUBSCRIBING: Final = 32
-_RETRY_SUBSCRIBE: Final = 1.0  # seconds after the server could not subscribe us now
+_RETRY_SUBSCRIBE: Final = 1.0  # seconds after the server could not subscribe us
 _LEAST_TRY: Final = 0.1  # seconds for a try that begins when the time for opening is almost over
 _VISIBLE: Final = re.compile(r"[!-~]+")
 
-_LONGEST_HEARTBEAT: Final = 3600.0  # seconds that a server may be silent, whatever it says
+_LONGEST_HEARTBEAT: Final = 3600.0  # seconds: the longest heartbeat that is believed
 
 
 class State(Enum):
@@ -68,8 +68,8 @@ class _Asked:
 
 @dataclass(slots=True)
 class Link:
-    """Connects, reconnects, sends commands and gives what comes to its feeds. Closed by `close`, or for good by an
-    error that no retry can fix."""
+    """Connects, reconnects, sends commands and fills its feeds. Ended by `close`, or by an error that no retry can
+    fix."""
 
     options: Options
     feeds: list[Feed] = field(default_factory=list)
@@ -86,10 +86,10 @@ class Link:
     _opened: asyncio.Future[None] | None = None
     _exact: dict[str, Feed] = field(default_factory=dict)
     _token: str | None = None  # of the newest connection
-    _expired: str | None = None  # the token that the server closed the last connection for
+    _expired: str | None = None  # the token because of which the server closed the last connection
 
     async def open(self, patience: float) -> None:
-        """Connect; a server that cannot be reached is tried again for `patience` seconds. Raises what it met last."""
+        """Connect; a server that cannot be reached is tried again for `patience` seconds. Raises the last error."""
         loop = asyncio.get_running_loop()
         opened = self._opened = loop.create_future()
         self._task = loop.create_task(self._run(patience))
@@ -101,7 +101,7 @@ class Link:
             raise
 
     def start(self) -> None:
-        """Connect in the background, for ever."""
+        """Stay connected, in the background."""
         self._task = asyncio.get_running_loop().create_task(self._run(float("inf")))
 
     def end(self) -> None:
@@ -126,7 +126,7 @@ class Link:
     async def ask(self, kind: str, *, again: bool, **fields: Any) -> Frame:
         """The server's answer to a command. Without a connection it waits for one.
 
-        Raises the server's error, or Disconnected: the link is closed, or (`again` False) was cut off meanwhile.
+        Raises the server's error, or Disconnected if the link is closed, or (with `again` False) was cut off meanwhile.
         Cancelled, the command may have been carried out.
         """
         while self._socket is not None and self._socket.blocked:
@@ -146,7 +146,7 @@ class Link:
             self._asked.pop(number, None)
 
     def subscribe(self, feed: Feed) -> None:
-        """Fill `feed` from now on; a link that is over ends it with its error."""
+        """Fill `feed` from now on; a link that is over ends the feed with its error."""
         if self.state is State.CLOSED:
             feed.fail(self._ended())
             return
@@ -178,7 +178,7 @@ class Link:
             self._subscribe(feed)
 
     def _send_subscribes(self) -> None:
-        """A few at a time: a server lets so many commands wait, and no more."""
+        """Send a few at a time: a server lets only so many commands wait."""
         while self._to_subscribe and self._socket is not None and len(self._subscribing) < _SUBSCRIBING:
             feed = next(iter(self._to_subscribe))
             del self._to_subscribe[feed]
@@ -201,7 +201,7 @@ class Link:
             self._over(PartylineError(f"the line failed: {type(error).__name__}: {error}"))
 
     async def _stay(self, patience: float) -> None:
-        """Connect, again and again. Returns when the line is over."""
+        """Connect again and again. Returns when the line is over."""
         loop, options = asyncio.get_running_loop(), self.options
         until = loop.time() + patience
         tries = 0
@@ -221,7 +221,7 @@ class Link:
                     self._over(_final(code, reason))
                     return
                 if loop.time() - since > bound:
-                    tries = 0  # not at once: a server that takes us and sends us off again is no better than none
+                    tries = 0  # not reset at once: a server that accepts us and then closes is no better than none
                 self._cut_off()
             except PartylineError as error:
                 self._socket = None
@@ -244,7 +244,7 @@ class Link:
             self._expired = self._token
             return True
         if code == 1009:
-            # One message was too large for the server, so the largest one is. It must not be sent again.
+            # One message was too large for the server: it must have been the largest, which is not sent again.
             largest = max(self._asked, key=lambda number: len(self._asked[number].text), default=None)
             if largest is None:
                 return False
@@ -266,10 +266,10 @@ class Link:
                 token = made if isinstance(made, str) else await made
             except PartylineError:
                 raise
-            except Exception as error:  # whatever asks for tokens over a network fails now and then
-                raise Disconnected(f"no token could be had: {type(error).__name__}: {error}") from error
+            except Exception as error:  # a function that fetches tokens over a network fails now and then
+                raise Disconnected(f"could not get a token: {type(error).__name__}: {error}") from error
             if token and token == self._expired:
-                raise Unauthenticated("the server does not take this token any more, and there is no other")
+                raise Unauthenticated("the server no longer accepts this token, and there is no other")
         if not (isinstance(token, str) and _VISIBLE.fullmatch(token)):
             raise InvalidValue(
                 "token: it has to be visible ASCII characters, without spaces and line ends", field="token"
@@ -282,7 +282,7 @@ class Link:
             async with asyncio.timeout(timeout):
                 token = self._token = await self._new_token()
         except TimeoutError:
-            raise Disconnected(f"no token could be had within {timeout:g} s") from None
+            raise Disconnected(f"could not get a token within {timeout:g} s") from None
         headers = [] if token is None else [("Authorization", f"Bearer {token}")]
         self._socket = await Socket.open(
             options.address,
@@ -354,12 +354,12 @@ class Link:
         try:
             self._take(read(text))
         except PartylineError as error:
-            # A server that does not speak v1 does not learn it by another connection.
+            # A server that does not speak v1 will not do so on another connection.
             error.temporary = False
             socket, self._socket = self._socket, None
             if socket is not None:
                 socket.close(1002, "not a frame of v1")
-                socket.abort()  # it is not waited for
+                socket.abort()  # nobody waits for its end
             self._over(error)
 
     def _take(self, frame: Frame) -> None:

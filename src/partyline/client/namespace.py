@@ -1,4 +1,4 @@
-"""One namespace of a Socket.IO client: what a program holds, and its state across connections."""
+"""One namespace of a Socket.IO client, as a program holds it, and its state across connections."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Function = Callable[..., Any]
 
 
 class State(Enum):
-    """Of one namespace. A refused or disconnected one stays so until `open`."""
+    """The state of one namespace. One that is refused or disconnected stays so until `open`."""
 
     CONNECTING = "connecting"
     CONNECTED = "connected"
@@ -30,7 +30,7 @@ class State(Enum):
 
 
 class Connection(Protocol):
-    """What carries a namespace, as the namespace knows it."""
+    """What a namespace needs of its connection."""
 
     parser: Parser
     patience: float
@@ -47,7 +47,7 @@ class Connection(Protocol):
         ...
 
     def keep(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Run something beside; it ends with the connection."""
+        """Run a coroutine that ends with the connection."""
         ...
 
     def send(self, messages: Messages) -> bool:
@@ -66,7 +66,7 @@ class Connection(Protocol):
 class Client:
     """One namespace of a connection. Made by `connect`, or by `namespace` of another one.
 
-    `id` is the server's name for it, `recovered` whether the last connect brought what was missed.
+    `id` is the server's name for it; `recovered` says whether the last connect brought what was missed.
     """
 
     def __init__(self, link: Connection, name: str, auth: Auth) -> None:
@@ -118,7 +118,7 @@ class Client:
         return function
 
     def off(self, event: str, function: Function | None = None) -> None:
-        """Take a function away from an event, or all."""
+        """Remove one function of an event, or all."""
         left = [one for one in self._functions.get(event, []) if function is not None and one is not function]
         self._functions[event] = left
 
@@ -128,14 +128,15 @@ class Client:
         return function
 
     def emit(self, event: str, *arguments: Any) -> bool:
-        """Send an event, now or never: False, it is not connected. Raises InvalidValue if it cannot be sent."""
+        """Send an event now, or return False if not connected. Raises InvalidValue if it cannot be sent."""
         return self._send(self._link.parser.event(self.name, event, arguments))
 
     async def call(self, event: str, *arguments: Any, timeout: float = 10.0) -> Any:  # noqa: ASYNC109
-        """Send an event and await its acknowledgement: its only value, else a tuple of all, `()` where it has none.
+        """Send an event and await its acknowledgement: its only value, otherwise a tuple of all, `()` if it has none.
 
-        Raises Disconnected if there is no connection, or it breaks before the answer: then nobody knows whether the
-        server has handled it. CallTimeout after `timeout` seconds. Cancelled, a late answer is dropped.
+        Raises Disconnected if there is no connection, or if it breaks before the answer: then it is unknown whether the
+        server has handled the event. Raises CallTimeout after `timeout` seconds. If cancelled, a late answer is
+        dropped.
         """
         self._number += 1
         number = self._number
@@ -183,7 +184,7 @@ class Client:
         self._gone(State.CLOSED, "client namespace disconnect")
 
     async def close(self) -> None:
-        """Leave all namespaces of the connection and end it, as `async with` does; nothing of it is left."""
+        """Leave all namespaces of the connection and end it, as `async with` does. Returns when it is gone."""
         await self._link.close()
 
     async def drained(self) -> None:
@@ -193,10 +194,10 @@ class Client:
     def _send(self, messages: Messages) -> bool:
         return self.state is State.CONNECTED and self._link.send(messages)
 
-    # What the connection does
+    # For the connection
 
     async def _connect(self) -> Messages:
-        """A CONNECT, with auth as it is now. Raises what an auth function raises."""
+        """A CONNECT with the current auth. Raises what an auth function raises."""
         auth = self._auth() if callable(self._auth) else self._auth
         if inspect.isawaitable(auth):
             auth = await auth
@@ -243,7 +244,7 @@ class Client:
         """It will not be connected."""
         if self._entered is not None and not self._entered.done():
             self._entered.set_exception(error)
-            self._entered.exception()  # whoever waits gets it; if nobody does, nobody is warned
+            self._entered.exception()  # marked as retrieved: no warning if nobody waits
 
     def _event(self, event: Event) -> None:
         arguments = event.arguments()
@@ -283,7 +284,7 @@ class Client:
         try:
             self._send(self._link.parser.ack(self.name, number, values))
         except InvalidValue as error:
-            _log.error("what a handler returned cannot be sent", error=error.message)
+            _log.error("a handler's return value cannot be sent", error=error.message)
 
     def _gone(self, state: State, reason: str) -> None:
         calls, self._calls = self._calls, {}

@@ -1,4 +1,4 @@
-"""The connection of a Socket.IO client, which its namespaces share: it comes back, and asks for them again."""
+"""The connection that the namespaces of a Socket.IO client share: it comes back, and enters them again."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from partyline.wire.socketio.packets import Messages, Parser
 _log = log.get("client")
 
 _PROTOCOL: Final = 5
-_FAR: Final = 10.0  # seconds after which a connection counts as a good one: delays start anew
+_FAR: Final = 10.0  # seconds after which a connection counts as good: delays start anew
 _jitter = random.random
 
 
@@ -61,7 +61,7 @@ class SharedConnection:
             self.keep(self._ask(client, self._engine))
 
     def keep(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Run something beside; it ends with the connection."""
+        """Run a coroutine that ends with the connection."""
         task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -77,7 +77,7 @@ class SharedConnection:
             await self._engine.drained()
 
     async def close(self) -> None:
-        """Leave all namespaces and end the connection. Nothing of it is left."""
+        """Leave all namespaces and end the connection. Returns when it is gone."""
         for client in self._clients.values():
             if client.state is not State.CLOSED:
                 client.disconnect()
@@ -143,8 +143,8 @@ class SharedConnection:
             client._fail(error)
             client._lost(State.REFUSED, error.message)
         except Exception as error:
-            _log.exception("what gives auth failed")
-            client._fail(ConnectionRefused(f"auth could not be asked for: {error}"))
+            _log.exception("the auth function failed")
+            client._fail(ConnectionRefused(f"the auth function failed: {error}"))
             client._lost(State.REFUSED, str(error))
         else:
             engine.send(messages)

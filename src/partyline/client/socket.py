@@ -39,7 +39,7 @@ class Address:
 
     @classmethod
     def parse(cls, url: str, path: str) -> Address:
-        """From a server's URL (http, https, ws or wss), to whose path `path` is added unless it ends so.
+        """From a server's URL (http, https, ws or wss); `path` is added to its path unless that ends so.
 
         Raises InvalidValue.
         """
@@ -50,7 +50,7 @@ class Address:
             host = (parts.hostname or "").encode("idna").decode()
         except (ValueError, KeyError):
             hint = "" if "://" in url else f": did you mean http://{url[:200]}?"
-            raise InvalidValue(f"url: {url[:200]!r} is no http, https, ws or wss address{hint}", field="url") from None
+            raise InvalidValue(f"url: {url[:200]!r} is not an http(s) or ws(s) address{hint}", field="url") from None
         if not host or parts.username is not None or parts.query or parts.fragment:
             raise InvalidValue(f"url: {url[:200]!r} has to be a scheme, a host, a port and a path", field="url")
         where = parts.path.rstrip("/")
@@ -112,7 +112,7 @@ class Socket(asyncio.Protocol):
 
         From then on `heard` gets each text message, `heard_binary` each binary one (which are dropped without it), and
         `lost` the close code and reason once, 1006 if the connection broke. Raises the server's own refusal as a
-        PartylineError, Disconnected where there is no server, or none that speaks WebSocket. Cancelled, it leaves
+        PartylineError, Disconnected if there is no server, or none that speaks WebSocket. If cancelled, it leaves
         nothing open.
         """
         loop = asyncio.get_running_loop()
@@ -170,7 +170,7 @@ class Socket(asyncio.Protocol):
         if rest is not None:
             self._upgraded.set_result(None)
             if rest:
-                # Frames came with the upgrade: they are for whoever waits for it, and must not overtake it.
+                # Frames came with the upgrade: they must not overtake it.
                 self._loop.call_soon(self.data_received, rest)
 
     def pause_writing(self) -> None:
@@ -190,7 +190,7 @@ class Socket(asyncio.Protocol):
     # For the line
 
     def expect(self, heartbeat: float, patience: float) -> None:
-        """Take the server for dead when nothing at all comes for `heartbeat` and `patience` seconds."""
+        """Take the server for dead when nothing comes for `heartbeat` + `patience` seconds."""
         self._heard = False
         self._patience = self._loop.call_later(heartbeat + patience, self._look, heartbeat, patience)
 
@@ -200,7 +200,7 @@ class Socket(asyncio.Protocol):
         return not self._writable.is_set()
 
     def write(self, text: bytes) -> None:
-        """Send a text message. What the transport does not take yet it keeps: see `writable`."""
+        """Send a text message. The transport buffers what it cannot send yet: see `writable`."""
         if self._wire is not None and self._on_lost is not None:
             self._transport.write(self._wire.text(text))
 
@@ -214,7 +214,7 @@ class Socket(asyncio.Protocol):
         await self._writable.wait()
 
     def close(self, code: int = 1000, reason: str = "") -> None:
-        """Say good-bye; nothing is heard any more. The server ends the connection, or we do: see `ended`."""
+        """Send a close frame; nothing is heard after this. The server ends the connection, or we do: see `ended`."""
         if self._wire is not None and self._on_lost is not None and not self._transport.is_closing():
             self._transport.write(self._wire.close(code, reason))
         self._gone(code, reason)
@@ -264,16 +264,16 @@ class Socket(asyncio.Protocol):
                 case Ping() if self._on_lost is not None:
                     self._pong(event.payload)
                 case _:
-                    pass  # pongs, binary messages that nobody wants, and what comes after our close
+                    pass  # pongs, binary messages that nobody wants, and anything after our close
 
     def _pong(self, payload: bytes) -> None:
-        # RFC 6455 5.5.3: only the newest ping needs its pong. So a server that does not read costs no memory here.
+        # RFC 6455 5.5.3: only the newest ping needs its pong, so a server that does not read costs no memory here.
         self._owed = payload if self.blocked else None
         if self._owed is None and self._wire is not None and self._on_lost is not None:
             self._transport.write(self._wire.pong(payload))
 
     def _answer(self) -> bytes | None:
-        """What came after a whole 101; None while it is not whole. Raises the server's refusal."""
+        """The bytes after a complete 101; None while it is incomplete. Raises the server's refusal."""
         head, end, rest = self._head.partition(b"\r\n\r\n")
         if not end:
             if len(head) > _MAX_HEAD:
@@ -291,7 +291,7 @@ class Socket(asyncio.Protocol):
         return rest
 
     def _agreed(self, headers: dict[str, str]) -> Deflate | None:
-        """Check the 101 (RFC 6455 4.1) and what it says of compression."""
+        """Check the 101 (RFC 6455 4.1) and its answer about compression."""
         if (
             headers.get("upgrade", "").lower() != "websocket"
             or "upgrade" not in headers.get("connection", "").lower()

@@ -1,7 +1,7 @@
 """A Socket.IO client: `async with socketio.connect(url, "/chat", auth=...) as chat`.
 
 Protocol 5 over Engine.IO 4, as clients of Socket.IO 3 and 4 speak it, on polling and WebSocket. It reconnects with full
-jitter, and recovers what was missed where the server keeps it.
+jitter, and recovers missed events if the server keeps them.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def connect(
 
 
 class Connecting:
-    """A client that is not connected yet: to be awaited, or entered. Made by `connect`."""
+    """A client that is not connected yet: await it, or use `async with`. Made by `connect`."""
 
     def __init__(self, link: SharedConnection, client: Client) -> None:
         self._link = link

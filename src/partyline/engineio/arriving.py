@@ -43,7 +43,7 @@ class Opening:
                 self._later.cancel()
             try:
                 text, connection = self._sessions.open(self._asked, self._handshake, self.sid, websocket)
-            except HandshakeRefused as error:  # the application has given out its id once more meanwhile
+            except HandshakeRefused as error:  # the application has reused its id meanwhile
                 websocket.close(1011, error.message)
                 return None
             self._connection = connection
@@ -52,7 +52,7 @@ class Opening:
             self._sessions.begin(connection, self._handshake)
         return self._connection
 
-    # Only what comes before the open packet is out, and in one read with it, comes here.
+    # Only messages that come before the open packet is out, in one read with the handshake, come here.
 
     def text(self, text: str) -> None:
         if (connection := self._begin()) is not None:
@@ -89,7 +89,7 @@ class Candidate:
             self._websocket = carrier
         else:
             self._connection = None
-            # Not before the first one's answers, which an ASGI server may still have in its queues.
+            # Not before the answers of polling, which an ASGI server may still have in its queues.
             asyncio.get_running_loop().call_later(OWN_READ, connection.close, 1000)
 
     def text(self, text: str) -> None:
@@ -105,7 +105,7 @@ class Candidate:
             self._connection.refused(error, message)
 
     def _probed(self, message: str | bytes) -> bool:
-        """Take a message as a candidate's; False where it has taken over, and this came in one read with that."""
+        """Take a message of a candidate; False if it has taken over, and this came in the same read."""
         websocket, connection = self._websocket, self._connection
         if websocket is None or connection is None:
             return False

@@ -1,7 +1,7 @@
-"""One Engine.IO connection, as its owner and its WebSocket know it.
+"""One Engine.IO connection, as its owner and its WebSocket see it.
 
 The state machine (wire/engineio/session.py) says what to do, and transports.py does it. On a WebSocket a message goes
-straight through: no effect, no list, no time is asked for.
+straight through: no effect, no list, no look at the clock.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ class EngineConnection(Transports):
         self.sid = sid
         self.address = address
         self.began_polling = websocket is None
-        self.stranger = False  # what it costs counts as a stranger's, until `known`
-        self.takes_bundles = True  # each message of a read by itself: nothing waits for a read of its own
+        self.stranger = False  # its costs count as a stranger's until `known`
+        self.takes_bundles = True  # messages are taken one by one: none needs a read of its own
         self.user: str | None = None
         self.rooms = ()
         self._overflows = False
@@ -71,7 +71,7 @@ class EngineConnection(Transports):
     # Life
 
     def begin(self, accept: Callable[[], Receiver]) -> None:
-        """The open packet is out: `accept` makes the receiver."""
+        """The open packet is out: let `accept` make the receiver."""
         self._arm()
         try:
             self._receiver = accept()
@@ -81,7 +81,7 @@ class EngineConnection(Transports):
             self.close(1011, "internal error")
 
     def known(self) -> None:
-        """It has been let in: what it costs counts no longer as a stranger's."""
+        """It has been let in: its costs no longer count as a stranger's."""
         if self.stranger:
             self.stranger = False
             if self._websocket is not None:
@@ -94,7 +94,7 @@ class EngineConnection(Transports):
 
     @property
     def base64(self) -> bool:
-        """Whether what carries it now takes text only, as it said (`b64=1`)."""
+        """Whether its current transport takes only text, as its client said (`b64=1`)."""
         return self._base64
 
     @property
@@ -148,7 +148,7 @@ class EngineConnection(Transports):
         self.send_message(text)
 
     async def drained(self) -> None:
-        """Return when there is room for more, or the connection is over. Cancelling it loses nothing."""
+        """Return when there is room for more, or the connection is over. Cancelling this loses nothing."""
         if self._websocket is not None:
             await self._websocket.drained()
         while self._websocket is None and self.is_open and self._session.queued > ENOUGH:
@@ -169,12 +169,12 @@ class EngineConnection(Transports):
             self._websocket.discard(lambda message: matches(read(message, protocol)))
 
     def shutdown(self) -> None:
-        """The server stops: a hanging GET is answered, and no other one can come."""
+        """The server stops: answer a hanging GET; no other one can come."""
         self._do(self._session.close(self._now()))
         self._owner.forget(self)
 
     def abort(self) -> None:
-        """As `shutdown`: what carries it ends by itself."""
+        """As `shutdown`: its transport ends by itself."""
         self.shutdown()
 
     def _send_packets(self, sent: tuple[Packet, ...]) -> None:
@@ -189,9 +189,9 @@ class EngineConnection(Transports):
             return
         site = self._owner.site
         if session.queued > site.limits.outbox_bytes and self._receiver is not None:
-            if session.hanging:  # it takes what it can get
+            if session.hanging:  # the GET takes what there is
                 self._do(session.flush())
-            # One message may be larger than the limit, as on a WebSocket: its client only has no GET at the moment.
+            # One message may be larger than the limit, as on a WebSocket: the client just has no GET at the moment.
             if session.queued > site.limits.outbox_bytes:
                 site.counters.hit("outbox_bytes")
                 self._overflows = True
@@ -204,7 +204,7 @@ class EngineConnection(Transports):
     # interfaces.Session, of the WebSocket that carries it
 
     def opened(self, connection: object) -> None:
-        """Whoever opened the WebSocket has handed it over."""
+        """The endpoint that opened the WebSocket has handed it over."""
 
     def text(self, text: str) -> None:
         receiver = self._receiver
@@ -246,11 +246,11 @@ class EngineConnection(Transports):
 
     @property
     def is_probing(self) -> bool:
-        """Whether a WebSocket has come to take over, and has not yet."""
+        """Whether a WebSocket has come to take over, but has not done so yet."""
         return self._candidate is not None
 
     def attach(self, websocket: Carrier) -> bool:
-        """A WebSocket has come to take over; False if it must not."""
+        """A WebSocket has come to take over; False if it may not."""
         effects = self._session.attach(self._now())
         refused = any(isinstance(effect, Refuse) for effect in effects)
         self._do(effects)
@@ -279,7 +279,7 @@ class EngineConnection(Transports):
             if self._held:
                 self._stop_reading()
             self._owner.site.live.discard(self)
-        if taken or session.state is SessionState.CLOSED:  # what was sent before goes out on it, and then its end
+        if taken or session.state is SessionState.CLOSED:  # it carries what was sent before, then its end
             self._base64 = base64
         self._do(effects)
         return taken

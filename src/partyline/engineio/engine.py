@@ -1,4 +1,4 @@
-"""EngineIO: a server on one path, what its application is told, and where its requests and WebSockets go."""
+"""EngineIO: a server on one path, its application's handlers, and the endpoints of its requests and WebSockets."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _F = TypeVar("_F", bound=Callable[..., object])
 class EngineIO:
     """An Engine.IO server on one path, for `partyline.build(settings, extras=[...])`.
 
-    Times are in seconds, `max_payload` (a POST's body, a WebSocket message) in bytes; what is None follows the server's
-    settings (`ping_interval`, `ping_timeout`, `upgrade_timeout`, `max_message`), and what cannot be used is a
-    ConfigError at once. A WebSocket message of 125 bytes always passes. `version_3` lets clients of
-    protocol 3 in, `jsonp` those among them that load scripts. `cookie` is the name of a cookie for the session's id.
-    Polling answers from `compress_from` bytes on are compressed, 0 never; WebSocket messages where
-    `permessage_deflate` is on and the client agrees. What is given as a function must not block:
+    Times are in seconds, `max_payload` (a POST's body, a WebSocket message) in bytes; None follows the server's
+    settings (`ping_interval`, `ping_timeout`, `upgrade_timeout`, `max_message`). An unusable value raises ConfigError
+    at once. A WebSocket message of 125 bytes always passes. `version_3` admits clients of protocol 3, `jsonp` those
+    among them that load scripts. `cookie` is the name of a cookie for the session's id. Polling answers of
+    `compress_from` bytes or more are compressed (0: never), WebSocket messages if `permessage_deflate` is on and the
+    client agrees. Functions must not block:
 
     - `accept(connection, handshake)` makes the receiver of a connection, in place of the `on_...` handlers
     - `allow_request(handshake)` returns None or True to let a client in; False, or a text for it, refuses with 403
@@ -93,7 +93,7 @@ class EngineIO:
 
     @property
     def connections(self) -> Mapping[str, EngineConnection]:
-        """The connections that are there, by their ids."""
+        """The current connections, by their ids."""
         return self._sessions.connections
 
     @property
@@ -124,7 +124,7 @@ class EngineIO:
         return handler
 
     def on_disconnect(self, handler: _F) -> _F:
-        """`handler(connection, reason)` is called once for each connection that has been connected."""
+        """`handler(connection, reason)` is called once for each connection that `on_connect` was called for."""
         self._disconnected.append(handler)
         return handler
 
@@ -136,7 +136,7 @@ class EngineIO:
     def attach(self, site: Site) -> None:
         if self.path in site.direct:
             raise ConfigError(
-                f"two Engine.IO or Socket.IO servers are to answer at {self.path}: give one of them another path",
+                f"two Engine.IO or Socket.IO servers would answer at {self.path}: give one of them another path",
                 field="path",
             )
         limits = site.limits
@@ -206,7 +206,7 @@ class _Callbacks:
             handler(self._connection, data)
 
     def refused(self, error: PartylineError, data: str | bytes) -> None:
-        """Engine.IO has no words for it: the message is dropped, and counted."""
+        """Engine.IO cannot tell the client: the message is dropped, and counted."""
 
     def alive(self) -> None:
         pass

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class SessionLimits:
-    """Limits of one client, unless its server is given others; seconds and bytes. docs/reference/limits.md has each."""
+    """Default limits of one client, in seconds and bytes. docs/reference/limits.md lists each."""
 
     upgrade_timeout: float = 10.0
     connect_timeout: float = 45.0

@@ -1,4 +1,4 @@
-"""HTTP long-polling on one path: GETs fetch, POSTs send. Answers exchanges, under other ASGI servers by `OverAsgi`."""
+"""HTTP long-polling on one path: GETs fetch, POSTs send. Answers exchanges; under other ASGI servers, `OverAsgi`'s."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _OCTETS = (b"content-type", payloads.OCTETS.encode("ascii"))
 
 
 class _Later(Struct, frozen=True, eq=False):
-    """An answer that waits for its turn (`server.fair.Busy`): its client asks for nothing more meanwhile."""
+    """An answer that waits for its turn (`server.fair.Busy`): meanwhile its client asks for nothing more."""
 
     exchange: Exchange
     headers: Headers
@@ -35,7 +35,7 @@ class _Later(Struct, frozen=True, eq=False):
 
 
 class _Get(Struct, frozen=True):
-    """A GET, until what it fetches is there. An `engineio.connection.Poll`."""
+    """A GET that waits for packets. An `engineio.connection.Poll`."""
 
     polling: Polling
     exchange: Exchange
@@ -57,7 +57,7 @@ class _Get(Struct, frozen=True):
 
 
 class Polling:
-    """Serves the polling requests of one sessions."""
+    """Serves the polling requests of one server's sessions."""
 
     body_setting = "max_message"
 
@@ -69,23 +69,23 @@ class Polling:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """An ASGI application, for requests that did not come to a server of ours."""
         if scope["method"] == "GET" and self._is_probing(scope["query_string"]):
-            # What the WebSocket has brought before may still be on its way through an ASGI server's queues.
+            # Earlier messages of the WebSocket may still be in an ASGI server's queues.
             await asyncio.sleep(OWN_READ)
         await self._over_asgi(scope, receive, send)
 
     def _is_probing(self, query: bytes) -> bool:
-        """Whether a WebSocket is about to take the session of this GET over."""
+        """Whether a WebSocket is about to take over the session of this GET."""
         try:
             asked = self._sessions.read(query, "GET", upgrade=False)
         except HandshakeRefused:
-            return False  # `respond` says so
+            return False  # `respond` reports it
         connection = self._sessions.connections.get(asked.sid or "")
         return connection is not None and connection.is_probing
 
     # server.exchange.Direct
 
     def begin(self, exchange: Exchange) -> None:
-        """Nothing is looked at before the body is there."""
+        """Nothing is checked before the body has come."""
 
     def respond(self, exchange: Exchange) -> None:
         handshake = Request(POLLING, exchange.query, exchange.headers, exchange.peer)
@@ -159,7 +159,7 @@ class Polling:
         headers = [(b"content-type", kind.encode("ascii"))]
         least = self._sessions.compress_from
         if least and len(body) >= least and _takes_gzip(handshake.headers):
-            body = gzip.compress(body, 6 if len(body) < 65536 else 1)  # the loop waits for it: 8 ms a megabyte
+            body = gzip.compress(body, 6 if len(body) < 65536 else 1)  # blocks the loop: 8 ms a megabyte
             headers += [(b"content-encoding", b"gzip"), (b"vary", b"accept-encoding")]
         for name, value in self._sessions.answer_headers(handshake, sid):
             headers.append((name.encode("latin-1"), value.encode("latin-1")))

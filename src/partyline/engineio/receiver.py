@@ -1,4 +1,4 @@
-"""What opens a connection, and what receives its messages."""
+"""The request that opens a connection, and the receiver of its messages."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Request(Struct, frozen=True):
 
 
 class Receiver(Protocol):
-    """Receives what comes on one connection, in order of arrival; an exception costs the message only."""
+    """Receives the messages of one connection, in order of arrival; an exception costs only the message."""
 
     def connected(self) -> None:
-        """The connection is open: it may be sent to."""
+        """The connection is open: messages may be sent."""
         ...
 
     def message(self, data: str | bytes) -> None:
@@ -35,7 +35,7 @@ class Receiver(Protocol):
         ...
 
     def alive(self) -> None:
-        """A heartbeat was answered: what was sent before it has arrived."""
+        """A heartbeat was answered: everything sent before it has arrived."""
         ...
 
     def disconnected(self, reason: str) -> None:

@@ -1,4 +1,4 @@
-"""The sessions of one Engine.IO server: who may open one, their ids, their connections, and the application's hooks."""
+"""The sessions of one Engine.IO server: admission, ids, connections, and the application's hooks."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Hooks(Struct, frozen=True):
 
 
 class Sessions:
-    """What handshakes of both transports need. `connections` are those that are there, by their ids."""
+    """What the handshakes of both transports need. `connections` are the current ones, by their ids."""
 
     site: Site
     max_payload: int
@@ -87,7 +87,7 @@ class Sessions:
         self.home = site.home
         self.max_payload = max_payload
         self._rules = rules
-        self.connections.clear()  # of an earlier server, whose loop is gone (an ASGI application in tests)
+        self.connections.clear()  # those of an earlier server, whose loop is gone (an ASGI application in tests)
         self._polling.clear()
 
     def read(self, query: bytes, method: str, *, upgrade: bool) -> Asked:
@@ -125,7 +125,7 @@ class Sessions:
     def open(
         self, asked: Asked, handshake: Request, sid: str, websocket: Carrier | None
     ) -> tuple[str, EngineConnection]:
-        """A new connection and the packet that opens it; `begin` it once that is on its way."""
+        """A new connection and its open packet; call `begin` once that is on its way."""
         if sid in self.connections:
             raise refusal(BAD_REQUEST, "Bad request: this id is taken")
         address = handshake.peer.address
@@ -148,7 +148,7 @@ class Sessions:
         return text, connection
 
     def _count(self, address: str) -> None:
-        """Sessions on polling hold no socket while they wait, so the limits of connections are asked here, too.
+        """Sessions on polling hold no socket while they wait, so the limits of connections are checked here, too.
 
         Raises Overloaded (503) or RateLimited (429).
         """
@@ -166,13 +166,13 @@ class Sessions:
         self._polling[address] = here + 1
 
     def begin(self, connection: EngineConnection, handshake: Request) -> None:
-        """The open packet is on its way: now the application hears of the connection."""
+        """The open packet is on its way: tell the application of the connection."""
         connection.begin(lambda: self._accept(connection, handshake))
         if self.site.draining and connection.transport == POLLING:
             connection.shutdown()
 
     def forget(self, connection: EngineConnection) -> None:
-        """It is over, and everything fetched."""
+        """It is over, and everything has been fetched."""
         self.site.timers.cancel(connection)
         self.site.live.discard(connection)
         if self.connections.get(connection.sid) is not connection:
@@ -208,7 +208,7 @@ class Sessions:
 
 
 def _asked(hook: Callable[[Request], _T], handshake: Request) -> _T:
-    """What a hook of the application answers. What it raises costs the request, and never ends the server."""
+    """The result of an application's hook. Whatever it raises costs the request, but never ends the server."""
     try:
         return hook(handshake)
     except (SystemExit, KeyboardInterrupt) as error:

@@ -1,4 +1,4 @@
-"""What carries an Engine.IO session now, and what its state machine wants of that (wire/engineio/session.py)."""
+"""The transports of an Engine.IO session, and the effects of its state machine (wire/engineio/session.py)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ENOUGH: Final = 64 * 1024  # bytes that wait for a GET
 
 
 class Owner(Protocol):
-    """Whose connection it is."""
+    """The owner of connections."""
 
     site: Site
     home: Home
@@ -46,12 +46,12 @@ class Poll(Protocol):
     """A GET that waits for packets."""
 
     def fetched(self, packets: tuple[Packet, ...]) -> None:
-        """They are there: answer it. Raises nothing."""
+        """Answer the GET with these. Raises nothing."""
         ...
 
 
 class Transports:
-    """The session of one client, and what it is carried by: polling, a WebSocket, and another one that takes over."""
+    """One client's session and its transports: polling, a WebSocket, and a WebSocket that is about to take over."""
 
     __slots__ = (
         "_base64",
@@ -79,18 +79,18 @@ class Transports:
         self._poll: Poll | None = None  # the GET that hangs
         self._flushing = False
         self._held = False
-        self._room: asyncio.Future[None] | None = None  # of whoever waits until a GET has fetched what there is
-        self._gate: Gate | None = None  # of what comes by polling
+        self._room: asyncio.Future[None] | None = None  # for callers of `drained`, until a GET has fetched everything
+        self._gate: Gate | None = None  # for messages that come by polling
 
     @property
     def is_open(self) -> bool:
         return self._receiver is not None
 
     def hold(self) -> None:
-        """Read no more from the client's WebSocket: its answers have time.
+        """Pause reading from the client's WebSocket.
 
-        What comes by polling goes on coming: a POST that is not answered would keep the client from going over to a
-        WebSocket, and Python's client gives up on it.
+        Polling goes on: an unanswered POST would keep the client from moving to a WebSocket, and Python's client gives
+        up on one.
         """
         if not self._held:
             self._held = True
@@ -124,7 +124,7 @@ class Transports:
     # Polling
 
     def get(self, poll: Poll) -> None:
-        """A GET has come: `poll` is answered now or later. Where its client goes away before, `let_go` of it.
+        """A GET has come: `poll` is answered now or later. If its client goes away before that, call `let_go`.
 
         Raises HandshakeRefused.
         """
@@ -172,7 +172,7 @@ class Transports:
             self._receiver.alive()
 
     def _count_beats(self, posted: list[Packet]) -> None:
-        """Heartbeats count for the rate, too, as whatever else is not a message; only messages are refused singly."""
+        """Count heartbeats and whatever else is not a message for the rate, too; only messages are refused singly."""
         gate = self._rate()
         for packet in posted:
             if isinstance(packet, str) and packet[0] != packets.MESSAGE and not gate.allow(self._now()):
@@ -205,7 +205,7 @@ class Transports:
             self._failed("a message could not be handled")
 
     def _flush_soon(self) -> None:
-        """What one turn of the loop sends leaves in one body."""
+        """Let everything sent in one turn of the loop leave in one body."""
         self._flushing = True
         self._owner.site.turn.add(self)
 
@@ -274,7 +274,7 @@ class Transports:
                 if receiver is not None:
                     self._tell(receiver, reason)
             case Refuse():
-                pass  # whoever asked has looked for it
+                pass  # the caller has looked for it
             case str() | bytes():
                 if self._receiver is not None:
                     self._receiver.message(effect)

@@ -1,9 +1,9 @@
-"""The classic form: what `@socket.io/redis-adapter` (createAdapter) and `@socket.io/redis-emitter` say.
+"""The classic form: that of `@socket.io/redis-adapter` (createAdapter) and `@socket.io/redis-emitter`.
 
 Events are MessagePack on a channel of their namespace, or of its room if they are for one room. Everything else is a
-request on a second channel and an answer on a third; both are JSON, but for events that want acknowledgements and for
-these. A request has a number for its kind, and its answer follows from it: here a request of another node is called
-`<kind>:<its id>`.
+request on a second channel and an answer on a third; both are JSON, except events that want acknowledgements, and the
+acknowledgements. A request has a number for its kind, on which the form of the answer depends: here a request of
+another node is called `<kind>:<its id>`.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class _Request(msgspec.Struct, rename={"request": "requestId"}):
     close: bool = False
     data: list[Any] = []
     packet: Packet | None = None
-    sid: str = ""  # of an older form, for one socket
+    sid: str = ""  # of an older version, for one socket
     room: str | int = ""
 
 
@@ -95,39 +95,39 @@ _write = msgspec.json.Encoder().encode
 
 
 class Classic:
-    """The form as one node speaks it. `key` begins the names of all channels: those of one cluster have the same."""
+    """The form as one node speaks it. `key` is the prefix of all channels, the same for all nodes of a cluster."""
 
     sharded = False
 
     def __init__(self, node: str, key: str = "socket.io") -> None:
         self.node = node
         self._key = key
-        self._own = b"\x93" + _pack(node)  # how events of ours begin
+        self._own = b"\x93" + _pack(node)  # the beginning of our own events
 
     # Channels
 
     def events(self, namespace: str) -> str:
-        """Where events of a namespace are published; those for one room have its name and a # after it."""
+        """The channel for events of a namespace; for those of one room, its name and a # follow."""
         return f"{self._key}#{namespace}#"
 
     def pattern(self, namespace: str) -> str:
-        """What to PSUBSCRIBE to: whatever begins so. A name may have the signs of patterns in it."""
+        """The pattern to PSUBSCRIBE to, for this prefix. Wildcards in a name are escaped."""
         return "".join("\\" + sign if sign in "*?[]\\" else sign for sign in self.events(namespace)) + "*"
 
     def requests(self, namespace: str) -> str:
-        """Whoever subscribes here is one of those who answer."""
+        """The channel of requests: its subscribers are the nodes that answer."""
         return f"{self._key}-request#{namespace}#"
 
     def answers(self, namespace: str) -> tuple[str, str]:
-        """Where answers come: for all, and from those that answer this node alone."""
+        """The channels of answers: the shared one, and this node's own."""
         return f"{self._key}-response#{namespace}#", f"{self._key}-response#{namespace}#{self.node}#"
 
     def always(self) -> dict[str, Read]:
-        """No channel is for all namespaces."""
+        """Empty: no channel is for all namespaces."""
         return {}
 
     def subscriptions(self, namespace: str) -> tuple[dict[str, Read], dict[str, Read]]:
-        """The patterns and the channels of a namespace, and what reads them."""
+        """The patterns and the channels of a namespace, with their readers."""
         channels: dict[str, Read] = dict.fromkeys(self.answers(namespace), self.read_answer)
         channels[self.requests(namespace)] = self.read_request
         return {self.pattern(namespace): self.read_event}, channels
@@ -137,13 +137,13 @@ class Classic:
     # Out
 
     def room(self, namespace: str, room: str) -> str:
-        """A room's channel is one of the pattern's: nobody need subscribe to it."""
+        """Empty: the pattern covers a room's channel."""
         return ""
 
     def write(self, message: NodeMessage, to: str = "") -> Written:
-        """Channels, and what to publish there; nothing for what this form has no words for. Answers are for all.
+        """What to publish, and on which channels; nothing if this form cannot say it. Answers go to all nodes.
 
-        Raises InvalidValue, and what msgspec raises.
+        Raises InvalidValue, and whatever msgspec raises.
         """
         namespace = message.namespace
         body: dict[str, Any]
@@ -215,9 +215,9 @@ class Classic:
     # In
 
     def read_event(self, namespace: str, data: bytes) -> Heard | None:
-        """What has come on a channel of events: who says it, and what. None if it is to be ignored.
+        """Read a message on a channel of events: its sender and the message. None if it is to be ignored.
 
-        Raises one of UNREADABLE if it is nothing that a node of this form says.
+        Raises one of UNREADABLE if it is not a message of this form.
         """
         if data.startswith(self._own):
             return None
@@ -269,7 +269,7 @@ class Classic:
         return None
 
     def _older(self, namespace: str, said: _Request) -> Heard | None:
-        """A request for one socket, as older versions write it."""
+        """Read a request for one socket, as older versions write it."""
         rooms = [str(room) for room in (*said.rooms, *([said.room] if said.room != "" else []))]
         match said.type:
             case 2:
@@ -281,13 +281,13 @@ class Classic:
         return None
 
     def read_answer(self, namespace: str, data: bytes) -> Heard | None:
-        """The same for the channels of answers. They do not say whose they are."""
+        """The same for the channels of answers, which do not name their senders."""
         short(data)
         said = _read_answer(data) if data[:1] == b"{" else _read_packed_answer(data)
         match said.type:
             case None:
                 if said.sockets and not isinstance(said.sockets[0], dict):
-                    return None  # names alone, for a node that asked for these
+                    return None  # names only, for a node that asked for these
                 found = msgspec.convert(buffers(said.sockets), list[Peer])
                 return "", sockets(namespace, said.request, found)
             case 6:
@@ -301,5 +301,5 @@ class Classic:
 
 
 def _id(request: str | int) -> str:
-    """What the node that asked calls it."""
+    """The asking node's id for a request."""
     return str(request).partition(":")[2]

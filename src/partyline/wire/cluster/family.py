@@ -1,6 +1,6 @@
-"""The messages that the sharded and the streams form share: a number for the kind, and data that belongs to it.
+"""The messages that the sharded and the streams form share: a number for the kind, and its data.
 
-Here is what they mean; how they travel is the matter of `sharded.py` and `streams.py`.
+This file has their meaning; `sharded.py` and `streams.py` have their transport.
 """
 
 from __future__ import annotations
@@ -69,12 +69,12 @@ read_text: Final[Callable[[bytes], _Data]] = written(_Data)
 
 
 def binary(kind: int, data: dict[str, Any]) -> bool:
-    """Whether JSON cannot write it. Only kinds with values of applications are looked into."""
+    """Whether it needs a binary encoding. Only kinds that carry applications' values are searched."""
     return kind in _WITH_VALUES and has_binary(data)
 
 
 def write(message: NodeMessage) -> list[tuple[int, dict[str, Any]]]:
-    """The kind and the data of a message, or of two; none for what has no words here."""
+    """The kinds and data of the one or two messages to write; none if this form cannot say it."""
     data: dict[str, Any]
     match message:
         case Emit():
@@ -105,7 +105,7 @@ def write(message: NodeMessage) -> list[tuple[int, dict[str, Any]]]:
 
 
 def read(namespace: str, kind: int, data: _Data) -> NodeMessage | None:
-    """The message. None for a kind that means nothing here; raises one of UNREADABLE."""
+    """The message. None for an unknown kind; raises one of UNREADABLE."""
     rooms, excluded = data.opts.names()
     shallow([data.packet])
     match kind:

@@ -1,4 +1,4 @@
-"""What nodes send each other about their namespaces: one tagged union, whatever form it takes on the wire.
+"""The messages between nodes about their namespaces: one tagged union, whatever its form on the wire.
 
 The names here are the product's. `hub/cluster.py` sends these very structs; the other files of this folder write and
 read the forms of Socket.IO's official adapters and of python-socketio.
@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 Request: TypeAlias = int | str
-"""What an answer names: the number of a question of ours, or what another form calls it."""
+"""The question that an answer names: our number for it, or another form's name."""
 
 
 class _NodeMessage(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", gc=False):
@@ -20,8 +20,8 @@ class _NodeMessage(msgspec.Struct, frozen=True, array_like=True, tag_field="kind
     namespace: str
 
 
-# What is for one socket alone names it in `only`; its rooms are then for nodes of an older version, which do not know
-# that field and go by the room of the socket's id.
+# A message for one socket names it in `only`; its rooms are then for nodes of an older version, which do not know
+# that field and use the room of the socket's id.
 
 
 class Emit(_NodeMessage, frozen=True, tag=1):
@@ -39,7 +39,7 @@ class Emit(_NodeMessage, frozen=True, tag=1):
 
 
 class Reached(_NodeMessage, frozen=True, tag=2):
-    """An event with a request has been sent to these sockets of one node; to so `many` where they have no names."""
+    """An event with a request was sent to these sockets of one node, or to `many` sockets without names."""
 
     request: Request
     sockets: list[str]
@@ -47,7 +47,7 @@ class Reached(_NodeMessage, frozen=True, tag=2):
 
 
 class Answered(_NodeMessage, frozen=True, tag=3):
-    """One of them has acknowledged."""
+    """One of these sockets has acknowledged."""
 
     request: Request
     socket: str
@@ -55,14 +55,14 @@ class Answered(_NodeMessage, frozen=True, tag=3):
 
 
 class Missing(_NodeMessage, frozen=True, tag=4):
-    """One of them has gone."""
+    """One of these sockets has gone."""
 
     request: Request
     socket: str
 
 
 class Fetch(_NodeMessage, frozen=True, tag=5):
-    """Who is there? Answered by Sockets."""
+    """Ask for an audience. Answered by Sockets."""
 
     request: Request
     rooms: list[str]
@@ -71,11 +71,11 @@ class Fetch(_NodeMessage, frozen=True, tag=5):
 
 
 class Sockets(_NodeMessage, frozen=True, tag=6):
-    """The sockets of one node: id, rooms, data; and how they came."""
+    """The sockets of one node: ids, rooms, data and handshakes."""
 
     request: Request
     sockets: list[tuple[str, list[str], dict[str, Any]]]
-    handshakes: list[dict[str, Any]] = []  # of the same sockets, as Node names what is in them
+    handshakes: list[dict[str, Any]] = []  # of the same sockets, with Node's names for the fields
 
 
 class Move(_NodeMessage, frozen=True, tag=7):
@@ -106,15 +106,15 @@ class ServerSide(_NodeMessage, frozen=True, tag=9):
 
 
 class ServerSideAnswer(_NodeMessage, frozen=True, tag=10):
-    """What a server answered."""
+    """A server's answer."""
 
     request: Request
     value: Any
 
 
 class Here(_NodeMessage, frozen=True, tag=11):
-    """A node is there; `first` when it has just come and wants to know which others are. `version` is that of what it
-    sends; 0 are those that did not say so yet."""
+    """A node is alive; `first` if it has just started and wants to hear of the others. `version` is that of its
+    messages; 0 for nodes too old to say."""
 
     first: bool
     version: int = 0

@@ -1,7 +1,7 @@
 """The form of python-socketio: one channel of JSON for all namespaces (`AsyncRedisManager`, 5.14 and newer).
 
 It has events, their acknowledgements by one socket, joins, leaves and disconnects; no questions, no counts. Older
-versions wrote pickles: what does not begin with { is never looked into.
+versions wrote pickles: data that does not begin with { is never read.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Python:
         self._key = key
 
     def counted(self, namespace: str) -> str:
-        """Nobody answers questions."""
+        """Empty: nobody answers questions."""
         return ""
 
     def always(self) -> dict[str, Read]:
@@ -55,15 +55,15 @@ class Python:
         return {self._key: self.read}
 
     def subscriptions(self, namespace: str) -> tuple[dict[str, Read], dict[str, Read]]:
-        """A namespace has none of its own."""
+        """Empty: a namespace has no channel of its own."""
         return {}, {}
 
     def room(self, namespace: str, room: str) -> str:
-        """A room has no channel of its own."""
+        """Empty: a room has no channel of its own."""
         return ""
 
     def write(self, message: NodeMessage, to: str = "") -> Written:
-        """What to publish; nothing for what this form has no words for."""
+        """What to publish; nothing if this form cannot say it."""
         head = {"namespace": message.namespace, "host_id": self.node}
         return [(self._key, _write(head | body)) for body in self._bodies(message, to)]
 
@@ -102,7 +102,7 @@ class Python:
         return []
 
     def read(self, namespace: str, data: bytes) -> Heard | None:
-        """What has been published, about whatever namespace. Raises one of UNREADABLE."""
+        """Read a publication, about any namespace. Raises one of UNREADABLE."""
         short(data)
         if data[:1] != b"{":
             raise InvalidValue("it is not JSON: python-socketio before 5.14 writes pickles, which are never read")
@@ -132,7 +132,7 @@ def _event(namespace: str, said: _Said) -> Emit:
     values = said.data if isinstance(said.data, list) else [said.data]
     if said.binary:
         if not values or not isinstance(values[0], list) or not all(isinstance(one, str) for one in values[1:]):
-            raise InvalidValue("data: binary data is a list, and its attachments in base64")
+            raise InvalidValue("data: binary data must be a list, with its attachments in base64")
         try:
             attachments = [base64.b64decode(one, validate=True) for one in values[1:]]
         except binascii.Error as error:
@@ -144,7 +144,7 @@ def _event(namespace: str, said: _Said) -> Emit:
         return Emit(namespace, said.event, values, rooms, excluded)
     sid, _, number = said.callback
     if not isinstance(sid, str) or type(number) is not int:
-        raise InvalidValue("callback: it is a socket, a namespace and a number")
+        raise InvalidValue("callback: it must be a socket, a namespace and a number")
     return Emit(namespace, said.event, values, rooms, excluded, request=f"{sid} {number}", seconds=60.0)
 
 

@@ -1,4 +1,4 @@
-"""What the forms of Socket.IO's adapters have in common: audiences, sockets, and how far bytes are believed."""
+"""What the forms of Socket.IO's adapters share: audiences, sockets, and the limits on what is read."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ T = TypeVar("T")
 Written = list[tuple[str, bytes]]
 """Channels, and what to publish on them."""
 Heard = tuple[str, NodeMessage]
-"""Who says something, and what."""
+"""A sender and its message."""
 Read = Callable[[str, bytes], Heard | None]
-"""Reads what has come on a channel of a namespace. None if it is to be ignored; raises one of UNREADABLE."""
+"""Reads a publication on a channel of a namespace. None if it is to be ignored; raises one of UNREADABLE."""
 
 MOST: Final = 16 * 1024 * 1024
-"""Bytes: what is longer is not read."""
+"""Bytes: anything longer is not read."""
 
 UNREADABLE: Final = (msgspec.MsgspecError, PartylineError, ValueError, TypeError, RecursionError, OverflowError)
-"""What the decoders raise at what a peer sent."""
+"""What the decoders raise for a peer's bytes."""
 
 _DEEPEST: Final = 64
 _LONGEST: Final = 300_000.0  # milliseconds
@@ -51,13 +51,13 @@ class Options(msgspec.Struct, gc=False):
 
     @property
     def seconds(self) -> float:
-        """How long answers are waited for: as long as Node waits by itself, if it is not said; five minutes at most."""
+        """How long to wait for answers: Node's default if it is not said; five minutes at most."""
         wanted = self.flags.timeout if self.flags is not None else None
         return 5.0 if not wanted or not isfinite(wanted) else min(max(wanted, 0.0), _LONGEST) / 1000
 
     @property
     def volatile(self) -> bool:
-        """Whether nobody has to get it."""
+        """Whether the event may be dropped."""
         return self.flags is not None and self.flags.volatile is True
 
 
@@ -86,7 +86,7 @@ def options(message: Emit | Fetch | Move | Expel, flags: dict[str, Any] | None =
 
 
 def flags(message: Emit) -> dict[str, Any]:
-    """How an event is to be sent."""
+    """The flags of an event."""
     made: dict[str, Any] = {}
     if message.volatile:
         made["volatile"] = True
@@ -96,7 +96,7 @@ def flags(message: Emit) -> dict[str, Any]:
 
 
 def peers(message: Sockets) -> list[dict[str, Any]]:
-    """Sockets of ours as Node shows its own."""
+    """Our sockets, as Node writes its own."""
     handshakes = message.handshakes or [{}] * len(message.sockets)
     return [
         {"id": identifier, "handshake": handshake, "rooms": rooms, "data": data}
@@ -105,7 +105,7 @@ def peers(message: Sockets) -> list[dict[str, Any]]:
 
 
 def sockets(namespace: str, request: str, found: list[Peer]) -> Sockets:
-    """Sockets of another server. Data that is not an object is not shown: here it always is one."""
+    """Another server's sockets. Data that is not an object is left out: here it always is one."""
     return Sockets(
         namespace,
         request,
@@ -117,12 +117,12 @@ def sockets(namespace: str, request: str, found: list[Peer]) -> Sockets:
 def name(values: list[Any]) -> str:
     """The name of an event. Raises InvalidValue."""
     if not values or not isinstance(values[0], str):
-        raise InvalidValue("an event begins with its name")
+        raise InvalidValue("an event must begin with its name")
     return values[0]
 
 
 def packed(kind: type[T]) -> Callable[[bytes], T]:
-    """Reads MessagePack: Dates are dates, and what else JavaScript does not write is refused."""
+    """Reads MessagePack: Dates become dates; extensions that JavaScript does not write are refused."""
     return msgspec.msgpack.Decoder(kind, ext_hook=_no_extension).decode
 
 
@@ -132,7 +132,7 @@ def written(kind: type[T]) -> Callable[[bytes], T]:
 
 
 def has_binary(value: Any) -> bool:
-    """Whether bytes are anywhere in values that have been made plain, or in what a decoder has read."""
+    """Whether there are bytes anywhere in plain or decoded values."""
     waiting = [value]
     while waiting:
         one = waiting.pop()
@@ -146,7 +146,7 @@ def has_binary(value: Any) -> bool:
 
 
 def buffers(value: Any) -> Any:
-    """Bytes that JavaScript's JSON.stringify wrote as `{"type": "Buffer", "data": [...]}`, as bytes again."""
+    """Turn bytes that JavaScript's JSON.stringify wrote as `{"type": "Buffer", "data": [...]}` back into bytes."""
     if isinstance(value, list):
         return [buffers(item) for item in value]
     if isinstance(value, dict):
@@ -160,7 +160,7 @@ def buffers(value: Any) -> Any:
 
 
 def as_buffers(value: Any) -> Any:
-    """Values with bytes in that form, which JSON can write."""
+    """Turn bytes in values into that form, for JSON."""
     if isinstance(value, bytes | bytearray | memoryview):
         return {"type": "Buffer", "data": list(bytes(value))}
     if isinstance(value, list | tuple):
@@ -171,13 +171,13 @@ def as_buffers(value: Any) -> Any:
 
 
 def short(data: bytes) -> None:
-    """Raises InvalidValue for what is too long to be read."""
+    """Raises InvalidValue for data that is too long to be read."""
     if len(data) > MOST:
-        raise InvalidValue(f"it is {len(data)} bytes long, and {MOST} are read at most")
+        raise InvalidValue(f"it is {len(data)} bytes long, but at most {MOST} are read")
 
 
 def shallow(value: Any) -> None:
-    """Raises InvalidValue for what nests deeper than clients may: nobody could be sent it."""
+    """Raises InvalidValue for values nested deeper than clients may nest them: they could not be sent to anybody."""
     level = [value]
     for _ in range(_DEEPEST):
         holding = [one for one in level if type(one) is dict or type(one) is list]
@@ -194,4 +194,4 @@ def _texts(rooms: list[str | int]) -> list[str]:
 def _no_extension(code: int, data: memoryview) -> Any:
     if code == 0 and len(data) == 1:  # notepack's `undefined`, in older versions
         return None
-    raise ValueError(f"extension {code} of MessagePack means nothing here")
+    raise ValueError(f"MessagePack extension {code} is not supported")

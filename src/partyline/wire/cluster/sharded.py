@@ -1,7 +1,7 @@
-"""The sharded form: what `createShardedAdapter` of `@socket.io/redis-adapter` says, in its three modes.
+"""The sharded form: that of `createShardedAdapter` in `@socket.io/redis-adapter`, in its three modes.
 
-A namespace has one channel, each node one for answers to it, and a room perhaps one of its own for events that are for
-it alone. All servers of a cluster have to agree on the mode.
+A namespace has one channel, each node one for answers to it, and a room perhaps one for events that are only for it.
+All servers of a cluster have to use the same mode.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from partyline.wire.cluster.shapes import Heard, Read, Written, packed, short, w
 
 Mode = Literal["dynamic", "dynamic-private", "static"]
 MODES: Final[tuple[Mode, ...]] = ("dynamic", "dynamic-private", "static")
-_ID: Final = 20  # characters of a socket's id, by which JavaScript tells a room of one socket
+_ID: Final = 20  # characters of a socket's id, by which JavaScript recognizes the room of one socket
 
 
 class _Message(msgspec.Struct, gc=False):
@@ -32,7 +32,7 @@ _read_text: Final[Callable[[bytes], _Message]] = written(_Message)
 
 
 def read(data: bytes, node: str, namespace: str) -> tuple[str, int, NodeMessage] | None:
-    """Who says what, and its kind; None for what is ours, or of another namespace. Raises one of UNREADABLE."""
+    """The sender, the kind and the message; None for our own, or another namespace's. Raises one of UNREADABLE."""
     short(data)
     in_text = data[:1] == b"{"
     said = (_read_text if in_text else _read_packed)(data)
@@ -60,15 +60,15 @@ class Sharded:
         self._mode = mode
 
     def counted(self, namespace: str) -> str:
-        """Whoever subscribes here is one of those who answer."""
+        """The channel whose subscribers are the nodes that answer."""
         return channel(self._key, namespace)
 
     def always(self) -> dict[str, Read]:
-        """No channel is for all namespaces."""
+        """Empty: no channel is for all namespaces."""
         return {}
 
     def subscriptions(self, namespace: str) -> tuple[dict[str, Read], dict[str, Read]]:
-        """No patterns, and the channels of a namespace, with what reads them."""
+        """No patterns, and the channels of a namespace with their readers."""
         return {}, {
             channel(self._key, namespace): self.read,
             channel(self._key, namespace, self.node): self.read_answer,
@@ -81,7 +81,7 @@ class Sharded:
         return channel(self._key, namespace, room)
 
     def write(self, message: NodeMessage, to: str = "") -> Written:
-        """Channels, and what to publish there. Raises what msgspec raises."""
+        """What to publish, and on which channels. Raises what msgspec raises."""
         where = ""
         if isinstance(message, Emit) and message.request is None and len(message.rooms) == 1:
             where = self.room(message.namespace, message.rooms[0])
@@ -99,11 +99,11 @@ class Sharded:
         return family.pack(body) if family.binary(kind, data) else family.text(body)
 
     def read(self, namespace: str, data: bytes) -> Heard | None:
-        """What has come on a namespace's channel, or on a room's."""
+        """Read a publication on a namespace's channel, or on a room's."""
         said = read(data, self.node, namespace)
         return None if said is None or said[1] in family.ANSWERS else (said[0], said[2])
 
     def read_answer(self, namespace: str, data: bytes) -> Heard | None:
-        """What has come on our own channel: only answers count there."""
+        """Read a publication on our own channel: only answers count there."""
         said = read(data, self.node, namespace)
         return (said[0], said[2]) if said is not None and said[1] in family.ANSWERS else None

@@ -1,4 +1,4 @@
-"""The streams form: what `@socket.io/redis-streams-adapter` says, with `streamCount` 1.
+"""The streams form: that of `@socket.io/redis-streams-adapter`, with `streamCount` 1.
 
 Events without acknowledgements, joins, leaves and disconnects are entries of one stream of Redis. Questions and answers
 are published, always as MessagePack.
@@ -21,7 +21,7 @@ from partyline.wire.cluster.shapes import Heard, Read, Written, packed, short
 from partyline.wire.cluster.sharded import channel, read
 
 MOST_ENTRIES: Final = 10_000
-"""About so many entries a stream keeps, as Node's adapter has it."""
+"""About how many entries a stream keeps, as with Node's adapter."""
 _OFFSET: Final = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
 
 
@@ -47,23 +47,23 @@ class Streams:
         self.stream = stream
 
     def counted(self, namespace: str) -> str:
-        """Whoever subscribes here is one of those who answer."""
+        """The channel whose subscribers are the nodes that answer."""
         return channel(self._key, namespace)
 
     def always(self) -> dict[str, Read]:
-        """No channel is for all namespaces."""
+        """Empty: no channel is for all namespaces."""
         return {}
 
     def subscriptions(self, namespace: str) -> tuple[dict[str, Read], dict[str, Read]]:
-        """No patterns, and the channels of a namespace, with what reads them."""
+        """No patterns, and the channels of a namespace with their readers."""
         return {}, dict.fromkeys((channel(self._key, namespace), channel(self._key, namespace, self.node)), self.read)
 
     def room(self, namespace: str, room: str) -> str:
-        """A room has no channel of its own."""
+        """Empty: a room has no channel of its own."""
         return ""
 
     def write(self, message: NodeMessage, to: str = "") -> Written:
-        """What is published, and where."""
+        """What to publish, and on which channels."""
         if self._kept(message):
             return []
         return [
@@ -75,7 +75,7 @@ class Streams:
         ]
 
     def entries(self, message: NodeMessage) -> list[tuple[str | bytes, ...]]:
-        """The commands that add a message to the stream; none for what is published."""
+        """The commands that add a message to the stream; none for messages that are published."""
         if not self._kept(message):
             return []
         head = ("XADD", self.stream, "MAXLEN", "~", str(MOST_ENTRIES), "*", "uid", self.node, "nsp", message.namespace)
@@ -86,12 +86,12 @@ class Streams:
         return isinstance(message, Move | Expel) or (isinstance(message, Emit) and message.request is None)
 
     def read(self, namespace: str, data: bytes) -> Heard | None:
-        """What has been published."""
+        """Read a publication."""
         said = read(data, self.node, namespace)
         return None if said is None else (said[0], said[2])
 
     def read_entry(self, fields: Sequence[bytes]) -> Heard | None:
-        """An entry of the stream: names and values in turn. None if it is ours, or no message at all.
+        """Read an entry of the stream: names and values in turn. None if it is ours, or not a message at all.
 
         Raises one of UNREADABLE.
         """
@@ -116,22 +116,22 @@ class Streams:
 
 
 def is_offset(text: object) -> bool:
-    """Whether a client may have got this from a server: the id of an entry."""
+    """Whether this may be the id of an entry, as clients get them."""
     return isinstance(text, str) and _OFFSET.fullmatch(text) is not None
 
 
 def session_key(pid: str) -> str:
-    """Where the session of a client is kept."""
+    """The key of a client's session."""
     return f"sio:session:{pid}"
 
 
 def write_session(session: Session) -> bytes:
-    """A session as it is kept."""
+    """Encode a session, as it is kept."""
     return base64.b64encode(family.pack(session))
 
 
 def read_session(data: bytes) -> Session:
-    """A session that a server has kept. Raises one of UNREADABLE."""
+    """Decode a session that a server has kept. Raises one of UNREADABLE."""
     short(data)
     try:
         return _read_session(base64.b64decode(data, validate=True))
