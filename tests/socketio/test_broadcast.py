@@ -138,7 +138,7 @@ async def test_join_and_leave() -> None:
         socket.leave("a", "never")
         socket.leave("a")
         assert sorted(socket.rooms) == sorted([client.sid, "b", "c"])
-        with pytest.raises(TypeError, match="texts"):
+        with pytest.raises(TypeError, match="strings"):
             socket.join([5])  # type: ignore[list-item]
 
 
