@@ -255,7 +255,7 @@ main()
             )
             assert done.returncode == 2
             last = done.stderr.splitlines()[-1]
-            assert f"in use by another server (process {old.pid}) and was not let go of within 0.2 s" in last
+            assert f"in use by another server (process {old.pid}) and was not released within 0.2 s" in last
             assert "Traceback" not in done.stderr
             assert (await publish(old.url, 1)).endswith("-1")
 

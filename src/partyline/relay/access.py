@@ -1,4 +1,4 @@
-"""Authentication: the principal of a call by its key or token, and a limit on guessing them."""
+"""Authentication: the principal of a call by its key or token, and a limit on guesses."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Access:
         if token is None:
             return
         if principal.expires is not None and self._clock() >= principal.expires:
-            raise Unauthenticated("this token does not count: its time is over", code="token_expired")
+            raise Unauthenticated("this token has expired: get a new one", code="token_expired")
         if self.revoker.refuses(token):
             raise revoked()
 

@@ -59,7 +59,7 @@ _LIMIT: Final = ("limit", {"type": "integer", "minimum": 1, "maximum": MAX_PAGE}
 _TOKEN: Final = ("token", {"type": "string"}, "a token that lives 5 minutes at most, where no header can be sent")
 _BODY: Final = (400, 413, 415, 422)
 _CALLS: Final = (
-    _Call("get", "/health", "Whether the server runs, and its log takes messages.", Health, errors=(503,)),
+    _Call("get", "/health", "Whether the server runs and its log accepts messages.", Health, errors=(503,)),
     _Call("post", "/register", "Register a user; the answer is a WebSocket address.", Registered, Register, (),
           (*_BODY, 401, 403, 429, 503)),
     _Call("delete", "/register/{id}", "Unregister; a live connection of it is closed.", Status, errors=(401, 404)),
@@ -85,16 +85,16 @@ _CALLS: Final = (
 )  # fmt: skip
 _REASONS: Final = {
     400: "Not JSON, or nested too deep.",
-    401: "No credential, or one that does not count.",
+    401: "No credential, or an invalid one.",
     403: "Not allowed: the rights, the Host or the Origin.",
-    404: "There is no such thing.",
+    404: "It does not exist.",
     409: "The message id was used for another message.",
     413: "The body is too large.",
     415: "The body is not application/json.",
     422: "JSON of another shape, or a value out of its range.",
     429: "Too often; Retry-After says when.",
     503: "Not now; come back later.",
-    507: "The log keeps as many topics as it may.",
+    507: "The log has reached its limit of topics.",
 }
 
 
@@ -156,7 +156,7 @@ def _reference(kind: type) -> dict[str, str]:
 
 @lru_cache(maxsize=1)
 def page() -> str:
-    """The document as one page without scripts and without anything from elsewhere."""
+    """The document as one page, without scripts or external resources."""
     calls = []
     for call in _CALLS:
         body = "" if call.body is None else f"<h3>Body</h3>{_fields(call.body.__name__)}"
@@ -217,7 +217,7 @@ def _look(request: Request, access: Access) -> None:
 
 
 def routes(access: Access) -> list[Route]:
-    """`/openapi.json` and `/docs`; beyond this machine they want a key."""
+    """`/openapi.json` and `/docs`; they need a key unless the server is for this machine only."""
 
     async def openapi(request: Request) -> Response:
         _look(request, access)

@@ -23,8 +23,8 @@ _T = TypeVar("_T", bound=msgspec.Struct)
 class Publishing(Generic[_T]):
     """A call that publishes. A `server.exchange.Direct`.
 
-    `drafts` makes what is published of the principal, the request and its body, which is a `kind`; `answer` what is
-    answered of the receipts.
+    `drafts` makes the drafts from the principal, the request and its body, which is a `kind`; `answer` makes the answer
+    from the receipts.
     """
 
     services: Services
@@ -39,7 +39,7 @@ class Publishing(Generic[_T]):
         self.max_body = getattr(self.services.settings, self.body_setting)
 
     def begin(self, exchange: Exchange) -> None:
-        """Who asks, and in what form, before the body is read."""
+        """Check the caller and the form, before the body is read."""
         authorization = exchange.text(b"authorization")
         exchange.context = self.services.access.authenticate(authorization, exchange.peer.address)
         check_json(exchange.text(b"content-type") or "")

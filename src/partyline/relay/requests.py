@@ -1,4 +1,4 @@
-"""What every HTTP call of the relay needs: its caller, the body as a value, the answer as JSON."""
+"""What every HTTP call of the relay needs: its caller, its body as a value, its answer as JSON."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from partyline.wire.relay import MAX_USER, MAX_USER_ID
 
 _T = TypeVar("_T", bound=msgspec.Struct)
 
-# What the OpenAPI document says of values; the code that uses one checks it, and with better words.
+# For the OpenAPI document; the code that uses a value checks it, with better messages.
 TOPIC_SCHEMA: Final = {
     "type": "string",
     "pattern": rf"^(?!\$){TOKEN}(\.{TOKEN})*$",
@@ -46,13 +46,13 @@ def peer(request: Request) -> Peer:
 
 
 async def read(request: Request, kind: type[_T], limit: int, setting: str = "max_body") -> _T:
-    """The JSON body of a request, at most `limit` bytes, which `setting` says.
+    """The JSON body of a request, at most `limit` bytes, the value of `setting`.
 
     Raises UnsupportedMediaType (415), PayloadTooLarge (413), MalformedRequest (400) or InvalidValue (422).
     """
     check_json(request.headers.get("content-type", ""))
     check_coding(request.headers.get("content-encoding", "").encode("latin-1"))
-    # Known before a byte of it is read: a client that waits for 100 Continue never sends it.
+    # Checked before a byte of it is read: a client that waits for 100 Continue never sends it.
     if content_length(request.headers.get("content-length", "0").encode("latin-1")) > limit:
         raise _too_large(limit, setting)
     body = bytearray()
@@ -72,9 +72,9 @@ def answer(value: msgspec.Struct | dict[str, Any]) -> Response:
 
 
 async def published(hub: Hub, *drafts: Draft) -> list[Receipt]:
-    """The receipts of a publish. Raises what the store refused it with.
+    """Publish, and return the receipts. Raises the store's refusal.
 
-    Cancelled, the messages are published all the same: they were handed in.
+    If cancelled, the messages are published all the same.
     """
     all_done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     outcomes: list[Receipt | PartylineError | None] = [None] * len(drafts)

@@ -1,4 +1,4 @@
-"""Revoking tokens while they are in use: what depends on a token ends with it, also after a restart."""
+"""Revoking tokens while they are in use: everything that depends on a token ends with it, also after a restart."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Holder(Protocol):
 class Revoker:
     """The revocations of one server, and the holders of each token. `kept` is in seconds.
 
-    Revoking a user concerns the tokens that were issued before, by the clock of their issuer. If that clock is ahead of
-    ours, its tokens show it: their `iat` is in our future when they are used. So a revocation reaches into the future
-    by the furthest that was seen, and concerns every token that has been used here.
+    Revoking a user affects the tokens issued before that, by their issuer's clock. If that clock is ahead of ours, the
+    tokens show it: their `iat` is in our future when they are used. So a revocation reaches into the future by the
+    largest lead seen, and affects every token that has been used here.
     """
 
     def __init__(self, table: RevocationTable, kept: float, *, clock: Callable[[], float] = time.time) -> None:
@@ -37,7 +37,7 @@ class Revoker:
         self._revocations = Revocations(kept)
         self._revocations.restore(cast("Iterable[tuple[Kind, str, float]]", table.load()))
         self._holders: dict[tuple[Kind, str], dict[Holder, Token]] = {}
-        self._ahead = 0.0  # the most, in seconds, that the clock of an issuer has been ahead of ours
+        self._ahead = 0.0  # the largest lead of an issuer's clock over ours, in seconds
 
     def seen(self, token: Token) -> None:
         """Note a token that was used, after its signature was verified."""
@@ -68,7 +68,7 @@ class Revoker:
         refused, and how many holders ended.
 
         Raises Overloaded, if nothing happened, or StoreUnavailable, if the revocation holds in this process and will
-        be written as soon as the disk allows. Cancelling it changes nothing of that.
+        be written as soon as the disk allows. Cancelling this changes nothing.
         """
         now = self._clock()
         at = self._revocations.revoke(kind, name, now + (self._ahead if kind == "sub" else 0.0))
@@ -77,7 +77,7 @@ class Revoker:
         for holder in ended:
             try:
                 holder.revoked()
-            except CONTAINED:  # the others must end, and the revocation be written
+            except CONTAINED:  # the others must still end, and the revocation be written
                 _log.exception("a connection whose token was revoked could not be ended", holder=type(holder).__name__)
         await self._table.save(kind, name, at, oldest=self._revocations.oldest(now))
         return at, len(ended)

@@ -1,4 +1,4 @@
-"""What all clients of the relay share, whatever carries them."""
+"""What all clients of the relay share, whatever their transport."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from partyline.trust.rate import Closing
 
 
 class Listed(Closing, Protocol):
-    """A client that is connected: what lists show, and what closes it."""
+    """A connected client, which can be listed and closed."""
 
     @property
     def public_id(self) -> str:
-        """What lists call it: it opens nothing."""
+        """Its name in lists: it opens nothing."""
         ...
 
     @property
     def member(self) -> Member:
-        """What the hub knows it as."""
+        """Its hub member."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """One server's. `open` holds every client of the relay that is connected."""
+    """The services of one server. `open` holds every connected client of the relay."""
 
     hub: Hub
     store: Store

@@ -27,8 +27,8 @@ _log = log.get("relay")
 
 _MAX_FILE: Final = 256 * 1024  # bytes of a key file or a fetched set
 _PATIENCE: Final = 5.0  # seconds for a whole fetch
-STALE: Final = 600.0  # seconds after which a set that is in use is fetched anew
-AGAIN: Final = 30.0  # seconds between two fetches because of a key id that is not in the set
+STALE: Final = 600.0  # seconds after which a set in use is fetched again
+AGAIN: Final = 30.0  # seconds between two fetches for a key id that is not in the set
 
 
 def check_keys(keys: Iterable[JwtKey]) -> None:
@@ -61,7 +61,7 @@ def private_key(data: bytes) -> tuple[Algorithm, Key]:
 
 
 def signers(keys: Iterable[JwtKey]) -> list[Signer]:
-    """The signers of settings that `check_keys` has accepted. Reads files, and begins to fetch what has an address.
+    """The signers of settings that `check_keys` has accepted. Reads files, and begins to fetch from addresses.
 
     Runs on the loop. Raises ConfigError.
     """
@@ -99,7 +99,7 @@ class RemoteKeys:
         self._fetching = False
 
     def renew(self, missing: bool) -> bool:
-        """Begin to fetch if it is time to, and return at once whether there may be other keys soon."""
+        """Begin to fetch if it is time to; returns at once whether there may be other keys soon."""
         pause = AGAIN if missing or not self._signer.keys else STALE
         elapsed = None if self._asked is None else self._clock() - self._asked
         # One fetch at a time, unless a server holds it up by sending a byte now and then.
@@ -116,14 +116,14 @@ class RemoteKeys:
         try:
             self._signer.keys = key_set(self._signer.algorithm, done.result())
         except ConfigError as error:
-            _log.warning("the keys that sign tokens could not be used", reason=error.message)
+            _log.warning("the fetched keys cannot be used", reason=error.message)
         except (OSError, ValueError) as error:
             _log.warning("the keys that sign tokens could not be fetched", reason=str(error))
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, *_: Any) -> None:
-        """Follow none: the address is pinned, and its server may not name another one."""
+        """Follow no redirect: the address is pinned."""
 
 
 def fetch_set(url: str) -> bytes:

@@ -1,4 +1,4 @@
-"""What the relay answers, as values: the API, the v1 session and the OpenAPI document use the same ones."""
+"""The relay's answers as values, shared by the API, the v1 session and the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Status(msgspec.Struct):
 
 
 class Health(Status, omit_defaults=True):
-    durability: str = ""  # what an accepted message survives, where the log is an engine's that may change
+    durability: str = ""  # what an accepted message survives, if the log is an engine's, where that may change
 
 
 # The classic calls
@@ -54,7 +54,7 @@ class Published(msgspec.Struct):
 
     @classmethod
     def of(cls, receipt: Receipt) -> Published:
-        """What a publisher is told of an accepted message."""
+        """The answer for an accepted message."""
         return cls(receipt.room, _position(receipt), receipt.id, receipt.duplicate)
 
 
@@ -120,7 +120,7 @@ class Welcome(msgspec.Struct):
 
 
 class Done(msgspec.Struct):
-    """A command was done, and there is nothing to say of it."""
+    """A command was carried out; there is nothing more to say."""
 
 
 class Known(msgspec.Struct):
@@ -130,7 +130,7 @@ class Known(msgspec.Struct):
 
 
 class Subscribed(msgspec.Struct):
-    """Where a subscription begins. `oldest` is the oldest position still kept, where something was missed."""
+    """Where a subscription begins. `oldest` is the oldest position still kept, if something was missed."""
 
     position: str
     recovered: bool
@@ -138,7 +138,7 @@ class Subscribed(msgspec.Struct):
 
 
 class PublishedHere(msgspec.Struct):
-    """As `Published`: an answer's `id` is the command's here."""
+    """As `Published`, with `message_id`: the `id` of an answer is its command's."""
 
     topic: str
     position: str | None

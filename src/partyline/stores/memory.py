@@ -17,19 +17,19 @@ from partyline.metrics import Counters
 from partyline.models import Draft, Message, Page
 from partyline.stores import retention as kept
 
-_OVERHEAD = 600  # bytes a kept message costs beside its data: two dict entries, a draft, ids (measured: 520-550)
+_OVERHEAD = 600  # bytes a kept message costs besides its data: two dict entries, a draft, ids (measured: 520-550)
 
 
 @dataclass(frozen=True, slots=True)
 class Retention(kept.Retention):
-    """The same with a bound for all rooms: `max_bytes`, of data and of what a message costs beside it."""
+    """The same with a bound for all rooms: `max_bytes` of data and overhead."""
 
     max_bytes: int = 64 * 1024 * 1024
 
 
 @dataclass(slots=True)
 class _Room:
-    """The offsets of a room, the bytes of their data, and the highest one that is gone."""
+    """The offsets of a room, the bytes of their data, and the highest offset that is gone."""
 
     bounds: kept.Bounds
     offsets: deque[int] = field(default_factory=deque)
@@ -58,9 +58,9 @@ class MemoryStore:
         self._head = 0
         self._log: OrderedDict[int, Message] = OrderedDict()
         self._rooms: dict[str, _Room] = {}
-        self._forgotten: dict[str, int] = {}  # the highest offset gone of rooms that are empty now, by rule
+        self._forgotten: dict[str, int] = {}  # the highest offset lost by rooms that are empty now, by rule
         ages = self._retention.ages
-        # What goes at which age, oldest first. With one age for all rooms that is the log itself.
+        # By age, the messages that expire at it, oldest first. With one age for all rooms that is the log itself.
         self._aging = {age: OrderedDict[int, Message]() for age in ages} if len(ages) > 1 else {ages[0]: self._log}
         self._counters = counters or Counters()
         self._ids: OrderedDict[tuple[str, str, str], Message] = OrderedDict()
@@ -122,7 +122,7 @@ class MemoryStore:
         self._closed = True
 
     def _take_all(self, drafts: Sequence[Draft]) -> list[Outcome]:
-        """All or none: what would refuse one of several is looked for before the first is taken."""
+        """Take all or none: every draft is checked before the first is taken."""
         self._prune()
         if len(drafts) > 1:
             refusal = self._batch_refusal(drafts)
@@ -159,7 +159,7 @@ class MemoryStore:
         self._bytes += len(draft.data) + _OVERHEAD
         room = self._rooms.get(draft.room)
         if room is None:
-            # It may have been here before, and lost all it had.
+            # The room may have existed before, and lost everything.
             room = _Room(self._retention.of(draft.room), pruned=kept.lost(self._forgotten, (draft.room,)))
             self._rooms[draft.room] = room
         self._log[self._head] = self._aging[room.bounds.max_age][self._head] = message
@@ -170,7 +170,7 @@ class MemoryStore:
         return Stored(draft, message)
 
     def _refusal(self, draft: Draft, rooms: int) -> PartylineError | None:
-        """Why the draft cannot be taken beside so many rooms, if it cannot."""
+        """Why the draft cannot be taken if there are `rooms` rooms already; None if it can."""
         if self._closed:
             return StoreUnavailable("the server is shutting down: publish again in a moment")
         known = self._ids.get(draft.identity)
@@ -206,7 +206,7 @@ class MemoryStore:
         self._bytes -= len(draft.data) + _OVERHEAD
         self._counters.pruned += 1
         room.size -= len(draft.data)
-        room.offsets.popleft()  # whatever goes is the oldest of its room
+        room.offsets.popleft()  # it is always the oldest of its room
         room.pruned = offset
         if not room.offsets:
             del self._rooms[draft.room]

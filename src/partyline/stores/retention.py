@@ -1,4 +1,4 @@
-"""What a log keeps: bounds of every room, and other bounds for the rooms of a pattern."""
+"""What a log keeps: bounds for every room, and other bounds for the rooms of a pattern."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from partyline.topics import covers, overlap
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What one room keeps: seconds, messages, and bytes of data (None: whatever the others allow).
+    """What one room keeps: seconds, messages, and bytes of data (None: unbounded).
 
-    The newest message of a room stays, however large it is, until its age is over.
+    The newest message of a room stays until its age is over, however large it is.
     """
 
     max_age: float = 7 * 86400.0
@@ -28,9 +28,9 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """What is kept: seconds and messages of each room, rooms, and what `rules` say instead of the first two.
+    """What is kept: seconds and messages per room, a number of rooms, and `rules` with other bounds for some rooms.
 
-    A rule is a pattern and its bounds; the first that covers a room holds.
+    A rule is a pattern and its bounds; the first that covers a room applies.
     """
 
     max_age: float = 7 * 86400.0
@@ -39,7 +39,7 @@ class Retention:
     rules: tuple[tuple[str, Bounds], ...] = ()
 
     def rule(self, room: str) -> tuple[str, Bounds]:
-        """The rule that holds for a room; its pattern is "" if none does, and the bounds are those of all rooms."""
+        """The rule that applies to a room; if none does, "" and the bounds of all rooms."""
         for rule in self.rules:
             if covers(rule[0], room):
                 return rule
@@ -51,15 +51,15 @@ class Retention:
 
     @property
     def ages(self) -> tuple[float, ...]:
-        """Every age at which some room's messages go, in seconds, each once."""
+        """Every age at which some room's messages expire, in seconds, each once."""
         return tuple(dict.fromkeys((self.max_age, *(bounds.max_age for _, bounds in self.rules))))
 
 
 def lost(forgotten: Mapping[str, int], rooms: Collection[str], patterns: Collection[str] = ()) -> int:
     """The highest offset that `rooms`, which are empty, or any rooms of `patterns`, may have lost.
 
-    `forgotten` is the highest offset that is gone of rooms that are empty now, by the pattern of the rule that
-    bounded them, "" for those without one: these may have been any.
+    `forgotten` has the highest offset lost by rooms that are empty now, by the pattern of their rule; "" stands for
+    rooms without a rule, which may have been any.
     """
     return max(
         (

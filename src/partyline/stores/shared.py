@@ -1,16 +1,15 @@
-"""A log that several nodes share, as this node's Store: it appends, and follows the log with a tail.
+"""A log that several nodes share, as this node's Store: it appends, and follows the log by a tail.
 
-The log is the truth. What the tail brings is handed out in its order: as the answer to whoever waits for it here, or as
-Found. An append is answered when the tail has reached it, so that whatever was answered has been fanned out here.
+The log is the truth. The tail's messages are handed out in its order: as the answer to an append that waits for it, or
+as Found. An append is answered when the tail has reached it, so every answered message has been fanned out here.
 
-Where the connection breaks, nobody knows whether the last append is in the log: it is appended again with the same
-message ids after the next connection, and what is there by then is a duplicate. Meanwhile the tail passes none of its
-messages by. After `patience` seconds it is refused, with everything after it; if it is in the log after all, the tail
-finds it.
+If the connection breaks, it is unknown whether the last append is in the log: after reconnecting it is appended again
+with the same message ids, and those already there are duplicates. Meanwhile the tail does not go past its messages.
+After `patience` seconds it is refused, with everything after it; if it is in the log after all, the tail finds it.
 
-After each connection the last message handed out is compared with what the log has there. If the log has lost its
-end, one of the nodes gives it a new epoch, which each append and each read has to name: no node goes on with a log that
-it does not know.
+After each reconnect the last message handed out is compared with the log's at that offset. If the log has lost its
+end, one of the nodes gives it a new epoch, which every append and read has to name: no node goes on with a log that it
+does not know.
 """
 
 from __future__ import annotations
@@ -45,10 +44,10 @@ from partyline.models import Draft, Message, Page
 
 _log = log.get("store")
 
-PATIENCE: Final = 2.0  # seconds until a log that does not answer is taken to be gone, and its publishers are told
-_STRETCH: Final = 512  # messages that the tail asks for at a time
-_WAIT: Final = 5.0  # seconds that it waits for the next message
-_MAX_DRAFTS: Final = 1_000  # of one append; the others wait for the next
+PATIENCE: Final = 2.0  # seconds until a log that does not answer counts as gone, and publishers are told
+_STRETCH: Final = 512  # messages that the tail requests at a time
+_WAIT: Final = 5.0  # seconds that the tail waits for the next message
+_MAX_DRAFTS: Final = 1_000  # in one append; the others wait for the next
 _MAX_BYTES: Final = 4 * 1024 * 1024
 _FIRST_DELAY: Final = 0.05  # seconds before connecting again, doubled each time
 _LONGEST_DELAY: Final = 1.0
@@ -60,21 +59,21 @@ class SharedStore:
     """A Store, and `Follows`, on a SharedLog of its own."""
 
     def __init__(self, shared: SharedLog, standing: Standing, *, patience: float = PATIENCE) -> None:
-        """`standing` is what the log has said when it was connected; see `open`."""
+        """`standing` is the log's state when it was connected; see `open`."""
         self.epoch = standing.epoch
         self.durability: Durability = standing.durability
         self._shared = shared
         self._patience = patience
-        self._known = standing.head  # the highest offset that the log is known to have
+        self._known = standing.head  # the highest known offset of the log
         self._reached = standing.head  # everything up to it has been handed out
         self._last = standing.last  # the identity of the message there, if it is known
-        # Appended and not answered, in this order: what the log has answered, what it has been asked, what waits.
+        # Unanswered appends, in this order: those the log has answered, those it has been asked, those that wait.
         self._placed: deque[Outcome] = deque()
         self._asked: list[tuple[Draft, ...]] = []
-        self._ids: set[tuple[str, str, str]] = set()  # of what it has been asked
+        self._ids: set[tuple[str, str, str]] = set()  # of the drafts it has been asked to append
         self._queue: deque[tuple[Draft, ...]] = deque()
-        self._late: list[Draft] = []  # appended after `close`, refused when the others are answered
-        self._again = False  # what it has been asked may be in the log already
+        self._late: list[Draft] = []  # appended after `close`: refused once the others are answered
+        self._again = False  # the drafts it has been asked to append may be in the log already
         self._down: StoreUnavailable | None = None
         self._giving_up: asyncio.TimerHandle | None = None
         self._wanted = asyncio.Event()
@@ -112,7 +111,7 @@ class SharedStore:
         if self._closed:
             self._late += drafts
             asyncio.get_running_loop().call_soon(self._refuse_late)
-        elif self._down is not None:  # nothing waits any more: it was all refused
+        elif self._down is not None:  # nothing waits: everything was refused
             refused = [Refused(draft, self._down) for draft in drafts]
             asyncio.get_running_loop().call_soon(self._hand_out, refused)
         else:
@@ -158,7 +157,7 @@ class SharedStore:
     # Connecting
 
     async def _run(self) -> None:
-        """Append and follow, and connect again whenever one of both fails."""
+        """Append and follow, and connect again whenever either fails."""
         delay = _FIRST_DELAY
         while True:
             work: list[asyncio.Task[None]] = []
@@ -175,7 +174,7 @@ class SharedStore:
                 if self._down is None:
                     self._lose_patience()
                     _log.warning("the log cannot be reached", error=error.message)
-            except Exception:  # a fault in what talks to the engine, or in a subscriber, must not end delivery
+            except Exception:  # a fault in the engine's client, or in a subscriber, must not end delivery
                 _log.exception("the log cannot be followed")
                 self._lose_patience()
             finally:
@@ -187,7 +186,7 @@ class SharedStore:
             delay = min(2 * delay, _LONGEST_DELAY)
 
     async def _connect(self) -> None:
-        """Connect, and see whether it is the log that we know."""
+        """Connect, and check that this is the log that we know."""
         standing = await self._in_time(self._shared.connect(self._reached))
         other = standing.last is not None and self._last is not None and standing.last != self._last
         if (other or standing.head < self._reached) and standing.epoch == self.epoch:
@@ -207,7 +206,7 @@ class SharedStore:
             self._down = None
 
     def _adopt(self, standing: Standing) -> None:
-        """Go on with a log that has lost its end: what was not answered may be there or not."""
+        """Go on with a log that has lost its end: unanswered drafts may or may not be there."""
         self._refuse_all(StoreUnavailable("the log was rolled back: publish again in a moment"))
         self.epoch = standing.epoch
         self._known = self._reached = standing.head
@@ -215,7 +214,7 @@ class SharedStore:
         self._hand_out([Renewed(standing.epoch, standing.head)])
 
     async def _in_time(self, call: Coroutine[Any, Any, _T], longer: float = 0.0) -> _T:
-        """What the log answers. Raises StoreUnavailable where it takes too long."""
+        """The log's answer. Raises StoreUnavailable if that takes too long."""
         try:
             async with asyncio.timeout(self._patience + longer):
                 return await call
@@ -223,7 +222,7 @@ class SharedStore:
             raise StoreUnavailable("the log does not answer: try again in a moment") from None
 
     async def _of_one_epoch(self, reading: Coroutine[Any, Any, _T]) -> _T:
-        """What was read, if the log has had one epoch all the time. Raises StoreUnavailable."""
+        """The result of a read, if the epoch did not change meanwhile. Raises StoreUnavailable."""
         epoch = self.epoch
         with contextlib.suppress(Fenced):
             found = await self._in_time(reading)
@@ -252,7 +251,7 @@ class SharedStore:
         self._refuse_all(self._down)
 
     def _refuse_all(self, refusal: StoreUnavailable) -> None:
-        """Answer everything that waits, in its order. What is in the log all the same is found by the tail."""
+        """Refuse everything that waits, in order. The tail finds whatever is in the log all the same."""
         groups = [*self._asked, *self._queue]
         refused = [
             outcome if isinstance(outcome, Refused) else Refused(outcome.draft, refusal) for outcome in self._placed
@@ -280,11 +279,11 @@ class SharedStore:
                 self._take()
             outcomes = await self._in_time(self._shared.append(self.epoch, self._asked))
             if not self._asked:
-                continue  # it was refused meanwhile: the tail finds what is there
+                continue  # refused meanwhile: the tail finds what is there
             for outcome in outcomes:
                 if isinstance(outcome, Stored):
                     self._known = max(self._known, outcome.message.offset or 0)
-                    if self._again and outcome.duplicate:  # of ourselves, by all we know
+                    if self._again and outcome.duplicate:  # of our own first try, as far as we know
                         outcome = Stored(outcome.draft, outcome.message)
                 self._placed.append(outcome)
             self._settle()
@@ -301,7 +300,7 @@ class SharedStore:
                 self._ids.add(draft.identity)
 
     def _settle(self) -> None:
-        """What the log was asked is answered, or given up."""
+        """The drafts that the log was asked to append are answered, or given up."""
         self._asked, self._again = [], False
         self._ids.clear()
         self._settled.set()
@@ -323,12 +322,12 @@ class SharedStore:
                 if count:
                     self._pass_on(messages[:count])
                     del messages[:count]
-                else:  # ours, by all we know: its append says so soon
+                else:  # probably ours: its append will say so soon
                     self._settled.clear()
                     await self._settled.wait()
 
     def _pass_on(self, messages: Sequence[Message]) -> None:
-        """Hand out what the tail has brought."""
+        """Hand out the tail's messages."""
         batch: list[Outcome | News] = []
         for message in messages:
             assert message.offset is not None
@@ -348,7 +347,7 @@ class SharedStore:
                 reached.set_result(True)
 
     def _answers(self) -> list[Outcome]:
-        """The next answers that need nothing more from the tail."""
+        """The next answers that do not depend on the tail."""
         ready: list[Outcome] = []
         while self._placed:
             first = self._placed[0]

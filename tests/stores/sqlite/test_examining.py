@@ -98,7 +98,7 @@ def test_other_files(path: Path, tmp_path: Path) -> None:
     """A missing file is fine; a missing folder, a folder, another program's database, a newer version and a file that
     is not a database are each a problem with its way out."""
     assert bad(path) == {}
-    assert "not there yet" in found(path)["database"].text
+    assert "does not exist yet" in found(path)["database"].text
     assert bad(tmp_path / "none" / "x.db") == {"database": Verdict.PROBLEM}
     assert bad(tmp_path) == {"database": Verdict.PROBLEM}
     foreign = tmp_path / "foreign.db"

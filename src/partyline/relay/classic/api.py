@@ -44,8 +44,8 @@ class Publish(msgspec.Struct):
 
 
 class Relay:
-    """The classic relay over one hub. Without `pings` the server cannot send any, and what cannot be confirmed cannot
-    be resumed."""
+    """The classic relay over one hub. Without `pings` the server cannot send any: nothing can be confirmed, or
+    resumed."""
 
     def __init__(self, services: Services, registry: Registry, *, pings: bool = True) -> None:
         self._services = services
@@ -55,7 +55,7 @@ class Relay:
         self._publishing = Publishing(services, Publish, _drafts, _published)
 
     def attach(self, site: Site) -> None:
-        """Answer what is asked most without ASGI where the server is ours."""
+        """Answer the most frequent calls without ASGI if the server is ours."""
         site.direct.add("/publish", self._publishing, "POST")
         site.direct.add("/register", self._registering, "POST")
 

@@ -1,4 +1,4 @@
-"""`POST /register` without ASGI: who may connect at /ws/<id>, with which topics."""
+"""`POST /register` without ASGI: lets a user connect at /ws/<id>, with some topics."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Registering:
         self._keeping: set[asyncio.Task[None]] = set()
 
     def begin(self, exchange: Exchange) -> None:
-        """Who asks, how often, and in what form, before the body is read."""
+        """Check the caller, its rate and the form, before the body is read."""
         address = exchange.peer.address
         exchange.context = self._services.access.authenticate(exchange.text(b"authorization"), address)
         if self._rate:
@@ -56,7 +56,7 @@ class Registering:
         check_json(exchange.text(b"content-type") or "")
 
     def respond(self, exchange: Exchange) -> None:
-        """Register; the answer to a registration that may be resumed waits for the disk."""
+        """Register; if the registration can be resumed, its answer waits for the disk."""
         principal: Principal = exchange.context
         body = decode(exchange.body, Register)
         user = user_text(body.user_id)
@@ -104,7 +104,7 @@ class Registering:
         try:
             keeping.result()
         except asyncio.CancelledError:
-            return  # the server's loop ends
+            return  # the server's loop is ending
         except PartylineError as error:
             exchange.refuse(error)
         except Exception:
@@ -113,7 +113,8 @@ class Registering:
             exchange.json(answer)
 
     def _base(self, exchange: Exchange) -> str:
-        """`ws://HOST`, or `wss` under TLS, and where we are mounted; `public_url` before the request's Host."""
+        """`ws://HOST`, or `wss` under TLS, with our mount path; `public_url` takes precedence over the request's
+        Host."""
         if self._settings.public_url is not None:
             url = urlsplit(self._settings.public_url)
             return f"{'wss' if url.scheme in ('https', 'wss') else 'ws'}://{url.netloc}{url.path.rstrip('/')}"

@@ -1,4 +1,4 @@
-"""Registrations: who may connect at /ws/<id>, with which topics. In memory, written behind to the database."""
+"""Registrations: who may connect at /ws/<id>, with which topics. In memory, and written to the database later."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _NAME: Final = 64  # bytes that a topic costs beside its characters
 
 
 def id_hash(connection_id: str) -> bytes:
-    """How an id is kept: an id is a credential, and neither memory dumps nor the file should hold it."""
+    """The form in which an id is kept: it is a credential that neither memory dumps nor the file should hold."""
     return hashlib.sha256(connection_id.encode()).digest()
 
 
 def weight(topics: tuple[str, ...]) -> int:
-    """What counts of a registration's topics: bytes beyond what every registration may have."""
+    """The bytes of a registration's topics beyond those that every registration may have."""
     return max(0, sum(map(len, topics)) + _NAME * len(topics) - _FREE)
 
 
@@ -40,7 +40,7 @@ class User(Closing, Protocol):
     """The live session that uses a registration."""
 
     def follow(self, topics: tuple[str, ...]) -> None:
-        """The registration has these topics now."""
+        """Follow these topics, which the registration has now."""
         ...
 
 
@@ -53,16 +53,16 @@ class Registration:
     user: str
     topics: tuple[str, ...]
     grants: tuple[str, ...]
-    confirmed: Position | None = None  # what its client has surely got; None: it does not resume
+    confirmed: Position | None = None  # its client certainly has everything up to here; None: it does not resume
     used: bool = False
     created: float = 0.0
-    token: Token | None = None  # that it was made with
+    token: Token | None = None  # the one it was made with
     connection: User | None = None
     timer_slot: int = 0
 
     @property
     def public_id(self) -> str:
-        """What lists and logs call it: tells registrations apart, opens nothing."""
+        """Its name in lists and logs: tells registrations apart, opens nothing."""
         return hashlib.sha256(b"public " + self.id_hash).hexdigest()[:16]
 
     def on_deadline(self, now: float) -> None:
@@ -114,9 +114,9 @@ class Registry:
     ) -> str:
         """A new registration; returns its id, 32 hex digits, which is kept nowhere.
 
-        One with a `confirmed` position resumes from there. `token` is the one that it is made with, if not a key: it
-        ends when that is revoked, not when that expires. Raises RateLimited (too many of this user) or Overloaded (too
-        many in all, or too many bytes of topics).
+        One with a `confirmed` position resumes from there. `token` is the one that it is made with, if any: the
+        registration ends when that is revoked, not when it expires. Raises RateLimited (too many of this user) or
+        Overloaded (too many in all, or too many bytes of topics).
         """
         limits = self._settings
         if self._per_user.get(user, 0) >= limits.registrations_per_user:
@@ -141,9 +141,9 @@ class Registry:
         return connection_id
 
     async def kept(self, registration: Registration) -> None:
-        """Return when the database has it, so that a killed server still knows it; otherwise it is written behind.
+        """Return when the database has it, so that it survives a kill; otherwise it is written later.
 
-        Raises StoreUnavailable if the disk does not take it, and forgets it. Cancelling it loses nothing.
+        If the disk does not take it, forgets it and raises StoreUnavailable. Cancelling this loses nothing.
         """
         try:
             async with asyncio.timeout(_MOST_PATIENCE):
@@ -153,7 +153,7 @@ class Registry:
             raise StoreUnavailable("the database does not take the registration now: try again in a moment") from None
 
     def find(self, connection_id: str) -> Registration:
-        """The registration of an id: a memory access. Raises NotFound."""
+        """The registration of an id, from memory. Raises NotFound."""
         registration = self._by_hash.get(id_hash(connection_id))
         if registration is None:
             raise NotFound(
@@ -163,7 +163,7 @@ class Registry:
         return registration
 
     def remove(self, registration: Registration) -> None:
-        """Forget it. A connection of it is the caller's to close."""
+        """Forget it. The caller has to close its connection."""
         if self._by_hash.pop(registration.id_hash, None) is None:
             return
         left = self._per_user[registration.user] - 1
@@ -178,14 +178,14 @@ class Registry:
             self._revoker.release(registration.token, registration)
 
     def revoked(self, registration: Registration) -> None:
-        """Its token was revoked: it ends, and with it its connection."""
+        """Its token was revoked: end it and its connection."""
         connection = registration.connection
         self.remove(registration)
         if connection is not None:
             connection.close(4001, "token revoked")
 
     def attach(self, registration: Registration, connection: User) -> User | None:
-        """`connection` uses it from now on; returns the one that did before, if any."""
+        """Let `connection` use it from now on; returns the one that did before, if any."""
         earlier, registration.connection = registration.connection, connection
         self._timers.cancel(registration)
         if not registration.used:
@@ -194,7 +194,7 @@ class Registry:
         return earlier
 
     def detach(self, registration: Registration, connection: User) -> None:
-        """`connection` is gone: the resume window begins, unless another one has taken its place."""
+        """`connection` is gone: the resume window begins, unless another connection has taken its place."""
         if registration.connection is not connection:
             return
         registration.connection = None
@@ -220,7 +220,7 @@ class Registry:
             registration.connection.follow(registration.topics)
 
     def confirm(self, registration: Registration, position: Position) -> None:
-        """Its client has got everything up to `position`: a reconnect begins there. It never goes back."""
+        """Its client has everything up to `position`: a reconnect begins there. This never goes back."""
         known = registration.confirmed
         if known is None or (known.epoch == position.epoch and known.offset >= position.offset):
             return
@@ -249,7 +249,7 @@ class Registry:
 
     def _save(self, registration: Registration) -> None:
         if registration not in self:
-            return  # removed meanwhile: what its connection still does brings nothing of it back
+            return  # removed meanwhile: its connection must not bring it back
         self._table.save(
             Row(
                 registration.id_hash,
@@ -275,7 +275,7 @@ class Registry:
         return token is not None and self._revoker is not None and self._revoker.refuses(token)
 
     def _shared(self, names: tuple[str, ...]) -> tuple[str, ...]:
-        """The same tuple for the same few names: most registrations have the default topics."""
+        """One shared tuple for the same few names: most registrations have the default topics."""
         if weight(names):
             return names
         if len(self._tuples) > 1_000:
@@ -283,7 +283,7 @@ class Registry:
         return self._tuples.setdefault(names, names)
 
     def _restore(self) -> None:
-        """What an earlier process left. Its clients were cut off with it: their windows begin now."""
+        """Load the registrations of an earlier process. Its clients were cut off with it: their windows begin now."""
         now, wall = self._timers.now(), self._clock()
         for row in self._table.load():
             topics, grants = self._shared(row.topics), self._shared(row.grants)

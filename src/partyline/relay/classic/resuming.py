@@ -1,8 +1,8 @@
 """Classic connections registered with `"resume": true`: at-least-once for any bare WebSocket client.
 
-After what was sent goes a ping whose payload is the position, at most once a second; the pong that every WebSocket
-library answers by itself confirms it (RFC 6455 5.5.3). Whoever reconnects gets everything after the confirmed position:
-nothing is missed, what was sent in the last second may come twice.
+A ping with the position as its payload follows the messages, at most once a second; the pong that every WebSocket
+library sends by itself confirms it (RFC 6455 5.5.3). A client that reconnects gets everything after the confirmed
+position: nothing is missed, and messages of the last second may come twice.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _PING_EVERY: Final = 1.0  # seconds, at least, between two pings that ask for a 
 
 
 class ResumingSession(ClassicSession):
-    """One such connection. It is itself what the hub knows as a member: it has to hear when something is sent."""
+    """One such connection. It is its own hub member, since it has to know when something is sent."""
 
     __slots__ = (
         "_catching_up",
@@ -69,7 +69,8 @@ class ResumingSession(ClassicSession):
     # interfaces.HearsPongs
 
     def pong(self, payload: bytes) -> None:
-        """The peer has read everything up to a position. Only what a ping has carried counts, and never backwards."""
+        """The peer has read everything up to a position. Only positions that a ping carried count, and never
+        backwards."""
         try:
             position = Position.parse(payload.decode("latin-1"))
         except InvalidValue:
@@ -86,7 +87,7 @@ class ResumingSession(ClassicSession):
     def follow(self, topics: tuple[str, ...]) -> None:
         if self._catching_up is None:
             super().follow(topics)
-        else:  # from where it is, with the topics it has now
+        else:  # from its position, with its current topics
             self._catching_up.cancel()
             self._resume(topics, Position(self._services.store.epoch, self._sent))
 
@@ -97,7 +98,7 @@ class ResumingSession(ClassicSession):
         super().closed()
 
     def _begin(self, topics: tuple[str, ...]) -> None:
-        assert self._connection is not None  # over ASGI no ping can be written: then nothing is confirmed
+        assert self._connection is not None  # over ASGI no ping can be written, and nothing confirmed
         confirmed = self._registration.confirmed
         assert confirmed is not None
         self.dialect = self._connection.dialect

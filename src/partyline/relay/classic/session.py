@@ -1,4 +1,4 @@
-"""The WebSocket of the classic contract: what a client says on /ws/<id>, and what it is answered."""
+"""The WebSocket of the classic contract: a client's commands on /ws/<id>, and their answers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _KNOWN = 'this connection understands {"topics": [...]} and ping'
 
 
 def classic_text(message: Message) -> bytes:
-    """A message as a classic client gets it: a string as that very text, any other JSON as its compact text."""
+    """A message as a classic client gets it: a string as its bare text, any other JSON as compact text."""
     data = message.draft.data
     if data[:1] == b'"':
         return msgspec.json.decode(mend_surrogates(data), type=str).encode()
@@ -35,7 +35,7 @@ def classic_text(message: Message) -> bytes:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ClassicDialect:
-    """Messages as bare text frames, compressed where the handshake agreed on it and from `compress_from` bytes on."""
+    """Messages as bare text frames; those of `compress_from` bytes or more are compressed if that was negotiated."""
 
     agreed: Deflate | None
     compress_from: int
@@ -49,7 +49,7 @@ class ClassicDialect:
 
 @lru_cache(maxsize=64)
 def _dialect(agreed: Deflate | None, compress_from: int) -> Dialect:
-    # One object per way of writing, or the hub would encode for each member.
+    # One object per way of writing; otherwise the hub would encode for each member.
     return ClassicDialect(agreed, compress_from)
 
 
@@ -65,12 +65,12 @@ class ClassicSession:
 
     @property
     def public_id(self) -> str:
-        """What lists call this connection."""
+        """This connection's name in lists."""
         return self._registration.public_id
 
     @property
     def member(self) -> Member:
-        """What the hub knows it as. Asked for while it is open."""
+        """Its hub member. Only used while it is open."""
         assert self._connection is not None
         return self._connection
 
@@ -86,7 +86,7 @@ class ClassicSession:
         earlier = self._registration.registry.attach(registration, self)
         self._services.hub.add(self.member)
         self._begin(registration.topics)
-        if earlier is not None:  # not before, or presence would tell that the user has left
+        if earlier is not None:  # only now, or presence would report that the user has left
             earlier.close(4000, "replaced by a newer connection")
 
     def text(self, text: str) -> None:
@@ -122,13 +122,13 @@ class ClassicSession:
     # relay.classic.registry.User, relay.services.Listed
 
     def close(self, code: int, reason: str = "") -> None:
-        """End the connection; nothing more is published to it."""
+        """End the connection; nothing more is sent to it."""
         if self._connection is not None:
             self._services.hub.remove(self.member)
             self._connection.close(code, reason)
 
     def follow(self, topics: tuple[str, ...]) -> None:
-        """Be in these topics, and in no others."""
+        """Join these topics, and leave all others."""
         if self._connection is None:
             return
         member, wanted = self.member, set(topics)
@@ -138,7 +138,7 @@ class ClassicSession:
         self._join(topics)
 
     def _begin(self, topics: tuple[str, ...]) -> None:
-        """Get what is published to these topics from now on."""
+        """Join these topics."""
         self._join(topics)
 
     def _join(self, topics: tuple[str, ...]) -> None:

@@ -55,7 +55,10 @@ class Revocation(msgspec.Struct):
     jti: TokenId | msgspec.UnsetType = msgspec.UNSET
 
 
-ONE_OF_THE_TWO: Final = [{"required": ["sub"]}, {"required": ["jti"]}]  # for the OpenAPI document: no type says so
+ONE_OF_THE_TWO: Final = [
+    {"required": ["sub"]},
+    {"required": ["jti"]},
+]  # for OpenAPI: no type expresses it
 
 
 class Api:
@@ -68,7 +71,7 @@ class Api:
         self._batches = Publishing(services, Batch, _batch, _receipts, body_setting="max_batch_body")
 
     def attach(self, site: Site) -> None:
-        """Answer publishes without ASGI where the server is ours."""
+        """Answer publishes without ASGI if the server is ours."""
         site.direct.add("/v1/topics/{topic}/messages", self._publishing, "POST")
         site.direct.add("/v1/publish", self._batches, "POST")
 
@@ -77,7 +80,7 @@ class Api:
         counters = self._site.counters
         publishing = OverAsgi(self._publishing, counters)
         return [
-            # One route for both: two of them would each name half of the methods in the Allow of a 405.
+            # One route for both: the Allow of a 405 would name only half of the methods otherwise.
             Route("/v1/topics/{topic}/messages", _Either(self.history, publishing), methods=["GET", "POST"]),
             Route("/v1/topics/{topic}/events", self.events, methods=["GET"]),
             Route("/v1/topics/{topic}/presence", self.presence, methods=["GET"]),
@@ -91,7 +94,7 @@ class Api:
 
     def upgrade(self, upgrade: Upgrade) -> Endpoint | None:
         """The endpoint at /v1/ws. A credential may come in Authorization, beside the subprotocol, or, if it is a
-        token that lives for minutes only, in the query."""
+        short-lived token, in the query."""
         if upgrade.path != "/v1/ws":
             return None
         access = self._services.access
@@ -106,7 +109,7 @@ class Api:
         session = V1WebSocket(
             self._services, principal, upgrade.peer.address, takes_bundles=takes_bundles(upgrade.headers)
         )
-        stranger = principal is None  # nothing of theirs is inflated, so compression is not agreed on
+        stranger = principal is None  # we inflate nothing for strangers, so compression is not negotiated
         deflate = self._services.settings.permessage_deflate and not stranger
         return Endpoint(session, subprotocols=(SUBPROTOCOL,), deflate=deflate, stranger=stranger)
 
@@ -126,7 +129,7 @@ class Api:
         principal = self._services.access.principal(request, in_query=True)
         topic = check_topic(request.path_params["topic"])
         principal.may_subscribe(topic)
-        # A browser sends an empty Last-Event-ID where it knows none; polyfills of EventSource send it in the query.
+        # A browser without a Last-Event-ID sends an empty one; polyfills of EventSource send it in the query.
         named = request.headers.get("last-event-id") or request.query_params.get("lastEventId")
         after = named or request.query_params.get("after", "latest")
         try:
@@ -134,8 +137,8 @@ class Api:
         except InvalidValue:
             if not named:
                 raise
-            # A browser gives up for ever on a 4xx, and this one cannot fix its Last-Event-ID: an epoch that no store
-            # has makes it hear of the gap instead.
+            # A browser gives up for good on a 4xx, and cannot fix its Last-Event-ID: an epoch that no store has makes
+            # it hear of a gap instead.
             after = str(Position("0" * 16, 0))
         drop = request.scope.get("partyline.abort")
         stream = EventStream(self._services, self._site, principal, peer(request).address, drop)
@@ -179,7 +182,7 @@ class Api:
             case (msgspec.UNSET, str(name)) if 0 < len(name) <= MAX_TOKEN_ID and is_printable(name):
                 kind = "jti"
             case (msgspec.UNSET, str()):
-                raise InvalidValue(f"jti: it is not 1-{MAX_TOKEN_ID} printable characters", field="jti")
+                raise InvalidValue(f"jti: it must be 1-{MAX_TOKEN_ID} printable characters", field="jti")
             case (int() | float() | str() as user, msgspec.UNSET):
                 kind, name = "sub", user_text(user, "sub")
             case _:
@@ -188,13 +191,13 @@ class Api:
         return answer(Revoked(at, ended, **{kind: name}))
 
     def _look(self, request: Request, what: str) -> None:
-        """Lists need a key beyond this machine."""
+        """Lists need a key unless the server is for this machine only."""
         if not peer(request).local:
             self._services.access.principal(request).must_be_admin(what)
 
 
 class _Either:
-    """A page of history, or a publish."""
+    """Serves a page of history, or a publish."""
 
     def __init__(self, get: Callable[[Request], Awaitable[Response]], post: ASGIApp) -> None:
         self._get = request_response(get)
@@ -230,8 +233,8 @@ def _integer(text: str, field: str) -> int:
 
 
 class _Events(StreamingResponse):
-    """A stream that has ended when its answer has, also where that failed: left to itself, a generator that nobody asks
-    any more goes on until the garbage collector finds it."""
+    """A stream that ends with its answer, even a failed one: otherwise an abandoned generator would live until the
+    garbage collector finds it."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with aclosing(cast("AsyncGenerator[Any, None]", self.body_iterator)):

@@ -1,6 +1,6 @@
 """Server-sent events: one topic as a stream that a browser's EventSource resumes by itself.
 
-Under it is a v1 session with one subscription; what the session says becomes events.
+It is a v1 session with one subscription, whose values become events.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _RETRY: Final = (1_000, 5_000)  # milliseconds, drawn at random: a thousand brow
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EventDialect:
-    """Messages as events; `id:` is the position, an ephemeral message has none."""
+    """Messages as events; `id:` is the position, which an ephemeral message does not have."""
 
     epoch: str
 
@@ -52,7 +52,7 @@ def _dialect(epoch: str) -> Dialect:
 
 
 class EventStream(V1Session):
-    """One subscriber. It is its own member (`interfaces.Member`); a response takes its bytes from it one by one."""
+    """One subscriber. It is its own member (`interfaces.Member`); a response takes its events one by one."""
 
     __slots__ = ("_drop", "_emptied", "_ending", "_outbox", "_site", "_wake", "dialect", "rooms", "user")
 
@@ -72,11 +72,11 @@ class EventStream(V1Session):
         self._outbox = Outbox(site.limits.outbox_bytes)
         self._wake = asyncio.Event()
         self._emptied = asyncio.Event()
-        self._drop = drop  # cuts the connection below, where the server can
-        self._ending: bytes | None = None  # what is sent last, once the stream is to end
+        self._drop = drop  # cuts the connection, if the server can
+        self._ending: bytes | None = None  # the last event, once the stream is to end
 
     async def stream(self, topic: str, after: str) -> AsyncIterator[bytes]:
-        """The response's body. It ends when the client is too slow, its token is over or the server stops."""
+        """The response's body. It ends when the client is too slow, its token expires or the server stops."""
         self._site.live.add(self)
         try:
             self.begin()
@@ -108,7 +108,7 @@ class EventStream(V1Session):
         self._wake.set()
 
     def close(self, code: int, reason: str = "") -> None:
-        """End the stream. One that has no right to what is queued gets nothing more."""
+        """End the stream. A client that has lost its rights does not get what is queued."""
         if code in CUT_OFF:
             self._cut(b"")
         else:
@@ -125,7 +125,7 @@ class EventStream(V1Session):
         self._end(b"")
         if self._drop is not None and self in self._site.live:
             self._drop()
-            self._leave()  # the body of an answer that was cut is not run to its end
+            self._leave()  # the body of a cut answer does not run to its end
 
     # V1Session
 
@@ -163,7 +163,7 @@ class EventStream(V1Session):
             await self._emptied.wait()
 
     def _tell_gap(self, position: str, oldest: str | msgspec.UnsetType) -> None:
-        """Say that something was missed; the browser's position moves to where it goes on."""
+        """Report a gap; the browser's position moves to where the stream goes on."""
         self.offer(Payload(b"event: gap\n" + sse.event(to_json({"recovered": False, "oldest": oldest}), id=position)))
 
     # The end
@@ -175,12 +175,12 @@ class EventStream(V1Session):
         self._wake.set()
 
     def _cut(self, last: bytes) -> None:
-        """End without what is queued."""
+        """End without sending what is queued."""
         self._site.counters.dropped += len(self._outbox)
         self._outbox.clear()
         self._ending = last
         self._end(last)
-        # A reader that stands still never comes to the end: its connection is cut.
+        # A client that does not read never gets to the end: its connection is cut.
         asyncio.get_running_loop().call_later(self._site.limits.close_timeout, self.abort)
 
     def _leave(self) -> None:

@@ -1,4 +1,4 @@
-"""What v1 takes for a message, in every way that one may come."""
+"""The messages that v1 accepts, by every way in."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class NewMessage(msgspec.Struct):
     durable: bool | None = None
 
     def draft(self, principal: Principal, topic: str, named: str | None = None) -> Draft:
-        """What goes to the hub. `named` is the id where the body has none. Raises InvalidValue or Forbidden."""
+        """The draft for the hub. `named` is the id if the body has none. Raises InvalidValue or Forbidden."""
         return make_draft(
             principal,
             topic,
@@ -68,7 +68,7 @@ def make_draft(
     ttl: float | None = None,
     durable: bool | None = None,
 ) -> Draft:
-    """What a v1 publish hands to the hub, checked. Raises InvalidValue or Forbidden."""
+    """The checked draft of a v1 publish. Raises InvalidValue or Forbidden."""
     principal.may_publish(check_topic(topic))
     for name, value in (("id", message_id), ("key", key)):
         if value is not None and not (0 < len(value) <= 128 and is_printable(value)):

@@ -40,7 +40,7 @@ async def history_page(
     start = await find_start(hub, store, view, position)
     at = start.position.offset if start.recovered else (start.oldest or start.position).offset
     page = await store.read(view, at, limit)
-    # Not beyond what is fanned out: whoever resumed from such a position would hear of it again, live.
+    # Not beyond the fanned-out head: a client that resumed from such a position would get messages again, live.
     reached = hub.fanned_out
     return HistoryPage(
         topic,

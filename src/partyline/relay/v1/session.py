@@ -1,9 +1,9 @@
-"""One client of v1, whatever carries it: commands come in, values go out, and the hub offers messages to its member.
+"""One client of v1, on any transport: commands come in, values go out, and the hub offers messages to its member.
 
-What carries it is a subclass: a WebSocket (`websocket.py`), a stream of server-sent events (`events.py`), a socket of
-the Socket.IO namespace /relay (`partyline.bridge`). Expiry, revocation, positions, gaps, listing and closing are here.
+A carrier is a subclass: a WebSocket (`websocket.py`), a stream of server-sent events (`events.py`), a socket of the
+Socket.IO namespace /relay (`partyline.bridge`). Expiry, revocation, positions, gaps, listing and closing are here.
 
-Long because whatever carries a session gets all of these from it.
+Long because every carrier gets all of these from it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _log = log.get("relay")
 MAX_PATTERNS: Final = 100  # of one client
 
 Asked: TypeAlias = Any
-"""What a carrier tells the answers to commands apart by."""
+"""What a carrier matches answers to commands by."""
 
 _Rest: TypeAlias = Callable[[], Awaitable[None]]
 
@@ -69,8 +69,8 @@ class V1Session(ABC):
         self._worker: asyncio.Task[None] | None = None
         self._advanced = 0  # the offset up to which the client knows that nothing is missing
         self._opened_at = 0.0
-        self._in_hand = 0  # publishes that are not answered yet
-        self._stopping: Callable[[], None] | None = None  # called when none is
+        self._in_hand = 0  # publishes without an answer yet
+        self._stopping: Callable[[], None] | None = None  # called when there are none left
         self._ended = False
         self.public_id = secrets.token_hex(8)
         self.timer_slot = 0
@@ -80,7 +80,7 @@ class V1Session(ABC):
     @property
     @abstractmethod
     def member(self) -> Member:
-        """What the hub knows this client as."""
+        """This client's hub member."""
 
     @abstractmethod
     def reply(self, asked: Asked, value: msgspec.Struct) -> None:
@@ -88,11 +88,11 @@ class V1Session(ABC):
 
     @abstractmethod
     def refuse(self, asked: Asked, error: PartylineError) -> None:
-        """Answer a command that could not be done."""
+        """Answer a command with an error."""
 
     @abstractmethod
     def tell(self, kind: str, value: msgspec.Struct) -> None:
-        """Say what was not asked for: `position`, `join` or `leave`."""
+        """Send an unsolicited value: `position`, `join` or `leave`."""
 
     @abstractmethod
     async def drained(self) -> None:
@@ -100,12 +100,12 @@ class V1Session(ABC):
 
     @property
     def pings(self) -> bool:
-        """Whether something else tells a quiet client that the server lives."""
+        """Whether something else tells a quiet client that the server is alive."""
         return True
 
     @property
     def heartbeat(self) -> float:
-        """Seconds between two looks at a quiet client."""
+        """Seconds between two checks of a quiet client."""
         return self._services.settings.ping_interval
 
     # What a carrier calls
@@ -121,7 +121,7 @@ class V1Session(ABC):
         self._arm()
 
     def do(self, command: wire.Command, asked: Asked) -> None:
-        """Do a command; it is answered now or later."""
+        """Carry out a command; it is answered now or later."""
         if self._stopping is not None or self._ended:
             return
         try:
@@ -130,7 +130,7 @@ class V1Session(ABC):
             self._failed(asked, error)
 
     def finish(self, then: Callable[[], None]) -> None:
-        """The server stops (`interfaces.Finishes`): no further command is done."""
+        """The server stops (`interfaces.Finishes`): no further command is carried out."""
         self._stopping = then
         if not self._in_hand:
             then()
@@ -216,13 +216,13 @@ class V1Session(ABC):
         self._arm()
 
     def _subscribe(self, command: wire.Subscribe, asked: Asked, principal: Principal) -> _Rest | None:
-        """Subscribe; what is left to do after it, if it has to catch up."""
+        """Subscribe; returns the rest of the job if it has to catch up."""
         name, settings = command.topic, self._services.settings
         if is_pattern(name):
             principal.may_subscribe_pattern(check_subscription(name))
             view = View(patterns=(name,), user=principal.user)
             if command.presence:
-                raise InvalidValue("presence: a pattern has none, only a topic", field="presence")
+                raise InvalidValue("presence: only a topic has it, not a pattern", field="presence")
         else:
             principal.may_subscribe(check_topic(name))
             view = View(frozenset((name,)), user=principal.user)
@@ -256,14 +256,14 @@ class V1Session(ABC):
         return lambda: self._resume(subscription, after if isinstance(after, Position) else None)
 
     async def _resume(self, subscription: _Subscription, after: Position | None) -> None:
-        """Catch one subscription up. Jobs run one at a time, so no other one catches up meanwhile."""
+        """Let one subscription catch up. Jobs run one at a time, so no other subscription catches up meanwhile."""
         services = self._services
         try:
             await resume(services.hub, services.store, subscription.view, after, subscription)
         except _Unwanted:
             pass  # its unsubscribe is next
         except BaseException:
-            self._forget(subscription.name)  # it may be subscribed to again, from where it came to
+            self._forget(subscription.name)  # the client may subscribe again, from where it got to
             raise
 
     def has(self, message: Message, *, besides: _Subscription) -> bool:
@@ -276,7 +276,7 @@ class V1Session(ABC):
         )
 
     def began(self, subscription: _Subscription, start: Start) -> None:
-        """Where a subscription begins that has to catch up."""
+        """A subscription that has to catch up begins at `start`."""
         self._advanced = min(self._advanced, start.position.offset)
         oldest = msgspec.UNSET if start.oldest is None else str(start.oldest)
         self.reply(subscription.asked, Subscribed(str(start.position), start.recovered, oldest))
@@ -339,10 +339,10 @@ class V1Session(ABC):
 
         self._job(asked, read)
 
-    # Jobs: what has to wait for the store, one after the other
+    # Jobs: commands that wait for the store, one after the other
 
     def _in_order(self, asked: Asked, command: Callable[[], _Rest | None]) -> None:
-        """Run a command after those that wait: what one subscription has brought, another one relies on."""
+        """Run a command after those that wait: subscriptions rely on what earlier ones have brought."""
         if self._worker is None:
             rest = command()
             if rest is None:
@@ -397,7 +397,7 @@ class V1Session(ABC):
             subscription.watcher = None
 
     def position(self, offset: int) -> str:
-        """An offset of the log as its clients write it."""
+        """An offset of the log as clients write it."""
         return f"{self._services.store.epoch}-{offset}"
 
     def _failed(self, asked: Asked, error: PartylineError) -> None:
@@ -423,7 +423,7 @@ class V1Session(ABC):
 
     @property
     def expired(self) -> bool:
-        """Whether the time of its token is over."""
+        """Whether its token has expired."""
         expires = None if self._principal is None else self._principal.expires
         return expires is not None and self._services.clock() >= expires
 
@@ -445,7 +445,7 @@ class V1Session(ABC):
 
 
 class _Unwanted(Exception):
-    """A subscription that is ended while it catches up."""
+    """A subscription was ended while it caught up."""
 
 
 @dataclass(slots=True, eq=False)
@@ -458,7 +458,7 @@ class _Subscription:
     asked: Asked
     start: int  # everything of the view after this offset has been or will be sent
     live: bool = False
-    unwanted: bool = False  # its unsubscribe waits after it: catching up may stop
+    unwanted: bool = False  # its unsubscribe is waiting: it may stop catching up
     watcher: Callable[[str, str, bool], None] | None = None
 
     def began(self, start: Start) -> None:

@@ -57,9 +57,9 @@ class V1WebSocket(V1Session):
         self, services: Services, principal: Principal | None, address: str, *, takes_bundles: bool = False
     ) -> None:
         super().__init__(services, principal, address)
-        self._takes_bundles = takes_bundles  # its `welcome` may come in one read with the 101
+        self._takes_bundles = takes_bundles  # its `welcome` may come in the same read as the 101
         self._connection: Carrier | None = None
-        self._greeting: asyncio.TimerHandle | None = None  # its `welcome` is still to come
+        self._greeting: asyncio.TimerHandle | None = None  # its `welcome` is still pending
 
     # interfaces.Session
 
@@ -74,7 +74,7 @@ class V1WebSocket(V1Session):
         self.begin()
 
     def _greet(self) -> None:
-        """Say `welcome`, in a read of its own after the 101, or now that the client has something to say."""
+        """Send `welcome`: in a read of its own after the 101, or when the client's first command comes."""
         greeting, self._greeting = self._greeting, None
         if greeting is not None:
             greeting.cancel()

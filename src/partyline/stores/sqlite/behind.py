@@ -1,4 +1,4 @@
-"""A table that is written behind: the loop changes memory and never waits; the writer's next commit has the rest."""
+"""A write-behind table: the loop changes memory and never waits; the writer's next commit stores the changes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _Row = TypeVar("_Row")
 class WriteBehind(ABC, Generic[_Row]):
     """Keeps the newest state of each changed row, by its key, until it is written.
 
-    `columns` begins with the key, which is an attribute of a row, too.
+    `columns` begins with the key, which is also an attribute of a row.
     """
 
     table: ClassVar[str]
@@ -31,7 +31,7 @@ class WriteBehind(ABC, Generic[_Row]):
         self._database = database
         self._changed: dict[bytes, _Row | None] = {}  # None: gone
         self._scheduled = False
-        self._lock = threading.Lock()  # held for a few bytecodes: the loop does not wait for a commit on it
+        self._lock = threading.Lock()  # held for a few bytecodes: the loop never waits for a commit on it
 
     @abstractmethod
     def read(self, *values: Any) -> _Row:
@@ -42,7 +42,7 @@ class WriteBehind(ABC, Generic[_Row]):
         """The columns of a row."""
 
     def load(self) -> Iterator[_Row]:
-        """What an earlier process left. Raises ConfigError if the file is damaged."""
+        """The rows of an earlier process. Raises ConfigError if the file is damaged."""
         for values in self._database.rows(f"SELECT {', '.join(self.columns)} FROM {self.table}"):  # noqa: S608
             try:
                 yield self.read(*values)
@@ -58,7 +58,7 @@ class WriteBehind(ABC, Generic[_Row]):
         self._change(key, None)
 
     async def flush(self) -> None:
-        """Return when everything so far is committed. Cancelling it loses nothing."""
+        """Return when all changes so far are committed. Cancelling this loses nothing."""
         await self._database.flush()
 
     def _change(self, key: bytes, row: _Row | None) -> None:
@@ -84,7 +84,7 @@ class WriteBehind(ABC, Generic[_Row]):
 
 
 class _Flush(Generic[_Row]):
-    """One job: takes its changes once, so that a transaction that is tried again writes the same."""
+    """One job: takes its changes once, so that a retried transaction writes the same."""
 
     def __init__(self, table: WriteBehind[_Row]) -> None:
         self._table = table

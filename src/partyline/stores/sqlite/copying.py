@@ -1,6 +1,6 @@
-"""Copies of a database: a backup beside a running server, and a restore that a crash leaves done or not begun.
+"""Copies of a database: a backup beside a running server, and a restore that is atomic under a crash.
 
-Both write to a file of another name, check it, and rename it when it is on the disk.
+Both write to a file of another name, check it, and rename it once it is on the disk.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from partyline.stores.sqlite.database import SCHEMA_VERSION
 from partyline.stores.sqlite.placing import Damaged
 from partyline.stores.sqlite.reading import walk
 
-_STEP: Final = 1_024  # pages (4 MiB) between two fsyncs of the copy: a server's commits never wait for more than that
-_REVOCATIONS: Final = 3  # the schema that has them, from this version on
+_STEP: Final = 1_024  # pages (4 MiB) between two fsyncs of the copy: the most that a server's commits wait for
+_REVOCATIONS: Final = 3  # the schema version that added them
 _NEWEST: Final = 10_000  # rows whose checksums a backup verifies, as a server's start does; a restore verifies all
-_BEAT: Final = 1_000_000  # SQLite's instructions between two beats of a check that does not know how far it is
+_BEAT: Final = 1_000_000  # SQLite's instructions between two progress calls of a check whose extent is unknown
 
 Progress = Callable[[str, int, int], None]
-"""Told what is being done, how much of it is, and of how much; 0 of 0 where that is not known."""
+"""Called with the current step, how much of it is done, and of how much; 0 and 0 if unknown."""
 
 
 @dataclass(frozen=True, slots=True)
 class Copy:
     """A finished copy: where it is, its bytes, and the epoch and the head of its log ("" and 0 before version 2).
 
-    `kept` is where the database is that a restore replaced.
+    `kept` is the path of the database that a restore replaced.
     """
 
     file: str
@@ -47,8 +47,8 @@ class Copy:
 def back_up(path: str, target: str, *, replace: bool = False, progress: Progress | None = None) -> Copy:
     """Copy the database at `path` to the new file `target`, beside a running server or without one.
 
-    The copy is one moment of the database, whole and in one file, readable by its owner only. What is in the way
-    stays, unless `replace` says otherwise. Raises ConfigError; whatever is raised, no half of a copy is left.
+    The copy is a snapshot in one file, readable only by its owner. An existing file is replaced only with `replace`.
+    Raises ConfigError; whatever is raised, no partial copy is left.
     """
     path, target = os.path.realpath(path), os.path.realpath(target)
     try:
@@ -61,7 +61,7 @@ def back_up(path: str, target: str, *, replace: bool = False, progress: Progress
             _copy(source, partial, handle, progress)
             copy = _checked(partial, target, path, progress, newest=_NEWEST)
             os.fsync(handle)
-            _check_target(path, target, replace=replace)  # once more: checking took its time
+            _check_target(path, target, replace=replace)  # again: checking took a while
             os.rename(partial, target)
             opening.sync_folder(target)
             return copy
@@ -72,9 +72,9 @@ def back_up(path: str, target: str, *, replace: bool = False, progress: Progress
 def restore(backup: str, path: str, *, replace: bool = False, progress: Progress | None = None) -> Copy:
     """Put a copy of `backup` in the place of the database at `path`, with a new epoch.
 
-    A server must not be running on it. A database that is there is in the way, unless `replace` says that it is to be
-    kept aside. Everything in the backup is checked first. Raises ConfigError; then, and after a crash at any moment,
-    the old database is in its place or the new one is.
+    No server may be running on it. An existing database is moved aside with `replace`, otherwise it is an error.
+    Everything in the backup is checked first. Raises ConfigError; then, and after a crash at any moment, either the
+    old database or the new one is in place.
     """
     backup, path = os.path.realpath(backup), os.path.realpath(path)
     try:
@@ -114,13 +114,13 @@ def _restore(backup: str, path: str, progress: Progress | None) -> Copy:
         os.fsync(handle)
         os.rename(partial, path + opening.RESTORED)
         opening.sync_folder(path)
-        # From here on it is done: whoever opens the database goes on with this if it is interrupted.
+        # From here on it is done: if it is interrupted, the next opening of the database completes it.
         kept = opening.finish_restore(path)
         return Copy(path, copy.bytes, copy.epoch, copy.head, kept)
 
 
 def _keep_revoked(connection: sqlite3.Connection, path: str) -> None:
-    """What the database that is put aside says of revoked tokens holds on: a backup must not bring one back."""
+    """Carry over the revocations of the database that is put aside: a backup must not revive a token."""
     if not os.path.exists(path):
         return
     beside = [path + suffix for suffix in ("-wal", "-shm") if not os.path.exists(path + suffix)]
@@ -130,9 +130,9 @@ def _keep_revoked(connection: sqlite3.Connection, path: str) -> None:
                 return
             rows = old.execute("SELECT kind, name, at FROM revocations").fetchall()
     except (ConfigError, *opening.UNREADABLE):
-        return  # damaged, which is why there is a restore: docs/howto/backup.md says what it means
+        return  # damaged, hence the restore: docs/howto/backup.md has the consequences
     finally:
-        for file in beside:  # made by looking
+        for file in beside:  # created by reading
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(file)
     connection.executemany(
@@ -172,9 +172,9 @@ def _copy(source: sqlite3.Connection, partial: str, handle: int, progress: Progr
             progress("copying", total - remaining, total)
 
     with closing(sqlite3.connect(partial, isolation_level=None)) as target:
-        target.execute("PRAGMA journal_mode=OFF").fetchall()  # what fails is thrown away
+        target.execute("PRAGMA journal_mode=OFF").fetchall()  # a failed copy is thrown away
         target.execute("PRAGMA synchronous=OFF").fetchall()
-        # In one read transaction: else each commit of the server would make the copy begin again.
+        # In one read transaction: otherwise each commit of the server would make the copy begin again.
         source.execute("BEGIN")
         source.execute("SELECT count(*) FROM sqlite_master").fetchone()
         source.backup(target, pages=_STEP, progress=step)
@@ -183,7 +183,7 @@ def _copy(source: sqlite3.Connection, partial: str, handle: int, progress: Progr
 
 
 def _checked(partial: str, name: str, source: str, progress: Progress | None, newest: int | None = None) -> Copy:
-    """The copy's facts, once its structure and the checksums of its rows (all, or the newest) are verified."""
+    """The finished copy, once its structure and the checksums of its rows (all, or the newest) are verified."""
     with closing(opening.look(partial)) as connection:
         if progress is not None:
             connection.set_progress_handler(lambda: progress("checking", 0, 0), _BEAT)

@@ -2,7 +2,7 @@
 
 The loop never waits for the disk: work is queued, the writer takes whatever queued up during the last commit, runs it
 in one transaction, and calls back once. WAL, `synchronous=FULL`. After any error the connection is opened anew, and a
-commit that tries the disk must succeed before anything else is written. Twice a second the writer looks whether the
+commit that tries the disk must succeed before anything else is written. Twice a second the writer checks that the
 path still leads to the file that it has open.
 """
 
@@ -28,25 +28,25 @@ _log = log.get("store")
 
 SCHEMA_VERSION = 4
 MIGRATIONS: dict[int, str] = {1: opening.FROM_1, 2: opening.FROM_2, 3: opening.FROM_3}
-"""SQL that brings a database from a version to the next one, by the version it starts from."""
+"""SQL that brings a database from one version to the next, by the version it starts from."""
 
 _RETRY_AFTER: Final = 0.5  # seconds between tries while the disk refuses
 _QUIET: Final = 60.0  # seconds between two log lines about the same refusing disk
-_WAL_LARGE: Final = 64 * 1024 * 1024  # bytes; a reader stood in the way of the ordinary checkpoints
-_CHECKPOINT_AFTER: Final = 1.0  # seconds between two looks at it
+_WAL_LARGE: Final = 64 * 1024 * 1024  # bytes; beyond that, a reader has blocked the ordinary checkpoints
+_CHECKPOINT_AFTER: Final = 1.0  # seconds between two checks of its size
 _CHECKPOINT_WAIT: Final = 0.05  # seconds a try may wait for readers: commits wait with it
-_LOOK_AFTER: Final = 0.5  # seconds between two looks whether the file is in its place
+_LOOK_AFTER: Final = 0.5  # seconds between two checks that the file is in place
 
 Job = Callable[[sqlite3.Connection], None]
 """Runs on the writer's thread inside a transaction. It may run again if the transaction fails."""
 
 
 class Participant(Protocol):
-    """Takes part in every transaction of the writer, whose thread calls all of this."""
+    """Takes part in every transaction of the writer, on whose thread all of this is called."""
 
     @property
     def queue(self) -> Sized:
-        """What there is to write: always the same object, which the writer only looks at."""
+        """Whatever there is to write: always the same object, whose length the writer checks."""
         ...
 
     def write(self, connection: sqlite3.Connection) -> None:
@@ -58,7 +58,7 @@ class Participant(Protocol):
         ...
 
     def failed(self, error: Exception) -> None:
-        """It is not, as far as is known. Until `reopened`, what is in the queue asks for `refuse` only."""
+        """It is not, as far as is known. Until `reopened`, only `refuse` is called for the queue."""
         ...
 
     def refuse(self) -> None:
@@ -66,7 +66,7 @@ class Participant(Protocol):
         ...
 
     def reopened(self, connection: sqlite3.Connection) -> None:
-        """Here is what the disk holds, and a commit has just succeeded."""
+        """The connection shows what the disk holds, and a commit has just succeeded."""
         ...
 
     def maintain(self, connection: sqlite3.Connection) -> float | None:
@@ -79,7 +79,7 @@ class Participant(Protocol):
 
 
 class Database:
-    """An open database. `:memory:` is one that is gone with the process."""
+    """An open database. `:memory:` ends with the process."""
 
     def __init__(
         self,
@@ -96,13 +96,12 @@ class Database:
         """Open or create `path`, take its lock unless it is `held` already, bring the schema up to date, start the
         writer.
 
-        `busy_timeout` is how long another program's lock is waited for, `retry_after` the pause between tries while
-        the disk refuses, `look_after` the pause between looks whether the file is in its place, all in seconds;
-        `wal_large` is the size of the write-ahead log in bytes from which on it is shortened. Raises ConfigError where
-        the file cannot be used: unreadable, not a database, damaged, newer than this program, or in use by another
-        server.
+        `busy_timeout` is how long to wait for another program's lock, `retry_after` the pause between tries while the
+        disk refuses, `look_after` the pause between checks that the file is in place, all in seconds; a write-ahead log
+        larger than `wal_large` bytes is shortened. Raises ConfigError if the file cannot be used: unreadable, not a
+        database, damaged, newer than this program, or in use by another server.
         """
-        # SQLite follows symbolic links too: by whichever of them the file is named, it has one write-ahead log.
+        # SQLite follows symbolic links, too: whichever names the file, it has one write-ahead log.
         self.path = path = path if path == ":memory:" else os.path.realpath(path)
         self.counters = counters
         self._busy_timeout = busy_timeout
@@ -122,7 +121,7 @@ class Database:
             if self._place is not None:
                 self._place.note()
                 if os.stat(path).st_uid == os.geteuid():
-                    os.chmod(path, 0o600)  # one that was made wider, now that it is known to be ours
+                    os.chmod(path, 0o600)  # someone may have widened it, and now it is known to be ours
         except (OSError, *opening.UNREADABLE) as error:
             self._unlock()
             raise opening.explain(path, error) from None
@@ -136,7 +135,7 @@ class Database:
         self._sleeping = False
         self._stopping = False
         self._stopped = False
-        # When to look next whether the file is in its place, and at the size of the write-ahead log.
+        # When to check next that the file is in place, and the size of the write-ahead log.
         self._look_due = math.inf if self._place is None else time.monotonic() + look_after
         self._shorten_due = math.inf if self._place is None else 0.0
         self._warned = 0.0
@@ -151,13 +150,13 @@ class Database:
     # From the loop
 
     def submit(self, job: Job, committed: Callable[[], object] | None = None) -> None:
-        """Queue a job. Returns at once. `committed` is called on the writer's thread after its commit."""
+        """Queue a job and return at once. `committed` is called on the writer's thread after its commit."""
         with self._wake:
             self._jobs.append((job, committed))
             self._wake.notify()
 
     def attach(self, participant: Participant) -> None:
-        """Let `participant` take part in every transaction from now on. There can be one."""
+        """Let `participant` take part in every transaction from now on. There can be only one."""
         with self._wake:
             assert self._participant is None, "the log is attached once"
             self._participant, self._queue = participant, participant.queue
@@ -187,12 +186,12 @@ class Database:
                 raise opening.damaged(self.path, str(error)) from None
 
     def check_place(self) -> None:
-        """Raise Misplaced where the path does not lead to the open file any more; OSError. From any thread."""
+        """Raise Misplaced if the path no longer leads to the open file; OSError. From any thread."""
         if self._place is not None:
             self._place.check()
 
     def finishing(self) -> None:
-        """The server drains: whoever waits for the database will get it."""
+        """The server drains: tell a successor that the database will be free."""
         if self._lock is not None:
             self._lock.draining()
 
@@ -207,14 +206,14 @@ class Database:
         committed = asyncio.Event()
 
         def tell() -> None:
-            with contextlib.suppress(RuntimeError):  # the loop may be gone, and with it whoever waited
+            with contextlib.suppress(RuntimeError):  # the loop may be gone, and the waiter with it
                 loop.call_soon_threadsafe(committed.set)
 
         self.submit(job, tell)
         await committed.wait()
 
     def close(self) -> None:
-        """Commit what is queued (one try), end the writer, let go of file and lock. Blocks: for a process's end."""
+        """Commit what is queued (one try), end the writer, release file and lock. Blocks: for the end of a process."""
         with self._wake:
             self._stopping = True
             self._wake.notify_all()
@@ -238,7 +237,7 @@ class Database:
         pause: float | None = None
         while True:
             with self._wake:
-                self._sleeping = True  # before the look: whoever queues something after it sees the flag and notifies
+                self._sleeping = True  # before the check: a thread that queues later sees the flag
                 if not (self._jobs or self._queue or self._stopping):
                     self._wake.wait(pause)
                 self._sleeping = False
@@ -253,7 +252,7 @@ class Database:
                 pause = self._maintain()
 
     def _write(self, jobs: list[tuple[Job, Callable[[], object] | None]]) -> bool:
-        """One commit, tried until it succeeds or the server is stopped; False then."""
+        """One commit, tried until it succeeds; False if the server is stopped first."""
         while True:
             error = self._transaction(jobs)
             if error is None:
@@ -267,7 +266,7 @@ class Database:
                 try:
                     committed()
                 except Exception:
-                    _log.exception("telling of a commit failed")
+                    _log.exception("a commit's callback failed")
         return True
 
     def _transaction(self, jobs: list[tuple[Job, Callable[[], object] | None]]) -> Exception | None:
@@ -306,15 +305,15 @@ class Database:
             return self._retry_after
 
     def _look(self) -> None:
-        """Raise Misplaced where the path does not lead to the open file any more; OSError. While it is so, the next
-        look is due at once."""
+        """Raise Misplaced if the path no longer leads to the open file; OSError. Until that is mended, the next check
+        is due at once."""
         try:
             self.check_place()
         except Misplaced as found:
             self._look_due = 0.0
             if not found.spoiled:
-                # What was accepted goes into the file itself, wherever it is: put back, or copied, it is whole; and the
-                # write-ahead log, emptied, does no harm to a file that it does not belong to.
+                # Move everything accepted into the file itself, wherever it is: put back or copied, it is whole, and an
+                # empty write-ahead log cannot harm a file that it does not belong to.
                 with contextlib.suppress(sqlite3.Error):
                     self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             raise
@@ -349,7 +348,7 @@ class Database:
             self._participant.failed(error)
 
     def _recover(self, error: Exception) -> bool:
-        """Wait and open anew, as often as it takes. False if the server is stopped meanwhile."""
+        """Wait and reopen, as often as it takes. False if the server is stopped meanwhile."""
         while True:
             due = time.monotonic() + self._retry_after
             while (left := due - time.monotonic()) > 0:
@@ -378,11 +377,11 @@ class Database:
                 self._connection.close()
             self._connection = opening.connect(self.path, self._busy_timeout, self._factory, create=False)
             opening.prepare(self._connection)
-            self._connection.execute("SELECT count(*) FROM sqlite_master").fetchall()  # now the other files are there
+            self._connection.execute("SELECT count(*) FROM sqlite_master").fetchall()  # creates the other files
             self._place.note()
             if _is_io(error):
-                # After a failed fsync the kernel may hold pages for clean that never reached the disk: what the log
-                # holds is written once more, to the database, with an fsync of its own.
+                # After a failed fsync the kernel may consider pages clean that never reached the disk: the log is
+                # written once more, into the database, with its own fsync.
                 (busy, _, _) = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
                 if busy:
                     raise sqlite3.OperationalError("readers kept the write-ahead log from being rewritten")

@@ -1,4 +1,4 @@
-"""What is wrong with a database, if anything: looked at without writing, beside a running server or without one."""
+"""Find what is wrong with a database, without writing to it, with or without a server running on it."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from partyline.stores.sqlite.database import SCHEMA_VERSION
 from partyline.stores.sqlite.placing import Damaged
 from partyline.stores.sqlite.reading import walk
 
-_NEWEST: Final = 10_000  # messages that are verified in any case, as a server's start does
-_NAMED: Final = 20  # damaged messages that a text names; the others are counted
+_NEWEST: Final = 10_000  # messages that are always verified, as at a server's start
+_NAMED: Final = 20  # damaged messages named in a text; the others are counted
 _LISTED: Final = 1_000  # damaged messages that a finding lists
 _WAL_LARGE: Final = 256 * 1024 * 1024  # bytes
-_BEAT: Final = 1_000_000  # SQLite's instructions between two beats of a check that does not know how far it is
+_BEAT: Final = 1_000_000  # SQLite's instructions between two progress calls of a check whose extent is unknown
 
 _RESTORE: Final = "restore a backup: partyline restore FILE --force"
 
 
 def examine(path: str, *, deep: bool = False, progress: Progress | None = None) -> Iterator[Finding]:
-    """Look at the database at `path`; with `deep` at all of it, which takes a while. Raises nothing of the database's.
+    """Examine the database at `path`; with `deep` all of it, which takes a while. Raises no database errors.
 
-    It names damaged messages by position, and says nothing of what is in any.
+    It names damaged messages by position, and reveals no content.
     """
     path = os.path.realpath(path)
     if os.path.exists(path + opening.RESTORED):
@@ -51,7 +51,7 @@ def examine(path: str, *, deep: bool = False, progress: Progress | None = None) 
     except (ConfigError, *opening.UNREADABLE) as error:
         reason = error if isinstance(error, ConfigError) else opening.explain(path, error)
         text, _, advice = reason.message.removeprefix("db: ").rpartition(": ")
-        if not advice.endswith("--db"):  # it says what is wrong, and not what to do
+        if not advice.endswith("--db"):  # it says what is wrong, but not what to do
             text, advice = f"{text}: {advice}", _RESTORE
         yield problem("content", text, advice)
 
@@ -69,10 +69,10 @@ def _absent(path: str) -> Finding:
         if who is not None and not who.draining:
             return problem(
                 "database",
-                f"a server runs (process {who.pid or 'unknown'}), and its database file was moved away or deleted",
+                f"a server runs (process {who.pid or 'unknown'}), and but its database file was moved away or deleted",
                 "put it back, or restart the server: it refuses every publish that is to be kept (503)",
             )
-    return ok("database", f"{path} is not there yet: serve makes it")
+    return ok("database", f"{path} does not exist yet: serve creates it")
 
 
 def _rights(path: str) -> Finding:
@@ -94,7 +94,7 @@ def _rights(path: str) -> Finding:
         return warning(
             "database",
             f"its write-ahead log has {_size(path + '-wal'):,} bytes",
-            "find the program that holds a read transaction on it: it cannot be shortened meanwhile",
+            "find the program that holds a read transaction on it: until that ends, it cannot be shortened",
         )
     return ok("database", f"{path}, {size:,} bytes, private")
 
@@ -120,10 +120,10 @@ def _holder(path: str) -> Finding:
     if who is None:
         return ok("lock", "free: no server runs on it")
     process = "a server" if who.pid is None else f"a server, process {who.pid}"
-    if not is_open and not who.draining and who.pid is not None:  # without a pid somebody only looks
+    if not is_open and not who.draining and who.pid is not None:  # without a pid it is a reader that only checks
         return problem(
             "lock",
-            f"{process}, runs, and this is not the file that it has open: that was moved, deleted or replaced",
+            f"{process}, runs, but this is not the file that it has open: that was moved, deleted or replaced",
             "put the old file back, or restart the server: it refuses every publish that is to be kept (503)",
         )
     return ok("lock", f"held by {process}{', which is finishing' if who.draining else ''}")
@@ -132,7 +132,7 @@ def _holder(path: str) -> Finding:
 def _content(connection: sqlite3.Connection, path: str, deep: bool, progress: Progress | None) -> Iterator[Finding]:
     version = opening.recognize(connection, path, SCHEMA_VERSION)
     if version == 0:
-        yield ok("schema", "an empty file: serve makes a database of it")
+        yield ok("schema", "an empty file: serve turns it into a database")
         return
     newest = f"version {version}" if version == SCHEMA_VERSION else f"version {version}, brought up to date by serve"
     (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
@@ -173,7 +173,7 @@ def _messages(connection: sqlite3.Connection, epoch: str, head: int, after: int,
             progress("verifying messages", row.offset - after, max(head, row.offset) - after)
     which = f"all {count:,} messages" if after == 0 else f"the newest {count:,} messages"
     if not damaged:
-        return ok("messages", f"{which} are what was written")
+        return ok("messages", f"{which} are intact")
     more = f" and {damaged - _NAMED:,} more" if damaged > _NAMED else ""
     text = f"of {which} {damaged:,} are damaged and not served: {', '.join(positions[:_NAMED])}{more}"
     return problem("messages", text, _RESTORE, tuple(positions))

@@ -1,7 +1,7 @@
 """A locked descriptor that belongs to this process alone.
 
-A lock belongs to what was opened, and a forked child shares that: without care the lock would live on in a child after
-the server has ended, however it ended.
+A lock belongs to an open file description, which a forked child shares: without care the lock would live on in a child
+after the server has ended.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 
 class Held:
-    """A descriptor and how its lock is undone. The lock goes with `release`, and with the process."""
+    """A descriptor and the way to undo its lock. The lock ends with `release`, and with the process."""
 
     def __init__(self, number: int, unlock: Callable[[int], object]) -> None:
         self.number = number
@@ -21,14 +21,14 @@ class Held:
         _all.add(self)
 
     def release(self) -> None:
-        """Unlock, for children too that have the descriptor, and close. A second call does nothing."""
+        """Unlock, also for children that share the descriptor, and close. A second call does nothing."""
         if self.number >= 0:
-            with contextlib.suppress(OSError):  # a filesystem that has no locks to undo any more: closing does
+            with contextlib.suppress(OSError):  # a filesystem that has lost its locks: closing is enough
                 self._unlock(self.number)
             self.forget()
 
     def forget(self) -> None:
-        """Close the descriptor. The lock stays with whoever shares it."""
+        """Close the descriptor. The lock stays with the process that shares it."""
         number, self.number = self.number, -1
         os.close(number)
 
@@ -37,7 +37,7 @@ _all: weakref.WeakSet[Held] = weakref.WeakSet()
 
 
 def _in_child() -> None:
-    """The server is the parent: its child keeps nothing locked."""
+    """The server is the parent: its child keeps no locks."""
     for one in list(_all):
         if one.number >= 0:
             one.forget()

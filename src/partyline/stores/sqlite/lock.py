@@ -1,6 +1,6 @@
-"""Which server has the database: an flock on `<db>.lock`, held while a server runs and gone with its process.
+"""The lock of a database: an flock on `<db>.lock`, held while a server runs and gone with its process.
 
-The file says for people, and for the next server, which process holds it and whether that one is on its way out.
+The file tells people and the next server which process holds it, and whether that process is about to end.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from partyline.stores.sqlite.opening import check_file, explain
 
 _log = log.get("store")
 
-_GLANCE: Final = 0.01  # seconds between tries: `doctor` holds a shared lock for a moment to see whether it can
+_GLANCE: Final = 0.01  # seconds between tries: `doctor` takes a shared lock for a moment
 _GLANCES: Final = 10
 _POLL: Final = 0.05  # seconds between tries while a server finishes
 
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """The process that holds a lock, as far as it said so. `draining` is True once it stops and will let go."""
+    """The process that holds a lock, as far as it is known. `draining` is True once it is stopping."""
 
     pid: int | None = None
     draining: bool = False
@@ -40,18 +40,18 @@ class Holder:
 
 
 class Lock:
-    """A held lock, made by `take`. The lock file stays when it is let go: another process may be waiting for it."""
+    """A held lock, made by `take`. The lock file stays after a release: another process may be waiting for it."""
 
     def __init__(self, handle: int) -> None:
         self._held = Held(handle, lambda number: fcntl.flock(number, fcntl.LOCK_UN))
         self._say(Holder(os.getpid()))
 
     def draining(self) -> None:
-        """Tell whoever wants it next that it is worth waiting."""
+        """Tell the next server that it is worth waiting."""
         self._say(Holder(os.getpid(), draining=True))
 
     def release(self) -> None:
-        """Let go. A second call does nothing."""
+        """Release the lock. A second call does nothing."""
         self._held.release()
 
     def _say(self, who: Holder) -> None:
@@ -60,7 +60,7 @@ class Lock:
 
 
 def take(path: str) -> Lock:
-    """Take the lock of the database at `path`. Raises ConfigError if it is in use, naming by whom; OSError."""
+    """Take the lock of the database at `path`. Raises ConfigError, naming the holder, if it is in use; OSError."""
     for _ in range(_GLANCES):
         handle = _try(path)
         if handle is not None:
@@ -70,10 +70,10 @@ def take(path: str) -> Lock:
 
 
 async def take_over(path: str, seconds: float, *, whoever: bool = False) -> Lock:
-    """The lock of the database at `path`, waited for up to `seconds` while the server that holds it finishes.
+    """Take the lock of the database at `path`, waiting up to `seconds` for the server that holds it to finish.
 
-    Where that server goes on, this one is refused at once, unless `whoever` says that it is about to be stopped.
-    Cancelling it takes nothing. Raises ConfigError.
+    If that server is not stopping, raises ConfigError at once, unless `whoever` says that it is about to be stopped.
+    Cancelled, nothing is taken.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds
@@ -82,12 +82,12 @@ async def take_over(path: str, seconds: float, *, whoever: bool = False) -> Lock
         while (handle := _try(path)) is None:
             who = holder(path) or Holder()
             if not whoever and not who.draining:
-                return take(path)  # refuses, or finds that it is free by now
+                return take(path)  # raises, or finds it free by now
             if loop.time() >= deadline:
-                raise _in_use(path, who, f" and was not let go of within {seconds:g} s")
+                raise _in_use(path, who, f" and was not released within {seconds:g} s")
             if not told:
                 told = True
-                _log.info("waiting for another server to let go of the database", holder=who.pid, at_most=seconds)
+                _log.info("waiting for another server to release the database", holder=who.pid, at_most=seconds)
             await asyncio.sleep(_POLL)
         return Lock(handle)
     except OSError as error:
@@ -95,7 +95,7 @@ async def take_over(path: str, seconds: float, *, whoever: bool = False) -> Lock
 
 
 def holder(path: str) -> Holder | None:
-    """Who holds the lock of the database at `path`, None if nobody does. Raises OSError."""
+    """The holder of the lock of the database at `path`, None if nobody holds it. Raises OSError."""
     try:
         handle = os.open(_file(path), os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
