@@ -26,19 +26,19 @@ _VALUE: Final = re.compile(rb"[^\x00-\x08\x0a-\x1f\x7f]*\Z")
 
 
 def checked(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """An application's headers, with names in lower case and without those that are its server's business.
+    """An application's headers, with names in lower case, without those that the server sets itself.
 
     Raises ValueError if one would end its line.
     """
     pairs = [(bytes(name).lower(), bytes(value)) for name, value in headers]
     for name, value in pairs:
         if not _NAME.match(name) or not _VALUE.match(value):
-            raise ValueError(f"{name!r} is not a header that can be sent, with the value that it has")
+            raise ValueError(f"{name!r} cannot be sent as a header with this value")
     return [pair for pair in pairs if pair[0] != b"transfer-encoding"]
 
 
 def error_body(error: PartylineError) -> bytes:
-    """`{"error": {"code", "message", "field"?}}`; what Engine.IO refuses, in its own form."""
+    """`{"error": {"code", "message", "field"?}}`; Engine.IO's refusals have their own form."""
     if isinstance(error, HandshakeRefused):
         return refusal_body(error)
     inner = {"code": error.code, "message": error.message}
@@ -54,7 +54,7 @@ def error_headers(error: PartylineError, body: bytes) -> list[tuple[bytes, bytes
 
 
 def raw_answer(error: PartylineError, extra: Sequence[tuple[bytes, bytes]] = ()) -> bytes:
-    """A whole HTTP/1.1 answer for where no ASGI application is involved, and the connection's last."""
+    """A whole HTTP/1.1 answer, the connection's last, for use without an ASGI application."""
     body = error_body(error)
     status = HTTPStatus(error.http_status)
     lines = [b"HTTP/1.1 %d %s" % (status, status.phrase.encode())]
@@ -65,7 +65,7 @@ def raw_answer(error: PartylineError, extra: Sequence[tuple[bytes, bytes]] = ())
 
 
 async def answer_error(error: PartylineError, send: Send, kind: str = "http", extra: Headers = []) -> None:  # noqa: B006
-    """Answer an HTTP request with `error`, or a WebSocket's, whose `kind` of answer is an extension of ASGI."""
+    """Answer an HTTP request with `error`, or a WebSocket's with an ASGI extension as `kind`."""
     body = error_body(error)
     headers = error_headers(error, body) + extra
     await send({"type": f"{kind}.response.start", "status": error.http_status, "headers": headers})

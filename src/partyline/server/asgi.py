@@ -1,7 +1,7 @@
-"""The ASGI transport: WebSockets of the ASGI server that runs us, for the same sessions as on our own server.
+"""The ASGI transport: carries the same sessions on the WebSockets of the ASGI server that runs us.
 
 They are slower than those of server/websocket.py: each has two tasks and an outbox, and the server frames every message
-once more. Heartbeat, compression and further limits are up to that server.
+again. That server is responsible for heartbeats, compression and further limits.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from partyline.wire.websocket import frames
 
 _log = log.get("server")
 
-_HIGH_WATER = 64 * 1024  # bytes, as asyncio's transports have it
+_HIGH_WATER = 64 * 1024  # bytes, as in asyncio's transports
 _LAST_WORDS = 1.0  # seconds
-_EACH = 20e-6  # seconds that a message costs the ASGI server, and that are not seen here
+_EACH = 20e-6  # seconds that a message costs the ASGI server, which we cannot measure
 _HEAD = 6  # bytes of the shortest head of a client's frame (RFC 6455 5.2)
 _SCHEMES = {"ws": "http", "wss": "https"}
 
@@ -122,9 +122,9 @@ class AsgiWebSocket:
     _writing: bool = False
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _drain: asyncio.Future[None] | None = None
-    _held: asyncio.Event | None = None  # nothing is read before it is set
+    _held: asyncio.Event | None = None  # reading waits until it is set
     _reader: asyncio.Task[None] | None = None
-    _closing: bool = False  # nothing is queued any more
+    _closing: bool = False  # nothing more is queued
     _farewell: tuple[int, str] | None = None  # our close, after what is queued
     timer_slot: int = 0
     user: str | None = None
@@ -158,7 +158,7 @@ class AsgiWebSocket:
         return self._session
 
     def hand_to(self, session: Session) -> None:
-        """Give what arrives from now on to `session`. Its `opened` is not called."""
+        """Give later messages to `session`. Its `opened` is not called."""
         if self._session is not None:
             self._session = session
 
@@ -180,7 +180,7 @@ class AsgiWebSocket:
         try:
             self._open()
             await asyncio.wait((self._reader,))
-        except asyncio.CancelledError:  # hypercorn cancels those that are left when it stops
+        except asyncio.CancelledError:  # hypercorn cancels remaining connections when it stops
             self.shutdown()
             await asyncio.wait((writer,), timeout=_LAST_WORDS)
             raise
@@ -195,7 +195,7 @@ class AsgiWebSocket:
             writer.cancel()
             if session is not None:
                 session.closed()
-            # Not for ever, since the `receive` or `send` of a server may ignore being cancelled.
+            # Bounded, since a server's `receive` or `send` may ignore cancellation.
             await asyncio.wait((self._reader, writer), timeout=_LAST_WORDS)
             if self._reader.done() and not self._reader.cancelled() and (error := self._reader.exception()) is not None:
                 _log.info("a connection cannot be read from", error=f"{type(error).__name__}: {error}")
@@ -248,7 +248,7 @@ class AsgiWebSocket:
         return not self._closing and self._outbox.size <= self._high_water
 
     def hold(self) -> None:
-        """Read no more until `release`."""
+        """Pause reading until `release`."""
         if self._held is None:
             self._held = asyncio.Event()
 
@@ -259,9 +259,9 @@ class AsgiWebSocket:
             held.set()
 
     async def drained(self) -> None:
-        """Return when little is queued, or the connection is gone. Cancelling it loses nothing.
+        """Return when little is queued, or the connection is gone. Cancelling this loses nothing.
 
-        Little is what a transport would take without pausing its protocol.
+        Little is as much as a transport would take without pausing its protocol.
         """
         while self._outbox.size > self._high_water and not self._closing:
             if self._drain is None:
@@ -317,14 +317,14 @@ class AsgiWebSocket:
             if session is not None and not self._closing:
                 text = event.get("text")
                 self._message(session, text if text is not None else bytes(event["bytes"]))
-            # The server gives what it has received already without a pause in between, a message at a time.
+            # The server hands over messages that it has already received one by one, without yielding.
             spent += monotonic() - began + _EACH
             if spent > SLICE:
                 await self._site.fair.turn(spent, None if self._credit is None else self._address)
                 spent = 0.0
             while self._held is not None:
                 await self._held.wait()
-            await self.drained()  # a client that asks faster than it reads the answers waits, not our memory
+            await self.drained()  # a client that asks faster than it reads answers has to wait, and costs no memory
 
     def _message(self, session: Session, message: str | bytes) -> None:
         self._counters.received += 1
@@ -406,7 +406,7 @@ class AsgiWebSocket:
         if self._closing:
             return
         self._closing = True
-        if code in CUT_OFF and self._writing:  # otherwise all of it is from this turn of the loop, as good as written
+        if code in CUT_OFF and self._writing:  # otherwise everything is from this turn of the loop, as good as written
             self._discard()
         self._farewell = code, frames.close_payload(code, reason)[2:].decode()
         self._wake.set()

@@ -81,8 +81,8 @@ class Cycle:
         self._scope = scope
         self._body: list[bytes] = []
         self._size = 0
-        self._whole = not head.length  # all of the body has come
-        self._handed_over = False  # and the application has it
+        self._whole = not head.length  # the whole body has come
+        self._handed_over = False  # the application has the whole body
         self._expects = head.expects
         self._wake = asyncio.Event()  # for `receive`
         self._listening = False
@@ -90,7 +90,7 @@ class Cycle:
         self._told = False  # something was sent since
         self._start: tuple[int, Headers] | None = None  # of an answer: status and headers
         self._chunked = False
-        self._left: int | None = None  # bytes of the body that Content-Length promises and that are to come
+        self._left: int | None = None  # bytes of the body that Content-Length still promises
         self.keep_alive = head.keep_alive
         self.answered = False
         self.complete = False
@@ -105,7 +105,7 @@ class Cycle:
 
     @property
     def watched(self) -> bool:
-        """Whether the application waits for nothing but its client's end."""
+        """Whether the application waits only for its client's disconnect."""
         return self._listening and self._whole
 
     @property
@@ -121,12 +121,12 @@ class Cycle:
             self._wake.set()
 
     def respond(self) -> None:
-        """All of it has come."""
+        """The whole body has come."""
         self._whole = True
         self._wake.set()
 
     def lost(self) -> None:
-        """The client has gone, or is told something else."""
+        """The client has gone, or gets another answer."""
         self._lost = True
         self._wake.set()
         self.writable.set()
@@ -134,13 +134,13 @@ class Cycle:
     # The application
 
     async def run(self, app: ASGIApp) -> None:
-        """Let the application answer. What it raises is logged and answered 500."""
+        """Let the application answer. An exception is logged and answered with 500."""
         try:
             await app(self._scope, self._receive, self._send)
         except asyncio.CancelledError:
             self._connection.abort()
             raise
-        except (Exception, SystemExit):  # a handler ends its own request only
+        except (Exception, SystemExit):  # a handler ends only its own request
             if not self._lost:
                 self._connection.site.counters.errors += 1
                 _log.exception("an application failed", method=self._head.method)
@@ -181,8 +181,8 @@ class Cycle:
             await self.writable.wait()
         kind = message["type"]
         if self._lost:
-            # The first piece that nobody gets says nothing: the application may be about to hear of it by `receive`,
-            # and to end in its own way. A stream that only sends would go on for ever.
+            # The first lost piece raises nothing: the application may be about to hear of it by `receive`, and to
+            # end in its own way. A stream that only sends would go on for ever.
             told, self._told = self._told, True
             if told and message.get("more_body", False):
                 raise ClientGone("the client has gone")
@@ -201,7 +201,7 @@ class Cycle:
             await self._continue(message.get("body", b""), more=message.get("more_body", False))
 
     def _begin(self, message: Message) -> None:
-        """The head of an answer: kept until the end of this turn, so that its body leaves in the same write."""
+        """Keep the head of an answer until the end of this turn, so that its body leaves in the same write."""
         self._start = message["status"], checked(message.get("headers", ()))
         if self._head.method == "HEAD":
             self._write_head(*self._start)

@@ -1,8 +1,8 @@
 """One HTTP request that is answered without ASGI: no task, no queue, one write.
 
-For paths whose requests are many and small (polling, publishing). What answers them is a `Direct`, which is registered
-with `site.direct.add(path, direct, "POST")`. The same object serves under another ASGI server, or natively where a
-request is out of the ordinary, through `OverAsgi(direct)`, which goes into the routes.
+For paths with many small requests (polling, publishing). A `Direct` answers them; it is registered with
+`site.direct.add(path, direct, "POST")`. `OverAsgi(direct)` goes into the routes: through it the same object serves
+under another ASGI server, and answers unusual requests on our own.
 
 A request is answered now or later (after a commit, say), in any of these ways, from the loop's thread:
 
@@ -11,12 +11,12 @@ A request is answered now or later (after a commit, say), in any of these ways, 
     exchange.refuse(error)                      a PartylineError, in the form that all errors have; counted
     exchange.fail()                             in an `except` block: logged with its trace, answered 500
 
-Only the first answer counts. `Direct.begin` and `Direct.respond` may raise instead; a callback that answers later may
-not: it calls `refuse` or `fail`. The answers of one turn of the loop leave together at its end: clients that wake up
-one by one cost the system more than twice as much.
+Only the first answer counts. `Direct.begin` and `Direct.respond` may raise instead; a callback that answers later must
+call `refuse` or `fail`. The answers of one turn of the loop leave together at its end: clients that wake up one by one
+cost the system more than twice as much.
 
-A client's next request mostly has the same head, but for the query and the length of its body. `Known` is what is
-remembered of such a head, so that nothing else of it is looked at again.
+A client's next request mostly has the same head, except for the query and the length of its body. `Known` remembers
+such a head, so that nothing else in it is parsed again.
 """
 
 from __future__ import annotations
@@ -45,21 +45,21 @@ _JSON: Final = [(b"content-type", b"application/json")]
 
 
 class Direct(Protocol):
-    """What answers the exchanges of one path."""
+    """Answers the exchanges of one path."""
 
     max_body: int  # bytes
     body_setting: str  # the setting that `max_body` comes from, which a refusal names and counts
 
     def begin(self, exchange: Exchange) -> None:
-        """The head is there, and has passed the perimeter; its body may be still to come.
+        """The head has come and passed the perimeter; the body may still be on its way.
 
-        The place to ask who it is, and to look at headers: what raises a PartylineError here is refused before its body
+        The place to authenticate and to check headers: a PartylineError raised here refuses the request before its body
         is read. Must not answer.
         """
         ...
 
     def respond(self, exchange: Exchange) -> None:
-        """The whole request is there. Answers it now or later; raises a PartylineError to refuse it."""
+        """The whole request has come. Answer it now or later; raise a PartylineError to refuse it."""
         ...
 
 
@@ -71,7 +71,7 @@ class _Path(Struct, frozen=True):
 
 
 class Paths:
-    """Which `Direct` answers at which path. Paths with other methods than the registered ones go to the router."""
+    """Which `Direct` answers at which path. Requests with other than the registered methods go to the router."""
 
     __slots__ = ("_exact", "_patterns")
 
@@ -95,7 +95,7 @@ class Paths:
             self._exact[before] = added
 
     def find(self, method: bytes, path: bytes) -> tuple[Direct, str] | None:
-        """Who answers there, and the parameter in `path` (raw). Raises MalformedRequest if it is not UTF-8."""
+        """The `Direct` for a raw `path`, and the parameter in it. Raises MalformedRequest if it is not UTF-8."""
         found = self._exact.get(path)
         if found is not None:
             return (found.direct, "") if not found.methods or method in found.methods else None
@@ -119,7 +119,7 @@ class Connection(Protocol):
 
 
 class Exchange:
-    """A request and its answer. `parameter` is what stood in the path, `query` is raw, header names are in lower case.
+    """A request and its answer. `parameter` comes from the path, `query` is raw, header names are in lower case.
 
     `gone`, if set, is called once if the client goes away before it is answered.
     """
@@ -169,7 +169,7 @@ class Exchange:
         self.peer = peer
         self.cors = cors  # lines of the answer's head
         self.keep_alive = keep_alive
-        self.context: Any = None  # what `Direct.begin` has found out, for `respond`
+        self.context: Any = None  # from `Direct.begin` for `respond`
         self.mounted = ""  # the path that we are mounted at, under another ASGI server
         self.answered = False
         self.failed = False
@@ -185,7 +185,7 @@ class Exchange:
         return None
 
     def text(self, name: bytes) -> str | None:
-        """The same as text: Latin-1, as headers are."""
+        """The same as text, decoded as Latin-1."""
         value = self.header(name)
         return None if value is None else value.decode("latin-1")
 
@@ -194,7 +194,7 @@ class Exchange:
         return b"".join(self._body)
 
     def check_head(self) -> None:
-        """Raises PayloadTooLarge or UnsupportedMediaType if the head announces a body that is."""
+        """Raises PayloadTooLarge or UnsupportedMediaType if the head announces such a body."""
         for name, value in self.headers:
             if name == b"content-length" and content_length(value) > self.direct.max_body:
                 raise too_large(self.direct)
@@ -217,7 +217,7 @@ class Exchange:
 
     @property
     def watched(self) -> bool:
-        """Whether somebody wants to know that the client goes away."""
+        """Whether a callback is set for the client's going away."""
         return self.gone is not None
 
     # Answers
@@ -227,7 +227,7 @@ class Exchange:
         self.answer(_JSON, payload, status)
 
     def answer(self, headers: Headers, body: bytes, status: int = 200) -> None:
-        """Answer, at the end of this turn of the loop. Does nothing if the client has gone, or has an answer."""
+        """Answer, at the end of this turn of the loop. Does nothing if the client has gone or has been answered."""
         if not self.disconnected and not self.answered:
             self.answered = True
             self.failed = status >= 400
@@ -254,7 +254,7 @@ class Exchange:
         self.answer(headers, body, error.http_status)
 
     def respond(self) -> None:
-        """All of it has come: have it answered."""
+        """The whole body has come: have the request answered."""
         if self.answered:
             return  # refused before
         try:
@@ -273,7 +273,7 @@ class Exchange:
 
 
 def head_lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """Headers as they are in an answer."""
+    """Headers as bytes of an answer."""
     return b"".join([b"%b: %b\r\n" % header for header in headers])
 
 
@@ -283,16 +283,16 @@ def status_line(status: int) -> bytes:
 
 
 def check_json(content_type: str) -> None:
-    """Raises UnsupportedMediaType for a body that does not say that it is JSON."""
+    """Raises UnsupportedMediaType for a body that is not declared as JSON."""
     if content_type.partition(";")[0].strip().lower() != "application/json":
         said = f"is {content_type[:60]!r}" if content_type else "does not say what it is"
         raise UnsupportedMediaType(
-            f"the body must be application/json, and this one {said}: send Content-Type: application/json"
+            f"the body must be application/json, but this one {said}: send Content-Type: application/json"
         )
 
 
 def check_coding(value: bytes) -> None:
-    """Raises UnsupportedMediaType for a Content-Encoding: what a body inflates to is nobody's to bound here."""
+    """Raises UnsupportedMediaType for a Content-Encoding: the inflated size could not be bounded here."""
     if value.strip().lower() not in (b"", b"identity"):
         raise UnsupportedMediaType("bodies are not decoded here: send this one without a Content-Encoding")
 
@@ -343,7 +343,7 @@ class OverAsgi:
 
 
 async def _until_answered(exchange: Exchange, answer: asyncio.Future[_Answer], receive: Receive) -> None:
-    """Return when it is, or its client has gone."""
+    """Return when the exchange is answered, or its client has gone."""
 
     async def watch() -> None:
         while (await receive())["type"] != "http.disconnect":
@@ -380,7 +380,7 @@ _Answer: TypeAlias = tuple[int, Headers, bytes]
 
 # Heads that a connection has seen before
 
-# A query of what RFC 3986 allows in one; the parser judges anything else.
+# A query of the characters that RFC 3986 allows; the parser judges anything else.
 _REQUEST: Final = re.compile(
     rb"((?:GET|POST) /[^\s?#]*)(?:\?([A-Za-z0-9\-._~!$&'()*+,;=:@/?%]*))? HTTP/1\.1\r\n",
 )
@@ -389,7 +389,7 @@ _END_OF_HEAD: Final = b"\r\n\r\n"
 
 
 class Request(Struct, frozen=True):
-    """A whole request in one read, cut but not looked at."""
+    """A whole request in one read, split but not parsed."""
 
     target: bytes  # method and path
     query: bytes
@@ -398,7 +398,7 @@ class Request(Struct, frozen=True):
 
     @classmethod
     def of(cls, data: bytes) -> Self | None:
-        """None for what does not look like one."""
+        """None if the data does not look like one."""
         line = _REQUEST.match(data)
         end = data.find(_END_OF_HEAD)
         if line is None or end < 0:
@@ -408,13 +408,13 @@ class Request(Struct, frozen=True):
 
 
 class Known(Struct, frozen=True):
-    """A head that was read and admitted: all of it that does not change with the body's length."""
+    """A head that was parsed and admitted: the parts that do not depend on the body's length."""
 
     direct: Direct
     method: str
     parameter: str
     before: bytes
-    after: bytes  # with `before`, what stands around the length; empty where there is no body
+    after: bytes  # with `before`, the bytes around the length; empty if there is no body
     headers: Headers
     length_at: int  # the place of Content-Length among the headers; -1: there is none
     peer: Peer
@@ -422,8 +422,8 @@ class Known(Struct, frozen=True):
 
     @classmethod
     def of(cls, request: Request, exchange: Exchange) -> Self | None:
-        """What is to be remembered of a request that was read the usual way; None where that does not tell its body, or
-        where it was refused for what stands in its head."""
+        """What to remember of a request that was parsed; None if its head does not give the body's length, or was
+        refused."""
         try:
             exchange.check_head()
         except PartylineError:
@@ -454,7 +454,7 @@ class Known(Struct, frozen=True):
         )
 
     def headers_of(self, request: Request) -> Headers | None:
-        """The headers of another request to the same target; None where anything else in them has changed."""
+        """The headers of another request to the same target; None if anything but the length has changed in them."""
         head, before, after = request.head, self.before, self.after
         if self.length_at < 0:
             return self.headers if head == before and not request.body else None

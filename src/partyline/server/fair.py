@@ -1,12 +1,12 @@
-"""What one connection may take of the loop before the others have had their turn.
+"""How much of the loop one connection may take before the others have their turn.
 
-A connection is served where its bytes are read, up to a slice: so nearly all of them never come here. One that has
-more to do stops reading and waits. Those that wait go on in their order, a bounded time in each turn of the loop, so
-that everybody else waits no longer than that for their own, and nobody who waits is passed over.
+A connection is served when its bytes are read, up to a slice, so most connections never come here. One that has more
+to do stops reading and waits. Those that wait go on in their order, for a bounded time in each turn of the loop:
+nobody else waits longer than that, and no waiting connection is passed over.
 
-Strangers share a quarter of the loop's time in all, whatever else it has to do: clients that have not said who they
-are where that is required, Socket.IO clients that are in no namespace yet, whoever sends nothing but empty frames, and
-connections that come to nothing. Their addresses take turns, so that newcomers do not wait for all of a crowd.
+Strangers together get a quarter of the loop's time, whatever else it has to do: clients that have to identify
+themselves and have not, Socket.IO clients in no namespace yet, clients that send only empty frames, and connections
+that come to nothing. Their addresses take turns, so that newcomers do not wait for a whole crowd.
 """
 
 from __future__ import annotations
@@ -24,34 +24,34 @@ from partyline.trust.addresses import source
 _log = log.get("server")
 
 SLICE: Final = 0.002
-"""Seconds of work for one connection, after which what is left of it waits."""
+"""Seconds of work for one connection, after which the rest waits."""
 
 STEP: Final = 32
-"""Units of work (`wire.websocket.connection`) between two looks at the clock."""
+"""Units of work (`wire.websocket.connection`) between two readings of the clock."""
 
 BULK: Final = 128 * 1024
 """Bytes of one read after which a connection waits, however little they cost: a transport goes on reading while it can.
 """
 
-_ROUND: Final = 0.005  # seconds in one turn of the loop for all of those that wait
-_SHARE: Final = 0.2  # of the loop's time, for all strangers: a quarter with what the kernel does for them
+_ROUND: Final = 0.005  # seconds in one turn of the loop for all that wait
+_SHARE: Final = 0.2  # of the loop's time, for all strangers: a quarter with the kernel's work for them
 _GRACE: Final = 0.1  # seconds that strangers may be ahead of their share: a burst of logins does not wait
 
-_MOST_ADDRESSES: Final = 10_000  # whose connections came to nothing; beyond that the first are forgotten
-_FLOOD: Final = 0.5  # seconds that strangers wait at most for those who came for nothing
-_MOST: Final = 0.25  # seconds that a slice of a stranger counts for at most: the machine may have stood still meanwhile
+_MOST_ADDRESSES: Final = 10_000  # addresses whose connections came to nothing; beyond that the oldest are forgotten
+_FLOOD: Final = 0.5  # seconds: the longest that strangers wait for connections that came to nothing
+_MOST: Final = 0.25  # seconds: the most that a stranger's slice counts for, as the machine may have stalled
 
 
 class Busy(Protocol):
-    """Something that waits for its turn: a connection that has stopped reading."""
+    """A connection that has stopped reading, and waits for its turn."""
 
     def go_on(self) -> None:
-        """Its turn has come: do another slice, or read again. Does nothing where the connection is gone."""
+        """Its turn has come: do another slice, or read again. Does nothing if the connection is gone."""
         ...
 
 
 class Fair:
-    """Whose turn it is, on one loop. `clock` gives seconds, as exact as slices are short."""
+    """Whose turn it is, on one loop. `clock` gives seconds, precise enough for slices."""
 
     __slots__ = ("_clock", "_going", "_owing", "_paid", "_strangers", "_taken", "_timer", "_waiting")
 
@@ -61,8 +61,8 @@ class Fair:
         self._going = False  # a round is under way, or comes in the next turn of the loop
         self._taken = 0.0  # seconds of work in this turn
         self._strangers: OrderedDict[str, dict[Busy, None]] = OrderedDict()  # by address, in the order of their turns
-        self._paid = 0.0  # when the strangers' share has paid for all that they have had
-        self._owing: OrderedDict[str, None] = OrderedDict()  # addresses that came for nothing, until then
+        self._paid = 0.0  # the time at which the strangers' share will have paid for their work
+        self._owing: OrderedDict[str, None] = OrderedDict()  # addresses whose connections came to nothing, until then
         self._timer: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
@@ -70,16 +70,16 @@ class Fair:
 
     @property
     def crowded(self) -> bool:
-        """Whether this turn of the loop has had its time: whoever can wait does."""
+        """Whether this turn of the loop has used its time: work that can wait does."""
         return self._taken > _ROUND
 
     def took(self, seconds: float) -> None:
-        """Somebody was served for so long."""
+        """Count `seconds` of work for a connection."""
         self._taken += seconds
         self._come_round()
 
     def wait(self, one: Busy, cost: float) -> None:
-        """Let `one`, which has just taken `cost` seconds, go on in its turn; if it has had nothing, before the others.
+        """Let `one`, which has just taken `cost` seconds, go on in its turn; before the others if that is 0.
 
         It waits once at a time.
         """
@@ -95,7 +95,7 @@ class Fair:
             asyncio.get_running_loop().call_soon(self._round)
 
     def stranger(self, one: Busy, cost: float, address: str) -> bool:
-        """Count `cost` seconds that were spent on a stranger. True if it must stop now, and goes on in its turn."""
+        """Count `cost` seconds spent on a stranger. True if it must stop now; it goes on in its turn."""
         self._count(cost)
         if not self._strangers and self._paid <= self._clock() + _GRACE:
             return False
@@ -103,9 +103,9 @@ class Fair:
         return True
 
     def came_for_nothing(self, cost: float, address: str) -> None:
-        """Count `cost` seconds that were spent on a connection which has ended, and was of no use to anybody.
+        """Count `cost` seconds spent on a connection that has ended without any use.
 
-        Such a flood cannot be made to wait before it has come, so others do not wait for all that it has cost.
+        Such a flood cannot be made to wait in advance, so others do not wait for its whole cost.
         """
         self._count(cost, _FLOOD)
         self._owing[source(address)] = None
@@ -113,7 +113,7 @@ class Fair:
             self._owing.popitem(last=False)
 
     def owes(self, one: Busy, address: str) -> bool:
-        """True if `one`, a new connection, must wait for its turn: others from its address came for nothing."""
+        """True if `one`, a new connection, must wait for its turn: others from its address came to nothing."""
         if not self._owing:
             return False
         if self._paid <= self._clock() + _GRACE:
@@ -127,7 +127,7 @@ class Fair:
         return True
 
     def forget(self, one: Busy, address: str) -> None:
-        """It is gone, and may still be waiting as a stranger."""
+        """It is gone: if it waits as a stranger, forget it."""
         address = source(address)
         line = self._strangers.get(address, {})
         line.pop(one, None)
@@ -144,7 +144,7 @@ class Fair:
             self._arm()
 
     async def turn(self, cost: float, stranger: str | None = None) -> None:
-        """The same as `wait` for a task, or as `stranger` for one of that address: return when its turn has come.
+        """`wait` for a task, or `stranger` for a task of that address: returns when its turn has come.
 
         Cancelling it loses nothing.
         """
@@ -154,7 +154,7 @@ class Fair:
         await future
 
     def _round(self) -> None:
-        """Let as many go on as one turn of the loop has time for; each will cost about what it cost before."""
+        """Let as many go on as one turn of the loop has time for; each is expected to cost what it cost before."""
         waiting, due, self._taken = self._waiting, 0.0, 0.0
         for _ in range(len(waiting)):
             one, cost = waiting.popleft()

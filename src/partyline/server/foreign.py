@@ -1,6 +1,6 @@
-"""A WebSocket that an ASGI application serves, on our own (ASGI 3.0, WebSocket 2.4).
+"""A WebSocket of our own server that an ASGI application serves (ASGI 3.0, WebSocket 2.4).
 
-The application's task reads from a queue that this session fills, and writes to the `WebSocket` below it.
+The application's task reads from a queue that this session fills, and writes to the `WebSocket` beneath.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _MOST_BYTES: Final = 1024 * 1024
 
 
 class Owner(Protocol):
-    """What it needs of its connection until there is a WebSocket."""
+    """What it needs of its HTTP connection until there is a WebSocket."""
 
     @property
     def site(self) -> Site: ...
@@ -60,14 +60,14 @@ class ForeignSocket:
 
     keep_alive = False
     watched = True
-    failed = True  # where there is an answer, it is a refusal
+    failed = True  # an answer over HTTP is always a refusal
     backlog = 0
 
     def __init__(self, connection: Owner, head: Head, scope: dict[str, Any]) -> None:
         offered = [value for name, value in head.headers if name == b"sec-websocket-protocol"]
         scope["subprotocols"] = handshake.offered_subprotocols(offered)
         scope["extensions"] = {"websocket.http.response": {}}
-        self._owner: Owner | None = connection  # until it is a WebSocket: the connection before is to be freed then
+        self._owner: Owner | None = connection  # until it is a WebSocket: then the HTTP connection is freed
         self._site = connection.site
         self._head = head
         self._scope = scope
@@ -96,7 +96,7 @@ class ForeignSocket:
         """A handshake has no body."""
 
     def lost(self) -> None:
-        """The client has gone, or is told something else."""
+        """The client has gone, or gets another answer."""
         self.closed()
 
     # interfaces.Session
@@ -111,7 +111,7 @@ class ForeignSocket:
         self._put({"type": "websocket.receive", "bytes": data}, len(data))
 
     def refused(self, error: PartylineError, message: str | bytes) -> None:
-        """There is no way to tell a client of somebody else's protocol: its message is dropped."""
+        """Drop the message: its client speaks a protocol that we do not know, so it cannot be told."""
 
     def peer_closed(self, code: int, reason: str) -> None:
         """The client's close frame (`interfaces.HearsClose`)."""
@@ -137,7 +137,7 @@ class ForeignSocket:
     # The application
 
     async def run(self, app: ASGIApp) -> None:
-        """Let the application serve it. What it raises is logged, and closes the WebSocket with 1011."""
+        """Let the application serve it. An exception is logged, and closes the WebSocket with 1011."""
         try:
             await app(self._scope, self._receive, self._send)
         except asyncio.CancelledError:
@@ -152,7 +152,7 @@ class ForeignSocket:
             self._end(1000, "")
 
     def _end(self, code: int, reason: str) -> None:
-        """The application does nothing more."""
+        """The application has ended."""
         if self._socket is not None:
             self._socket.close(code, reason)
         elif self._state is _State.CONNECTING and self._owner is not None:

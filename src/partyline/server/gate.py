@@ -1,4 +1,4 @@
-"""The perimeter for ASGI: every HTTP request is admitted or refused here, before any work is done for it."""
+"""The perimeter for ASGI: every HTTP request is admitted or refused here before any work is done for it."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Gate:
         client = scope.get("client")
         page = scope["method"] in ("GET", "HEAD") and mounted_path(scope) in self._pages
         try:
-            path_text(scope.get("raw_path") or b"")  # servers decode what is not UTF-8 to one and the same path
+            path_text(scope.get("raw_path") or b"")  # servers decode all invalid UTF-8 to the same path
             peer = self._perimeter.admit(
                 client[0] if client else "", scope.get("scheme", "http"), scope["headers"], page=page
             )
@@ -110,7 +110,7 @@ class ErrorAnswers:
             _log.exception("a request failed", method=scope["method"])
             error = PartylineError("the server failed; its log says why, and the request may be tried again")
         if started:
-            raise error  # it is too late for an answer, so the server cuts the connection
+            raise error  # too late for an answer: the server cuts the connection
         await answer_error(error, send)
 
 
@@ -118,7 +118,7 @@ def _from_starlette(error: HTTPException) -> PartylineError:
     """The refusals of Starlette's router, 404 and 405, as ours."""
     if error.status_code == 405:
         return MethodNotAllowed(
-            "this address does not know that method", allow=(error.headers or {}).get("Allow", "GET")
+            "this address does not support that method", allow=(error.headers or {}).get("Allow", "GET")
         )
     if error.status_code == 404:
         return NotFound("there is nothing at this address")

@@ -1,7 +1,7 @@
 """The loop that a server runs on, for calls that come from other threads.
 
-A plain endpoint of FastAPI or a view of Django runs in a thread. What it calls here has to happen on the loop: the
-rooms, the queues and the transports belong to it.
+A plain FastAPI endpoint or a Django view runs in a thread. Its calls have to be carried out on the loop, which owns the
+rooms, the queues and the transports.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ _T = TypeVar("_T")
 
 
 class Home:
-    """A loop and the thread it runs in; `thread` is 0 where there is no loop yet.
+    """A loop and its thread; `thread` is 0 while there is no loop yet.
 
-    Callers compare `thread` with `get_ident()` themselves: on the loop that is all that it costs.
+    Callers compare `thread` with `get_ident()` themselves, so that a call on the loop costs nothing more.
     """
 
     __slots__ = ("_loop", "thread")
@@ -34,16 +34,16 @@ class Home:
 
     @classmethod
     def here(cls) -> Self:
-        """The home of what is built in a coroutine; none yet elsewhere."""
+        """The running loop as a home; outside a coroutine, a home without a loop."""
         try:
             return cls(asyncio.get_running_loop())
         except RuntimeError:
             return cls()
 
     def call(self, function: Callable[..., object], *arguments: Any) -> bool:
-        """Let the loop call a function soon, in the order of these calls; what it raises is logged.
+        """Let the loop call a function soon, in the order of these calls; an exception is logged.
 
-        False where there is no loop yet: then the caller does it itself. Nothing happens where the loop has ended.
+        False if there is no loop yet: then the caller does it itself. Nothing happens if the loop has ended.
         """
         if self._loop is None:
             return False
@@ -52,7 +52,7 @@ class Home:
         return True
 
     async def wait(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
-        """Await on another loop what runs on this one. Cancelled, it is cancelled there, too."""
+        """Run a coroutine on this loop, and await it on another. Cancelling this cancels it there, too."""
         if self._loop is None:
             return await coroutine
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coroutine, self._loop))

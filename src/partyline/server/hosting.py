@@ -24,10 +24,10 @@ _POLL: Final = 0.05
 
 
 def find_host() -> Callable[[], bool] | None:
-    """Whether the server that runs this loop is about to stop, as something to ask; None where it is not a known one.
+    """A function that says whether the server that runs this loop is about to stop; None for an unknown server.
 
-    No server tells, so this looks for the coroutine that is uvicorn or hypercorn, and at what it keeps there. Nothing
-    of it is changed. To be called while a request is served: they keep it from then on at the latest.
+    Servers do not announce it, so this finds the coroutine of uvicorn or hypercorn and reads its state, without
+    changing anything. Call it while a request is served: by then that state exists.
     """
     for module, function, values in _running():
         found = _asked(module, function, values)
@@ -99,7 +99,7 @@ def _asked(module: object, function: str, values: Mapping[str, Any]) -> Callable
 
 
 def redact_logs() -> None:
-    """Keep ids, tokens and keys out of the access logs of the servers that are known. Idempotent.
+    """Keep ids, tokens and keys out of the access logs of known servers. Idempotent.
 
     Nothing else about the host's logging is touched.
     """
@@ -114,7 +114,7 @@ def _redact(record: logging.LogRecord) -> bool:
     arguments = record.args
     if isinstance(arguments, tuple):  # uvicorn's formatter counts on their number
         record.args = tuple(map(_redacted, arguments))
-    elif isinstance(arguments, MutableMapping):  # hypercorn's atoms know what to say where one is missing
+    elif isinstance(arguments, MutableMapping):  # hypercorn's atoms have defaults for missing keys
         for name, value in tuple(arguments.items()):
             arguments[name] = _redacted(value)
     return True
