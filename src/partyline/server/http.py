@@ -1,9 +1,9 @@
 """One HTTP connection on a transport of the loop: bytes to requests, answers to bytes, until it ends or becomes a
 WebSocket.
 
-What is in hand is an `Exchange` (answered without ASGI) or a `Cycle` (an ASGI application's). wire/http/ reads; here
-are deadlines, limits, refusals and the turn that each connection has. No task, no timer of the loop and no future of
-its own: an idle connection is this object and its place in the timing wheel.
+The request in hand is an `Exchange` (answered without ASGI) or a `Cycle` (for an ASGI application). wire/http/ parses;
+this file has the deadlines, limits, refusals and turns. A connection has no task, loop timer or future of its own: an
+idle one is this object and its place in the timing wheel.
 
 Long because every step of a request changes the same few fields: the phase, what is in hand, the deadline.
 """
@@ -35,16 +35,16 @@ _log = log.get("server")
 _LINGER: Final = 2.0  # seconds a refused client may go on sending before it is cut
 _NEVER: Final = float("inf")
 _BACKLOG: Final = 64 * 1024  # bytes of a body that wait for an application before reading pauses
-_LARGE: Final = 64 * 1024  # bytes of an answer that may have to wait for its reader
-_UNREAD: Final = 128  # times outbox_bytes: what all answers together may hold that nobody reads
+_LARGE: Final = 64 * 1024  # bytes; an answer of this size may have to wait for its reader
+_UNREAD: Final = 128  # times outbox_bytes: the bound of all unread answers together
 _MOST_KNOWN: Final = 8  # heads that a connection remembers
-_ACCEPT: Final = 0.0002  # seconds that a connection costs beside what is seen here
-_DIRECT_COST: Final = 0.0001  # and a request
-_ASGI_COST: Final = 0.0003  # seconds that an application's request is taken to cost: its steps cannot be watched
+_ACCEPT: Final = 0.0002  # seconds that a connection costs besides what is measured here
+_DIRECT_COST: Final = 0.0001  # likewise for a request
+_ASGI_COST: Final = 0.0003  # seconds that a request to an application counts for: its steps cannot be measured
 
 
 class InHand(Protocol):
-    """The request in hand, as its connection sees it."""
+    """What a connection needs of the request in hand."""
 
     @property
     def headers(self) -> Headers: ...
@@ -64,18 +64,18 @@ class InHand(Protocol):
 
     @property
     def watched(self) -> bool:
-        """Somebody waits for the client's going away more than for anything else."""
+        """Its handler mainly waits for the client's disconnect."""
         ...
 
     @property
     def backlog(self) -> int:
-        """Bytes of the body that have come and nobody has taken."""
+        """Bytes of the body that have come and have not been taken."""
         ...
 
     def take(self, piece: bytes) -> None: ...
 
     def respond(self) -> None:
-        """All of it has come."""
+        """The whole body has come."""
         ...
 
     def lost(self) -> None: ...
@@ -116,18 +116,18 @@ class HttpConnection(asyncio.Protocol):
         self._address = ""
         self._phase = Phase.HEAD
         self._refusal: PartylineError | None = None
-        self._ahead = bytearray()  # what has come and is not read yet
+        self._ahead = bytearray()  # received bytes that are not parsed yet
         self._reader: HeadReader | None = None
         self._body: Body | None = None
         self._in_hand: InHand | None = None
-        self._known: dict[bytes, Known] | None = None  # by target, heads of requests that were answered without ASGI
-        self._deadline = _NEVER  # of the phase; the wheel may come earlier, and is then sent on
-        self._paused = False  # we read no more
+        self._known: dict[bytes, Known] | None = None  # heads of requests that were answered without ASGI, by target
+        self._deadline = _NEVER  # of the phase; the wheel may come earlier, and is then set again
+        self._paused = False  # reading is paused
         self._blocked = False  # the transport pushes back: our answers are not read
-        self._unread = 0  # bytes that it held at the last look
+        self._unread = 0  # bytes that it held at the last check
         self._ended = False  # the client sends no more
-        self._resting = False  # it has had its share of the loop
-        self._useful = False  # something was asked and done
+        self._resting = False  # it has used its slice, and waits for its turn
+        self._useful = False  # a request was answered without a refusal
         self._began = 0.0  # when it was last served, and
         self._spent = 0.0  # seconds since the last answer for which it was
         self.timer_slot = 0
@@ -181,10 +181,10 @@ class HttpConnection(asyncio.Protocol):
             self._remember(self._in_hand, data)
 
     def eof_received(self) -> bool:
-        """The client sends no more. What it has asked for is answered; the transport closes after False."""
+        """The client sends no more. Its requests are still answered; the transport closes after False."""
         self._ended = True
         if self._transport.get_extra_info("sslcontext"):
-            return False  # TLS knows no half of a connection
+            return False  # TLS has no half-closed connections
         if self._phase is Phase.ANSWER:
             return self._in_hand is not None and not self._in_hand.watched
         return bool(self._ahead) and (self._resting or self._blocked)
@@ -199,7 +199,7 @@ class HttpConnection(asyncio.Protocol):
         self._count_unread(0)
         if self._phase is Phase.IDLE:
             self._set_deadline(self._site.limits.keep_alive_timeout)
-        elif self._phase is Phase.ANSWER:  # the others have a deadline of their own, or this one in its place
+        elif self._phase is Phase.ANSWER:  # other phases have their own deadline
             self._deadline = _NEVER
         if isinstance(self._in_hand, Cycle | ForeignSocket):
             self._in_hand.writable.set()
@@ -217,14 +217,14 @@ class HttpConnection(asyncio.Protocol):
             unread = self._transport.get_write_buffer_size()
             if unread < self._unread:
                 self._count_unread(unread)
-                self._set_deadline(limits.body_timeout)  # its reader is slow, but there
+                self._set_deadline(limits.body_timeout)  # its reader is slow, but alive
             else:
                 counters.hit("body_timeout")
                 self._transport.abort()
         elif self._phase is Phase.LINGER:
             self._transport.abort()
         elif self._resting:
-            self._set_deadline(limits.head_timeout)  # it waits for us
+            self._set_deadline(limits.head_timeout)  # the client waits for us
         elif self._phase is Phase.HEAD:
             counters.hit("head_timeout")
             if not self._ahead:
@@ -239,14 +239,14 @@ class HttpConnection(asyncio.Protocol):
             self._step(Step.LATE)
 
     def _set_deadline(self, seconds: float) -> None:
-        """The phase ends in so many seconds. The wheel is touched only where it would come too late."""
+        """Let the phase end in so many seconds. The wheel is touched only if it would come too late."""
         timers = self._site.timers
         self._deadline = deadline = timers.now() + seconds
         if not self.timer_slot or deadline < self.timer_slot * SLOT:
             timers.set(self, deadline)
 
     def _step(self, step: Step) -> bool:
-        """Take a step, and do what belongs to the phase that it leads to; False where there is no such step now."""
+        """Take a step, and enter the phase that it leads to; False if there is no such step now."""
         after = TRANSITIONS.get((self._phase, step))
         if after is None:
             return False
@@ -260,7 +260,7 @@ class HttpConnection(asyncio.Protocol):
     # In
 
     def _read(self) -> None:
-        """Read what has come, up to the end of one request."""
+        """Parse what has come, up to the end of one request."""
         ahead, self._began = self._ahead, perf_counter()
         while ahead and not (self._blocked or self._resting):
             if self._phase is Phase.IDLE:
@@ -339,10 +339,10 @@ class HttpConnection(asyncio.Protocol):
             return
         self.regulate()
         if self._ended and self._in_hand is None and not (self._resting or self._blocked):
-            self._close()  # what is left of its bytes is not a whole request, and nothing more will come
+            self._close()  # the rest is not a whole request, and nothing more will come
 
     def regulate(self) -> None:
-        """Read from the transport, or pause, as what waits here says."""
+        """Pause or resume reading, depending on how much waits here."""
         waits = len(self._ahead) > self._site.limits.max_head_bytes
         if not waits and self._in_hand is not None:
             waits = self._in_hand.backlog > _BACKLOG
@@ -351,14 +351,14 @@ class HttpConnection(asyncio.Protocol):
             (self._transport.pause_reading if waits else self._transport.resume_reading)()
 
     def read_on(self) -> None:
-        """The application has taken what there was of the body."""
+        """The application has taken everything received of the body."""
         if self._paused:
             self._read()
 
     # Requests
 
     def _begin(self, head: Head, path: str) -> None:
-        """A head is there."""
+        """A head is complete."""
         self._step(Step.HEAD if head.length else Step.HEAD_ALONE)
         if head.length:
             self._body = body_of(head.length, self._site.limits.max_head_bytes)
@@ -399,7 +399,7 @@ class HttpConnection(asyncio.Protocol):
             self._transport.write(CONTINUE)
 
     def _exchange(self, head: Head) -> Exchange | None:
-        """How to answer this request without ASGI; None where something about it is out of the ordinary."""
+        """The exchange to answer this request without ASGI; None if something about it is unusual."""
         site = self._site
         if head.method == "OPTIONS":
             if head.path == b"*" or (head.path == b"/" and head.hostless):
@@ -420,7 +420,7 @@ class HttpConnection(asyncio.Protocol):
         )
 
     def _remember(self, exchange: Exchange, data: bytes) -> None:
-        """`data` was a request, and `exchange` has all of it: the next one like it need not be parsed."""
+        """`data` was the whole request of `exchange`: the next one like it need not be parsed."""
         request = Request.of(data)
         known = None if request is None else Known.of(request, exchange)
         if request is None or known is None:
@@ -430,7 +430,7 @@ class HttpConnection(asyncio.Protocol):
         self._known[request.target] = known
 
     def _repeat(self, known_heads: dict[bytes, Known], data: bytes) -> bool:
-        """Take `data` as a request whose head is known; False where it is not, and nothing has happened."""
+        """Take `data` as a request whose head is known; if it is not, returns False and does nothing."""
         request = Request.of(data)
         known = None if request is None else known_heads.get(request.target)
         if request is None or known is None or self._blocked:
@@ -447,7 +447,7 @@ class HttpConnection(asyncio.Protocol):
         try:
             known.direct.begin(exchange)
         except PartylineError:
-            return False  # read the usual way, it is refused
+            return False  # parsing it will refuse it
         if request.body:
             exchange.take(request.body)
         site.counters.requests += 1
@@ -460,7 +460,7 @@ class HttpConnection(asyncio.Protocol):
     # Out
 
     def send_answer(self, exchange: Exchange, status: int, headers: Headers, body: bytes) -> None:
-        """An exchange is answered: it leaves at the end of this turn."""
+        """Send an exchange's answer at the end of this turn."""
         parts = [status_line(status), self._site.head, exchange.cors, head_lines(headers)]
         if not exchange.keep_alive or self._site.draining:
             parts.append(b"connection: close\r\n")
@@ -484,7 +484,7 @@ class HttpConnection(asyncio.Protocol):
         self._site.counters.errors += 1
 
     def write(self, data: bytes) -> None:
-        """A piece of an answer."""
+        """Write a piece of an answer."""
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(data)
 
@@ -499,11 +499,11 @@ class HttpConnection(asyncio.Protocol):
 
     @property
     def blocked(self) -> bool:
-        """Whether what was written is not read."""
+        """Whether the client does not read what was written."""
         return self._blocked
 
     def overloaded(self, size: int) -> PartylineError | None:
-        """Why an answer of so many bytes cannot be held: too much is held already for those who do not read."""
+        """The error if an answer of so many bytes cannot be held: too much is held for clients that do not read."""
         site = self._site
         if size <= _LARGE or site.unread < _UNREAD * site.limits.outbox_bytes:
             return None
@@ -520,17 +520,17 @@ class HttpConnection(asyncio.Protocol):
         if not self._step(Step.LAST if last else Step.ANSWERED) or self._phase is not Phase.IDLE:
             return
         if self._paused:
-            self.regulate()  # what the application did not take of its body waits no more
+            self.regulate()  # the rest of its body no longer waits for the application
         if not self._blocked:
             self._set_deadline(self._site.limits.keep_alive_timeout)
         if self._ahead:
-            # Not at once: all others have their turn first, and a client that sends ahead counts as a stranger.
+            # Not at once: all others have their turn first. A client that pipelines counts as a stranger.
             self._resting = True
             if not self._site.fair.stranger(self, cost, self._address):
                 self._site.fair.wait(self, cost)
         elif self._ended:
             self._close()
-        elif in_hand.failed:  # as does one that asks for what it does not get
+        elif in_hand.failed:  # it counts as a stranger, too
             self._resting = self._site.fair.stranger(self, cost, self._address)
 
     def go_on(self) -> None:
@@ -542,7 +542,7 @@ class HttpConnection(asyncio.Protocol):
     # Upgrades
 
     def _upgrade(self, head: Head, path: str) -> None:
-        """The head asked for a WebSocket; what is ahead came after it. Raises PartylineError."""
+        """The head asks for a WebSocket; the bytes ahead follow it. Raises PartylineError."""
         site = self._site
         peer = site.perimeter.admit(self._address, self._scheme, head.headers)
         endpoint = site.find(Upgrade(path, head.query, head.headers, peer))
@@ -567,7 +567,7 @@ class HttpConnection(asyncio.Protocol):
             raise NotFound("there is no WebSocket at this address")
 
     def become_websocket(self, endpoint: Endpoint, accepted: handshake.Accepted) -> WebSocket:
-        """The connection is a WebSocket's from here on."""
+        """Hand the connection over to a WebSocket."""
         site, transport = self._site, self._transport
         self._step(Step.SWITCH)
         self._in_hand = None
@@ -609,7 +609,7 @@ class HttpConnection(asyncio.Protocol):
         self._step(Step.REFUSE)
 
     def _cors(self, headers: Headers) -> Headers:
-        """What lets a page of an allowed origin read a refusal."""
+        """The headers that let a page of an allowed origin read a refusal."""
         origin = next((value for name, value in headers if name == b"origin"), None)
         if origin is None:
             return []
@@ -620,7 +620,7 @@ class HttpConnection(asyncio.Protocol):
         return self._site.cors(origin)
 
     def _linger(self) -> None:
-        """End our side, and let the client run out for a moment.
+        """End our side, and let the client finish for a moment.
 
         Closing with unread bytes in the socket resets the connection, and the client might never see the answer.
         """
@@ -637,7 +637,7 @@ class HttpConnection(asyncio.Protocol):
         self._set_deadline(_LINGER)
 
     def _close(self) -> None:
-        """What was written still leaves, if somebody reads it."""
+        """Close; whatever was written still leaves, if the client reads it."""
         self._phase = Phase.CLOSING
         self._transport.close()
         self._set_deadline(self._site.limits.body_timeout)
@@ -648,7 +648,7 @@ class HttpConnection(asyncio.Protocol):
             self._transport.abort()
 
     def shutdown(self) -> None:
-        """The server stops: what is in hand is finished (`server.site.Live`)."""
+        """The server stops: finish the request in hand (`server.site.Live`)."""
         self._step(Step.DRAIN)
 
     # The rest

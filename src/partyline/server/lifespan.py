@@ -19,8 +19,8 @@ _log = log.get("server")
 async def lifespan(app: ASGIApp) -> AsyncIterator[dict[str, Any]]:
     """Start `app`, and shut it down at the end; gives the state for the scopes of its requests.
 
-    An application that knows no lifespan is served without. Raises ConfigError if it says that its start-up failed;
-    a shutdown that fails is logged. Cancelled inside, it is shut down all the same.
+    An application without lifespan support is served without one. Raises ConfigError if its start-up failed; a failed
+    shutdown is logged. If cancelled inside, it is shut down all the same.
     """
     state: dict[str, Any] = {}
     inbox: asyncio.Queue[Message] = asyncio.Queue()
@@ -57,7 +57,7 @@ async def _run(
     scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": state}
     try:
         await app(scope, inbox.get, send)
-    except Exception as error:  # which is how an application says that it has none
+    except Exception as error:  # how an application says that it has no lifespan
         _log.debug("the application has no lifespan", error=f"{type(error).__name__}: {error}")
     finally:
         answers.put_nowait({"type": "lifespan.over"})

@@ -25,7 +25,7 @@ class Pages:
 
     They are read once, here, and served below `path`: `about.html` at `/about.html`, and `index.html` at `path` itself.
     Folders within are left out, and so are files whose names begin with a dot. `policy` is the
-    Content-Security-Policy of every answer; the default lets a page load what this server has, and nothing else.
+    Content-Security-Policy of every answer; the default lets a page load from this server only.
     Links on other sites may lead to the HTML files, while pages of other sites cannot fetch or frame them. Raises
     ConfigError where the folder cannot be read.
     """

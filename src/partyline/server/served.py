@@ -1,4 +1,4 @@
-"""What the HTTP connections of one server serve: an ASGI application, its scopes, and OPTIONS for the whole server."""
+"""What the HTTP connections of one server serve: an ASGI application with its scopes, and OPTIONS *."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from partyline.server.site import Site
 from partyline.trust.perimeter import Peer
 from partyline.wire.http.head import Head
 
-NOBODY: Final = Peer("", "http", "")  # whoever asks with OPTIONS *
+NOBODY: Final = Peer("", "http", "")  # the client of an OPTIONS *
 
 
 class Served:
-    """What the connections of one server serve, beside what they share in the site.
+    """What the connections of one server serve, besides what they share in the site.
 
-    `foreign` says that WebSockets on paths that are not ours go to `app` as well.
+    `foreign` says that WebSockets on other paths go to `app`, too.
     """
 
     def __init__(self, site: Site, app: ASGIApp, *, foreign: bool = False) -> None:
@@ -57,7 +57,7 @@ class Served:
 
 
 class Options:
-    """Answers OPTIONS for the server as a whole (RFC 9110 9.3.7), by which proxies ask whether it lives."""
+    """Answers OPTIONS * (RFC 9110 9.3.7), with which proxies check that the server is alive."""
 
     max_body = 0
     body_setting = "max_body"

@@ -27,7 +27,7 @@ from partyline.server.websocket import WebSocket
 _log = log.get("server")
 
 _BACKLOG: Final = 2048  # connections that the system keeps for us to accept
-_DRAIN_TICK: Final = 0.02  # seconds between looks at what is still open while draining
+_DRAIN_TICK: Final = 0.02  # seconds between checks of what is still open while draining
 
 
 def tls_context(certfile: str, keyfile: str | None) -> ssl.SSLContext:
@@ -60,7 +60,7 @@ class Shell:
     def __init__(self, site: Site, app: ASGIApp, *, websocket_fallback: bool = False) -> None:
         self.site = site
         self.served = Served(site, app, foreign=websocket_fallback)
-        self.on_drain: Callable[[], object] = lambda: None  # told when the drain begins
+        self.on_drain: Callable[[], object] = lambda: None  # called when the drain begins
         self.servers: list[asyncio.Server] = []
         self._stop = asyncio.Event()
         self._hurry = False
@@ -68,7 +68,7 @@ class Shell:
 
     @property
     def state(self) -> dict[str, Any]:
-        """What the lifespan of the fallback application gave, for the scopes of its requests."""
+        """The lifespan state of the fallback application, for the scopes of its requests."""
         return self.served.state
 
     @state.setter
@@ -106,7 +106,8 @@ class Shell:
         self._stop.set()
 
     def stop_on_signals(self, numbers: Sequence[signal.Signals] = (signal.SIGTERM, signal.SIGINT)) -> None:
-        """Let these signals stop the server. Called before it listens: who sees the address may signal at once."""
+        """Let these signals stop the server. Call it before `listen`: a signal may come as soon as the address is
+        out."""
         loop = asyncio.get_running_loop()
         for number in numbers:
             loop.add_signal_handler(number, self.stop)
@@ -132,7 +133,7 @@ class Shell:
     # Stopping
 
     async def drain(self) -> None:
-        """Stop accepting, finish what is in hand, tell every client, and drop the rest at the drain time."""
+        """Stop accepting, finish requests in hand, tell every client, and drop the rest at the drain time."""
         site, tasks = self.site, self.served.tasks
         site.draining = True
         self.on_drain()
@@ -156,7 +157,7 @@ class Shell:
         await self._until(lambda: not site.live and not tasks, loop.time() + 1.0)
 
     async def _settle(self, deadline: float) -> None:
-        """Take no more from WebSockets, and let what they have published be answered: nothing may follow a close."""
+        """Take no more from WebSockets, and let their publishes be answered: nothing may follow a close."""
         hub = self.site.hub
         for connection in self.site.live:
             if isinstance(connection, WebSocket | AsgiWebSocket):
@@ -166,7 +167,7 @@ class Shell:
 
     async def _until(self, done: Callable[[], bool], deadline: float) -> None:
         loop = asyncio.get_running_loop()
-        # Connections come and go in many places: an event to wait for would have to be set in all of them.
+        # Polled: connections end in many places, and an event would have to be set in all of them.
         while not done() and loop.time() < deadline and not self._hurry:  # noqa: ASYNC110
             await asyncio.sleep(_DRAIN_TICK)
 

@@ -24,8 +24,8 @@ from partyline.wire.http.head import Headers
 from partyline.wire.websocket.connection import Limits as MessageLimits
 from partyline.wire.websocket.deflate import Deflate
 
-# Connections beyond max_connections that may wait for their 503: an eighth of those, within these bounds. Further ones
-# are dropped unheard, so that a flood cannot eat the descriptors kept for the database and the logs.
+# Connections beyond max_connections that may wait for their 503: an eighth of that number, within these bounds. Further
+# ones are dropped unread, so that a flood cannot use up the descriptors kept for the database and the logs.
 _WAITING_ROOM = (8, 64)
 
 _log = log.get("server")
@@ -35,7 +35,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """Limits and deadlines of connections and requests; seconds and bytes. docs/reference/limits.md has each."""
+    """Limits and deadlines of connections and requests, in seconds and bytes. docs/reference/limits.md lists each."""
 
     max_connections: int = 10_000
     max_connections_per_address: int = 0  # 0: off
@@ -75,8 +75,8 @@ class Endpoint:
     deflate: bool = False
     limits: MessageLimits | None = None  # None: the server's
     heartbeat: bool = True  # False: the protocol inside has its own
-    stranger: bool = False  # it must say who it is first, and the session then calls `Carrier.known`
-    metered: bool = False  # until then only its time counts as a stranger's
+    stranger: bool = False  # it must identify itself first; then the session calls `Carrier.known`
+    metered: bool = False  # until `known`, only its time counts as a stranger's
     headers: tuple[tuple[bytes, bytes], ...] = ()  # of the 101
 
 
@@ -97,14 +97,14 @@ def first_of(*routes: Route) -> Route:
 
 
 class Extra(Protocol):
-    """Something that is served beside the relay on the same port: `build(settings, extras=[...])`."""
+    """Something served beside the relay on the same port: `build(settings, extras=[...])`."""
 
     def attach(self, site: Site) -> None:
         """The server is built; called once, on its loop, before anything below."""
         ...
 
     def routes(self) -> Sequence[BaseRoute]:
-        """Its HTTP paths. Requests have passed the gate: `scope["partyline.peer"]` is the client that asks."""
+        """Its HTTP routes. Requests have passed the gate: `scope["partyline.peer"]` is the client."""
         ...
 
     def upgrade(self, upgrade: Upgrade) -> Endpoint | None:
@@ -114,28 +114,28 @@ class Extra(Protocol):
 
 @runtime_checkable
 class Background(Protocol):
-    """An extra that has something to do before the server listens, and when it has drained."""
+    """An extra with work to do before the server listens, and after it has drained."""
 
     async def start(self) -> None:
-        """Before the first connection. What it raises keeps the server from starting."""
+        """Called before the first connection. An exception keeps the server from starting."""
         ...
 
     async def stop(self) -> None:
-        """Behind the last one."""
+        """Called after the last connection."""
         ...
 
 
 class Carrier(Connection, Protocol):
-    """The WebSocket under a session, on whatever transport: what sessions use beyond `interfaces.Connection`."""
+    """The WebSocket under a session, on any transport: what sessions use beyond `interfaces.Connection`."""
 
     @property
     def pings(self) -> bool:
-        """Whether the heartbeat is ours, so that pings may be written and something is heard on a quiet line."""
+        """Whether the heartbeat is ours: pings may be written, and a quiet client hears them."""
         ...
 
     @property
     def deflate(self) -> Deflate | None:
-        """What was agreed on: members that agreed on the same share their bytes. None: no frame is compressed."""
+        """The negotiated compression: members with the same one share their bytes. None: no frame is compressed."""
         ...
 
     @property
@@ -144,15 +144,15 @@ class Carrier(Connection, Protocol):
         ...
 
     def hand_to(self, session: Session) -> None:
-        """What arrives from now on is for `session`. Its `opened` is not called."""
+        """Give later messages to `session`. Its `opened` is not called."""
         ...
 
     def send_utf8(self, payload: bytes) -> None:
-        """An answer as a text message that is encoded already."""
+        """Send an answer as a text message that is already encoded."""
         ...
 
     def send_binary(self, data: bytes) -> None:
-        """An answer as a binary message."""
+        """Send an answer as a binary message."""
         ...
 
     @property
@@ -161,7 +161,7 @@ class Carrier(Connection, Protocol):
         ...
 
     def discard(self, unwanted: Callable[[str | bytes], bool]) -> None:
-        """Drop the queued messages that are `unwanted`; what the transport has already is on its way."""
+        """Drop the queued messages that are `unwanted`; those that the transport has are on their way."""
         ...
 
     def known(self) -> None:
@@ -169,7 +169,7 @@ class Carrier(Connection, Protocol):
         ...
 
     def hold(self) -> None:
-        """Read no more until `release`; what has been read already still comes. Heartbeats are the caller's."""
+        """Pause reading until `release`; messages already read still come. The caller has to keep up heartbeats."""
         ...
 
     def release(self) -> None:
@@ -177,15 +177,15 @@ class Carrier(Connection, Protocol):
         ...
 
     async def drained(self) -> None:
-        """Return when nothing is queued any more, or the connection is gone. Cancelling it loses nothing."""
+        """Return when nothing is queued, or the connection is gone. Cancelling this loses nothing."""
         ...
 
 
 class Live(Protocol):
-    """An open connection of any kind, as the drain sees it."""
+    """What the drain needs of an open connection of any kind."""
 
     def shutdown(self) -> None:
-        """Finish what is in hand, say good-bye, close."""
+        """Finish the work in hand, tell the client, close."""
         ...
 
     def abort(self) -> None:
@@ -195,10 +195,10 @@ class Live(Protocol):
 
 @runtime_checkable
 class Following(Protocol):
-    """An open connection that is sent things without asking for each."""
+    """An open connection that is sent messages without a request for each."""
 
     def close(self, code: int, reason: str) -> None:
-        """Begin to close; nothing else is sent from now on."""
+        """Begin to close; nothing more is sent."""
         ...
 
 
@@ -217,8 +217,8 @@ class Site:
     connections: int = 0
     draining: bool = False
     live: set[Live] = field(default_factory=set)
-    pages: set[str] = field(default_factory=set)  # paths that links of other sites may lead to
-    direct: Paths = field(default_factory=Paths)  # what is answered without ASGI
+    pages: set[str] = field(default_factory=set)  # paths that links on other sites may lead to
+    direct: Paths = field(default_factory=Paths)  # paths that are answered without ASGI
     head: bytes = b""  # headers of each answer
     headers: Headers = field(default_factory=list)  # the same as a list
     unread: int = 0  # bytes of answers over HTTP that clients have not read yet
@@ -226,11 +226,11 @@ class Site:
     turn: Turn = field(default_factory=Turn)
     home: Home = field(default_factory=Home.here)
     fair: Fair = field(default_factory=Fair)
-    for_extras: dict[type, object] = field(default_factory=dict)  # what the settings say to extras, by its class
+    for_extras: dict[type, object] = field(default_factory=dict)  # the settings for extras, by class
     _by_address: dict[str, int] = field(default_factory=dict)
 
     def settings_of(self, kind: type[_T]) -> _T:
-        """What the settings say to extras in a class that they know; its defaults where nobody has said anything."""
+        """The settings for extras in a class of theirs; its defaults if there are none."""
         found = self.for_extras.get(kind)
         return found if isinstance(found, kind) else kind()
 
@@ -253,7 +253,7 @@ class Site:
         return None
 
     def find(self, upgrade: Upgrade) -> Endpoint | None:
-        """As `Route`; a hook of an application that fails costs its client only, which hears of it."""
+        """As `Route`; an application's hook that fails costs only its client, which is told."""
         try:
             return self.route(upgrade)
         except PartylineError:
@@ -264,20 +264,20 @@ class Site:
             raise PartylineError("the server failed; its log says why, and the request may be tried again") from None
 
     def displace(self) -> None:
-        """The log does not go on from where this node was: clients come back as after a restart, and resume from it."""
+        """The log does not go on from where this node was: clients come back as after a restart, and resume."""
         for connection in tuple(self.live):
             if isinstance(connection, Following):
                 connection.close(1012, "the log goes on from another place")
 
     def head_beside(self, names: set[bytes]) -> bytes:
-        """Headers of an answer that has some of these names already."""
+        """The headers of all answers, for an answer that has headers of these names already."""
         if any(name in names for name, _ in self.headers):
             return head_lines(pair for pair in self.headers if pair[0] not in names)
         return self.head
 
     @property
     def flooded(self) -> bool:
-        """No place left even for those who wait for a refusal."""
+        """No room is left even for connections that wait for a refusal."""
         least, most = _WAITING_ROOM
         limit = self.limits.max_connections
         return self.connections > limit + min(most, max(least, limit // 8))

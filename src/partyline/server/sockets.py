@@ -1,4 +1,4 @@
-"""What the system's sockets are told beyond what a loop's transports can be."""
+"""Options of the system's sockets that a loop's transports cannot set."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _USER_TIMEOUT: Final[int | None] = getattr(socket, "TCP_USER_TIMEOUT", None)
 
 
 def reap_dead_peers(listener: socket.socket, seconds: float) -> None:
-    """Let connections of this listener end when what was sent is not acknowledged for so long.
+    """Let connections of this listener end when sent data is not acknowledged for so many seconds.
 
-    Without it the kernel goes on for a quarter of an hour, and a client that only listens (to an event stream) is never
-    found out. Accepted sockets inherit it, so that nothing is done for each.
+    Otherwise the kernel goes on for a quarter of an hour, and the death of a client that only listens (to an event
+    stream) goes unnoticed. Accepted sockets inherit the option.
     """
     if _USER_TIMEOUT is not None:
         with contextlib.suppress(OSError):  # a Unix socket

@@ -29,7 +29,7 @@ class Step(Enum):
     __hash__ = object.__hash__
 
 
-# A missing key changes nothing: whoever closes second finds it closed.
+# A missing key changes nothing: a second close finds it closed.
 TRANSITIONS: Final[dict[tuple[State, Step], State]] = {
     (State.OPEN, Step.PING): State.PINGED,
     (State.PINGED, Step.HEARD): State.OPEN,

@@ -1,7 +1,7 @@
 """Our WebSocket on a transport of the loop: bytes to session, payloads to bytes.
 
-There is no task, queue or timer for a connection: an idle one is this object, its protocol state and its place in the
-timing wheel. It takes the transport over from server/http.py at the upgrade.
+A connection has no task, queue or timer: an idle one is this object, its protocol state and its place in the timing
+wheel. It takes the transport over from server/http.py at the upgrade.
 
 Long because reading, stopping and closing change the same few fields.
 """
@@ -28,24 +28,24 @@ from partyline.wire.websocket.deflate import Deflate
 
 _log = log.get("server")
 
-CUT_OFF = frozenset((4001, 4401))  # a peer that is closed with these has no right to what is still queued
-UNHEARD = frozenset((4429,))  # what such a peer goes on sending is not looked at
+CUT_OFF = frozenset((4001, 4401))  # a peer closed with these has no right to queued messages
+UNHEARD = frozenset((4429,))  # messages of a peer closed with these are ignored
 
 STRANGERS: Final = Limits(max_message=4_096, max_inflated=4_096, max_fragments=16)
 STRANGERS_BYTES: Final = 16_384
-"""What a peer may send before it has said who it is, where it must: in one message, and in all."""
+"""What a peer that has to identify itself may send before that: in one message, and in all."""
 
-_LINGER = 2.0  # seconds for which a peer may go on sending after the end, and
-_LINGER_BYTES = 1024 * 1024  # how much
-_FAREWELL = 0.75  # seconds that a drain waits for the answer to a close frame which has left
-_IDLE = 8  # reads without a message, one after the other; beyond that, or with a slice of such, it is a stranger
-_BRIEF = 1.0  # seconds; a connection that was not there for as long came for nothing
+_LINGER = 2.0  # seconds for which a peer may go on sending after the end
+_LINGER_BYTES = 1024 * 1024  # bytes that it may send then
+_FAREWELL = 0.75  # seconds that a drain waits for the answer to a close frame
+_IDLE = 8  # consecutive reads without a message; beyond that, or after a slice of them, it is a stranger
+_BRIEF = 1.0  # seconds; a shorter connection came to nothing
 _BYTE = 0.25e-9  # seconds that the kernel takes for a byte of a large read
 
 # Why reading has stopped; any of them is enough.
-_ANSWERS = 1  # our answers do not get out
-_HANDLER = 2  # whatever handles the messages does not keep up
-_TURN = 4  # it has had its slice, and waits for its turn
+_ANSWERS = 1  # our answers are not read
+_HANDLER = 2  # the handler of its messages does not keep up
+_TURN = 4  # it has used its slice, and waits for its turn
 
 
 _ALIVE, _OVER = (State.OPEN, State.PINGED), (State.LINGERING, State.GONE)
@@ -89,7 +89,7 @@ class WebSocket(Writing, asyncio.Protocol):
         self._site = site
         self._session: Session | None = endpoint.session
         self._address = address
-        self._came = (monotonic(), cost)  # when, and the seconds that its handshake took
+        self._came = (monotonic(), cost)  # the time of its arrival, and the seconds that its handshake took
         self._gate: Gate | None = None
         if limits.events_per_second:
             now = site.timers.now()
@@ -97,7 +97,7 @@ class WebSocket(Writing, asyncio.Protocol):
         # Bytes that the peer may still send: as a stranger, or after the end. None: no such limit.
         self._credit: int | None = STRANGERS_BYTES if endpoint.stranger else None
         self._metered = endpoint.metered  # its time counts as a stranger's
-        self._plain = self._gate is None and self._credit is None and not self._metered  # its messages need no leave
+        self._plain = self._gate is None and self._credit is None and not self._metered  # no limits on its messages
         self._idle = 0  # reads since the last message
         self._blocked = False  # the transport pushes back
         self._stops = 0  # why we do not read
@@ -110,7 +110,8 @@ class WebSocket(Writing, asyncio.Protocol):
             site.timers.set(self, site.timers.now() + limits.ping_interval)
 
     def start(self, transport: asyncio.Transport, head: bytes, rest: bytes) -> None:
-        """Take over `transport`: write the 101 `head`, with what the session says at once; read `rest` of what came."""
+        """Take over `transport`: write the 101 `head`, with the session's first words; read `rest`, which came after
+        it."""
         self._transport = transport
         self._write(head)
         self._counters.upgrades += 1
@@ -134,13 +135,13 @@ class WebSocket(Writing, asyncio.Protocol):
         return self._session
 
     def hand_to(self, session: Session) -> None:
-        """From the next read on, what arrives is for `session`. Its `opened` is not called."""
+        """Give messages to `session` from the next read on. Its `opened` is not called."""
         if self._session is not None:
             self._session = session
 
     @property
     def deflate(self) -> Deflate | None:
-        """What the handshake agreed on: members that agreed on the same share their bytes."""
+        """The negotiated compression: members with the same one share their bytes."""
         return self._wire.deflate
 
     def known(self) -> None:
@@ -160,7 +161,7 @@ class WebSocket(Writing, asyncio.Protocol):
             return
         text = self._wire.short_text(data)
         if text is not None and self._plain and not self._closing:
-            # The common read, without a call more than it needs.
+            # The common read, without an extra call.
             self._counters.received += 1
             try:
                 session.text(text)
@@ -173,7 +174,7 @@ class WebSocket(Writing, asyncio.Protocol):
 
     def _wait_for_answers(self) -> None:
         if self._outbox and not self._closing:
-            # The client asks faster than it reads the answers: let it wait, not our memory.
+            # The client asks faster than it reads answers: it has to wait, and costs no memory.
             self._stop(_ANSWERS)
 
     def go_on(self) -> None:
@@ -188,7 +189,7 @@ class WebSocket(Writing, asyncio.Protocol):
             self._transport.resume_reading()
 
     def hold(self) -> None:
-        """Read no more until `release`. Heartbeats are the caller's."""
+        """Pause reading until `release`. The caller has to keep up heartbeats."""
         if self._transport is not None and not self._transport.is_closing():
             self._stop(_HANDLER)
 
@@ -204,7 +205,7 @@ class WebSocket(Writing, asyncio.Protocol):
     def resume_writing(self) -> None:
         self.leave()  # it is older than what waits in the outbox
         self._blocked = False
-        self._heard = True  # it reads, so it lives
+        self._heard = True  # it reads, so it is alive
         outbox = self._outbox
         if outbox is None:
             return
@@ -219,7 +220,7 @@ class WebSocket(Writing, asyncio.Protocol):
             self._hang_up()
 
     def eof_received(self) -> None:
-        """The peer sends no more; the transport closes itself after what is queued there."""
+        """The peer sends no more; the transport closes itself after sending what it has."""
         self.leave()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -244,7 +245,7 @@ class WebSocket(Writing, asyncio.Protocol):
         """Send our close frame after everything that is queued, then wait for the peer's, at most `close_timeout`.
 
         A peer that is unregistered or no longer authenticated (4001, 4401) gets nothing of what is queued. One that
-        sends too much (4429) is not listened to any more.
+        sends too much (4429) is ignored from now on.
         """
         if code in UNHEARD:
             self._drop(code, reason)
@@ -254,7 +255,7 @@ class WebSocket(Writing, asyncio.Protocol):
     def shutdown(self) -> None:
         """The server stops: the client is told to come back (1012).
 
-        Where that has left, a dead peer does not keep us: the kernel goes on to deliver it without this process.
+        Once that has left, a dead peer does not delay us: the kernel goes on delivering it without this process.
         """
         session: object = self._session
         if isinstance(session, Finishes):
@@ -279,13 +280,13 @@ class WebSocket(Writing, asyncio.Protocol):
         if self._state is State.OPEN:
             self._step(Step.PING)
             self._heard = False
-            self._transport.write(frames.EMPTY_PING)  # past the outbox: a heartbeat is for now
+            self._transport.write(frames.EMPTY_PING)  # past the outbox: a heartbeat must not wait
             self._within(limits.ping_timeout)
         elif self._state is not State.PINGED:
             if self._state is State.CLOSING:
                 self._counters.hit("close_timeout")
             self.abort()
-        elif self._heard or self._stops & _TURN:  # what it has said may wait for its turn
+        elif self._heard or self._stops & _TURN:  # its pong may be among the bytes that wait
             self._step(Step.HEARD)
             self._within(max(0.0, limits.ping_interval - limits.ping_timeout))
         else:
@@ -302,7 +303,7 @@ class WebSocket(Writing, asyncio.Protocol):
         timers.set(self, timers.now() + seconds)
 
     def _step(self, step: Step) -> bool:
-        """Take a step of the table; False where it has none."""
+        """Take a step of the table; False if it has none."""
         after = TRANSITIONS.get((self._state, step))
         if after is None:
             return False
@@ -338,7 +339,7 @@ class WebSocket(Writing, asyncio.Protocol):
             self._spend(len(data))
             return
         wire, fair = self._wire, self._site.fair
-        if self._stops & _TURN:  # a transport may hand over once more what it has already
+        if self._stops & _TURN:  # a transport may still hand over what it has already read
             wire.keep(data)
             return
         if data and fair.crowded:
@@ -370,17 +371,17 @@ class WebSocket(Writing, asyncio.Protocol):
             fair.wait(self, spent + size * _BYTE)
 
     def _read(self, data: bytes) -> list[Event]:
-        """What the next bytes stand for."""
+        """The events in the next bytes."""
         wire = self._wire
         if self._credit is None:
             return wire.receive(data, STEP)
         before = wire.unread + len(data)
-        events = wire.receive(data, 1)  # one frame after the other: any of them may say who it is
+        events = wire.receive(data, 1)  # one frame at a time: any of them may identify the peer
         self._spend(before - wire.unread)
         return events
 
     def _fragments(self) -> int:
-        """Small fragments that have come; they count for the rate."""
+        """The number of small fragments that have come; they count for the rate."""
         fragments, self._wire.fragments = self._wire.fragments, 0
         gate = self._gate
         if fragments and gate is not None and not gate.allow(self._site.timers.now(), fragments):
@@ -388,7 +389,7 @@ class WebSocket(Writing, asyncio.Protocol):
         return fragments
 
     def _spend(self, size: int) -> None:
-        """A peer that is not known yet, or not any more, has sent so much."""
+        """Count the bytes of a peer that is not known yet, or that has been closed."""
         if self._credit is None:
             return
         self._credit -= size
@@ -407,7 +408,7 @@ class WebSocket(Writing, asyncio.Protocol):
             case Ping():
                 if self._may(None):
                     self.send(self._wire.pong(event.payload))
-            case Pong():  # that something was heard is noted already
+            case Pong():  # already noted as a sign of life
                 # Looked up and not asked with isinstance, which is slow for a Protocol.
                 heard = getattr(session, "pong", None)  # interfaces.HearsPongs
                 if self._may(None) and event.payload and heard is not None:
@@ -466,21 +467,21 @@ class WebSocket(Writing, asyncio.Protocol):
         self._within(self._site.limits.close_timeout)
 
     def _peer_closed(self, event: Close) -> None:
-        # RFC 6455 5.5.1: answer with the code received, after what is still queued for the peer.
+        # RFC 6455 5.5.1: answer with the code received, after what is queued for the peer.
         if self._step(Step.CLOSE) and not self._write_last(self._wire.close(event.code)):
             self._within(self._site.limits.close_timeout)
         else:
             self._hang_up()
 
     def _violated(self, violation: Violation) -> None:
-        """RFC 6455 7.1.7: say why, and read nothing more. What was answered before still goes out first."""
+        """RFC 6455 7.1.7: say why, and read nothing more. Earlier answers still go out first."""
         self._counters.violations += 1
         if violation.limit is not None:
             self._counters.hit(violation.limit if self._wire.limits is self._limits else "stranger_bytes")
         self._drop(violation.code, violation.reason)
 
     def _drop(self, code: int, reason: str) -> None:
-        """Close without listening any more."""
+        """Close, and ignore whatever the peer still sends."""
         said = self._closing
         if not self._linger(Step.FAIL):
             return
@@ -493,10 +494,10 @@ class WebSocket(Writing, asyncio.Protocol):
         self._resume(_ANSWERS | _HANDLER | _TURN)
 
     def _hang_up(self) -> None:
-        """Both close frames are out, or ours has to do.
+        """Both close frames are out, or ours has to suffice.
 
         The peer may still be sending: closing with unread bytes in the socket would reset the connection, and the
-        reset could overtake our close frame. So only our side ends, and the peer may run out (RFC 6455 7.1.1).
+        reset could overtake our close frame. So only our side ends, and the peer may finish (RFC 6455 7.1.1).
         """
         if self._transport.can_write_eof():
             self._linger(Step.END)
@@ -505,7 +506,7 @@ class WebSocket(Writing, asyncio.Protocol):
             self._transport.close()
 
     def _linger(self, step: Step) -> bool:
-        """From here on nothing that the peer sends is looked at, and it has not long to go. False if it did before."""
+        """Ignore the peer from here on, and give it little time to finish. False if this was done before."""
         if not self._step(step):
             return False
         self._credit = _LINGER_BYTES

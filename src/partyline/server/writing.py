@@ -1,8 +1,8 @@
-"""What is written: all of one turn of the loop leaves together at its end, or waits in an outbox while the transport
+"""Writing: everything from one turn of the loop leaves together at its end, or waits in an outbox while the transport
 pushes back.
 
-A write is a system call, and it is what a message costs most: many messages for one connection become one write, and
-the writes for many connections follow each other at once, so that their readers need not be woken up one by one.
+A write is a system call, the largest part of a message's cost: many messages for one connection become one write, and
+the writes for many connections follow each other directly, so that their readers need not be woken up one by one.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from partyline.wire.websocket.frames import SHORT_TEXT_HEADS, text_frame
 
 _log = log.get("server")
 
-_AT_ONCE: Final = 64 * 1024  # bytes that do not wait for the end of the turn: the transport would push back after them
+_AT_ONCE: Final = 64 * 1024  # bytes; so much does not wait for the end of the turn, as the transport would push back
 
 
-# Seconds after which what is written comes in a read of its own (docs/decisions/0015-reads-of-their-own.md). Clients of
-# Engine.IO 3 lose an open packet that comes with the 101, and programs that await one message after the other lose what
-# comes with the end of a handshake.
+# Seconds after which a write arrives in a read of its own (docs/decisions/0015-reads-of-their-own.md). Clients of
+# Engine.IO 3 lose an open packet that comes with the 101, and programs that await one message at a time lose those that
+# come with the end of a handshake.
 OWN_READ: Final = 0.01
-# User agents that hand over at once whatever one read brought.
+# User agents that hand over everything in one read at once.
 _BUNDLING: Final = (b"node", b"undici")
 
 
 def takes_bundles(headers: Iterable[tuple[bytes, bytes]]) -> bool:
-    """Whether a WebSocket client surely takes each message of a read by itself, so that nothing need wait for it.
+    """Whether a WebSocket client certainly takes each message of a read by itself, so that nothing has to wait.
 
     Browsers do, which send Origin, and clients of other languages, which send User-Agent. Node's `ws` sends neither
     (docs/decisions/0026-who-waits.md).
@@ -45,7 +45,7 @@ def takes_bundles(headers: Iterable[tuple[bytes, bytes]]) -> bool:
 
 
 class Leaving(Protocol):
-    """Something with bytes that are to leave."""
+    """Something with bytes to write."""
 
     def leave(self) -> None:
         """Write them. Called once for each `Turn.add`; there may be nothing left to write by then."""
@@ -53,7 +53,7 @@ class Leaving(Protocol):
 
 
 class Turn:
-    """The turn of one loop."""
+    """The current turn of one loop."""
 
     __slots__ = ("_leaving",)
 
@@ -86,7 +86,7 @@ def consists_of(unwanted: Callable[[str | bytes], bool]) -> Callable[[Payload], 
 
 
 class Writing:
-    """The writing half of a connection. What ends it is the other half's."""
+    """The writing half of a connection. The other half decides how it ends."""
 
     __slots__ = (
         "_closing",
@@ -137,7 +137,7 @@ class Writing:
             self._queue(Payload(data))
 
     def send_text(self, text: str) -> None:
-        """Write a text message, compressed where that was agreed and is worth it."""
+        """Write a text message, compressed if that was negotiated and is worth it."""
         try:
             payload = text.encode()  # the common case, without another call
         except UnicodeEncodeError:
@@ -156,21 +156,21 @@ class Writing:
             self.send(text_frame(payload))
 
     def send_binary(self, data: bytes) -> None:
-        """Write a binary message, compressed where that was agreed and is worth it."""
+        """Write a binary message, compressed if that was negotiated and is worth it."""
         if self._wire.deflate is not None and len(data) >= self._compress_from:
             self.send(self._wire.compressed(frames.BINARY, data))
         else:
             self.send(self._wire.binary(data))
 
     async def drained(self) -> None:
-        """Return when nothing is queued any more, or the connection is gone. Cancelling it loses nothing."""
+        """Return when nothing is queued, or the connection is gone. Cancelling this loses nothing."""
         while self._outbox is not None and not self._closing:
             if self._drain is None:
                 self._drain = asyncio.get_running_loop().create_future()
             await asyncio.shield(self._drain)
 
     def discard(self, unwanted: Callable[[str | bytes], bool]) -> None:
-        """Drop the queued messages that are `unwanted`; what the transport has already is on its way."""
+        """Drop the queued messages that are `unwanted`; those that the transport has are on their way."""
         if self._outbox is not None:
             self._outbox.discard(consists_of(unwanted))
 
@@ -184,7 +184,7 @@ class Writing:
         return True
 
     def _write(self, data: bytes) -> None:
-        """Write at the end of this turn of the loop, in one piece with what else is written until then."""
+        """Write at the end of this turn of the loop, together with everything else written until then."""
         pending = self._pending
         if pending is None:
             self._pending = [data]
@@ -197,7 +197,7 @@ class Writing:
             self.leave()
 
     def leave(self) -> None:
-        """What was written in this turn leaves."""
+        """Write what was collected in this turn."""
         pending, self._pending = self._pending, None
         if pending is not None and not self._transport.is_closing():
             self._transport.write(b"".join(pending))

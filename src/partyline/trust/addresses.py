@@ -46,7 +46,7 @@ def plain(text: str) -> str:
 
 
 def source(text: str) -> str:
-    """What limits for an address count: the address, and of an IPv6 address its /64, all of which is one peer's."""
+    """What limits per address count: the address, or the /64 of an IPv6 address, which belongs to one peer."""
     return _source(text) if ":" in text else text
 
 

@@ -1,11 +1,11 @@
 """What trusted proxies say about the client: X-Forwarded-For, -Proto and -Host, or Forwarded (RFC 7239).
 
-Each proxy adds to what it was sent, on the right. So both forms are read from the right: what a trusted proxy wrote
-counts, and if the address that it wrote is a trusted proxy's, too, so does what stands to the left of it. What stands
-further left may be anybody's, and is not looked at.
+Each proxy appends on the right. So both forms are read from the right: an element that a trusted proxy wrote counts,
+and if its address is a trusted proxy's, too, so does the element to its left. Anybody may have written the rest, which
+is ignored.
 
-Where both forms are there, X-Forwarded-* counts. Nearly every proxy writes these, and passes a Forwarded header of its
-client on as it is; a proxy that writes Forwarded has to remove the others.
+If both forms are present, X-Forwarded-* counts. Nearly every proxy writes these, and passes on a client's Forwarded
+header unchanged; a proxy that writes Forwarded has to remove the others.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Client(NamedTuple):
 def client(peer: Client, headers: dict[bytes, list[bytes]], trusts: Callable[[str], bool]) -> Client:
     """The client that `peer`, a trusted proxy, forwards for, by the forwarded `headers`.
 
-    A value that is malformed counts as missing: what is known without it stays.
+    A malformed value counts as missing.
     """
     if any(name in headers for name in _READ):
         return _x_forwarded(peer, headers, trusts)
@@ -85,8 +85,8 @@ def _elements(values: list[bytes]) -> Iterator[dict[str, str]]:
 
 
 def _parsed(value: str) -> list[dict[str, str]] | None:
-    """The elements of one header; None where any of it is malformed, since then no part of it is certain, or where it
-    is too long."""
+    """The elements of one header; None if it is too long, or if any of it is malformed, since then no part is
+    certain."""
     if len(value) > _LONGEST:
         return None
     elements: list[dict[str, str]] = [{}]

@@ -1,4 +1,4 @@
-"""API keys, which are kept as hashes and compared in constant time, and the rights of whoever asks."""
+"""API keys, which are kept as hashes and compared in constant time, and the rights of principals."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def key_hash(key: str) -> str:
 
 
 class Token(NamedTuple):
-    """What a revocation asks of a token: its user (`sub`), its id (`jti`), and when it was issued (`iat`)."""
+    """The facts of a token that revocations use: its user (`sub`), its id (`jti`), and when it was issued (`iat`)."""
 
     user: str
     id: str | None
@@ -47,7 +47,7 @@ class Principal:
 
     @property
     def token(self) -> Token | None:
-        """The token that it came with; None where it came with a key, or in open mode."""
+        """The token that it came with; None if it came with a key, or in open mode."""
         return None if self.user is None else Token(self.user, self.token_id, self.issued)
 
     @property
@@ -96,7 +96,7 @@ class KeyRing:
     def find(self, key: str) -> Principal | None:
         """The principal that a key stands for, or None if the key is not known.
 
-        Every configured key is compared, in constant time, so the time that this takes tells nothing.
+        Every configured key is compared, in constant time, so the timing reveals nothing.
         """
         presented = key_hash(key).encode()
         found: Principal | None = None

@@ -1,4 +1,4 @@
-"""Host, Origin and forwarded headers: what is checked on every request and upgrade before any work is done for it."""
+"""Host, Origin and forwarded headers: the checks on every request and upgrade before any work is done for it."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ class Perimeter:
     """The rules of one server.
 
     `allowed_hosts` are names without ports; IP literals always pass, since DNS rebinding needs a name. `cors_origins`
-    and `own_origins` (further ones that count as ours, such as that of `public_url`) are as `allowed_origin` spells
-    them. `open_mode` is set where no keys are configured: pages on loopback count as own, and whatever a proxy
-    forwarded is refused unless `insecure`. `local_only` refuses other machines, where the listener is not ours and may
-    listen to all: open mode under ASGI.
+    and `own_origins` (further ones that count as ours, such as that of `public_url`) are in the spelling of
+    `allowed_origin`. `open_mode` is set if no keys are configured: pages on loopback count as our own, and forwarded
+    requests are refused unless `insecure`. `local_only` refuses other machines, for open mode under ASGI, where the
+    listener is not ours and may be public.
     """
 
     allowed_hosts: frozenset[str] = frozenset(("localhost",))
@@ -62,8 +62,8 @@ class Perimeter:
 
         `address` and `scheme` are those of the connection. `headers` have lower-case names and no trailer fields among
         them; the host of a target in absolute form stands in place of Host (RFC 9112 3.2.2). `page` says that the
-        request reads a page that links of other sites may lead to: a browser that follows one may come in, a page of
-        theirs that fetches, frames or embeds it may not.
+        request reads a page that links on other sites may lead to: a browser that follows one is admitted, a page that
+        fetches, frames or embeds it is not.
 
         Raises MalformedRequest (400: not exactly one Host), MisdirectedRequest (421: a foreign Host) or Forbidden (403:
         a foreign Origin, a cross-site request, forwarded headers in open mode, another machine where `local_only` is
@@ -71,7 +71,8 @@ class Perimeter:
         """
         address = addresses.plain(address)
         if self.local_only and not is_loopback(address) and (not address or addresses.parse(address) is not None):
-            # A name that is not an address is a test client's. Without a name it is a Unix socket, usually a proxy's.
+            # A peer name that is not an address is a test client's. Without a name it is a Unix socket, usually a
+            # proxy's.
             raise Forbidden(
                 "this server is open to programs on its own machine only: configure an API key before you publish it",
                 code="open_mode_is_local",
@@ -148,8 +149,7 @@ class Perimeter:
         )
 
 
-# The same few of these come with nearly every request. Their length is checked before, so that what strangers write
-# cannot fill a cache with more than it is worth.
+# The same few come with nearly every request. Their length is checked first, so that strangers cannot fill a cache.
 
 
 @lru_cache(maxsize=256)
@@ -168,7 +168,7 @@ def _split_host(text: str) -> tuple[str, str] | None:
 
 @lru_cache(maxsize=256)
 def canonical_origin(origin: str) -> str | None:
-    """`scheme://host:port` in lower case with the port spelt out; None where it is not an origin of http or https."""
+    """`scheme://host:port` in lower case, with the port; None if it is not an http or https origin."""
     match = _SITE.match(origin)
     if match is None:
         return None
@@ -228,7 +228,7 @@ def trusted_network(text: str) -> Network:
 
 
 def _check_name(text: str, setting: str, example: str) -> None:
-    """Raises ConfigError for what no name is equal to: a pattern, or letters that clients send in another way."""
+    """Raises ConfigError for what no name can equal: a pattern, or letters that clients encode."""
     if "*" in text:
         raise _unusable(setting, text, f"is a pattern, and these are compared whole: name each, such as {example}")
     if not text.isascii():

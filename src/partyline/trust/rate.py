@@ -25,7 +25,7 @@ class Bucket:
         self._at = now
 
     def allow(self, now: float, events: int = 1) -> bool:
-        """Take `events` if as many are left, and none otherwise."""
+        """Take `events` if that many are left, otherwise none."""
         self._left = min(self.burst, self._left + (now - self._at) * self.rate)
         self._at = now
         if self._left < events:
@@ -57,10 +57,10 @@ class Closing(Protocol):
 
 
 class Gate(Bucket):
-    """The rate of one connection's events (`events_per_second`, `events_burst`): the one rule for all that have one.
+    """The rate of one connection's events (`events_per_second`, `events_burst`), by one rule for all connections.
 
-    An event beyond the rate is refused, and its client is told. One that does not heed that for as many events as the
-    burst has is let go. `hit` counts what was refused.
+    An event beyond the rate is refused, and its client is told. A client that ignores this for as many events as the
+    burst has is disconnected. `hit` counts refusals.
     """
 
     __slots__ = ("hit",)
@@ -70,7 +70,7 @@ class Gate(Bucket):
         self.hit = hit
 
     def refuse(self, connection: Closing, session: Refusing | None, message: str | bytes = "") -> None:
-        """What follows an `allow` that said no. Without a `session` nobody is told."""
+        """Refuse an event after `allow` returned False. Without a `session` nobody is told."""
         self.hit("events_per_second")
         if self.refused > self.burst:
             connection.close(4429, "too many events")

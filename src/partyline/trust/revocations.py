@@ -1,4 +1,4 @@
-"""Which tokens are revoked, by user or by token id. All of it is in memory, and a question is one look-up."""
+"""Which tokens are revoked, by user or by token id. Everything is in memory, and a check is one look-up."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MAX_REVOCATIONS: Final = 1_000_000
 
 
 class Revocations:
-    """The revocations. Each is kept for `kept` seconds, after which the tokens it concerns have expired.
+    """The revocations. Each is kept for `kept` seconds, after which the tokens that it affects have expired.
 
     Times are seconds since 1970.
     """
@@ -51,8 +51,8 @@ class Revocations:
     def refuses(self, token: Token, now: float) -> bool:
         """Whether a token is revoked.
 
-        A user's revocation concerns the tokens that were issued before it; a token that does not say when it was issued
-        is refused as long as the revocation is kept.
+        A user's revocation affects the tokens issued before it; a token that does not say when it was issued is refused
+        as long as the revocation is kept.
         """
         at = self._at.get(("sub", token.user))
         if at is not None and now - at <= self._kept and (token.issued is None or token.issued <= at):

@@ -1,8 +1,8 @@
 """JSON Web Tokens (RFC 7519): who signed a token, how long it is valid, and what its bearer may do.
 
-The algorithm belongs to the key, as the configuration has it: what a token says of itself only picks among the keys
-that are there (RFC 8725 3.1), and nothing in it leads to another key. Signatures need PyJWT, which comes with the extra
-`jwt`; everything else about a token is looked at here.
+The configuration gives each key its algorithm: a token's header only picks among the configured keys (RFC 8725 3.1),
+and cannot lead to another. Signatures need PyJWT, which comes with the extra `jwt`; everything else about a token is
+checked here.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ Algorithm = Literal["HS256", "RS256", "EdDSA"]
 
 MAX_TOKEN: Final = 8_192  # characters
 MIN_SECRET: Final = 32  # bytes, RFC 7518 3.2: not smaller than the hash
-MAX_QUERY_LIFE: Final = 300.0  # seconds: what is in an address is written to logs and histories
+MAX_QUERY_LIFE: Final = 300.0  # seconds: addresses are written to logs and histories
 _MIN_RSA: Final = 2_048  # bits, RFC 7518 3.3
 _MAX_SET: Final = 100  # keys
 MAX_TOKEN_ID: Final = 256  # characters of a jti
-_AHEAD: Final = 60.0  # seconds that the clock of an issuer of tokens may be ahead of ours
+_AHEAD: Final = 60.0  # seconds that an issuer's clock may be ahead of ours
 
 _SHAPE: Final = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\Z")
-_TYPES: Final = ("jwt", "at+jwt")  # RFC 8725 3.11: tokens that were made for something else say so
+_TYPES: Final = ("jwt", "at+jwt")  # RFC 8725 3.11: tokens for other purposes say so
 _EXTRA: Final = "jwt_keys: tokens need PyJWT with cryptography: pip install 'partyline[jwt]'"
 
 
@@ -67,7 +67,7 @@ class _Claims(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """What a signature is checked with, and the id that a token's header may name it by."""
+    """A key to verify signatures with, and the id by which a token's header may name it."""
 
     kid: str | None
     material: Any = field(repr=False)
@@ -75,9 +75,9 @@ class Key:
 
 @dataclass(slots=True)
 class Signer:
-    """An issuer of tokens: its keys, all of one algorithm, and what its tokens must say.
+    """An issuer of tokens: its keys, all of one algorithm, and the claims that its tokens must have.
 
-    `audience` and `issuer` are compared with `aud` and `iss` where they are set; `leeway` is in seconds; without
+    `audience` and `issuer` are compared with `aud` and `iss` if they are set; `leeway` is in seconds; without
     `admin` no token of these keys has admin rights. `keys` may be replaced while the server runs.
 
     `renew` is called for each token, with True if no key fits it, and returns whether keys are being fetched.
@@ -102,7 +102,7 @@ class Signer:
 class Tokens:
     """Verifies tokens. `max_life` is the longest that one may live, in seconds.
 
-    That holds from `iat` on where a token has one, else from now on.
+    That counts from `iat` if a token has one, otherwise from now.
     """
 
     __slots__ = ("_max_life", "_signatures", "_signers")
@@ -126,14 +126,14 @@ class Tokens:
         head, body, tail = token.split(".")
         header = _read(head, "header", _Header)
         if header.crit is not msgspec.UNSET:
-            raise _refusal("its header has crit, and no extension is understood here")  # RFC 7515 4.1.11
+            raise _refusal("its header has crit, but no extension is understood here")  # RFC 7515 4.1.11
         if header.typ is not None and header.typ.lower().removeprefix("application/") not in _TYPES:
             raise _refusal("its header has a typ other than JWT and at+jwt")
         signer = self._signer(header, f"{head}.{body}".encode(), _decoded(tail, "signature"))
         return self._principal(signer, _read(body, "payload", _Claims), now, longest)
 
     def _signer(self, header: _Header, signed: bytes, mark: bytes) -> Signer:
-        """The signer that `mark` is the signature of. Raises Unauthenticated."""
+        """The signer whose signature `mark` is. Raises Unauthenticated."""
         signers = [signer for signer in self._signers if signer.algorithm == header.alg]
         if not signers:
             raise _refusal("no key of this server has the alg in its header")
@@ -169,7 +169,7 @@ class Tokens:
         if longest is not None and (iat is None or claims.exp - iat > longest):
             raise _refusal(f"in an address it needs iat, and may live {longest:g} s at most", "exp")
         audience = [claims.aud] if isinstance(claims.aud, str) else claims.aud
-        # RFC 7519 4.1.3: a token that names an audience is not for anybody else.
+        # RFC 7519 4.1.3: a token that names an audience is for nobody else.
         if (audience is not None or signer.audience is not None) and signer.audience not in (audience or ()):
             raise _refusal("it is for another audience (aud)", "aud")
         if signer.issuer is not None and claims.iss != signer.issuer:
@@ -279,7 +279,7 @@ def key_set(algorithm: Algorithm, text: bytes) -> tuple[Key, ...]:
     found: list[Key] = []
     unusable: tuple[type[Exception], ...] = (*_errors(), ConfigError)
     for one in keys[:_MAX_SET]:
-        # RFC 7517 4.2, 4.4: what a key is for. A private key has no business in a set that verifies.
+        # RFC 7517 4.2, 4.4: the purpose of a key. A private key does not belong in a set for verification.
         if one.get("use", "sig") != "sig" or one.get("alg", algorithm) != algorithm or "d" in one:
             continue
         kid = one.get("kid")
