@@ -23,7 +23,8 @@ from partyline.checking import check
 from partyline.config import Settings, is_open
 from partyline.engineio.engine import EngineIO
 from partyline.engineio.limits import SessionLimits
-from partyline.errors import NotFound
+from partyline.engines import open_store
+from partyline.errors import ConfigError, NotFound
 from partyline.hub.hub import Hub
 from partyline.hub.timers import Timers
 from partyline.interfaces import Store
@@ -175,7 +176,7 @@ async def running(
     store: Store | None = None,
 ) -> AsyncIterator[tuple[Partyline, str]]:
     """A server in this process: `async with running(Settings(port=0)) as (partyline, url)`. Drains at the end."""
-    partyline = build(settings, fallback=fallback, extras=extras, store=store)
+    partyline = build(settings, fallback=fallback, extras=extras, store=store or await open_store(settings))
     try:
         url = (await partyline.listen())[0]
         serving = asyncio.create_task(partyline.shell.run_until_stopped())
@@ -220,6 +221,11 @@ def build(
     only. Raises ConfigError before anything is opened that would have to be closed again.
     """
     check(settings)
+    if settings.log is not None and store is None:
+        raise ConfigError(
+            "log: it has to be connected before: build(settings, store=await partyline.engines.open_store(settings))",
+            field="log",
+        )
     tls = tls_context(settings.certfile, settings.keyfile) if settings.certfile else None
     loopback = is_loopback(settings.host) if native else is_open(settings) and not settings.insecure
     effective = parts.effective(settings, loopback)

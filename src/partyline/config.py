@@ -96,6 +96,7 @@ class Settings:
     keyfile: str | None = _setting(None, "the certificate's private key (PEM), where it is not in certfile")
     public_url: str | None = _setting(None, "the address clients use, where it is not the request's Host")
     db: str = _setting("./partyline.db", "database file; :memory: keeps nothing")
+    log: str | None = _setting(None, "log that several servers share, as a URL; default: in db")
 
     # Who may come
     api_keys: tuple[ApiKey, ...] = _setting((), "keys for the HTTP calls; none: open mode, loopback only", "keys")

@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 from partyline import log
 from partyline.app import Partyline, build, take_over
 from partyline.config import Settings, load
+from partyline.engines import open_store
 from partyline.errors import ConfigError, PartylineError
 from partyline.models import Position
 from partyline.server.answers import answer_error
@@ -185,8 +186,14 @@ class Application:
                 "workers: another worker of this server has this application already, and one process has all of its "
                 "connections: run one worker (--workers 1), or a server with a port and a database of its own for each"
             )
-        held = await take_over(settings)
-        partyline = build(settings, extras=self.extras, held=held, native=False, relay=self.relay)
+        store = await open_store(settings)
+        try:
+            held = await take_over(settings)
+            partyline = build(settings, extras=self.extras, held=held, store=store, native=False, relay=self.relay)
+        except BaseException:
+            if store is not None:
+                await store.close()
+            raise
         try:
             await partyline.start_extras()
         except BaseException:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -13,6 +14,7 @@ from partyline.config import FIELDS, load
 from partyline.notation import written
 
 _MATERIAL = ("secret", "secret_file", "public_key", "public_key_file", "jwks_file", "jwks_url")
+_PASSWORD = re.compile(r"(?<=://).*(?=@)")  # user and password, whatever is in them
 _SHOWN = (*_MATERIAL[1:], "kid", "audience", "issuer", "leeway", "admin")
 
 
@@ -32,6 +34,8 @@ def show_settings(assigned: dict[str, str], file: str | None, *, as_json: bool) 
         }
         for key in loaded.settings.jwt_keys
     ]
+    if loaded.settings.log is not None:
+        values["log"] = _PASSWORD.sub("[not shown]", loaded.settings.log)
     values["retention"] = [
         {name: value for name in ("topic", "max_age", "max_messages", "max_bytes") if (value := getattr(rule, name))}
         for rule in loaded.settings.retention

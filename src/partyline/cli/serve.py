@@ -22,6 +22,7 @@ from partyline.cli.machine import FEW, port
 from partyline.cli.output import console, write
 from partyline.cli.target import Target, find, under
 from partyline.config import Settings, is_open, load
+from partyline.engines import open_store
 from partyline.errors import ConfigError
 from partyline.findings import Verdict
 from partyline.notation import written
@@ -83,11 +84,18 @@ def _run(
 
 
 async def _serve(settings: Settings, target: Target, new_epoch: bool, handover: bool) -> None:
+    store = await open_store(settings)
     held = await take_over(settings, handover=handover)
     chats, why = _chats(settings, target)
     extras = (*(chat.extras() if chats else ()), *target.extras)
     partyline = build(
-        settings, fallback=target.fallback, extras=extras, held=held, new_epoch=new_epoch, relay=target.relay
+        settings,
+        fallback=target.fallback,
+        extras=extras,
+        held=held,
+        store=store,
+        new_epoch=new_epoch,
+        relay=target.relay,
     )
     try:
         partyline.shell.stop_on_signals()
@@ -192,9 +200,11 @@ def _facts(partyline: Partyline, urls: list[str], no_chat: str) -> dict[str, str
 
 def _log_fact(partyline: Partyline) -> str:
     epoch, head = partyline.store.epoch, partyline.store.head
+    survived = partyline.store.durability.survived
+    if partyline.settings.log is not None:
+        return f"shared with other servers, epoch {epoch}, last offset {head:,}: what is accepted survives {survived}"
     if partyline.settings.db == ":memory:":
         return f"in memory, epoch {epoch}: gone when this process ends"
-    survived = partyline.store.durability.survived
     return f"in the database, epoch {epoch}, last offset {head:,}: what is accepted survives {survived}"
 
 

@@ -1,0 +1,64 @@
+"""The log that the setting `log` names: which engine keeps it, and how it is opened. An engine is imported where it is
+named, since what it needs is installed only by those who use it."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from importlib import import_module
+from typing import Any, Final
+
+from partyline import log
+from partyline.config import Settings
+from partyline.errors import ConfigError, StoreUnavailable
+from partyline.interfaces import SharedLog
+from partyline.stores.shared import SharedStore
+
+LOGS: Final[dict[str, tuple[str, str]]] = {}
+"""By the scheme of a URL, the module with `open_log(url) -> SharedLog`, and the extra that installs what it needs."""
+
+_AGAIN: Final = 1.0  # seconds between tries while the engine cannot be reached
+_SCHEME: Final = re.compile(r"([a-z][a-z0-9+.-]*)://")
+
+_log = log.get("store")
+
+
+async def open_store(settings: Settings) -> SharedStore | None:
+    """The log that several servers share, connected; None where `db` is the log. Waits until the engine is there.
+
+    Raises ConfigError.
+    """
+    if settings.log is None:
+        return None
+    shared = _open(settings.log)
+    told = False
+    while True:
+        try:
+            return await SharedStore.open(shared)
+        except StoreUnavailable as error:
+            if not told:
+                told = True
+                _log.error("the log cannot be reached: the server starts when it can", error=error.message)
+            await asyncio.sleep(_AGAIN)
+
+
+def _open(url: str) -> SharedLog:
+    found = _SCHEME.match(url)
+    scheme = found[1] if found else ""
+    if scheme not in LOGS:
+        known = ", ".join(f"{name}://" for name in sorted(LOGS)) or "none so far"
+        shown = f"{scheme}://" if scheme else "it"  # the rest may have a password in it
+        raise ConfigError(
+            f"log: {shown} is no log that several servers can share ({known}): name one, or leave it out and choose a "
+            "file with --db",
+            field="log",
+        )
+    module, extra = LOGS[scheme]
+    try:
+        engine: Any = import_module(module)
+    except ImportError as error:
+        raise ConfigError(
+            f"log: {scheme}:// needs {error.name}: pip install 'partyline[{extra}]'", field="log"
+        ) from None
+    opened: SharedLog = engine.open_log(url)
+    return opened
