@@ -53,7 +53,7 @@ from partyline.wire.json import to_json
 from partyline.wire.relay import user_text
 from partyline.wire.websocket.connection import Limits as MessageLimits
 
-_PROGRAM = Principal((">",), (">",), admin=True, name="this program")  # who publishes from this process
+_PROGRAM = Principal((">",), (">",), admin=True, name="this program")  # the publisher for calls from this process
 _CLOSING = 10.0  # seconds that a server may need after its drain to close the log
 
 _log = log.get("app")
@@ -74,7 +74,7 @@ class Partyline:
     store: Store
     database: Database
     tls: ssl.SSLContext | None
-    background: tuple[Background, ...] = ()  # extras that run, too
+    background: tuple[Background, ...] = ()  # extras with their own start and stop
     _started: list[Background] = field(default_factory=list)
 
     async def listen(self) -> list[str]:
@@ -87,14 +87,14 @@ class Partyline:
         ]
 
     async def start_extras(self) -> None:
-        """Start the extras that have something to do besides answering. Raises what they raise. Idempotent."""
+        """Start the extras with background work. Raises what they raise. Idempotent."""
         for extra in self.background:
             if extra not in self._started:
                 await extra.start()
                 self._started.append(extra)
 
     async def serve(self) -> None:
-        """Serve until the shell is stopped, drain, and let go of everything."""
+        """Serve until the shell is stopped, drain, and close everything."""
         tune()
         try:
             await self.shell.run_until_stopped()
@@ -114,10 +114,10 @@ class Partyline:
     ) -> Position | None:
         """Publish `data`, anything that msgspec can write as JSON; returns its position once it is kept.
 
-        It reaches whoever is subscribed, as a publish over HTTP does, past keys and limits of requests. `user` narrows
-        it to one user's connections, `id` makes a repetition harmless, `key` is what conflation goes by, `ttl` its life
-        in seconds. `durable` False does not keep it; None leaves that to the topic's rule, and is True in general. None
-        is returned for what is not kept. May be awaited on any loop, in any thread.
+        It reaches all subscribers, as a publish over HTTP does, without keys and request limits. `user` narrows it to
+        one user's connections, `id` makes a repetition harmless, `key` is for conflation, `ttl` is its life in seconds.
+        `durable=False` does not keep it; None leaves that to the topic's rule, by default True. Returns None for a
+        message that is not kept. May be awaited on any loop, in any thread.
 
         Raises InvalidValue (an invalid topic, user or id), TypeError for data that is not JSON, Conflict for an
         `id` that was another message's, StoreUnavailable while the log cannot be written. Cancelled, it is published
@@ -156,9 +156,9 @@ class Partyline:
 
 
 def tune() -> None:
-    """Set the interpreter up for a process that is nothing but a server, once everything is built."""
-    # Start-up's objects live for ever: taken out of the collector's sight, they need not be walked again. What
-    # connections make is freed by reference counting; the collector only looks for what handlers left behind.
+    """Set the interpreter up for a process that is only a server, once everything is built."""
+    # Objects from start-up live for ever: frozen, the collector need not walk them again. Reference counting frees
+    # connections' objects; the collector only finds cycles that handlers leave.
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
@@ -192,8 +192,8 @@ async def running(
 async def take_over(settings: Settings, *, handover: bool = False) -> Lock | None:
     """The lock of the settings' database, for `build`; None if there is no file.
 
-    A server that drains is waited for until its drain time is over and its log closed; with `handover` one that does
-    not drain yet, too. Nothing listens meanwhile (docs/decisions/0010-handover-by-the-lock.md). Raises ConfigError.
+    Waits for a server that drains until its drain time is over and its log closed; with `handover`, also for one that
+    does not drain yet. Nothing listens meanwhile (docs/decisions/0010-handover-by-the-lock.md). Raises ConfigError.
     """
     check(settings)
     if settings.db == ":memory:":
@@ -284,7 +284,7 @@ def build(
 
 
 def _with_relay(extras: Sequence[Extra], services: Services) -> Sequence[Extra]:
-    """The extras with the relay's topics in each Socket.IO server; where there is none on the port, one for them."""
+    """The extras, with the relay's topics in each Socket.IO server, or in a new one if there is none."""
     if not any(isinstance(extra, SocketIO | EngineIO) for extra in extras):
         extras = (*extras, SocketIO())
     for extra in extras:

@@ -1,7 +1,7 @@
-"""The relay as a Socket.IO namespace: topics for Socket.IO clients. The one place that knows both.
+"""The relay as a Socket.IO namespace: topics for Socket.IO clients. Only this module knows both.
 
-A socket of `/relay` carries a v1 session: commands are events with an acknowledgement, and what the session says is
-events (relay.md). One publish reaches plain WebSocket, SSE, v1 and Socket.IO subscribers alike.
+A socket of `/relay` carries a v1 session: commands are events with an acknowledgement, and the session's values are
+events. One publish reaches plain WebSocket, SSE, v1 and Socket.IO subscribers alike.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def serve_relay(io: SocketIO, services: Services) -> None:
     """Put the relay's topics into the namespace `/relay` of a Socket.IO server."""
     relay = io._named(NAMESPACE)
     if not isinstance(relay._handlers, _Relay) and (relay._handlers.events or relay._handlers.connect):
-        return  # the application has a namespace of this name
+        return  # the application has its own namespace of this name
     relay._handlers = _Relay()
     relay._recovers = False  # `subscribe` with `after` does that
     sessions: dict[Socket, _RelaySocket] = {}
@@ -75,16 +75,16 @@ def serve_relay(io: SocketIO, services: Services) -> None:
 
 
 class _Relay(Handlers):
-    """The handlers of this module, and of no application."""
+    """The handlers of this module, which marks them as not an application's."""
 
 
 def _credential(socket: Socket) -> str | None:
-    """An Authorization header, made of the `token` in auth where there is one."""
+    """The `token` in auth, if there is one, as an Authorization header."""
     token = socket.handshake.auth.get("token")
     if token is None:
         return socket.handshake.headers.get("authorization")
     if not isinstance(token, str):
-        raise InvalidValue("token: a key or a token is a text", field="token")
+        raise InvalidValue("token: a key or a token must be a string", field="token")
     return f"Bearer {token}"
 
 
@@ -98,7 +98,7 @@ class _RelayDialect(EventDialect):
         return self._frames(self._parser.event(NAMESPACE, "message", (value,)))
 
 
-_dialects: dict[tuple[Parser, int, str], Dialect] = {}  # one for all that speak alike: they share the bytes
+_dialects: dict[tuple[Parser, int, str], Dialect] = {}  # one for all clients that speak alike: they share the bytes
 
 
 class _RelaySocket(V1Session):
@@ -115,7 +115,7 @@ class _RelaySocket(V1Session):
         self._socket = socket
 
     def ask(self, name: str, fields: msgspec.Raw | wire.Command, acknowledge: Acknowledge) -> None:
-        """Do a command of the client's; JSON that could not be read as one is refused with the reason."""
+        """Carry out a client's command; JSON that is not a valid command is refused with the reason."""
         try:
             command = decode(bytes(fields), COMMANDS[name]) if isinstance(fields, msgspec.Raw) else fields
         except PartylineError as error:

@@ -10,7 +10,7 @@ from partyline.config import Settings
 from partyline.errors import ConfigError
 from partyline.relay.signers import check_keys
 
-_RESERVED_DESCRIPTORS: Final = 256  # for the database, logs and listeners; where there are few, half of them
+_RESERVED_DESCRIPTORS: Final = 256  # for the database, logs and listeners; if there are few descriptors, half of them
 _LEAST_DESCRIPTORS: Final = 64  # without a connection a server has about 20
 
 

@@ -5,7 +5,7 @@ A setting has one name everywhere: `max_body` in the TOML file, `PARTYLINE_MAX_B
 or separated by commas elsewhere; lists of tables are TOML everywhere. Sizes take a suffix (`64KiB`, `1MiB`), durations
 too (`500ms`, `30s`, `5m`, `2h`, `7d`).
 
-Long because every setting is a line here, and some are checked beside others.
+Long because every setting is a line here, and some are checked together.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _PUBLIC_URL: Final = re.compile(r"(?:https?|wss?)://[!-~]+")
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """A key as it is configured: its hash and its rights by topic pattern."""
+    """A configured key: its hash and its rights by topic pattern."""
 
     hash: str
     publish: tuple[str, ...] = (">",)
@@ -48,8 +48,8 @@ class ApiKey:
 
 @dataclass(frozen=True, slots=True)
 class JwtKey:
-    """A key that tokens may be signed with, as it is configured. Exactly one of the fields that hold or lead to key
-    material is set. `leeway` is in seconds."""
+    """A configured key that tokens may be signed with. Exactly one of the fields with key material is set. `leeway` is
+    in seconds."""
 
     algorithm: str
     secret: str | None = field(default=None, repr=False)
@@ -67,7 +67,7 @@ class JwtKey:
 
 @dataclass(frozen=True, slots=True)
 class RetentionRule:
-    """What the topics of a pattern keep: seconds, messages and bytes of each. None leaves it to the settings of all."""
+    """What each topic of a pattern keeps: seconds, messages and bytes. None leaves it to the general settings."""
 
     topic: str
     max_age: float | None = None
@@ -83,10 +83,9 @@ def _setting(
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Everything that can be set. None means: worked out at start, as the text says.
+    """Everything that can be set. None is resolved at start, as described.
 
-    What a program passes may be written as in the settings file (`max_body="1MiB"`), and is checked like it. Raises
-    ConfigError.
+    Arguments may be written as in the settings file (`max_body="1MiB"`), and are checked likewise. Raises ConfigError.
     """
 
     # Where it listens
@@ -98,7 +97,7 @@ class Settings:
     db: str = _setting("./partyline.db", "database file; :memory: keeps nothing")
     log: str | None = _setting(None, "log that several servers share, as a URL; default: in db")
 
-    # Who may come
+    # Access
     api_keys: tuple[ApiKey, ...] = _setting((), "keys for the HTTP calls; none: open mode, loopback only", "keys")
     jwt_keys: tuple[JwtKey, ...] = _setting((), "keys that tokens (JWT) may be signed with", "jwt_keys")
     jwt_max_life: float = _setting(86400.0, "longest life of a token", "seconds", least=1)
@@ -197,14 +196,14 @@ FIELDS: Final = {item.name: item for item in fields(Settings)}
 
 @dataclass(frozen=True)
 class Loaded:
-    """What was said of settings, by name, and for each setting where its value came from."""
+    """The values given for settings, by name, and for each setting where its value came from."""
 
     said: Mapping[str, Any]
     sources: Mapping[str, str]
 
     @cached_property
     def settings(self) -> Settings:
-        """All of them. Raises ConfigError where they do not go together."""
+        """All of them. Raises ConfigError if they do not go together."""
         return Settings(**self.said)
 
     def value(self, name: str) -> Any:
@@ -219,11 +218,11 @@ def load(
     environ: Mapping[str, str] | None = None,
     assigned: Mapping[str, Any] | None = None,
 ) -> Loaded:
-    """Put the settings together. `flags` are values or texts by setting name; None leaves a setting alone. So are
-    those `assigned` by `--set`, which win.
+    """Put the settings together. `flags` and those `assigned` by `--set`, which take precedence, are values or texts
+    by setting name; None leaves a setting alone.
 
-    `file` is a TOML file; without one, PARTYLINE_CONFIG may name it. Raises ConfigError: what is wrong with which
-    setting, where it came from and what it may be.
+    `file` is a TOML file; without one, PARTYLINE_CONFIG may name it. Raises ConfigError, which names the setting, the
+    fault, the source and the valid values.
     """
     environ = os.environ if environ is None else environ
     values: dict[str, Any] = {}
@@ -246,7 +245,7 @@ def load(
 
 
 def _flag(name: str) -> str:
-    """The option of a setting that has one of its own. That of a list takes one of it, and may be repeated."""
+    """The option of a setting that has its own. A list's option takes one item, and may be repeated."""
     if name in FIELDS and FIELDS[name].metadata["kind"] in ("keys", "list"):
         name = re.sub("ies$", "y", name).removesuffix("s")
     return "--" + name.replace("_", "-")
@@ -277,7 +276,7 @@ def _known(name: str, source: str) -> None:
 
 
 def checked(name: str, value: Any, source: str = "") -> Any:
-    """What the setting becomes when it is given this value. Raises ConfigError, which names the `source`, if any."""
+    """The setting's value for this input. Raises ConfigError, which names the `source`, if any."""
     item = FIELDS[name]
     if value is None and item.default is None:
         return None
@@ -285,7 +284,7 @@ def checked(name: str, value: Any, source: str = "") -> Any:
 
 
 def option(name: str, value: Any, *, like: str = "", least: float | None = None) -> Any:
-    """The same for an argument of a program, such as those of an EngineIO: it is like the setting `like`, or the one of
+    """The same for a program's argument, such as an EngineIO's: it is checked like the setting `like`, or the one of
     its own name. None, which mostly follows the setting, stays None. Raises ConfigError."""
     if value is None:
         return None
@@ -339,7 +338,7 @@ def _convert(item: Field[Any], value: Any, kind: str) -> Any:
 
 
 def _tables(value: Any, example: str) -> list[Any]:
-    """The items of a list of tables; outside of the file it is on one line, as the file may have it, too."""
+    """The items of a list of tables; outside the file they are written inline, as they may be in it."""
     if isinstance(value, str):
         try:
             value = tomllib.loads(f"it = {value}")["it"]
@@ -417,7 +416,7 @@ def _rule(item: Any) -> RetentionRule:
 
 
 def _shown(name: str, value: Any) -> str:
-    """A value as an error repeats it; what may hold a key is not repeated."""
+    """A value as an error shows it; one that may hold a key is not shown."""
     return "[not shown]" if name in ("api_keys", "jwt_keys") or isinstance(value, list | dict) else repr(value)[:80]
 
 
@@ -430,7 +429,7 @@ def is_open(settings: Settings) -> bool:
 
 
 def _check_together(settings: Settings) -> None:
-    """What settings must be beside each other. Raises ConfigError naming the setting, its value and the way out."""
+    """Check the settings against each other. Raises ConfigError naming the setting, its value and the way out."""
     open_mode = is_open(settings)
     if open_mode and not settings.insecure and not is_loopback(settings.host):
         raise ConfigError(
@@ -447,7 +446,7 @@ def _check_together(settings: Settings) -> None:
             field="cors_origins",
         )
     if settings.keyfile and not settings.certfile:
-        raise ConfigError("keyfile: a key without certfile means nothing: name the certificate too", field="keyfile")
+        raise ConfigError("keyfile: a key is useless without certfile: name the certificate, too", field="keyfile")
     if settings.public_url is not None:
         url = urlsplit(settings.public_url)
         if not _PUBLIC_URL.fullmatch(settings.public_url) or not url.netloc or url.query or url.fragment:
@@ -499,7 +498,7 @@ def _check_jwt_key(key: JwtKey) -> None:
 def _check_address(url: str) -> None:
     parts = urlsplit(url)
     if parts.username is not None:
-        raise _unusable("jwks_url holds a user or a password, and public keys need none")
+        raise _unusable("jwks_url holds a user or a password, but public keys need none")
     if parts.scheme == "https" and parts.hostname:
         return
     if parts.scheme != "http" or not parts.hostname or not is_loopback(parts.hostname):

@@ -44,7 +44,7 @@ from math import ceil
 from typing import Any, Final
 
 CONTAINED: Final = (Exception, SystemExit, KeyboardInterrupt)
-"""What a program's own function may raise: it costs the call that was made of it, and never ends the server."""
+"""Exceptions that a program's own function may raise: they cost that call, and never end the server."""
 
 
 class PartylineError(Exception):
@@ -54,7 +54,7 @@ class PartylineError(Exception):
     http_status: int = 500
     close_code: int = 1011
     temporary: bool = False
-    retry_after: float = 0.0  # seconds to wait at least, where somebody said so
+    retry_after: float = 0.0  # the least seconds to wait, if known
 
     def __init__(
         self, message: str, *, code: str | None = None, field: str | None = None, limit: str | None = None
@@ -67,7 +67,7 @@ class PartylineError(Exception):
             self.code = code
 
     def headers(self) -> list[tuple[str, str]]:
-        """The HTTP headers an answer with this error carries beside the usual ones."""
+        """The HTTP headers of an answer with this error, besides the usual ones."""
         return []
 
 
@@ -91,7 +91,7 @@ class MalformedRequest(RequestError):
 
 
 class InvalidPacket(RequestError):
-    """A peer sent what is not a packet. Nothing can be answered to it: the session is closed (a POST gets a 400)."""
+    """A peer sent an invalid packet. It cannot be answered: the session is closed (a POST gets a 400)."""
 
     code = "invalid_packet"
     close_code = 1002
@@ -159,7 +159,7 @@ class PayloadTooLarge(RequestError):
     close_code = 1009
 
     def headers(self) -> list[tuple[str, str]]:
-        # RFC 9110 15.5.14: the rest of the body is not read, so whatever follows cannot be told from a next request.
+        # RFC 9110 15.5.14: the rest of the body is not read, so the next request's beginning is unknown.
         return [("connection", "close")]
 
 
@@ -226,7 +226,7 @@ class CallError(PartylineError):
 
 
 class CallTimeout(CallError, TimeoutError):
-    """No acknowledgement in time. Of a broadcast: `answers` are those that came, `missing` the ids of the silent."""
+    """No acknowledgement in time. For a broadcast, `answers` are those that came, `missing` the ids of the others."""
 
     code = "call_timeout"
 
@@ -249,14 +249,14 @@ class LineError(PartylineError):
 
 
 class Disconnected(LineError):
-    """There is no connection to the server. `temporary` False: and the line has given up."""
+    """There is no connection to the server. If `temporary` is False, the line has given up."""
 
     code = "disconnected"
     temporary = True
 
 
 class NotRecovered(LineError):
-    """Messages of `topic` were missed; `oldest` is the oldest position still kept, as text, None if nobody knows."""
+    """Messages of `topic` were missed; `oldest` is the oldest position still kept, as text, None if unknown."""
 
     code = "not_recovered"
 

@@ -1,4 +1,4 @@
-"""What `partyline doctor` says of one thing that it looked at."""
+"""The findings of `partyline doctor`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import Enum
 
 
 class Verdict(Enum):
-    """How bad it is: nothing to do, worth knowing, or a server cannot run or keep its promises with it."""
+    """How bad it is: nothing to do, worth knowing, or a server cannot run or keep its promises."""
 
     OK = "ok"
     WARNING = "warning"
@@ -16,7 +16,7 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing, what it is like, and what to do about it. `positions` are those of damaged messages."""
+    """One subject, its state, and what to do about it. `positions` are those of damaged messages."""
 
     subject: str
     verdict: Verdict

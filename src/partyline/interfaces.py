@@ -1,4 +1,4 @@
-"""Every plug on one screen, with what it promises. Methods are called on the loop's thread unless said otherwise."""
+"""Every interface in one file, with its promises. Methods are called on the loop's thread unless said otherwise."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Dialect(Protocol):
 
 
 class Member(Protocol):
-    """One live client, as rooms and the fan-out see it.
+    """What rooms and the fan-out need of one live client.
 
     `rooms` belongs to the hub, which sets it (empty at first): others only read. `offer` never blocks and never raises;
-    what does not fit the outbox ends the client by its policy (guarantee 5). What is offered leaves in the order of the
-    calls. After `close` it does nothing.
+    a message that does not fit the outbox is treated by its policy (guarantee 5). Messages leave in the order of the
+    calls. After `close`, `offer` does nothing.
     """
 
     dialect: Dialect
@@ -35,7 +35,7 @@ class Member(Protocol):
     rooms: tuple[str, ...] | set[str]
 
     def offer(self, payload: Payload) -> None:
-        """A published message. It may be dropped or replaced while it waits, as its policy says."""
+        """Send a published message. It may be dropped or replaced while it waits, by its policy."""
         ...
 
     def close(self, code: int, reason: str = "") -> None:
@@ -47,17 +47,17 @@ class Connection(Member, Protocol):
     """A client that may also be answered. Offered and sent data leave in the order of the calls."""
 
     def send(self, data: bytes) -> None:
-        """An answer to this client, framing included. It is never dropped alone: what does not fit the outbox ends the
+        """Send an answer, framing included. It is never dropped alone: one that does not fit the outbox ends the
         connection."""
         ...
 
     def send_text(self, text: str) -> None:
-        """An answer as a text message."""
+        """Send an answer as a text message."""
         ...
 
 
 class Session(Protocol):
-    """What gives the messages of one connection a meaning. Called in order of arrival, one at a time.
+    """Handles the messages of one connection. Called in order of arrival, one at a time.
 
     An exception costs the event, not the connection: it is logged and the next message goes on.
     """

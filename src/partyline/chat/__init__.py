@@ -1,11 +1,10 @@
 """The chat: rooms that remember, and a stranger at the press of a button. An application on Partyline's public names.
 
-What the page (`static/`) and the server say to each other, as Socket.IO events. An answer is the acknowledgement; one
-that refuses is `{"error": code, "message": text, "field"?, "wait"?}`, with `wait` in seconds where it is a matter of
-time.
+The page (`static/`) and the server exchange Socket.IO events. An answer is the acknowledgement; a refusal is
+`{"error": code, "message": text, "field"?, "wait"?}`, with `wait` in seconds if it is a matter of time.
 
-`/chat`, rooms; a message is `{id, by, name, text, time}`: `id` chosen by who says it, `by` a hash of their key, `time`
-in ms since 1970. An answered `room` is the name without what cannot be seen.
+`/chat`, rooms; a message is `{id, by, name, text, time}`: `id` is chosen by its author, `by` is a hash of their key,
+`time` is in ms since 1970. A `room` in an answer is the name without invisible characters.
 
 | from the page | answer |
 | --- | --- |
@@ -20,8 +19,8 @@ in ms since 1970. An answered `room` is the name without what cannot be seen.
 | `typing` {by, name, on} | |
 | `came` {by, name, count}, `left` {by, count} | a person's page, or their name is another now; with their last page |
 
-`/stranger`, where nothing is kept; CONNECT brings {key}, and whoever has the same key is one person, never paired with
-themselves, whose blocks hold while the server runs:
+`/stranger`, where nothing is kept; CONNECT brings {key}. Pages with the same key are one person, who is never paired
+with themselves, and whose blocks last while the server runs:
 
 | from the page | answer |
 | --- | --- |
@@ -36,7 +35,7 @@ themselves, whose blocks hold while the server runs:
 | `hello` {run} | it is connected; `run` names this run of the server |
 | `online` count | it is connected, and when the number of connected pages has changed |
 | `paired`, `left` | a talk begins; the other one has ended it |
-| `elsewhere` | another page of the same person looks for somebody now, and this one does not any more |
+| `elsewhere` | another page of the same person is looking for somebody now, and this one has stopped |
 | `said` {text, time}, `typing` on | the other one |
 """
 

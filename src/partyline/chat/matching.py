@@ -1,9 +1,8 @@
-"""Who of the strangers talks to whom: a plain data structure, without a loop and without a clock.
+"""Which strangers talk to each other: a plain data structure, without a loop or a clock.
 
-Whoever starts is paired at once if anybody waits who may be met. So those who wait may not meet each other: each two of
-them are blocked one way or the other, or they are one person. As nobody blocks more than `MOST_BLOCKED`, no more than
-2 * MOST_BLOCKED + 1 people wait, however many there are: if each waits once, looking through the pool costs no more
-than a constant.
+A stranger who starts is paired at once if somebody suitable waits. So no two of those who wait may meet: one has
+blocked the other, or they are one person. As nobody blocks more than `MOST_BLOCKED`, at most 2 * MOST_BLOCKED + 1
+people wait, however many there are: if each waits once, a search of the pool costs at most a constant.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ class Stranger:
 
 
 class Matching:
-    """Pairs strangers, known by their ids, and never two of one person, whose blocks outlive their ids."""
+    """Pairs strangers by their ids, but never two of one person. A person's blocks outlive their ids."""
 
     def __init__(self, random: Random | None = None) -> None:
         self._people: dict[str, Stranger] = {}
@@ -45,17 +44,17 @@ class Matching:
         return tuple(self._pool)
 
     def partner(self, who: str) -> str | None:
-        """Whom `who` talks to."""
+        """The stranger that `who` talks to."""
         return None if (page := self._people.get(who)) is None else page.partner
 
     def waits(self, person: str) -> str | None:
-        """Which page of a person waits."""
+        """The page of a person that waits, if any."""
         return next((who for who in self._pool if self._people[who].person == person), None)
 
     def start(self, who: str, person: str | None = None) -> str | None:
         """Pair `who`, a page of `person`, with somebody at random, who is returned; None: `who` waits.
 
-        The one they talked to last comes only if nobody else may be met. Whoever talks goes on talking.
+        Their last partner is chosen only if nobody else is suitable. If `who` is talking, nothing changes.
         """
         people, page = self._people, self._people.setdefault(who, Stranger(person or who))
         if page.partner is not None or page.place is not None:
@@ -86,7 +85,7 @@ class Matching:
         return left
 
     def block(self, who: str) -> str | None:
-        """Never let `who` meet again whom they talk to, or talked to last. Ends the talk; returns whom they left.
+        """Never let `who` meet their current or last partner again. Ends the talk; returns whom they left.
 
         Ends waiting too. Beyond `MOST_BLOCKED` the one blocked first is forgotten; beyond `MOST_BLOCKERS` all blocks of
         the person whose last one is the oldest.
@@ -116,7 +115,7 @@ class Matching:
         return mine != theirs and not blocked
 
     def _unpool(self, who: str) -> None:
-        """Take `who` out of the pool; the last of it takes the place."""
+        """Take `who` out of the pool; the last one takes their place."""
         page, last = self._people[who], self._pool.pop()
         assert page.place is not None
         if last != who:

@@ -1,4 +1,4 @@
-"""Rooms: what is said is kept in the log, and whoever comes later reads it there."""
+"""Rooms: messages are kept in the log, where latecomers read them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MOST_ROOMS = 10_000  # rooms that somebody is in
 
 
 class Guest(msgspec.Struct):
-    """How one comes in. Who has the same `key` is the same person."""
+    """A request to enter. Pages with the same `key` are one person."""
 
     room: str
     name: str
@@ -61,7 +61,7 @@ class Rooms:
         chat.on_disconnect(self.gone)
 
     async def enter(self, socket: partyline.Socket, guest: Guest) -> Answer:
-        """Come into a room, out of the one before; the newest page of its log, and who is there."""
+        """Enter a room, leaving the one before; answers the newest page of its log, and who is there."""
         try:
             room = room_of(title := name(guest.room, MOST_ROOM, "room"))
             called = name(guest.name, MOST_NAME, "name")
@@ -80,7 +80,7 @@ class Rooms:
             socket.to(room).emit("came", {"by": member.by, "name": called, "count": count})
             newest = reversed(list(islice(reversed(people.items()), MOST_SHOWN)))
             shown = [{"by": by, "name": _newest(pages)} for by, pages in newest]
-            # In the room first, then its log: what is said meanwhile comes twice rather than not at all.
+            # Join the room first, then read its log: a message said meanwhile comes twice rather than not at all.
             return {"me": member.by, "room": title, "people": shown, "count": count, **await self._page(room, None)}
         except (Refused, partyline.PartylineError) as error:
             return refusal(error)
@@ -95,7 +95,7 @@ class Rooms:
             return refusal(error)
 
     async def say(self, socket: partyline.Socket, saying: Saying) -> Answer:
-        """Say something to all in the room, oneself among them; answered when it is kept."""
+        """Say something to everybody in the room, including oneself; answered when it is kept."""
         try:
             member = self._member(socket)
             words, mark = text(saying.text), (member.by, message_id(saying.id))
@@ -103,7 +103,7 @@ class Rooms:
             if kept is None:
                 member.says.check()
                 kept = self._keep(member, mark, words)
-            await asyncio.shield(kept)  # whoever goes now leaves it to be kept
+            await asyncio.shield(kept)  # if its page goes now, it is kept all the same
         except (Refused, partyline.PartylineError) as error:
             return refusal(error)
         return {}
@@ -112,7 +112,7 @@ class Rooms:
         said = {"id": mark[1], "by": member.by, "name": member.name, "text": words, "time": int(time.time() * 1000)}
         kept: asyncio.Future[Any] = asyncio.ensure_future(self.chat.publish(member.room, "said", said))
         self.said[mark] = kept
-        # What could not be kept may be said once more.
+        # A message that could not be kept may be said again.
         kept.add_done_callback(lambda done: self.said.pop(mark, None) if done.cancelled() or done.exception() else None)
         if len(self.said) > REMEMBERED:
             self.said.popitem(last=False)
@@ -135,7 +135,7 @@ class Rooms:
         return member
 
     def _leave(self, socket: partyline.Socket) -> None:
-        """Out of the room, if it is in one; the others hear of a person's last page only."""
+        """Leave the room, if it is in one; the others only hear of a person's last page."""
         member = self.members.pop(socket.id, None)
         if member is None:
             return
@@ -176,10 +176,10 @@ def room_of(called: str) -> str:
 
 
 def refusal(error: Refused | partyline.PartylineError) -> Answer:
-    """What an acknowledgement says of it."""
+    """The acknowledgement of a refusal."""
     return error.answer if isinstance(error, Refused) else {"error": error.code, "message": error.message}
 
 
 def person(key: str) -> str:
-    """What the others see of a key: who knows it cannot find the key."""
+    """The public hash of a key, from which the key cannot be found."""
     return hashlib.sha256(key.encode("utf-8", "replace")).hexdigest()[:16]

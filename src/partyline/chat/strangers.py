@@ -1,4 +1,4 @@
-"""Strangers: two at a time, and nothing of it is kept, neither here after the talk nor in any log."""
+"""Strangers: two at a time, and nothing is kept, neither here after the talk nor in any log."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from partyline.chat.matching import Matching
 from partyline.chat.rooms import Saying, person
 from partyline.chat.words import Answer, Pace, Refused, message_id, text
 
-REPORTS = 3  # of different people, from which on somebody is not paired any more
+REPORTS = 3  # by different people, after which somebody is no longer paired
 REMEMBERED = 50  # ids of what one says in a talk, so that nothing is said twice; a page waits for each answer
 NEWS = 1.0  # seconds between two counts of the people online
 
 
 class Key(msgspec.Struct):
-    """How a page connects. Who has the same `key` is the same person."""
+    """The auth of a page. Pages with the same `key` are one person."""
 
     key: str = ""
 
 
 @dataclass(slots=True)
 class Visitor:
-    """A page: whose it is, how often it may do something, what it has said in this talk, and who has reported it."""
+    """A page: its person, its rates, what it has said in this talk, and who has reported it."""
 
     person: str
     starts: Pace = field(default_factory=lambda: Pace(1, 10))
@@ -66,7 +66,7 @@ class Strangers:
         self._count()
 
     def start(self, socket: partyline.Socket) -> Answer:
-        """Be paired with somebody, now or as soon as there is somebody."""
+        """Be paired with somebody, now or as soon as somebody comes."""
         visitor = self.visitors[socket.id]
         try:
             if len(visitor.reporters) >= REPORTS:
@@ -78,7 +78,7 @@ class Strangers:
             return {}
         visitor.said.clear()
         waits = self.matching.waits(visitor.person)
-        if waits not in (None, socket.id):  # the newest page: one before may be of a connection that is lost
+        if waits not in (None, socket.id):  # the newest page wins: an earlier one's connection may be lost
             self.matching.stop(waits)
             self.strangers.to(waits).emit("elsewhere")
         other = self.matching.start(socket.id, visitor.person)
@@ -92,7 +92,7 @@ class Strangers:
         return self.start(socket)
 
     def stop(self, socket: partyline.Socket) -> Answer:
-        """Leave this one, or wait no more."""
+        """Leave this one, or stop waiting."""
         self._tell(self.matching.stop(socket.id))
         return {}
 
@@ -125,7 +125,7 @@ class Strangers:
         return {}
 
     def report(self, socket: partyline.Socket) -> Answer:
-        """The same, and let it count."""
+        """The same, and count a report."""
         other = self.matching.partner(socket.id)
         if other is not None and len(self.visitors[other].reporters) < REPORTS:
             self.visitors[other].reporters.add(self.visitors[socket.id].person)
@@ -137,7 +137,7 @@ class Strangers:
             self.strangers.to(left).emit("left")
 
     def _count(self) -> None:
-        """Soon everybody hears how many there are."""
+        """Tell everybody soon how many are online."""
         if not self._telling:
             self._telling = True
             asyncio.get_running_loop().call_later(NEWS, self._told)

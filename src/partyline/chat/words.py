@@ -11,12 +11,12 @@ from typing import Any
 MOST_TEXT = 4_000  # characters; the page says so before the server does
 MOST_NAME = 40
 MOST_ROOM = 60
-_SLACK = 4  # times as much may come, with spaces and what cannot be seen; more than that is not looked at
+_SLACK = 4  # times as much may come, with spaces and invisible characters; more than that is refused unread
 
 Answer = dict[str, Any]
 
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # but tabs and line ends
-# What writes nothing itself and could make a name look like another; what joins emoji and letters stays.
+# Invisible characters that could make a name look like another; those that join emoji and letters stay.
 _HIDDEN = re.compile(
     r"[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u2800\u3164\ufeff"
     r"\uffa0\ufff0-\ufffb\U000e0000-\U000e0fff]"
@@ -26,7 +26,7 @@ _HALVES = re.compile(r"[\ud800-\udfff]")
 
 
 class Refused(Exception):
-    """A request that is not done; `answer` is what its acknowledgement says."""
+    """A request was refused; `answer` is its acknowledgement."""
 
     def __init__(self, code: str, message: str, **more: Any) -> None:
         super().__init__(message)
@@ -34,7 +34,7 @@ class Refused(Exception):
 
 
 def seen(found: str) -> bool:
-    """Whether anything of it shows. What Python does not know yet, as a new emoji, may."""
+    """Whether any of it is visible. Characters unknown to Python, such as new emoji, count as visible."""
     return any(unicodedata.category(letter) not in _UNSEEN for letter in _HIDDEN.sub("", found))
 
 
@@ -50,14 +50,14 @@ def text(said: str) -> str:
 
 
 def message_id(given: str) -> str:
-    """The id of a message, chosen by who says it. Raises Refused."""
+    """The id of a message, chosen by its author. Raises Refused."""
     if not 8 <= len(given) <= 64:
         raise Refused("invalid_id", "the id of a message has 8 to 64 characters", field="id")
     return given
 
 
 def name(given: str, most: int, field: str) -> str:
-    """A name in one line, without what cannot be seen, spelled in one way. Raises Refused."""
+    """A name on one line, without invisible characters, in its canonical spelling. Raises Refused."""
     _check_length(given, most * _SLACK, most, field, field)
     visible = _HIDDEN.sub("", _CONTROLS.sub(" ", _HALVES.sub("\ufffd", given)))
     found = unicodedata.normalize("NFC", " ".join(visible.split()))
@@ -68,14 +68,14 @@ def name(given: str, most: int, field: str) -> str:
 
 
 def _check_length(given: str, limit: int, most: int, what: str, field: str) -> None:
-    """Raises Refused. It is asked before anything else is done with `given`: NFC takes the square of its length."""
+    """Raises Refused. Called before anything else is done with `given`: NFC takes the square of its length."""
     if len(given) > limit:
         message = f"a {what} has at most {most:,} characters, and this one has {len(given):,}"
         raise Refused("too_long", message, field=field)
 
 
 class Pace:
-    """How often one client may do something: `rate` times a second in the long run, `burst` times at once."""
+    """How often a client may do something: `rate` times a second in the long run, `burst` times at once."""
 
     __slots__ = ("_at", "_burst", "_clock", "_left", "_rate")
 
