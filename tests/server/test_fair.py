@@ -228,6 +228,44 @@ def test_48_newcomers_do_not_wait_for_all_of_a_crowd(run: Run) -> None:
     run(main())
 
 
+def test_48_the_first_slices_of_a_crowd_are_no_debt_of_newcomers(run: Run) -> None:
+    """hostile 48: thousands of strangers have each had a slice before they could be made to wait; one who comes after
+    them, from elsewhere, has its turn within a second."""
+
+    async def main() -> None:
+        served: list[str] = []
+        now = [100.0]
+        fair = Fair(lambda: now[0])
+        for number in range(5_000):
+            now[0] += SLICE
+            fair.stranger(Newcomer(f"crowd {number}", served), SLICE, "10.0.0.1")
+        came = now[0]
+        assert fair.stranger(Newcomer("newcomer", served), 0.0001, "10.0.0.2")
+        while "newcomer" not in served:
+            now[0] = max(now[0], fair._paid - 0.1)
+            fair._next_stranger()
+        assert now[0] - came < 1.0
+        assert fair._timer is not None
+        fair._timer.cancel()
+
+    run(main())
+
+
+def test_48_a_task_that_is_cancelled_waits_no_more(run: Run) -> None:
+    """hostile 48: nothing is left in the strangers' line of a task that was cancelled there."""
+
+    async def main() -> None:
+        fair = Fair(lambda: 100.0)
+        task = asyncio.create_task(fair.turn(1.0, "10.0.0.1"))
+        await asyncio.sleep(0)
+        assert len(fair) == 1
+        task.cancel()
+        await asyncio.wait((task,))
+        assert not len(fair)
+
+    run(main())
+
+
 def frozen(partyline: Partyline) -> None:
     """Let no time pass for the strangers' share, so that nothing is paid while the machine is slow."""
     partyline.site.fair._clock = lambda: 100.0

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
+import struct
 from collections.abc import AsyncIterator
 
 from partyline import Partyline
 from partyline.server.fair import Busy, Fair
+from partyline.server.websocket import WebSocket
 from partyline.socketio.server import SocketIO
+from partyline.socketio.socket import Socket
 from tests.engineio.clients import Watched
 from tests.engineio.clients import served as engine_served
-from tests.server.peers import connected, websocket
+from tests.server.peers import Peer, connected, websocket
 from tests.server.servers import eventually
 
 from .clients import looped as loops
@@ -35,12 +39,25 @@ class Counted(Fair):
             self.waiting.append(one)
         return self.stalls
 
+    def forget(self, one: Busy, address: str) -> bool:
+        assert address
+        waited = one in self.waiting
+        if waited:
+            self.waiting.remove(one)
+        return waited
+
     def let_go(self) -> None:
         """They go on."""
         self.stalls = False
         waiting, self.waiting = self.waiting, []
         for one in waiting:
             one.go_on()
+
+
+def reset(peer: Peer) -> None:
+    """Drop a connection so that the server hears of it at once."""
+    peer.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    peer.transport.abort()
 
 
 @contextlib.asynccontextmanager
@@ -141,6 +158,55 @@ async def test_a_connect_as_large_as_it_may_be_passes_at_once() -> None:
         await honest.enter(auth={"token": "x" * 60_000})
         assert fair.charged == 1
         fair.let_go()
+
+
+@loops
+async def test_48_whoever_is_let_in_waits_no_more_as_a_stranger() -> None:
+    """hostile 48: a client that waits as a stranger while `on_connect` does goes on as soon as it is let in, and with
+    what it sent meanwhile, however long the line of strangers is."""
+    io, may = SocketIO(), asyncio.Event()
+
+    @io.on_connect
+    async def connect(_: Socket) -> None:
+        await may.wait()
+
+    async with counting(io) as (_, fair, url), opened(url) as client:
+        fair.stalls = True
+        await client.say("0")
+        await eventually(lambda: fair.waiting, "it waits")
+        may.set()
+        answer = await client.next()
+        assert isinstance(answer, str)
+        assert answer.startswith("0{")
+        await client.sync()
+        assert not fair.waiting
+
+
+@loops
+async def test_48_whoever_is_gone_waits_no_more() -> None:
+    """hostile 48: nothing stays in the strangers' line of a client that goes away there: neither its POST nor its
+    WebSocket."""
+    io = SocketIO()
+    async with (
+        counting(io) as (partyline, fair, url),
+        connected(url) as more,
+        polled(url) as client,
+        opened(url) as other,
+    ):
+        fair.stalls = True
+        await other.wire.say("3")
+        posting = asyncio.ensure_future(client.say("0/nowhere,"))
+        await eventually(lambda: len(fair.waiting) == 2, "both wait")
+        reset(client.polling.posts)
+        await eventually(lambda: len(fair.waiting) == 1, "the POST is forgotten")
+        with contextlib.suppress(Exception):
+            await posting
+        for one in tuple(partyline.site.live):
+            if isinstance(one, WebSocket):
+                one.abort()
+        await eventually(lambda: not fair.waiting, "the WebSocket is forgotten")
+        fair.stalls = False
+        client.polling.posts = more
 
 
 @loops

@@ -14,6 +14,7 @@ from partyline.engineio.receiver import Request
 from partyline.engineio.sessions import Sessions
 from partyline.errors import HandshakeRefused, InvalidPacket
 from partyline.server.exchange import Exchange, OverAsgi
+from partyline.server.fair import Fair
 from partyline.server.writing import OWN_READ
 from partyline.wire.engineio import payloads
 from partyline.wire.engineio.handshake import POLLING, Asked
@@ -26,12 +27,17 @@ _OCTETS = (b"content-type", payloads.OCTETS.encode("ascii"))
 class _Later(Struct, frozen=True, eq=False):
     """An answer that waits for its turn (`server.fair.Busy`): meanwhile its client asks for nothing more."""
 
+    fair: Fair
     exchange: Exchange
     headers: Headers
     body: bytes
 
     def go_on(self) -> None:
         self.exchange.answer(self.headers, self.body)
+
+    def gone(self) -> None:
+        """Its client has gone."""
+        self.fair.forget(self, self.exchange.peer.address)
 
 
 class _Get(Struct, frozen=True):
@@ -108,8 +114,9 @@ class Polling:
             connection.post(self._posted(asked, exchange))
             headers, body = self._answer(handshake, b"ok", "text/html")
             if connection.stranger:
-                later = _Later(exchange, headers, body)
-                if sessions.site.fair.stranger(later, monotonic() - began, exchange.peer.address):
+                later = _Later(sessions.site.fair, exchange, headers, body)
+                if later.fair.stranger(later, monotonic() - began, exchange.peer.address):
+                    exchange.gone = later.gone
                     return
             exchange.answer(headers, body)
             return

@@ -12,7 +12,6 @@ that come to nothing. Their addresses take turns, so that newcomers do not wait 
 from __future__ import annotations
 
 import asyncio
-import math
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from time import monotonic
@@ -38,8 +37,7 @@ _SHARE: Final = 0.2  # of the loop's time, for all strangers: a quarter with the
 _GRACE: Final = 0.1  # seconds that strangers may be ahead of their share: a burst of logins does not wait
 
 _MOST_ADDRESSES: Final = 10_000  # addresses whose connections came to nothing; beyond that the oldest are forgotten
-_FLOOD: Final = 0.5  # seconds: the longest that strangers wait for connections that came to nothing
-_MOST: Final = 0.25  # seconds: the most that a stranger's slice counts for, as the machine may have stalled
+_DEBT: Final = 0.5  # seconds: the longest that strangers wait for what other strangers have had
 
 
 class Busy(Protocol):
@@ -107,7 +105,7 @@ class Fair:
 
         Such a flood cannot be made to wait in advance, so others do not wait for its whole cost.
         """
-        self._count(cost, _FLOOD)
+        self._count(cost)
         self._owing[source(address)] = None
         if len(self._owing) > _MOST_ADDRESSES:
             self._owing.popitem(last=False)
@@ -126,17 +124,20 @@ class Fair:
         self._line_up(one, address)
         return True
 
-    def forget(self, one: Busy, address: str) -> None:
-        """It is gone: if it waits as a stranger, forget it."""
+    def forget(self, one: Busy, address: str) -> bool:
+        """It is gone, or no stranger any more. True if it was waiting as one."""
         address = source(address)
         line = self._strangers.get(address, {})
-        line.pop(one, None)
+        if one not in line:
+            return False
+        del line[one]
         if not line:
-            self._strangers.pop(address, None)
+            del self._strangers[address]
+        return True
 
-    def _count(self, cost: float, most: float = math.inf) -> None:
+    def _count(self, cost: float) -> None:
         now = self._clock()
-        self._paid = max(self._paid, min(max(self._paid, now) + min(cost, _MOST) / _SHARE, now + most))
+        self._paid = min(max(self._paid, now) + cost / _SHARE, now + _DEBT)
 
     def _line_up(self, one: Busy, address: str) -> None:
         self._strangers.setdefault(address, {})[one] = None
@@ -149,9 +150,14 @@ class Fair:
         Cancelling it loses nothing.
         """
         future = asyncio.get_running_loop().create_future()
-        if stranger is None or not self.stranger(_Waiter(future), cost, stranger):
-            self.wait(_Waiter(future), cost)
-        await future
+        one = _Waiter(future)
+        if stranger is None or not self.stranger(one, cost, stranger):
+            self.wait(one, cost)
+        try:
+            await future
+        finally:
+            if stranger is not None:
+                self.forget(one, stranger)
 
     def _round(self) -> None:
         """Let as many go on as one turn of the loop has time for; each is expected to cost what it cost before."""

@@ -151,6 +151,8 @@ class WebSocket(Writing, asyncio.Protocol):
             self._credit = None
             self._plain = self._gate is None
             self._wire.limits = self._limits
+        if self._site.fair.forget(self, self._address):
+            self._site.fair.wait(self, 0.0)
 
     # asyncio.Protocol
 
@@ -229,6 +231,7 @@ class WebSocket(Writing, asyncio.Protocol):
         self._site.timers.cancel(self)
         self._site.live.discard(self)
         self._site.leave(self._address)
+        self._site.fair.forget(self, self._address)
         since, cost = self._came
         if monotonic() - since < _BRIEF:
             self._site.fair.came_for_nothing(cost, self._address)
