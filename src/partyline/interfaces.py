@@ -84,7 +84,8 @@ class Session(Protocol):
 
 
 class HearsPongs(Protocol):
-    """A session that also wants the answers to pings of its own; heartbeats carry nothing, and are not among them."""
+    """A session that also wants the answers to its own pings; those to heartbeats, which carry nothing, do not
+    count."""
 
     def pong(self, payload: bytes) -> None:
         """The peer has read everything that was sent before a ping with this payload (RFC 6455 5.5.3)."""
@@ -101,10 +102,10 @@ class HearsClose(Protocol):
 
 @runtime_checkable
 class Finishes(Protocol):
-    """A session that has something in hand when the server stops."""
+    """A session that may have work in hand when the server stops."""
 
     def finish(self, then: Callable[[], None]) -> None:
-        """Answer what is in hand, do nothing further, and call `then`, now or later: the connection is closed then."""
+        """Answer the work in hand, begin nothing new, and call `then`, now or later, which closes the connection."""
         ...
 
 
@@ -124,8 +125,8 @@ class Refused(msgspec.Struct, frozen=True):
 
 
 class Found(Stored, frozen=True):
-    """A message that is in the log, and that nobody here waits for: another node's, or one whose publisher was told
-    that it is not kept. All see it."""
+    """A message in the log that nobody here waits for: another node's, or one whose publisher was told that it is not
+    kept. It is delivered all the same."""
 
 
 class Overrun(msgspec.Struct, frozen=True):
@@ -135,7 +136,7 @@ class Overrun(msgspec.Struct, frozen=True):
 
 
 class Renewed(msgspec.Struct, frozen=True):
-    """The log has lost its end, and has a new epoch: it goes on after `head`, and positions of before are unknown.
+    """The log has lost its end, and has a new epoch: it goes on after `head`, and earlier positions are unknown.
 
     It is the first of its batch, and the store's `epoch` is the new one from this call on.
     """
@@ -146,7 +147,7 @@ class Renewed(msgspec.Struct, frozen=True):
 
 Outcome = Stored | Refused
 News = Found | Overrun | Renewed
-"""What happens in the log without being an answer to anybody here."""
+"""Events of the log that are not an answer to anybody here."""
 NEWS: Final = (Found, Overrun, Renewed)
 
 Committed = Callable[[Sequence[Outcome | News]], None]
@@ -171,7 +172,7 @@ class Durability(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What a subscriber sees of the log: exact rooms, rooms by pattern, and what is addressed to its user."""
+    """What a subscriber sees of the log: exact rooms, rooms by pattern, and messages addressed to its user."""
 
     rooms: frozenset[str] = frozenset()
     patterns: tuple[str, ...] = ()
@@ -182,7 +183,7 @@ class View:
         return room in self.rooms or any_covers(self.patterns, room)
 
     def sees(self, draft: Draft) -> bool:
-        """Whether this message does: of a covered room, and to everybody or to this user."""
+        """Whether a message belongs to it: in a covered room, and for everybody or this user."""
         return (draft.user is None or draft.user == self.user) and self.covers(draft.room)
 
 
@@ -190,9 +191,9 @@ class Store(Protocol):
     """The durable log. One log numbers everything: offsets grow by commit order over all rooms (guarantee 2).
 
     Every appended draft comes back exactly once through `committed`, as Stored or Refused, in the order of `append`;
-    what is in the log without being an answer comes as Found, once. The offsets of what is handed out strictly
-    increase, in one batch and from batch to batch, own messages and others' alike: a duplicate is answered when the
-    message that it repeats has been handed out. Nothing is handed out before it would survive what `durability` says.
+    a message of the log that is not an answer comes as Found, once. The offsets handed out strictly increase, within
+    a batch and from batch to batch, for own and others' messages alike: a duplicate is answered when the message that
+    it repeats has been handed out. Nothing is handed out before it survives what `durability` says.
 
     Where several nodes share the log (`Follows`), each is handed all messages of all nodes. An append whose outcome is
     unknown, because the connection to the log broke, is settled by its message ids before anything after it is
@@ -226,20 +227,20 @@ class Store(Protocol):
     async def read(self, view: View, after: int, limit: int) -> Page:
         """At most `limit` messages of a view with offsets above `after`, oldest first, without expired ones.
 
-        `Page.next` is the last offset that was looked at, `Page.more` whether there are offsets of the log after it,
-        `Page.oldest` the lowest offset from which on nothing of the view was pruned. Cancelling it loses nothing.
+        `Page.next` is the last offset scanned, `Page.more` says whether the log goes on after it, and from
+        `Page.oldest` on nothing of the view was pruned. Cancelling this loses nothing.
         """
         ...
 
     async def newest(self, room: str, before: int, limit: int) -> Sequence[Message]:
         """The newest `limit` messages of one room with offsets below `before`, oldest first, without expired ones.
 
-        Fewer come where more would be too large. Cancelling it loses nothing.
+        Fewer come if more would be too large. Cancelling this loses nothing.
         """
         ...
 
     async def close(self) -> None:
-        """Commit what is queued, hand it out, and let go of the files. Afterwards appends are refused."""
+        """Commit what is queued, hand it out, and close the files. Afterwards appends are refused."""
         ...
 
 
@@ -248,8 +249,8 @@ class Follows(Protocol):
     """A Store whose log other nodes write to, too: it may have messages that have not been handed out here."""
 
     async def reach(self, offset: int) -> bool:
-        """Wait until everything up to `offset` has been handed out, 2 s at most. False where it has not, or where the
-        log does not go that far."""
+        """Wait until everything up to `offset` has been handed out, 2 s at most. False if it has not, or if the log
+        does not go that far."""
         ...
 
 
@@ -258,8 +259,8 @@ class Fenced(Exception):
 
 
 class Standing(msgspec.Struct, frozen=True):
-    """What a shared log says of itself. `last` is the identity of the message at the offset that was asked for, None
-    where there is none."""
+    """The state of a shared log. `last` is the identity of the message at the offset that was asked for, None if there
+    is none."""
 
     epoch: str
     head: int
@@ -277,12 +278,12 @@ class Stretch(msgspec.Struct, frozen=True):
 class SharedLog(Protocol):
     """One node's access to a log that several nodes share; `stores.shared.SharedStore` makes a Store of it.
 
-    Everything raises StoreUnavailable where the log cannot be reached, and may be cancelled. For an `append` that is
-    cancelled or ends so it is unknown whether the drafts are in the log, and they may still get there later.
+    Everything raises StoreUnavailable if the log cannot be reached, and may be cancelled. After an `append` that ends
+    in either way it is unknown whether the drafts are in the log, and they may still get there later.
     """
 
     async def connect(self, offset: int) -> Standing:
-        """Connect, again if need be. `offset` says which message is asked about.
+        """Connect or reconnect. `offset` says which message `Standing.last` is about.
 
         A log that can tell that it may have lost its end, as by the promotion of a replica, has a new epoch by then.
         """
@@ -326,8 +327,8 @@ class SharedLog(Protocol):
 
 
 class Adapter(Protocol):
-    """Carries bytes between nodes (Socket.IO's word). What one node says reaches every other node at most once, in the
-    order in which it was said; its own words may come back to it."""
+    """Carries bytes between nodes (Socket.IO's word). A node's messages reach every other node at most once, in order;
+    they may also come back to the node."""
 
     async def start(self, received: Callable[[bytes], None]) -> None:
         """Begin. `received` is called on the loop, never from within `publish`. Raises where the nodes cannot be
@@ -335,31 +336,31 @@ class Adapter(Protocol):
         ...
 
     def publish(self, data: bytes) -> None:
-        """Say something to all nodes. Returns at once, does not raise; while nobody can be reached it may be lost."""
+        """Send to all nodes. Returns at once, does not raise; while nobody can be reached the data may be lost."""
         ...
 
     async def close(self) -> None:
-        """Send what was said, and let go. Afterwards nothing is received, and `publish` does nothing."""
+        """Send everything published, and disconnect. Afterwards nothing is received, and `publish` does nothing."""
         ...
 
 
 Heard = Callable[[str, bytes], None]
-"""What a listener is told: the name of the node that says it, and what it says."""
+"""Called with the name of the sending node, and its data."""
 
 
 class Bus(Protocol):
-    """Carries bytes between named nodes, at most once: what must not get lost goes through the log.
+    """Carries bytes between named nodes, at most once: anything that must not get lost goes through the log.
 
-    What one node says on one subject comes in the order in which it was said, and its own words do not come back to
-    it. Subjects are any text, and mean nothing here. Nothing is called from within a method of this class, and what a
-    listener raises costs nobody else anything. `hub.envelopes` has the numbers by which a loss is noticed.
+    A node's messages on one subject come in order, and do not come back to the node. Subjects are any text, without a
+    meaning here. No callback is called from within a method of this class, and a listener's exception affects nobody
+    else. `hub.envelopes` has the numbers by which a loss is noticed.
     """
 
     node: str
 
     @property
     def connected(self) -> bool:
-        """Whether what is said now goes out."""
+        """Whether a message would go out now."""
         ...
 
     async def start(self, received: Heard) -> None:
@@ -367,28 +368,28 @@ class Bus(Protocol):
         ...
 
     def publish(self, subject: str, data: bytes) -> None:
-        """Say something to all nodes that listen. Returns at once, does not raise; where it cannot go out it is lost,
-        and counted."""
+        """Send to all nodes that listen. Returns at once, does not raise; a message that cannot go out is lost, and
+        counted."""
         ...
 
     def send(self, node: str, data: bytes) -> None:
-        """Say something to one node, likewise."""
+        """Send to one node, likewise."""
         ...
 
     def listen(self, subject: str, heard: Heard) -> None:
-        """Hear what is said on a subject from soon on, also after connections were lost. One listener for each."""
+        """Listen on a subject, from soon on and across lost connections. One listener for each subject."""
         ...
 
     def unlisten(self, subject: str) -> None:
-        """Hear no more of it, at once."""
+        """Stop listening, at once."""
         ...
 
     async def ready(self) -> None:
-        """Return when everything that was listened to so far is heard."""
+        """Return when every `listen` so far has taken effect."""
         ...
 
     def lost(self) -> int:
-        """How much of what others said on the subjects listened to is known not to have come."""
+        """How many of the others' messages on these subjects are known to be lost."""
         ...
 
     async def close(self) -> None:
@@ -397,15 +398,15 @@ class Bus(Protocol):
 
 
 Changed = Callable[[str, bytes | None], None]
-"""What a watcher is told: a key, and its value, None where it was taken."""
+"""Called with a key and its value, None if it was taken."""
 
 
 class Table(Protocol):
-    """Values that all nodes share, by key. Each method raises StoreUnavailable where they cannot be reached; whoever
-    is cancelled or gets that error does not know whether it was done."""
+    """Values that all nodes share, by key. Each method raises StoreUnavailable if they cannot be reached; after that,
+    or a cancellation, it is unknown whether the call took effect."""
 
     async def get(self, key: str) -> bytes | None:
-        """The value, None where there is none."""
+        """The value, None if there is none."""
         ...
 
     async def put(self, key: str, value: bytes, life: float) -> None:
@@ -413,17 +414,17 @@ class Table(Protocol):
         ...
 
     async def take(self, key: str) -> bytes | None:
-        """Remove it; of several that take it at once, on whatever nodes, one gets the value."""
+        """Remove it; if several take it at once, on any nodes, one gets the value."""
         ...
 
     async def watch(self, changed: Changed) -> None:
-        """Be told of all that there is, and then of each change, whoever makes it, in order for each key. Returns when
-        all that there is has been told. That a life is over is not told."""
+        """Call `changed` for every present value, and then for each change on any node, in order for each key. Returns
+        after the present values. The end of a life is not reported."""
         ...
 
 
 class Tables(Protocol):
-    """What nodes know in common beside the log."""
+    """The tables that nodes share besides the log."""
 
     registrations: Table
     sessions: Table
@@ -437,7 +438,7 @@ class Tables(Protocol):
 @dataclass(frozen=True, slots=True)
 class SessionRow:
     """A Socket.IO session as it is kept. `pid_hash` is the SHA-256 of its private id, `start` a position up to which
-    it has surely got everything."""
+    its client certainly has everything."""
 
     pid_hash: bytes
     namespace: str
@@ -448,10 +449,10 @@ class SessionRow:
 
 
 class SessionTable(Protocol):
-    """Where Socket.IO sessions outlive the process. Nothing here blocks; what is saved is written soon."""
+    """Keeps Socket.IO sessions beyond the process. Nothing here blocks; rows are written soon."""
 
     def load(self) -> Iterable[SessionRow]:
-        """What an earlier process left. Raises ConfigError if it cannot be read."""
+        """The sessions of an earlier process. Raises ConfigError if they cannot be read."""
         ...
 
     def save(self, row: SessionRow) -> None:

@@ -1,8 +1,8 @@
-"""Structured logs on the standard library's logging, with what must never be written cut out.
+"""Structured logs on the standard library's logging, without secrets.
 
 A program that embeds Partyline sees ordinary `logging` records below the logger `partyline`. Where it has configured no
-logging at all, exceptions are written to standard error, and nothing else is. `partyline serve` calls `configure`: its
-logs never wait for whoever reads them, a thread of its own writes them, and what does not fit its queue is counted.
+logging at all, only exceptions are written, to standard error. `partyline serve` calls `configure`: logging never waits
+for the reader, a separate thread writes the lines, and those that do not fit its queue are counted.
 """
 
 from __future__ import annotations
@@ -78,9 +78,9 @@ def get(name: str) -> structlog.stdlib.BoundLogger:
 class _Writer(logging.Handler):
     """Writes records to a stream from a thread of its own, in their order.
 
-    Whoever logs never waits. While nobody reads, `_LONGEST` characters are kept and later records dropped; when
-    reading goes on, a line says how many. `flush` waits for what is queued, for a second at most; logging calls it at
-    the end of the process. A forked child begins with nothing.
+    Logging never waits. While nobody reads, `_LONGEST` characters are kept and later records dropped; when reading
+    goes on, a line says how many. `flush` waits for the queue, for a second at most; logging calls it at the end of
+    the process. A forked child begins with an empty queue.
     """
 
     def __init__(self, stream: TextIO) -> None:

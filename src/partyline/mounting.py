@@ -24,7 +24,7 @@ from partyline.server.site import Extra
 
 _log = log.get("asgi")
 
-_LOOK_EVERY: Final = 0.1  # seconds between looks at whether the server begins to stop
+_LOOK_EVERY: Final = 0.1  # seconds between checks whether the server begins to stop
 
 _made: weakref.WeakSet[Application] = weakref.WeakSet()
 
@@ -98,7 +98,7 @@ class Application:
         return await asyncio.shield(self._starting)
 
     async def close(self) -> None:
-        """Drain, flush, and let go of the database. The next request starts it anew.
+        """Drain, flush, and close the database. The next request starts it anew.
 
         Clients are told to come back (1012); those that have not left after `drain_time` are dropped.
         """
@@ -203,7 +203,7 @@ class Application:
         return partyline
 
     async def _watch(self, partyline: Partyline) -> None:
-        """Drain as soon as the server begins to stop, since it would wait for what a drain ends."""
+        """Drain as soon as the server begins to stop, since it would wait for the connections that a drain ends."""
         stops = find_host()
         if stops is None:
             return
@@ -233,7 +233,7 @@ class Application:
         return self._partyline is not None or self._starting is not None
 
     async def _leave_loop(self) -> None:
-        """Drop what was built on an earlier loop. Raises ConfigError if that loop is still open and served."""
+        """Drop the server built on an earlier loop. Raises ConfigError if that loop is still open and served."""
         earlier, partyline = self._loop, self._partyline
         if earlier is None:
             return

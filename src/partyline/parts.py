@@ -39,13 +39,13 @@ def room_rules(settings: Settings) -> RoomRules:
 
 
 def revoker(settings: Settings, database: Database) -> Revoker:
-    """Which tokens are revoked, as long as one of them could still be good."""
+    """The revocations, each kept as long as a token that it affects could still be valid."""
     life = revocation_life(settings.jwt_max_life, (key.leeway for key in settings.jwt_keys))
     return Revoker(RevocationTable(database), life)
 
 
 def tokens(settings: Settings) -> Tokens | None:
-    """Who signs tokens. Raises ConfigError for a key that cannot be used."""
+    """The verifier of tokens. Raises ConfigError for a key that cannot be used."""
     return Tokens(signers(settings.jwt_keys), settings.jwt_max_life) if settings.jwt_keys else None
 
 
@@ -56,7 +56,7 @@ def access(settings: Settings, counters: Counters, tokens: Tokens | None, revoke
 
 
 def effective(settings: Settings, loopback: bool) -> Settings:
-    """The settings with what they leave to be worked out. Some limits are off where only this machine can come."""
+    """The settings with their defaults resolved. Some limits are off if only this machine can connect."""
 
     def limit(value: _Number | None, default: _Number) -> _Number:
         return (type(default)(0) if loopback else default) if value is None else value
@@ -72,7 +72,7 @@ def effective(settings: Settings, loopback: bool) -> Settings:
 
 
 def picked(kind: type[_T], settings: Settings, **others: object) -> _T:
-    """Limits of a `kind` whose fields are called as the settings are, but for `others`."""
+    """Limits of a `kind` whose fields have the names of settings, except for `others`."""
     names = {item.name for item in fields(cast("Any", kind))} - others.keys()
     return kind(**{name: getattr(settings, name) for name in names}, **others)
 
@@ -119,7 +119,7 @@ def _principal(key: ApiKey) -> Principal:
 
 
 def perimeter(settings: Settings, loopback: bool, native: bool) -> Perimeter:
-    """Which Hosts and Origins are let in, and whose forwarded headers are believed."""
+    """Which Hosts and Origins are admitted, and whose forwarded headers are trusted."""
     hosts = {allowed_host(name) for name in settings.allowed_hosts}
     own: set[str] = set()
     if loopback or not native:
