@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import signal
 import socket as sockets
-from collections.abc import AsyncIterator
+import subprocess
+import time
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +71,28 @@ class RedisServer:
             return await client.execute_command(*parts)
         finally:
             await client.aclose()
+
+
+@contextlib.contextmanager
+def redis_process(folder: Path, *options: str, program: str = "redis-server") -> Iterator[str]:
+    """The address of a running server that no loop looks after, so that several tests can share it."""
+    tools.redis()
+    with sockets.create_server(("127.0.0.1", 0)) as one:
+        port = one.getsockname()[1]
+    base = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
+    with subprocess.Popen([tools.program(program), *base, *options], stdout=subprocess.DEVNULL) as process:
+        try:
+            until = time.monotonic() + 15
+            while True:
+                try:
+                    sockets.create_connection(("127.0.0.1", port), 1).close()
+                    break
+                except OSError:
+                    assert time.monotonic() < until, "redis-server does not start"
+                    time.sleep(0.02)
+            yield f"redis://127.0.0.1:{port}"
+        finally:
+            process.kill()
 
 
 @contextlib.asynccontextmanager

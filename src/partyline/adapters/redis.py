@@ -12,7 +12,7 @@ import random
 import secrets
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from partyline import log
 from partyline.errors import ConfigError
@@ -49,33 +49,12 @@ class Redis:
     Redis 6 or Valkey. Raises ConfigError without redis-py and hiredis.
     """
 
-    def __init__(self, server: str | Client, *, probe: str = "partyline-probe", sharded: bool = False) -> None:
-        try:
-            import hiredis
-            import redis.asyncio
-        except ImportError:
-            raise ConfigError(
-                "Redis needs packages that are not installed: pip install 'partyline[redis]'", field="adapter"
-            ) from None
-        self._hiredis = hiredis
-        self._pack: Callable[[Any], bytes] = hiredis.pack_command
+    def __init__(
+        self, server: str | Client, *, probe: str = "partyline-probe", sharded: bool = False, field: str = "adapter"
+    ) -> None:
+        self._client = client(server, field)
+        self._pack = packer()
         self._own = isinstance(server, str)
-        if isinstance(server, str):
-            try:
-                once = redis.asyncio.retry.Retry(redis.backoff.NoBackoff(), 0)
-                self._client: Client = redis.asyncio.from_url(server, protocol=3, retry=once)
-            except ValueError as error:
-                raise ConfigError(f"adapter: {server!r} is not an address of Redis: {error}", field="adapter") from None
-        else:
-            self._client = server
-        pool = getattr(self._client, "connection_pool", None)
-        if pool is None:
-            raise ConfigError(
-                f"adapter: a {type(server).__name__} has connections to many servers: give the address of one Redis",
-                field="adapter",
-            )
-        if str(pool.connection_kwargs.get("protocol")) != "3":
-            raise ConfigError("adapter: make the client of redis-py with protocol=3", field="adapter")
         self.counters = Counters()
         self.when_up: Callable[[], None] | None = None  # called when it is connected and subscribed
         self._subscribe, self._unsubscribe, self._publish = (
@@ -83,7 +62,7 @@ class Redis:
         )
         self._channels: dict[bytes, Heard] = {}
         self._patterns: dict[bytes, Heard] = {}
-        self._line: _Line | None = None
+        self._line: Line | None = None
         self._out: list[bytes] = []  # written in this turn of the loop
         self._size = 0
         self._keeper: asyncio.Task[None] | None = None
@@ -146,6 +125,17 @@ class Redis:
             asyncio.get_running_loop().call_soon(replied, GONE)
         else:
             self._send(parts, replied)
+
+    def answer(self, *parts: str | bytes) -> asyncio.Future[Any]:
+        """The reply to such a command, to be awaited."""
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+        def replied(reply: Any) -> None:
+            if not answer.done():
+                answer.set_result(reply)
+
+        self.ask(replied, *parts)
+        return answer
 
     def listen(self, channel: str, heard: Heard) -> None:
         """Subscribe to a channel, now and after every reconnect."""
@@ -224,14 +214,13 @@ class Redis:
             finally:
                 await line.connection.disconnect(nowait=True)
 
-    async def _connect(self) -> _Line:
+    async def _connect(self) -> Line:
         pool = self._client.connection_pool
         connection: Any = cast("Any", pool).make_connection()
         await connection.connect()
-        # redis-py has connected; from here on we read and write.
-        return _Line(self, connection, connection._writer.transport, self._hiredis)  # noqa: SLF001
+        return Line(self, connection)
 
-    def _up(self, line: _Line) -> None:
+    def _up(self, line: Line) -> None:
         self._line = line
         if self._old:
             self._send(("CLIENT", "KILL", *self._old.split()), lambda reply: None)
@@ -263,7 +252,7 @@ class Redis:
         if "id" in fields and "addr" in fields:  # both, since a restarted Redis numbers clients anew
             self._me = f"ID {fields['id']} ADDR {fields['addr']}"
 
-    def down(self, line: _Line) -> None:
+    def down(self, line: Line) -> None:
         """The connection is lost."""
         if self._line is line:
             self._line = None
@@ -321,20 +310,71 @@ class Redis:
                 _log.exception("a message from another server could not be handled")
 
 
-class _Line(asyncio.Protocol):
+def client(server: str | Client, field: str = "adapter") -> Client:
+    """redis-py's client for an address, or the one that is given. `field` is the setting that it comes from.
+
+    Raises ConfigError where it cannot be used, and without redis-py and hiredis.
+    """
+    try:
+        import hiredis  # noqa: F401
+        import redis.asyncio
+    except ImportError:
+        raise ConfigError(
+            "Redis needs packages that are not installed: pip install 'partyline[redis]'", field=field
+        ) from None
+    if isinstance(server, str):
+        try:
+            once = redis.asyncio.retry.Retry(redis.backoff.NoBackoff(), 0)
+            return redis.asyncio.from_url(server, protocol=3, retry=once)
+        except ValueError as error:
+            raise ConfigError(f"{field}: {server!r} is not an address of Redis: {error}", field=field) from None
+    pool = getattr(server, "connection_pool", None)
+    if pool is None:
+        raise ConfigError(
+            f"{field}: a {type(server).__name__} has connections to many servers: give the address of one Redis",
+            field=field,
+        )
+    if str(pool.connection_kwargs.get("protocol")) != "3":
+        raise ConfigError(f"{field}: make the client of redis-py with protocol=3", field=field)
+    return server
+
+
+def packer() -> Callable[[tuple[str | bytes | int, ...]], bytes]:
+    """What writes a command as it goes over the wire."""
+    import hiredis
+
+    return cast("Callable[[tuple[str | bytes | int, ...]], bytes]", hiredis.pack_command)
+
+
+class Talks(Protocol):
+    """Whose a line is."""
+
+    def push(self, kind: bytes, values: list[bytes]) -> bool:
+        """Something that Redis sends by itself; True if it answers a command."""
+        ...
+
+    def down(self, line: Line) -> None:
+        """The connection is lost."""
+        ...
+
+
+class Line(asyncio.Protocol):
     """One connection, as long as it lasts."""
 
-    def __init__(self, redis: Redis, connection: Any, transport: asyncio.Transport, hiredis: Any) -> None:
-        self.transport = transport
+    def __init__(self, owner: Talks, connection: Any) -> None:
+        """`connection` is redis-py's, connected; what it has connected is read and written by us from here on."""
+        import hiredis
+
+        self.connection = connection
+        self.transport: asyncio.Transport = connection._writer.transport  # noqa: SLF001
         self.gone = asyncio.Event()
         self.replies: deque[Replied] = deque()
-        self._redis = redis
-        self.connection = connection
+        self._owner = owner
         self._reader = hiredis.Reader(notEnoughData=_UNFINISHED)
         self._push = hiredis.PushNotification
         self._broken = hiredis.HiredisError
-        transport.set_protocol(self)
-        transport.resume_reading()
+        self.transport.set_protocol(self)
+        self.transport.resume_reading()
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -347,7 +387,7 @@ class _Line(asyncio.Protocol):
 
     def _take(self, reply: Any) -> None:
         if isinstance(reply, self._push):
-            if self._redis.push(reply[0], reply) and self.replies:
+            if self._owner.push(reply[0], reply) and self.replies:
                 self.replies.popleft()
             return
         if not self.replies:
@@ -359,5 +399,5 @@ class _Line(asyncio.Protocol):
             replied(reply)
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._redis.down(self)
+        self._owner.down(self)
         self.gone.set()

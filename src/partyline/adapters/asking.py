@@ -1,0 +1,93 @@
+"""A connection to Redis on which questions are asked and answered. It does not come back: whoever asks makes the next.
+
+What is asked in one turn of the loop leaves in one write, and answers come in the order of the questions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, cast
+
+from partyline.adapters.redis import GONE, Line, packer
+from partyline.errors import StoreUnavailable
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis as Client
+
+
+class Asking:
+    """One connection, once `open` has made it."""
+
+    def __init__(self) -> None:
+        self._pack = packer()
+        self._connection: Any = None  # redis-py's
+        self._line: Line | None = None
+        self._out: list[bytes] = []
+
+    @classmethod
+    async def open(cls, client: Client) -> Asking:
+        """Connect, as redis-py's `client` would. Raises StoreUnavailable. Cancelled, nothing stays open."""
+        connection: Any = cast("Any", client.connection_pool).make_connection()
+        asking = cls()
+        try:
+            await connection.connect()
+        except BaseException as error:
+            await connection.disconnect(nowait=True)
+            if not isinstance(error, Exception):
+                raise
+            raise StoreUnavailable(f"Redis cannot be reached: {error}") from None
+        asking._connection = connection
+        asking._line = Line(asking, connection)
+        return asking
+
+    async def ask(self, *parts: str | bytes | int) -> Any:
+        """What Redis answers, perhaps an Exception of hiredis. Raises StoreUnavailable where no answer will come."""
+        answer = await self.question(*parts)
+        if answer is GONE:
+            raise StoreUnavailable("the connection to Redis is lost")
+        return answer
+
+    def question(self, *parts: str | bytes | int) -> asyncio.Future[Any]:
+        """The answer to come; GONE where none will."""
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Any] = loop.create_future()
+        if self._line is None:
+            answer.set_result(GONE)
+            return answer
+
+        def replied(reply: Any) -> None:
+            if not answer.done():
+                answer.set_result(reply)
+
+        self._line.replies.append(replied)
+        if not self._out:
+            loop.call_soon(self._flush)
+        self._out.append(self._pack(parts))
+        return answer
+
+    async def close(self) -> None:
+        """Let go, at once; what is asked may still be done."""
+        connection, self._connection = self._connection, None
+        if self._line is not None:
+            self._line.transport.abort()
+            self.down(self._line)
+        if connection is not None:
+            await connection.disconnect(nowait=True)
+
+    def _flush(self) -> None:
+        if self._line is not None:
+            self._line.transport.write(b"".join(self._out))
+        self._out.clear()
+
+    # adapters.redis.Talks
+
+    def push(self, kind: bytes, values: list[bytes]) -> bool:
+        return False
+
+    def down(self, line: Line) -> None:
+        if self._line is line:
+            self._line = None
+        replies = tuple(line.replies)
+        line.replies.clear()
+        for replied in replies:
+            replied(GONE)

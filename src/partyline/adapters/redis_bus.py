@@ -1,0 +1,120 @@
+"""A Bus on the channels of Redis or Valkey.
+
+Each subject has one of 256 channels by its hash: a node subscribes to what it wants to hear, and has no more
+subscriptions than that however many subjects there are. Others' subjects on these channels are left out here. Each node
+has a channel of its own for what is sent to it. A message is its subject, after the length of that in four bytes, and
+the envelope.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from struct import Struct
+from typing import TYPE_CHECKING, Final
+from zlib import crc32
+
+from partyline.adapters.redis import GONE, Redis
+from partyline.hub.envelopes import Envelopes, node_name
+from partyline.interfaces import Heard
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis as Client
+
+_BUCKETS: Final = 256
+_AGAIN: Final = 0.05  # seconds until it is looked whether there is a connection by now
+_LENGTH: Final = Struct(">I")
+_TO: Final = "@"  # and the name of a node: the subject of what is sent to it; what is published has one with ":"
+
+
+class RedisBus:
+    """A Bus on the Redis (6 or later) or Valkey of an address, or of a client of redis-py with `protocol=3`.
+
+    `prefix` tells deployments on one Redis from each other. Raises ConfigError. Where Redis cannot be reached, `start`
+    returns all the same, and what is said is lost and counted until it can.
+    """
+
+    def __init__(self, server: str | Client, *, prefix: str = "partyline") -> None:
+        self.node = node_name()
+        self._prefix = f"{{{prefix}}}"
+        self._redis = Redis(server, probe=f"{self._prefix}:probe", field="bus")
+        self.counters = self._redis.counters
+        self._envelopes = Envelopes(self.node)
+        self._listeners: dict[str, Heard] = {}
+        self._subjects: dict[str, set[str]] = {}  # listened to, by channel
+        self._closed = False
+
+    @property
+    def connected(self) -> bool:
+        return self._redis.connected and not self._closed
+
+    async def start(self, received: Heard) -> None:
+        self._listeners[_TO + self.node] = received
+        self._redis.listen(self._channel(_TO + self.node), self._arrived)
+        await self._redis.start()
+
+    def publish(self, subject: str, data: bytes) -> None:
+        self._say(":" + subject, data)
+
+    def send(self, node: str, data: bytes) -> None:
+        self._say(_TO + node, data)
+
+    def listen(self, subject: str, heard: Heard) -> None:
+        subject = ":" + subject
+        self._listeners[subject] = heard
+        channel = self._channel(subject)
+        subjects = self._subjects.setdefault(channel, set())
+        if not subjects:
+            self._redis.listen(channel, self._arrived)
+        subjects.add(subject)
+
+    def unlisten(self, subject: str) -> None:
+        subject = ":" + subject
+        self._listeners.pop(subject, None)
+        self._envelopes.unlisten(subject)
+        channel = self._channel(subject)
+        if subjects := self._subjects.get(channel):
+            subjects.discard(subject)
+            if not subjects:
+                del self._subjects[channel]
+                self._redis.unlisten(channel)
+
+    async def ready(self) -> None:
+        while not self._closed:
+            if await self._redis.answer("PING") is not GONE:  # by then Redis has done all that it was asked before
+                return
+            await asyncio.sleep(_AGAIN)
+
+    def lost(self) -> int:
+        return self._envelopes.lost
+
+    async def close(self) -> None:
+        self._closed = True
+        await self._redis.close()
+
+    def _channel(self, subject: str) -> str:
+        """Where a subject is said."""
+        if subject.startswith(_TO):
+            return f"{self._prefix}:node:{subject[1:]}"
+        return f"{self._prefix}:bus:{crc32(_bytes(subject)) % _BUCKETS}"
+
+    def _say(self, subject: str, data: bytes) -> None:
+        if not self._closed:
+            name = _bytes(subject)
+            message = _LENGTH.pack(len(name)) + name + self._envelopes.wrap(subject, data)
+            self._redis.publish(self._channel(subject), message)
+
+    def _arrived(self, message: bytes) -> None:
+        """Something comes in, perhaps on a subject that nobody listens to here, perhaps from a stranger."""
+        if self._closed:
+            return
+        start = _LENGTH.size
+        end = start + (_LENGTH.unpack_from(message)[0] if len(message) >= start else 0)
+        subject = message[start:end].decode("utf-8", "surrogatepass")
+        heard = self._listeners.get(subject)
+        if heard is not None and (found := self._envelopes.unwrap(subject, message[end:])) is not None:
+            heard(*found)
+
+
+def _bytes(subject: str) -> bytes:
+    """Any text, half characters included."""
+    return subject.encode("utf-8", "surrogatepass")
