@@ -21,7 +21,7 @@ def shared(monkeypatch: pytest.MonkeyPatch) -> MemoryLog:
     """What `memory://` opens."""
     log = MemoryLog()
     module = ModuleType("tests_memory_engine")
-    module.open_log = lambda url: log.handle()  # type: ignore[attr-defined]
+    module.open_log = lambda *known: log.handle()  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.setitem(LOGS, "memory", (module.__name__, "memory"))
     monkeypatch.setitem(LOGS, "missing", ("tests.no_such_engine", "missing"))
@@ -47,7 +47,7 @@ def test_a_log_that_cannot_be_reached_is_waited_for(shared: MemoryLog, monkeypat
     monkeypatch.setattr("partyline.engines._AGAIN", 0.01)
     handle = shared.handle()
     handle.cut = True
-    sys.modules["tests_memory_engine"].open_log = lambda url: handle  # type: ignore[attr-defined]
+    sys.modules["tests_memory_engine"].open_log = lambda *known: handle  # type: ignore[attr-defined]
 
     async def main() -> None:
         opening = asyncio.create_task(open_store(Settings(db=":memory:", log="memory://here")))

@@ -12,10 +12,13 @@ from partyline import log
 from partyline.config import Settings
 from partyline.errors import ConfigError, StoreUnavailable
 from partyline.interfaces import SharedLog
+from partyline.stores.retention import Bounds, Retention
 from partyline.stores.shared import SharedStore
 
-LOGS: Final[dict[str, tuple[str, str]]] = {}
-"""By the scheme of a URL, the module with `open_log(url) -> SharedLog`, and the extra that installs what it needs."""
+_REDIS: Final = ("partyline.adapters.redis_log", "redis")
+LOGS: Final[dict[str, tuple[str, str]]] = {"redis": _REDIS, "rediss": _REDIS}
+"""By the scheme of a URL, the module with `open_log(url, retention, idempotency_window) -> SharedLog`, and the extra
+that installs what it needs."""
 
 _AGAIN: Final = 1.0  # seconds between tries while the engine cannot be reached
 _SCHEME: Final = re.compile(r"([a-z][a-z0-9+.-]*)://")
@@ -30,7 +33,7 @@ async def open_store(settings: Settings) -> SharedStore | None:
     """
     if settings.log is None:
         return None
-    shared = _open(settings.log)
+    shared = _open(settings.log, settings)
     told = False
     while True:
         try:
@@ -42,7 +45,23 @@ async def open_store(settings: Settings) -> SharedStore | None:
             await asyncio.sleep(_AGAIN)
 
 
-def _open(url: str) -> SharedLog:
+def retention(settings: Settings) -> Retention:
+    """What a log keeps."""
+    rules = tuple(
+        (
+            rule.topic,
+            Bounds(
+                settings.max_age if rule.max_age is None else rule.max_age,
+                settings.max_messages if rule.max_messages is None else rule.max_messages,
+                rule.max_bytes,
+            ),
+        )
+        for rule in settings.retention
+    )
+    return Retention(settings.max_age, settings.max_messages, settings.max_rooms, rules)
+
+
+def _open(url: str, settings: Settings) -> SharedLog:
     found = _SCHEME.match(url)
     scheme = found[1] if found else ""
     if scheme not in LOGS:
@@ -60,5 +79,5 @@ def _open(url: str) -> SharedLog:
         raise ConfigError(
             f"log: {scheme}:// needs {error.name}: pip install 'partyline[{extra}]'", field="log"
         ) from None
-    opened: SharedLog = engine.open_log(url)
+    opened: SharedLog = engine.open_log(url, retention(settings), settings.idempotency_window)
     return opened

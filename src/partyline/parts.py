@@ -12,6 +12,7 @@ from starlette.types import ASGIApp
 
 from partyline.checking import max_connections
 from partyline.config import ApiKey, Settings, is_open
+from partyline.engines import retention
 from partyline.errors import ConfigError
 from partyline.hub.hub import RoomRules
 from partyline.interfaces import Durability, Store
@@ -21,7 +22,6 @@ from partyline.relay.revocations import Revoker
 from partyline.relay.signers import signers
 from partyline.stores.memory import MemoryStore
 from partyline.stores.memory import Retention as MemoryRetention
-from partyline.stores.retention import Bounds, Retention
 from partyline.stores.sqlite.database import Database
 from partyline.stores.sqlite.revocations import RevocationTable
 from partyline.stores.sqlite.store import SqliteStore
@@ -79,24 +79,11 @@ def picked(kind: type[_T], settings: Settings, **others: object) -> _T:
 
 def store(settings: Settings, database: Database, *, new_epoch: bool) -> Store:
     """The log: in the database file, or in memory if there is no file."""
-    rules = tuple(
-        (
-            rule.topic,
-            Bounds(
-                settings.max_age if rule.max_age is None else rule.max_age,
-                settings.max_messages if rule.max_messages is None else rule.max_messages,
-                rule.max_bytes,
-            ),
-        )
-        for rule in settings.retention
-    )
+    kept = retention(settings)
     if settings.db != ":memory:":
-        kept = Retention(settings.max_age, settings.max_messages, settings.max_rooms, rules)
         return SqliteStore(database, kept, idempotency_window=settings.idempotency_window, new_epoch=new_epoch)
     return MemoryStore(
-        MemoryRetention(
-            settings.max_age, settings.max_messages, settings.max_rooms, rules, max_bytes=settings.max_log_bytes
-        ),
+        MemoryRetention(kept.max_age, kept.max_messages, kept.max_rooms, kept.rules, max_bytes=settings.max_log_bytes),
         idempotency_window=settings.idempotency_window,
         counters=database.counters,
     )

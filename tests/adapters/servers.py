@@ -54,6 +54,13 @@ class RedisServer:
             await self._process.wait()
             self._process = None
 
+    async def kill(self) -> None:
+        """End it at once, as a crash does."""
+        assert self._process is not None
+        self._process.kill()
+        await self._process.wait()
+        self._process = None
+
     def hang(self) -> None:
         """Let it answer nothing until `go_on`."""
         assert self._process is not None
@@ -104,3 +111,47 @@ async def redis_server(folder: Path, *options: str) -> AsyncIterator[RedisServer
         yield server
     finally:
         await server.stop()
+
+
+class Forwarder:
+    """A port of loopback that leads to a server, which may be cut, stalled, or led elsewhere."""
+
+    def __init__(self) -> None:
+        self.port = 0  # of the server
+        self.stalled = False  # True: bytes are taken and not passed on, new connections too
+        self.url = ""
+        self._writers: set[asyncio.StreamWriter] = set()
+
+    @contextlib.asynccontextmanager
+    async def open(self, port: int) -> AsyncIterator[Forwarder]:
+        """Lead to `port` until the end."""
+        self.port = port
+        server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self.url = f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        try:
+            yield self
+        finally:
+            server.close()
+            self.cut()
+
+    def cut(self) -> None:
+        """Break all connections."""
+        for writer in self._writers:
+            writer.transport.abort()
+        self._writers.clear()
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            there, back = await asyncio.open_connection("127.0.0.1", self.port)
+        except OSError:
+            writer.transport.abort()
+            return
+        self._writers |= {writer, back}
+        await asyncio.gather(self._pass_on(reader, back), self._pass_on(there, writer))
+
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65536):
+                if not self.stalled:
+                    writer.write(data)
+        writer.transport.abort()

@@ -13,6 +13,7 @@ import secrets
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from partyline import log
 from partyline.errors import ConfigError
@@ -327,7 +328,8 @@ def client(server: str | Client, field: str = "adapter") -> Client:
             once = redis.asyncio.retry.Retry(redis.backoff.NoBackoff(), 0)
             return redis.asyncio.from_url(server, protocol=3, retry=once)
         except ValueError as error:
-            raise ConfigError(f"{field}: {server!r} is not an address of Redis: {error}", field=field) from None
+            shown = server.partition("://")[0]  # the rest may have a password in it
+            raise ConfigError(f"{field}: {shown}:// is not an address of Redis: {error}", field=field) from None
     pool = getattr(server, "connection_pool", None)
     if pool is None:
         raise ConfigError(
@@ -337,6 +339,14 @@ def client(server: str | Client, field: str = "adapter") -> Client:
     if str(pool.connection_kwargs.get("protocol")) != "3":
         raise ConfigError(f"{field}: make the client of redis-py with protocol=3", field=field)
     return server
+
+
+def named(url: str) -> tuple[str, str]:
+    """The address in a URL, and the name of a deployment: what `?prefix=...` says, "partyline" if nothing does."""
+    parts = urlsplit(url)
+    query = dict(parse_qsl(parts.query))
+    prefix = query.pop("prefix", "partyline")
+    return urlunsplit(parts._replace(query=urlencode(query))), prefix
 
 
 def packer() -> Callable[[tuple[str | bytes | int, ...]], bytes]:

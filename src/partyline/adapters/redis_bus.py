@@ -39,7 +39,7 @@ class RedisBus:
         self._redis = Redis(server, probe=f"{self._prefix}:probe", field="bus")
         self.counters = self._redis.counters
         self._envelopes = Envelopes(self.node)
-        self._listeners: dict[str, Heard] = {}
+        self._listeners: dict[bytes, tuple[str, Heard]] = {}  # by subject, as it is sent
         self._subjects: dict[str, set[str]] = {}  # listened to, by channel
         self._closed = False
 
@@ -48,8 +48,9 @@ class RedisBus:
         return self._redis.connected and not self._closed
 
     async def start(self, received: Heard) -> None:
-        self._listeners[_TO + self.node] = received
-        self._redis.listen(self._channel(_TO + self.node), self._arrived)
+        own = _TO + self.node
+        self._listeners[_bytes(own)] = own, received
+        self._redis.listen(self._channel(own), self._arrived)
         await self._redis.start()
 
     def publish(self, subject: str, data: bytes) -> None:
@@ -60,7 +61,7 @@ class RedisBus:
 
     def listen(self, subject: str, heard: Heard) -> None:
         subject = ":" + subject
-        self._listeners[subject] = heard
+        self._listeners[_bytes(subject)] = subject, heard
         channel = self._channel(subject)
         subjects = self._subjects.setdefault(channel, set())
         if not subjects:
@@ -69,7 +70,7 @@ class RedisBus:
 
     def unlisten(self, subject: str) -> None:
         subject = ":" + subject
-        self._listeners.pop(subject, None)
+        self._listeners.pop(_bytes(subject), None)
         self._envelopes.unlisten(subject)
         channel = self._channel(subject)
         if subjects := self._subjects.get(channel):
@@ -105,14 +106,13 @@ class RedisBus:
 
     def _arrived(self, message: bytes) -> None:
         """Something comes in, perhaps on a subject that nobody listens to here, perhaps from a stranger."""
-        if self._closed:
-            return
         start = _LENGTH.size
         end = start + (_LENGTH.unpack_from(message)[0] if len(message) >= start else 0)
-        subject = message[start:end].decode("utf-8", "surrogatepass")
-        heard = self._listeners.get(subject)
-        if heard is not None and (found := self._envelopes.unwrap(subject, message[end:])) is not None:
-            heard(*found)
+        found = None if self._closed else self._listeners.get(message[start:end])
+        if found is not None:
+            subject, heard = found
+            if (said := self._envelopes.unwrap(subject, message[end:])) is not None:
+                heard(*said)
 
 
 def _bytes(subject: str) -> bytes:

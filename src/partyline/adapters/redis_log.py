@@ -4,9 +4,10 @@ Three connections: one appends and asks, one reads, one waits for the next messa
 `redis_scripts`.
 
 With `appendfsync always` Redis answers an append, and serves a waiting reader, when the message is on its disk. That
-does not hold for its replicas: a promoted one may have lost the end. It has another replication id, and names the one
-of before, so the first node that connects to it gives the log a new epoch. A server that has restarted has another id,
-too, and names none; it gets a new epoch where its settings say that it may have lost something.
+does not hold for its replicas: a promoted one may have lost the end. It has another replication id than the server that
+the nodes know, and names the one of before; so the first node that connects to it gives the log a new epoch. A server
+that has restarted has another id, too, and names none: it gets a new epoch where its settings say that a restart may
+lose something. (A promoted replica that restarts before any node has connected cannot be told from that.)
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from partyline import log
 from partyline.adapters import redis_scripts as scripts
 from partyline.adapters.asking import Asking
 from partyline.adapters.redis import client as client_of
+from partyline.adapters.redis import named
 from partyline.errors import InvalidValue, PartylineError, StoreUnavailable, TooManyTopics
 from partyline.interfaces import Durability, Fenced, Outcome, Refused, Standing, Stored, Stretch, View
 from partyline.models import Draft, Message, Page
@@ -87,32 +89,11 @@ class RedisLog:
     async def connect(self, offset: int) -> Standing:
         await self._asking.close()
         await self._waiting.close()
-        self._asking = asking = await Asking.open(self._client)
-        info = _fields(_answer(await asking.ask("INFO")))
-        if info.get("role") != "master":
-            raise StoreUnavailable("this Redis is a replica: the log needs the one that takes writes")
-        if (policy := info.get("maxmemory_policy", "noeviction")) != "noeviction":
-            raise StoreUnavailable(
-                f"Redis may forget messages: maxmemory-policy is {policy}, and the log needs noeviction"
-            )
-        durability = _durability(info, await asking.ask("CONFIG", "GET", "*append*fsync*"))
-        for script in _SCRIPTS:
-            asking.question("SCRIPT", "LOAD", script)
-        epoch, head, last = await self._run(
-            asking,
-            scripts.GREET,
-            secrets.token_hex(8),
-            info.get("master_replid", ""),
-            info.get("master_replid2", ""),
-            int(durability < Durability.POWER_CUT),
-            offset,
-        )
-        self._waiting = await Asking.open(self._client)
-        old, self._reading = self._reading, await Asking.open(self._client)
-        await old.close()
-        self._behind = True
-        identity = _message(last).draft.identity if last else None
-        return Standing(epoch.decode(), int(head), durability, identity)
+        try:
+            return await self._greet(offset)
+        except BaseException:
+            await self.close()
+            raise
 
     async def append(self, epoch: str, groups: Sequence[Sequence[Draft]]) -> Sequence[Outcome]:
         now = round(self._clock() * 1e6)
@@ -207,6 +188,38 @@ class RedisLog:
             self._pruning.cancel()
         for one in (self._asking, self._reading, self._waiting):
             await one.close()
+
+    # Connecting
+
+    async def _greet(self, offset: int) -> Standing:
+        """Make the connections, and see what log it is. Raises StoreUnavailable."""
+        self._asking = asking = await Asking.open(self._client)
+        info = _fields(_answer(await asking.ask("INFO")))
+        if info.get("role") != "master":
+            raise StoreUnavailable("this Redis is a replica: the log needs the one that takes writes")
+        if (policy := info.get("maxmemory_policy", "noeviction")) != "noeviction":
+            raise StoreUnavailable(
+                f"Redis may forget messages: maxmemory-policy is {policy}, and the log needs noeviction"
+            )
+        durability = _durability(info, await asking.ask("CONFIG", "GET", "*append*fsync*"))
+        for script in _SCRIPTS:
+            asking.question("SCRIPT", "LOAD", script)
+        epoch, head, last = await self._run(
+            asking,
+            scripts.GREET,
+            secrets.token_hex(8),
+            info.get("master_replid", ""),
+            info.get("master_replid2", "").strip("0"),
+            info.get("run_id", ""),
+            int(durability < Durability.POWER_CUT),
+            offset,
+        )
+        self._waiting = await Asking.open(self._client)
+        old, self._reading = self._reading, await Asking.open(self._client)
+        await old.close()
+        self._behind = True
+        identity = _message(last).draft.identity if last else None
+        return Standing(epoch.decode(), int(head), durability, identity)
 
     # Appending
 
@@ -325,9 +338,10 @@ class _Unwritable(StoreUnavailable):
     """Redis is there, and cannot write: nothing was done."""
 
 
-def open_log(url: str) -> RedisLog:
-    """The log of an address. Raises ConfigError."""
-    return RedisLog(url)
+def open_log(url: str, retention: Retention, idempotency_window: float) -> RedisLog:
+    """The log that a setting names: an address, perhaps with `?prefix=...`. Raises ConfigError."""
+    server, prefix = named(url)
+    return RedisLog(server, retention, prefix=prefix, idempotency_window=idempotency_window)
 
 
 _SCRIPTS: Final = {
@@ -370,10 +384,14 @@ def _fields(info: Any) -> dict[str, str]:
 
 
 def _durability(info: dict[str, str], configured: Any) -> Durability:
-    """What a write survives. Where Redis does not tell its settings, as a managed one, less is believed."""
+    """What a write survives. Where Redis does not tell its settings, as a managed one may not, less is believed.
+
+    Raises StoreUnavailable where it cannot answer now, as while it loads its data.
+    """
     if info.get("aof_enabled") != "1":
         return Durability.NOTHING
-    pairs: dict[bytes, bytes] = configured if isinstance(configured, dict) else {}
+    hidden = isinstance(configured, Exception) and str(configured).startswith(("NOPERM", "ERR"))
+    pairs: dict[bytes, bytes] = {} if hidden else _answer(configured)
     policy = pairs.get(b"appendfsync", b"everysec")
     if policy == b"always" and pairs.get(b"no-appendfsync-on-rewrite") == b"no":
         return Durability.POWER_CUT

@@ -4,7 +4,7 @@ All keys of a deployment begin with one prefix in braces, its hash tag, so that 
 
 ====================  =================================================================================================
 P                     hash: `epoch`; `head`, the highest offset given; `pruned`, the highest one that retention took;
-                      `life`, the replication id of the server that the nodes know
+                      `life` and `run`, the replication id and the process of the server that the nodes know
 P:log                 stream: the messages, `<offset>-0`, each with `t` (microseconds), `h` (what a draft is) and `d`
 P:room:<room>         sorted set: the offsets of a room
 P:rooms               sorted set: each room that has messages, with the highest offset that retention took of it
@@ -35,20 +35,19 @@ end
 """
 
 GREET: Final = """
--- epoch to begin with, replication id, the one before, whether a restart may lose something, offset that is asked for
+-- epoch to begin with, replication id, the one before it ('' for none), process, whether a restart may lose something,
+-- offset that is asked for
 local P = KEYS[1]
-local epoch, life = unpack(redis.call('HMGET', P, 'epoch', 'life'))
+local epoch, life, run = unpack(redis.call('HMGET', P, 'epoch', 'life', 'run'))
 if not epoch then
   epoch = ARGV[1]
-  redis.call('HSET', P, 'epoch', epoch, 'head', 0, 'pruned', 0, 'life', ARGV[2])
-elseif life ~= ARGV[2] then
-  if life == ARGV[3] or ARGV[4] == '1' then
-    epoch = ARGV[1]
-    redis.call('HSET', P, 'epoch', epoch)
-  end
-  redis.call('HSET', P, 'life', ARGV[2])
+  redis.call('HSET', P, 'epoch', epoch, 'head', 0, 'pruned', 0)
+elseif life ~= ARGV[2] and (ARGV[3] ~= '' or (run ~= ARGV[4] and ARGV[5] == '1')) then
+  epoch = ARGV[1]
+  redis.call('HSET', P, 'epoch', epoch)
 end
-local last = redis.call('XRANGE', P .. ':log', ARGV[5] .. '-0', ARGV[5] .. '-0')[1]
+if life ~= ARGV[2] then redis.call('HSET', P, 'life', ARGV[2], 'run', ARGV[4]) end
+local last = redis.call('XRANGE', P .. ':log', ARGV[6] .. '-0', ARGV[6] .. '-0')[1]
 return {epoch, redis.call('HGET', P, 'head'), last or false}
 """
 

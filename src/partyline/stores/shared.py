@@ -75,6 +75,7 @@ class SharedStore:
         self._late: list[Draft] = []  # appended after `close`: refused once the others are answered
         self._again = False  # the drafts it has been asked to append may be in the log already
         self._down: StoreUnavailable | None = None
+        self._told = ""  # why it cannot be reached, as the operator was told
         self._giving_up: asyncio.TimerHandle | None = None
         self._wanted = asyncio.Event()
         self._settled = asyncio.Event()
@@ -173,6 +174,8 @@ class SharedStore:
             except StoreUnavailable as error:
                 if self._down is None:
                     self._lose_patience()
+                if self._told != error.message:
+                    self._told = error.message
                     _log.warning("the log cannot be reached", error=error.message)
             except Exception:  # a fault in the engine's client, or in a subscriber, must not end delivery
                 _log.exception("the log cannot be followed")
@@ -201,9 +204,10 @@ class SharedStore:
         self.durability = standing.durability
         if not self._outstanding:
             self._stay_patient()
-        if self._down is not None:
+        self._down = None
+        if self._told:
+            self._told = ""
             _log.info("the log is there again")
-            self._down = None
 
     def _adopt(self, standing: Standing) -> None:
         """Go on with a log that has lost its end: unanswered drafts may or may not be there."""

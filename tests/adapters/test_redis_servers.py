@@ -1,0 +1,182 @@
+"""Servers that share a log in Redis, over real sockets; the bus and the tables when Redis goes and comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+
+import pytest
+
+from partyline import running
+from partyline.adapters.redis_bus import RedisBus
+from partyline.adapters.redis_tables import RedisTables
+from partyline.engines import open_store
+from partyline.errors import StoreUnavailable
+from partyline.testing.tables import Watching
+from tests.adapters.servers import Forwarder, redis_server
+from tests.calls import call
+from tests.relay.v1.test_websocket import line, offset, settings
+from tests.server.servers import eventually
+from tests.socketio.clients import looped
+
+pytestmark = pytest.mark.check
+
+ALWAYS = ("--appendonly", "yes", "--appendfsync", "always")
+
+
+@looped
+async def test_two_servers_are_one(tmp_path: Path) -> None:
+    """Subscribers on both servers get the messages of both in one order, and a position of one is resumed on the other
+    one, each message once."""
+    async with redis_server(tmp_path, *ALWAYS) as redis:
+        shared = settings(log=redis.url)
+        async with running(shared) as (_, first), running(shared) as (_, second):
+            async with line(first) as here, line(second) as there:
+                before = (await here.ask("subscribe", topic="cats"))["position"]
+                await there.ask("subscribe", topic="cats")
+
+                async def publish(url: str, name: str) -> None:
+                    for number in range(20):
+                        status, _ = await call(f"{url}/v1/topics/cats/messages", "POST", {"data": f"{name}{number}"})
+                        assert status == 200
+
+                await asyncio.gather(publish(first, "a"), publish(second, "b"))
+                seen = [await client.messages(40) for client in (here, there)]
+                places = [[(offset(frame["position"]), frame["data"]) for frame in frames] for frames in seen]
+                assert places[0] == places[1] == sorted(places[0])
+            async with line(second) as there:
+                assert (await there.ask("subscribe", topic="cats", after=before))["recovered"] is True
+                assert await there.data(40) == [data for _, data in places[0]]
+            _, health = await call(f"{first}/health")
+            assert health["durability"] == "power-cut"
+
+
+@looped
+async def test_a_server_whose_redis_goes(tmp_path: Path) -> None:
+    """While Redis is away, /health and publishes are 503 and connections stay; what is published after it is back
+    comes on the same connections."""
+    async with (
+        redis_server(tmp_path, *ALWAYS) as redis,
+        running(settings(log=redis.url)) as (_, url),
+        line(url) as client,
+    ):
+        await client.ask("subscribe", topic="cats")
+        await redis.kill()
+        status, error = await call(f"{url}/v1/topics/cats/messages", "POST", {"data": 1})
+        assert status == 503
+        assert "the log cannot take a message now" in str(error)
+        assert (await call(f"{url}/health"))[0] == 503
+        await redis.start()
+        until = asyncio.get_running_loop().time() + 10
+        while (await call(f"{url}/health"))[0] != 200:
+            assert asyncio.get_running_loop().time() < until
+            await asyncio.sleep(0.01)
+        await client.ask("publish", topic="cats", data=2)
+        assert (await client.data(1))[-1] == 2
+
+
+@looped
+async def test_a_server_waits_for_its_redis(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A server whose Redis is down at start says so once, and starts when it is there."""
+    async with redis_server(tmp_path, *ALWAYS) as redis:
+        await redis.stop()
+        opening = asyncio.create_task(open_store(settings(log=redis.url)))
+        await eventually(lambda: caplog.records, "it is told")
+        await redis.start()
+        store = await opening
+        assert store is not None
+        store.start(lambda batch: None)
+        await store.close()
+    lines = [str(record.__dict__) for record in caplog.records if record.levelno >= logging.ERROR]
+    assert len(lines) == 1
+    assert "the log cannot be reached" in lines[0]
+
+
+@looped
+async def test_a_bus_whose_redis_goes(tmp_path: Path) -> None:
+    """While Redis is away a bus says that it is not connected, and what is said is counted, where it is said and where
+    it would have been heard; when it is back all listeners hear again."""
+    async with redis_server(tmp_path) as redis:
+        here, there = RedisBus(redis.url), RedisBus(redis.url)
+        heard: list[bytes] = []
+        for bus in (here, there):
+            await bus.start(lambda sender, data: heard.append(data))
+        there.listen("s", lambda sender, data: heard.append(data))
+        await there.ready()
+        here.publish("s", b"1")
+        await eventually(lambda: heard == [b"1"], "it is heard")
+        await redis.kill()
+        await eventually(lambda: not here.connected and not there.connected, "both notice")
+        here.publish("s", b"2")
+        here.publish("s", b"3")
+        assert here.counters.unsent == 2
+        await redis.start()
+        await asyncio.gather(here.ready(), there.ready())
+        here.publish("s", b"4")
+        here.send(there.node, b"5")
+        await eventually(lambda: heard == [b"1", b"4", b"5"], "they are heard")
+        assert there.lost() == 2
+        await asyncio.gather(here.close(), there.close())
+
+
+@looped
+async def test_strangers_on_the_channels_of_a_bus(tmp_path: Path) -> None:
+    """Bytes that no node has sent are not heard, whatever they are, and cost nobody anything."""
+    async with redis_server(tmp_path) as redis:
+        here, there = RedisBus(redis.url), RedisBus(redis.url)
+        heard: list[bytes] = []
+        for bus in (here, there):
+            await bus.start(lambda sender, data: heard.append(data))
+        for message in (b"", b"\xff", b"\x00\x00\x00\x00", b"\xff" * 40, b"\x00\x00\x00\x01\xff", b"\x00\x00\x00\x11"):
+            await redis.ask("PUBLISH", f"{{partyline}}:node:{there.node}", message)
+            await redis.ask("PUBLISH", f"{{partyline}}:node:{there.node}", message + f"@{there.node}".encode())
+        here.send(there.node, b"1")
+        await eventually(lambda: heard == [b"1"], "it is heard")
+        await asyncio.gather(here.close(), there.close())
+
+
+@looped
+async def test_tables_whose_redis_goes(tmp_path: Path) -> None:
+    """While Redis is away a table says so at once; a watcher hears then what was put and taken while it was away."""
+    async with redis_server(tmp_path, *ALWAYS) as redis, Forwarder().open(redis.port) as way:
+        here, there = RedisTables(way.url), RedisTables(redis.url)
+        await asyncio.gather(here.start(), there.start())
+        watching = Watching()
+        for key in ("old", "stays"):
+            await here.sessions.put(key, b"1", 60.0)
+        await here.sessions.watch(watching)
+        assert sorted(await watching.until(2)) == [("old", b"1"), ("stays", b"1")]
+        way.port = 1  # nobody is there
+        way.cut()
+        await eventually(lambda: not here._redis.connected, "it is noticed")
+        with pytest.raises(StoreUnavailable):
+            await here.sessions.get("old")
+        with pytest.raises(StoreUnavailable):
+            await here.sessions.watch(Watching())
+        await there.sessions.take("old")
+        await there.sessions.put("new", b"1", 60.0)
+        way.port = redis.port
+        told = await watching.until(5)
+        assert dict(told) == {"old": None, "stays": b"1", "new": b"1"}
+        await there.sessions.put("stays", b"2", 60.0)
+        assert (await watching.until(len(told) + 1))[-1] == ("stays", b"2")
+        await asyncio.gather(here.close(), there.close())
+
+
+@looped
+async def test_lives_by_the_clock_of_redis(tmp_path: Path) -> None:
+    """A value is gone when its life is over, by the clock that all nodes share."""
+    async with redis_server(tmp_path) as redis:
+        tables = RedisTables(redis.url)
+        await tables.start()
+        await tables.sessions.put("short", b"1", 0.05)
+        await tables.sessions.put("long", b"1", 60.0)
+        await asyncio.sleep(0.1)
+        assert await tables.sessions.get("short") is None
+        watching = Watching()
+        await tables.sessions.watch(watching)
+        assert watching.told == [("long", b"1")]
+        await tables.sessions.put("next", b"1", 60.0)
+        assert await redis.ask("HLEN", "{partyline}:table:sessions") == 2  # what is over is removed
+        await tables.close()
