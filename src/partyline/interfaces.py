@@ -348,6 +348,7 @@ Heard = Callable[[str, bytes], None]
 """Called with the name of the sending node, and its data."""
 
 
+@runtime_checkable
 class Bus(Protocol):
     """Carries bytes between named nodes, at most once: anything that must not get lost goes through the log.
 
@@ -364,7 +365,7 @@ class Bus(Protocol):
         ...
 
     async def start(self, received: Heard) -> None:
-        """Begin; `received` gets what is sent to this node alone. Raises where the other nodes cannot be reached."""
+        """Begin; `received` gets what is sent to this node alone. Where nobody can be reached it goes on trying."""
         ...
 
     def publish(self, subject: str, data: bytes) -> None:

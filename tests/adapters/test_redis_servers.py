@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from partyline import running
+from partyline import SocketIO, running
 from partyline.adapters.redis_bus import RedisBus
 from partyline.adapters.redis_tables import RedisTables
 from partyline.engines import open_store
 from partyline.errors import StoreUnavailable
 from partyline.testing.tables import Watching
-from tests.adapters.servers import Forwarder, redis_server
+from tests.adapters.servers import Forwarder, RedisServer, redis_server
 from tests.calls import call
 from tests.relay.v1.test_websocket import line, offset, settings
-from tests.server.servers import eventually
-from tests.socketio.clients import looped
+from tests.server.servers import eventually, partyline_server
+from tests.socketio.clients import entered, looped
 
 pytestmark = pytest.mark.check
 
@@ -180,3 +182,41 @@ async def test_lives_by_the_clock_of_redis(tmp_path: Path) -> None:
         await tables.sessions.put("next", b"1", 60.0)
         assert await redis.ask("HLEN", "{partyline}:table:sessions") == 2  # what is over is removed
         await tables.close()
+
+
+@contextlib.asynccontextmanager
+async def member(redis: RedisServer) -> AsyncIterator[tuple[SocketIO, str]]:
+    """A Socket.IO server of ours among others of ours."""
+    io = SocketIO(adapter=RedisBus(redis.url), nodes_timeout=5.0)
+    async with partyline_server(extras=[io]) as (_, url):
+        yield io, url
+
+
+@looped
+async def test_socketio_over_a_bus(tmp_path: Path) -> None:
+    """Socket.IO servers of ours on a bus reach each other's clients and ask each other, and a killed Redis is no more
+    than a pause."""
+    async with (
+        redis_server(tmp_path) as redis,
+        member(redis) as (one, _),
+        member(redis) as (two, url),
+        entered(url) as client,
+    ):
+        await eventually(lambda: one._nodes is not None and one._nodes.others, "they know each other")
+        one.emit("all", {"n": 1})
+        assert await client.event() == ["all", {"n": 1}]
+        (there,) = await one.fetch_sockets()
+        there.emit("you")
+        assert await client.event() == ["you"]
+        one.sockets_join("room")
+        one.to("room").emit("joined")
+        assert await client.event() == ["joined"]
+        await redis.kill()
+        one.emit("lost")
+        two.emit("here")
+        assert await client.event() == ["here"]
+        await redis.start()
+        await eventually(lambda: one._adapter.connected and two._adapter.connected, "both are back")  # type: ignore[union-attr]
+        await asyncio.gather(*(io._adapter.ready() for io in (one, two)))  # type: ignore[union-attr]
+        one.emit("again")
+        assert await client.event() == ["again"]

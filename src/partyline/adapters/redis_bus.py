@@ -16,6 +16,7 @@ from zlib import crc32
 from partyline.adapters.redis import GONE, Redis
 from partyline.hub.envelopes import Envelopes, node_name
 from partyline.interfaces import Heard
+from partyline.metrics import Counters
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis as Client
@@ -37,11 +38,19 @@ class RedisBus:
         self.node = node_name()
         self._prefix = f"{{{prefix}}}"
         self._redis = Redis(server, probe=f"{self._prefix}:probe", field="bus")
-        self.counters = self._redis.counters
         self._envelopes = Envelopes(self.node)
         self._listeners: dict[bytes, tuple[str, Heard]] = {}  # by subject, as it is sent
         self._subjects: dict[str, set[str]] = {}  # listened to, by channel
         self._closed = False
+
+    @property
+    def counters(self) -> Counters:
+        """What was said and did not go out, among others."""
+        return self._redis.counters
+
+    @counters.setter
+    def counters(self, counters: Counters) -> None:
+        self._redis.counters = counters
 
     @property
     def connected(self) -> bool:

@@ -40,7 +40,7 @@ _MAX_BYTES: Final = 4 * 1024 * 1024  # of data in one answer; one message may be
 _FEW: Final = 16  # messages of one answer that was waited for
 _ROOMS: Final = 64  # rooms of a view that are looked up one by one; of more, all messages are looked at
 _PIECES: Final = 16  # answers that one page is made of, at most
-_SETTLING: Final = 60.0  # seconds that an id is remembered that no publisher can repeat, but this node may
+_SETTLING: Final = 60_000  # milliseconds that an id is remembered that no publisher can repeat, but this node may
 _PRUNING: Final = 1.0  # seconds between two looks at what retention takes
 _PRUNED: Final = 500  # rooms of one look, and messages that it takes
 _CHANGED: Final = 10_000  # rooms that are looked at before the walk comes to them
@@ -74,7 +74,7 @@ class RedisLog:
         self._client = client_of(server, "log")
         self._prefix = f"{{{prefix}}}"
         self._retention = retention or Retention()
-        self._window = idempotency_window
+        self._window = max(1, round(1000 * idempotency_window))
         self._spared = spared
         self._clock = clock
         self._asking, self._reading, self._waiting = Asking(), Asking(), Asking()
@@ -101,7 +101,10 @@ class RedisLog:
         unfit: set[int] = set()
         for number, group in enumerate(groups):
             try:
-                values += [value for part in ((len(group),), *map(self._arguments, group)) for value in part]
+                wanted: list[str | bytes | int] = [len(group)]
+                for draft in group:
+                    wanted += self._arguments(draft)
+                values += wanted
             except UnicodeEncodeError:
                 unfit.add(number)
         try:
@@ -226,12 +229,12 @@ class RedisLog:
     def _arguments(self, draft: Draft) -> tuple[str | bytes | int, ...]:
         """What the script wants to know of a draft. Raises UnicodeEncodeError."""
         identity = blake2b("\0".join(draft.identity).encode(), digest_size=16).digest()
-        content = b""
-        if draft.chosen_id:
-            narrowing = _encode_head((draft.user, draft.key))
-            content = blake2b(draft.data, digest_size=16, key=blake2b(narrowing).digest()).digest()
-        life = round(1000 * (self._window if draft.chosen_id else _SETTLING))
-        return draft.room, identity, life, content, _head(draft), draft.data
+        if not draft.chosen_id:
+            return draft.room, identity, _SETTLING, b"", _head(draft), draft.data
+        narrowed = draft.user is not None or draft.key is not None
+        key = blake2b(_encode_head((draft.user, draft.key))).digest() if narrowed else b""
+        content = blake2b(draft.data, digest_size=16, key=key).digest()
+        return draft.room, identity, self._window, content, _head(draft), draft.data
 
     def _outcomes(self, group: Sequence[Draft], answers: Sequence[Any], now: float) -> list[Outcome]:
         if isinstance(answers[0], bytes):

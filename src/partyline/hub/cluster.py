@@ -1,4 +1,4 @@
-"""The cluster protocol of our own nodes, over any adapter that carries bytes.
+"""The cluster protocol of our own nodes, over any adapter or bus that carries bytes.
 
 Every node announces itself, so that a node that asks a question knows whose answers to wait for.
 Nothing is kept here: a node that is away misses what is sent (at most once, like Socket.IO's own adapters). What must
@@ -16,7 +16,7 @@ import msgspec
 from partyline import log
 from partyline.hub.questions import Question
 from partyline.hub.timers import Timers
-from partyline.interfaces import Adapter
+from partyline.interfaces import Adapter, Bus
 from partyline.metrics import Counters
 from partyline.wire.cluster.messages import (
     Answered,
@@ -34,6 +34,7 @@ _log = log.get("cluster")
 
 VERSION: Final = 1
 """Of the messages. Nodes of neighbouring versions work together: a node ignores a message that it does not know."""
+_SUBJECT: Final = "nodes"  # of a bus: what all nodes hear
 
 
 class _Envelope(msgspec.Struct, frozen=True, array_like=True):
@@ -61,11 +62,20 @@ class Cluster:
     shows_handshakes = False
 
     def __init__(
-        self, adapter: Adapter, timers: Timers, counters: Counters, *, heartbeat: float = 2.0, patience: float = 6.0
+        self,
+        carrier: Adapter | Bus,
+        timers: Timers,
+        counters: Counters,
+        *,
+        heartbeat: float = 2.0,
+        patience: float = 6.0,
     ) -> None:
-        self.node = secrets.token_hex(8)
+        self._bus = carrier if isinstance(carrier, Bus) else None
+        self.node = secrets.token_hex(8) if self._bus is None else self._bus.node
         self.timer_slot = 0
-        self._adapter = adapter
+        self._adapter = None if isinstance(carrier, Bus) else carrier
+        self._leave = carrier.close
+        self._lost = 0  # of what others have said, as far as the operator was told
         self._timers = timers
         self._counters = counters
         self._heartbeat = heartbeat
@@ -85,14 +95,27 @@ class Cluster:
     async def start(self, heard: Callable[[str, NodeMessage], None]) -> None:
         """Begin: `heard(node, message)` gets what others send, except answers. Raises what the adapter raises."""
         self._heard = heard
-        await self._adapter.start(self._received)
+        if self._bus is not None:
+            await self._bus.start(self._said)
+            self._bus.listen(_SUBJECT, self._said)
+            if self._bus.connected:
+                await self._bus.ready()
+        elif self._adapter is not None:
+            await self._adapter.start(self._received)
         self.send(Here("", first=True, version=VERSION))
         self._timers.set(self, self._timers.now() + self._heartbeat)
 
     def send(self, message: NodeMessage, to: str = "") -> None:
         """Send something to all others, or to one. Raises TypeError if it cannot be encoded."""
-        if not self._closed:
-            self._adapter.publish(_encode(_Envelope(self.node, to, message)))
+        if self._closed:
+            return
+        data = _encode(_Envelope(self.node, to, message))
+        if self._adapter is not None:
+            self._adapter.publish(data)
+        elif self._bus is not None and to:
+            self._bus.send(to, data)
+        elif self._bus is not None:
+            self._bus.publish(_SUBJECT, data)
 
     def ask(self, question: Question, namespace: str) -> Request:
         """The name for a question to the present nodes; its answers go to `question` until `settle`."""
@@ -119,7 +142,7 @@ class Cluster:
         self.send(Gone(""))
         self._closed = True
         self._timers.cancel(self)
-        await self._adapter.close()
+        await self._leave()
 
     def on_deadline(self, now: float) -> None:
         """Send the next heartbeat. A node that was not heard from is gone."""
@@ -128,6 +151,10 @@ class Cluster:
             if now - heard > self._patience:
                 _log.warning("a node is silent: it counts as gone", node=node)
                 self._lose(node)
+        if self._bus is not None and (lost := self._bus.lost()) != self._lost:
+            _log.warning("messages from other nodes are lost", count=lost - self._lost)
+            self._counters.lost += lost - self._lost
+            self._lost = lost
         self._timers.set(self, now + self._heartbeat)
 
     def _lose(self, node: str) -> None:
@@ -135,6 +162,9 @@ class Cluster:
         self._strange.discard(node)
         for question in tuple(self._questions.values()):
             question.lost(node)
+
+    def _said(self, node: str, data: bytes) -> None:
+        self._received(data)
 
     def _received(self, data: bytes) -> None:
         try:

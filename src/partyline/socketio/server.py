@@ -14,6 +14,7 @@ from weakref import WeakValueDictionary
 
 from starlette.routing import BaseRoute
 
+from partyline.adapters.redis_bus import RedisBus
 from partyline.config import option
 from partyline.engineio.connection import EngineConnection
 from partyline.engineio.engine import EngineIO
@@ -22,7 +23,7 @@ from partyline.engineio.receiver import Request
 from partyline.errors import CallTimeout, ConfigError
 from partyline.hub.cluster import Cluster
 from partyline.hub.delivery import Delivery, Parcel
-from partyline.interfaces import Adapter, Dialect
+from partyline.interfaces import Adapter, Bus, Dialect
 from partyline.metrics import Counters
 from partyline.models import Audience
 from partyline.server.home import Home
@@ -55,8 +56,8 @@ class SocketIO(Namespace):
     events of a connection, and `max_pending_bytes`, wait for handlers; then reading from it pauses. The handlers of a
     disconnected socket have `disconnect_grace` before they are cancelled. With a `recovery_window` events are kept in
     the log, and a client that comes back within it gets what it missed, without passing the middlewares unless
-    `skip_middlewares` is False. An `adapter`, or a `NodeCluster`, joins other servers; questions to them wait
-    `nodes_timeout`. Further arguments are those of `partyline.EngineIO`. Raises ConfigError.
+    `skip_middlewares` is False. An `adapter` (an Adapter, a Bus or a NodeCluster) joins other servers; questions to
+    them wait `nodes_timeout`. Further arguments are those of `partyline.EngineIO`. Raises ConfigError.
     """
 
     __slots__ = (
@@ -105,7 +106,7 @@ class SocketIO(Namespace):
         disconnect_grace: float = 5.0,
         recovery_window: float | None = None,
         skip_middlewares: bool = True,
-        adapter: Adapter | NodeCluster | None = None,
+        adapter: Adapter | Bus | NodeCluster | None = None,
         nodes_timeout: float = 5.0,
         **engine: Any,
     ) -> None:
@@ -273,6 +274,8 @@ class SocketIO(Namespace):
         if self.recovery_window is not None and site.hub is not None and site.store is not None:
             table = site.sessions or MemoryTable()
             self._recovery = Recovery(site.hub, site.store, table, site.timers, self.recovery_window, self._realm)
+        if isinstance(self._adapter, RedisBus):
+            self._adapter.counters = site.counters
         if self._adapter is not None:
             self._nodes = Nodes(
                 self,
