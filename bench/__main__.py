@@ -20,6 +20,7 @@ from rich.table import Table as RichTable
 
 from bench.build import BENCH, BUILD, ROOT, Unavailable, compile_programs
 from bench.catalog import Catalog
+from bench.cluster import cluster
 from bench.connecting import connecting
 from bench.durable import durable
 from bench.figures import three_digits
@@ -37,6 +38,7 @@ SCENARIOS: dict[str, Callable[[Bench], list[Row]]] = {
     "latency": latency,
     "publish": publish,
     "durable": durable,
+    "cluster": cluster,
     "socketio": socketio,
     "connecting": connecting,
     "idle": idle,

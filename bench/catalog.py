@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ FLOOR = "floor"
 PARTYLINE = "Partyline"
 RELAY = "Partyline relay"
 DURABLE = "Partyline durable"
+REDIS = "Partyline, log in Redis"
 NODE_WS = "Node ws"
 WEBSOCKETS = "websockets"
 UVICORN = "uvicorn"
@@ -101,6 +103,15 @@ def _durable() -> str:
     return version
 
 
+def _redis() -> str:
+    version = _partyline()
+    if shutil.which("redis-server") is None:
+        raise Unavailable("no redis-server: apt-get install redis-server")
+    if package_version("redis") is None or package_version("hiredis") is None:
+        raise Unavailable("the Python packages redis and hiredis are missing: pip install 'partyline[redis]'")
+    return version
+
+
 def _empty_log() -> None:
     for path in DATABASE.parent.glob(f"{DATABASE.name}*"):  # every run begins with one
         path.unlink()
@@ -125,6 +136,7 @@ def _ours(root: Path, python: str, where: str = "") -> tuple[Contender, ...]:
         PARTYLINE: (_partyline_echo, partial(script, name="partyline_echo.py")),
         RELAY: (_relay, lambda mode: served(mode, "--db", ":memory:", "--config", str(RELAY_CONFIG))),
         DURABLE: (_durable, durable),
+        REDIS: (_redis, lambda url: served(url, "--db", ":memory:", "--log", url)),
         SOCKETIO: (_partyline, partial(script, name="partyline_socketio.py")),
     }
     return tuple(Contender(name, prepare, command, environment, where) for name, (prepare, command) in commands.items())

@@ -3,7 +3,7 @@
  *     load echo   --port P [--connections 64] [--payload 64] [--operations N] [--rate R]
  *     load listen --port P [--connections N] [--operations M] [--window 1]
  *                 [--publish websocket|http] [--topic cats]
- *     load publish --port P [--connections 64] [--window 8] [--topic cats]
+ *     load publish --port P [--connections 64] [--window 8] [--topic cats] [--others]
  *     load poll   --port P [--connections 64] [--payload 64] [--operations N]
  *     load idle   --port P [--connections N]
  *     echo, listen, idle: [--socketio [--acks]]
@@ -217,6 +217,7 @@ static void parse(int argc, char **argv)
         {"timeout", required_argument, NULL, 'T'},     {"paths", required_argument, NULL, 'f'},
         {"control", no_argument, &options.control, 1}, {"binary", no_argument, &options.binary, 1},
         {"socketio", no_argument, &options.socketio, 1}, {"acks", no_argument, &options.acks, 1},
+        {"others", no_argument, &options.others, 1},
         {0}};
     if (argc < 2)
         fail(SETUP, "which of echo, listen, publish, poll and idle?");

@@ -39,6 +39,7 @@ struct options {
     int binary;
     int socketio;     /* speak Socket.IO */
     int acks;         /* and ask for acknowledgements in place of events */
+    int others;       /* publish: there are other publishers, whose positions are between ours */
     char **paths;     /* one per connection, or NULL: all use "/" */
     uint32_t path_count;
 };
