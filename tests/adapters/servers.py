@@ -81,13 +81,13 @@ class RedisServer:
 
 
 @contextlib.contextmanager
-def redis_process(folder: Path, *options: str, program: str = "redis-server") -> Iterator[str]:
+def redis_process(program: str, folder: Path, *options: str) -> Iterator[str]:
     """The address of a running server that no loop looks after, so that several tests can share it."""
     tools.redis()
     with sockets.create_server(("127.0.0.1", 0)) as one:
         port = one.getsockname()[1]
     base = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
-    with subprocess.Popen([tools.program(program), *base, *options], stdout=subprocess.DEVNULL) as process:
+    with subprocess.Popen([program, *base, *options], stdout=subprocess.DEVNULL) as process:
         try:
             until = time.monotonic() + 15
             while True:
@@ -95,7 +95,7 @@ def redis_process(folder: Path, *options: str, program: str = "redis-server") ->
                     sockets.create_connection(("127.0.0.1", port), 1).close()
                     break
                 except OSError:
-                    assert time.monotonic() < until, "redis-server does not start"
+                    assert time.monotonic() < until, f"{program} does not start"
                     time.sleep(0.02)
             yield f"redis://127.0.0.1:{port}"
         finally:

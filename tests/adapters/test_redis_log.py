@@ -1,4 +1,4 @@
-"""The log, the bus and the tables in Redis keep what the suites of `partyline.testing` ask of each."""
+"""The log, the bus and the tables in Redis and in Valkey keep what the suites of `partyline.testing` ask of each."""
 
 from __future__ import annotations
 
@@ -19,13 +19,17 @@ from partyline.testing.bus import run_bus_check
 from partyline.testing.shared import run_shared_check
 from partyline.testing.store import run_check
 from partyline.testing.tables import run_tables_check
+from tests import tools
 from tests.adapters.servers import redis_process
 
+ALWAYS = ("--appendonly", "yes", "--appendfsync", "always")
 
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A Redis that keeps everything, for all tests here; each has a prefix of its own."""
-    with redis_process(tmp_path_factory.mktemp("redis"), "--appendonly", "yes", "--appendfsync", "always") as url:
+
+@pytest.fixture(scope="module", params=["redis", pytest.param("valkey", marks=pytest.mark.check)])
+def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """An engine that keeps everything, for all tests here; each has a prefix of its own."""
+    program = tools.program("redis-server") if request.param == "redis" else tools.valkey()
+    with redis_process(program, tmp_path_factory.mktemp("engine"), *ALWAYS) as url:
         yield url
 
 
