@@ -11,7 +11,7 @@ from typing import Any, Final
 from partyline import log
 from partyline.config import Settings
 from partyline.errors import ConfigError, StoreUnavailable
-from partyline.interfaces import SharedLog
+from partyline.interfaces import SharedLog, Standing
 from partyline.stores.retention import Bounds, Retention
 from partyline.stores.shared import SharedStore
 
@@ -21,6 +21,7 @@ LOGS: Final[dict[str, tuple[str, str]]] = {"redis": _REDIS, "rediss": _REDIS}
 that installs what it needs."""
 
 _AGAIN: Final = 1.0  # seconds between tries while the engine cannot be reached
+_PATIENCE: Final = 5.0  # seconds that somebody who only looks waits for it
 _SCHEME: Final = re.compile(r"([a-z][a-z0-9+.-]*)://")
 
 _log = log.get("store")
@@ -43,6 +44,18 @@ async def open_store(settings: Settings) -> SharedStore | None:
                 told = True
                 _log.error("the log cannot be reached: the server starts when it can", error=error.message)
             await asyncio.sleep(_AGAIN)
+
+
+async def look(settings: Settings) -> Standing:
+    """What the shared log says of itself. Raises ConfigError, and StoreUnavailable where it cannot be reached."""
+    shared = _open(settings.log or "", settings)
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            return await shared.connect(0)
+    except TimeoutError:
+        raise StoreUnavailable("it does not answer") from None
+    finally:
+        await shared.close()
 
 
 def retention(settings: Settings) -> Retention:

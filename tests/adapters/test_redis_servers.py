@@ -15,9 +15,13 @@ from partyline.adapters.redis_bus import RedisBus
 from partyline.adapters.redis_tables import RedisTables
 from partyline.engines import open_store
 from partyline.errors import StoreUnavailable
+from partyline.interfaces import Durability
+from partyline.models import Draft
 from partyline.testing.tables import Watching
-from tests.adapters.servers import Forwarder, RedisServer, redis_server
+from tests import tools
+from tests.adapters.servers import Forwarder, RedisServer, redis_process, redis_server
 from tests.calls import call
+from tests.cli.test_doctor import findings, free_port
 from tests.relay.v1.test_websocket import line, offset, settings
 from tests.server.servers import eventually, partyline_server
 from tests.socketio.clients import entered, looped
@@ -93,6 +97,43 @@ async def test_a_server_waits_for_its_redis(tmp_path: Path, caplog: pytest.LogCa
     lines = [str(record.__dict__) for record in caplog.records if record.levelno >= logging.ERROR]
     assert len(lines) == 1
     assert "the log cannot be reached" in lines[0]
+
+
+def test_doctor_looks_at_the_log(tmp_path: Path) -> None:
+    """`partyline doctor` says what a shared log keeps, and that one cannot be reached."""
+    with redis_process(tools.program("redis-server"), tmp_path, *ALWAYS) as url:
+        found = findings("--db", ":memory:", "--set", f"port={free_port()}", "--set", f"log={url}")
+        assert found["log"]["text"].startswith("shared, epoch ")
+        assert found["durability"]["text"] == "an accepted message survives a power cut"
+    found = findings("--db", ":memory:", "--set", f"port={free_port()}", "--set", f"log={url}", code=1)
+    assert "Redis cannot be reached" in found["log"]["text"]
+
+
+@looped
+async def test_a_user_with_few_rights(tmp_path: Path) -> None:
+    """A user that may use the keys and channels of one deployment, and INFO, is enough for the log, the bus and the
+    tables; what a message survives is not told to it."""
+    async with redis_server(tmp_path, *ALWAYS) as redis:
+        rights = ("on", ">secret", "~{partyline}*", "&{partyline}*", "+@all", "-@dangerous", "+info")
+        await redis.ask("ACL", "SETUSER", "app", *rights)
+        url = redis.url.replace("//", "//app:secret@")
+        store = await open_store(settings(log=url))
+        assert store is not None
+        assert store.durability is Durability.WINDOW
+        store.start(lambda batch: None)
+        store.append(Draft("cats", b"1", "x"))
+        await eventually(lambda: store.head == 1, "it is kept")
+        await store.close()
+        bus, tables = RedisBus(url), RedisTables(url)
+        heard: list[bytes] = []
+        await bus.start(lambda sender, data: heard.append(data))
+        bus.listen("s", lambda sender, data: heard.append(data))
+        await bus.ready()
+        assert bus.connected
+        await tables.start()
+        await tables.sessions.put("k", b"1", 60.0)
+        assert await tables.sessions.take("k") == b"1"
+        await asyncio.gather(bus.close(), tables.close())
 
 
 @looped

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,8 +18,10 @@ from partyline.cli.machine import examine_machine, settings_finding
 from partyline.cli.output import console, write
 from partyline.cli.shown import plain, printable_json
 from partyline.config import Settings, load
-from partyline.errors import ConfigError
-from partyline.findings import Finding, Verdict, ok
+from partyline.engines import look
+from partyline.errors import ConfigError, StoreUnavailable
+from partyline.findings import Finding, Verdict, ok, problem
+from partyline.interfaces import Durability
 from partyline.parts import require_durability
 from partyline.stores.memory import MemoryStore
 from partyline.stores.sqlite.copying import Progress
@@ -55,15 +59,32 @@ def _findings(
         # What can be looked at without them is; a path that was named is the one that is meant.
         settings = Settings(db=assigned.get("db") or flags["db"] or Settings().db)
     yield from examine_machine(settings)
-    yield _durability(settings)
+    yield from _log(settings)
     if settings.db == ":memory:":
         yield ok("database", ":memory: keeps nothing")
     else:
         yield from examine(settings.db, deep=deep, progress=progress)
 
 
-def _durability(settings: Settings) -> Finding:
-    durability = (MemoryStore if settings.db == ":memory:" else SqliteStore).durability
+def _log(settings: Settings) -> Iterator[Finding]:
+    """What the log keeps, and whether one that is shared can be had."""
+    if settings.log is None:
+        yield _durability(settings, (MemoryStore if settings.db == ":memory:" else SqliteStore).durability)
+        return
+    began = time.monotonic()
+    try:
+        standing = asyncio.run(look(settings))
+    except ConfigError as error:
+        yield settings_finding(error)
+    except StoreUnavailable as error:
+        yield problem("log", error.message, "start its engine, or let this machine reach it: the server waits for it")
+    else:
+        took = (time.monotonic() - began) * 1000
+        yield ok("log", f"shared, epoch {standing.epoch}, last offset {standing.head:,}; it answered in {took:.0f} ms")
+        yield _durability(settings, standing.durability)
+
+
+def _durability(settings: Settings, durability: Durability) -> Finding:
     try:
         require_durability(settings, durability)
     except ConfigError as error:
