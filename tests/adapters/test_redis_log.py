@@ -33,6 +33,7 @@ def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         yield url
 
 
+@pytest.mark.check
 @pytest.mark.parametrize("promise", STORE_CHECKS)
 def test_a_node_alone_keeps(url: str, promise: str) -> None:
     """Each promise of a store is kept by a node alone on a log in Redis."""

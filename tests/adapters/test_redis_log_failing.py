@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 
 from partyline.adapters.redis_log import RedisLog
 from partyline.errors import ConfigError, StoreUnavailable
-from partyline.interfaces import Durability, Found, Overrun, Refused, Renewed, Stored, View
+from partyline.interfaces import Durability, Fenced, Found, Overrun, Refused, Renewed, Stored, View
 from partyline.models import Draft, Message
 from partyline.stores.retention import Bounds, Retention
 from partyline.stores.shared import SharedStore
@@ -298,6 +299,57 @@ def test_a_restart_that_may_have_lost_something_is_told(tmp_path: Path, options:
             assert (bench.store.epoch == before) is same
 
     test()
+
+
+@looped
+async def test_an_older_copy_is_told(tmp_path: Path) -> None:
+    """A Redis whose files are replaced by an older copy gets a new epoch from the nodes, which know what is missing."""
+    async with redis_server(tmp_path, *ALWAYS) as server, node(server.url) as bench:
+        await bench.keep(bench.draft())
+        before = bench.store.epoch
+        shutil.copytree(tmp_path / "appendonlydir", tmp_path / "older")
+        await bench.keep(bench.draft(), bench.draft())
+        await server.kill()
+        shutil.rmtree(tmp_path / "appendonlydir")
+        (tmp_path / "older").rename(tmp_path / "appendonlydir")
+        await server.start()
+        await eventually(lambda: Renewed in map(type, bench.outcomes), "it is told")
+        assert [one for one in bench.outcomes if isinstance(one, Renewed)] == [Renewed(bench.store.epoch, 1)]
+        assert bench.store.epoch != before
+        assert await bench.keep(bench.draft()) == [2]
+
+
+@looped
+async def test_no_node_appends_to_a_log_that_it_does_not_know(tmp_path: Path) -> None:
+    """Whatever names another epoch is fenced off and does nothing; of two that renew one epoch one succeeds."""
+    async with redis_server(tmp_path, *ALWAYS) as server:
+        log = RedisLog(server.url)
+        old = (await log.connect(0)).epoch
+        await log.append(old, [[Draft("cats", b"1", "x")]])
+        await log.renew(old)
+        new = (await log.connect(0)).epoch
+        await log.renew(old)
+        assert (await log.connect(0)).epoch == new != old
+        for asking in (
+            log.append(old, [[Draft("cats", b"2", "y")]]),
+            log.tail(old, 0, 10, 0.0),
+            log.read(old, View(frozenset(("cats",))), 0, 10),
+            log.read(old, View(patterns=(">",)), 0, 10),
+            log.newest(old, "cats", 10, 10),
+        ):
+            with pytest.raises(Fenced):
+                await asking
+        assert (await log.tail(new, 0, 10, 0.0)).messages[-1].draft.id == "x"
+        assert (await log.tail(new, 1, 10, 0.0)).messages == []
+        waiting = asyncio.ensure_future(log.tail(new, 1, 10, 10.0))
+        other = RedisLog(server.url)
+        await other.connect(0)
+        await other.renew(new)
+        await other.append((await other.connect(0)).epoch, [[Draft("cats", b"2", "z")]])
+        with pytest.raises(Fenced):  # it does not give a message of another epoch
+            await waiting
+        assert await log.head() == 2
+        await asyncio.gather(log.close(), other.close())
 
 
 @looped

@@ -220,7 +220,14 @@ async def test_lives_by_the_clock_of_redis(tmp_path: Path) -> None:
         watching = Watching()
         await tables.sessions.watch(watching)
         assert watching.told == [("long", b"1")]
+        for number in range(1_001):
+            await tables.sessions.put(f"short{number}", b"1", 0.001)
         await tables.sessions.put("next", b"1", 60.0)
+        await watching.until(1_003)
+        assert len(tables.sessions._known) < 1_000
+        await asyncio.sleep(0.01)
+        for _ in range(130):
+            await tables.sessions.put("next", b"1", 60.0)
         assert await redis.ask("HLEN", "{partyline}:table:sessions") == 2  # what is over is removed
         await tables.close()
 

@@ -202,6 +202,35 @@ def test_a_log_that_is_away_refuses_at_once_and_heals() -> None:
     on_nodes(test)
 
 
+def test_a_log_that_is_away_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    """However often a node tries to reach the log, the operator is told once why it cannot, and once that it can."""
+
+    async def test(nodes: Nodes) -> None:
+        node = await nodes.node(patience=1.0)
+        await node.keep(node.draft())
+        tries = 0
+
+        async def before(what: str) -> None:
+            nonlocal tries
+            tries += what == "connect"
+            await MemoryHandle.before(handle, what)
+
+        handle = nodes.handles[0]
+        handle.before = before  # type: ignore[method-assign]
+        handle.cut = True
+        nodes.log.ring()
+        async with asyncio.timeout(10):
+            while tries < 3:
+                await asyncio.sleep(0.01)
+        handle.cut = False
+        await node.keep(node.draft())
+
+    with caplog.at_level("INFO"):
+        on_nodes(test)
+    assert caplog.text.count("the log cannot be reached") <= 2  # on the way there, and on the way back
+    assert caplog.text.count("the log is there again") == 1
+
+
 def test_a_log_that_does_not_answer_counts_as_away() -> None:
     """A log that takes a message and says nothing is given up after the patience, and nothing waits for ever."""
 

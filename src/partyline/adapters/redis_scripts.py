@@ -12,7 +12,8 @@ P:sizes               hash: the bytes of data of each of these rooms
 P:gone                hash: the highest offset that retention took of rooms that are empty now, by rule
 P:id:<16 bytes>       string: offset, time and content (a hash) of the message with this identity; expires
 P:table:<name>        hash: values by key, each after its deadline in 8 bytes
-P:ends:<name>         sorted set: the deadlines, in milliseconds
+P:ends:<name>         sorted set: the deadlines, in milliseconds. The channel P:table:<name> tells changes: a key, after
+                      its length, and what the hash has for it, nothing if it was taken
 ====================  =================================================================================================
 
 Numbers become text by `%.0f`: Lua's own way loses digits from 10^14 on.
@@ -288,10 +289,11 @@ PUT: Final = (
     + """
 -- table, now, key, value, milliseconds of life
 local ending, past = now + tonumber(ARGV[5]), string.format('%.0f', now)
-redis.call('HSET', values, key, struct.pack('>d', ending) .. ARGV[4])
+local kept = struct.pack('>d', ending) .. ARGV[4]
+redis.call('HSET', values, key, kept)
 redis.call('ZADD', ends, string.format('%.0f', ending), key)
 for _, one in ipairs(redis.call('ZRANGEBYSCORE', ends, '-inf', past, 'LIMIT', 0, 8)) do forget(one) end
-redis.call('PUBLISH', values, struct.pack('>I4', #key) .. key .. '+' .. ARGV[4])
+redis.call('PUBLISH', values, struct.pack('>I4', #key) .. key .. kept)
 return redis.status_reply('OK')
 """
 )
@@ -303,7 +305,7 @@ TAKE: Final = (
 local value = living()
 if redis.call('HEXISTS', values, key) == 1 then
   forget(key)
-  redis.call('PUBLISH', values, struct.pack('>I4', #key) .. key .. '-')
+  redis.call('PUBLISH', values, struct.pack('>I4', #key) .. key)
 end
 return value or false
 """

@@ -25,6 +25,7 @@ _log = log.get("store")
 _PATIENCE: Final = 2.0  # seconds until a Redis that does not answer is taken to be gone
 _DEADLINE: Final = Struct(">d")
 _LENGTH: Final = Struct(">I")
+_SWEEP: Final = 1_000
 _COUNT: Final = "500"  # values in one answer, about
 _TABLES: Final = ("registrations", "sessions", "revocations")
 
@@ -72,7 +73,9 @@ class RedisTable:
         self._values = f"{prefix}:table:{name}"  # also the channel
         self._clock = clock
         self._watchers: list[Changed] = []
-        self._known: set[str] = set()  # keys that the watchers were told of
+        self._known: dict[str, float] = {}  # keys that the watchers were told of, and their deadlines in milliseconds
+        self._sweep = _SWEEP  # so many of them are looked through for those whose life is over
+        self._ahead = 0.0  # of the loop's clock, the clock of Redis
         self._missed: set[str] = set()  # those of before a loss that have not been seen again yet
 
     async def get(self, key: str) -> bytes | None:
@@ -103,7 +106,7 @@ class RedisTable:
     def up(self) -> None:
         """There is a connection again: what was changed meanwhile is told."""
         if self._watchers:
-            self._missed |= self._known
+            self._missed |= self._known.keys()
             self._scan(list(self._watchers)).add_done_callback(self._told_again)
 
     def _told_again(self, done: asyncio.Future[None]) -> None:
@@ -111,7 +114,7 @@ class RedisTable:
             return  # the connection is lost again
         missed, self._missed = self._missed, set()
         for key in missed:
-            self._tell(self._watchers, key, None)
+            self._tell(self._watchers, key, b"")
 
     def _scan(self, watchers: list[Changed]) -> asyncio.Future[None]:
         """Tell all that there is.
@@ -119,12 +122,10 @@ class RedisTable:
         Each piece is told as soon as it is read, since the next thing that is read may be a change of it.
         """
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        now = 0.0
 
         def timed(reply: Any) -> None:
-            nonlocal now
             if isinstance(reply, list):
-                now = self._clock() * 1000 if self._clock else int(reply[0]) * 1000 + int(reply[1]) / 1000
+                self._ahead = int(reply[0]) * 1000 + int(reply[1]) / 1000 - asyncio.get_running_loop().time() * 1000
 
         def piece(reply: Any) -> None:
             if done.done():
@@ -133,9 +134,10 @@ class RedisTable:
                 done.set_exception(StoreUnavailable(f"a table in Redis cannot be read: {reply}"))
                 return
             cursor, values = reply
+            now = self._now()
             for key, value in zip(values[::2], values[1::2], strict=True):
                 if _DEADLINE.unpack_from(value)[0] > now:
-                    self._tell(watchers, _text(key), value[_DEADLINE.size :])
+                    self._tell(watchers, _text(key), value)
             if cursor == b"0":
                 done.set_result(None)
             else:
@@ -148,20 +150,34 @@ class RedisTable:
     def _heard(self, change: bytes) -> None:
         start = _LENGTH.size
         end = start + _LENGTH.unpack_from(change)[0]
-        value = change[end + 1 :] if change[end : end + 1] == b"+" else None
-        self._tell(self._watchers, _text(change[start:end]), value)
+        self._tell(self._watchers, _text(change[start:end]), change[end:])
 
-    def _tell(self, watchers: list[Changed], key: str, value: bytes | None) -> None:
+    def _tell(self, watchers: list[Changed], key: str, kept: bytes) -> None:
+        """`kept` is the value after its deadline, empty where it was taken."""
         self._missed.discard(key)
-        if value is None:
-            self._known.discard(key)
+        value: bytes | None = None
+        if kept:
+            (self._known[key],) = _DEADLINE.unpack_from(kept)
+            value = kept[_DEADLINE.size :]
+            if len(self._known) > self._sweep:
+                self._forget()
         else:
-            self._known.add(key)
+            self._known.pop(key, None)
         for changed in tuple(watchers):
             try:
                 changed(key, value)
             except Exception:
                 _log.exception("a change of a table could not be taken in", table=self._name)
+
+    def _forget(self) -> None:
+        """Forget the keys whose life is over: nobody is told of that."""
+        now = self._now()
+        self._known = {key: ending for key, ending in self._known.items() if ending > now}
+        self._sweep = max(_SWEEP, 2 * len(self._known))
+
+    def _now(self) -> float:
+        """Milliseconds, by the clock that lives are counted by."""
+        return self._clock() * 1000 if self._clock else asyncio.get_running_loop().time() * 1000 + self._ahead
 
     async def _run(self, script: str, key: str, *values: str | bytes) -> Any:
         now = "" if self._clock is None else str(round(self._clock() * 1000))
