@@ -198,6 +198,8 @@ class RedisLog:
         """Make the connections, and see what log it is. Raises StoreUnavailable."""
         self._asking = asking = await Asking.open(self._client)
         info = _fields(_answer(await asking.ask("INFO")))
+        if info.get("loading", "0") != "0":  # and says then that it has no append-only file
+            raise StoreUnavailable("Redis is loading its data")
         if info.get("role") != "master":
             raise StoreUnavailable("this Redis is a replica: the log needs the one that takes writes")
         if (policy := info.get("maxmemory_policy", "noeviction")) != "noeviction":
