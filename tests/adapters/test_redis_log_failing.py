@@ -457,7 +457,7 @@ async def test_kills_under_load(tmp_path: Path) -> None:
         async with asyncio.TaskGroup() as group:
             for bench in (here, there):
                 group.create_task(publish(bench))
-            for _ in range(4):
+            for _ in range(3):
                 await asyncio.sleep(0.15)
                 await server.kill()
                 await server.start()
