@@ -61,6 +61,19 @@ def test_a_log_that_cannot_be_reached_is_waited_for(shared: MemoryLog, monkeypat
     asyncio.run(main())
 
 
+def test_a_log_that_was_rolled_back_gets_a_new_epoch(shared: MemoryLog) -> None:
+    """`--new-epoch` makes the positions of a shared log unknown, as it does those of a file."""
+
+    async def main() -> None:
+        before = shared.epoch
+        store = await open_store(Settings(db=":memory:", log="memory://here"), new_epoch=True)
+        assert store is not None
+        assert store.epoch == shared.epoch != before
+        await store.close()
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize(
     ("url", "says"),
     [

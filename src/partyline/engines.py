@@ -16,7 +16,13 @@ from partyline.stores.retention import Bounds, Retention
 from partyline.stores.shared import SharedStore
 
 _REDIS: Final = ("partyline.adapters.redis_log", "redis")
-LOGS: Final[dict[str, tuple[str, str]]] = {"redis": _REDIS, "rediss": _REDIS}
+_POSTGRES: Final = ("partyline.adapters.postgres.log", "postgres")
+LOGS: Final[dict[str, tuple[str, str]]] = {
+    "redis": _REDIS,
+    "rediss": _REDIS,
+    "postgres": _POSTGRES,
+    "postgresql": _POSTGRES,
+}
 """By the scheme of a URL, the module with `open_log(url, retention, idempotency_window) -> SharedLog`, and the extra
 that installs what it needs."""
 
@@ -27,10 +33,10 @@ _SCHEME: Final = re.compile(r"([a-z][a-z0-9+.-]*)://")
 _log = log.get("store")
 
 
-async def open_store(settings: Settings) -> SharedStore | None:
+async def open_store(settings: Settings, *, new_epoch: bool = False) -> SharedStore | None:
     """The log that several servers share, connected; None where `db` is the log. Waits until the engine is there.
 
-    Raises ConfigError.
+    `new_epoch` makes all positions of the log unknown, for all servers. Raises ConfigError.
     """
     if settings.log is None:
         return None
@@ -38,7 +44,11 @@ async def open_store(settings: Settings) -> SharedStore | None:
     told = False
     while True:
         try:
-            return await SharedStore.open(shared)
+            store = await SharedStore.open(shared)
+            if new_epoch:
+                await shared.renew(store.epoch)
+                store = await SharedStore.open(shared)
+            return store
         except StoreUnavailable as error:
             if not told:
                 told = True

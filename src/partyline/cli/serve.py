@@ -84,7 +84,7 @@ def _run(
 
 
 async def _serve(settings: Settings, target: Target, new_epoch: bool, handover: bool) -> None:
-    store = await open_store(settings)
+    store = await open_store(settings, new_epoch=new_epoch)
     held = await take_over(settings, handover=handover)
     chats, why = _chats(settings, target)
     extras = (*(chat.extras() if chats else ()), *target.extras)

@@ -1,0 +1,223 @@
+"""A PostgreSQL that is killed, hangs, is not there, or is another one than before: nothing is lost in silence."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import time
+
+import pytest
+
+from partyline.adapters.postgres.log import PostgresLog
+from partyline.config import Settings
+from partyline.engines import open_store
+from partyline.errors import StoreUnavailable
+from partyline.interfaces import Fenced, Found, Refused, Renewed, Stored
+from partyline.models import Draft
+from partyline.stores.shared import SharedStore
+from partyline.testing.bench import Bench
+from tests.adapters.postgres.server import PostgresServer, postgres_server
+
+pytestmark = pytest.mark.check
+
+
+async def node(address: str, name: str = "", *, patience: float = 2.0) -> Bench:
+    """One node on the log."""
+    bench = Bench(name)
+    bench.start(await SharedStore.open(PostgresLog(address), patience=patience))
+    return bench
+
+
+async def keep(bench: Bench) -> int:
+    """Publish, as a client that tries again as long as it takes; the offset."""
+    draft = bench.draft()
+    async with asyncio.timeout(30):
+        while True:
+            (outcome,) = await bench.append(draft)
+            if isinstance(outcome, Stored):
+                return outcome.message.offset or 0
+            await asyncio.sleep(0.02)
+
+
+async def accepted(server: PostgresServer) -> set[str]:
+    """The ids that the log has."""
+    found = await server.ask("SELECT coalesce(array_agg(head), '{}') FROM partyline.log")
+    return {head.split('"')[1] for head in found}
+
+
+def test_an_engine_that_is_killed_under_load_loses_nothing() -> None:
+    """Two nodes publish while PostgreSQL is killed again and again: what was acknowledged is in the log, each message
+    once, and both nodes have handed out the same."""
+
+    async def main() -> None:
+        async with postgres_server() as server:
+            nodes = [await node(server.url(), name) for name in "ab"]
+            going = True
+
+            async def load(bench: Bench) -> None:
+                while going:
+                    bench.store.append(*(bench.draft() for _ in range(5)))
+                    await asyncio.sleep(0.002)
+
+            loads = [asyncio.create_task(load(bench)) for bench in nodes]
+            for _ in range(5):
+                before = min(bench.reached for bench in nodes)
+                async with asyncio.timeout(60):
+                    while min(bench.reached for bench in nodes) <= before:
+                        await nodes[0].news()
+                await asyncio.sleep(0.1)
+                server.kill()
+                await server.start()
+            going = False
+            await asyncio.gather(*loads)
+            last = [await keep(bench) for bench in nodes]
+            async with asyncio.timeout(20):
+                for bench in nodes:
+                    while bench.reached < max(last):
+                        await bench.news()
+            there = await accepted(server)
+            for bench in nodes:
+                acknowledged = [one for one in bench.answers if isinstance(one, Stored)]
+                assert len(acknowledged) > 50
+                assert {one.draft.id for one in acknowledged} <= there
+                offsets = [offset for offset, _ in bench.fanned_out]
+                assert offsets == sorted(set(offsets))
+                assert not any(isinstance(one, Renewed) for one in bench.outcomes)
+            assert nodes[0].fanned_out == nodes[1].fanned_out
+            assert {name for _, name in nodes[0].fanned_out} == there
+            for bench in nodes:
+                await bench.store.close()
+
+    asyncio.run(main())
+
+
+def test_an_engine_that_hangs_refuses_in_time_and_heals() -> None:
+    """While PostgreSQL answers nothing, a publish is refused after a bounded wait; when it goes on, so do the nodes."""
+
+    async def main() -> None:
+        async with postgres_server() as server:
+            here, there = await node(server.url(), "a", patience=1.0), await node(server.url(), "b", patience=1.0)
+            await here.keep(here.draft())
+            server.hang()
+            began = time.monotonic()
+            (refused,) = await here.append(here.draft(message_id="x"))
+            assert isinstance(refused, Refused)
+            assert isinstance(refused.error, StoreUnavailable)
+            assert time.monotonic() - began < 3.0
+            server.go_on()
+            offset = await keep(here)
+            async with asyncio.timeout(20):
+                while there.reached < offset:
+                    await there.news()
+            late = [one for one in here.outcomes if isinstance(one, Found)]
+            assert {one.draft.id for one in late} <= {"x"}
+            for bench in (here, there):
+                await bench.store.close()
+
+    asyncio.run(main())
+
+
+def test_an_engine_that_is_not_there_is_waited_for(caplog: pytest.LogCaptureFixture) -> None:
+    """A server that starts while PostgreSQL is down says so once, and starts when it is there."""
+
+    async def main() -> None:
+        async with postgres_server() as server:
+            await server.stop()
+            opening = asyncio.create_task(open_store(Settings(db=":memory:", log=server.url())))
+            await asyncio.wait([opening], timeout=2.5)
+            assert not opening.done()
+            assert caplog.text.count("the log cannot be reached") == 1
+            await server.start()
+            async with asyncio.timeout(20):
+                store = await opening
+            assert store is not None
+            await store.close()
+
+    asyncio.run(main())
+
+
+def test_a_wrong_password_is_told_and_mended(caplog: pytest.LogCaptureFixture) -> None:
+    """A server that PostgreSQL does not let in says why, without the password, and starts when it is let in."""
+
+    async def main() -> None:
+        async with postgres_server() as server:
+            await server.ask("CREATE ROLE locked LOGIN PASSWORD 'right'", user="postgres")
+            await server.ask("GRANT CREATE ON DATABASE app TO locked", user="postgres")
+            opening = asyncio.create_task(open_store(Settings(db=":memory:", log=server.url("locked:secret"))))
+            await asyncio.wait([opening], timeout=1.5)
+            assert not opening.done()
+            (told,) = [str(vars(record)) for record in caplog.records]
+            assert 'password authentication failed for user "locked"' in told
+            assert "secret" not in told
+            await server.ask("ALTER ROLE locked PASSWORD 'secret'", user="postgres")
+            async with asyncio.timeout(20):
+                store = await opening
+            assert store is not None
+            await store.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("loses", [True, False])
+def test_a_promoted_standby_has_a_new_epoch(loses: bool) -> None:
+    """After the promotion of a standby the log has a new epoch, whether or not its end is lost; both nodes are told
+    once, and go on."""
+
+    async def main() -> None:
+        with tempfile.TemporaryDirectory(prefix="postgres-") as folder:
+            async with postgres_server() as primary:
+                standby = PostgresServer(folder)
+                await asyncio.to_thread(standby.make_standby_of, primary)
+                await standby.start()
+                hosts = f"127.0.0.1:{primary.port},127.0.0.1:{standby.port}"
+                address = f"postgres://app@{hosts}/app?target_session_attrs=read-write"
+                nodes = [await node(address, name) for name in "ab"]
+                before = nodes[0].store.epoch
+                await nodes[0].keep(nodes[0].draft())
+                kept = await primary.ask("SELECT pg_current_wal_insert_lsn()::text")
+                async with asyncio.timeout(20):
+                    while not await standby.ask("SELECT pg_last_wal_replay_lsn() >= $1::text::pg_lsn", kept):
+                        await asyncio.sleep(0.02)
+                if loses:
+                    await standby.stop()
+                    for bench in nodes:
+                        await keep(bench)
+                primary.kill()
+                if loses:
+                    await standby.start()
+                await standby.promote()
+                for bench in nodes:
+                    await keep(bench)
+                async with asyncio.timeout(20):
+                    for bench in nodes:
+                        while sum(isinstance(one, Found) for one in bench.outcomes) < 1 + loses:
+                            await bench.news()
+                for bench in nodes:
+                    (renewed,) = [one for one in bench.outcomes if isinstance(one, Renewed)]
+                    assert renewed.head >= 1
+                    assert bench.store.epoch == renewed.epoch != before
+                assert nodes[0].store.epoch == nodes[1].store.epoch
+                for bench in nodes:
+                    await bench.store.close()
+                await standby.stop()
+
+    asyncio.run(main())
+
+
+def test_no_append_goes_to_a_server_that_was_promoted_meanwhile() -> None:
+    """A connection that leads to another timeline than the log was on, as through a pooler, appends and reads
+    nothing."""
+
+    async def main() -> None:
+        async with postgres_server() as server:
+            log = PostgresLog(server.url())
+            standing = await log.connect(0)
+            await server.ask("UPDATE partyline.store SET origin = left(origin, -1) || 'F'")
+            with pytest.raises(Fenced):
+                await log.append(standing.epoch, [(Draft("cats", b"1", "x"),)])
+            with pytest.raises(Fenced):
+                await log.tail(standing.epoch, 0, 10, 0.0)
+            assert (await log.connect(0)).epoch != standing.epoch
+            await log.close()
+
+    asyncio.run(main())
