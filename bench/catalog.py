@@ -26,6 +26,7 @@ PARTYLINE = "Partyline"
 RELAY = "Partyline relay"
 DURABLE = "Partyline durable"
 REDIS = "Partyline, log in Redis"
+POSTGRES = "Partyline, log in PostgreSQL"
 NODE_WS = "Node ws"
 WEBSOCKETS = "websockets"
 UVICORN = "uvicorn"
@@ -112,6 +113,20 @@ def _redis() -> str:
     return version
 
 
+def _postgres() -> str:
+    version = _partyline()
+    if postgres_folder() is None:
+        raise Unavailable("no PostgreSQL: apt-get install postgresql")
+    if package_version("asyncpg") is None:
+        raise Unavailable("the Python package asyncpg is missing: pip install 'partyline[postgres]'")
+    return version
+
+
+def postgres_folder() -> Path | None:
+    """Where the programs of the newest PostgreSQL are, which Debian does not put among others."""
+    return max(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda folder: int(folder.parent.name), default=None)
+
+
 def _empty_log() -> None:
     for path in DATABASE.parent.glob(f"{DATABASE.name}*"):  # every run begins with one
         path.unlink()
@@ -137,6 +152,7 @@ def _ours(root: Path, python: str, where: str = "") -> tuple[Contender, ...]:
         RELAY: (_relay, lambda mode: served(mode, "--db", ":memory:", "--config", str(RELAY_CONFIG))),
         DURABLE: (_durable, durable),
         REDIS: (_redis, lambda url: served(url, "--db", ":memory:", "--log", url)),
+        POSTGRES: (_postgres, lambda url: served(url, "--db", ":memory:", "--log", url)),
         SOCKETIO: (_partyline, partial(script, name="partyline_socketio.py")),
     }
     return tuple(Contender(name, prepare, command, environment, where) for name, (prepare, command) in commands.items())

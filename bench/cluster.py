@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -13,7 +15,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Final
 
-from bench.catalog import REDIS, Contender
+from bench.catalog import POSTGRES, REDIS, Contender, postgres_folder
 from bench.durable import IN_FLIGHT, PAYLOAD, PUBLISHERS
 from bench.load import Load, Result
 from bench.process import START_SECONDS, BenchFailed
@@ -21,7 +23,7 @@ from bench.rounds import Bench, Sample, rotate, rows
 from bench.table import Row
 
 NODES = 2
-PER_SECOND: Final = {REDIS: 12_000}
+PER_SECOND: Final = {POSTGRES: 15_000, REDIS: 12_000}
 LATENCY: Final = 50_000.0  # microseconds, p99
 
 
@@ -92,6 +94,39 @@ def _redis() -> Iterator[str]:
                 process.kill()
 
 
+@contextmanager
+def _postgres() -> Iterator[str]:
+    """A PostgreSQL with its defaults, which sync each commit; gives the address of a database."""
+    programs = postgres_folder()
+    assert programs is not None
+    account = {"user": "postgres", "group": "postgres"} if os.getuid() == 0 else {}
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with tempfile.TemporaryDirectory() as folder:
+        if account:
+            shutil.chown(folder, **account)
+        data = os.path.join(folder, "data")
+        make = [str(programs / "initdb"), "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "-N"]
+        subprocess.run(make, check=True, stdout=subprocess.DEVNULL, cwd="/", **account)
+        run = [
+            str(programs / "postgres"),
+            "-D",
+            data,
+            "-p",
+            str(port),
+            "-k",
+            folder,
+            "-c",
+            "listen_addresses=127.0.0.1",
+        ]
+        with subprocess.Popen(run, stderr=subprocess.DEVNULL, cwd="/", **account) as process:
+            try:
+                _listening(port)
+                yield f"postgres://postgres@127.0.0.1:{port}/postgres"
+            finally:
+                process.send_signal(signal.SIGINT)
+
+
 def _listening(port: int) -> None:
     """Return when something listens there."""
     until = time.monotonic() + START_SECONDS
@@ -105,5 +140,5 @@ def _listening(port: int) -> None:
             time.sleep(0.02)
 
 
-ENGINES: Final[dict[str, Callable[[], AbstractContextManager[str]]]] = {REDIS: _redis}
+ENGINES: Final[dict[str, Callable[[], AbstractContextManager[str]]]] = {POSTGRES: _postgres, REDIS: _redis}
 """By contender, what runs its engine and gives the address."""
