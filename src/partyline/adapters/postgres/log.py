@@ -44,7 +44,7 @@ SELECT rooms, ARRAY(SELECT name FROM partyline.rooms WHERE name = ANY ($1)) FROM
 _TAIL: Final = f"""
 SELECT p.pruned, {ROW} FROM partyline.pruning p LEFT JOIN (
   SELECT *, sum(octet_length(data)) OVER (ORDER BY "offset") - octet_length(data) AS before
-  FROM (SELECT * FROM partyline.log WHERE "offset" > $2 ORDER BY "offset" LIMIT $3) AS next
+  FROM (SELECT * FROM partyline.log WHERE "offset" > $2 ORDER BY "offset" LIMIT %d) AS next
 ) AS found ON before < {_MAX_BYTES}
 WHERE partyline.is_of($1) ORDER BY "offset"
 """
@@ -150,7 +150,8 @@ class PostgresLog:
             rung = self._seen != (epoch, after) or await self._rings(min(self._patience, until - clock()))
             self._bell.clear()
             async with self._following.use() as connection:
-                rows = await connection.fetch(self._tail, epoch, after, limit)
+                # The limit is part of the statement, so that it need not be planned each time.
+                rows = await connection.fetch(self._tail % limit, epoch, after)
             if not rows:
                 raise Fenced
             pruned = rows[0][0]
