@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
+import signal
 import tempfile
 import time
+from collections.abc import Callable
 
 import pytest
+from websockets.exceptions import ConnectionClosed
 
 from partyline.adapters.postgres.log import PostgresLog
 from partyline.config import Settings
@@ -17,6 +22,10 @@ from partyline.models import Draft
 from partyline.stores.shared import SharedStore
 from partyline.testing.bench import Bench
 from tests.adapters.postgres.server import PostgresServer, postgres_server
+from tests.adapters.servers import Forwarder
+from tests.process import serving
+from tests.relay.v1.test_websocket import line
+from tests.server.servers import eventually
 
 pytestmark = pytest.mark.check
 
@@ -219,5 +228,86 @@ def test_no_append_goes_to_a_server_that_was_promoted_meanwhile() -> None:
                 await log.tail(standing.epoch, 0, 10, 0.0)
             assert (await log.connect(0)).epoch != standing.epoch
             await log.close()
+
+    asyncio.run(main())
+
+
+def test_connections_that_are_ended_cost_nothing(server: PostgresServer, fresh: Callable[[], str]) -> None:
+    """Whatever connection PostgreSQL ends, each message is stored once, in order, and answered as stored."""
+
+    async def main() -> None:
+        bench = await node(fresh(), patience=10.0)
+        for _ in range(5):
+            for _ in range(20):
+                bench.store.append(bench.draft())
+            await asyncio.sleep(0.01)
+            await server.ask(
+                "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'partyline'"
+            )
+        answers = await bench.answered(100)
+        assert all(isinstance(one, Stored) and not one.duplicate for one in answers)
+        names = [f"id{number}" for number in range(1, 101)]
+        assert [one.draft.id for one in answers] == names == [name for _, name in bench.fanned_out]
+        await bench.store.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("cut", [True, False])
+def test_a_line_that_breaks_or_is_half_open(server: PostgresServer, fresh: Callable[[], str], cut: bool) -> None:
+    """Where the connection breaks, or nothing comes through any more and nothing breaks, the node refuses in time and
+    then catches up."""
+
+    async def main() -> None:
+        address = fresh()
+        other = await node(address, "b")
+        async with Forwarder().open(server.port) as way:
+            through = address.replace(f":{server.port}/", f":{way.url.rpartition(':')[2]}/")
+            bench = await node(through, "a", patience=0.5)
+            await keep(bench)
+            way.stalled = True
+            if cut:
+                way.cut()
+            (refused,) = await bench.append(bench.draft())
+            assert isinstance(refused, Refused)
+            missed = [await keep(other) for _ in range(3)]
+            way.stalled = False
+            await eventually(lambda: bench.reached >= missed[-1], "it catches up")
+            last = await keep(bench)
+            await eventually(lambda: other.reached == last, "both are level")
+            assert bench.fanned_out == other.fanned_out
+            await asyncio.gather(bench.store.close(), other.store.close())
+
+    asyncio.run(main())
+
+
+def test_a_node_that_is_killed_holds_nothing(fresh: Callable[[], str]) -> None:
+    """A server that is killed again and again while it publishes leaves the log to the others, and what it had
+    acknowledged is there, each message once."""
+
+    async def main() -> None:
+        address = fresh()
+        other = await node(address, "b")
+        acknowledged: set[str] = set()
+        for turn in range(3):
+            async with serving("--log", address) as process:
+
+                async def publish(name: str, url: str = process.url) -> None:
+                    with contextlib.suppress(ConnectionClosed):
+                        async with line(url) as client:
+                            for number in itertools.count():
+                                await client.ask("publish", topic="cats", data=1, message_id=f"{name}.{number}")
+                                acknowledged.add(f"{name}.{number}")
+
+                known = len(acknowledged)
+                publishing = [asyncio.create_task(publish(f"{turn}.{number}")) for number in range(8)]
+                await eventually(lambda known=known: len(acknowledged) > known + 50, "it publishes")  # type: ignore[misc]
+                await process.end(signal.SIGKILL)
+                await asyncio.gather(*publishing)
+            await keep(other)
+        names = [name for _, name in other.fanned_out]
+        assert len(names) == len(set(names))
+        assert acknowledged <= set(names)
+        await other.store.close()
 
     asyncio.run(main())

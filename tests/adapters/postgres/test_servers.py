@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 
@@ -23,7 +22,7 @@ def test_everybody_has_everything_in_one_order(fresh: Fresh) -> None:
     to the other server goes on where it was."""
 
     async def main() -> None:
-        ours = replace(settings(), log=fresh())
+        ours = settings(log=fresh())
         async with running(ours) as (_, first), running(ours) as (_, second):
             async with line(first) as here, line(second) as there:
                 for client in (here, there):
@@ -56,7 +55,7 @@ def test_a_publish_without_the_engine_is_a_503() -> None:
 
     async def main() -> None:
         async with postgres_server() as server:
-            ours = replace(settings(), log=server.url())
+            ours = settings(log=server.url())
             async with running(ours) as (_, first), running(ours) as (_, second), line(second) as there:
                 await there.ask("subscribe", topic="cats")
                 server.kill()

@@ -55,6 +55,10 @@ LEFT JOIN (SELECT {ROW} FROM partyline.log) AS l ON l."offset" = $1
 _PROMOTED: Final = """
 UPDATE partyline.store SET epoch = $1, origin = partyline.origin() WHERE origin <> partyline.origin() RETURNING 1
 """
+_WAITS: Final = """
+SELECT set_config('synchronous_commit', 'on', true)
+WHERE current_setting('synchronous_commit') IN ('off', 'local', 'remote_write')
+"""
 _RENEW: Final = "UPDATE partyline.store SET epoch = $2 WHERE epoch = $1"
 
 
@@ -171,7 +175,8 @@ class PostgresLog:
             return found
 
     async def renew(self, epoch: str) -> None:
-        async with self._appending.use() as connection:
+        async with self._appending.use() as connection, connection.transaction():
+            await connection.execute(_WAITS)
             await connection.execute(self._address.sql(_RENEW), epoch, connecting.new_epoch())
             await connection.execute("SELECT pg_notify($1, '')", self._address.channel)
 
