@@ -110,6 +110,11 @@ class PostgresServer:
         for pid in self._pids():
             os.kill(pid, signal.SIGCONT)
 
+    def limit_files(self, size: int | None) -> None:
+        """Let none of its files become larger, which to PostgreSQL is a disk that is full; None lets them."""
+        for pid in self._pids():
+            self._run("prlimit", "--pid", str(pid), f"--fsize={'unlimited' if size is None else size}:unlimited")
+
     async def promote(self) -> None:
         """Make a standby a primary."""
         await self.ask("SELECT pg_promote()", user="postgres")

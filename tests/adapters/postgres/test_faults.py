@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import os
 import signal
 import tempfile
 import time
@@ -17,7 +18,7 @@ from partyline.adapters.postgres.log import PostgresLog
 from partyline.config import Settings
 from partyline.engines import open_store
 from partyline.errors import StoreUnavailable
-from partyline.interfaces import Fenced, Found, Refused, Renewed, Stored
+from partyline.interfaces import Fenced, Found, Refused, Renewed, Stored, View
 from partyline.models import Draft
 from partyline.stores.shared import SharedStore
 from partyline.testing.bench import Bench
@@ -122,6 +123,34 @@ def test_an_engine_that_hangs_refuses_in_time_and_heals() -> None:
             assert {one.draft.id for one in late} <= {"x"}
             for bench in (here, there):
                 await bench.store.close()
+
+    asyncio.run(main())
+
+
+def test_an_engine_that_is_full_refuses_and_heals(caplog: pytest.LogCaptureFixture) -> None:
+    """While PostgreSQL has no space a publish is refused, with its reason in the log, and what is there can be read;
+    when there is space again everything goes on, and what was acknowledged is there."""
+
+    async def main() -> None:
+        async with postgres_server() as server:
+            bench = await node(server.url(), patience=0.5)
+            await keep(bench)
+            server.limit_files(20 * 1024 * 1024)
+            for _ in range(40):
+                (outcome,) = await bench.append(bench.draft(data=b'"' + os.urandom(400_000).hex().encode() + b'"'))
+                if isinstance(outcome, Refused):
+                    break
+            assert isinstance(outcome, Refused)
+            assert isinstance(outcome.error, StoreUnavailable)
+            assert any("could not extend file" in str(vars(record)) for record in caplog.records)
+            page = await bench.store.read(View(frozenset(("cats",))), 0, 1)
+            assert [one.offset for one in page.messages] == [1]
+            server.limit_files(None)
+            await keep(bench)
+            acknowledged = {one.draft.id for one in bench.answers if isinstance(one, Stored)}
+            assert len(acknowledged) > 2
+            assert acknowledged <= await accepted(server)
+            await bench.store.close()
 
     asyncio.run(main())
 
