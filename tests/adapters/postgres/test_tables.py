@@ -61,3 +61,25 @@ def test_a_watcher_that_was_away_for_long_is_told_of_what_there_is(fresh: Fresh)
         await asyncio.gather(here.close(), there.close())
 
     asyncio.run(main())
+
+
+def test_a_watcher_forgets_what_is_over(fresh: Fresh) -> None:
+    """A watcher does not keep in mind all keys that there ever were."""
+
+    async def main() -> None:
+        address = fresh()
+        now = 1_000_000.0
+        tables = PostgresTables(address, clock=lambda: now)
+        await tables.start()
+        watching = Watching()
+        await tables.sessions.watch(watching)
+        (watcher,) = tables.sessions.watchers
+        watcher.most = 10
+        for number in range(50):
+            await tables.sessions.put(f"k{number}", b"1", 5.0)
+            now += 1.0
+        await watching.until(50)
+        assert "k0" not in watcher.known
+        await tables.close()
+
+    asyncio.run(main())

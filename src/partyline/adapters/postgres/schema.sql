@@ -130,7 +130,8 @@ CREATE TABLE partyline.changes (
   at        float8 NOT NULL,
   name      text COLLATE "C" NOT NULL,
   key       bytea NOT NULL,
-  value     bytea                          -- NULL: it was taken
+  value     bytea,                         -- NULL: it was taken
+  until     float8 NOT NULL
 );
 
 -- One row: the number of the newest change. Whoever changes something holds it.
@@ -158,7 +159,7 @@ BEGIN
     INSERT INTO partyline.shelf VALUES (of_name, of_key, put, now + life)
       ON CONFLICT (name, key) DO UPDATE SET value = excluded.value, until = excluded.until;
   END IF;
-  INSERT INTO partyline.changes VALUES (next, now, of_name, of_key, put);
+  INSERT INTO partyline.changes VALUES (next, now, of_name, of_key, put, now + life);
   -- Each change lets go of two that are over: so there are never more than lived, or came in an hour.
   DELETE FROM partyline.shelf s WHERE (s.name, s.key) IN (
     SELECT o.name, o.key FROM partyline.shelf o WHERE o.until <= now ORDER BY o.until LIMIT 2

@@ -7,7 +7,7 @@ is told again of all that there is, and of what is not there any more.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final
@@ -28,11 +28,11 @@ _NOW: Final = "coalesce({}, extract(epoch FROM clock_timestamp())::float8)"
 _GET: Final = f"SELECT value FROM partyline.shelf WHERE name = $1 AND key = $2 AND until > {_NOW.format('$3')}"
 _CHANGE: Final = "SELECT partyline.change($1, $2, $3, $4, $5)"
 _ALL: Final = f"""
-SELECT changed, key, value FROM partyline.shelves
+SELECT changed, key, value, until FROM partyline.shelves
 LEFT JOIN partyline.shelf ON name = $1 AND until > {_NOW.format("$2")}
 """
 _CHANGES: Final = """
-SELECT (SELECT min(number) FROM partyline.changes), number, name, key, value FROM partyline.shelves
+SELECT (SELECT min(number) FROM partyline.changes), number, at, name, key, value, until FROM partyline.shelves
 LEFT JOIN (SELECT * FROM partyline.changes WHERE number > $1 ORDER BY number LIMIT $2) AS c ON true ORDER BY number
 """
 
@@ -92,7 +92,7 @@ class PostgresTables:
             if self._seen is None:
                 self._seen = rows[0][0]
             watcher = Watcher(changed, rows[0][0])
-            watcher.tell_all({_text(key): value for _, key, value in rows if key is not None})
+            watcher.tell_all(_values(rows))
             table.watchers.append(watcher)
         if self._follower is None:
             self._follower = asyncio.get_running_loop().create_task(self._follow())
@@ -127,13 +127,14 @@ class PostgresTables:
             if oldest is not None and oldest > self._seen + 1:
                 await self._begin_again(connection)
                 continue
-            for _, number, name, key, value in rows:
+            for _, number, at, name, key, value, until in rows:
                 if number is not None:
                     self._seen = number
                     table: PostgresTable = getattr(self, name)
                     for watcher in table.watchers:
                         if number > watcher.since:
-                            watcher.tell(_text(key), value)
+                            watcher.tell(_text(key), value, until)
+                            watcher.forget(at)
             if len(rows) < _PIECE:
                 return
 
@@ -141,7 +142,7 @@ class PostgresTables:
         known: list[int] = []
         for table in self._tables:
             rows = await connection.fetch(self._address.sql(_ALL), table.name, self.now)
-            there = {_text(key): value for _, key, value in rows if key is not None}
+            there = _values(rows)
             known.append(rows[0][0])
             for watcher in table.watchers:
                 watcher.since = rows[0][0]
@@ -155,25 +156,36 @@ class Watcher:
 
     changed: Changed
     since: int
-    known: set[str] = field(default_factory=set)
+    known: dict[str, float] = field(default_factory=dict)  # until when each key lives
+    most: int = 1_000  # of them, until those that are over are forgotten
 
-    def tell(self, key: str, value: bytes | None) -> None:
+    def tell(self, key: str, value: bytes | None, until: float) -> None:
         """Of one change."""
         if value is None:
-            self.known.discard(key)
+            self.known.pop(key, None)
         else:
-            self.known.add(key)
+            self.known[key] = until
         try:
             self.changed(key, value)
         except Exception:
             _log.exception("a change of a table could not be taken in")
 
-    def tell_all(self, there: dict[str, bytes]) -> None:
+    def tell_all(self, there: dict[str, tuple[bytes, float]]) -> None:
         """Of all that there is, and of what is not there any more."""
-        for key in self.known - there.keys():
-            self.tell(key, None)
-        for key, value in there.items():
-            self.tell(key, value)
+        for key in self.known.keys() - there.keys():
+            self.tell(key, None, 0.0)
+        for key, (value, until) in there.items():
+            self.tell(key, value, until)
+
+    def forget(self, now: float) -> None:
+        """Keep no keys in mind whose life is over; that is not told."""
+        if len(self.known) > self.most:
+            self.known = {key: until for key, until in self.known.items() if until > now}
+            self.most = 2 * len(self.known) + 1_000
+
+
+def _values(rows: Sequence[tuple[int, bytes | None, bytes, float]]) -> dict[str, tuple[bytes, float]]:
+    return {_text(key): (value, until) for _, key, value, until in rows if key is not None}
 
 
 class PostgresTable:
