@@ -101,6 +101,7 @@ def test_an_engine_that_is_killed_under_load_loses_nothing() -> None:
     asyncio.run(main())
 
 
+@pytest.mark.alone
 def test_an_engine_that_hangs_refuses_in_time_and_heals() -> None:
     """While PostgreSQL answers nothing, a publish is refused after a bounded wait; when it goes on, so do the nodes."""
 

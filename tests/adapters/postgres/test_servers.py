@@ -10,6 +10,7 @@ import pytest
 from partyline import running
 from tests.adapters.postgres.server import postgres_server
 from tests.calls import call
+from tests.cli.test_doctor import findings, free_port
 from tests.relay.v1.test_websocket import line, offset, run, settings
 
 pytestmark = pytest.mark.check
@@ -68,3 +69,15 @@ def test_a_publish_without_the_engine_is_a_503() -> None:
                 assert await there.data(1) == [2]
 
     run(main())
+
+
+def test_doctor_looks_at_the_log(fresh: Fresh) -> None:
+    """`partyline doctor` says what a log in PostgreSQL keeps, and why one cannot be reached."""
+    url = fresh()
+    found = findings("--db", ":memory:", "--set", f"port={free_port()}", "--set", f"log={url}")
+    assert found["log"]["text"].startswith("shared, epoch ")
+    assert found["durability"]["text"] == "an accepted message survives a power cut"
+    nowhere = f"log=postgres://app:secret@127.0.0.1:{free_port()}/app"
+    found = findings("--db", ":memory:", "--set", f"port={free_port()}", "--set", nowhere, code=1)
+    assert "PostgreSQL at 127.0.0.1:" in found["log"]["text"]
+    assert "secret" not in str(found)
