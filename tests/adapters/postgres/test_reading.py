@@ -146,6 +146,23 @@ def test_what_no_row_can_hold_is_refused_alone(fresh: Fresh) -> None:
     on(fresh(), test)
 
 
+def test_what_is_twice_in_one_append_is_stored_once(fresh: Fresh) -> None:
+    """A draft that comes twice in one append, or is there already, is a duplicate of the first; another body with its
+    id is refused."""
+
+    async def test(node: Node) -> None:
+        one = draft()
+        stored = await node.put(one, one, draft(), draft(data=b"2"), draft("dogs"))
+        told = [(outcome.message.offset, outcome.duplicate) for outcome in stored if isinstance(outcome, Stored)]
+        assert told == [(1, False), (1, True), (1, True), (2, False)]
+        assert isinstance(stored[3], Refused)
+        again = await node.put(draft("birds"), one)
+        told = [(outcome.message.offset, outcome.duplicate) for outcome in again if isinstance(outcome, Stored)]
+        assert told == [(3, False), (1, True)]
+
+    on(fresh(), test)
+
+
 def test_a_log_full_of_rooms_takes_messages_for_those(fresh: Fresh) -> None:
     """Beyond max_rooms what would be a new room is refused, group by group; known rooms go on."""
 

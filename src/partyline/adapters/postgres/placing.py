@@ -83,8 +83,10 @@ class Placing:
     def outcomes(self, head: int, at: float) -> list[Outcome]:
         """One for each draft, if what is to be kept follows `head`."""
         placed = dict(self._known)
+        new: set[Key] = set()
         for offset, draft in enumerate(self.fresh, head + 1):
             placed[draft.identity] = Message(draft, offset, at)
+            new.add(draft.identity)
         told: list[Outcome] = []
         for number, group in enumerate(self._groups):
             refusal = self._refused.get(number)
@@ -92,8 +94,9 @@ class Placing:
                 if refusal is not None:
                     told.append(Refused(draft, refusal))
                 else:
-                    message = placed[draft.identity]
-                    told.append(Stored(draft, message, duplicate=message.draft is not draft))
+                    key = draft.identity
+                    told.append(Stored(draft, placed[key], duplicate=key not in new))
+                    new.discard(key)
         return told
 
     def _plan(self) -> None:
