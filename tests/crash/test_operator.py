@@ -152,7 +152,7 @@ def test_a_database_that_is_taken_away(tmp_path: Path, act: str) -> None:
             told = (await found.communicate())[0].decode()
             expected = {
                 "move": "its database file was moved away",
-                "folder": "is not there yet",  # the lock was moved away with it
+                "folder": "does not exist yet",  # the lock was moved away with it
                 "replace": "not the file that it has open",
             }
             assert expected[act] in told, told

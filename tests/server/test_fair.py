@@ -6,6 +6,8 @@ import asyncio
 import itertools
 from collections.abc import Callable
 
+import pytest
+
 from partyline.app import Partyline
 from partyline.server.fair import SLICE, Fair
 from tests.server.conftest import Run
@@ -186,7 +188,7 @@ def test_48_who_came_for_nothing_waits_the_next_time(run: Run) -> None:
         served: list[str] = []
         now = [100.0]
         fair = Fair(lambda: now[0])
-        for _ in range(100):
+        for _ in range(80):
             assert not fair.owes(Newcomer("early", served), "10.0.0.1")
             fair.came_for_nothing(0.0002, "10.0.0.1")
         assert not fair.owes(Newcomer("elsewhere", served), "10.0.0.2")
@@ -319,5 +321,25 @@ def test_48_a_flood_of_connections_waits_at_the_door(run: Run) -> None:
             assert '"id":1' in str(await socket.text())
             await inside.close()
             await nothing_is_held(partyline)
+
+    run(main())
+
+
+@pytest.mark.parametrize("asks", [True, False])
+def test_48_a_short_visit_is_nothing_only_where_nothing_is_asked(asks: bool, run: Run) -> None:
+    """hostile 48: whoever asks something and leaves at once pays nothing; whoever opens a WebSocket and asks nothing
+    counts as one who came for nothing."""
+
+    async def main() -> None:
+        async with partyline_server() as (partyline, url):
+            for _ in range(20):
+                async with connected(url) as peer:
+                    socket = await websocket(peer, "/v1/ws", "Sec-WebSocket-Protocol: partyline.v1")
+                    assert "welcome" in str(await socket.text())
+                    if asks:
+                        await socket.say('{"type":"ping","id":1}')
+                        assert '"id":1' in str(await socket.text())
+                await eventually(lambda: partyline.site.connections == 0, "it is gone")
+            assert (partyline.site.fair._paid > 0) is not asks
 
     run(main())

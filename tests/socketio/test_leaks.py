@@ -182,6 +182,7 @@ async def test_clients_that_vanish_in_handlers() -> None:
         await nothing_is_left(io, partyline)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("recovery", [None, 0.2])
 @looped
 async def test_many_come_and_go(recovery: float | None) -> None:

@@ -33,7 +33,7 @@ BULK: Final = 128 * 1024
 """
 
 _ROUND: Final = 0.005  # seconds in one turn of the loop for all that wait
-_SHARE: Final = 0.2  # of the loop's time, for all strangers: a quarter with the kernel's work for them
+_SHARE: Final = 0.17  # of the loop's time, for all strangers: a quarter with the kernel's work for them
 _GRACE: Final = 0.1  # seconds that strangers may be ahead of their share: a burst of logins does not wait
 
 _MOST_ADDRESSES: Final = 10_000  # addresses whose connections came to nothing; beyond that the oldest are forgotten

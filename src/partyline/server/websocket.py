@@ -39,7 +39,7 @@ _LINGER = 2.0  # seconds for which a peer may go on sending after the end
 _LINGER_BYTES = 1024 * 1024  # bytes that it may send then
 _FAREWELL = 0.75  # seconds that a drain waits for the answer to a close frame
 _IDLE = 8  # consecutive reads without a message; beyond that, or after a slice of them, it is a stranger
-_BRIEF = 1.0  # seconds; a shorter connection came to nothing
+_BRIEF = 1.0  # seconds; a shorter connection in which nothing was asked came to nothing
 _BYTE = 0.25e-9  # seconds that the kernel takes for a byte of a large read
 
 # Why reading has stopped; any of them is enough.
@@ -69,6 +69,7 @@ class WebSocket(Writing, asyncio.Protocol):
         "_site",
         "_state",
         "_stops",
+        "_useful",
         "dialect",
         "rooms",
         "timer_slot",
@@ -89,6 +90,7 @@ class WebSocket(Writing, asyncio.Protocol):
         self._site = site
         self._session: Session | None = endpoint.session
         self._address = address
+        self._useful = False  # it was let in, or asked something where everybody may
         self._came = (monotonic(), cost)  # the time of its arrival, and the seconds that its handshake took
         self._gate: Gate | None = None
         if limits.events_per_second:
@@ -146,6 +148,8 @@ class WebSocket(Writing, asyncio.Protocol):
 
     def known(self) -> None:
         """The peer has said who it is: the limits of strangers end."""
+        if self._metered or self._credit is not None:
+            self._useful = True
         self._metered = False
         if not self._closing:
             self._credit = None
@@ -164,6 +168,7 @@ class WebSocket(Writing, asyncio.Protocol):
         text = self._wire.short_text(data)
         if text is not None and self._plain and not self._closing:
             # The common read, without an extra call.
+            self._useful = True
             self._counters.received += 1
             try:
                 session.text(text)
@@ -233,7 +238,7 @@ class WebSocket(Writing, asyncio.Protocol):
         self._site.leave(self._address)
         self._site.fair.forget(self, self._address)
         since, cost = self._came
-        if monotonic() - since < _BRIEF:
+        if not self._useful and monotonic() - since < _BRIEF:
             self._site.fair.came_for_nothing(cost, self._address)
         if self._outbox is not None:
             self._drop_outbox(self._outbox)
@@ -362,6 +367,8 @@ class WebSocket(Writing, asyncio.Protocol):
                 break
         fair.took(spent)
         handled = self._counters.received - received
+        if handled and not stranger and not self._metered:
+            self._useful = True
         if 8 * handled > fragments:
             self._idle = 0
         else:
