@@ -37,7 +37,9 @@ if TYPE_CHECKING:
 _log = log.get("store")
 
 _MAX_BYTES: Final = 4 * 1024 * 1024  # of data in one answer; one message may be more
-_FEW: Final = 16  # messages of one answer that was waited for
+_FEW: Final = 16  # messages that the tail asks for at first, and after large ones
+_MANY: Final = 128
+_LARGE: Final = 256 * 1024  # bytes of data in one answer
 _ROOMS: Final = 64  # rooms of a view that are looked up one by one; of more, all messages are looked at
 _PIECES: Final = 16  # answers that one page is made of, at most
 _SETTLING: Final = 60_000  # milliseconds that an id is remembered that no publisher can repeat, but this node may
@@ -74,11 +76,12 @@ class RedisLog:
         self._client = client_of(server, "log")
         self._prefix = f"{{{prefix}}}"
         self._retention = retention or Retention()
+        self._sized = any(bounds.max_bytes is not None for _, bounds in self._retention.rules)
         self._window = max(1, round(1000 * idempotency_window))
         self._spared = spared
         self._clock = clock
         self._asking, self._reading, self._waiting = Asking(), Asking(), Asking()
-        self._behind = True  # there may be messages that the tail has not been given
+        self._count = _FEW  # messages that the tail asks for
         self._changed: set[str] = set()  # rooms that have got messages since retention last looked
         self._cursor = b"0"  # of its walk over the other ones
         self._next_pruning = 0.0
@@ -124,24 +127,23 @@ class RedisLog:
 
     async def tail(self, epoch: str, after: int, limit: int, wait: float) -> Stretch:
         self._prune_soon(epoch)
-        found: Sequence[Any] = ()
-        if not self._behind and wait > 0:
-            block = max(1, round(wait * 1000))
-            stream, count = f"{self._prefix}:log", min(limit, _FEW)
-            # In this order: the epoch is looked up when the messages have been read.
-            reading = self._waiting.question("XREAD", "COUNT", count, "BLOCK", block, "STREAMS", stream, f"{after}-0")
-            try:
-                known, pruned = _answer(await self._waiting.ask("HMGET", self._prefix, "epoch", "pruned"))
-            except BaseException:
-                await self._waiting.close()  # nobody wants what it waits for
-                raise
-            found = next(iter((_answer(reading.result()) or {b"": ()}).values()))
-            if known is None or known.decode() != epoch:
-                raise Fenced
-        else:
-            _, pruned, found = await self._run(self._waiting, scripts.STRETCH, epoch, after, limit, _MAX_BYTES)
-        self._behind = bool(found)
-        return Stretch([_message(entry) for entry in found], int(pruned) + 1)
+        count = min(limit, self._count)
+        block = ("BLOCK", max(1, round(wait * 1000))) if wait > 0 else ()
+        reading = self._waiting.question(
+            "XREAD", "COUNT", count, *block, "STREAMS", f"{self._prefix}:log", f"{after}-0"
+        )
+        try:  # in this order: the epoch is looked up when the messages have been read
+            known, pruned = _answer(await self._waiting.ask("HMGET", self._prefix, "epoch", "pruned"))
+        except BaseException:
+            await self._waiting.close()  # nobody wants what it waits for
+            raise
+        if known is None or known.decode() != epoch:
+            raise Fenced
+        (found,) = (_answer(reading.result()) or {b"": ()}).values()
+        messages = [_message(entry) for entry in found]
+        size = sum(len(message.draft.data) for message in messages)
+        self._count = _FEW if size > _LARGE else _MANY
+        return Stretch(messages, int(pruned) + 1)
 
     async def head(self) -> int:
         return int(_answer(await self._asking.ask("HGET", self._prefix, "head")) or 0)
@@ -222,7 +224,7 @@ class RedisLog:
         self._waiting = await Asking.open(self._client)
         old, self._reading = self._reading, await Asking.open(self._client)
         await old.close()
-        self._behind = True
+        self._count = _FEW
         identity = _message(last).draft.identity if last else None
         return Standing(epoch.decode(), int(head), durability, identity)
 
@@ -231,12 +233,13 @@ class RedisLog:
     def _arguments(self, draft: Draft) -> tuple[str | bytes | int, ...]:
         """What the script wants to know of a draft. Raises UnicodeEncodeError."""
         identity = blake2b("\0".join(draft.identity).encode(), digest_size=16).digest()
+        sized = int(self._sized and self._retention.of(draft.room).max_bytes is not None)
         if not draft.chosen_id:
-            return draft.room, identity, _SETTLING, b"", _head(draft), draft.data
+            return draft.room, identity, _SETTLING, b"", _head(draft), draft.data, sized
         narrowed = draft.user is not None or draft.key is not None
         key = blake2b(_encode_head((draft.user, draft.key))).digest() if narrowed else b""
         content = blake2b(draft.data, digest_size=16, key=key).digest()
-        return draft.room, identity, self._window, content, _head(draft), draft.data
+        return draft.room, identity, self._window, content, _head(draft), draft.data, sized
 
     def _outcomes(self, group: Sequence[Draft], answers: Sequence[Any], now: float) -> list[Outcome]:
         if isinstance(answers[0], bytes):

@@ -8,7 +8,7 @@ P                     hash: `epoch`; `head`, the highest offset given; `pruned`,
 P:log                 stream: the messages, `<offset>-0`, each with `t` (microseconds), `h` (what a draft is) and `d`
 P:room:<room>         sorted set: the offsets of a room
 P:rooms               sorted set: each room that has messages, with the highest offset that retention took of it
-P:sizes               hash: the bytes of data of each of these rooms
+P:sizes               hash: the bytes of data of each of these rooms that has a bound for them
 P:gone                hash: the highest offset that retention took of rooms that are empty now, by rule
 P:id:<16 bytes>       string: offset, time and content (a hash) of the message with this identity; expires
 P:table:<name>        hash: values by key, each after its deadline in 8 bytes
@@ -63,7 +63,7 @@ APPEND: Final = (
     + _ENTRY
     + """
 -- epoch, time, most rooms; then for each group how many drafts, and for each draft: room, id, milliseconds that the id
--- is remembered, hash of the content, head, data
+-- is remembered, hash of the content, head, data, 1 if the bytes of its room are counted
 local time, most = ARGV[2], tonumber(ARGV[3])
 local head = tonumber(redis.call('HGET', P, 'head'))
 local there = {}  -- rooms
@@ -73,7 +73,7 @@ while at <= #ARGV do
   local count = tonumber(ARGV[at])
   at = at + 1
   local own, fresh, new, refusal = {}, {}, 0, nil
-  for a = at, at + 6 * (count - 1), 6 do
+  for a = at, at + 7 * (count - 1), 7 do
     local room, id, content = ARGV[a], ARGV[a + 1], ARGV[a + 3]
     local known = own[id]
     if known == nil then
@@ -108,7 +108,7 @@ while at <= #ARGV do
         there[room] = true
       end
     end
-    for a = at, at + 6 * (count - 1), 6 do
+    for a = at, at + 7 * (count - 1), 7 do
       local room, id = ARGV[a], ARGV[a + 1]
       local known = own[id]
       if known[1] then
@@ -118,14 +118,14 @@ while at <= #ARGV do
         local offset = text(head)
         redis.call('XADD', P .. ':log', offset .. '-0', 't', time, 'h', ARGV[a + 4], 'd', ARGV[a + 5])
         redis.call('ZADD', P .. ':room:' .. room, offset, offset)
-        redis.call('HINCRBY', P .. ':sizes', room, #ARGV[a + 5])
+        if ARGV[a + 6] == '1' then redis.call('HINCRBY', P .. ':sizes', room, #ARGV[a + 5]) end
         redis.call('SET', P .. ':id:' .. id, offset .. ' ' .. time .. ' ' .. ARGV[a + 3], 'PX', ARGV[a + 2])
         known[1] = offset
         answers[#answers + 1] = head
       end
     end
   end
-  at = at + 6 * count
+  at = at + 7 * count
 end
 redis.call('HSET', P, 'head', text(head))
 return answers
@@ -243,7 +243,7 @@ for a = 4, #ARGV, 5 do
   if last then
     if tonumber(redis.call('HGET', P, 'pruned')) < tonumber(last) then redis.call('HSET', P, 'pruned', last) end
     if count > 0 then
-      redis.call('HSET', P .. ':sizes', room, text(size))
+      if bytes then redis.call('HSET', P .. ':sizes', room, text(math.max(size, 0))) end
       redis.call('ZADD', P .. ':rooms', 'XX', last, room)
     else
       redis.call('HDEL', P .. ':sizes', room)
