@@ -1,6 +1,6 @@
-"""The values that cross boundaries: frozen, without behaviour beyond reading themselves.
+"""The values that cross boundaries: frozen, with hardly any behaviour.
 
-Those that every message makes are msgspec's: a frozen dataclass takes five times as long to make.
+Those that are made for every message are msgspec's: making a frozen dataclass takes five times as long.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import msgspec
 
 from partyline.errors import Conflict, InvalidValue
 
-MAX_OFFSET = (1 << 53) - 1  # what a JavaScript number holds exactly
+MAX_OFFSET = (1 << 53) - 1  # the largest integer that a JavaScript number holds exactly
 _POSITION = re.compile(r"([0-9a-f]{16})-(0|[1-9][0-9]{0,15})\Z")
 
 
@@ -33,7 +33,7 @@ class Position(msgspec.Struct, frozen=True):
         match = _POSITION.match(text)
         if match is None or int(match[2]) > MAX_OFFSET:
             raise InvalidValue(
-                f"{text[:60]!r} is not a position: 16 hex digits, a dash and a number, as an answer of this server",
+                f"{text[:60]!r} is not a position: 16 hex digits, a dash and a number, as in this server's answers",
                 code="invalid_position",
             )
         return cls(match[1], int(match[2]))
@@ -49,9 +49,9 @@ class Policy(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Audience:
-    """Who gets a message: the members of any of `rooms`, of all if none is named, but not those of `excluded`.
+    """Who gets a message: the members of any of `rooms` (everybody if it is empty), except the members of `excluded`.
 
-    `only` is the id of the one member that it is for, and `besides` of one that it is not for, whatever their rooms.
+    Whatever their rooms: `only` is the id of the single member that gets it, `besides` of one that does not.
     """
 
     rooms: frozenset[str] = frozenset()
@@ -60,7 +60,7 @@ class Audience:
     besides: str = ""
 
     def reaches(self, id: str, rooms: Collection[str]) -> bool:  # noqa: A002
-        """Whether the member with this id, in these rooms, belongs to it."""
+        """Whether the member with this id, in these rooms, belongs to the audience."""
         if self.only or id == self.besides:
             return id == self.only
         return (not self.rooms or not self.rooms.isdisjoint(rooms)) and self.excluded.isdisjoint(rooms)
@@ -70,10 +70,10 @@ class Draft(msgspec.Struct, frozen=True):
     """What a publisher hands in.
 
     `data` is compact JSON as UTF-8 bytes; `user` narrows the audience to one user's connections; `id` names the
-    message (a retry repeats it); `key` is what conflation goes by; `sender` is the authenticated user that publishes,
-    and `publisher` whoever does, a key too: ids of two publishers do not meet. `chosen_id` False says that the id was
-    drawn at random here, so that no retry can repeat it. `ttl` is the message's life in seconds,
-    None for ever; `durable` None leaves it to the room's rule.
+    message (a retry repeats it); `key` is what conflation goes by; `sender` is the authenticated user that publishes.
+    `publisher` is that user or an API key: two publishers may use the same id. `chosen_id` False means that the id was
+    drawn at random here, so no retry can repeat it. `ttl` is the message's life in seconds, None for ever; `durable`
+    None leaves it to the room's rule.
     """
 
     room: str
@@ -89,11 +89,11 @@ class Draft(msgspec.Struct, frozen=True):
 
     @property
     def identity(self) -> tuple[str, str, str]:
-        """What a message id is unique with: (publisher, room, id)."""
+        """What identifies a message: (publisher, room, id)."""
         return self.publisher, self.room, self.id
 
     def conflict(self, earlier: Draft) -> Conflict | None:
-        """Why it cannot have the identity that `earlier` has; None where it repeats that one."""
+        """Why it cannot have the same identity as `earlier`; None if it repeats that draft."""
         if (earlier.data, earlier.user, earlier.key) == (self.data, self.user, self.key):
             return None
         return Conflict(
@@ -107,8 +107,8 @@ class Draft(msgspec.Struct, frozen=True):
 class Message(msgspec.Struct, frozen=True):
     """What the hub publishes: a draft with its number and time.
 
-    `offset` is None for an ephemeral message. `time` is seconds since 1970, from the wall clock, for people: nothing
-    is ordered by it.
+    `offset` is None for an ephemeral message. `time` is seconds since 1970 by the wall clock, for people: nothing is
+    ordered by it.
     """
 
     draft: Draft
@@ -143,7 +143,7 @@ class Page(msgspec.Struct, frozen=True):
 
 
 class Payload(msgspec.Struct):
-    """A message encoded for one dialect, ready to write, with what an outbox must know of it."""
+    """A message encoded for one dialect, ready to write, with what an outbox must know about it."""
 
     data: bytes
     room: str = ""

@@ -1,4 +1,4 @@
-"""How settings are written: texts, numbers with and without a unit, yes and no."""
+"""How settings are written: text, numbers with and without a unit, yes and no."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LARGEST: Final = (1 << 53) - 1
 
 
 def text(value: Any) -> str:
-    """A text in one line. Raises ValueError, as all of these."""
+    """Text in one line. Raises ValueError, like all functions here."""
     if not isinstance(value, str):
         raise ValueError("is not a text")
     if not value.isprintable():  # a line break in a header would begin another one
@@ -58,7 +58,7 @@ def duration(written: str) -> float:
 
 
 def written(value: float, kind: str) -> str:
-    """A number of a setting as the settings file may have it: with the largest unit that makes it a whole number."""
+    """A setting's number as a settings file may have it: with the largest unit that makes it a whole number."""
     for unit, size in _WRITTEN.get(kind, {}).items():
         count = value / size
         if count.is_integer() and count >= (2 if unit == "d" else 1):  # one day is 24h

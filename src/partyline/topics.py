@@ -1,4 +1,4 @@
-"""Topic names and topic patterns: what is one, and which names a pattern covers.
+"""Topic names and topic patterns: which texts are valid, and which names a pattern covers.
 
 A name is 1-200 characters of printable Unicode in dot-separated, non-empty tokens, without spaces, control characters
 and ``* > / ? # % \\``; names that begin with ``$`` are reserved. In a pattern ``*`` stands for one token and a last
@@ -14,15 +14,15 @@ from typing import Final
 from partyline.errors import InvalidValue
 
 MAX_LENGTH = 200
-MAX_TOKENS: Final = 16  # of a pattern that somebody subscribes to, and
-MAX_WILDCARDS: Final = 4  # how many of them may be `*`
+MAX_TOKENS: Final = 16  # of a pattern in a subscription
+MAX_WILDCARDS: Final = 4  # tokens of it that may be `*`
 UNPRINTABLE: Final = (
     r"\u0000-\u001f\u007f-\u00a0\u00ad\u0600-\u0605\u061c\u06dd\u070f\u0890-\u0891\u08e2\u1680\u180e\u2000-\u200f"
     r"\u2028-\u202f\u205f-\u206f\u3000\ufeff\ufff9-\ufffb"
     "\U000110bd\U000110cd\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0001\U000e0020-\U000e007f"
 )
-"""What is not printable, for a character class: controls, formats and separators (Unicode's Cc, Cf and Z), but not the
-space. Written out, so that a name is or is not one whatever Unicode the interpreter knows: a new emoji is printable."""
+"""Unprintable characters, for a character class: controls, formats and separators (Unicode's Cc, Cf and Z), except
+the space. Written out, so that the interpreter's Unicode version does not matter: a new emoji is printable."""
 
 TOKEN: Final = rf"[^ .*>/?#%\\{UNPRINTABLE}]+"
 
@@ -36,7 +36,8 @@ _RULE = (
 
 
 PRIVATE: Final = "\x1f"
-"""How rooms begin that are not topics, Socket.IO's among them: no pattern covers them, and nobody can name them."""
+"""The first character of rooms that are not topics, such as Socket.IO's: no pattern covers them, no client can name
+them."""
 
 
 def is_printable(text: str) -> bool:
@@ -53,7 +54,7 @@ def check_topic(name: str, field: str = "topic") -> str:
 
 
 def check_pattern(pattern: str, field: str = "pattern") -> str:
-    """`pattern` itself if it is one: a topic name whose tokens may be `*`, the last one also `>`."""
+    """`pattern` itself if it is valid: a topic name whose tokens may be `*`, and the last one `>`."""
     try:
         if len(pattern) > MAX_LENGTH:
             raise InvalidValue("too long")
@@ -71,17 +72,17 @@ def check_pattern(pattern: str, field: str = "pattern") -> str:
 
 
 def check_subscription(pattern: str, field: str = "topic") -> str:
-    """`pattern` itself if somebody may subscribe to it. Raises InvalidValue.
+    """`pattern` itself if a client may subscribe to it. Raises InvalidValue.
 
-    What a publish costs then depends on its own topic only: however many patterns there are, not more than some
-    thousands can cover the same topic, and a handful where it has few tokens.
+    So the cost of a publish depends only on its topic: however many patterns there are, at most some thousands can
+    cover the same topic, and a handful if it has few tokens.
     """
     check_pattern(pattern, field)
     tokens = pattern.split(".")
     if len(tokens) > MAX_TOKENS or tokens.count("*") > MAX_WILDCARDS:
         raise InvalidValue(
-            f"{field} {pattern[:60]!r} has {len(tokens)} tokens and {tokens.count('*')} times *: "
-            f"a pattern to subscribe to has at most {MAX_TOKENS} and {MAX_WILDCARDS}",
+            f"{field} {pattern[:60]!r} has {len(tokens)} tokens, {tokens.count('*')} of them *: "
+            f"a subscription's pattern has at most {MAX_TOKENS}, and {MAX_WILDCARDS} of them *",
             code="invalid_topic",
             field=field,
             limit="pattern_size",
@@ -109,7 +110,7 @@ def is_pattern(text: str) -> bool:
 
 
 def contains(wide: str, narrow: str) -> bool:
-    """Whether every topic that the pattern `narrow` covers is covered by the pattern `wide`, too."""
+    """Whether the pattern `wide` covers every topic that the pattern `narrow` covers."""
     wanted, tokens = wide.split("."), narrow.split(".")
     if wanted[-1] == ">":
         wanted.pop()
@@ -121,7 +122,7 @@ def contains(wide: str, narrow: str) -> bool:
 
 
 def overlap(one: str, other: str) -> bool:
-    """Whether some topic is covered by both patterns."""
+    """Whether any topic is covered by both patterns."""
     ours, theirs = one.split("."), other.split(".")
     for left, right in zip(ours, theirs, strict=False):
         if ">" in (left, right):

@@ -169,9 +169,7 @@ def test_a_database_that_is_taken_away(tmp_path: Path, act: str) -> None:
             assert (await call(f"{server.url}/health"))[0] == 200
             await line.ping()
             assert await server.end() == 0
-            assert (
-                "put it back" in server.errors.decode() or "put the one that was there back" in server.errors.decode()
-            )
+            assert "put it back" in server.errors.decode() or "put the old one back" in server.errors.decode()
         async with serving(db=db) as server:
             there = await kept(server.url)
             assert [data for data in there if data in kept_ones] == kept_ones

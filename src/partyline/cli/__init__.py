@@ -1,4 +1,4 @@
-"""The command line. Each command is a file beside this one, imported when it is called."""
+"""The command line. Each command has a file beside this one, imported when it is called."""
 
 from __future__ import annotations
 
@@ -41,18 +41,18 @@ def main() -> None:
     except OSError:
         from partyline.cli.output import write
 
-        write("")  # help is printed by Typer: this ends with one line if standard output was the reason
+        write("")  # help is printed by Typer: if standard output is the reason, this exits with one line
         raise
 
 
 def _open_standard_streams() -> None:
-    """Where one was closed when the process began, its number leads nowhere: else the next file that is opened, such as
-    a client's socket, would get it, and with it whatever is written there. Standard output stays None, for `write`."""
+    """Open a standard stream that was closed when the process began. Otherwise the next file, such as a client's
+    socket, would get its number, and whatever is written to it. `sys.stdout` stays None, for `write`."""
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free is this one
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number: this one
     if sys.stdin is None:
         sys.stdin = open(0, closefd=False)  # noqa: SIM115 - for the whole process
     if sys.stderr is None:
@@ -60,7 +60,7 @@ def _open_standard_streams() -> None:
 
 
 def _check_arguments(arguments: list[str]) -> None:
-    """Raises InvalidValue if one is not UTF-8: nobody could send or print it."""
+    """Raises InvalidValue if an argument is not UTF-8: it could not be sent or printed."""
     for before, argument in pairwise(arguments):
         try:
             argument.encode()
@@ -78,7 +78,7 @@ def _version(wanted: bool) -> None:
 def options(
     _: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
 ) -> None:
-    """What may stand before a command."""
+    """Options before a command."""
 
 
 @app.command()
@@ -110,10 +110,10 @@ def serve(
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error. (default info)")] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="Open to everybody beyond loopback, no key.")] = False,
     handover: Annotated[
-        bool, typer.Option("--handover", help="Wait for the server that has the database: it is about to be stopped.")
+        bool, typer.Option("--handover", help="Wait for the server that has the database to stop.")
     ] = False,
     new_epoch: Annotated[
-        bool, typer.Option("--new-epoch", help="Forget all positions handed out: the database was rolled back.")
+        bool, typer.Option("--new-epoch", help="Make all positions handed out invalid: the database was rolled back.")
     ] = False,
     settings: _Set = None,
 ) -> None:
@@ -162,7 +162,7 @@ def restore(
     file: Annotated[Path, typer.Argument(help="A backup.")],
     db: _Db = None,
     config: _Config = None,
-    force: Annotated[bool, typer.Option("--force", help="Put a database that is there aside.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Keep an existing database under another name.")] = False,
     as_json: _Json = False,
 ) -> None:
     """Put a backup in the database's place, with a new epoch. The server must be stopped."""
@@ -179,7 +179,7 @@ def doctor(
     settings: _Set = None,
     as_json: _Json = False,
 ) -> None:
-    """Look for what would keep a server from running well. Changes nothing; the server may run."""
+    """Look for anything that would keep a server from running well. Changes nothing; the server may be running."""
     from partyline.cli.doctor import diagnose
 
     diagnose({"db": db}, _assignments(settings), config, deep=deep, as_json=as_json)
@@ -187,7 +187,7 @@ def doctor(
 
 @app.command("config")
 def show_config(
-    show: Annotated[bool, typer.Option("--show", help="Every setting, its value, where it came from.")] = True,
+    show: Annotated[bool, typer.Option("--show", help="Every setting, its value, and where it came from.")] = True,
     config: _Config = None,
     settings: _Set = None,
     as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False,
@@ -250,10 +250,10 @@ def tail(
     after: Annotated[str, typer.Option("--from", help="earliest, latest or a position.")] = "latest",
     url: Annotated[str, typer.Option(envvar="PARTYLINE_URL", help="Where the server is.")] = "http://127.0.0.1:8000",
     api_key: Annotated[str | None, typer.Option(envvar="PARTYLINE_KEY", help="The key or token to read with.")] = None,
-    count: Annotated[int | None, typer.Option(min=1, help="End after so many messages.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    count: Annotated[int | None, typer.Option(min=1, help="Stop after this many messages.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
 ) -> None:
-    """Print messages as they come; goes on by itself when the server was away."""
+    """Print messages as they come; reconnects by itself."""
     from partyline.cli.tail import follow
 
     follow(url, topics, after=after, key=api_key, count=count, as_json=as_json)
@@ -261,7 +261,7 @@ def tail(
 
 @app.command()
 def key(as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False) -> None:
-    """Make a random API key, and the hash of it that goes into the settings."""
+    """Make a random API key, and its hash for the settings."""
     from partyline.cli.key import make_key
 
     make_key(as_json=as_json)
@@ -276,16 +276,16 @@ def token(
     publish: Annotated[list[str] | None, typer.Option(help="Pattern it may publish to; repeatable.")] = None,
     subscribe: Annotated[list[str] | None, typer.Option(help="Pattern it may subscribe to; repeatable.")] = None,
     admin: Annotated[bool, typer.Option("--admin", help="Admin rights, if the key may give them.")] = False,
-    expires: Annotated[str, typer.Option(help="How long it counts.")] = "1h",
+    expires: Annotated[str, typer.Option(help="How long it is valid.")] = "1h",
     key: Annotated[str | None, typer.Option(help="The kid of the key to sign with, if there are several.")] = None,
     secret_file: Annotated[
         Path | None, typer.Option(help="Sign with the secret, or the private key (PEM), in this file.")
     ] = None,
     config: _Config = None,
     settings: _Set = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The token and what it says, as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The token and its claims, as JSON.")] = False,
 ) -> None:
-    """Make a token (JWT) for trying out, with a key of the settings."""
+    """Make a token (JWT) for trying things out, with a key from the settings."""
     from partyline.cli.token import Wish, make_token
 
     wish = Wish(sub, (*(topics or ()), *(publish or ())), (*(topics or ()), *(subscribe or ())), admin, expires)

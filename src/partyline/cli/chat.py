@@ -1,4 +1,4 @@
-"""`partyline chat`: the chat in a terminal, in a room or with a stranger. Lines that are typed are said."""
+"""`partyline chat`: the chat in a terminal, in a room or with a stranger. Each typed line is sent."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from partyline.client.socketio import Client, State
 from partyline.errors import CallError, Disconnected, InvalidValue
 
 _COLOURS: Final = ("cyan", "magenta", "yellow", "blue", "green", "red")
-_PAUSE: Final = 1.0  # seconds before something that failed is said again
-_LONGEST_WAIT: Final = 60.0  # seconds that the server may ask for before something is said
-_REMEMBERED: Final = 10_000  # messages that are not shown twice, and people of a room
-_IN_A_ROOM: Final = "/older for what was said before, /who for who is here, /quit"
+_PAUSE: Final = 1.0  # seconds before a failed message is sent again
+_LONGEST_WAIT: Final = 60.0  # seconds that the server may ask us to wait before a message
+_REMEMBERED: Final = 10_000  # messages kept to avoid showing one twice, and people in a room
+_IN_A_ROOM: Final = "/older for earlier messages, /who for who is here, /quit"
 _WITH_A_STRANGER: Final = "/next for somebody else, /stop, /start, /block, /report, /quit"
 
 _T = TypeVar("_T")
@@ -37,7 +37,7 @@ class _Person(msgspec.Struct):
 
 
 class _Said(msgspec.Struct):
-    """A message. `time` is in ms since 1970; a stranger's has no id and no name."""
+    """A message. `time` is in ms since 1970; a stranger's message has no id and no name."""
 
     text: str
     time: float
@@ -65,19 +65,19 @@ class _News(_Person):
 
 
 def talk(url: str, *, room: str | None, name: str) -> None:
-    """Chat until standard input ends or somebody says /quit. `room` None: with a stranger."""
+    """Chat until standard input ends or /quit is typed. `room` None: with a stranger."""
     screen = _Screen()
     run(_Room(url, screen, room, name).main() if room is not None else _Stranger(url, screen).main(), url)
 
 
 class _Screen:
-    """What is printed: others' words, and news about them."""
+    """Prints what others say, and news about them."""
 
     def __init__(self) -> None:
         self._console = console(soft_wrap=True)
 
     def said(self, who: str, words: str, time: float, *, own: bool = False) -> None:
-        """A message. `time` is in ms since 1970."""
+        """Print a message. `time` is in ms since 1970."""
         when = moment(time / 1000)
         line = Text("??:?? " if when is None else when.strftime("%H:%M "), style="dim")
         line.append(f"{plain(who)}: ", style="bold" if own else _COLOURS[sum(map(ord, who)) % len(_COLOURS)])
@@ -92,7 +92,7 @@ class _Screen:
 
 
 class _Session:
-    """What a room and a stranger have in common: a connection, and lines of standard input."""
+    """Common to rooms and strangers: a connection, and lines from standard input."""
 
     namespace = ""
 
@@ -120,26 +120,26 @@ class _Session:
                     await self.line(line)
 
     def listen(self) -> None:
-        """Hear what the server sends."""
+        """Listen to the server's events."""
 
     async def begin(self) -> None:
-        """It is connected for the first time."""
+        """Called when it is connected for the first time."""
 
     async def again(self) -> None:
-        """It is connected once more."""
+        """Called when it is connected again."""
 
     async def line(self, line: str) -> None:
-        """Something was typed."""
+        """Called with each typed line."""
 
     async def ask(self, event: str, *values: Any) -> dict[str, Any]:
-        """The server's answer. Raises Disconnected, CallError, or InvalidValue with what it refuses."""
+        """The server's answer. Raises Disconnected, CallError, or InvalidValue with the server's refusal."""
         answer = await self.chat.call(event, *values)
         if isinstance(answer, dict) and "error" in answer:
             raise InvalidValue(str(answer.get("message", answer["error"])))
         return answer if isinstance(answer, dict) else {}
 
     def hear(self, event: str, kind: type[_T], heard: Callable[[_T], None]) -> None:
-        """Call `heard` with what an event brings, where it is what the chat's server sends."""
+        """Call `heard` with an event's value, if it has the form that the chat's server sends."""
 
         def check(value: object = None) -> None:
             with contextlib.suppress(msgspec.ValidationError):
@@ -148,17 +148,17 @@ class _Session:
         self.chat.on(event, check)
 
     async def try_to_ask(self, event: str, *values: Any) -> dict[str, Any] | None:
-        """The same; None, and a word about it, where it refuses or cannot be asked."""
+        """As `ask`; but prints a refusal or a failure, and returns None."""
         try:
             return await self.ask(event, *values)
         except InvalidValue as error:
             self.screen.news(error.message, "red")
         except (Disconnected, CallError) as error:
-            self.screen.news(f"not done: {error.message}", "red")
+            self.screen.news(f"that did not work: {error.message}", "red")
         return None
 
     async def say(self, words: str) -> bool:
-        """Until the server has it: its id makes a repetition harmless. False, and a word about it, where it refuses."""
+        """Send until the server has it: its id makes a repetition harmless. Prints a refusal, and returns False."""
         number = secrets.token_hex(16)
         while True:
             try:
@@ -172,14 +172,14 @@ class _Session:
             elif isinstance(answer, dict) and answer.get("error") == "not_in_a_room":
                 await asyncio.sleep(_PAUSE)
             elif isinstance(answer, dict) and "error" in answer:
-                self.screen.news(f"not said: {answer.get('message', answer['error'])}", "red")
+                self.screen.news(f"not sent: {answer.get('message', answer['error'])}", "red")
                 return False
             else:
                 return True
 
     def _changed(self, state: State, reason: str) -> None:
         if not self._begun:
-            return  # what keeps it from being connected at all is what the command ends with
+            return  # if the first connection fails, the command ends with the reason
         if state is State.WAITING:
             self.screen.news(f"the connection is lost ({reason}): trying again", "yellow")
             self._lost = True
@@ -192,7 +192,7 @@ class _Session:
 
 
 class _Room(_Session):
-    """A room: its log first, then what is said, each message once."""
+    """A room: its log first, then new messages, each once."""
 
     namespace = "/chat"
 
@@ -226,7 +226,7 @@ class _Room(_Session):
         self._people = {one.by: one.name for one in answer.people}
         pages = [answer.messages]
         before = answer.before
-        # After a pause: back to what has been shown, so that nothing is missing in between, if that is not too far.
+        # After a pause: read back to a message that was shown, unless that is too far, so that nothing is missing.
         left = _REMEMBERED - len(pages[0])
         while before is not None and left > 0 and self._shown and not any(one.id in self._shown for one in pages[0]):
             older = await self._page(before)
@@ -256,12 +256,12 @@ class _Room(_Session):
 
     async def _older(self) -> None:
         if self._before is None:
-            self.screen.news("there is nothing before")
+            self.screen.news("there are no earlier messages")
             return
         page = await self._page(self._before)
         if page is not None:
             self._before = page.before
-            self.screen.news("— before —")
+            self.screen.news("— earlier —")
             for message in page.messages:
                 self._show(message)
 
@@ -309,7 +309,7 @@ class _Stranger(_Session):
     async def again(self) -> None:
         if self._talking:
             self._talking = False
-            self.screen.news("the connection was lost, and the talk with it: /next for somebody else", "yellow")
+            self.screen.news("the connection was lost, and so was the talk: /next for somebody else", "yellow")
 
     async def line(self, line: str) -> None:
         command = line[1:]
@@ -345,4 +345,4 @@ def _checked(answer: dict[str, Any], kind: type[_T]) -> _T:
     try:
         return msgspec.convert(answer, kind)
     except msgspec.ValidationError as error:
-        raise InvalidValue(f"the server's answer is not that of a chat: {error}") from None
+        raise InvalidValue(f"the server's answer is not a chat's: {error}") from None

@@ -14,7 +14,7 @@ from partyline.config import FIELDS, load
 from partyline.notation import written
 
 _MATERIAL = ("secret", "secret_file", "public_key", "public_key_file", "jwks_file", "jwks_url")
-_PASSWORD = re.compile(r"(?<=://).*(?=@)")  # user and password, whatever is in them
+_PASSWORD = re.compile(r"(?<=://).*(?=@)")  # user and password, whatever characters they have
 _SHOWN = (*_MATERIAL[1:], "kid", "audience", "issuer", "leeway", "admin")
 
 
@@ -59,7 +59,7 @@ def show_settings(assigned: dict[str, str], file: str | None, *, as_json: bool) 
 
 def _text(value: Any, about: str, kind: str) -> str:
     if value is None:
-        return "auto" if "default" in about else "-"  # worked out at start, as the text says
+        return "auto" if "default" in about else "-"  # worked out at start, as `about` says
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, list | tuple):

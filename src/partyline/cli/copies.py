@@ -18,7 +18,7 @@ from partyline.stores.sqlite import copying
 
 
 def back_up_database(file: str, flags: dict[str, Any], config: str | None, *, replace: bool, as_json: bool) -> None:
-    """Copy the configured database to `file` and say what it holds. Raises ConfigError."""
+    """Copy the configured database to `file` and report it. Raises ConfigError."""
     path = _database(flags, config)
     with bar() as progress:
         copy = copying.back_up(path, file, replace=replace, progress=progress)
@@ -26,7 +26,7 @@ def back_up_database(file: str, flags: dict[str, Any], config: str | None, *, re
 
 
 def restore_database(file: str, flags: dict[str, Any], config: str | None, *, replace: bool, as_json: bool) -> None:
-    """Put the backup `file` in the configured database's place and say what was done. Raises ConfigError."""
+    """Put the backup `file` in the configured database's place and report it. Raises ConfigError."""
     path = _database(flags, config)
     with bar() as progress:
         copy = copying.restore(file, path, replace=replace, progress=progress)
@@ -35,7 +35,7 @@ def restore_database(file: str, flags: dict[str, Any], config: str | None, *, re
 
 @contextlib.contextmanager
 def bar() -> Iterator[copying.Progress | None]:
-    """Shows progress on standard error, and is gone at the end; None where that is no terminal."""
+    """Shows progress on standard error and disappears at the end; None if that is not a terminal."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield None
@@ -53,7 +53,7 @@ def bar() -> Iterator[copying.Progress | None]:
 def _database(flags: dict[str, Any], config: str | None) -> str:
     path = str(load(flags, file=config).value("db"))
     if path == ":memory:":
-        raise ConfigError("db: :memory: is gone with its process: name a file with --db", field="db")
+        raise ConfigError("db: :memory: ends with its process: name a file with --db", field="db")
     return path
 
 
@@ -63,5 +63,5 @@ def _tell(copy: copying.Copy, done: str, *, as_json: bool) -> None:
         return
     text = f"{done}: {copy.bytes:,} bytes, epoch {copy.epoch or '-'}, last offset {copy.head:,}\n"
     if copy.kept is not None:
-        text += f"the database that was there is kept as {copy.kept}\n"
+        text += f"the old database is kept as {copy.kept}\n"
     write("".join(plain(line) + "\n" for line in text.splitlines()), done=done)

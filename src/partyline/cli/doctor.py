@@ -1,4 +1,4 @@
-"""`partyline doctor`: what would keep a server from running, or from keeping its promises."""
+"""`partyline doctor`: looks for anything that would keep a server from running, or from keeping its promises."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _STYLES = {Verdict.OK: "green", Verdict.WARNING: "yellow", Verdict.PROBLEM: "bol
 
 
 def diagnose(flags: dict[str, Any], assigned: dict[str, str], config: str | None, *, deep: bool, as_json: bool) -> None:
-    """Print a finding for everything that was looked at. Exits with 1 where one is a problem."""
+    """Print a finding for everything that was examined. Exits with 1 if one is a problem."""
     with bar() as progress:
         findings = list(_findings(flags, assigned, config, deep, progress))
     if as_json:
@@ -56,7 +56,7 @@ def _findings(
         check(settings)
     except ConfigError as error:
         yield settings_finding(error)
-        # What can be looked at without them is; a path that was named is the one that is meant.
+        # Examine what does not need them, with the path that was given.
         settings = Settings(db=assigned.get("db") or flags["db"] or Settings().db)
     yield from examine_machine(settings)
     yield from _log(settings)

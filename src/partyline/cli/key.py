@@ -10,7 +10,7 @@ from partyline.trust.keys import key_hash
 
 
 def make_key(*, as_json: bool) -> None:
-    """Print a key of 256 random bits and its hash. The key is shown once and kept nowhere."""
+    """Print a key of 256 random bits and its hash. The key is shown once and stored nowhere."""
     key = "pl_" + secrets.token_urlsafe(32)
     hashed = key_hash(key)
     if as_json:

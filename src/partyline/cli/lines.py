@@ -1,4 +1,4 @@
-"""Lines of a file that may block, for a loop that must not."""
+"""Reads lines from a file that may block, for a loop that must not."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Final
 from partyline.errors import InvalidValue
 
 _PIECE: Final = 65_536
-MOST: Final = 16_000_000  # bytes of a message, as the client has it
+MOST: Final = 16_000_000  # bytes of a message, as in the client
 
 
 class Lines:
-    """The lines that come from a file descriptor, read by a thread of its own, at most two pieces of 64 KiB ahead.
+    """The lines from a file descriptor, read by a separate thread, at most two pieces of 64 KiB ahead.
 
-    The thread is a daemon and takes no lock of `sys.stdin`: a process that has to end does not wait for a line that
-    may never come, as it would for a thread of the loop's executor.
+    The thread is a daemon and takes no lock of `sys.stdin`: a process that ends does not wait for a line that may never
+    come, as it would for a thread of the loop's executor.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -63,4 +63,4 @@ class Lines:
             try:
                 self._loop.call_soon_threadsafe(self._pieces.put_nowait, piece)
             except RuntimeError:
-                return  # the loop is closed: nobody wants them any more
+                return  # the loop is closed: nobody needs the lines

@@ -27,7 +27,7 @@ _SPACE_LOW: Final = 1024**3  # bytes
 _SPACE_OUT: Final = 64 * 1024**2
 _LISTENING: Final = "0A"  # TCP_LISTEN in /proc/net/tcp
 
-# Where the shared memory of a write-ahead log, its locks or an fsync are not what they are on a disk of one's own.
+# Filesystems on which a write-ahead log's shared memory, locks or fsync do not work as on a local disk.
 _NETWORK: Final = re.compile(
     r"9p|afs|beegfs|ceph|cifs|coda|drvfs|fuse\.(cephfs|glusterfs|s3fs|sshfs)|glusterfs|gpfs|lustre|ncpfs|nfs4?|orangefs"
     r"|smb3|smbfs|vboxsf|virtiofs"
@@ -41,7 +41,7 @@ _PASSING: Final = {
 
 
 def examine_machine(settings: Settings) -> Iterator[Finding]:
-    """Look at what a server with these settings would run on. Changes nothing but the process's descriptor limit."""
+    """Examine the machine for a server with these settings. Changes only this process's descriptor limit."""
     yield _python()
     yield _uvloop()
     yield _sqlite()
@@ -59,7 +59,7 @@ def _python() -> Finding:
     if sys.implementation.name != "cpython":
         return warning("python", what, "use CPython 3.11 or later: nothing else is tested")
     if platform.system() != "Linux":
-        return warning("python", what, "use Linux for what matters: nothing else is tested")
+        return warning("python", what, "use Linux in production: nothing else is tested")
     return ok("python", what)
 
 
@@ -97,10 +97,10 @@ def _descriptors(settings: Settings) -> Finding:
 
 
 def port(settings: Settings) -> Finding:
-    """Whether a server could listen where these settings say, or who does."""
+    """Whether a server could listen where these settings say, or which process does."""
     where = f"{settings.port} on {settings.host}"
     if settings.port == 0:
-        return ok("port", "a free one is taken")
+        return ok("port", "a free one will be used")
     try:
         for family, kind, protocol, _, address in socket.getaddrinfo(
             settings.host or None, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -108,7 +108,7 @@ def port(settings: Settings) -> Finding:
             try:
                 one = socket.socket(family, kind, protocol)
             except OSError:
-                continue  # a family that this machine does not have: a server does without it, too
+                continue  # a family that this machine does not have: a server goes without it, too
             with one:
                 one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 if family == socket.AF_INET6:
@@ -166,14 +166,14 @@ def _space(folder: str, db: str) -> Finding:
         size = 0
     text = f"{free:,} bytes free in {folder}"
     if free < _SPACE_OUT:
-        return problem("disk", text, "make room: a full disk refuses every publish that is to be kept (503)")
+        return problem("disk", text, "make room: on a full disk every durable publish is refused (503)")
     if free < max(_SPACE_LOW, size):
-        return warning("disk", text, "make room: a backup or a restore takes as much as the database")
+        return warning("disk", text, "make room: a backup or a restore needs as much as the database")
     return ok("disk", text)
 
 
 def filesystem(folder: str, mounts: str = "/proc/self/mountinfo") -> Finding:
-    """What kind of filesystem a folder is on, and whether a database is safe there."""
+    """The kind of filesystem that a folder is on, and whether a database is safe there."""
     try:
         lines = Path(mounts).read_text("utf-8", errors="replace").splitlines()
     except OSError:
@@ -193,7 +193,7 @@ def filesystem(folder: str, mounts: str = "/proc/self/mountinfo") -> Finding:
 
 
 def settings_finding(error: ConfigError) -> Finding:
-    """Settings that a server would refuse."""
+    """The finding for settings that a server would refuse."""
     if error.field == "config":
         return problem("settings", error.message, "fix the file, or name another one with --config")
     return problem("settings", error.message, "fix it; `partyline config --show` lists all of them then")

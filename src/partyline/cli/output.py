@@ -1,4 +1,4 @@
-"""Standard output, as all commands write to it: it may be a terminal, a file, a full disk or a pipe that is closed."""
+"""How all commands write to standard output, which may be a terminal, a file, a full disk or a closed pipe."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _ENDLESS: Final = 1_000_000  # columns
 
 
 def write(text: str, *, done: str = "") -> None:
-    """Print `text` now. Where nobody reads any more the command ends quietly, as Unix tools do; where it cannot be
-    written, with 1 and one line, which says what is `done` in spite of it."""
+    """Print `text` now. If nobody reads it any more, the command ends quietly, as Unix tools do. If it cannot be
+    written, the command exits with 1 and one line, which says what is `done` nevertheless."""
     try:
         if sys.stdout is None:  # it was closed when the process began
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
@@ -23,7 +23,7 @@ def write(text: str, *, done: str = "") -> None:
         sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
         sys.stdout.flush()
     except OSError as error:
-        if sys.stdout is not None:  # Python flushes it once more at exit, and would complain about what is left in it
+        if sys.stdout is not None:  # Python flushes it again at exit, and would complain about the rest
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
             sys.exit(0)
@@ -33,9 +33,9 @@ def write(text: str, *, done: str = "") -> None:
 
 
 def console(*, soft_wrap: bool = False) -> Console:
-    """Lays out text and prints it, as `write` does. Without a terminal nothing is wrapped: such lines are for grep.
+    """Lays out text and prints it with `write`. Nothing is wrapped outside a terminal: the lines are for grep.
 
-    With `soft_wrap` lines are printed as they are; else they are rows of tables.
+    With `soft_wrap` lines are printed as they are; otherwise they are rows of tables.
     """
     made = Console(file=_Output(trim=not soft_wrap), highlight=False, markup=False, soft_wrap=soft_wrap)
     if not made.is_terminal:
@@ -51,7 +51,7 @@ class _Output(io.StringIO):
         self._trim = trim
 
     def write(self, text: str) -> int:
-        if self._trim and not self.isatty():  # a table fills its cells with blanks
+        if self._trim and not self.isatty():  # a table pads its cells with blanks
             text = "\n".join(line.rstrip(" ") for line in text.split("\n"))
         write(text)
         return len(text)

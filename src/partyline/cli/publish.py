@@ -21,13 +21,13 @@ from partyline.errors import InvalidValue, PartylineError
 from partyline.models import Receipt
 from partyline.topics import check_topic
 
-_AHEAD = 256  # lines that are read before the first of them is answered
+_AHEAD = 256  # lines that are read while the first of them is not answered
 
 
 def publish_one(
     url: str, topic: str, message: str, *, user: str | None, key: str | None, is_json: bool, as_json: bool
 ) -> None:
-    """Publish and say where the message stands. Exits with 1 and one line where the server says no."""
+    """Publish and print the message's position. Exits with 1 and one line if the server refuses."""
     data = _data(message, is_json=is_json)
 
     async def main() -> Receipt:
@@ -38,12 +38,12 @@ def publish_one(
 
 
 def standard_input() -> str:
-    """All of it. Raises InvalidValue if there is nothing, or it is not text."""
+    """All of standard input. Raises InvalidValue if it is empty, too long or not text."""
     try:
         data = sys.stdin.buffer.read(MOST + 1)
         if len(data) > MOST:
             raise InvalidValue(
-                f"standard input has more than {MOST} bytes: a message is shorter, or is given by --lines"
+                f"standard input has more than {MOST} bytes: send a shorter message, or one per line with --lines"
             )
         text = data.decode()
     except UnicodeDecodeError as error:
@@ -58,9 +58,9 @@ def standard_input() -> str:
 def publish_lines(
     url: str, topic: str, descriptor: int, *, user: str | None, key: str | None, is_json: bool, as_json: bool
 ) -> None:
-    """Publish one message for each line of a file, in their order; exits with 1 and one line at the first refusal.
+    """Publish one message for each line of a file, in order; exits with 1 and one line at the first refusal.
 
-    The lines before it are published then; some after it may be.
+    By then the lines before it are published; some after it may be.
     """
     columns = (TextColumn("publishing"), MofNCompleteColumn(), TimeElapsedColumn())
 
@@ -85,8 +85,8 @@ def publish_lines(
 async def _send(
     line: Line, topic: str, lines: Lines, user: str | None, told: Callable[[Receipt, int], None], *, is_json: bool
 ) -> int:
-    """Publish each line, `told` of each in their order; how many there were. Raises PartylineError for the first that
-    cannot be published, as soon as that is known: also while the next line does not come."""
+    """Publish each line, call `told` for each in order, and return how many there were. Raises PartylineError for the
+    first that cannot be published, as soon as that is known, even while it waits for a line."""
     waiting: asyncio.Queue[asyncio.Task[Receipt] | PartylineError | None] = asyncio.Queue(_AHEAD)
 
     async def read() -> None:
@@ -122,7 +122,7 @@ async def _send(
 
 
 def _seen(task: asyncio.Task[Receipt]) -> None:
-    """Nobody asks for those after the first that fails."""
+    """Retrieve the exception: nobody awaits the tasks after the first that fails."""
     if not task.cancelled():
         task.exception()
 

@@ -1,4 +1,4 @@
-"""What the commands that talk to a server share: how they run, and how they fail."""
+"""Shared by the commands that talk to a server: how they run, and how they fail."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _T = TypeVar("_T")
 
 
 def run(main: Coroutine[Any, Any, _T], url: str, key: str | None = None) -> _T:
-    """Run a command to its end. Exits with 1 and one line where the server says no, quietly at Ctrl-C."""
+    """Run a command to its end. Exits with 1 and one line if the server refuses, quietly at Ctrl-C."""
 
     async def whole() -> _T:
         try:
@@ -32,7 +32,7 @@ def run(main: Coroutine[Any, Any, _T], url: str, key: str | None = None) -> _T:
         fail(f"{url}: {error.message}: it came from --api-key or PARTYLINE_KEY")
     except PartylineError as error:
         if error.field == "url":
-            raise  # not the server's word: main says it
+            raise  # not from the server: `main` prints it
         if error.code == "not_found":
             fail(f"{url}: {error.message}: give the server's own address, such as http://127.0.0.1:8000")
         if isinstance(error, Disconnected) or error.code == "refused":  # by something that is not Partyline
@@ -43,6 +43,6 @@ def run(main: Coroutine[Any, Any, _T], url: str, key: str | None = None) -> _T:
 
 
 def fail(reason: str) -> NoReturn:
-    """One line on standard error, and exit code 1. Much of it may be a server's words."""
+    """Print one line on standard error, and exit with 1. It may quote a server."""
     sys.stderr.write(f"partyline: {plain(reason)}\n")
     raise typer.Exit(1)

@@ -1,4 +1,4 @@
-"""`partyline serve`: say what runs, then run it."""
+"""`partyline serve`: print what runs, then run it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from partyline.trust.keys import key_hash
 _log = log.get("server")
 
 _LEAST_KEY: Final = 16  # characters
-_PATIENCE: Final = 1.0  # seconds that tasks have for their end
+_PATIENCE: Final = 1.0  # seconds that cancelled tasks have to end
 
 
 def run(
@@ -44,14 +44,14 @@ def run(
     new_epoch: bool = False,
     handover: bool = False,
 ) -> None:
-    """Serve until a signal comes, `target` beside the relay. Raises ConfigError before anything listens.
+    """Serve the relay, and `target` beside it, until a signal comes. Raises ConfigError before anything listens.
 
     `api_keys` among the flags are hashes, or keys as clients send them.
     """
     try:
         _run(flags, file, target, assigned, new_epoch, handover)
     finally:
-        log.flush()  # before the line that says why it could not go on
+        log.flush()  # before `main` prints why it could not go on
 
 
 def _run(
@@ -77,7 +77,7 @@ def _run(
             connections=count,
         )
     if not handover and (finding := port(settings)).verdict is Verdict.PROBLEM:
-        # Here rather than where it listens: a server that cannot start leaves no database behind.
+        # Checked here, so that a server that cannot start creates no database.
         raise ConfigError(f"port: {finding.text}: {finding.advice}", field="port")
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_serve(settings, found, new_epoch, handover))
@@ -119,7 +119,7 @@ async def _serve(settings: Settings, target: Target, new_epoch: bool, handover: 
 
 
 def _drain_at_hangup(stop: Callable[[], None]) -> None:
-    """Let SIGHUP stop the server as SIGTERM does, with a drain, however often it comes. Under nohup it is ignored."""
+    """Have SIGHUP stop the server with a drain, as SIGTERM does, however often it comes. Under nohup it is ignored."""
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
         return
     stopped = False
@@ -135,7 +135,7 @@ def _drain_at_hangup(stop: Callable[[], None]) -> None:
 
 
 async def _end_tasks() -> None:
-    """The server has ended. A handler that does not let itself be cancelled must not keep its process alive."""
+    """After the server has ended: a handler that resists cancellation must not keep the process alive."""
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
     for task in tasks:
         task.cancel()
@@ -166,14 +166,14 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
 
 
 def _chats(settings: Settings, target: Target) -> tuple[bool, str]:
-    """Whether the chat is served, and if not why. It is open to whoever reaches the server, and it takes `/`: where
-    there are keys or an application, it has to be asked for."""
+    """Whether the chat is served, and if not, why. It is open to anybody who can reach the server, and it takes `/`:
+    with keys or an application it must be asked for."""
     if not target.relay or settings.chat is False:
         return False, "off"
     if settings.chat is None and target != Target():
         return False, "off beside an application (--set chat=true)"
     if settings.chat is None and not is_open(settings):
-        return False, "off where there are keys, since it asks for none (--set chat=true)"
+        return False, "off, since there are keys and it asks for none (--set chat=true)"
     return True, ""
 
 

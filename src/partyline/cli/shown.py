@@ -1,4 +1,4 @@
-"""What others wrote, on a terminal: nothing of it may drive the terminal, or pass for something that we say."""
+"""Shows what others wrote: it must not control the terminal, or look like our own words."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from partyline.topics import is_printable
 
 
 def plain(text: str) -> str:
-    """`text` without what drives a terminal: such characters are written out."""
+    """`text` with the characters that control a terminal written as escapes."""
     if is_printable(text):
         return text
     return "".join(one if is_printable(one) else one.encode("unicode_escape").decode() for one in text)
 
 
 def printable_json(text: str) -> str:
-    """JSON that means the same, without what drives a terminal: such characters are escaped."""
+    """Equal JSON with the characters that control a terminal escaped."""
     return text if is_printable(text) else "".join(one if is_printable(one) else _escaped(one) for one in text)
 
 
 def moment(seconds: object) -> datetime | None:
-    """A time since 1970 as somebody else gave it, None where it is not one."""
+    """Seconds since 1970, as somebody else gave them, as a time; None if they are not one."""
     if not isinstance(seconds, int | float):
         return None
     try:

@@ -1,4 +1,4 @@
-"""`partyline tail`: what comes in topics, as it comes."""
+"""`partyline tail`: prints the messages of topics as they come."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _WAITING = 100  # messages between the line and the terminal
 
 
 def follow(url: str, topics: list[str], *, after: str, key: str | None, count: int | None, as_json: bool) -> None:
-    """Print messages until `count` of them are out, or for ever. A lost connection is told on standard error."""
+    """Print `count` messages, or go on for ever. A lost connection is reported on standard error."""
     errors = Console(stderr=True)
     lost = False
 
@@ -69,7 +69,7 @@ async def _read(subscription: Subscription[Message | Gap], queue: asyncio.Queue[
 
 
 class _Printer:
-    """Writes messages, one a line."""
+    """Writes messages, one per line."""
 
     def __init__(self, errors: Console, *, as_json: bool) -> None:
         self._errors = errors
@@ -78,7 +78,11 @@ class _Printer:
 
     def show(self, item: Message | Gap) -> None:
         if isinstance(item, Gap):
-            oldest = "nobody knows where" if item.oldest is None else f"{item.oldest} is the oldest position kept"
+            oldest = (
+                "the oldest position kept is unknown"
+                if item.oldest is None
+                else f"{item.oldest} is the oldest position kept"
+            )
             self._errors.print(
                 f"partyline: messages of {plain(item.topic)} were missed; {oldest}", style="bold red", markup=False
             )
@@ -106,7 +110,7 @@ class _Printer:
             self._console.print(line)
 
     def _moment(self, time: float) -> str:
-        """Local time; on a terminal with the date, where that is not today's."""
+        """Local time; on a terminal with the date if it is not today's."""
         when = moment(time)
         if when is None:
             return "??:??:??"
@@ -118,7 +122,7 @@ class _Printer:
 
 
 def _text(message: Message) -> str:
-    """A message's value in one line; as it was written, where it cannot be read."""
+    """A message's value in one line; the raw text if it cannot be read."""
     try:
         data = message.data
         return data if isinstance(data, str) else json.dumps(data, ensure_ascii=False, allow_nan=False)

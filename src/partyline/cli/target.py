@@ -1,4 +1,4 @@
-"""What `partyline serve MODULE:NAME` names: an ASGI application, or something to serve beside the relay."""
+"""Finds what `partyline serve MODULE:NAME` names: an ASGI application, or something to serve beside the relay."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from partyline.server.site import Extra
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What is served besides: `fallback` has the paths that are not ours, `application` is to stand for the server."""
+    """What to serve beside the relay: `fallback` gets all other paths, `application` stands for the server."""
 
     fallback: ASGIApp | None = None
     extras: tuple[Extra, ...] = ()
@@ -32,7 +32,7 @@ class Target:
 
 
 def find(text: str) -> Target:
-    """Import what `text` names, from the working directory too. Raises ConfigError; what the module raises passes."""
+    """Import what `text` names, also from the working directory. Raises ConfigError, and whatever the module raises."""
     name, _, path = text.partition(":")
     if not name or not path:
         raise ConfigError(f"{text!r} is not MODULE:NAME, as in main:app", field="target")
@@ -44,7 +44,7 @@ def find(text: str) -> Target:
         found = importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-            raise  # a module that theirs imports
+            raise  # it is imported by the application's module
         raise ConfigError(
             f"there is no module {error.name!r} in {here} or on Python's path (from {text!r})", field="target"
         ) from None
@@ -56,7 +56,7 @@ def find(text: str) -> Target:
 
 
 def under(loaded: Loaded, settings: Settings | None) -> Settings:
-    """What flags, environment and file say, and below them what the program says."""
+    """The program's settings, overridden by flags, environment and file."""
     if settings is None:
         return loaded.settings
     return dataclasses.replace(settings, **loaded.said)
@@ -71,15 +71,15 @@ def _sorted_out(text: str, found: object) -> Target:
         inspect.iscoroutinefunction(found) or inspect.iscoroutinefunction(getattr(found, "__call__", None))  # noqa: B004
     ):
         raise ConfigError(
-            f"{text!r} is neither an ASGI application nor something to serve beside the relay, as an EngineIO: it is a "
-            f"{type(found).__name__}",
+            f"{text!r} is neither an ASGI application nor something to serve beside the relay, such as an EngineIO: "
+            f"it is a {type(found).__name__}",
             field="target",
         )
     mounted = applications()
     if len(mounted) > 1:
         raise ConfigError(
-            f"{text!r} makes {len(mounted)} of partyline.Application, and one server stands for one: make one, with "
-            "all the extras",
+            f"{text!r} makes {len(mounted)} instances of partyline.Application, but a server can have only one: "
+            "make one, with all the extras",
             field="target",
         )
     application = mounted[0] if mounted else None

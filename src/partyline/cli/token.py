@@ -1,4 +1,4 @@
-"""`partyline token`: a token for trying out, signed with a key of the settings."""
+"""`partyline token`: a token for trying things out, signed with a key from the settings."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _NO_KEY: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What the token shall say. `expires` is a time as settings write it."""
+    """The claims of the token. `expires` is a duration as settings write it."""
 
     sub: str
     publish: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""What tests of and with Partyline need: contract suites, fakes, clocks."""
+"""For tests of and with Partyline: contract suites, fakes, clocks."""
 
 from partyline.testing.bus import BUS_CHECKS, MemoryNetwork, check_bus
 from partyline.testing.clock import Clock

@@ -1,4 +1,4 @@
-"""A store under test: what it is asked, and everything that it hands out."""
+"""A store under test, and everything that it hands out."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from partyline.errors import StoreUnavailable
 from partyline.interfaces import NEWS, News, Outcome, Refused, Store, Stored, View
 from partyline.models import Draft, Message
 
-LONG: Final = 20.0  # seconds nothing here takes
+LONG: Final = 20.0  # seconds: nothing here takes so long
 _TRIES: Final = 200  # of one draft, on a store that refuses for a while
 
 
@@ -45,16 +45,16 @@ class Bench:
 
     @property
     def answers(self) -> list[Outcome]:
-        """What answers an append: all but what was found after a failure."""
+        """The answers to appends: everything except messages found after a failure."""
         return [outcome for outcome in self.outcomes if not isinstance(outcome, NEWS)]
 
     def draft(self, room: str = "cats", data: bytes = b"1", message_id: str | None = None, **rest: object) -> Draft:
-        """A draft with an id of its own, if none is given."""
+        """A draft, with a unique id if none is given."""
         self._serial += 1
         return Draft(room, data, message_id or f"id{self.name}{self._serial}", **rest)  # type: ignore[arg-type]
 
     async def answered(self, count: int) -> list[Outcome]:
-        """The answers, when there are `count`."""
+        """The answers, once there are `count`."""
         async with asyncio.timeout(LONG):
             while len(self.answers) < count:
                 await self.news()
@@ -86,7 +86,7 @@ class Bench:
         return (await self.answered(before + len(drafts)))[before:]
 
     async def take(self, *drafts: Draft) -> list[Outcome]:
-        """As `append`, again and again with the same ids while the store is unavailable, as a publisher would."""
+        """As `append`, but repeated with the same ids while the store is unavailable, as a publisher would."""
         for _ in range(_TRIES):
             outcomes = await self.append(*drafts)
             if not any(unavailable(outcome) for outcome in outcomes):
@@ -95,7 +95,7 @@ class Bench:
         raise AssertionError("the store was unavailable for ever")
 
     async def keep(self, *drafts: Draft) -> list[int]:
-        """Take drafts that nothing speaks against; their offsets."""
+        """Take drafts that must be stored; their offsets."""
         offsets = []
         for outcome in await self.take(*drafts):
             assert isinstance(outcome, Stored), f"{outcome} was to be stored"

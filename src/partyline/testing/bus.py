@@ -1,4 +1,4 @@
-"""What every Bus promises, as checks to run on three nodes, and a network in memory."""
+"""The promises of every Bus, as checks to run on three nodes, and a network in memory."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from partyline.interfaces import Bus, Heard
 
 _log = log.get("cluster")
 
-_LONG: Final = 20.0  # seconds nothing here takes
-_OWN: Final = "to "  # and the name of a node: the subject of what is sent to it alone
+_LONG: Final = 20.0  # seconds: nothing here takes so long
+_OWN: Final = "to "  # with a node's name: the subject of messages to that node alone
 
 MakeBuses = Callable[[int], AbstractAsyncContextManager[Sequence[Bus]]]
-"""Makes the buses of so many nodes for one check, not started, and lets go of them afterwards."""
+"""Makes the buses of this many nodes for one check, not started, and closes them afterwards."""
 
 Check = Callable[["Three"], Awaitable[None]]
 
 
 class MemoryNetwork:
-    """Joins the buses that it makes: what is said arrives in the next turn of the loop."""
+    """Joins the buses that it makes: a message arrives in the next turn of the loop."""
 
     def __init__(self) -> None:
         self.buses: list[MemoryBus] = []
@@ -35,7 +35,7 @@ class MemoryNetwork:
         return bus
 
     def carry(self, subject: str, message: bytes) -> None:
-        """Bring a message to everybody who listens."""
+        """Bring a message to every node."""
         for bus in self.buses:
             bus.arrive(subject, message)
 
@@ -82,11 +82,11 @@ class MemoryBus:
         return self._envelopes.lost
 
     async def close(self) -> None:
-        await asyncio.sleep(0)  # what was said is on its way
+        await asyncio.sleep(0)  # earlier messages are under way
         self._started = False
 
     def arrive(self, subject: str, message: bytes) -> None:
-        """Something comes in."""
+        """A message has arrived."""
         heard = self._listeners.get(subject)
         if heard is None or not self.connected:
             return
@@ -94,7 +94,7 @@ class MemoryBus:
             try:
                 heard(*found)
             except Exception:
-                _log.exception("what another node has said could not be done", subject=subject)
+                _log.exception("a message from another node could not be handled", subject=subject)
 
 
 class Three:
@@ -111,7 +111,7 @@ class Three:
             await bus.start(self.listener(number, ""))
 
     def listener(self, number: int, subject: str) -> Heard:
-        """Keeps what a node hears on a subject; "" stands for what is sent to it."""
+        """A listener that records what a node hears on a subject; "" stands for messages to the node itself."""
 
         def heard(sender: str, data: bytes) -> None:
             self.heard[number].append((subject, sender, data))
@@ -120,14 +120,14 @@ class Three:
         return heard
 
     async def listen(self, subject: str, *numbers: int) -> None:
-        """Let nodes listen, and wait until they do."""
+        """Have nodes listen, and wait until they do."""
         for number in numbers:
             self.buses[number].listen(subject, self.listener(number, subject))
         for number in numbers:
             await self.buses[number].ready()
 
     async def until(self, number: int, count: int) -> list[tuple[str, str, bytes]]:
-        """What a node has heard, when it is so much."""
+        """What a node has heard, once there are `count`."""
         async with asyncio.timeout(_LONG):
             while len(self.heard[number]) < count:
                 self._news.clear()
@@ -135,7 +135,7 @@ class Three:
         return self.heard[number]
 
     async def quiet(self, sender: int) -> None:
-        """Return when everything that a node has said until now has come, or never will."""
+        """Return when everything that a node has sent so far has arrived, or never will."""
         self._serial += 1
         for number, bus in enumerate(self.buses):
             if number != sender:
@@ -330,4 +330,4 @@ BUS_CHECKS: Final[dict[str, Check]] = {
         _closed,
     )
 }
-"""Every promise of a Bus as a sentence, with the check of it."""
+"""Every promise of a Bus as a sentence, with its check."""

@@ -24,7 +24,7 @@ class _Handle:
 
 
 class Clock:
-    """Stands in for a loop where only `time` and `call_at` are needed (`hub.timers.Timers`), in seconds."""
+    """Stands in for a loop of which only `time` and `call_at` are needed (`hub.timers.Timers`), in seconds."""
 
     def __init__(self, now: float = 1000.0) -> None:
         self._now = now
@@ -41,7 +41,7 @@ class Clock:
         return handle
 
     def advance(self, seconds: float) -> None:
-        """Move on; everything due on the way runs at its own time."""
+        """Move the clock; everything due on the way runs at its own time."""
         end = self._now + seconds
         while self._calls and self._calls[0][0] <= end:
             when, _, handle = heapq.heappop(self._calls)

@@ -1,4 +1,4 @@
-"""Several nodes in one process, for tests of what has to work across nodes."""
+"""Several nodes in one process, for tests across nodes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class MemoryCluster:
         return adapter
 
     def carry(self, data: bytes) -> None:
-        """Hand something to every node that listens."""
+        """Hand bytes to every started node."""
         for adapter in self._adapters:
             adapter.receive(data)
 
@@ -40,10 +40,10 @@ class MemoryAdapter:
             asyncio.get_running_loop().call_soon(self._cluster.carry, data)
 
     async def close(self) -> None:
-        await asyncio.sleep(0)  # what was said is on its way
+        await asyncio.sleep(0)  # earlier messages are under way
         self._received = None
 
     def receive(self, data: bytes) -> None:
-        """Something comes in."""
+        """Bytes have arrived."""
         if self._received is not None and not self.cut:
             self._received(data)

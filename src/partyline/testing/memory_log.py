@@ -1,4 +1,4 @@
-"""A log in memory that several nodes share, and what may happen to it and to the way to it."""
+"""A log in memory that several nodes share, and the failures of it and of the connection to it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from partyline.testing.records import Records
 
 
 class MemoryLog:
-    """What all nodes share. Each of them has a `handle`."""
+    """The log that all nodes share. Each node has a `handle`."""
 
     def __init__(self, *, clock: Callable[[], float] = time.time, durability: Durability = Durability.NOTHING) -> None:
         self.epoch = f"{1:016x}"
@@ -24,7 +24,7 @@ class MemoryLog:
         self._news: list[asyncio.Future[None]] = []
 
     def handle(self) -> MemoryHandle:
-        """The access of one more node."""
+        """The handle of one more node."""
         return MemoryHandle(self)
 
     def append(self, epoch: str, groups: Sequence[Sequence[Draft]]) -> list[Outcome]:
@@ -48,21 +48,21 @@ class MemoryLog:
             self.ring()
 
     def ring(self) -> None:
-        """Wake whoever waits for something new."""
+        """Wake everybody who waits for something new."""
         news, self._news = self._news, []
         for waiting in news:
             if not waiting.done():
                 waiting.set_result(None)
 
     async def wait(self, seconds: float) -> None:
-        """Return when there is something new, or the time is over."""
+        """Return when there is something new, or after some seconds."""
         news = asyncio.get_running_loop().create_future()
         self._news.append(news)
         await asyncio.wait([news], timeout=seconds)
 
 
 class MemoryHandle:
-    """One node's SharedLog. A subclass makes trouble in `before` and `after`."""
+    """One node's SharedLog. Subclasses make trouble in `before` and `after`."""
 
     def __init__(self, log: MemoryLog) -> None:
         self.log = log
@@ -70,13 +70,13 @@ class MemoryHandle:
         self.deaf = False  # True: what is appended arrives, and its answer is lost
 
     async def before(self, what: str) -> None:
-        """A call is on its way to the log. Raises StoreUnavailable where it is lost."""
+        """A call is on its way to the log. Raises StoreUnavailable if it is lost."""
         await asyncio.sleep(0)
         if self.cut:
             raise StoreUnavailable("the way to the log is cut")
 
     async def after(self, what: str) -> None:
-        """Its answer is on its way back."""
+        """The call's answer is on its way back."""
         if self.cut or (self.deaf and what == "append"):
             raise StoreUnavailable("the way back from the log is cut")
         await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""What a log keeps, as plainly as it can be kept: under the fakes of `partyline.testing`."""
+"""The content of a log, kept as simply as possible, for the fakes of `partyline.testing`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Records:
         return other
 
     def place(self, drafts: Sequence[Draft], now: float, gap: Callable[[], int] = lambda: 1) -> list[Outcome]:
-        """Keep drafts together, or refuse them. `gap` says by how much the next offset is higher."""
+        """Keep drafts together, or refuse them. `gap` returns how much higher the next offset is."""
         own: dict[tuple[str, str, str], Draft] = {}
         for draft in drafts:
             known = self._ids.get(draft.identity)
@@ -46,7 +46,7 @@ class Records:
         return outcomes
 
     def add(self, message: Message) -> None:
-        """Keep a message that has its number already."""
+        """Keep a message that already has its number."""
         assert message.offset is not None
         self.head = message.offset
         self.messages.append(message)
@@ -58,7 +58,7 @@ class Records:
         self.messages = [message for message in self.messages if (message.offset or 0) >= below]
 
     def roll_back(self, head: int) -> None:
-        """Lose the messages with higher offsets, as if they had never been there: their offsets are given again."""
+        """Lose the messages with higher offsets, as if they had never existed: their offsets are given again."""
         self.messages = [message for message in self.messages if (message.offset or 0) <= head]
         self._ids = {identity: one for identity, one in self._ids.items() if (one.offset or 0) <= head}
         self.head = min(self.head, head)

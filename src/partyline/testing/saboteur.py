@@ -1,4 +1,4 @@
-"""A Store that keeps its promises in the nastiest way: for tests of what stands on a store."""
+"""A Store that keeps its promises in the nastiest way, for tests of code that uses a store."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from partyline.testing.records import Records
 
 
 class SaboteurStore:
-    """Commits late and in odd batches, refuses, fails, lets rows of failed commits rise again, reads in crumbs.
+    """Commits late and in odd batches, refuses, fails, resurrects rows of failed commits, reads in crumbs.
 
-    With a `source` it acts by itself on the running loop, the same way for the same seed and the same calls; without
-    one it does what it is told: `commit`, `refuse`, `fail`, `recover`, each for the oldest queued calls of `append`.
+    With a `source` it acts by itself on the running loop, in the same way for the same seed and calls. Without one it
+    does what it is told: `commit`, `refuse`, `fail`, `recover`, each for the oldest queued calls of `append`.
     """
 
     refusal: PartylineError | None = None
@@ -32,7 +32,7 @@ class SaboteurStore:
         self._committed: Committed | None = None
         self._queue: deque[tuple[Draft, ...]] = deque()
         self._log = Records()
-        self._landed: list[Message] = []  # refused, and yet on the disk
+        self._landed: list[Message] = []  # refused, but on the disk
         self._closed = False
         self._scheduled = False
 
@@ -67,7 +67,9 @@ class SaboteurStore:
         if self._source is not None:
             limit = self._source.randint(1, limit)
         page = self._log.page(view, after, limit, self._clock(), head)
-        if self._source is not None and page.messages and self._source.random() < 0.2:  # nothing but a step further
+        if (
+            self._source is not None and page.messages and self._source.random() < 0.2
+        ):  # an empty page that only goes a step further
             last = (page.messages[0].offset or 0) - 1
             if last <= after:
                 return await self.read(view, after, limit)
@@ -111,7 +113,7 @@ class SaboteurStore:
         self.refuse()
 
     def recover(self) -> None:
-        """Hand out what had landed, once, and accept again."""
+        """Hand out the messages that had landed, once, and accept drafts again."""
         landed, self._landed = self._landed, []
         for message in landed:
             self._log.add(message)
@@ -142,7 +144,7 @@ class SaboteurStore:
             asyncio.get_running_loop().call_soon(self._act)
 
     def _act(self) -> None:
-        """One nasty thing."""
+        """Do one nasty thing."""
         self._scheduled = False
         source = self._source
         assert source is not None

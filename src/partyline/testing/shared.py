@@ -1,4 +1,4 @@
-"""What every Store promises whose log other nodes write to, too: checks to run on two stores on one log."""
+"""The promises of every Store on a log that other nodes write to, as checks to run on two stores on one log."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from partyline.models import Draft
 from partyline.testing.bench import LONG, Bench
 
 MakeTwo = Callable[[Callable[[], float]], AbstractAsyncContextManager[tuple[Store, Store]]]
-"""Opens two stores on one empty log for one check, not started, as `Make` does one."""
+"""Opens two stores on one empty log for one check, not started, as `Make` opens one."""
 
 Check = Callable[["Pair"], Awaitable[None]]
 
 
 class Pair:
-    """Two nodes on one log: what each of them has been handed out."""
+    """Two nodes on one log, and what each of them has handed out."""
 
     def __init__(self) -> None:
         self.now = 1_000_000.0
         self.here, self.there = Bench("a"), Bench("b")
 
     async def level(self, *benches: Bench) -> None:
-        """Return when the nodes have been handed out everything that any of them was."""
+        """Return when each node has handed out everything that any of them has."""
         benches = benches or (self.here, self.there)
         head = max(bench.reached for bench in benches)
         async with asyncio.timeout(LONG):
@@ -59,7 +59,7 @@ async def run_shared_check(check: Check, make: MakeTwo) -> None:
 
 
 def _fanned_out_before_answered(bench: Bench) -> None:
-    """Offsets handed out strictly increase, and what is answered has been handed out."""
+    """Offsets handed out strictly increase, and a duplicate is answered only after its message was handed out."""
     reached = 0
     for outcome in bench.outcomes:
         if not isinstance(outcome, Stored):
@@ -189,4 +189,4 @@ SHARED_CHECKS: Final[dict[str, Check]] = {
         _one_goes,
     )
 }
-"""Every promise of two Stores on one log as a sentence, with the check of it."""
+"""Every promise of two Stores on one log as a sentence, with its check."""

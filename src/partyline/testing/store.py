@@ -1,4 +1,4 @@
-"""What every Store promises, as checks to run on one, and a Store that keeps its promises in the nastiest way."""
+"""The promises of every Store, as checks to run on one."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from partyline.models import Draft, Message, Page
 from partyline.testing.bench import LONG, Bench, unavailable
 
 Make = Callable[[Callable[[], float]], AbstractAsyncContextManager[Store]]
-"""Opens an empty store for one check, not started, with this clock in place of time.time (and of time.monotonic where
-it uses one), and lets go of it afterwards."""
+"""Opens an empty store for one check, not started, with this clock in place of time.time (and of time.monotonic if it
+uses that), and closes it afterwards."""
 
 Check = Callable[[Bench], Awaitable[None]]
 
@@ -402,4 +402,4 @@ STORE_CHECKS: Final[dict[str, Check]] = {
         _the_end,
     )
 }
-"""Every promise of a Store as a sentence, with the check of it."""
+"""Every promise of a Store as a sentence, with its check."""

@@ -1,4 +1,4 @@
-"""What Tables promise, as checks to run on two nodes, and tables in memory."""
+"""The promises of Tables, as checks to run on two nodes, and tables in memory."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Final
 
 from partyline.interfaces import Changed, Table, Tables
 
-_LONG: Final = 20.0  # seconds nothing here takes
+_LONG: Final = 20.0  # seconds: nothing here takes so long
 _NAMES: Final = ("registrations", "sessions", "revocations")
 
 MakeTables = Callable[[Callable[[], float]], AbstractAsyncContextManager[tuple[Tables, Tables]]]
-"""Opens the tables of two nodes for one check, empty, with this clock in place of time.time where lives are counted
-here, and lets go of them afterwards."""
+"""Opens the empty tables of two nodes for one check, with this clock in place of time.time if lives are counted in this
+process, and closes them afterwards."""
 
 Check = Callable[["Shelves"], Awaitable[None]]
 
 
 class MemoryTables:
-    """What all nodes share. Each of them has a `handle`."""
+    """The tables that all nodes share. Each node has a `handle`."""
 
     def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
         self.clock = clock
@@ -29,7 +29,7 @@ class MemoryTables:
         self.watchers: dict[str, list[Changed]] = {name: [] for name in _NAMES}
 
     def handle(self) -> MemoryTablesHandle:
-        """The access of one more node."""
+        """The handle of one more node."""
         return MemoryTablesHandle(self)
 
 
@@ -46,7 +46,7 @@ class MemoryTablesHandle:
 
 
 class MemoryTable:
-    """One of them."""
+    """One table of one node."""
 
     def __init__(self, shared: MemoryTables, name: str) -> None:
         self._clock = shared.clock
@@ -78,7 +78,7 @@ class MemoryTable:
                 changed(key, value)
 
     def close(self) -> None:
-        """Tell nobody of this node any more."""
+        """Stop telling the watchers of this node."""
         for changed in self._own:
             self._watchers.remove(changed)
         self._own.clear()
@@ -106,7 +106,7 @@ class Shelves:
 
 
 class Watching:
-    """What a watcher is told."""
+    """A watcher that records what it is told."""
 
     def __init__(self) -> None:
         self.told: list[tuple[str, bytes | None]] = []
@@ -117,7 +117,7 @@ class Watching:
         self._news.set()
 
     async def until(self, count: int) -> list[tuple[str, bytes | None]]:
-        """All of it, when it is so much."""
+        """Everything it was told, once there are `count`."""
         async with asyncio.timeout(_LONG):
             while len(self.told) < count:
                 self._news.clear()
@@ -235,4 +235,4 @@ TABLE_CHECKS: Final[dict[str, Check]] = {
     " ".join((check.__doc__ or "").split()): check
     for check in (_everywhere, _apart, _lives, _taken_once, _watched, _not_watched)
 }
-"""Every promise of Tables as a sentence, with the check of it."""
+"""Every promise of Tables as a sentence, with its check."""

@@ -18,7 +18,7 @@ from partyline.wire.lanes import nests_deeper, replace_lone
 MAX_DEPTH = 64
 
 _T = TypeVar("_T")
-# What is read here comes from strangers, in megabytes: it is looked at in whole passes, never byte by byte.
+# Strangers send megabytes of JSON: it is looked at in whole passes, never byte by byte.
 _NOT_NESTING = bytes(set(range(256)) - set(b'[]{}"\\'))
 _BACKSLASH = ord("\\")
 _SAID = 200  # characters of a value that a refusal quotes
@@ -43,7 +43,7 @@ def decode(data: bytes, kind: type[_T]) -> _T:
 
 
 def refusal(error: msgspec.MsgspecError) -> InvalidValue | MalformedRequest:
-    """What to answer where msgspec could not read something; it names the field."""
+    """The answer to JSON that msgspec could not read; it names the field."""
     if not isinstance(error, msgspec.ValidationError):
         return MalformedRequest(f"this is not JSON: {error}", code="malformed_json")
     text = str(error)
@@ -61,22 +61,23 @@ def check_depth(data: bytes) -> None:
     """Raises MalformedRequest `too_deep` if arrays and objects nest deeper than 64 levels."""
     if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
         return
-    # A string without brackets is two quotes: taking those out changes for no bracket whether it stands in a string.
+    # A string without brackets is now two quotes; without them every other bracket is in or out of a string as before.
     marks = data.translate(None, _NOT_NESTING).replace(rb"\\", b"").replace(rb"\"", b"").replace(b'""', b"")
     if nests_deeper(marks.replace(b"\\", b""), MAX_DEPTH):
         raise MalformedRequest(f"the JSON nests deeper than {MAX_DEPTH} levels", code="too_deep", limit="json_depth")
 
 
 def mend_surrogates(data: bytes) -> bytes:
-    """JSON text, in UTF-8, with each escaped lone surrogate replaced by U+FFFD: half a character costs no message."""
+    """JSON text in UTF-8 with U+FFFD for each escaped lone surrogate: half a character must not lose a message."""
     if _BACKSLASH not in data:
         return data
-    # Not `in`, which is slow for more than a byte. Searches for letters are fast whatever stands between them.
+    # Not `in`, which is slow for more than a byte. Searching for letters is fast in any text.
     lower, upper = data.find(b"ud"), data.find(b"uD")
     if (lower < 0 or data.find(b"\\ud") < 0) and (upper < 0 or data.find(b"\\uD") < 0):
         return data
     first = min(at for at in (lower, upper) if at >= 0)
-    first -= (first - len(data[:first].rstrip(b"\\"))) % 2  # whether it is an escape is seen by what it follows
+    # An odd number of backslashes before it makes it an escape, which begins with the last of them.
+    first -= (first - len(data[:first].rstrip(b"\\"))) % 2
     last = max(data.rfind(b"ud"), data.rfind(b"uD")) + 5
     return data[:first] + replace_lone(data[first:last]) + data[last:]
 
@@ -89,15 +90,15 @@ def compact(raw: bytes) -> bytes:
 def _integer(text: str) -> int | float:
     try:
         return int(text)
-    except ValueError:  # Python reads an integer of 4,300 digits at most, since that takes quadratic time
+    except ValueError:  # Python reads 4,300 digits at most, since reading an integer takes quadratic time
         return float(text)
 
 
 def read(raw: bytes, integer: Callable[[str], int | float] | None = None) -> Any:
     """Any JSON as a value, whatever numbers it has.
 
-    A number that Python cannot read is the nearest double, which may be an infinity: JavaScript reads it so. `integer`
-    reads an integer from its digits where other integers have to become doubles, too.
+    A number that Python cannot read becomes the nearest double, which may be an infinity, as in JavaScript. `integer`
+    reads an integer from its digits, if more of them have to become doubles.
     """
     if integer is None:
         try:

@@ -1,7 +1,7 @@
-"""Text looked at all at once: as one integer, of which each byte is a lane.
+"""Looks at a whole text at once: as one integer in which each byte is a lane.
 
-Where a loop runs once for each bracket or escape, a stranger decides how long. Sums, shifts and masks of one large
-integer take the same time for any text of a length: a few milliseconds a megabyte.
+If a loop ran once for each bracket or escape, a stranger would decide how long it takes. Sums, shifts and masks of one
+large integer take the same time for any text of the same length: a few milliseconds per megabyte.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from math import isqrt
 from operator import xor
 from typing import Final
 
-# What an escape is made of: a bit for each kind of byte.
+# The parts of an escape: a bit for each kind of byte.
 _U, _BACKSLASH, _D, _HIGH, _LOW, _DIGIT = range(6)
 _KINDS: Final = bytes(
     (byte == ord("u")) << _U
@@ -28,7 +28,7 @@ _REPLACEMENT: Final = int.from_bytes(b"fffd", "little")
 
 
 def replace_lone(data: bytes) -> bytes:
-    r"""JSON text in which each escape of half a surrogate pair that stands alone, as in `"\ud800"`, is `\ufffd`."""
+    r"""JSON text with each escaped lone half of a surrogate pair, as in `"\ud800"`, replaced by `\ufffd`."""
     kinds = int.from_bytes(data.translate(_KINDS), "little")
     digits = kinds & kinds >> 8  # two of them
     halves = _after_odd_runs(kinds >> _BACKSLASH, len(data)) & kinds & kinds >> 8 + _D & digits >> 24 + _DIGIT
@@ -44,7 +44,7 @@ def replace_lone(data: bytes) -> bytes:
 def _after_odd_runs(marks: int, size: int) -> int:
     """1 in each lane that comes after an odd number of lanes with 1 (in their lowest bit).
 
-    A 1 added to the first of such lanes, when all their bits are set, is carried to the one after the last.
+    With all bits of such lanes set, a 1 added to the first is carried to the lane after the last.
     """
     ones, even = _every(1, size), _every(2, size)
     odd = ones ^ even
@@ -64,15 +64,15 @@ def _pattern(step: int, size: int) -> int:
     return int.from_bytes((b"\1" + b"\0" * (step - 1)) * (size // step), "little")
 
 
-# What nesting is made of. A bracket is the step that it takes, and one: so no lane is negative.
+# The parts of nesting. A bracket counts as its step plus one, so that no lane is negative.
 _CLOSES, _STAYS, _OPENS, _QUOTE = 0, 1, 2, 4
 _STEPS: Final = bytes.maketrans(b'[]{}"', bytes((_OPENS, _CLOSES, _OPENS, _CLOSES, _STAYS | _QUOTE)))
 
 
 def nests_deeper(marks: bytes, most: int) -> bool:
-    """Whether brackets outside strings nest deeper than `most`, at most 64. `marks` are all brackets and all quotes.
+    """Whether brackets outside strings nest deeper than `most` (at most 64). `marks` is all brackets and quotes.
 
-    They are cut into pieces of one length, and what stands at one place is added in all pieces at once.
+    The marks are cut into pieces of equal length; one sum adds the marks at the same place in all pieces.
     """
     length = min(62, isqrt(len(marks)) + 1)  # with 62 no lane overflows
     count = -(-len(marks) // length)
@@ -88,7 +88,7 @@ def nests_deeper(marks: bytes, most: int) -> bool:
     before = [total - length * piece for piece, total in enumerate(accumulate(sums, initial=0))]
     if max(before) > most:
         return True
-    # Text that closes more than it opens is no JSON: what comes after that does not matter.
+    # Text that closes more than it opens is not JSON, so the rest does not matter.
     depths, room = int.from_bytes(bytes([max(0, depth) for depth in before[:count]]), "little"), 127 - most
     for place, row in enumerate(rows, 1):
         depths += row

@@ -1,4 +1,4 @@
-"""The relay's messages as text: what a classic client may send, and how messages and errors are written to it."""
+"""The relay's messages as JSON: what classic and v1 clients may send, and how messages and errors are written."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Topics(msgspec.Struct):
     topics: list[str]
 
 
-# v1, from the client: JSON objects with a `type`; the answer repeats `id`.
+# Commands of v1: JSON objects with a `type`; the answer repeats `id`.
 
 CommandId = int | float | str | None
 
@@ -74,7 +74,7 @@ class PingCommand(msgspec.Struct, tag="ping"):
 
 
 class PingLike(msgspec.Struct):
-    """Any command, as far as its id goes."""
+    """Any command, of which only the id is read."""
 
     id: CommandId = None
 
@@ -96,7 +96,7 @@ class Envelope(msgspec.Struct, omit_defaults=True, rename={"sender": "from"}):
 
 
 class Entry(msgspec.Struct, omit_defaults=True, rename={"sender": "from"}):
-    """The same in a page of one topic's history."""
+    """A message in a page of one topic's history."""
 
     position: str
     id: str
@@ -108,18 +108,18 @@ class Entry(msgspec.Struct, omit_defaults=True, rename={"sender": "from"}):
 
 
 class ErrorFrame(msgspec.Struct):
-    """Why a command was not done."""
+    """Why a command failed."""
 
     code: str
     message: str
 
 
 class MessageFrame(Envelope, tag="message", omit_defaults=True, rename={"sender": "from"}):
-    """The same as a frame of /v1/ws."""
+    """A message as a frame of /v1/ws."""
 
 
 def envelope(message: Message, epoch: str, kind: type[Envelope] = Envelope) -> Envelope:
-    """`message` as v1 writes it. `position` is None where it is not kept."""
+    """`message` as v1 writes it. `position` is None if it is not kept."""
     draft = message.draft
     position = None if message.offset is None else f"{epoch}-{message.offset}"
     return kind(
@@ -137,7 +137,7 @@ def framed(kind: str, command_id: CommandId, value: msgspec.Struct) -> bytes:
 
 
 def entry(message: Message, epoch: str) -> Entry:
-    """A message that is kept, as a page of history has it."""
+    """A kept message as an entry of a page of history."""
     draft = message.draft
     position = f"{epoch}-{message.offset}"
     return Entry(position, draft.id, message.time, msgspec.Raw(draft.data), draft.sender, draft.user, draft.key)
@@ -158,7 +158,7 @@ def decode_command(text: str) -> Command:
 
 
 def find_id(text: str) -> CommandId:
-    """The `id` of a command that could not be read, where it has one that can."""
+    """The `id` of a malformed command, if that can be read."""
     try:
         return msgspec.json.decode(text.encode("utf-8", "replace"), type=PingLike).id
     except (msgspec.MsgspecError, RecursionError):
@@ -166,7 +166,7 @@ def find_id(text: str) -> CommandId:
 
 
 def user_text(user_id: float | str, field: str = "user_id") -> str:
-    """A user id as the text it is compared by. Raises InvalidValue naming `field`."""
+    """A user id as the text by which it is compared. Raises InvalidValue naming `field`."""
     if isinstance(user_id, int | float):
         if 0 <= user_id <= MAX_USER_ID and user_id == int(user_id):
             return str(int(user_id))

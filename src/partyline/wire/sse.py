@@ -8,10 +8,10 @@ COMMENT: Final = b":\n\n"
 
 
 def event(data: bytes | None, *, id: str | None = None) -> bytes:  # noqa: A002 - the field's own name
-    """One event. `data` None makes an event without data: it sets Last-Event-ID and is not dispatched.
+    """One event. Without `data` it sets Last-Event-ID and is not dispatched.
 
-    `data` is JSON or other text in UTF-8. Every CR LF, CR or LF in it begins a new data line, since each would end one;
-    an `id` with NUL, CR or LF is left out, since a browser would ignore it or read a field out of it.
+    `data` is JSON or other text in UTF-8. Each CR LF, CR or LF in it begins a new data line. An `id` with NUL, CR or LF
+    is left out, since a browser would ignore it or read a field out of it.
     """
     lines: list[bytes] = []
     if id is not None and not any(char in id for char in "\0\r\n"):

@@ -306,7 +306,7 @@ def test_a_second_name_is_said(path: Path, opened: Open, setback: Setback) -> No
     opened().close()
     by_hard_link(path)
     opened()
-    assert "more names than one" in " ".join(setback.lines)
+    assert "more than one name" in " ".join(setback.lines)
 
 
 def test_a_restore_looks_at_the_file(path: Path, opened: Open, tmp_path: Path) -> None:

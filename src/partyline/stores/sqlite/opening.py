@@ -1,4 +1,4 @@
-"""Opening a database file: is it ours, is it whole, and is its schema the newest."""
+"""Opening a database file: whether it is ours, is intact, and has the newest schema."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CHECKED_PAGES: Final = 4_096  # 16 MB: up to this size the whole structure is ch
 APPLICATION_ID: Final = 0x506C696E  # "Plin" in the file's head: tells our databases from those of other programs
 
 RESTORED: Final = ".restored"
-"""What a restored database is called until it takes its place."""
+"""The suffix of a restored database's name until it takes the place of the old one."""
 
 EPOCH_AND_HEAD: Final = "SELECT epoch, max(head, coalesce((SELECT max(offset) FROM log), 0)) FROM store"
 """The log's epoch and its highest offset."""
@@ -29,7 +29,7 @@ EPOCH_AND_HEAD: Final = "SELECT epoch, max(head, coalesce((SELECT max(offset) FR
 SYNC_MODE: Final = "WAL, synchronous=FULL"
 
 UNREADABLE: Final = (sqlite3.Error, UnicodeDecodeError)
-"""What reading a database raises; the second where SQLite's message quotes text that is damaged."""
+"""Raised by reading a database; the second if SQLite's message quotes damaged text."""
 
 FROM_1: Final = """
 ALTER TABLE store RENAME TO store_1;
@@ -60,7 +60,7 @@ CREATE TABLE rooms (
   pruned  INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 """
-"""Version 1 knew registrations only: the log comes to it."""
+"""Version 1 had only registrations: this adds the log."""
 
 FROM_2: Final = """
 ALTER TABLE registrations ADD COLUMN confirmed TEXT;
@@ -76,7 +76,7 @@ CREATE TABLE forgotten (
   offset  INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 """
-"""Version 2 knew no tokens, no registrations that resume, and one retention for all topics."""
+"""Version 2 had no tokens, no registrations that resume, and one retention for all topics."""
 
 
 FROM_3: Final = """
@@ -89,13 +89,13 @@ CREATE TABLE sessions (
   start      TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 """
-"""Version 3 knew no Socket.IO."""
+"""Version 3 had no Socket.IO sessions."""
 
 
 def connect(
     path: str, busy_timeout: float, factory: type[sqlite3.Connection], *, create: bool = True
 ) -> sqlite3.Connection:
-    """A connection that commits by hand. `busy_timeout` is in seconds. Raises sqlite3.Error."""
+    """A connection without implicit transactions. `busy_timeout` is in seconds. Raises sqlite3.Error."""
     if path == ":memory:":
         where, uri = path, False
     else:
@@ -106,36 +106,36 @@ def connect(
 
 
 def prepare(connection: sqlite3.Connection) -> None:
-    """What a writer's connection needs, once the database is known to be ours. Raises sqlite3.Error."""
+    """Set up the writer's connection, once the database is known to be ours. Raises sqlite3.Error."""
     for pragma in (
         "journal_mode=WAL",
         "synchronous=FULL",  # in WAL: fsync before a COMMIT returns
         f"wal_autocheckpoint={WAL_PAGES}",
         f"journal_size_limit={2 * WAL_PAGES * 4096}",
         "cache_size=-16384",  # KiB
-        "secure_delete=FAST",  # zeros over what was deleted where that costs no page more
+        "secure_delete=FAST",  # overwrite deleted content with zeros if that writes no extra page
         "temp_store=MEMORY",
     ):
         connection.execute(f"PRAGMA {pragma}").fetchall()
 
 
 def look(path: str) -> sqlite3.Connection:
-    """A connection that only reads, beside a running server or without one. Raises sqlite3.Error."""
+    """A read-only connection, whether or not a server is running. Raises sqlite3.Error."""
     uri = Path(path).absolute().as_uri() + "?mode=ro"
     return sqlite3.connect(uri, timeout=5.0, isolation_level=None, check_same_thread=False, uri=True)
 
 
 def check_file(path: str) -> None:
-    """Raises ConfigError if what is there is not a file: a folder, a device, a pipe."""
+    """Raises ConfigError if the path leads to something other than a file: a folder, a device, a pipe."""
     if os.path.exists(path) and not os.path.isfile(path):
         found = "a folder: name a file in it" if os.path.isdir(path) else "not a file: name one"
         raise ConfigError(f"db: {path} is {found} with --db", field="db")
 
 
 def recognize(connection: sqlite3.Connection, path: str, newest: int) -> int:
-    """The version of its schema; 0 if it is empty.
+    """The version of the database's schema; 0 if it is empty.
 
-    Raises ConfigError if it is another program's database or a newer Partyline's; sqlite3.Error.
+    Raises ConfigError for a database of another program or of a newer Partyline; sqlite3.Error.
     """
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     (application,) = connection.execute("PRAGMA application_id").fetchone()
@@ -152,9 +152,9 @@ def recognize(connection: sqlite3.Connection, path: str, newest: int) -> int:
 
 
 def renew_epoch(connection: sqlite3.Connection) -> str:
-    """Give the log a new epoch, and return it: positions that were handed out before are no longer known.
+    """Give the log a new epoch, and return it: positions handed out before are no longer valid.
 
-    Offsets go on from where they are: the checksums of the rows cover them. Raises sqlite3.Error.
+    Offsets are not reset: the rows' checksums cover them. Raises sqlite3.Error.
     """
     epoch = secrets.token_hex(8)
     connection.execute("UPDATE store SET epoch = ?", (epoch,))
@@ -162,20 +162,20 @@ def renew_epoch(connection: sqlite3.Connection) -> str:
 
 
 def finish_restore(path: str) -> str | None:
-    """Put a restored database in its place, if a restore came as far as leaving one at `<path>.restored`.
+    """Put a restored database in its place, if a restore got as far as leaving one at `<path>.restored`.
 
-    Called with the lock. Whenever the process ends in the middle, the next call goes on. The database that was there
-    is kept with its write-ahead log; the name of it is returned, None if there was none. Raises OSError.
+    Called with the lock. If the process ends in the middle, the next call goes on. The old database is kept with its
+    write-ahead log; returns its new name, or None if there was no old one. Raises OSError.
     """
     restored = path + RESTORED
     try:
         microseconds = os.stat(restored).st_mtime_ns // 1000
     except FileNotFoundError:
         return None
-    # One name for one restore, however often it is gone on with.
+    # One name for one restore, however often it is resumed.
     when = time.strftime("%Y%m%dT%H%M%S", time.gmtime(microseconds // 1_000_000))
     aside = f"{path}.before-{when}.{microseconds % 1_000_000:06}"
-    for suffix in ("", "-wal"):  # a write-ahead log must never meet another database than its own
+    for suffix in ("", "-wal"):  # a write-ahead log must never meet any database but its own
         with contextlib.suppress(FileNotFoundError):
             os.rename(path + suffix, aside + suffix)
     with contextlib.suppress(FileNotFoundError):
@@ -187,7 +187,7 @@ def finish_restore(path: str) -> str | None:
 
 
 def sync_folder(path: str) -> None:
-    """Bring the names in the folder of `path` to the disk. Raises OSError."""
+    """Flush the folder of `path` to the disk. Raises OSError."""
     handle = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(handle)
@@ -198,7 +198,7 @@ def sync_folder(path: str) -> None:
 def bring_up_to_date(connection: sqlite3.Connection, path: str, newest: int, migrations: Mapping[int, str]) -> None:
     """Bring a database to the `newest` schema in one transaction; a new one gets it from sqlite.sql.
 
-    Raises ConfigError if it is another program's or a newer Partyline's, and leaves that as it is; sqlite3.Error.
+    Raises ConfigError for a database of another program or of a newer Partyline, which stays unchanged; sqlite3.Error.
     """
     version = recognize(connection, path, newest)
     prepare(connection)
@@ -226,8 +226,8 @@ def bring_up_to_date(connection: sqlite3.Connection, path: str, newest: int, mig
 
 
 def _check_structure(connection: sqlite3.Connection, path: str) -> None:
-    """Walk all pages of a small database, and its indexes: a message that one does not name would be a silent hole. A
-    large one would take minutes."""
+    """Check all pages and indexes of a small database: a message missing in an index would be a silent hole. A large
+    database would take minutes."""
     (pages,) = connection.execute("PRAGMA page_count").fetchone()
     if pages <= CHECKED_PAGES:
         (answer,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
@@ -236,14 +236,14 @@ def _check_structure(connection: sqlite3.Connection, path: str) -> None:
 
 
 def damaged(path: str, reason: str) -> ConfigError:
-    """A database that is not what was written to it."""
+    """The error for a database that is not what was written to it."""
     return ConfigError(
         f"db: {path} is damaged ({reason}): restore a backup of it, or choose another file with --db", field="db"
     )
 
 
 def explain(path: str, error: Exception) -> ConfigError:
-    """Why the file cannot be used and what to do about it."""
+    """The error that says why the file cannot be used, and what to do."""
     if isinstance(error, UnicodeDecodeError):  # sqlite3 raises it for an error that quotes a damaged schema
         return damaged(path, "its schema cannot be read")
     if isinstance(error, sqlite3.DatabaseError) and "malformed" in str(error):

@@ -1,8 +1,8 @@
-"""The file under a path: locked by its inode while a server has it open, and watched for being taken away.
+"""The file at a path: locked by its inode while a server has it open, and watched in case it is moved or replaced.
 
-`<db>.lock` goes by name, and a hard link or a bind mount gives one file two names: so the file is locked as well. A
-path can come to lead to another file, or to none, while a server goes on writing to the one that it has opened:
-whoever was answered would find nothing after a restart.
+`<db>.lock` goes by name, but a hard link or a bind mount gives one file two names: so the file itself is locked too.
+The path may later lead to another file, or to none, while the server goes on writing to the one that it has opened:
+after a restart, messages that it accepted would be missing.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _open: set[Identity] = set()  # of this process
 
 
 class Misplaced(sqlite3.OperationalError):
-    """What the path leads to is not what is open. `spoiled` is True where the open file itself was overwritten."""
+    """The path does not lead to the open file. `spoiled` is True if the open file itself was overwritten."""
 
     def __init__(self, text: str, *, spoiled: bool = False) -> None:
         super().__init__(text)
@@ -41,11 +41,11 @@ class Place:
     """An open database file with its lock.
 
     Its descriptor must be closed last: closing any descriptor of a file drops the locks that SQLite holds in this
-    process (fcntl(2)). For the same reason a file that this process has open is not opened again.
+    process (fcntl(2)). For the same reason this process does not open the file a second time.
     """
 
     def __init__(self, path: str) -> None:
-        """Create the file if it is not there, readable by its owner only. Raises ConfigError if another server has
+        """Create the file if it does not exist, readable by its owner only. Raises ConfigError if another server has
         it; OSError."""
         if _here(path):
             raise in_use(path)
@@ -56,7 +56,7 @@ class Place:
             os.close(number)
             raise in_use(path) from None
         except OSError as error:
-            if error.errno != errno.EINVAL:  # a kernel without such locks (gVisor): the one that goes by name is left
+            if error.errno != errno.EINVAL:  # a kernel without such locks (gVisor): only the lock by name is left
                 os.close(number)
                 raise
         self._path = path
@@ -67,28 +67,26 @@ class Place:
         self._beside: dict[str, Identity | None] = {}
         if status.st_nlink > 1:
             _log.warning(
-                "the database has more names than one (hard links): use one of them only, what is written last stands "
-                "in a write-ahead log that has the name of one",
+                "the database has more than one name (hard links): always use the same one, since the newest data "
+                "is in a write-ahead log beside that name",
                 names=status.st_nlink,
             )
 
     def note(self) -> None:
-        """Remember what SQLite keeps beside the file, once it has opened it."""
+        """Remember the files that SQLite keeps beside the database, once it has opened it."""
         self._beside = {suffix: _identity(self._path + suffix) for suffix in ("-wal", "-shm")}
 
     def check(self) -> None:
-        """Raise Misplaced where the path does not lead to the open file any more; OSError."""
+        """Raise Misplaced if the path no longer leads to the open file; OSError."""
         number = self._held.number
         found = _identity(self._path)
         if found is None:
             status = os.fstat(number)
             what = "was moved away" if status.st_nlink else "was deleted"
             rescue = "" if status.st_nlink else f" (its content: /proc/{os.getpid()}/fd/{number})"
-            raise Misplaced(f"{self._path} {what}{rescue}: put it back, or restart the server on what is to be used")
+            raise Misplaced(f"{self._path} {what}{rescue}: put it back, or restart the server with the file to use")
         if found != self._identity:
-            raise Misplaced(
-                f"{self._path} was replaced by another file: put the one that was there back, or restart the server"
-            )
+            raise Misplaced(f"{self._path} was replaced by another file: put the old one back, or restart the server")
         if os.pread(number, len(_MAGIC), 0) != _MAGIC:
             raise Misplaced(f"{self._path} was overwritten: stop the server and restore a backup", spoiled=True)
         for suffix, identity in self._beside.items():
@@ -138,7 +136,7 @@ def _here(path: str) -> bool:
 
 
 def in_use(path: str) -> ConfigError:
-    """Another server has the file, and not by its lock file."""
+    """The error if another server has the file, but not its lock file."""
     return ConfigError(
         f"db: {path} is in use by another server under another name (a hard link, a bind mount, or its lock file was "
         "deleted): stop it, or choose another file with --db",

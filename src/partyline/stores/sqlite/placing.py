@@ -1,9 +1,9 @@
-"""Where the drafts of a commit go: which are retries, which cannot be taken, which get the next offsets. And how a
-message is a row of the log: what is stored, what the checksum covers, statements of many rows.
+"""Decides for each draft of a commit: it is a retry, it is refused, or it gets the next offset. Also how a message is a
+row of the log: what is stored, what the checksum covers, statements for many rows.
 
-sqlite3 lets go of the interpreter's lock at every step of a statement, and beside a busy loop each return costs a
-switch interval (5 ms). So a statement here and in reading.py steps once, however many rows it writes or reads: inserts
-name many rows, and a page comes back as one row of concatenated columns.
+sqlite3 releases the interpreter's lock at every step of a statement, and while the loop is busy, getting it back takes
+a switch interval (5 ms). So a statement here and in reading.py steps once, however many rows it writes or reads: one
+insert has many rows, and a page comes back as one row of concatenated columns.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SIZES: Final = (512, 64, 8, 1)
 INTO_LOG: Final = "INSERT INTO log (offset, room, identity, time, at, head, data, checksum)"
 WIDTH: Final = 8
 
-_KNOWN_ROOMS: Final = 100_000  # names kept in memory; beyond, all are looked up again
+_KNOWN_ROOMS: Final = 100_000  # names kept in memory; above that, all are looked up again
 _ROW: Final = "offset, CAST(room AS BLOB), time, at, CAST(head AS BLOB), data, checksum"
 
 Group = tuple[Draft, ...]
@@ -42,7 +42,7 @@ _encode = msgspec.json.encode
 
 @dataclass(slots=True)
 class Batch:
-    """What one commit does. `head` is the log's highest offset after it, `answered` the number of groups."""
+    """The result of one commit. `head` is the log's highest offset after it, `answered` the number of groups."""
 
     outcomes: list[Outcome]
     head: int
@@ -50,7 +50,7 @@ class Batch:
 
 
 class Placer:
-    """Decides and writes, inside the writer's transaction. What it knows of the log is dropped when one fails."""
+    """Decides and writes, inside the writer's transaction. If one fails, what it knows of the log is reloaded."""
 
     def __init__(
         self,
@@ -73,19 +73,19 @@ class Placer:
         self.head = 0
 
     def load(self, connection: sqlite3.Connection) -> None:
-        """Take the log as it is in the file."""
+        """Read the state of the log from the file."""
         self._rooms.clear()
         self._pruner.forget()
         (self._count,) = connection.execute("SELECT count(*) FROM rooms").fetchone()
         _, self.head = connection.execute(EPOCH_AND_HEAD).fetchone()
 
     def gone(self, rooms: Sequence[str]) -> None:
-        """Retention left nothing of these rooms."""
+        """Retention has emptied these rooms."""
         self._rooms.difference_update(rooms)
         self._count -= len(rooms)
 
     def place(self, connection: sqlite3.Connection, groups: Sequence[Group]) -> Batch:
-        """Write the drafts of `groups`, each group whole or not at all. Raises sqlite3.Error: then nothing is known."""
+        """Write the drafts of `groups`, each group whole or not at all. Raises sqlite3.Error: then `load` is needed."""
         keys: dict[_Key, int] = {}
         unfit: dict[int, PartylineError] = {}
         unknown: set[str] = set()  # rooms
@@ -147,7 +147,7 @@ class Placer:
         return Batch(outcomes, head, len(groups))
 
     def _check(self, group: Group, known: dict[_Key, Message], fresh: int, head: int) -> list[str]:
-        """The heads of the group's rows. Raises what speaks against one of its drafts, before any is taken."""
+        """The heads of the group's rows. Raises the reason to refuse one of its drafts, before any is taken."""
         heads = []
         own: dict[_Key, Draft] = {}
         rooms: set[str] = set()
@@ -186,7 +186,7 @@ class Placer:
                 try:
                     row = decode(offset, room, time, at, head, data, stored)
                 except Damaged as damage:
-                    self._alarm(damage.room, offset)  # and what repeats it is stored anew
+                    self._alarm(damage.room, offset)  # a retry of it is stored anew
                     continue
                 draft = row.message.draft
                 key = draft.identity
@@ -208,7 +208,7 @@ class Placer:
 def _insert_rooms(connection: sqlite3.Connection, names: list[str]) -> None:
     (listed,) = connection.execute(FORGOTTEN).fetchone()
     forgotten = read_forgotten(listed)
-    # It may have been here before, and lost all it had.
+    # A room may have existed before, and lost all its messages.
     rooms = msgspec.json.encode([(name, lost(forgotten, (name,))) for name in names]).decode()
     query = "INSERT INTO rooms SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?)"
     connection.execute(query, (rooms,))
@@ -222,7 +222,7 @@ def _unfit() -> InvalidValue:
 
 
 class Damaged(Exception):
-    """A row is not what was written. `offset` says which; `room` is what it says of its room, "" if unreadable."""
+    """The row at `offset` is not what was written. `room` is the room it names, "" if unreadable."""
 
     def __init__(self, offset: int, room: bytes = b"") -> None:
         super().__init__(offset)
@@ -232,7 +232,7 @@ class Damaged(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A verified row: the message, and when it was committed by the log's own clock (milliseconds)."""
+    """A verified row: the message, and the time of its commit on the log's own clock (milliseconds)."""
 
     message: Message
     offset: int
@@ -240,7 +240,7 @@ class Row:
 
 
 def identity(draft: Draft) -> int:
-    """48 bits that a retry has in common with its first try. Equality must still be looked at.
+    """48 bits that a retry shares with its first try. Equal bits do not prove that it is one.
 
     Raises UnicodeEncodeError if a text cannot be stored (lone surrogates).
     """
@@ -248,12 +248,12 @@ def identity(draft: Draft) -> int:
 
 
 def encode_head(draft: Draft) -> str:
-    """Everything of a draft that is neither its room nor its data. Raises UnicodeEncodeError, as `identity`."""
+    """Everything in a draft except its room and its data. Raises UnicodeEncodeError, as `identity`."""
     return _encode((draft.id, draft.user, draft.key, draft.sender, draft.ttl, draft.durable, draft.publisher)).decode()
 
 
 def checksum(offset: int, room: bytes, time: int, at: int, head: bytes, data: bytes) -> int:
-    """CRC-32 over all of a row."""
+    """CRC-32 over the whole row."""
     return zlib.crc32(data, zlib.crc32(head, zlib.crc32(b"%d %d %d %b\0" % (offset, time, at, room))))
 
 
@@ -277,7 +277,7 @@ def _insert(into: str, width: int, size: int) -> str:
     one = "(" + ",".join("?" * width) + ")"
     if size == 1:
         return f"{into} VALUES {one}"
-    # The last statement of a batch may have empty places: no step more than needed.
+    # The last statement of a batch may have empty places, so that few sizes are enough.
     return f"{into} SELECT * FROM (VALUES {','.join([one] * size)}) WHERE column1 IS NOT NULL"  # noqa: S608
 
 

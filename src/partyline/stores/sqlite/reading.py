@@ -1,7 +1,7 @@
-"""Pages of the log for views: on connections of their own, off the loop, in short transactions.
+"""Pages of the log for views: on separate connections, off the loop, in short transactions.
 
-A view of few rooms walks the index of its rooms; one of many walks the log and leaves out what it does not cover.
-Either way a page is bounded in messages, bytes and rows looked at, so no transaction here is long.
+For a view of few rooms the index of these rooms is read; for one of many rooms the log is scanned, and rooms outside
+the view are skipped. Either way a page is bounded in messages, bytes and rows looked at, so transactions are short.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _READERS: Final = 2  # threads
 _FEW: Final = 64  # rooms whose indexes are merged (sizes of the prepared statements: 1, 4, 16, 64)
 _PIECE: Final = 256  # rows looked at by one statement, at least
 _PIECES: Final = 16  # statements of one page, at most
-_SCAN: Final = 20_000  # offsets that one statement walks over where a view has many rooms
+_SCAN: Final = 20_000  # offsets that one statement scans for a view of many rooms
 _MAX_BYTES: Final = 4 * 1024 * 1024  # of a page's data; one message may be more
 
 _NEWEST: Final = "SELECT offset FROM log WHERE room = ? AND offset < ? ORDER BY offset DESC LIMIT ?"
@@ -35,7 +35,7 @@ _ROOM: Final = "SELECT offset FROM log WHERE room = ? AND offset > ? AND offset 
 
 @dataclass(slots=True)
 class Found:
-    """A page, and what was found damaged on the way: rooms ("" where unknown) and offsets."""
+    """A page, and the damaged rows found on the way: room ("" if unknown) and offset."""
 
     page: Page
     damaged: list[tuple[str, int]] = field(default_factory=list)
@@ -43,7 +43,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """How a view's offsets are found. `rooms` None: too many, `where` and `values` filter the log."""
+    """How to find a view's offsets. `rooms` is None if there are too many: `where` and `values` filter the log."""
 
     rooms: tuple[str, ...] | None
     where: str
@@ -54,7 +54,7 @@ class _Plan:
 class Reader:
     """A small pool of threads with a read-only connection each.
 
-    `check` raises sqlite3.Error where `path` leads to another file than the one whose log this is.
+    `check` raises sqlite3.Error if `path` leads to a file other than the log's own.
     """
 
     def __init__(self, path: str, check: Callable[[], None]) -> None:
@@ -69,18 +69,18 @@ class Reader:
         return self._pool
 
     def close(self) -> None:
-        """Let go of the file. Blocks until the pages in hand are read."""
+        """Close the connections. Blocks until pages that are being read are done."""
         self._pool.shutdown(wait=True, cancel_futures=True)
         for connection in self._connections:
             connection.close()
         self._connections.clear()
 
     def read(self, view: View, after: int, limit: int, head: int, now: Callable[[], int]) -> Found:
-        """A page of what is above `after` and not above `head`. In one of the pool's threads. Raises sqlite3.Error."""
+        """A page of offsets above `after`, up to `head`. In one of the pool's threads. Raises sqlite3.Error."""
         return self._within(lambda connection: _read(connection, view, after, limit, head, now()))
 
     def newest(self, room: str, before: int, limit: int, now: Callable[[], int]) -> Found:
-        """The newest of one room below an offset. In one of the pool's threads. Raises sqlite3.Error."""
+        """A room's newest messages below an offset. In one of the pool's threads. Raises sqlite3.Error."""
         return self._within(lambda connection: _newest(connection, room, before, limit, now()))
 
     def _within(self, read: Callable[[sqlite3.Connection], Found]) -> Found:
@@ -150,7 +150,7 @@ def _newest(connection: sqlite3.Connection, room: str, before: int, limit: int, 
     for _ in range(_PIECES):
         picks = f"SELECT offset FROM ({_NEWEST}) ORDER BY offset"  # noqa: S608
         rows, complete = picked(connection, picks, (room, before, max(limit + 1, 16)), _MAX_BYTES)
-        if not complete:  # too large in all: one by one, from the end
+        if not complete:  # too large together: one by one, from the end
             rows, _ = picked(connection, picks, (room, before, 1), _MAX_BYTES)
         whole = [row for row in rows if isinstance(row, Row)]
         found.damaged += [(row.room, row.offset) for row in rows if isinstance(row, Damaged)]
@@ -199,10 +199,12 @@ SELECT (SELECT json_group_array(json_array(name, pruned))
     candidates = msgspec.json.decode(listed.decode(errors="replace"), type=list[tuple[str, int]])
     rooms = {name: pruned for name, pruned in candidates if view.covers(name)}
     if len(candidates) <= _FEW:
-        before = lost(forgotten, view.rooms - rooms.keys(), view.patterns)  # what is not there may have been
+        before = lost(
+            forgotten, view.rooms - rooms.keys(), view.patterns
+        )  # a room that is not there may have been before
         return _Plan(tuple(rooms), "", (), max([before, *rooms.values()]))
     (pruned,) = connection.execute(f"SELECT max(pruned) FROM rooms WHERE {where}", values).fetchone()  # noqa: S608
-    absent: Collection[str] = view.rooms  # perhaps: which of so many are there is not asked for
+    absent: Collection[str] = view.rooms  # perhaps: so many rooms are not looked up one by one
     if not view.patterns:
         (count,) = connection.execute(f"SELECT count(*) FROM rooms WHERE {where}", values).fetchone()  # noqa: S608
         absent = view.rooms if count < len(view.rooms) else ()
@@ -255,10 +257,10 @@ FROM (
 def picked(
     connection: sqlite3.Connection, picks: str, values: Sequence[object], max_bytes: int
 ) -> tuple[list[Row | Damaged], bool]:
-    """The rows whose offsets the query `picks` gives, in order, and whether these are all.
+    """The rows whose offsets the query `picks` returns, in order, and whether these are all.
 
-    Of more than `max_bytes` of data only the first ones come, at least one. A row that is not what was written comes
-    back as Damaged. The connection's text_factory must be bytes. Raises sqlite3.Error.
+    Stops before the data exceeds `max_bytes`, but returns at least one row. A row that is not what was written is
+    returned as Damaged. The connection's text_factory must be bytes. Raises sqlite3.Error.
     """
     answer = connection.execute(_ROWS.format(picks=picks), [*values, max_bytes]).fetchall()[0]
     count, expected = answer[0], answer[-1]
@@ -268,7 +270,7 @@ def picked(
         return [], True
     try:
         return list(_split(answer)), count == expected
-    except (ValueError, AttributeError):  # a damaged length or number: the others are whole, one by one
+    except (ValueError, AttributeError):  # a damaged length or number: read one by one, the other rows are intact
         return list(_one_by_one(connection, picks, values)), True
 
 

@@ -1,4 +1,4 @@
-"""The registrations table, written behind: the loop changes memory and never waits for this."""
+"""The registrations table, written later: the loop changes memory and never waits for the disk."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from partyline.stores.sqlite.behind import WriteBehind
 class Row:
     """One registration as it is stored. `id_hash` is the SHA-256 of the id; `created` is seconds since 1970.
 
-    `confirmed` is the position that its client has surely got; None if it does not resume. `token` is the id of the
-    token that made it and when that was issued; None where a key made it.
+    `confirmed` is the position up to which its client has surely received messages; None if it does not resume. `token`
+    is the id of the token that made it and when that was issued; None if a key made it.
     """
 
     id_hash: bytes

@@ -1,7 +1,7 @@
-"""What the log forgets: old messages and the oldest of crowded rooms, in slices between two commits.
+"""Deletes old messages, and the oldest ones of crowded rooms, in slices between commits.
 
-Age is measured on the log's own clock, which goes on while the process runs and never goes back: a wall clock that is
-set right, or wrong, neither deletes messages early nor keeps them for ever.
+Age is measured on the log's own clock, which advances while the process runs and never goes back: setting the wall
+clock neither deletes messages early nor keeps them for ever.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ FROM (SELECT '' AS topic, forgotten AS offset FROM store UNION ALL SELECT topic,
 
 _SLICE: Final = 1_000  # rows deleted in one transaction (measured: 2-5 ms)
 _COUNTED: Final = 5_000  # rows whose sizes are added up at a time
-_SLACK: Final = 50  # a crowded room is cut back to its bound when it is a 50th above it: not one row per commit
-_LONGEST: Final = 60.0  # seconds between two looks at the oldest message
-_KNOWN: Final = 100_000  # rooms whose content is remembered; beyond, all are counted again
+_SLACK: Final = 50  # a room is cut back to its bound when it is a 50th above it, instead of one row per commit
+_LONGEST: Final = 60.0  # seconds between looks at the oldest message
+_KNOWN: Final = 100_000  # rooms whose size is remembered; above that, all are counted again
 
 
 class LogClock:
-    """Milliseconds that never go back, for retention, retries and lives.
+    """Milliseconds that never go back, for retention, retries and lifetimes.
 
-    Beside a wall clock that is set while the process runs, they go on with the monotonic one. Across a restart they
-    advance by what the wall clock did since the newest message.
+    While the process runs, they advance with the monotonic clock, whatever is done to the wall clock. Across a restart
+    they advance by what the wall clock did since the newest message.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class LogClock:
 
 @dataclass(slots=True)
 class _Room:
-    """What a room holds, as far as offset `after`; all of it once it is `known`."""
+    """What a room holds up to offset `after`; all of it once it is `known`."""
 
     bounds: Bounds
     count: int = 0
@@ -62,7 +62,7 @@ class _Room:
     known: bool = False
 
     def add(self, count: int, size: int) -> bool:
-        """It has so much more; whether it is crowded now."""
+        """Count messages and bytes; returns whether the room is crowded now."""
         self.count += count
         self.size += size
         messages, most = self.bounds.max_messages, self.bounds.max_bytes
@@ -73,7 +73,7 @@ class _Room:
 
 @dataclass(slots=True)
 class _Age:
-    """An age that some rooms have: up to offset `after` they have nothing that is older."""
+    """An age limit of some rooms: up to offset `after` they have nothing older."""
 
     seconds: float
     after: int = 0
@@ -81,20 +81,20 @@ class _Age:
 
 
 class Pruner:
-    """Counts what rooms hold and deletes what is too much. On the writer's thread."""
+    """Counts what rooms hold and deletes the excess. On the writer's thread."""
 
     def __init__(self, retention: Retention, clock: LogClock, counters: Counters) -> None:
         self._retention = retention
         self._clock = clock
         self._counters = counters
-        self._rooms: dict[str, _Room] = {}  # those that were counted; others when something comes to them
+        self._rooms: dict[str, _Room] = {}  # counted ones; others are counted when they get a message
         self._uncounted: dict[str, None] = {}
         self._crowded: dict[str, None] = {}
         self._ages = [_Age(seconds) for seconds in retention.ages]
         self.slices = 0
 
     def added(self, tallies: Mapping[str, Sequence[int]]) -> None:
-        """A commit brought so many messages with so many bytes of data to these rooms."""
+        """A commit added messages to rooms: a count and the bytes of data for each."""
         for room, (count, size) in tallies.items():
             held = self._rooms.get(room)
             if held is None or not held.known:
@@ -103,20 +103,20 @@ class Pruner:
                 self._crowded[room] = None
 
     def forget(self) -> None:
-        """A commit failed: what was counted may not be so."""
+        """A commit failed: the counts may be wrong."""
         self._rooms.clear()
         self._uncounted.clear()
         self._crowded.clear()
         self._ages = [_Age(age.seconds) for age in self._ages]
 
     def postpone(self, seconds: float) -> None:
-        """Leave everything as it is for a while."""
+        """Delete nothing for some seconds."""
         self.forget()
         for age in self._ages:
             age.next_look = self._clock.monotonic() + seconds
 
     def maintain(self, connection: sqlite3.Connection, head: int) -> tuple[float, list[str]]:
-        """Do one slice if one is due: (seconds until the next, rooms that are empty now)."""
+        """Do a slice if one is due; returns the seconds until the next and the rooms that are empty now."""
         if self._crowded:
             self._cut(connection, next(iter(self._crowded)), head)
             return 0.0, []
@@ -176,15 +176,15 @@ FROM (SELECT offset, data FROM log WHERE room = ? ORDER BY offset LIMIT ?)
         self._counters.pruned += count
 
     def _expire(self, connection: sqlite3.Connection, age: _Age, head: int) -> list[str]:
-        """Delete a slice of what is older than `age` in its rooms; returns the rooms that are empty now."""
-        # Offsets and the log's clock grow together: what is too old is a piece of the log's beginning.
+        """Delete a slice of the messages older than `age` in its rooms; returns the rooms that are empty now."""
+        # Offsets and the log's clock grow together: the messages that are too old are the first ones of the log.
         query = "SELECT at FROM log WHERE offset > ? ORDER BY offset LIMIT 1"
         oldest = connection.execute(query, (age.after,)).fetchone()
         limit = age.seconds * 1000
         now = self._clock.now()
         if oldest is None or now - oldest[0] <= limit:
             left = limit if oldest is None else oldest[0] + limit - now
-            # A hundredth late, so that what grows old message by message goes in slices.
+            # A hundredth late, so that messages that expire one by one are deleted in slices.
             wait = min(_LONGEST, max(0.001, left / 1000) + min(1.0, limit / 100_000))
             age.next_look = self._clock.monotonic() + wait
             return []
@@ -218,7 +218,7 @@ SELECT json_group_array(json_array(room, count, size, last)) FROM (
         return gone
 
     def _remember(self, connection: sqlite3.Connection, upto: Mapping[str, int], gone: list[str]) -> None:
-        """The highest offsets of rooms that are empty now, by the rule that bounded them."""
+        """Record the highest offsets of rooms that are empty now, by the rule that bounded them."""
         forgotten: dict[str, int] = {}
         for room in gone:
             rule, _ = self._retention.rule(room)
@@ -234,7 +234,7 @@ SELECT json_group_array(json_array(room, count, size, last)) FROM (
 
 
 def read_forgotten(listed: str | bytes) -> dict[str, int]:
-    """What FORGOTTEN gives, as `partyline.stores.retention.lost` takes it."""
+    """The result of FORGOTTEN, as `partyline.stores.retention.lost` takes it."""
     return dict(msgspec.json.decode(listed, type=list[tuple[str, int]]))
 
 

@@ -1,4 +1,4 @@
-"""The revocations table: few rows, each on the disk before anybody is told that it counts."""
+"""The revocations table: few rows, each on the disk before it is confirmed."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Final, cast
 from partyline.errors import StoreUnavailable
 from partyline.stores.sqlite.database import Database
 
-_PATIENCE: Final = 5.0  # seconds that a commit is waited for
+_PATIENCE: Final = 5.0  # seconds to wait for a commit
 
 
 class RevocationTable:
-    """Written by the database's one writer, beside everything else."""
+    """Written by the database's single writer."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -26,8 +26,8 @@ class RevocationTable:
     async def save(self, kind: str, name: str, at: float, *, oldest: float) -> None:
         """Return when it is committed; rows from before `oldest` go with the same commit.
 
-        Raises StoreUnavailable after five seconds; the row is written all the same as soon as the disk takes it.
-        Cancelled, it is written too.
+        Raises StoreUnavailable after five seconds; the row is still written as soon as the disk takes it. Cancelling
+        this does not cancel the write.
         """
 
         def write(connection: sqlite3.Connection) -> None:

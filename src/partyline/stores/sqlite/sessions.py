@@ -1,4 +1,4 @@
-"""The sessions table: Socket.IO sessions that may go on after a reconnect, written later."""
+"""The sessions table: Socket.IO sessions that may be resumed after a reconnect, written later."""
 
 from __future__ import annotations
 

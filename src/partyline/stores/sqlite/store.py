@@ -1,9 +1,9 @@
-"""The durable log in SQLite: group commit on the writer's thread, pages from readers of their own.
+"""The durable log in SQLite: group commit on the writer's thread, pages from separate readers.
 
 `append` queues. The writer takes whatever queued up during the last commit, numbers and inserts it in one transaction,
-and after the commit hands all of it to the loop in one call. A commit that fails is refused to its publishers, though
-its rows may be on the disk: when the disk takes commits again, what is there after the last message handed out is
-handed out as Found, once, before anything new is accepted.
+and after the commit hands all of it to the loop in one call. If a commit fails, its drafts are refused, though their
+rows may be on the disk: when the disk takes commits again, rows after the last message handed out are handed out as
+Found, once, before anything new is accepted.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from partyline.stores.sqlite.retention import LogClock, Pruner
 _log = log.get("store")
 
 _CHECKED: Final = 10_000  # newest rows whose checksums are verified at start
-_MAX_DRAFTS: Final = 2_048  # of one commit; the others wait for the next
+_MAX_DRAFTS: Final = 2_048  # in one commit; the others wait for the next
 _MAX_BYTES: Final = 8 * 1024 * 1024
 _MOST_ALARMS: Final = 10_000  # damaged messages that are counted and logged, each once
-_POSTPONED: Final = 60.0  # seconds after housekeeping met something it cannot handle
+_POSTPONED: Final = 60.0  # seconds until the next try after housekeeping failed
 
 
 class SqliteStore:
-    """A Store in a Database, which it shares with other tables and does not close."""
+    """A Store in a Database, which it shares with other tables and leaves open."""
 
     epoch: str
     durability = Durability.POWER_CUT
@@ -55,8 +55,8 @@ class SqliteStore:
         """Check the newest messages and take part in the database's commits; blocks for some milliseconds.
 
         `clock` is the wall clock, `monotonic` one that is never set, both in seconds; `idempotency_window` is how long
-        an id is remembered, in seconds; `new_epoch` declares every position handed out before unknown. Raises
-        ConfigError where the log is damaged, or the database is not a file.
+        an id is remembered, in seconds; `new_epoch` makes every position handed out before invalid. Raises
+        ConfigError if the log is damaged, or the database is not a file.
         """
         if database.path == ":memory:":
             raise ConfigError("db: the log in SQLite needs a file; :memory: is for the log in memory", field="db")
@@ -72,10 +72,10 @@ class SqliteStore:
         self._gathered: list[tuple[Group, StoreUnavailable | None]] = []  # in this turn of the loop
         self._taken: list[Group] = []
         self._batch: Batch | None = None
-        self._down: StoreUnavailable | None = None  # set by the writer while the disk refuses
+        self._down: StoreUnavailable | None = None  # set by the writer while commits fail
         self._loop: asyncio.AbstractEventLoop | None = None
         self._committed: Committed | None = None
-        self._outstanding = 0  # calls of append that are not answered yet; the loop's
+        self._outstanding = 0  # calls of append that are not answered yet; used on the loop only
         self._idle: asyncio.Future[None] | None = None
         self._closed = False
         self._damaged: dict[str, int] = {}  # by room, the highest offset found damaged since the start
@@ -103,13 +103,13 @@ class SqliteStore:
             return
         refusal = _closed() if self._closed else self._down
         self._outstanding += 1
-        if refusal is not None and self._outstanding == 1:  # nothing before it waits for an answer
+        if refusal is not None and self._outstanding == 1:  # no earlier call waits for an answer
             assert self._loop is not None, "start comes before append"
             self._loop.call_soon(self._hand_out, [Refused(draft, refusal) for draft in drafts], 1)
             return
         if not self._gathered:
-            # For the writer at the end of this turn of the loop: otherwise it would take what the first of many ready
-            # sockets brought, and the others would wait for another commit.
+            # Passed to the writer at the end of this turn of the loop: otherwise it would take the message of the first
+            # of many ready sockets, and the others would wait for another commit.
             assert self._loop is not None, "start comes before append"
             self._loop.call_soon(self._pass_on)
         self._gathered.append((drafts, refusal if self._closed else None))
@@ -169,7 +169,7 @@ class SqliteStore:
                 self._idle.set_result(None)
 
     def _alarm(self, room: str, offset: int) -> None:
-        """A row is damaged: tell people, and every reader of the room from now on (of all rooms if it is unknown)."""
+        """A row is damaged: log it, and tell every later reader of the room (of all rooms if it is unknown)."""
         if offset > self._damaged.get(room, 0):
             self._damaged[room] = offset
         if offset in self._alarmed or len(self._alarmed) >= _MOST_ALARMS:
@@ -237,7 +237,7 @@ class SqliteStore:
         except (sqlite3.Error, ValueError) as error:
             if getattr(error, "sqlite_errorcode", 0) & 0xFF not in (0, sqlite3.SQLITE_CORRUPT):
                 raise
-            # Damage, where nobody reads any more: publishing goes on.
+            # Damage in messages that are due for deletion: publishing goes on.
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             self._pruner.postpone(_POSTPONED)
@@ -267,11 +267,11 @@ class SqliteStore:
             return
         try:
             self._loop.call_soon_threadsafe(callback, *values)
-        except RuntimeError:  # the loop is closed: nobody is left to be told
-            _log.warning("the server has ended before it was told of a commit")
+        except RuntimeError:  # the loop is closed: nobody waits for it
+            _log.warning("the server ended before it was told of a commit")
 
     def _inspect(self, connection: sqlite3.Connection) -> None:
-        """At start: what there is, and whether its newest part is whole."""
+        """At start: load the state of the log, and verify its newest messages."""
         self._placer.load(connection)
         for row in walk(connection, self._placer.head - _CHECKED):
             if isinstance(row, Damaged):
@@ -279,7 +279,7 @@ class SqliteStore:
 
     def _renew(self, connection: sqlite3.Connection) -> None:
         self.epoch = renew_epoch(connection)
-        _log.info("the log has a new epoch: positions of the one before are answered with recovered: false")
+        _log.info("the log has a new epoch: positions of the old one are answered with recovered: false")
 
 
 def _closed() -> StoreUnavailable:

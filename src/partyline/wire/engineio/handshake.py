@@ -1,4 +1,4 @@
-"""What an Engine.IO request asks for, who is refused and how, and the packet that opens a session."""
+"""What an Engine.IO request asks for, how it is refused, and the packet that opens a session."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ WEBSOCKET: Final = "websocket"
 class Asked(msgspec.Struct, frozen=True):
     """A request's query, checked as far as it can be without knowing the session.
 
-    `sid` is None in a handshake. `base64` (`b64=1`) is a client of protocol 3 that cannot read octets; `script` the
-    number of a JSONP request.
+    `sid` is None in a handshake. `base64` (`b64=1`) marks a client of protocol 3 that cannot read octets; `script` is
+    the number of a JSONP request.
     """
 
     protocol: int
@@ -60,7 +60,7 @@ def refusal_body(error: HandshakeRefused) -> bytes:
 def read_request(query: bytes, method: str, *, upgrade: bool, version_3: bool = False, jsonp: bool = False) -> Asked:
     """Read the raw `query` of a request; `upgrade` says that it is a WebSocket's.
 
-    Raises HandshakeRefused: 0, 2, 3 or 5. Where a name is there twice, its last value counts.
+    Raises HandshakeRefused: 0, 2, 3 or 5. If a name appears twice, its last value counts.
     """
     fields = _fields(query)
     transport = fields.get("transport")
@@ -89,12 +89,12 @@ def _fields(query: bytes) -> dict[str, str]:
         raise refusal(BAD_REQUEST, "Bad request: too many parameters")
     if "%" in text or "+" in text:
         return dict(parse_qsl(text, keep_blank_values=True))
-    # What clients send: nothing is escaped, so that five times less is to be done.
+    # Clients escape nothing, and this is five times faster.
     return dict(_FIELD.findall(text))
 
 
 def open_packet(sid: str, *, upgrades: bool, ping_interval: float, ping_timeout: float, max_payload: int) -> str:
-    """The first packet of a session. Times are in seconds, on the wire in milliseconds; the payload is in bytes."""
+    """The first packet of a session. Times are given in seconds and sent in milliseconds; the payload is in bytes."""
     values = {
         "sid": sid,
         "upgrades": [WEBSOCKET] if upgrades else [],

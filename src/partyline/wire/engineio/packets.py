@@ -1,8 +1,7 @@
 """Engine.IO packets, and how a WebSocket carries them.
 
-A packet is a `str`, its type's digit followed by its data, or `bytes`, a binary message. That is its very form on a
-WebSocket of protocol 4, so there nothing is built per packet. Protocol 3 puts the type of a binary message before it,
-as a byte.
+A packet is a `str` (the digit of its type, then its data) or `bytes` (a binary message). A WebSocket of protocol 4
+carries it as it is, so nothing is built per packet. Protocol 3 puts a byte with the type before a binary message.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ def message(data: str | bytes) -> Packet:
 
 
 def content(packet: Packet) -> str | bytes | None:
-    """What a message carries; None for a packet of any other type."""
+    """The data of a message; None for a packet of any other type."""
     if type(packet) is str:
         return packet[1:] if packet[0] == MESSAGE else None
     return packet
@@ -48,7 +47,7 @@ def read_text(text: str, protocol: int) -> Packet:
     if first in _TYPES and first:
         return text
     if first == "b":
-        # Protocol 3 names the type of a packet in base64, too; only messages can be binary.
+        # In protocol 3 a packet in base64 has a type, too; only messages can be binary.
         if protocol == 4:
             return from_base64(text[1:])
         if text[1:2] == MESSAGE:
@@ -66,7 +65,7 @@ def read_binary(data: bytes, protocol: int) -> bytes:
 
 
 def to_base64(data: bytes, protocol: int) -> str:
-    """A binary message as text, for a transport that has only that."""
+    """A binary message as text, for a transport that carries only text."""
     return ("b" if protocol == 4 else "b4") + binascii.b2a_base64(data, newline=False).decode("ascii")
 
 
@@ -77,7 +76,7 @@ def from_base64(text: str) -> bytes:
     """
     try:
         return binascii.a2b_base64(text, strict_mode=True)
-    except ValueError:  # binascii.Error, and what is not ASCII
+    except ValueError:  # binascii.Error, or not ASCII
         pass
     try:
         digits = text.encode("ascii").translate(_TO_STANDARD, b" \t\r\n\f\v").rstrip(b"=")

@@ -1,8 +1,8 @@
 """Polling bodies: several packets in one HTTP body (Engine.IO 4 and 3, and JSONP).
 
 Protocol 4 joins packets with U+001E. Protocol 3 writes `<length>:<packet>`, with the length in UTF-16 code units as
-JavaScript counts them, or octets: a byte 0 (text) or 1 (binary), the digits of the length in bytes as bytes 0 to 9, a
-byte 255, the packet.
+JavaScript counts them. Its other form is octets: a byte 0 (text) or 1 (binary), the decimal digits of the length in
+bytes (each a byte from 0 to 9), a byte 255, then the packet.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from partyline.wire.engineio.packets import Packet, read_binary, read_text, to_b
 from partyline.wire.websocket.frames import utf8
 
 SEPARATOR: Final = "\x1e"
-MOST_PACKETS: Final = 16  # in one body of ours: default Python clients refuse more
+MOST_PACKETS: Final = 16  # in one body of ours: Python clients refuse more by default
 MOST_POSTED: Final = (
     10_000  # in one body of a client: a megabyte of empty packets must not become half a million values
 )
@@ -40,7 +40,7 @@ _DIGITS = bytes(range(10))
 def read(body: bytes, protocol: int, *, octets: bool = False) -> list[Packet]:
     """The packets of a POST's body. `octets` says that its type is application/octet-stream.
 
-    Raises InvalidPacket if any of them is malformed, there is none, or there are more than 10,000. What it allocates is
+    Raises InvalidPacket if a packet is malformed, the body is empty, or it has more than 10,000 packets. Allocates
     little more than the body, whose size the caller has checked.
     """
     if octets:
@@ -67,7 +67,7 @@ def read_form(body: bytes, protocol: int) -> list[Packet]:
     except ValueError:  # UnicodeDecodeError too
         raise InvalidPacket("a JSONP body is a form in ASCII with the payload in `d`") from None
     data = next((value for name, value in fields if name == "d"), "")
-    # A form turns newlines into CR LF, so clients escape those of the payload, and what looks like one of those.
+    # A form turns newlines into CR LF, so clients escape newlines, and anything that looks like an escaped one.
     data = _ESCAPED_NEWLINE.sub(lambda found: found[0] if found[1] else "\n", data).replace("\\\\n", "\\n")
     return read(data.encode(), protocol)
 
@@ -98,7 +98,7 @@ def _read_lengths(text: str) -> list[Packet]:
 
 
 def _read_code_units(text: str) -> list[Packet]:
-    """The same where characters are not code units: cut in UTF-16, where two bytes are one."""
+    """The same where a character may be two code units: the body is cut in UTF-16, two bytes to a unit."""
     packets: list[Packet] = []
     units = text.encode("utf-16-le")
     at, end = 0, len(units)
@@ -114,7 +114,7 @@ def _read_code_units(text: str) -> list[Packet]:
         if at > end:
             raise InvalidPacket("a packet of a polling body is shorter than its length says")
         if at > start:
-            # A length that cuts a character in two leaves half of it where the next length should be.
+            # If a length cuts a character in two, its other half stands where the next length should be.
             packets.append(read_text(units[start:at].decode("utf-16-le", "replace"), 3))
     raise _too_many()
 
@@ -150,7 +150,7 @@ def _read_octets(body: bytes) -> list[Packet]:
 
 
 def write(packets: Sequence[Packet], protocol: int, *, base64: bool = False) -> tuple[bytes, str]:
-    """An answer's body and its content type. `base64` is what a client of protocol 3 asked for (`b64=1`)."""
+    """An answer's body and its content type. `base64` says that a client of protocol 3 asked for it (`b64=1`)."""
     if protocol == 4:
         body = SEPARATOR.join([p if type(p) is str else to_base64(p, 4) for p in packets])  # type: ignore[arg-type]
         return utf8(body), TEXT
@@ -160,10 +160,10 @@ def write(packets: Sequence[Packet], protocol: int, *, base64: bool = False) -> 
 
 
 def write_script(packets: Sequence[Packet], protocol: int, index: int) -> tuple[bytes, str]:
-    """The same for JSONP: a call of the function with number `index` that the page has waiting."""
+    """The same for JSONP: a call of the page's function with number `index`."""
     body, _ = write(packets, protocol, base64=True)
     text = msgspec.json.encode(body.decode()).decode()
-    # JSON is JavaScript but for these two, which end a line there.
+    # JSON is JavaScript except for these two, which end a line in JavaScript.
     text = text.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
     return f"___eio[{index}]({text});".encode(), SCRIPT
 

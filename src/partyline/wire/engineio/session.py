@@ -3,16 +3,16 @@
 The transports tell it what happens, with the time in seconds; it answers with effects, in order:
 
 - `str`, `bytes`: a message for the application
-- `Send`: write these packets on a channel; on `Channel.POLL` they answer the GET that hangs, or the one in hand
+- `Send`: write these packets on a channel; on `Channel.POLL` they answer the hanging GET, or the one in hand
 - `HangUp`: close a WebSocket
-- `Refuse`: answer the request in hand with this number of `handshake.MESSAGES`; a WebSocket that comes to take over is
+- `Refuse`: answer the request in hand with this number of `handshake.MESSAGES`; a WebSocket that wants to take over is
   accepted and closed instead
-- `Over`: tell the application, once, why the session is over. Its client may still have to fetch what was left for it;
-  once `state` is CLOSED, its id is unknown
+- `Over`: tell the application, once, why the session is over. The client may still have packets to fetch; once `state`
+  is CLOSED, the session's id is unknown
 
-Packets for a client on polling wait here, in order, until a GET takes them, and go out on the WebSocket when the
-upgrade is done: nothing is lost or changes places. On a WebSocket nothing waits here, and a message changes nothing:
-while `state` is WEBSOCKET the transport may hand it on without asking.
+Packets for a client on polling wait here, in order, until a GET takes them; when the upgrade is done, the rest goes out
+on the WebSocket: nothing is lost or reordered. On a WebSocket nothing waits here, and a message does not change the
+state: while `state` is WEBSOCKET the transport may hand messages on without asking.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Send(Struct, frozen=True):
 
 
 class HangUp(Struct, frozen=True):
-    """`reason` is None for a WebSocket that is not the session's own, or not any more."""
+    """`reason` is None for a WebSocket that is not, or no longer, the session's own."""
 
     channel: Channel
     reason: Reason | None = None
@@ -76,8 +76,8 @@ Effect: TypeAlias = str | bytes | Send | HangUp | Refuse | Over
 @dataclass(frozen=True, slots=True)
 class Rules:
     """Seconds. A heartbeat every `ping_interval`, answered within `ping_timeout`; `upgrade_timeout` for a WebSocket to
-    take over; `last_poll` for the GET that fetches the rest of a closed session; a deadline that is noticed more than
-    `stall` late found a stalled loop, not a silent peer."""
+    take over; `last_poll` for the GET that fetches the rest of a closed session. A deadline that is noticed more than
+    `stall` late means a stalled loop, not a silent peer."""
 
     ping_interval: float = 25.0
     ping_timeout: float = 20.0
@@ -87,7 +87,7 @@ class Rules:
 
 
 class Session:
-    """The state of one session. `protocol` is 3 or 4; `websocket` says that it began on one."""
+    """The state of one session. `protocol` is 3 or 4; `websocket` says that it began on a WebSocket."""
 
     __slots__ = (
         "_attached",
@@ -111,10 +111,10 @@ class Session:
         self.queued = 0  # characters and bytes that wait for a GET
         self._rules = rules
         self._queue: deque[Packet] | None = None
-        self._pinged = False  # protocol 4: our ping is out, its answer is not in
+        self._pinged = False  # protocol 4: our ping is sent and not answered yet
         self._attached = _NEVER  # when the candidate must have taken over
-        self._held: float | None = None  # since when we do not read, so that its deadline stands still
-        self._beat = _NEVER  # meanwhile: when it hears from us next, since its own deadline does not
+        self._held: float | None = None  # since when we have not been reading; meanwhile its deadline stands still
+        self._beat = _NEVER  # while held: when it hears from us next, since the client's deadline does not stand still
         self._fetched = now  # when a GET last came
         self._due = now + rules.ping_interval  # the heartbeat's next deadline; once it is over, the end
         if protocol == 3:
@@ -124,7 +124,7 @@ class Session:
 
     @property
     def writable(self) -> bool:
-        """Whether a packet would go out at once: volatile ones are dropped where it would not."""
+        """Whether a packet would go out at once; if not, volatile ones are dropped."""
         return self.state is SessionState.WEBSOCKET or (self.hanging and not self._queue)
 
     @property
@@ -133,7 +133,7 @@ class Session:
         return bool(self._queue)
 
     def send(self, *packets: Packet) -> list[Effect]:
-        """Packets for the client. Those for polling wait for `flush`, so that what one turn sends leaves together."""
+        """Send packets to the client. On polling they wait for `flush`, so all packets of one turn leave together."""
         if self.state is SessionState.WEBSOCKET:
             return [Send(Channel.WEBSOCKET, packets)]
         if self.state not in _OVER:
@@ -141,32 +141,32 @@ class Session:
         return []
 
     def discard(self, unwanted: Callable[[Packet], bool]) -> None:
-        """Drop the packets that wait for a GET and are `unwanted`."""
+        """Drop the `unwanted` packets among those that wait for a GET."""
         kept = [packet for packet in self._queue or () if not unwanted(packet)]
         self._drop()
         if kept:
             self._enqueue(*kept)
 
     def flush(self) -> list[Effect]:
-        """Give what waits to the GET that hangs, if there is one."""
+        """Answer the hanging GET, if any, with the packets that wait."""
         if not self.hanging or not self._queue:
             return []
         self.hanging = False
         return [self._answer()]
 
     def close(self, now: float, *, cut: bool = False) -> list[Effect]:
-        """End the session. What was sent before still goes out; `cut` off, its client may post no more."""
+        """End the session. What was sent before still goes out. With `cut` the client may not post any more."""
         return self._end(Step.CUT if cut else Step.END, Reason.FORCED_CLOSE, now)
 
     def hold(self, now: float) -> None:
-        """We stop reading from its WebSocket: what the client has to say has time. It goes on hearing from us, or it
-        would give up."""
+        """We stop reading from its WebSocket, so the client's silence does not count. It must go on hearing from us, or
+        it would give up."""
         if self._held is not None or self.state is not SessionState.WEBSOCKET:
             return
         rules = self._rules
         self._held = now
         if self.protocol == 3:
-            # A ping of it may lie unread from now on. Any pong answers it, and keeps it from the next one.
+            # A ping from the client may lie unread from now on. Any pong answers it, and postpones the next one.
             self._beat = now + self._unread_ping
         else:
             self._beat = self._due + (rules.ping_interval - rules.ping_timeout if self._pinged else 0.0)
@@ -183,17 +183,17 @@ class Session:
 
     @property
     def _unread_ping(self) -> float:
-        """Protocol 3: in how many seconds a ping that lies unread is answered, well before it counts as lost."""
+        """Protocol 3: after how many seconds an unread ping is answered, well before it counts as lost."""
         return min(self._rules.ping_interval, self._rules.ping_timeout / 2)
 
     # Time
 
     def next_deadline(self) -> float:
-        """When `on_deadline` is to be called: seconds, infinity where nothing is waited for."""
+        """When `on_deadline` is to be called, in seconds; infinity if nothing is due."""
         return min(self._attached, self._due if self._held is None else self._beat)
 
     def on_deadline(self, now: float) -> list[Effect]:
-        """Do what is due at `now`; nothing if it is too early. Called again while something is due."""
+        """Do what is due at `now`; nothing if it is too early. The caller repeats it while something is due."""
         if now < self.next_deadline():
             return []
         if now >= self._attached:
@@ -205,11 +205,11 @@ class Session:
         late = now - self._due > self._rules.stall
         if self.protocol == 4 and not self._pinged:
             self._pinged = True
-            # The answer is due in time even where our ping was a little late, so that the client and we agree.
+            # A ping that is a little late does not move the deadline of its answer, so that the client and we agree.
             self._due = (now if late else self._due) + self._rules.ping_timeout
             return [*self.send(PING), *self.flush()]
         if late:
-            # What the client said meanwhile may lie unread in a socket: that is read first.
+            # Packets of the client may lie unread in a socket: they are read first.
             self._due = now + self._rules.stall
             return []
         return self._end(Step.SILENCE, Reason.PING_TIMEOUT, now)
@@ -229,16 +229,16 @@ class Session:
     # Polling
 
     def get(self, now: float) -> list[Effect]:
-        """A GET has come. Without an effect for it, it hangs (`hanging`)."""
+        """A GET has come. If no effect answers it, it hangs (`hanging`)."""
         self._fetched = now
         effects = self._expire(now)
         if self.hanging:
-            # The first one is told that it is over, the second one that it was wrong.
+            # The first GET is told that the session is over, the second that it was a bad request.
             return [*effects, *self._end(Step.SECOND_GET, Reason.TRANSPORT_ERROR, now), Refuse(BAD_REQUEST)]
         if not self._step(Step.GET):
             return [*effects, self._refusal()]
         if self.state is SessionState.PARTING or (self.state is SessionState.UPGRADING and not self._queue):
-            # The client waits for this GET before it goes over to the WebSocket.
+            # The client waits for this GET's answer before it switches to the WebSocket.
             return [*effects, Send(Channel.POLL, (NOOP,))]
         if not self._queue:
             self.hanging = True
@@ -246,16 +246,17 @@ class Session:
         return [*effects, self._answer()]
 
     def abort(self, now: float) -> list[Effect]:
-        """The GET that hangs has been aborted."""
+        """The hanging GET was aborted."""
         if not self.hanging:
             return []
         self.hanging = False
         return self._end(Step.ABORT, Reason.TRANSPORT_ERROR, now)
 
     def post(self, packets: list[Packet] | None, now: float) -> list[Effect]:
-        """A POST has come with these packets; None where its body was malformed. Refused, or answered `ok`.
+        """A POST has come with these packets; None if its body was malformed. Refused, or answered `ok`.
 
-        Once we have closed the session it is answered and ignored: a client that was refused would not fetch the rest.
+        Once we have closed the session, a POST is answered and ignored: after a refusal the client would not fetch the
+        rest.
         """
         effects = self._expire(now)
         if not self._step(Step.POST):
@@ -282,7 +283,7 @@ class Session:
         return effects
 
     def broken(self, now: float) -> list[Effect]:
-        """What has come on the session's WebSocket is not a packet."""
+        """Something that is not a packet has come on the session's WebSocket."""
         if self.state is not SessionState.WEBSOCKET:
             return []
         return self._end(Step.BREAK, Reason.PARSE_ERROR, now)
@@ -294,7 +295,7 @@ class Session:
     # The upgrade
 
     def attach(self, now: float) -> list[Effect]:
-        """A WebSocket has come to take over: after these effects it is the candidate, unless it is refused.
+        """A WebSocket has come to take over: after these effects it is the candidate, unless they refuse it.
 
         The session goes on either way.
         """
@@ -305,12 +306,12 @@ class Session:
         return effects
 
     def probe(self, packet: Packet | None, now: float) -> list[Effect]:
-        """A packet has come on the candidate; None for what is not a packet. Sessions that are over end with `5`: what
-        was sent before goes out on it, and its end is the client's."""
+        """A packet has come on the candidate; None for something that is not a packet. With `5`, a session that is
+        parting sends the rest on the candidate and closes it."""
         if packet == PROBE and self._step(Step.PROBE):
             released: list[Effect] = []
             if self.hanging:
-                # The client goes over once its GET is answered.
+                # The client switches once its GET is answered.
                 if not self._queue:
                     self._enqueue(NOOP)
                 released = self.flush()
@@ -318,7 +319,7 @@ class Session:
         if packet == UPGRADE and self.state is SessionState.PARTING:
             self._step(Step.UPGRADE)
             self._attached = self._due = _NEVER
-            rest = tuple(self._queue or ())[:-1]  # the last one is the end, for polling
+            rest = tuple(self._queue or ())[:-1]  # the last one is the close packet, for polling
             self._drop()
             return [*([Send(Channel.CANDIDATE, rest)] if rest else []), HangUp(Channel.CANDIDATE)]
         if packet == UPGRADE and self._step(Step.UPGRADE):
@@ -343,7 +344,7 @@ class Session:
     # The rest
 
     def _step(self, step: Step) -> bool:
-        """Take a step; False where the table has none."""
+        """Take a step; False if the table has none."""
         after = TRANSITIONS.get((self.state, step))
         if after is None:
             return False
@@ -351,7 +352,7 @@ class Session:
         return True
 
     def _packet(self, packet: Packet, now: float, effects: list[Effect]) -> bool:
-        """Take one packet of the client; True if it had no place here."""
+        """Handle one packet from the client; True if it is not allowed here."""
         if type(packet) is not str:
             effects.append(packet)
             return False
@@ -360,7 +361,7 @@ class Session:
             effects.append(packet[1:])
         elif kind == (PONG if self.protocol == 4 else PING):
             self._heard(now)
-            if self.protocol == 3 and not (self._queue and self._queue[-1] == PONG):  # one answer is for all
+            if self.protocol == 3 and not (self._queue and self._queue[-1] == PONG):  # one answer for several pings
                 effects += self.send(PONG)
         elif kind == CLOSE:
             effects += self._end(Step.LEAVE, Reason.TRANSPORT_CLOSE, now)
@@ -373,7 +374,7 @@ class Session:
         rules = self._rules
         fetches = self.state is SessionState.WEBSOCKET or self.hanging
         if not fetches and now - self._fetched > rules.ping_interval + rules.ping_timeout:
-            return  # it says that it lives, and is not there to hear us
+            return  # it is alive, but does not fetch what we send
         if self.protocol == 3:
             self._due = now + rules.ping_interval + rules.ping_timeout
         elif self._pinged:
@@ -383,7 +384,7 @@ class Session:
             self._held = now
 
     def _expire(self, now: float) -> list[Effect]:
-        """A request that comes at a deadline or after it finds it past, however coarse the timer is."""
+        """Handle deadlines that have passed: a request must not depend on how coarse the timer is."""
         effects: list[Effect] = []
         while now >= self.next_deadline():
             effects += self.on_deadline(now)
@@ -401,7 +402,7 @@ class Session:
             self._attached = _NEVER
             effects.append(HangUp(Channel.CANDIDATE))
         if self.state is not SessionState.CLOSED:
-            # The client fetches what is left, and hears that it was the last.
+            # The client fetches the rest; the last packet tells it that the session is over.
             if step is Step.LEAVE:
                 self._drop()
             self._enqueue(NOOP if step is Step.LEAVE else CLOSE)
@@ -438,13 +439,13 @@ class Session:
         self.queued = 0
 
     def _answer(self) -> Send:
-        """Take what a GET may carry. The last packet of a closed session closes it for good."""
+        """Take the packets for one GET. Taking the last one of a session that is over closes it for good."""
         queue = self._queue
         assert queue
         count = min(len(queue), MOST_PACKETS)
         if 1 < count == len(queue) and self.state in _OVER:
-            # The end has a body of its own, as from Node's server: socket.io-client 4 handles messages a turn later
-            # than the end that follows them in one body, and tells each socket twice that it is disconnected.
+            # The close packet gets a body of its own, as Node's server does it: socket.io-client 4 handles messages a
+            # turn later than a close packet in the same body, and then disconnects each socket twice.
             count -= 1
         packets = tuple([queue.popleft() for _ in range(count)])
         self.queued -= sum(map(len, packets))

@@ -40,8 +40,8 @@ class Step(Enum):
 
 
 # A missing key is the error path: a request is refused, a WebSocket closed, anything else ignored; the session stays as
-# it was. Once we have closed a session, its client fetches what was sent before: from polling (closing), or on the
-# WebSocket that it is going over to (parting). A client that has closed it, or was cut off, posts no more (refusing).
+# it was. After we close a session, its client fetches what was sent before: by polling (closing), or on the WebSocket
+# that it is switching to (parting). A client that closed the session, or was cut off, may not post (refusing).
 TRANSITIONS: Final[dict[tuple[SessionState, Step], SessionState]] = {
     (SessionState.POLLING, Step.GET): SessionState.POLLING,
     (SessionState.POLLING, Step.SECOND_GET): SessionState.CLOSED,

@@ -1,4 +1,4 @@
-"""A request's body, as it comes (RFC 9112 6.2, 7.1)."""
+"""A request's body, read as it arrives (RFC 9112 6.2, 7.1)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from partyline.errors import HeadTooLarge, MalformedRequest
 from partyline.wire.http.head import CHUNKED
 
 _AT_ONCE: Final = 64 * 1024  # bytes of a body that are handed over in one piece
-_LINES_AT_ONCE: Final = 4 * 1024  # bytes of chunks, which may be one byte each
+_LINES_AT_ONCE: Final = 4 * 1024  # bytes of chunks that are read in one piece: each may hold a single byte
 _SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,8})(;[^\x00-\x08\x0a-\x1f\x7f]*)?\Z")
 _FIELD: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[^\x00-\x08\x0a-\x1f\x7f]*\Z")
 
@@ -35,7 +35,7 @@ class Sized:
         return not self._left
 
     def take(self, data: bytes) -> bytes:
-        """What of `data`, the next bytes of the body, is content: all of it."""
+        """The content in `data`, the next bytes of the body: all of it."""
         self._left -= len(data)
         return data
 
@@ -72,7 +72,7 @@ class Chunked:
         return self._at is _At.DONE
 
     def take(self, data: bytes) -> bytes:
-        """What of `data` is content. Raises MalformedRequest, or HeadTooLarge for the trailer."""
+        """The content in `data`. Raises MalformedRequest, or HeadTooLarge for the trailer."""
         content: list[bytes] = []
         at, end = 0, len(data)
         while at < end and self._at is not _At.DONE:

@@ -19,15 +19,15 @@ CHUNKED: Final = -1
 _END: Final = b"\r\n\r\n"
 _ABSOLUTE: Final = re.compile(rb"(?i)https?://([^/?#@]+)(/[^?#]*)?(?:\?([^#]*))?(?:#.*)?\Z")  # RFC 9112 3.2.2
 _PORT: Final = re.compile(rb":([0-9]*)\Z")
-_DIGITS: Final = 18  # of a length: Python refuses to read thousands of them, be they zeros
+_DIGITS: Final = 18  # of a length: Python refuses to read thousands of digits, even zeros
 
 
 class Head(Struct, frozen=True):
-    """A head that says one thing only. Header names are in lower case.
+    """A head without contradictions. Header names are in lower case.
 
-    `path` is raw, and `*` for the server as a whole. `length` is the body's in bytes, or CHUNKED. `websocket` says that
-    the client asks for one; any other upgrade is ignored (RFC 9110 7.8). `hostless` is a request of HTTP/1.0 without
-    Host.
+    `path` is raw; `*` means the server as a whole. `length` is the body's in bytes, or CHUNKED. `websocket` says that
+    the client asks for a WebSocket; other upgrades are ignored (RFC 9110 7.8). `hostless` marks a request of HTTP/1.0
+    without Host.
     """
 
     method: str
@@ -38,12 +38,12 @@ class Head(Struct, frozen=True):
     length: int
     keep_alive: bool
     websocket: bool
-    expects: bool  # 100 Continue before it sends the body
+    expects: bool  # the client waits for 100 Continue before it sends the body
     hostless: bool
 
 
 class _Gathered:
-    """What the parser has called."""
+    """Gathers what the parser reports."""
 
     __slots__ = ("complete", "headers", "most", "target")
 
@@ -66,7 +66,7 @@ class _Gathered:
 
 
 class HeadReader:
-    """Reads one head, as it comes."""
+    """Reads one head, as it arrives."""
 
     __slots__ = ("_fed", "_gathered", "_max_bytes", "_parser")
 
@@ -77,7 +77,7 @@ class HeadReader:
         self._fed = 0
 
     def feed(self, data: bytearray) -> int:
-        """`data` is all since the head's first byte. The size of the head once it is whole, and 0 before.
+        """The size of the head once it is complete; 0 until then. `data` is everything since its first byte.
 
         Each byte is looked at once. Raises HeadTooLarge (431) or MalformedRequest (400), as soon as that can be known.
         """
@@ -101,7 +101,7 @@ class HeadReader:
         return size if end >= 0 else 0
 
     def head(self, host: Callable[[], bytes]) -> Head:
-        """The head that was read; `host` tells what stands for the Host that HTTP/1.0 may leave out.
+        """The head that was read; `host` returns the value for a Host header that HTTP/1.0 may leave out.
 
         Raises MalformedRequest if it contradicts itself or is not a request of HTTP/1.0 or 1.1.
         """
@@ -130,7 +130,7 @@ class HeadReader:
             elif name == b"upgrade":
                 upgrade += _tokens(value)
         path, query, authority = _target(b"".join(self._gathered.target))
-        if authority is not None and hosts == 1:  # RFC 9112 3.2.2: the target's counts, Host does not
+        if authority is not None and hosts == 1:  # RFC 9112 3.2.2: it overrides Host
             headers = [pair for pair in headers if pair[0] != b"host"]
             headers.append((b"host", authority))
         hostless = version == "1.0" and not hosts
@@ -175,7 +175,7 @@ def _tokens(value: bytes) -> list[bytes]:
 
 
 def path_text(raw: bytes) -> str:
-    """A path as text. Raises MalformedRequest: what is not UTF-8 would become one text for many paths."""
+    """A path as text. Raises MalformedRequest if it is not UTF-8: many paths would become the same text."""
     try:
         return unquote_to_bytes(raw).decode()
     except UnicodeDecodeError:
@@ -183,6 +183,6 @@ def path_text(raw: bytes) -> str:
 
 
 def complete_lines(data: bytes) -> Headers:
-    """The headers in a piece of a head, however malformed: for the answer that refuses it."""
+    """The headers in a piece of a head, even a malformed one, for the answer that refuses it."""
     pairs = (line.partition(b":") for line in data.split(b"\r\n")[1:-1])
     return [(name.lower(), value.strip()) for name, colon, value in pairs if colon]

@@ -1,7 +1,7 @@
 """The phases of a connection that carries HTTP requests, one after the other (RFC 9112 9.3).
 
-One request is in hand at a time. What a client sends ahead waits unread until the answer before it is out, so that a
-pipeline costs the bytes in it and nothing more. A new connection is in the phase HEAD: its first request is awaited.
+One request is in hand at a time. Requests that a client sends ahead wait unread until the answer before them is out, so
+a pipeline costs its bytes and nothing more. A new connection is in the phase HEAD: it waits for its first request.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class Step(Enum):
 
 
 # A missing pair changes nothing, for example an answer for a client that has gone, or a second refusal.
-# After an answer or a refusal in the middle of a request, what still comes of that request could not be told from a
-# next one. Closing at once would reset the connection, and the client might never see the answer: it lingers.
+# After an answer or a refusal in the middle of a request, the rest of that request could not be told from the next one.
+# Closing at once would reset the connection, and the client might never see the answer: so it lingers.
 TRANSITIONS: Final[dict[tuple[Phase, Step], Phase]] = {
     (Phase.IDLE, Step.BEGIN): Phase.HEAD,
     (Phase.IDLE, Step.LATE): Phase.CLOSING,

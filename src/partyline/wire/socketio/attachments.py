@@ -1,4 +1,4 @@
-"""Binary values beside JSON: each is a message of its own, and a placeholder stands where it was."""
+"""Binary values beside JSON: each is a message of its own, and the JSON has a placeholder for it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BINARY: Final = (bytes, bytearray, memoryview)
 
 
 class Body(msgspec.Struct, frozen=True):
-    """The name and the arguments of an event, as they are in a packet: written once, whoever gets it and when.
+    """The name and the arguments of an event as packets carry them: encoded once for all recipients.
 
     `data` is a JSON array with its `attachments` beside it, or an array in MessagePack as bytes.
     """
@@ -24,10 +24,10 @@ class Body(msgspec.Struct, frozen=True):
 
 
 def take_out(values: Sequence[Any]) -> tuple[Sequence[Any], list[bytes]]:
-    """The values with placeholders in place of what is binary, at any depth, and the binary values in order.
+    """The values with placeholders for the binary ones, at any depth, and the binary values in order.
 
-    Values without any come back as they are; nothing is ever changed in place. Raises InvalidValue if something
-    that looks like a placeholder stands beside binary values: nobody could tell which is which.
+    Values without binary ones come back as they are; nothing is changed in place. Raises InvalidValue if something
+    looks like a placeholder and there are binary values too: a client could not tell them apart.
     """
     attachments = _Attachments()
     replaced = _replaced(values, attachments)
@@ -42,7 +42,7 @@ def take_out(values: Sequence[Any]) -> tuple[Sequence[Any], list[bytes]]:
 
 
 class _Attachments(list[bytes]):
-    """What was taken out, and whether there was something else that looks like a placeholder."""
+    """The values taken out, and whether anything else looks like a placeholder."""
 
     lookalike = False
 
@@ -50,10 +50,10 @@ class _Attachments(list[bytes]):
 def put_in(values: list[Any], attachments: Sequence[bytes]) -> None:
     """Put binary values back in place of their placeholders, in place.
 
-    Raises InvalidPacket if a placeholder has no attachment, an attachment none, or two the same.
+    Raises InvalidPacket if a placeholder has no attachment, an attachment has no placeholder, or two share one.
     """
     used: set[int] = set()
-    # No recursion: how deep a peer's JSON nests has been checked, how deep an application may call us has not.
+    # No recursion: the depth of a peer's JSON was checked, but not how deep in the stack an application calls us.
     waiting: list[list[Any] | dict[Any, Any]] = [values]
     while waiting:
         container = waiting.pop()

@@ -1,7 +1,7 @@
 """Socket.IO packets in MessagePack, as socket.io-msgpack-parser writes them: a map in one binary message.
 
-JavaScript has values that MessagePack has not: `undefined` is extension 0 of one byte (d4), a Date extension 0 of eight
-(d7), an ArrayBuffer extension 0 of any length, with its length written out (c7, c8, c9).
+JavaScript has values that MessagePack does not have: `undefined` is extension 0 of one byte (d4), a Date extension 0
+of eight (d7), an ArrayBuffer extension 0 of any length, with its length written out (c7, c8, c9).
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ from partyline.wire.socketio.packets import (
 from partyline.wire.socketio.values import in_messagepack, places
 
 _UNDEFINED: Final = b"\xd4\x00\x00"
-_EXACT_UP_TO: Final = 16 * 1024  # bytes that are read in Python, where msgspec cannot tell what it sees
-_LATEST: Final = 253_402_300_799_999  # milliseconds: the last of year 9999, which Python can name
+_EXACT_UP_TO: Final = 16 * 1024  # bytes that are read in Python if they are ambiguous to msgspec
+_LATEST: Final = 253_402_300_799_999  # milliseconds: the end of year 9999, Python's last
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _encode = msgspec.msgpack.Encoder().encode
 _MOST_DIGITS: Final = 20
@@ -56,7 +56,7 @@ class _Packed(msgspec.Struct):
 
 
 class _Ambiguous(Exception):
-    """Extension 0 of one or eight bytes: only its first byte, which msgspec does not show, tells what it is."""
+    """Extension 0 of one or eight bytes: its first byte, which msgspec does not show, says what it is."""
 
 
 def _extension(code: int, data: memoryview) -> Any:
@@ -68,7 +68,7 @@ def _extension(code: int, data: memoryview) -> Any:
 
 
 def _likely_extension(code: int, data: memoryview) -> Any:
-    """The same by what the bytes look like: `undefined` is a zero, a Date lies in JavaScript's range of them."""
+    """The same, guessed from the bytes: `undefined` is a zero, a Date is in the range of dates."""
     if code:
         return msgspec.msgpack.Ext(code, bytes(data))
     if len(data) == 1 and not data[0]:
@@ -85,7 +85,7 @@ _read_likely = msgspec.msgpack.Decoder(ext_hook=_likely_extension).decode
 
 
 class MsgpackReader:
-    """Reads packets one message at a time; nothing is ever unfinished."""
+    """Reads packets, each of which is one message."""
 
     __slots__ = ("_max_total",)
 
@@ -134,7 +134,7 @@ class MsgpackParser:
     text = False
 
     def reader(self, protocol: int, *, max_attachments: int = 10, max_total: int = 1_000_000) -> MsgpackReader:
-        """A reader; there are no attachments here, and Socket.IO 4 reads alike."""
+        """A reader. There are no attachments, and Socket.IO 4 is the same."""
         return MsgpackReader(max_total)
 
     def namespace(self, message: str | bytes) -> str | None:
@@ -233,7 +233,7 @@ def _from_json(raw: msgspec.Raw) -> Any:
 
 
 def _integer(digits: str) -> int | float:
-    """MessagePack has 64 bits: an integer beyond is the nearest double, as JavaScript would have read it from JSON."""
+    """MessagePack has 64 bits: a larger integer becomes the nearest double, as JavaScript reads it from JSON."""
     if len(digits) <= _MOST_DIGITS and -(1 << 63) <= (number := int(digits)) < 1 << 64:
         return number
     return float(digits)
@@ -270,7 +270,7 @@ def _list(data: bytes) -> list[Any]:
 
 
 def _value(data: bytes) -> Any:
-    """A value that is known to be complete. Raises InvalidPacket if it cannot be one here."""
+    """A value that is known to be complete. Raises InvalidPacket if Python has no such value."""
     try:
         try:
             return _read_value(data)
@@ -281,7 +281,7 @@ def _value(data: bytes) -> Any:
 
 
 class _Exact:
-    """Reads what msgspec has found complete, one value after the other, looking at each extension's first byte."""
+    """Reads data that msgspec has found complete, value by value, to see the first byte of each extension."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data

@@ -32,8 +32,8 @@ class Step(Enum):
     __hash__ = object.__hash__
 
 
-# Of one namespace on one connection. A missing key is the error path: for a packet the end of the connection, for what
-# we do nothing at all.
+# For one namespace on one connection. A missing key is the error path: a packet ends the connection, a step of ours
+# does nothing.
 TRANSITIONS: Final[dict[tuple[NamespaceState, Step], NamespaceState]] = {
     (NamespaceState.ABSENT, Step.ASK): NamespaceState.CONNECTING,
     (
@@ -46,7 +46,7 @@ TRANSITIONS: Final[dict[tuple[NamespaceState, Step], NamespaceState]] = {
     (NamespaceState.CONNECTED, Step.LEAVE): NamespaceState.ABSENT,
     (NamespaceState.CONNECTED, Step.DROP): NamespaceState.DROPPED,
     (NamespaceState.DROPPED, Step.ASK): NamespaceState.CONNECTING,
-    (NamespaceState.DROPPED, Step.TALK): NamespaceState.DROPPED,  # it was under way when we disconnected it: dropped
+    (NamespaceState.DROPPED, Step.TALK): NamespaceState.DROPPED,  # sent before it knew that we disconnected it: ignored
     (NamespaceState.DROPPED, Step.LEAVE): NamespaceState.ABSENT,
 }
 
@@ -56,26 +56,26 @@ _NEVER: Final = float("inf")
 class Namespaces:
     """The namespaces of one connection: at most `most`, and the first of them within `connect_timeout` seconds.
 
-    A namespace that we disconnected is remembered for what was under way from its client. It counts until another one
-    needs its place.
+    A namespace that we disconnected is remembered, since packets of its client may be under way. It counts until
+    another namespace needs its place.
     """
 
     __slots__ = ("_dropped", "_due", "_most", "_states")
 
     def __init__(self, now: float, *, connect_timeout: float = 45.0, most: int = 1_000) -> None:
         self._states: dict[str, NamespaceState] = {}
-        self._dropped: dict[str, None] = {}  # those of them that are DROPPED, the longest first
+        self._dropped: dict[str, None] = {}  # those that are DROPPED, the earliest first
         self._due = now + connect_timeout
         self._most = most
 
     # The client
 
     def receive(self, packet: Packet) -> bool:
-        """Whether a packet is to be handled; False for one that was under way when we disconnected its namespace, and
-        for a second CONNECT before the first one is answered.
+        """Whether to handle a packet; False if it was under way when we disconnected its namespace, or is a second
+        CONNECT before the first one is answered.
 
-        A CONNECT wants `accept` or `refuse` in turn. Raises InvalidPacket if the packet has no place: the
-        connection has to be closed.
+        Each CONNECT must be followed by `accept` or `refuse`. Raises InvalidPacket if the packet is not allowed here:
+        the connection has to be closed.
         """
         kind = type(packet)
         state = self._states.get(packet.namespace, NamespaceState.ABSENT)
@@ -94,24 +94,24 @@ class Namespaces:
         return state is not (NamespaceState.CONNECTING if step is Step.ASK else NamespaceState.DROPPED)
 
     def ask(self, namespace: str) -> None:
-        """Act as if a CONNECT had come."""
+        """Act as if a CONNECT had arrived."""
         self.receive(Connect(namespace, None))
 
     # The server
 
     def accept(self, namespace: str) -> bool:
-        """Connect it; False where its client has gone."""
+        """Connect it; False if its client has left."""
         if not self._step(namespace, Step.ACCEPT):
             return False
         self._due = _NEVER
         return True
 
     def refuse(self, namespace: str) -> bool:
-        """Do not connect it; False where nothing had asked."""
+        """Do not connect it; False if no CONNECT was waiting."""
         return self._step(namespace, Step.REFUSE)
 
     def drop(self, namespace: str) -> bool:
-        """Disconnect it; False where it was not connected."""
+        """Disconnect it; False if it was not connected."""
         return self._step(namespace, Step.DROP)
 
     # Time
@@ -141,7 +141,7 @@ class Namespaces:
         return True
 
     def _make_room(self) -> None:
-        """Forget the namespace that was dropped the longest ago. Raises InvalidPacket if the client is in all."""
+        """Forget the namespace that was dropped first. Raises InvalidPacket if none was dropped."""
         if not self._dropped:
             raise InvalidPacket(
                 f"a connection may be in {self._most} namespaces (namespaces_per_connection)",

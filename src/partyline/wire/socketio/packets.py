@@ -1,8 +1,8 @@
-"""Socket.IO packets as values, and their JSON form (Socket.IO 5 and 4, which differ in CONNECT and its refusal only).
+"""Socket.IO packets as values, and their JSON form (Socket.IO 5 and 4, which differ only in CONNECT and its refusal).
 
 A packet is one text message, `<type>[<attachments>-][<namespace>,][<ack id>][<JSON>]`, and one binary message for each
 attachment. Reading finds namespace, id and event name and checks that the rest is JSON; arguments stay as they came
-until somebody asks for them. Long because reading and writing are one grammar, and stand side by side.
+until somebody asks for them. Long because reading and writing share one grammar and belong side by side.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ EVENT: Final = 2
 ACK: Final = 3
 CONNECT_ERROR: Final = 4
 
-# No event of a peer may have these names: libraries raise them themselves, on one side or the other.
+# A peer's event may not have these names: libraries on either side raise them themselves.
 RESERVED: Final = frozenset(
     ("connect", "connect_error", "disconnect", "disconnecting", "newListener", "removeListener")
 )
 MAX_NAMESPACE: Final = 1_024  # characters
 
 Messages: TypeAlias = tuple[str | bytes, ...]
-"""A packet as Engine.IO messages, in order; nothing may get in between."""
+"""A packet as Engine.IO messages, in order, with nothing in between."""
 
 Whole: TypeAlias = Callable[[str], tuple[Any, ...]]
 """Reads the JSON array of an event as its handler wants it: the name, then the arguments. Raises msgspec's errors."""
 
 Wanted: TypeAlias = Callable[[str, str], Whole | None]
-"""What reads the events with a name in a namespace, where their handler wants them so."""
+"""Given a namespace and an event's name: the decoder that its handler wants, if any."""
 
 _HEAD = re.compile(r"([0-6])(?:([0-9]{1,10})-)?(?:(/[^,]*)(?:,|\Z))?([0-9]{1,16})?")
 _read_raws = msgspec.json.Decoder(list[msgspec.Raw]).decode
@@ -48,8 +48,7 @@ _write_json = msgspec.json.Encoder().encode
 
 
 class Connect:
-    """A client asks for a namespace. `auth` is what it sent along: an object, or in Socket.IO 4 the query in the
-    namespace."""
+    """A client asks for a namespace. `auth` is the object that it sent, or in Socket.IO 4 the namespace's query."""
 
     __slots__ = ("auth", "namespace")
 
@@ -68,7 +67,7 @@ class Disconnect:
 
 
 class ConnectError:
-    """A server refuses a namespace. Nothing a client may send."""
+    """A server refuses a namespace. A client may not send it."""
 
     __slots__ = ("data", "namespace")
 
@@ -78,11 +77,11 @@ class ConnectError:
 
 
 class Event:
-    """An event with its arguments. `id` is None where no acknowledgement is wanted.
+    """An event with its arguments. `id` is None if no acknowledgement is wanted.
 
-    `raws` is the name and the arguments as JSON that nobody has decoded, for decoders with types of their own; None
-    where `arguments` has to be asked: with attachments, and in MessagePack. Where a decoder was `Wanted` for the whole,
-    `values` is what it has read, and `wanted` that decoder.
+    `raws` is the name and the arguments as undecoded JSON, for decoders with types of their own. It is None with
+    attachments and in MessagePack: then call `arguments`. If the handler `Wanted` a decoder, `wanted` is that decoder
+    and `values` what it has read.
     """
 
     __slots__ = ("_rest", "id", "name", "namespace", "raws", "values", "wanted")
@@ -115,7 +114,7 @@ class Event:
 
 
 class Ack:
-    """The acknowledgement of the event with this `id`. `raws` and `arguments` as an event's, without a name."""
+    """The acknowledgement of the event with this `id`. `raws` and `arguments` are as in Event, without a name."""
 
     __slots__ = ("_rest", "id", "namespace", "raws")
 
@@ -148,18 +147,18 @@ class Reader(Protocol):
     def receive(self, message: str | bytes, wanted: Wanted | None = None) -> Packet | None:
         """The packet that a message completes; None while attachments are missing.
 
-        An event without attachments is read by what is `wanted` for it, if it fits: then JSON is read once.
+        An event without attachments is read by the decoder `wanted` for it, if it fits: then its JSON is read once.
 
         Raises InvalidPacket, or PayloadTooLarge if a packet with its attachments is larger than allowed: the
-        connection has to be closed, and the reader is of no use any more.
+        connection has to be closed, and the reader cannot be used any more.
         """
         ...
 
 
 class Parser(Protocol):
-    """One way to write packets. Raises InvalidValue if an argument has no form there.
+    """One way to write packets. Raises InvalidValue for an argument that cannot be written so.
 
-    `text` says that the data of a body are text.
+    `text` says that the data of a body is text.
     """
 
     text: bool
@@ -169,11 +168,11 @@ class Parser(Protocol):
         ...
 
     def namespace(self, message: str | bytes) -> str | None:
-        """The namespace of a message of ours that begins an event or an acknowledgement; None for any other one."""
+        """The namespace of a message of ours that begins an event or an acknowledgement; None for other messages."""
         ...
 
     def connect(self, namespace: str, sid: str | None = None, pid: str | None = None) -> Messages:
-        """The answer to CONNECT. Socket.IO 4 has no `sid` in it; `pid` is there where recovery is on."""
+        """The answer to CONNECT. In Socket.IO 4 it has no `sid`; it has a `pid` if recovery is on."""
         ...
 
     def ask(self, namespace: str, auth: dict[str, Any] | None) -> Messages:
@@ -208,7 +207,7 @@ class Parser(Protocol):
         id: int | None = None,  # noqa: A002 - the protocol's word
         offset: str | None = None,
     ) -> Messages:
-        """The same as `event`, of a body."""
+        """The same as `event`, from a body."""
         ...
 
     def values(self, body: Body) -> list[Any]:
@@ -219,7 +218,7 @@ class Parser(Protocol):
 
 
 class JsonReader:
-    """Reads packets of the JSON form; holds what is unfinished."""
+    """Reads packets in JSON; holds an unfinished one."""
 
     __slots__ = (
         "_attachments",
@@ -240,7 +239,7 @@ class JsonReader:
         self._values: list[Any] = []
         self._attachments: list[bytes] = []
         self._missing = 0
-        self._room = 0  # bytes that the attachments still to come may have
+        self._room = 0  # bytes that are left for attachments
 
     def receive(self, message: str | bytes, wanted: Wanted | None = None) -> Packet | None:
         if isinstance(message, bytes):
@@ -249,7 +248,7 @@ class JsonReader:
             raise InvalidPacket("a packet came before the attachments of the last one were there")
         if len(message) > self._max_total:
             raise _too_large(self._max_total)
-        if message[:1] == "2":  # what most messages are: an event of the main namespace
+        if message[:1] == "2":  # most messages: an event of the main namespace
             at = message.find("[", 1, 18)
             number = message[1:at]
             if at == 1 or (at > 1 and number.isascii() and number.isdigit()):
@@ -342,7 +341,7 @@ class JsonReader:
 
 
 class JsonParser:
-    """Packets as Socket.IO writes them unless told otherwise."""
+    """Packets in JSON, Socket.IO's default."""
 
     __slots__ = ()
 
@@ -415,7 +414,7 @@ JSON: Final = JsonParser()
 
 
 def event_values(name: str, arguments: Sequence[Any], offset: str | None) -> list[Any]:
-    """What an event carries. Raises InvalidValue for a name that peers refuse."""
+    """The array that an event carries. Raises InvalidValue for a name that peers refuse."""
     if not isinstance(name, str):
         raise InvalidValue(f"event: {repr(name)[:40]} is not a text, as the name of an event is", field="event")
     if name in RESERVED:
@@ -452,7 +451,7 @@ def _too_large(limit: int) -> PayloadTooLarge:
 
 
 def whole(*kinds: Any) -> Whole:
-    """What reads an event whose arguments are of these kinds."""
+    """A decoder for an event whose arguments are of these types."""
     return msgspec.json.Decoder(GenericAlias(tuple, (str, *kinds))).decode
 
 
@@ -465,18 +464,18 @@ def _event(namespace: str, identifier: int | None, text: str, wanted: Wanted | N
             try:
                 return Event(namespace, name, identifier, None, text, reads, reads(text))
             except CONTAINED:
-                pass  # it is read piece by piece, to find what does not fit, or which check of the application's failed
+                pass  # it is read piece by piece, to find the argument that does not fit or is refused
     raws = _raws(text)
     return Event(namespace, _name(text, raws), identifier, raws)
 
 
 def _safe(text: str) -> str:
-    """The same JSON without lone surrogates. Raises InvalidPacket where it nests too deep."""
+    """The same JSON without lone surrogates. Raises InvalidPacket if it nests too deep."""
     return _mended(text) if "\\u" in text or text.count("[") + text.count("{") > MAX_DEPTH else text
 
 
 def _raws(text: str) -> list[msgspec.Raw]:
-    """The items of a JSON array that is safe, checked for being JSON, not decoded. Raises InvalidPacket."""
+    """The items of a safe JSON array, checked but not decoded. Raises InvalidPacket."""
     try:
         return _read_raws(text)
     except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
@@ -510,7 +509,7 @@ def _decoded(raws: list[msgspec.Raw]) -> list[Any]:
 
 
 def _name(text: str, raws: list[msgspec.Raw]) -> str:
-    """The first item of an array that has been read: its text between the quotes, unless it is written oddly."""
+    """The first item of an array that was read: the text between the quotes, unless it has escapes."""
     if text.startswith('["'):
         name = text[2 : text.find('"', 2)]
         if "\\" not in name:

@@ -1,8 +1,8 @@
-"""An application's values that the encoders do not take as they are, made into values that they take.
+"""Turns an application's values that the encoders refuse into values that they accept.
 
-Only what an encoder has refused comes here. What `json.dumps` would write is written: subclasses of text and numbers
-(markupsafe's, Django's, numpy's), keys that are True or None; and beyond that what annotations of handlers may name,
-pydantic's models. Half a surrogate pair becomes U+FFFD. For anything else the error names the place.
+Only what an encoder has refused comes here. Whatever `json.dumps` would write is written: subclasses of text and
+numbers (markupsafe's, Django's, numpy's), keys that are True or None. So are pydantic's models, which handlers may
+name in annotations. Half a surrogate pair becomes U+FFFD. For anything else the error names the place.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ _MOST: Final = 2**64 - 1
 
 
 def plain(values: Sequence[Any], places: Sequence[str]) -> list[Any]:
-    """The same values, of plain types. Raises InvalidValue, which names the place of a value that has no form."""
+    """The same values, of plain types. Raises InvalidValue, which names the place of a value that cannot be sent."""
     return [_argument(value, place) for value, place in zip(values, places, strict=True)]
 
 
 def frozen(arguments: Sequence[Any]) -> list[Any]:
-    """Arguments of an event as they are now, whatever becomes of them later. Raises InvalidValue."""
+    """A copy of an event's arguments, which later changes do not reach. Raises InvalidValue."""
     return plain(arguments, places(len(arguments), event=False))
 
 
 def in_messagepack(write: Callable[[list[Any]], T], values: list[Any], places: Callable[[], list[str]]) -> T:
-    """What `write` makes of values as MessagePack has them: dates and the like are text, as in JSON, and so are keys.
-    Raises InvalidValue, which names the place of a value that has no form."""
+    """Call `write` with values that MessagePack can hold: keys, dates and the like become text, as in JSON.
+    Raises InvalidValue, which names the place of a value that cannot be sent."""
     try:
         return write(msgspec.to_builtins(values, builtin_types=BINARY, str_keys=True))
     except UNWRITABLE:
@@ -95,7 +95,7 @@ def _plain(value: Any, place: str) -> Any:
 
 
 def _object(value: Any, place: str) -> Any:
-    """Whatever has fields, and dates and the like."""
+    """Objects with fields, dates and the like."""
     if hasattr(type(value), "model_dump"):  # pydantic's
         return _plain(value.model_dump(), place)
     try:

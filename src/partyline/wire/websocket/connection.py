@@ -3,16 +3,16 @@
 `receive(data)` turns bytes into events, in order:
 
 - `str` and `bytes`: a whole text or binary message
-- `Packed`: a whole compressed message, for a connection that unpacks by itself; see `unpack`
-- `Ping`, `Pong`: a control frame; a Ping wants `pong(payload)` sent
-- `Close`: the peer's close frame; it wants `close(code)` sent unless we closed first
+- `Packed`: a whole compressed message, if the caller unpacks by itself; see `unpack`
+- `Ping`, `Pong`: a control frame; answer a Ping with `pong(payload)`
+- `Close`: the peer's close frame; answer it with `close(code)` unless we closed first
 - `Violation`: the peer broke the protocol or a limit; send `close(code, reason)` and drop the connection
 
-`receive(data, units)` stops when it has done so much work; then `unread` says that there is more, and a call without
-data goes on. A unit is a frame, or 128 bytes of one.
+`receive(data, units)` stops after that much work; then `unread` is not 0, and a call without data goes on. A unit is a
+frame, or 128 bytes of one.
 
-Events before a Violation are valid and are to be answered before the close. After a Close or a Violation nothing
-more comes out. What goes out is returned as bytes by `text`, `binary`, `ping`, `pong` and `close`.
+Events before a Violation are valid and must be answered before the close. No event follows a Close or a Violation.
+`text`, `binary`, `ping`, `pong` and `close` return the bytes to send.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _new_decoder = codecs.getincrementaldecoder("utf-8")
 
 
 class _Message:
-    """A message whose frames are still coming in, and the frame that is being read."""
+    """A message that is still arriving, and its frame that is being read."""
 
     __slots__ = ("buffer", "count", "decoder", "fin", "key", "left", "opcode", "packed", "size")
 
@@ -52,16 +52,16 @@ class _Message:
         self.opcode = opcode
         self.packed = packed
         self.decoder = _new_decoder("strict") if opcode == TEXT and not packed else None
-        # One buffer and no list of pieces: a message dripped in byte by byte must not cost forty bytes for each.
+        # A buffer instead of a list of pieces: a message that drips in byte by byte must not cost forty bytes for each.
         self.buffer = bytearray()
         self.size = 0  # payload bytes announced so far, over all frames
         self.count = 0  # frames begun
         self.left = 0  # payload bytes of the current frame still to come
-        self.key: bytes | None = None  # rotated to the next payload byte
+        self.key: bytes | None = None  # rotated so that it begins at the next payload byte
         self.fin = False
 
     def feed(self, payload: bytes, *, final: bool) -> str | bytes | None:
-        """Take unmasked payload; the whole message at its end.
+        """Take unmasked payload; returns the whole message at its end.
 
         Raises UnicodeDecodeError at the first bad byte.
         """
@@ -77,7 +77,7 @@ class _Message:
 
 
 def _begins_surrogate(pending: bytes) -> bool:
-    """Whether an unfinished character can only be a surrogate: Python's decoder waits for its third byte to say so."""
+    """Whether an unfinished character must be a surrogate. Python's decoder notices only at the third byte."""
     return len(pending) == 2 and pending[0] == 0xED and pending[1] >= 0xA0
 
 
@@ -87,11 +87,11 @@ class _Broken(Exception):
 
 
 class Connection:
-    """The protocol of one connection; holds nothing but what is unfinished.
+    """The protocol of one connection; holds only what is unfinished.
 
-    `client` connections mask what they send and want unmasked frames (RFC 6455 5.1); servers the other way round.
-    `deflate` is what the handshake agreed on; `unpacks` says that compressed messages come out as they are. `limits`
-    may be replaced between two messages. `fragments` counts frames below 126 bytes that ended no message.
+    A `client` masks what it sends and expects unmasked frames (RFC 6455 5.1); a server the other way round. `deflate`
+    is what the handshake agreed on; with `unpacks` compressed messages are handed out as they are. `limits` may be
+    replaced between two messages. `fragments` counts frames below 126 bytes that ended no message.
     """
 
     __slots__ = (
@@ -118,8 +118,8 @@ class Connection:
         self._client = client
         self._unpacks = unpacks
         self._message: _Message | None = None
-        self._tail = b""  # an incomplete frame head or control frame, at most 138 bytes; or what is unread
-        self._at = -1  # where in `_tail` the unread begins; -1: all has been read
+        self._tail = b""  # an incomplete frame head or control frame, at most 138 bytes; or unread data
+        self._at = -1  # where in `_tail` the unread data begins; -1: all has been read
         self._units = 0  # of work that `receive` may still do
         self._ready = not client  # a server's connection, open, with nothing unfinished
 
@@ -136,7 +136,7 @@ class Connection:
         return frame(BINARY, payload, key=self._key())
 
     def compressed(self, opcode: int, payload: bytes) -> bytes:
-        """A message in one compressed frame, where the handshake agreed on it; plain otherwise."""
+        """A message in one frame, compressed if the handshake agreed on it."""
         if self.deflate is None:
             return frame(opcode, payload, key=self._key())
         return frame(opcode, deflate(payload, self.deflate.window_bits), rsv1=True, key=self._key())
@@ -166,8 +166,8 @@ class Connection:
     def short_text(self, data: bytes) -> str | None:
         """The message, if `data` is one whole, short, masked text frame and nothing else is unfinished.
 
-        That is what an interactive client sends. `receive` gives the same in a list, and takes three times as long
-        where it goes the general way; None says that it must.
+        Interactive clients send such frames. `receive` returns the same in a list, but takes three times as long by the
+        general way; None means that it must be called.
         """
         if self._ready:
             size = len(data) - 6
@@ -177,22 +177,22 @@ class Connection:
                 try:
                     return unmasked.to_bytes(size, "little").decode()
                 except UnicodeDecodeError:
-                    pass  # the general way says what is wrong
+                    pass  # `receive` says what is wrong
         return None
 
     @property
     def unread(self) -> int:
-        """Bytes that `receive` has been given and has not looked at."""
+        """Bytes that `receive` was given and has not looked at."""
         return len(self._tail) - self._at if self._at >= 0 else 0
 
     def keep(self, data: bytes) -> None:
-        """Take `data` unread: the next `receive` looks at it."""
+        """Keep `data` unread for the next `receive`."""
         if self.state is State.OPEN or self.state is State.CLOSE_SENT:
             self._tail, self._at = self._tail[max(0, self._at) :] + data, 0
             self._ready = False
 
     def receive(self, data: bytes, units: int = sys.maxsize) -> list[Event]:
-        """The events that `data` completes, in order. Never raises for anything a peer can send."""
+        """The events that `data` completes, in order. Nothing that a peer sends makes it raise."""
         text = self.short_text(data)
         if text is not None:
             return [text]
@@ -212,7 +212,7 @@ class Connection:
         return events
 
     def unpack(self, packed: Packed) -> str | bytes | Violation:
-        """Inflate a message, never beyond `max_inflated`. After a Violation nothing more comes out."""
+        """Inflate a message, never beyond `max_inflated`. No event follows a Violation."""
         try:
             return self._inflate(packed.opcode, packed.data)
         except _Broken as broken:
@@ -232,7 +232,7 @@ class Connection:
             raise _Broken(1009, reason, "max_inflated") from None
 
     def fail(self) -> None:
-        """Read nothing more: the peer broke the protocol, or a rule of ours. Our close frame may still say so."""
+        """Read nothing more: the peer broke the protocol or a rule of ours. Our close frame may still be sent."""
         if (after := TRANSITIONS.get((self.state, Step.FAIL))) is not None:
             self._end(after)
 
@@ -284,7 +284,7 @@ class Connection:
     def _whole(self, data: bytes, at: int, end: int, events: list[Event]) -> int:
         """Read the message at `at` if it is one whole, masked, uncompressed frame below 64 KiB; where it ends, or 0.
 
-        That is what a busy client sends, several in one read; 0 says that it must go the general way.
+        Busy clients send such frames, several in one read; 0 means that the general way must be taken.
         """
         first = data[at]
         if first not in (0x81, 0x82) or end - at < 8 or self._client:
@@ -306,7 +306,7 @@ class Connection:
                 message = payload.decode()
             except UnicodeDecodeError:
                 return 0
-        if self.state is State.OPEN:  # once we sent our close, what still comes in is read and dropped
+        if self.state is State.OPEN:  # after our close, messages are read and dropped
             events.append(message)
         return stop
 
@@ -375,7 +375,7 @@ class Connection:
         message.left = size
 
     def _payload(self, message: _Message, data: bytes, at: int, events: list[Event]) -> int:
-        """Take what there is of the current frame's payload; returns where it ends in `data`."""
+        """Take the part of the current frame's payload that is in `data`; returns where it ends."""
         piece = data[at : at + message.left]
         size = len(piece)
         message.left -= size
@@ -398,12 +398,12 @@ class Connection:
             return
         self._message = None
         if self.state is not State.OPEN:
-            return  # once we sent our close, what still comes in is read and dropped
+            return  # after our close, messages are read and dropped
         if not message.packed:
             events.append(whole)
         elif self._unpacks:
             events.append(Packed(message.opcode, cast("bytes", whole)))
-            self._units = 0  # what it costs shows when it is unpacked
+            self._units = 0  # its cost is known only when it is unpacked
         else:
             events.append(self._inflate(message.opcode, cast("bytes", whole)))
 
@@ -414,7 +414,7 @@ class Connection:
             raise _Broken(1007, "a text message is not UTF-8") from None
 
     def _control(self, opcode: int, payload: bytes, events: list[Event]) -> bool:
-        """Handle a control frame; True if it was the last thing we read."""
+        """Handle a control frame; True if we read nothing after it."""
         if opcode == CLOSE:
             code, reason = _parse_close(payload)
             self._end(TRANSITIONS[self.state, Step.RECEIVE_CLOSE])

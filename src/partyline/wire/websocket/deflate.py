@@ -1,7 +1,7 @@
 """permessage-deflate (RFC 7692), always without context takeover, in both directions.
 
-No context takeover keeps no window between messages: an idle connection costs nothing, and a broadcast compresses
-once for everybody with the same window size.
+Without context takeover no window is kept between messages: an idle connection costs nothing, and a broadcast is
+compressed once for all with the same window size.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 TAIL: Final = b"\x00\x00\xff\xff"  # RFC 7692 7.2.1: cut from what is sent, added to what is received
-LEVEL: Final = 1  # zlib's fastest: a live message is worth more soon than small
+LEVEL: Final = 1  # zlib's fastest: for a live message speed matters more than size
 _MAX_RESTARTS: Final = 8
 
 
@@ -30,7 +30,7 @@ def deflate(payload: bytes, window_bits: int = 15) -> bytes:
 
 
 def inflate(payload: bytes) -> bytes:
-    """What `deflate` was given: for what we wrote ourselves, since it has no limit."""
+    """Undo `deflate`. Only for what we compressed ourselves, since it has no limit."""
     return zlib.decompressobj(-15).decompress(payload + TAIL)
 
 
@@ -47,15 +47,15 @@ class Inflater:
     def inflate(self, data: bytes, *, final: bool) -> bytes:
         """The bytes that `data` stands for.
 
-        Raises InflatedTooLarge as soon as the limit is passed (at most one byte beyond it is ever made), and
-        InflateError when the data is not DEFLATE.
+        Raises InflatedTooLarge as soon as the limit is passed (at most one byte beyond it is produced), and
+        InflateError if the data is not DEFLATE.
         """
         if final:
             data += TAIL
         pieces: list[bytes] = []
         while data:
             try:
-                # One byte more than may come tells "exactly the limit" from "too large".
+                # One byte more than allowed tells "exactly the limit" from "too large".
                 piece = self._zlib.decompress(data, self._left + 1)
             except zlib.error as error:
                 raise InflateError(str(error)) from None
@@ -65,7 +65,7 @@ class Inflater:
             pieces.append(piece)
             if self._zlib.eof:
                 # RFC 7692 7.2.3.4: a block with BFINAL set ends this DEFLATE stream, and another begins. Each start
-                # costs far more than the two bytes a hostile peer needs for it, so they are counted.
+                # costs far more than the two bytes that a hostile peer needs for it, so starts are counted.
                 self._restarts += 1
                 if self._restarts > _MAX_RESTARTS:
                     raise InflateError("too many final blocks in one message")

@@ -24,7 +24,7 @@ class Pong:
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """The peer's close frame. `code` is 1005 where it carried none (RFC 6455 7.1.5)."""
+    """The peer's close frame. `code` is 1005 if it carried none (RFC 6455 7.1.5)."""
 
     code: int
     reason: str
@@ -32,9 +32,9 @@ class Close:
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """Why the connection must be failed (RFC 6455 7.1.7), and the code to say it with.
+    """Why the connection must be failed (RFC 6455 7.1.7), and the close code for it.
 
-    `limit` names which of the Limits was passed, where one was.
+    `limit` names the one of the Limits that was passed, if any.
     """
 
     code: int
@@ -44,13 +44,13 @@ class Violation:
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """A compressed message as it came: what it costs to inflate is for the caller to allow."""
+    """A compressed message as it came: the caller decides when to pay for inflating it."""
 
     opcode: int
     data: bytes
 
     def short_text(self) -> str:
-        """The text, where it is a short one, which costs little to inflate; empty otherwise."""
+        """The text if it is short, and so cheap to inflate; empty otherwise."""
         if self.opcode != TEXT or len(self.data) > _SHORT:
             return ""
         try:

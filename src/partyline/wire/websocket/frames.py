@@ -30,8 +30,8 @@ SHORT_TEXT_HEADS: Final = [bytes((FIN | TEXT, size)) for size in range(126)]
 def frame(opcode: int, payload: bytes, *, fin: bool = True, rsv1: bool = False, key: bytes | None = None) -> bytes:
     """One frame. `key` is the 4-byte masking key: required of clients, forbidden to servers (RFC 6455 5.1).
 
-    Lengths are written in the shortest form (RFC 6455 5.2). A control frame's payload must not exceed 125 bytes; the
-    caller sees to it.
+    Lengths are written in the shortest form (RFC 6455 5.2). The caller makes sure that a control frame's
+    payload is at most 125 bytes.
     """
     first = opcode | (FIN if fin else 0) | (RSV1 if rsv1 else 0)
     masked = 0 if key is None else MASKED
@@ -48,7 +48,7 @@ def frame(opcode: int, payload: bytes, *, fin: bool = True, rsv1: bool = False, 
 
 
 def utf8(text: str) -> bytes:
-    """A text of an application as it is sent, on any transport: half a surrogate pair becomes U+FFFD."""
+    """An application's text as any transport sends it: half a surrogate pair becomes U+FFFD."""
     try:
         return text.encode()
     except UnicodeEncodeError:
@@ -56,7 +56,7 @@ def utf8(text: str) -> bytes:
 
 
 def text_frame(payload: bytes) -> bytes:
-    """An unmasked text frame in one piece: the frame a server writes most, so it skips the general way."""
+    """An unmasked text frame: a server's most frequent one, so it skips the general way."""
     size = len(payload)
     if size < 126:
         return SHORT_TEXT_HEADS[size] + payload
@@ -70,7 +70,7 @@ class Frames(bytes):
 
     @classmethod
     def of(cls, messages: Iterable[str | bytes], before: bytes = b"") -> Self:
-        """One for each message, in one piece: nothing can get in between. `before` is put before binary ones."""
+        """One frame for each message, as one piece, so nothing can get in between. `before` precedes binary ones."""
         messages = tuple(messages)
         written = [text_frame(utf8(one)) if isinstance(one, str) else frame(BINARY, before + one) for one in messages]
         frames = cls(b"".join(written))
@@ -81,8 +81,8 @@ class Frames(bytes):
 def messages(data: bytes, *, compressed: bool = False) -> Iterator[str | bytes]:
     """The messages in frames of our own: whole, unmasked, one after the other. Control frames are left out.
 
-    For transports that frame by themselves, and for whoever looks at what is queued. Raises ValueError for a frame that
-    is compressed, unless it may be.
+    For transports that frame by themselves, and for looking at what is queued. Raises ValueError for a compressed frame
+    unless `compressed`.
     """
     at = 0
     while at < len(data):

@@ -48,11 +48,11 @@ def accept(
     """Check a client's handshake and compose the answer (RFC 6455 4.2).
 
     `headers` are name and value pairs with lower-case names, in order. `subprotocols` are ours, the most wanted
-    first; the first of them that the client offers is chosen, none is not an error. `deflate` says whether we would
-    compress. `extra` headers go into the 101.
+    first; the first of them that the client offers is chosen, and it is no error if it offers none. `deflate` says
+    whether we would compress. `extra` headers go into the 101.
 
-    Raises MethodNotAllowed (405), UpgradeRequired (426: no upgrade asked for, or another version than 13) and
-    MalformedRequest (400), each with what is wrong.
+    Raises MethodNotAllowed (405), UpgradeRequired (426: no upgrade asked for, or a version other than 13) and
+    MalformedRequest (400).
     """
     if method != "GET":
         raise MethodNotAllowed(f"a WebSocket handshake is a GET, not a {method}", allow="GET")
@@ -72,7 +72,7 @@ def accept(
     if offered := values.get(b"sec-websocket-protocol"):
         subprotocol = _choose(subprotocols, offered_subprotocols(offered))
     if extensions := values.get(b"sec-websocket-extensions"):
-        agreed = negotiate(extensions)  # malformed is malformed, wanted or not
+        agreed = negotiate(extensions)  # a malformed one is refused even if we would not compress
         if not deflate:
             agreed = None
     head = [
@@ -113,7 +113,7 @@ def negotiate(values: Iterable[bytes]) -> Deflate | None:
 
     An offer is declined, not an error, when it holds an unknown, doubled or badly valued parameter, or
     server_max_window_bits=8, which zlib cannot honour. Raises MalformedRequest if one of the headers is malformed,
-    after an offer that could be met, too.
+    even after an offer that could be met.
     """
     for name, parameters in [offer for value in values for offer in parse_extensions(value)]:
         if name == "permessage-deflate" and (agreed := _agree(parameters)) is not None:
@@ -136,7 +136,7 @@ def _agree(parameters: Parameters) -> Deflate | None:
                 return None
             window_bits = int(value)
         elif name == "client_max_window_bits":
-            # Our inflater takes any window, so the hint needs no answer; its value must be right all the same.
+            # Our inflater takes any window, so the hint needs no answer; its value must still be valid.
             if value is not None and not re.fullmatch(r"[89]|1[0-5]", value):
                 return None
         else:

@@ -30,6 +30,6 @@ def mask(payload: bytes, key: bytes) -> bytes:
 
 
 def rotate(key: bytes, count: int) -> bytes:
-    """The key as it stands after `count` payload bytes, for a payload that is unmasked in pieces."""
+    """The key after `count` payload bytes, for a payload that is unmasked in pieces."""
     shift = count & 3
     return key[shift:] + key[:shift] if shift else key
