@@ -101,7 +101,7 @@ def folder(tmp_path: Path) -> Path:
         ("main:text", ["main:text", "str"]),
         ("main:factory", ["main:factory", "function"]),
         ("main:Starlette", ["main:Starlette", "type"]),
-        ("two:app", ["2 of partyline.Application"]),
+        ("two:app", ["2 instances of partyline.Application"]),
     ],
 )
 def test_what_cannot_be_served(folder: Path, target: str, words: list[str]) -> None:
