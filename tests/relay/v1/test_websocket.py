@@ -1352,6 +1352,34 @@ def test_too_many_commands_that_wait() -> None:
     run(main())
 
 
+def test_a_refused_unsubscribe_leaves_the_subscription_as_it_was() -> None:
+    """An unsubscribe that is refused with `too_many_pending` does not stop its subscription, which is still catching
+    up: it brings what was kept, and what comes later."""
+
+    async def main() -> None:
+        async with running(settings()) as (partyline, url), line(url) as client:
+            await client.ask("publish", topic="cats", data="kept")
+            go_on = asyncio.Event()
+
+            async def wait() -> None:
+                await go_on.wait()
+
+            reads(partyline, wait)
+            await client.say({"type": "subscribe", "topic": "cats", "after": "earliest", "id": "subscribe"})
+            for _ in range(64):
+                await client.say({"type": "unsubscribe", "topic": "dogs"})
+            await client.say({"type": "unsubscribe", "topic": "cats", "id": "unsubscribe"})
+            assert (await client.answer("unsubscribe"))["code"] == "too_many_pending"
+            go_on.set()
+            assert (await client.answer("subscribe"))["type"] == "reply"
+            await client.ask("publish", topic="cats", data="live")
+            come = [await client.next() for _ in range(66)]
+            assert [frame["code"] for frame in come if frame["type"] == "error"] == ["not_subscribed"] * 64
+            assert [frame["data"] for frame in come if frame["type"] == "message"] == ["kept", "live"]
+
+    run(main())
+
+
 def test_too_many_commands_a_second() -> None:
     """Beyond events_per_second a command gets `rate_limited`, with its own id; a client that goes on is closed with
     4429."""

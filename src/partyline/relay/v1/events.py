@@ -144,7 +144,12 @@ class EventStream(V1Session):
             self.offer(Payload(sse.COMMENT))
 
     def reply(self, asked: Asked, value: msgspec.Struct) -> None:
-        if isinstance(value, Subscribed) and not value.recovered:
+        if not isinstance(value, Subscribed):
+            return
+        if value.recovered:
+            # A browser that is cut off before the first event must come back with an id, or it would begin anew.
+            self._tell_position(value.position)
+        else:
             self._tell_gap(value.position, value.oldest)
 
     def refuse(self, asked: Asked, error: PartylineError) -> None:
@@ -155,12 +160,16 @@ class EventStream(V1Session):
         if isinstance(value, Missed):
             self._tell_gap(value.position, value.oldest)
         elif isinstance(value, Reached):
-            self.offer(Payload(sse.event(None, id=value.position)))
+            self._tell_position(value.position)
 
     async def drained(self) -> None:
         while self._outbox and self._ending is None:
             self._emptied.clear()
             await self._emptied.wait()
+
+    def _tell_position(self, position: str) -> None:
+        """Move the browser's position without an event."""
+        self.offer(Payload(sse.event(None, id=position)))
 
     def _tell_gap(self, position: str, oldest: str | msgspec.UnsetType) -> None:
         """Report a gap; the browser's position moves to where the stream goes on."""

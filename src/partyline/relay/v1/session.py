@@ -180,9 +180,10 @@ class V1Session(ABC):
             case wire.Subscribe():
                 self._in_order(asked, lambda: self._subscribe(command, asked, principal))
             case wire.Unsubscribe():
-                if (ending := self._subscriptions.get(command.topic)) is not None:
-                    ending.unwanted = True
+                ending = self._subscriptions.get(command.topic)
                 self._in_order(asked, lambda: self._unsubscribe(command, asked))
+                if ending is not None:
+                    ending.unwanted = True  # only now: an unsubscribe that is refused changes nothing
             case wire.Publish():
                 self._publish(command, asked, principal)
             case wire.History():
