@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from partyline.errors import PartylineError, StoreUnavailable, TooManyTopics
-from partyline.interfaces import Committed, Durability, Outcome, Refused, Stored, View
+from partyline.interfaces import Committed, Durability, Outcome, Refused, Stored, Stretch, View
 from partyline.metrics import Counters
 from partyline.models import Draft, Message, Page
 from partyline.stores import retention as kept
@@ -117,6 +117,17 @@ class MemoryStore:
         offsets = self._rooms[room].offsets
         skip = bisect_right(offsets, after)
         return itertools.islice(offsets, skip, None)
+
+    async def stretch(self, after: int, limit: int) -> Stretch:
+        """At most `limit` messages of all rooms above an offset, expired ones too."""
+        self._prune()
+        found = tuple(itertools.islice((one for offset, one in self._log.items() if offset > after), limit))
+        pruned = max((room.pruned for room in self._rooms.values()), default=0)
+        return Stretch(found, max(pruned, *self._forgotten.values(), 0) + 1)
+
+    async def renew(self) -> None:
+        """Take a new epoch."""
+        self.epoch = secrets.token_hex(8)
 
     async def close(self) -> None:
         self._closed = True

@@ -1,4 +1,4 @@
--- The schema of a Partyline database, version 4. Applied as it stands to a new file; older files are brought here step
+-- The schema of a Partyline database, version 5. Applied as it stands to a new file; older files are brought here step
 -- by step (stores/sqlite/opening.py). PRAGMA user_version holds the version.
 
 -- One row: which database this is, and what outlives the messages.
@@ -66,4 +66,13 @@ CREATE TABLE sessions (
   rooms      TEXT NOT NULL,               -- JSON array of the rooms it is in
   data       TEXT NOT NULL,               -- JSON object: what the application keeps with it
   start      TEXT NOT NULL                -- a position up to which it has surely got everything
+) STRICT, WITHOUT ROWID;
+
+-- What the workers of a machine know in common beside the log: registrations, sessions, revocations.
+CREATE TABLE shared (
+  name   TEXT NOT NULL,                   -- of the table
+  key    TEXT NOT NULL,
+  value  BLOB NOT NULL,
+  until  REAL NOT NULL,                   -- the end of its life, seconds since 1970
+  PRIMARY KEY (name, key)
 ) STRICT, WITHOUT ROWID;

@@ -404,6 +404,12 @@ CREATE TABLE rooms (name TEXT PRIMARY KEY, pruned INTEGER NOT NULL) STRICT, WITH
 INSERT INTO store (id, created, epoch) VALUES (1, 12.5, '0123456789abcdef');
 """,
 }
+EARLIER[4] = f"""{EARLIER[3]}
+CREATE TABLE sessions (
+  pid_hash BLOB PRIMARY KEY, namespace TEXT NOT NULL, sid TEXT NOT NULL, rooms TEXT NOT NULL, data TEXT NOT NULL,
+  start TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+"""
 
 
 def shape(path: Path) -> dict[object, object]:

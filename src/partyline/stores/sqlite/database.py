@@ -26,8 +26,8 @@ from partyline.stores.sqlite.place import Misplaced, Place
 
 _log = log.get("store")
 
-SCHEMA_VERSION = 4
-MIGRATIONS: dict[int, str] = {1: opening.FROM_1, 2: opening.FROM_2, 3: opening.FROM_3}
+SCHEMA_VERSION = 5
+MIGRATIONS: dict[int, str] = {1: opening.FROM_1, 2: opening.FROM_2, 3: opening.FROM_3, 4: opening.FROM_4}
 """SQL that brings a database from one version to the next, by the version it starts from."""
 
 _RETRY_AFTER: Final = 0.5  # seconds between tries while the disk refuses

@@ -91,6 +91,17 @@ CREATE TABLE sessions (
 """
 """Version 3 had no Socket.IO sessions."""
 
+FROM_4: Final = """
+CREATE TABLE shared (
+  name   TEXT NOT NULL,
+  key    TEXT NOT NULL,
+  value  BLOB NOT NULL,
+  until  REAL NOT NULL,
+  PRIMARY KEY (name, key)
+) STRICT, WITHOUT ROWID;
+"""
+"""Version 4 knew no workers."""
+
 
 def connect(
     path: str, busy_timeout: float, factory: type[sqlite3.Connection], *, create: bool = True

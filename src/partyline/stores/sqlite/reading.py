@@ -79,6 +79,10 @@ class Reader:
         """A page of offsets above `after`, up to `head`. In one of the pool's threads. Raises sqlite3.Error."""
         return self._within(lambda connection: _read(connection, view, after, limit, head, now()))
 
+    def above(self, after: int, limit: int, head: int) -> Found:
+        """A page of all rooms, expired messages too. In one of the pool's threads. Raises sqlite3.Error."""
+        return self._within(lambda connection: _above(connection, after, limit, head))
+
     def newest(self, room: str, before: int, limit: int, now: Callable[[], int]) -> Found:
         """A room's newest messages below an offset. In one of the pool's threads. Raises sqlite3.Error."""
         return self._within(lambda connection: _newest(connection, room, before, limit, now()))
@@ -142,6 +146,16 @@ def _read(connection: sqlite3.Connection, view: View, after: int, limit: int, he
     oldest = max([plan.pruned, *(offset for _, offset in found.damaged if offset <= at)]) + 1
     found.page = Page(tuple(messages), max(at, after), at < head, oldest)
     return found
+
+
+def _above(connection: sqlite3.Connection, after: int, limit: int, head: int) -> Found:
+    pruned, gone = connection.execute(f"SELECT (SELECT max(pruned) FROM rooms), ({FORGOTTEN})").fetchone()  # noqa: S608
+    rows, _ = picked(connection, _ABOVE, (after,), _MAX_BYTES)
+    rows = [row for row in rows if row.offset <= head][:limit]
+    damaged = [(row.room, row.offset) for row in rows if isinstance(row, Damaged)]
+    messages = tuple(row.message for row in rows if isinstance(row, Row))
+    lowest = max([pruned or 0, *read_forgotten(gone).values(), *(offset for _, offset in damaged)])
+    return Found(Page(messages, rows[-1].offset if rows else after, bool(rows), lowest + 1), damaged)
 
 
 def _newest(connection: sqlite3.Connection, room: str, before: int, limit: int, now: int) -> Found:

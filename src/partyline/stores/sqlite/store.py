@@ -17,7 +17,7 @@ from typing import Final, cast
 
 from partyline import log
 from partyline.errors import ConfigError, PartylineError, StoreUnavailable
-from partyline.interfaces import Committed, Durability, Found, News, Outcome, Refused, View
+from partyline.interfaces import Committed, Durability, Found, News, Outcome, Refused, Stretch, View
 from partyline.models import Draft, Message, Page
 from partyline.stores.retention import Retention
 from partyline.stores.sqlite import reading
@@ -132,6 +132,21 @@ class SqliteStore:
         for where, offset in found.damaged:
             self._alarm(where, offset)
         return found.page.messages
+
+    async def stretch(self, after: int, limit: int) -> Stretch:
+        """At most `limit` messages of all rooms above an offset, expired ones too. Raises StoreUnavailable."""
+        head = self._head
+        found = await self._off_the_loop(lambda: self._reader.above(after, limit, head))
+        for room, offset in found.damaged:
+            self._alarm(room, offset)
+        return Stretch(found.page.messages, found.page.oldest)
+
+    async def renew(self) -> None:
+        """Take a new epoch, as `new_epoch` does at start."""
+        renewed: list[str] = []
+        await self._database.commit(lambda connection: renewed.append(renew_epoch(connection)))
+        self.epoch = renewed[-1]
+        _log.warning("the log has a new epoch: positions of the one before are answered with recovered: false")
 
     async def _off_the_loop(self, read: Callable[[], reading.Found]) -> reading.Found:
         """A page, read by one of the reader's threads. Raises StoreUnavailable."""

@@ -1,0 +1,262 @@
+"""What a worker and its keeper say to each other over a Unix socket: frames of four bytes of length and msgpack.
+
+A worker asks, by number, and every question has one answer, in whatever order. Beside that both say things that nobody
+answers: what is said on the bus, and what has changed in a table that is watched.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from partyline import errors
+from partyline.errors import MalformedRequest, PartylineError
+from partyline.interfaces import Durability, Outcome, Refused, Stored, View
+from partyline.models import Draft, Message
+
+MAX_FRAME: Final = 64 * 1024 * 1024
+"""Bytes of one frame: a piece of the log, or an append, which has 4 MiB and one message more at most."""
+
+_LENGTH: Final = struct.Struct(">I")
+
+
+class Frames:
+    """Cuts what arrives into frames."""
+
+    __slots__ = ("_ahead",)
+
+    def __init__(self) -> None:
+        self._ahead = bytearray()
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The frames that are whole now. Raises MalformedRequest for one that is too long, before it is read."""
+        ahead = self._ahead
+        ahead += data
+        found: list[bytes] = []
+        at = 0
+        while len(ahead) - at >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(ahead, at)
+            if length > MAX_FRAME:
+                raise MalformedRequest(f"a frame of {length} bytes is longer than {MAX_FRAME}")
+            end = at + _LENGTH.size + length
+            if len(ahead) < end:
+                break
+            found.append(bytes(ahead[at + _LENGTH.size : end]))
+            at = end
+        del ahead[:at]
+        return found
+
+
+def frame(content: bytes) -> bytes:
+    """One frame."""
+    return _LENGTH.pack(len(content)) + content
+
+
+# Of a worker
+
+
+class Hello(msgspec.Struct, frozen=True, array_like=True, tag="hello"):
+    """The first word on a line: which node speaks."""
+
+    node: str
+
+
+class Connect(msgspec.Struct, frozen=True, array_like=True, tag="connect"):
+    number: int
+    offset: int
+
+
+class Append(msgspec.Struct, frozen=True, array_like=True, tag="append"):
+    """`since` is an offset, where something of it may be in the log already, above that."""
+
+    number: int
+    epoch: str
+    groups: list[list[Draft]]
+    since: int | None = None
+
+
+class Tail(msgspec.Struct, frozen=True, array_like=True, tag="tail"):
+    number: int
+    epoch: str
+    after: int
+    limit: int
+    wait: float
+
+
+class Head(msgspec.Struct, frozen=True, array_like=True, tag="head"):
+    number: int
+
+
+class Renew(msgspec.Struct, frozen=True, array_like=True, tag="renew"):
+    number: int
+    epoch: str
+
+
+class Read(msgspec.Struct, frozen=True, array_like=True, tag="read"):
+    number: int
+    epoch: str
+    view: View
+    after: int
+    limit: int
+
+
+class Newest(msgspec.Struct, frozen=True, array_like=True, tag="newest"):
+    number: int
+    epoch: str
+    room: str
+    before: int
+    limit: int
+
+
+class Get(msgspec.Struct, frozen=True, array_like=True, tag="get"):
+    number: int
+    table: str
+    key: str
+
+
+class Put(msgspec.Struct, frozen=True, array_like=True, tag="put"):
+    number: int
+    table: str
+    key: str
+    value: bytes
+    life: float
+
+
+class Take(msgspec.Struct, frozen=True, array_like=True, tag="take"):
+    number: int
+    table: str
+    key: str
+
+
+class Watch(msgspec.Struct, frozen=True, array_like=True, tag="watch"):
+    """The answer is all that there is; changes come as Changed from then on."""
+
+    number: int
+    table: str
+
+
+class Ready(msgspec.Struct, frozen=True, array_like=True, tag="ready"):
+    """Answered when everything said before has been done."""
+
+    number: int
+
+
+class Listen(msgspec.Struct, frozen=True, array_like=True, tag="listen"):
+    subject: str
+
+
+class Unlisten(msgspec.Struct, frozen=True, array_like=True, tag="unlisten"):
+    subject: str
+
+
+class Say(msgspec.Struct, frozen=True, array_like=True, tag="say"):
+    subject: str
+    message: bytes
+
+
+Asked = Connect | Append | Tail | Head | Renew | Read | Newest | Get | Put | Take | Watch | Ready
+Told = Hello | Listen | Unlisten | Say
+
+# Of the keeper
+
+
+class Answer(msgspec.Struct, frozen=True, array_like=True, tag="answer"):
+    number: int
+    value: msgspec.Raw
+
+
+class Failure(msgspec.Struct, frozen=True, array_like=True):
+    """A PartylineError, by the name of its class."""
+
+    kind: str
+    message: str
+    code: str = ""
+    field: str | None = None
+    limit: str | None = None
+
+    @classmethod
+    def of(cls, error: PartylineError) -> Failure:
+        return cls(type(error).__name__, error.message, error.code, error.field, error.limit)
+
+    def error(self) -> PartylineError:
+        """The error again."""
+        kind = _ERRORS.get(self.kind, PartylineError)
+        return kind(self.message, code=self.code, field=self.field, limit=self.limit)
+
+
+class Failed(msgspec.Struct, frozen=True, array_like=True, tag="failed"):
+    """`failure` None: the log has another epoch than the one that was named."""
+
+    number: int
+    failure: Failure | None
+
+
+class Heard(msgspec.Struct, frozen=True, array_like=True, tag="heard"):
+    subject: str
+    message: bytes
+
+
+class Changed(msgspec.Struct, frozen=True, array_like=True, tag="changed"):
+    table: str
+    key: str
+    value: bytes | None
+
+
+class Placed(msgspec.Struct, frozen=True, array_like=True):
+    """What became of a draft: its offset and time, the message that it repeats, or why it is not kept."""
+
+    offset: int = 0
+    time: float = 0.0
+    earlier: Message | None = None
+    failure: Failure | None = None
+
+    @classmethod
+    def of(cls, outcome: Outcome) -> Placed:
+        if isinstance(outcome, Refused):
+            return cls(failure=Failure.of(outcome.error))
+        message = outcome.message
+        return cls(message.offset or 0, message.time, message if outcome.duplicate else None)
+
+    def outcome(self, draft: Draft) -> Outcome:
+        """The same for the one whose draft it is."""
+        if self.failure is not None:
+            return Refused(draft, self.failure.error())
+        if self.earlier is not None:
+            return Stored(draft, self.earlier, duplicate=True)
+        return Stored(draft, Message(draft, self.offset, self.time))
+
+
+class Stood(msgspec.Struct, frozen=True, array_like=True):
+    """An `interfaces.Standing`."""
+
+    epoch: str
+    head: int
+    durability: Durability
+    last: tuple[str, str, str] | None = None
+
+
+class Piece(msgspec.Struct, frozen=True, array_like=True):
+    """An `interfaces.Stretch`, of messages that are encoded already."""
+
+    messages: Sequence[msgspec.Raw]
+    oldest: int
+
+
+_ERRORS: Final[dict[str, type[PartylineError]]] = {
+    kind.__name__: kind
+    for kind in (
+        errors.Conflict,
+        errors.InvalidValue,
+        errors.Overloaded,
+        errors.PayloadTooLarge,
+        errors.StoreUnavailable,
+        errors.TooManyTopics,
+    )
+}
+
+encode: Final = msgspec.msgpack.Encoder().encode
+decode_worker: Final = msgspec.msgpack.Decoder(Asked | Told).decode
+decode_keeper: Final = msgspec.msgpack.Decoder(Answer | Failed | Heard | Changed).decode

@@ -1,0 +1,219 @@
+"""The log, the bus and the tables of a worker, which its keeper has: `interfaces.SharedLog`, `Bus`, `Tables`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from partyline import log
+from partyline.errors import StoreUnavailable
+from partyline.hub.envelopes import Envelopes
+from partyline.interfaces import Changed, Heard, Outcome, Standing, Stretch, View
+from partyline.models import Draft, Message, Page
+from partyline.wire import keeper as wire
+from partyline.wire.keeper import Placed
+from partyline.workers.member import Member
+
+_log = log.get("workers")
+
+_OWN: Final = "to "  # and the name of a node: the subject of what is sent to it alone
+_UNREAD: Final = 16 * 1024 * 1024  # bytes that wait for the keeper until what is said on the bus is lost
+
+
+class KeeperLog:
+    """A `SharedLog`."""
+
+    def __init__(self, member: Member) -> None:
+        self._member = member
+        self._since: int | None = None  # what was appended may be in the log above it, and nobody has said so
+        self._reached = 0
+
+    async def connect(self, offset: int) -> Standing:
+        await self._member.start()
+        stood = await self._member.ask(wire.Connect, offset, gives=wire.Stood)
+        self._reached = offset
+        return Standing(stood.epoch, stood.head, stood.durability, stood.last)
+
+    async def append(self, epoch: str, groups: Sequence[Sequence[Draft]]) -> Sequence[Outcome]:
+        since, self._since = self._since, self._reached
+        placed = await self._member.ask(wire.Append, epoch, groups, since, gives=list[Placed])
+        self._since = None
+        drafts = (draft for group in groups for draft in group)
+        return [one.outcome(draft) for one, draft in zip(placed, drafts, strict=True)]
+
+    async def tail(self, epoch: str, after: int, limit: int, wait: float) -> Stretch:
+        self._reached = after
+        piece = await self._member.ask(wire.Tail, epoch, after, limit, wait, gives=_Piece)
+        return Stretch(piece.messages, piece.oldest)
+
+    async def head(self) -> int:
+        return await self._member.ask(wire.Head, gives=int)
+
+    async def renew(self, epoch: str) -> None:
+        await self._member.ask(wire.Renew, epoch, gives=type(None))
+
+    async def read(self, epoch: str, view: View, after: int, limit: int) -> Page:
+        return await self._member.ask(wire.Read, epoch, view, after, limit, gives=Page)
+
+    async def newest(self, epoch: str, room: str, before: int, limit: int) -> Sequence[Message]:
+        return await self._member.ask(wire.Newest, epoch, room, before, limit, gives=list[Message])
+
+    async def close(self) -> None:
+        await self._member.close()
+
+
+class _Piece(msgspec.Struct, frozen=True, array_like=True):
+    messages: list[Message]
+    oldest: int
+
+
+class KeeperBus:
+    """A `Bus`: the keeper brings what is said to whoever listens."""
+
+    def __init__(self, member: Member) -> None:
+        self.node = member.node
+        self._member = member
+        self._envelopes = Envelopes(member.node)
+        self._listeners: dict[str, Heard] = {}
+        self._closed = False
+        member.heard = self._heard
+        member.up.append(self._listen_again)
+
+    @property
+    def connected(self) -> bool:
+        return self._member.connected and not self._closed
+
+    async def start(self, received: Heard) -> None:
+        self.listen(_OWN + self.node, received)
+        await self._member.start()
+
+    def publish(self, subject: str, data: bytes) -> None:
+        if self._closed:
+            return
+        message = self._envelopes.wrap(subject, data)
+        if self._member.unsent < _UNREAD:
+            self._member.tell(wire.Say(subject, message))
+
+    def send(self, node: str, data: bytes) -> None:
+        self.publish(_OWN + node, data)
+
+    def listen(self, subject: str, heard: Heard) -> None:
+        self._listeners[subject] = heard
+        self._member.tell(wire.Listen(subject))
+
+    def unlisten(self, subject: str) -> None:
+        self._listeners.pop(subject, None)
+        self._envelopes.unlisten(subject)
+        self._member.tell(wire.Unlisten(subject))
+
+    async def ready(self) -> None:
+        await self._member.ask(wire.Ready, gives=type(None))
+
+    def lost(self) -> int:
+        return self._envelopes.lost
+
+    async def close(self) -> None:
+        self._closed = True
+        for subject in tuple(self._listeners):
+            self.unlisten(subject)
+        if self._member.connected:
+            await self.ready()
+
+    def _listen_again(self) -> None:
+        for subject in self._listeners:
+            self._member.tell(wire.Listen(subject))
+
+    def _heard(self, subject: str, message: bytes) -> None:
+        heard = self._listeners.get(subject)
+        if heard is not None and (found := self._envelopes.unwrap(subject, message)) is not None:
+            try:
+                heard(*found)
+            except Exception:
+                _log.exception("what another worker has said could not be done", subject=subject)
+
+
+class KeeperTable:
+    """A `Table`."""
+
+    def __init__(self, member: Member, name: str) -> None:
+        self._member = member
+        self._name = name
+        self._watchers: list[Changed] = []
+        self._told: dict[str, bytes] = {}  # what watchers know, once there is one
+        self._again: asyncio.Task[None] | None = None
+        member.up.append(self._watch_again)
+
+    async def get(self, key: str) -> bytes | None:
+        return await self._member.ask(wire.Get, self._name, key, gives=bytes | None)  # type: ignore[arg-type]
+
+    async def put(self, key: str, value: bytes, life: float) -> None:
+        await self._member.ask(wire.Put, self._name, key, value, life, gives=type(None))
+
+    async def take(self, key: str) -> bytes | None:
+        return await self._member.ask(wire.Take, self._name, key, gives=bytes | None)  # type: ignore[arg-type]
+
+    async def watch(self, changed: Changed) -> None:
+        self._watchers.append(changed)
+        if len(self._watchers) == 1:
+            await self._fetch()
+        else:
+            for key, value in tuple(self._told.items()):
+                changed(key, value)
+
+    def change(self, key: str, value: bytes | None) -> None:
+        """The keeper says that something has changed."""
+        if value is None:
+            self._told.pop(key, None)
+        else:
+            self._told[key] = value
+        for changed in tuple(self._watchers):
+            try:
+                changed(key, value)
+            except Exception:
+                _log.exception("a change in a table could not be done", table=self._name)
+
+    def close(self) -> None:
+        self._watchers.clear()
+        if self._again is not None:
+            self._again.cancel()
+
+    async def _fetch(self) -> None:
+        """Tell the watchers what is other than they know."""
+        there = await self._member.ask(wire.Watch, self._name, gives=dict[str, bytes])
+        for key in self._told.keys() - there.keys():
+            self.change(key, None)
+        for key, value in there.items():
+            if self._told.get(key) != value:
+                self.change(key, value)
+
+    def _watch_again(self) -> None:
+        if self._watchers:
+            self._again = asyncio.get_running_loop().create_task(self._try_again())
+
+    async def _try_again(self) -> None:
+        try:
+            await self._fetch()
+        except StoreUnavailable:
+            pass  # the line is gone again, and so this comes again
+
+
+class KeeperTables:
+    """`Tables`."""
+
+    def __init__(self, member: Member) -> None:
+        self._tables = {name: KeeperTable(member, name) for name in TABLES}
+        self.registrations, self.sessions, self.revocations = self._tables.values()
+        member.changed = self._changed
+
+    async def close(self) -> None:
+        for table in self._tables.values():
+            table.close()
+
+    def _changed(self, table: str, key: str, value: bytes | None) -> None:
+        self._tables[table].change(key, value)
+
+
+TABLES: Final = ("registrations", "sessions", "revocations")
