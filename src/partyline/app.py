@@ -10,7 +10,7 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from threading import get_ident
-from typing import Any
+from typing import Any, Protocol
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -33,8 +33,9 @@ from partyline.models import Position
 from partyline.relay import openapi
 from partyline.relay.access import Access
 from partyline.relay.classic.api import Relay
-from partyline.relay.classic.registry import Registry
+from partyline.relay.classic.registry import Registrations, Registry
 from partyline.relay.requests import peer, published
+from partyline.relay.revocations import RevocationRows, Revoker
 from partyline.relay.services import Services
 from partyline.relay.v1.api import Api
 from partyline.relay.v1.publishing import make_draft
@@ -46,6 +47,7 @@ from partyline.stores.sqlite.database import Database
 from partyline.stores.sqlite.lock import Lock
 from partyline.stores.sqlite.lock import take_over as take_lock_over
 from partyline.stores.sqlite.registrations import RegistrationTable
+from partyline.stores.sqlite.revocations import RevocationTable
 from partyline.stores.sqlite.sessions import SessionTable
 from partyline.trust.addresses import is_loopback
 from partyline.trust.keys import Principal
@@ -57,6 +59,24 @@ _PROGRAM = Principal((">",), (">",), admin=True, name="this program")  # the pub
 _CLOSING = 10.0  # seconds that a server may need after its drain to close the log
 
 _log = log.get("app")
+
+
+class Seat(Protocol):
+    """What a worker has of its keeper and of the others in place of a database of its own."""
+
+    store: Store
+    mark: str
+    answering: ASGIApp
+
+    @property
+    def registrations(self) -> Registrations: ...
+
+    @property
+    def revocations(self) -> RevocationRows: ...
+
+    def take(self, site: Site, hub: Hub, revoker: Revoker, answering: ASGIApp) -> None:
+        """The server is built; what is not for this worker is kept from `answering` by `self.answering`."""
+        ...
 
 
 @dataclass(slots=True)
@@ -211,6 +231,7 @@ def build(
     new_epoch: bool = False,
     native: bool = True,
     relay: bool = True,
+    seat: Seat | None = None,
 ) -> Partyline:
     """Put a server together from its settings; runs on the loop that will serve.
 
@@ -218,9 +239,12 @@ def build(
     the relay, such as an EngineIO; `held` is the lock of the database, if it was taken before; `store` is the log, if
     it is another one than that of the settings; `new_epoch` makes all positions of the log unknown; `native` False is
     for another ASGI server, which calls what is built and listens wherever it likes; `relay` False serves the `extras`
-    only. Raises ConfigError before anything is opened that would have to be closed again.
+    only; `seat` is that of a worker, whose keeper has the database. Raises ConfigError before anything is opened that
+    would have to be closed again.
     """
     check(settings)
+    if seat is not None:
+        store = seat.store
     if settings.log is not None and store is None:
         raise ConfigError(
             "log: it has to be connected before: build(settings, store=await partyline.engines.open_store(settings))",
@@ -233,14 +257,16 @@ def build(
     counters = Counters()
     timers = Timers(asyncio.get_running_loop())
     tokens = parts.tokens(settings)
-    database = Database(settings.db, counters, held=held)
+    database = Database(settings.db if seat is None else ":memory:", counters, held=held)
     try:
         if store is None:
             store = parts.store(settings, database, new_epoch=new_epoch)
         parts.require_durability(settings, store.durability)
         hub = Hub(store, counters, parts.room_rules(settings))
-        revoker = parts.revoker(settings, database)
-        registry = Registry(RegistrationTable(database), timers, counters, effective, revoker=revoker)
+        revoker = parts.revoker(settings, RevocationTable(database) if seat is None else seat.revocations)
+        registrations = RegistrationTable(database) if seat is None else seat.registrations
+        mark = "" if seat is None else seat.mark
+        registry = Registry(registrations, timers, counters, effective, revoker=revoker, mark=mark)
         access = parts.access(settings, counters, tokens, revoker)
         services = Services(hub, store, access, timers, effective)
         classic = Relay(services, registry, pings=native)
@@ -252,8 +278,9 @@ def build(
             classic.upgrade,
             hub,
             store,
-            None if settings.db == ":memory:" else SessionTable(database),
+            None if database.path == ":memory:" else SessionTable(database),
             cors=parts.cors_headers(settings),
+            mark=mark,
             for_extras={SessionLimits: parts.picked(SessionLimits, settings)},
         )
         api = Api(services, site)
@@ -272,7 +299,10 @@ def build(
         router = Router(routes=routes, redirect_slashes=False)
         if fallback is not None:
             router.default = _outside(router.default, fallback)
-        answering = parts.cors(ErrorAnswers(router, counters), settings)
+        answering: ASGIApp = parts.cors(ErrorAnswers(router, counters), settings)
+        if seat is not None:
+            seat.take(site, hub, revoker, answering)
+            answering = seat.answering
         asgi = Gate(answering, perimeter, counters, native=native, pages=site.pages)
         shell = Shell(site, asgi, websocket_fallback=fallback is not None)
         shell.on_drain = database.finishing
@@ -307,7 +337,10 @@ def _metrics(site: Site, access: Access) -> Route:
         if not peer(request).local:
             access.principal(request).must_be_admin("/metrics")
         try:
-            text = exposition(site.counters, site.connections)
+            counters, connections = site.counters, site.connections
+            if site.elsewhere is not None:
+                counters, connections = await site.elsewhere.totals()
+            text = exposition(counters, connections)
         except ImportError:
             raise NotFound("/metrics needs prometheus-client: pip install 'partyline[metrics]'") from None
         return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import resource
 from typing import Final
 
@@ -11,6 +12,7 @@ from partyline.errors import ConfigError
 from partyline.relay.signers import check_keys
 
 _RESERVED_DESCRIPTORS: Final = 256  # for the database, logs and listeners; if there are few descriptors, half of them
+_MOST_WORKERS: Final = 256
 _LEAST_DESCRIPTORS: Final = 64  # without a connection a server has about 20
 
 
@@ -30,6 +32,25 @@ def check(settings: Settings) -> None:
             "leave: raise the limit with `ulimit -n`, or LimitNOFILE= of the service, or lower the setting",
             field="max_connections",
         )
+
+
+def worker_count(settings: Settings) -> int:
+    """How many processes serve. Raises ConfigError if they cannot share what the settings say."""
+    count = settings.workers or len(os.sched_getaffinity(0))
+    if count > _MOST_WORKERS:
+        raise ConfigError(f"workers: {count} are more than {_MOST_WORKERS}: run one for each core", field="workers")
+    if count == 1:
+        return 1
+    alone = {
+        "certfile": ("a WebSocket goes to the worker that has its session, and TLS cannot", settings.certfile),
+        "log": ("the keeper has the log of all workers", settings.log),
+        "chat": ("its waiting room is in one process", settings.chat),
+    }
+    for name, (why, value) in alone.items():
+        if value:
+            way_out = "let a proxy do TLS" if name == "certfile" else "leave it out"
+            raise ConfigError(f"{name}: {why}: run one worker, or {way_out}", field=name)
+    return count
 
 
 def descriptor_limit() -> int:

@@ -96,6 +96,7 @@ class Settings:
     public_url: str | None = _setting(None, "the address clients use, where it is not the request's Host")
     db: str = _setting("./partyline.db", "database file; :memory: keeps nothing")
     log: str | None = _setting(None, "log that several servers share, as a URL; default: in db")
+    workers: int = _setting(1, "processes that serve; auto is one for each core", "workers", least=0)
 
     # Access
     api_keys: tuple[ApiKey, ...] = _setting((), "keys for the HTTP calls; none: open mode, loopback only", "keys")
@@ -327,6 +328,8 @@ def _convert(item: Field[Any], value: Any, kind: str) -> Any:
         return tuple(notation.text(item) for item in items if item)
     if annotation.startswith("bool"):
         return notation.boolean(value)
+    if kind == "workers" and value == "auto":
+        return 0
     if kind:
         number = notation.number(value, SIZES if kind == "bytes" else SECONDS if kind == "seconds" else {"": 1})
         if annotation.startswith("float"):

@@ -15,15 +15,14 @@ from partyline.config import ApiKey, Settings, is_open
 from partyline.engines import retention
 from partyline.errors import ConfigError
 from partyline.hub.hub import RoomRules
-from partyline.interfaces import Durability, Store
+from partyline.interfaces import Durability
 from partyline.metrics import Counters
 from partyline.relay.access import Access
-from partyline.relay.revocations import Revoker
+from partyline.relay.revocations import RevocationRows, Revoker
 from partyline.relay.signers import signers
 from partyline.stores.memory import MemoryStore
 from partyline.stores.memory import Retention as MemoryRetention
 from partyline.stores.sqlite.database import Database
-from partyline.stores.sqlite.revocations import RevocationTable
 from partyline.stores.sqlite.store import SqliteStore
 from partyline.trust.keys import KeyRing, Principal
 from partyline.trust.perimeter import Perimeter, allowed_host, allowed_origin, canonical_origin, trusted_network
@@ -38,10 +37,10 @@ def room_rules(settings: Settings) -> RoomRules:
     return RoomRules(settings.ephemeral_topics, settings.drop_oldest_topics, settings.conflate_topics)
 
 
-def revoker(settings: Settings, database: Database) -> Revoker:
+def revoker(settings: Settings, table: RevocationRows) -> Revoker:
     """The revocations, each kept as long as a token that it affects could still be valid."""
     life = revocation_life(settings.jwt_max_life, (key.leeway for key in settings.jwt_keys))
-    return Revoker(RevocationTable(database), life)
+    return Revoker(table, life)
 
 
 def tokens(settings: Settings) -> Tokens | None:
@@ -77,7 +76,7 @@ def picked(kind: type[_T], settings: Settings, **others: object) -> _T:
     return kind(**{name: getattr(settings, name) for name in names}, **others)
 
 
-def store(settings: Settings, database: Database, *, new_epoch: bool) -> Store:
+def store(settings: Settings, database: Database, *, new_epoch: bool) -> SqliteStore | MemoryStore:
     """The log: in the database file, or in memory if there is no file."""
     kept = retention(settings)
     if settings.db != ":memory:":

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -17,16 +18,18 @@ from rich.text import Text
 
 from partyline import __version__, chat, log
 from partyline.app import Partyline, build, take_over, tune
-from partyline.checking import check, descriptor_limit, max_connections
+from partyline.checking import check, descriptor_limit, max_connections, worker_count
 from partyline.cli.machine import FEW, port
 from partyline.cli.output import console, write
 from partyline.cli.target import Target, find, under
+from partyline.cli.workers import supervise
 from partyline.config import Settings, is_open, load
 from partyline.engines import open_store
 from partyline.errors import ConfigError
 from partyline.findings import Verdict
 from partyline.notation import written
 from partyline.server.lifespan import lifespan
+from partyline.stores.sqlite.opening import SYNC_MODE
 from partyline.trust.keys import key_hash
 
 _log = log.get("server")
@@ -79,6 +82,18 @@ def _run(
     if not handover and (finding := port(settings)).verdict is Verdict.PROBLEM:
         # Checked here, so that a server that cannot start creates no database.
         raise ConfigError(f"port: {finding.text}: {finding.advice}", field="port")
+    if (count := worker_count(settings)) > 1:
+        supervise(
+            settings,
+            count,
+            find=lambda: Target() if target is None else find(target),
+            loop=_loop_factory(),
+            facts=_facts,
+            show=partial(_show, settings),
+            handover=handover,
+            new_epoch=new_epoch,
+        )
+        return
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_serve(settings, found, new_epoch, handover))
 
@@ -105,17 +120,21 @@ async def _serve(settings: Settings, target: Target, new_epoch: bool, handover: 
         async with contextlib.AsyncExitStack() as stack:
             if target.fallback is not None:
                 partyline.shell.state = await stack.enter_async_context(lifespan(target.fallback))
-            facts = _facts(partyline, await partyline.listen(), "" if chats else why)
-            if sys.stdout is not None:  # a daemon may have closed it
-                if settings.log_format == "json":
-                    write(msgspec.json.encode(facts).decode() + "\n")
-                else:
-                    _print(facts)
+            _show(settings, _facts(partyline, await partyline.listen(), "" if chats else why))
             tune()
             await partyline.shell.run_until_stopped()
     finally:
         await partyline.close()
     await _end_tasks()
+
+
+def _show(settings: Settings, facts: dict[str, str]) -> None:
+    if sys.stdout is None:  # a daemon may have closed it
+        return
+    if settings.log_format == "json":
+        write(msgspec.json.encode(facts).decode() + "\n")
+    else:
+        _print(facts)
 
 
 def _drain_at_hangup(stop: Callable[[], None]) -> None:
@@ -186,7 +205,7 @@ def _facts(partyline: Partyline, urls: list[str], no_chat: str) -> dict[str, str
         "chat": no_chat or f"{urls[0]}/" + ("" if is_open(settings) else ", open to everybody"),
         "version": __version__,
         "loop": loop,
-        "database": f"{settings.db} ({partyline.database.sync_mode}), {len(partyline.registry)} registrations known",
+        "database": f"{settings.db} ({_sync_mode(settings)}), {len(partyline.registry)} registrations known",
         "log": _log_fact(partyline),
         "access": _access(settings),
         "origins": _origins(settings),
@@ -196,6 +215,10 @@ def _facts(partyline: Partyline, urls: list[str], no_chat: str) -> dict[str, str
             f"heartbeat {limits.ping_interval:g} + {limits.ping_timeout:g} s"
         ),
     }
+
+
+def _sync_mode(settings: Settings) -> str:
+    return "kept nowhere" if settings.db == ":memory:" else SYNC_MODE
 
 
 def _log_fact(partyline: Partyline) -> str:
@@ -229,7 +252,9 @@ def _print(facts: dict[str, str]) -> None:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim")
     table.add_column(overflow="fold")
-    for name in ("chat", "database", "log", "access", "origins", "limits", "loop"):
+    for name in ("chat", "workers", "database", "log", "access", "origins", "limits", "loop"):
+        if name not in facts:
+            continue
         table.add_row(f"  {name}", Text(facts[name], "bold red" if facts[name].startswith("OPEN") else ""))
     first = Text.assemble((f"Partyline {facts['version']}", "bold"), " listens on ", (facts["listening"], "bold cyan"))
     console().print(Group(first, table, Text("  Ctrl-C stops it", "dim")))

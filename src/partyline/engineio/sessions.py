@@ -116,8 +116,8 @@ class Sessions:
     def free_id(self, handshake: Request) -> str:
         """Raises HandshakeRefused if the application gives out an id that is in use."""
         if self._hooks.generate_id is None:
-            return base64.urlsafe_b64encode(os.urandom(16)).rstrip(b"=").decode("ascii")
-        sid = _asked(self._hooks.generate_id, handshake)
+            return base64.urlsafe_b64encode(os.urandom(16)).rstrip(b"=").decode("ascii") + self.site.mark
+        sid = _asked(self._hooks.generate_id, handshake) + self.site.mark
         if sid in self.connections:
             raise refusal(BAD_REQUEST, "Bad request: this id is taken")
         return sid

@@ -68,6 +68,7 @@ class Hub:
         self._owners: dict[str, Callable[[Message], Parcel]] = {}  # of private rooms
         # Called when members may have missed something that cannot be given to them here: all of them have to resume.
         self.displaced: Callable[[], None] = lambda: None
+        self.carry: Callable[[Draft], None] | None = None  # brings what is not kept to the other nodes
         self.delivery = Delivery(counters, self._news, store, **serving)
         store.start(self.delivery.committed)
 
@@ -178,6 +179,15 @@ class Hub:
 
     def pass_on(self, parcel: _Published) -> None:
         """An ephemeral message is due."""
+        if self.carry is not None:
+            self.carry(parcel.draft)
+        self._post(parcel)
+
+    def hear(self, draft: Draft) -> None:
+        """An ephemeral message of another node."""
+        self._post(_Published(self, draft, None))
+
+    def _post(self, parcel: _Published) -> None:
         parcel.message = Message(parcel.draft, None, self._clock())
         self.delivery.post(parcel)
 

@@ -8,11 +8,22 @@ from typing import Protocol, cast
 
 from partyline import log
 from partyline.errors import CONTAINED
-from partyline.stores.sqlite.revocations import RevocationTable
 from partyline.trust.keys import Token
 from partyline.trust.revocations import Kind, Revocations
 
 _log = log.get("relay")
+
+
+class RevocationRows(Protocol):
+    """Where revocations outlive the process."""
+
+    def load(self) -> Iterable[tuple[str, str, float]]:
+        """Kind, name and time of each, the earliest first. Raises ConfigError."""
+        ...
+
+    async def save(self, kind: str, name: str, at: float, *, oldest: float) -> None:
+        """Return when it is kept; those from before `oldest` may go. Raises StoreUnavailable."""
+        ...
 
 
 class Holder(Protocol):
@@ -31,7 +42,7 @@ class Revoker:
     largest lead seen, and affects every token that has been used here.
     """
 
-    def __init__(self, table: RevocationTable, kept: float, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, table: RevocationRows, kept: float, *, clock: Callable[[], float] = time.time) -> None:
         self._table = table
         self._clock = clock
         self._revocations = Revocations(kept)
@@ -71,7 +82,17 @@ class Revoker:
         be written as soon as the disk allows. Cancelling this changes nothing.
         """
         now = self._clock()
-        at = self._revocations.revoke(kind, name, now + (self._ahead if kind == "sub" else 0.0))
+        at, ended = self.apply(kind, name, now + (self._ahead if kind == "sub" else 0.0))
+        await self._table.save(kind, name, at, oldest=self._revocations.oldest(now))
+        return at, ended
+
+    def apply(self, kind: Kind, name: str, until: float) -> tuple[float, int]:
+        """Refuse these tokens, issued up to `until`, and end their holders; returns the same as `revoke`.
+
+        Raises Overloaded.
+        """
+        now = self._clock()
+        at = self._revocations.revoke(kind, name, until)
         holders = self._holders.get((kind, name), {})
         ended = [holder for holder, token in holders.items() if self._revocations.refuses(token, now)]
         for holder in ended:
@@ -79,7 +100,6 @@ class Revoker:
                 holder.revoked()
             except CONTAINED:  # the others must still end, and the revocation be written
                 _log.exception("a connection whose token was revoked could not be ended", holder=type(holder).__name__)
-        await self._table.save(kind, name, at, oldest=self._revocations.oldest(now))
         return at, len(ended)
 
 

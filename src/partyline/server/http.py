@@ -26,7 +26,7 @@ from partyline.server.served import NOBODY, Options, Served, address_of
 from partyline.server.site import Endpoint, Site, Upgrade
 from partyline.server.websocket import WebSocket
 from partyline.wire.http.body import Body, body_of
-from partyline.wire.http.head import Head, Headers, HeadReader, complete_lines, path_text
+from partyline.wire.http.head import Head, Headers, HeadReader, complete_lines, path_text, request_head
 from partyline.wire.http.phases import TRANSITIONS, Phase, Step
 from partyline.wire.websocket import handshake
 
@@ -406,7 +406,7 @@ class HttpConnection(asyncio.Protocol):
                 return Exchange(self, Options(), "OPTIONS", "", b"", [], NOBODY, keep_alive=head.keep_alive)
             return None  # a preflight, perhaps: the layer that knows about CORS answers it
         found = site.direct.find(head.method.encode("ascii"), head.path)
-        if found is None:
+        if found is None or (site.elsewhere is not None and site.elsewhere.owner(head.path, head.query) is not None):
             return None
         origin = next((value for name, value in head.headers if name == b"origin"), None)
         try:
@@ -440,6 +440,8 @@ class HttpConnection(asyncio.Protocol):
             return False
         site = self._site
         if len(data) - len(request.body) > site.limits.max_head_bytes:
+            return False
+        if site.elsewhere is not None and site.elsewhere.owner(request.target, request.query) is not None:
             return False
         exchange = Exchange(
             self, known.direct, known.method, known.parameter, request.query, headers, known.peer, known.cors
@@ -545,6 +547,9 @@ class HttpConnection(asyncio.Protocol):
         """The head asks for a WebSocket; the bytes ahead follow it. Raises PartylineError."""
         site = self._site
         peer = site.perimeter.admit(self._address, self._scheme, head.headers)
+        if site.elsewhere is not None and (owner := site.elsewhere.owner(head.path, head.query)) is not None:
+            self._pass_on(owner, head)
+            return
         endpoint = site.find(Upgrade(path, head.query, head.headers, peer))
         if endpoint is not None:
             accepted = handshake.accept(
@@ -565,6 +570,18 @@ class HttpConnection(asyncio.Protocol):
             self._served.run(foreign)
         else:
             raise NotFound("there is no WebSocket at this address")
+
+    def _pass_on(self, owner: int, head: Head) -> None:
+        """The connection becomes another worker's, which reads it from this head on. Raises Overloaded."""
+        transport, elsewhere = self._transport, self._site.elsewhere
+        assert elsewhere is not None
+        transport.pause_reading()
+        descriptor = transport.get_extra_info("socket").fileno()
+        if not elsewhere.pass_on(owner, descriptor, request_head(head) + bytes(self._ahead)):
+            raise Overloaded("the worker that has this session is being replaced: try again in a moment")
+        self._step(Step.SWITCH)
+        self._useful = True
+        transport.abort()  # our end of it only
 
     def become_websocket(self, endpoint: Endpoint, accepted: handshake.Accepted) -> WebSocket:
         """Hand the connection over to a WebSocket."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import signal
+import socket
 import ssl
 import time
 from collections.abc import Callable, Sequence
@@ -26,7 +27,7 @@ from partyline.server.websocket import WebSocket
 
 _log = log.get("server")
 
-_BACKLOG: Final = 2048  # connections that the system keeps for us to accept
+BACKLOG: Final = 2048  # connections that the system keeps for us to accept
 _DRAIN_TICK: Final = 0.02  # seconds between checks of what is still open while draining
 
 
@@ -86,15 +87,24 @@ class Shell:
             timeouts["ssl_shutdown_timeout"] = limits.close_timeout
         loop = asyncio.get_running_loop()
         try:
-            server = await loop.create_server(self._connection, host, port, ssl=tls, backlog=_BACKLOG, **timeouts)
+            server = await loop.create_server(self.connection, host, port, ssl=tls, backlog=BACKLOG, **timeouts)
         except OSError as error:
-            raise ConfigError(_bind_error(error, host, port), field="port") from None
+            raise ConfigError(bind_error(error, host, port), field="port") from None
         for listener in server.sockets:
             reap_dead_peers(listener, limits.ping_interval + limits.ping_timeout)
         self.servers.append(server)
         return [listener.getsockname()[:2] for listener in server.sockets]
 
-    def _connection(self) -> HttpConnection:
+    async def listen_on(self, listeners: Sequence[socket.socket]) -> None:
+        """Accept on sockets that were bound before."""
+        limits = self.site.limits
+        for listener in listeners:
+            reap_dead_peers(listener, limits.ping_interval + limits.ping_timeout)
+            loop = asyncio.get_running_loop()
+            self.servers.append(await loop.create_server(self.connection, sock=listener, backlog=BACKLOG))
+
+    def connection(self) -> HttpConnection:
+        """What reads one more connection."""
         return HttpConnection(self.served)
 
     # Running
@@ -172,7 +182,8 @@ class Shell:
             await asyncio.sleep(_DRAIN_TICK)
 
 
-def _bind_error(error: OSError, host: str, port: int) -> str:
+def bind_error(error: OSError, host: str, port: int) -> str:
+    """Why it cannot listen there, and what to do about it."""
     if error.errno == errno.EADDRINUSE or "in use" in str(error):
         return (
             f"port {port} on {host} is in use: choose another (the setting port, or --port), or stop what listens there"

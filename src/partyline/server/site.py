@@ -181,6 +181,23 @@ class Carrier(Connection, Protocol):
         ...
 
 
+class Elsewhere(Protocol):
+    """The other workers of this server, which have sessions and registrations of their own."""
+
+    def owner(self, path: bytes, query: bytes) -> int | None:
+        """Which of them a request is for; None: any may take it, or it is ours."""
+        ...
+
+    def pass_on(self, owner: int, descriptor: int, data: bytes) -> bool:
+        """Give a connection to its owner, with what was read from it. The descriptor stays the caller's, who closes it.
+        False where the owner is not there."""
+        ...
+
+    async def totals(self) -> tuple[Counters, int]:
+        """What all workers have counted, and their open connections."""
+        ...
+
+
 class Live(Protocol):
     """What the drain needs of an open connection of any kind."""
 
@@ -226,6 +243,8 @@ class Site:
     turn: Turn = field(default_factory=Turn)
     home: Home = field(default_factory=Home.here)
     fair: Fair = field(default_factory=Fair)
+    elsewhere: Elsewhere | None = None
+    mark: str = ""  # ends the ids that are given out here, so that other workers know whose they are
     for_extras: dict[type, object] = field(default_factory=dict)  # the settings for extras, by class
     _by_address: dict[str, int] = field(default_factory=dict)
 

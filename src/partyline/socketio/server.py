@@ -288,6 +288,20 @@ class SocketIO(Namespace):
             if self._nodes is not None:
                 self._nodes.opened(namespace)
 
+    def spread(self, adapter: Adapter) -> None:
+        """Join other servers over `adapter`, unless it has one already; called before it is attached.
+
+        Raises ConfigError where that cannot be.
+        """
+        if self._adapter is None:
+            if self.recovery_window is not None:
+                raise ConfigError(
+                    "recovery_window: with several workers a session is known to one of them only: run one worker, or "
+                    "leave it out",
+                    field="recovery_window",
+                )
+            self._adapter = adapter
+
     # server.site.Background
 
     async def start(self) -> None:

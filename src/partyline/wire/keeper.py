@@ -132,10 +132,18 @@ class Take(msgspec.Struct, frozen=True, array_like=True, tag="take"):
 
 
 class Watch(msgspec.Struct, frozen=True, array_like=True, tag="watch"):
-    """The answer is all that there is; changes come as Changed from then on."""
+    """Changes come as Changed from then on."""
 
     number: int
     table: str
+
+
+class List(msgspec.Struct, frozen=True, array_like=True, tag="list"):
+    """The answer is a page of what there is, by key, above `after`; one without anything is the last."""
+
+    number: int
+    table: str
+    after: str | None = None
 
 
 class Ready(msgspec.Struct, frozen=True, array_like=True, tag="ready"):
@@ -157,7 +165,7 @@ class Say(msgspec.Struct, frozen=True, array_like=True, tag="say"):
     message: bytes
 
 
-Asked = Connect | Append | Tail | Head | Renew | Read | Newest | Get | Put | Take | Watch | Ready
+Asked = Connect | Append | Tail | Head | Renew | Read | Newest | Get | Put | Take | Watch | List | Ready
 Told = Hello | Listen | Unlisten | Say
 
 # Of the keeper

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, Final, Protocol, assert_never
@@ -28,6 +29,7 @@ from partyline.workers.shelf import Shelf
 
 _log = log.get("workers")
 
+_PAGE: Final = 1024 * 1024  # bytes of a page of a table
 _UNREAD: Final = 16 * 1024 * 1024  # bytes that wait for a worker until it misses what others say on the bus
 
 
@@ -64,6 +66,11 @@ class Keeper:
             os.unlink(path)
         loop = asyncio.get_running_loop()
         self._server = await loop.create_unix_server(lambda: Worker(self).line, path)
+
+    async def left(self) -> None:
+        """Return when no worker is there any more."""
+        while self.workers:  # noqa: ASYNC110 - once, at the end
+            await asyncio.sleep(0.02)
 
     async def close(self) -> None:
         """Let workers go; what they have appended is committed."""
@@ -270,6 +277,7 @@ class Worker:
         self.subjects: set[str] = set()
         self.watched: set[str] = set()
         self._keeper = keeper
+        self._listed: list[str] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
     def answer(self, number: int, value: object) -> None:
@@ -343,7 +351,9 @@ class Worker:
                 self.answer(said.number, keeper.shelves[said.table].get(said.key))
             case wire.Watch():
                 self.watched.add(said.table)
-                self.answer(said.number, dict(keeper.shelves[said.table].all()))
+                self.answer(said.number, None)
+            case wire.List():
+                self.answer(said.number, self._page(keeper.shelves[said.table], said.after))
             case wire.Put():
                 self.work(said.number, keeper.put(said.table, said.key, said.value, said.life))
             case wire.Take():
@@ -356,6 +366,23 @@ class Worker:
                 self.work(said.number, self._read(said))
             case _:
                 assert_never(said)
+
+    def _page(self, shelf: Shelf, after: str | None) -> list[tuple[str, bytes]]:
+        """A page of what there was when the first one was asked for, with the values of now."""
+        if after is None:
+            self._listed = shelf.keys()
+        at = 0 if after is None else bisect_right(self._listed, after)
+        page: list[tuple[str, bytes]] = []
+        size = 0
+        while at < len(self._listed) and size < _PAGE:
+            key = self._listed[at]
+            at += 1
+            if (value := shelf.get(key)) is not None:
+                page.append((key, value))
+                size += len(key) + len(value)
+        if not page:
+            self._listed = []
+        return page
 
     def _append(self, said: wire.Append) -> None:
         if said.since is not None:

@@ -143,6 +143,7 @@ class KeeperTable:
         self._name = name
         self._watchers: list[Changed] = []
         self._told: dict[str, bytes] = {}  # what watchers know, once there is one
+        self._changed: set[str] = set()  # since it was last asked what there is
         self._again: asyncio.Task[None] | None = None
         member.up.append(self._watch_again)
 
@@ -163,8 +164,18 @@ class KeeperTable:
             for key, value in tuple(self._told.items()):
                 changed(key, value)
 
+    async def all(self) -> list[tuple[str, bytes]]:
+        """Everything that there is. Raises StoreUnavailable."""
+        found: list[tuple[str, bytes]] = []
+        after: str | None = None
+        while page := await self._member.ask(wire.List, self._name, after, gives=list[tuple[str, bytes]]):
+            found += page
+            after = page[-1][0]
+        return found
+
     def change(self, key: str, value: bytes | None) -> None:
-        """The keeper says that something has changed."""
+        """Something has changed."""
+        self._changed.add(key)
         if value is None:
             self._told.pop(key, None)
         else:
@@ -182,12 +193,15 @@ class KeeperTable:
 
     async def _fetch(self) -> None:
         """Tell the watchers what is other than they know."""
-        there = await self._member.ask(wire.Watch, self._name, gives=dict[str, bytes])
-        for key in self._told.keys() - there.keys():
-            self.change(key, None)
-        for key, value in there.items():
+        before = set(self._told)
+        self._changed = set()
+        await self._member.ask(wire.Watch, self._name, gives=type(None))
+        for key, value in await self.all():
+            before.discard(key)
             if self._told.get(key) != value:
                 self.change(key, value)
+        for key in before - self._changed:
+            self.change(key, None)
 
     def _watch_again(self) -> None:
         if self._watchers:

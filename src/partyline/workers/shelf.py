@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import cast
 
 from partyline.stores.sqlite.database import Database
@@ -28,10 +28,9 @@ class Shelf:
         found = self._values.get(key)
         return found[0] if found is not None and found[1] > self._clock() else None
 
-    def all(self) -> Iterator[tuple[str, bytes]]:
-        """Everything that lives."""
-        now = self._clock()
-        return ((key, value) for key, (value, until) in self._values.items() if until > now)
+    def keys(self) -> list[str]:
+        """The keys, sorted."""
+        return sorted(self._values)
 
     async def put(self, key: str, value: bytes, life: float) -> None:
         """Set it. Returns when it is in the database; everybody who asks gets it before."""

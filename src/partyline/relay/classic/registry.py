@@ -16,7 +16,7 @@ from partyline.hub.timers import Timers
 from partyline.metrics import Counters
 from partyline.models import Position
 from partyline.relay.revocations import Revoker
-from partyline.stores.sqlite.registrations import RegistrationTable, Row
+from partyline.stores.sqlite.registrations import Row
 from partyline.topics import any_covers
 from partyline.trust.keys import Token
 from partyline.trust.rate import Closing
@@ -34,6 +34,26 @@ def id_hash(connection_id: str) -> bytes:
 def weight(topics: tuple[str, ...]) -> int:
     """The bytes of a registration's topics beyond those that every registration may have."""
     return max(0, sum(map(len, topics)) + _NAME * len(topics) - _FREE)
+
+
+class Registrations(Protocol):
+    """Where registrations outlive the process. Nothing blocks; what is saved is written soon."""
+
+    def load(self) -> Iterable[Row]:
+        """What an earlier process left. Raises ConfigError if it cannot be read."""
+        ...
+
+    def save(self, row: Row) -> None:
+        """Insert or replace."""
+        ...
+
+    def delete(self, key: bytes) -> None:
+        """Remove, if it is there."""
+        ...
+
+    async def flush(self) -> None:
+        """Return when everything so far is kept."""
+        ...
 
 
 class User(Closing, Protocol):
@@ -78,14 +98,17 @@ class Registry:
 
     def __init__(
         self,
-        table: RegistrationTable,
+        table: Registrations,
         timers: Timers,
         counters: Counters,
         settings: Settings,
         *,
         clock: Callable[[], float] = time.time,
         revoker: Revoker | None = None,
+        mark: str = "",
     ) -> None:
+        """`mark` ends each id: it says which worker has the registration."""
+        self._mark = mark
         self._table = table
         self._revoker = revoker
         self._timers = timers
@@ -112,7 +135,7 @@ class Registry:
         confirmed: Position | None = None,
         token: Token | None = None,
     ) -> str:
-        """A new registration; returns its id, 32 hex digits, which is kept nowhere.
+        """A new registration; returns its id, 32 hex digits and the mark, which is kept nowhere.
 
         One with a `confirmed` position resumes from there. `token` is the one that it is made with, if any: the
         registration ends when that is revoked, not when it expires. Raises RateLimited (too many of this user) or
@@ -132,7 +155,7 @@ class Registry:
             self._counters.hit("max_registrations")
             raise Overloaded(f"this server has {limits.max_registrations} registrations (max_registrations)")
         self._check_bytes(weight(topics))
-        connection_id = secrets.token_hex(16)
+        connection_id = secrets.token_hex(16) + self._mark
         names, patterns, hashed = self._shared(topics), self._shared(grants), id_hash(connection_id)
         registration = Registration(self, hashed, user, names, patterns, confirmed, created=self._clock(), token=token)
         self._insert(registration)

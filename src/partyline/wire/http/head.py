@@ -42,6 +42,14 @@ class Head(Struct, frozen=True):
     hostless: bool
 
 
+def request_head(head: Head) -> bytes:
+    """The bytes of a head again, for whoever is to read it anew."""
+    query = b"?" + head.query if head.query else b""
+    lines = [b"%s %s%s HTTP/%s" % (head.method.encode(), head.path, query, head.version.encode())]
+    lines += [b"%s: %s" % pair for pair in head.headers]
+    return b"\r\n".join([*lines, b"", b""])
+
+
 class _Gathered:
     """Gathers what the parser reports."""
 

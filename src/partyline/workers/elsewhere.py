@@ -1,0 +1,439 @@
+"""A worker among the others: requests and WebSockets of sessions that another one has go to that one.
+
+An id that a worker gives out ends with its number. A request is answered by the owner and sent on as an answer; a
+WebSocket's connection itself becomes the owner's, as a descriptor. An owner that is gone has no sessions any more: the
+request is answered here, where nobody knows its session either.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import socket
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Final, cast
+
+import msgspec
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from partyline import log
+from partyline.errors import MalformedRequest, PayloadTooLarge
+from partyline.metrics import Counters
+from partyline.server.answers import answer_error
+from partyline.trust.perimeter import Peer
+from partyline.wire import forwarding as wire
+from partyline.wire.forwarding import decode, encode
+from partyline.workers.line import Line
+
+_log = log.get("workers")
+
+_OWNED: Final = (b"/ws/", b"/register/")
+_SESSION: Final = re.compile(rb"(?:^|&)sid=[^&]*\.([0-9]{1,4})(?:&|$)")
+_NAMED: Final = re.compile(rb"\.([0-9]{1,4})$")
+_CHANGES: Final = ("/add_topic", "/remove_topic")  # whose bodies say whose they are
+_PATIENCE: Final = 2.0  # seconds for what another worker has counted
+_MOST_PASSING: Final = 1_024  # connections on their way to other workers
+_PASSING: Final = 5.0  # seconds that one may need
+_LARGEST: Final = 128 * 1024  # bytes that go with a descriptor
+
+
+class _Changed(msgspec.Struct):
+    client_id: str = ""
+
+
+class Elsewhere:
+    """`number` of `count` workers, which meet in `folder`. `max_body` is in bytes."""
+
+    def __init__(self, number: int, count: int, folder: str, counters: Counters, max_body: int) -> None:
+        self.connections: Callable[[], int] = lambda: 0
+        self._number = number
+        self._count = count
+        self._folder = Path(folder)
+        self._counters = counters
+        self._max_body = max_body
+        self._app: ASGIApp = _nothing
+        self._connection: Callable[[], asyncio.Protocol] = asyncio.Protocol
+        self._lines: dict[int, _Out] = {}
+        self._server: asyncio.Server | None = None
+        self._door: socket.socket | None = None
+        self._passing = 0
+        self._entering: set[asyncio.Task[None]] = set()
+
+    # server.site.Elsewhere
+
+    def owner(self, path: bytes, query: bytes) -> int | None:
+        found = _NAMED.search(path) if path.startswith(_OWNED) else _SESSION.search(query) if query else None
+        return None if found is None else self._other(found[1])
+
+    def pass_on(self, owner: int, descriptor: int, data: bytes) -> bool:
+        if self._passing >= _MOST_PASSING or len(data) > _LARGEST:
+            self._counters.hit("max_passing_connections")
+            return False
+        door = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        try:
+            door.connect(self._path("door", owner))
+        except OSError:
+            door.close()
+            return False
+        self._passing += 1
+        _Passing(door, os.dup(descriptor), data, self._passed).write()
+        return True
+
+    def _passed(self) -> None:
+        self._passing -= 1
+
+    def _other(self, mark: bytes) -> int | None:
+        owner = int(mark) % self._count
+        return None if owner == self._number else owner
+
+    def _path(self, kind: str, number: int) -> str:
+        return str(self._folder / f"{kind}-{number}.sock")
+
+    # Starting and stopping
+
+    async def start(self, connection: Callable[[], asyncio.Protocol]) -> None:
+        """Be there for the others; `connection` makes what reads a connection that is passed on."""
+        self._connection = connection
+        loop = asyncio.get_running_loop()
+        for kind in ("worker", "door"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._path(kind, self._number))
+        self._server = await loop.create_unix_server(lambda: _In(self).line, self._path("worker", self._number))
+        self._door = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self._door.bind(self._path("door", self._number))
+        loop.add_reader(self._door, self._enter)
+
+    def close(self) -> None:
+        """Be there no more."""
+        if self._server is not None:
+            self._server.close()
+        if self._door is not None:
+            asyncio.get_running_loop().remove_reader(self._door)
+            self._door.close()
+        for line in tuple(self._lines.values()):
+            line.line.close()
+
+    def _enter(self) -> None:
+        """Connections that others pass on."""
+        assert self._door is not None
+        while True:
+            try:
+                data, descriptors, _, _ = socket.recv_fds(self._door, 2 * _LARGEST, 1)
+            except BlockingIOError:
+                return
+            for descriptor in descriptors:
+                task = asyncio.get_running_loop().create_task(self._accept(socket.socket(fileno=descriptor), data))
+                self._entering.add(task)
+                task.add_done_callback(self._entering.discard)
+
+    async def _accept(self, client: socket.socket, data: bytes) -> None:
+        client.setblocking(False)
+        try:
+            _, protocol = await asyncio.get_running_loop().connect_accepted_socket(self._connection, client)
+        except OSError:  # it has gone on the way
+            client.close()
+            return
+        cast("Any", protocol).data_received(data)
+
+    # Requests
+
+    def wrap(self, app: ASGIApp) -> ASGIApp:
+        """`app`, for the requests that are ours; the others are answered by their owners."""
+        self._app = app
+
+        async def answering(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] != "http":
+                await app(scope, receive, send)
+                return
+            owner = self.owner(scope.get("raw_path") or b"", scope["query_string"])
+            changes = owner is None and scope["path"] in _CHANGES
+            if owner is None and not changes:
+                await app(scope, receive, send)
+                return
+            try:
+                body = await _whole(receive, self._max_body)
+            except PayloadTooLarge as error:
+                await answer_error(error, send)
+                return
+            if body is None:
+                return
+            if changes:
+                owner = self._changed(body)
+            if owner is None or not await self._forward(owner, scope, body, receive, send):
+                await app(scope, _again(body, receive), send)
+
+        return answering
+
+    def _changed(self, body: bytes) -> int | None:
+        try:
+            found = _NAMED.search(msgspec.json.decode(body, type=_Changed).client_id.encode())
+        except (msgspec.MsgspecError, UnicodeError):
+            return None  # whoever reads it says what is wrong
+        return None if found is None else self._other(found[1])
+
+    async def _forward(self, owner: int, scope: Scope, body: bytes, receive: Receive, send: Send) -> bool:
+        """Whether the owner has answered, or its client waits no more."""
+        line = await self._line(owner)
+        if line is None:
+            return False
+        peer: Peer = scope["partyline.peer"]
+        number, answer = line.ask(
+            lambda number: wire.Request(
+                number,
+                scope["method"],
+                scope["path"],
+                scope.get("raw_path") or b"",
+                scope["query_string"],
+                [(bytes(name), bytes(value)) for name, value in scope["headers"]],
+                body,
+                peer.address,
+                peer.scheme,
+                peer.host,
+                peer.local,
+            )
+        )
+        leaving = asyncio.ensure_future(_left(receive))
+        try:
+            await asyncio.wait((answer, leaving), return_when=asyncio.FIRST_COMPLETED)
+            if not answer.done():
+                line.gone(number)
+                return True
+        finally:
+            leaving.cancel()
+        answered = answer.result()
+        if answered is None:
+            return False
+        await send({"type": "http.response.start", "status": answered.status, "headers": answered.headers})
+        await send({"type": "http.response.body", "body": answered.body})
+        return True
+
+    async def _line(self, owner: int) -> _Out | None:
+        """The line to another worker, made anew if need be; None where it is not there."""
+        if owner not in self._lines:
+            made = _Out(lambda: self._lost(owner, made))
+            try:
+                await asyncio.get_running_loop().create_unix_connection(lambda: made.line, self._path("worker", owner))
+            except OSError:
+                return None
+            self._lines.setdefault(owner, made)
+        return self._lines[owner]
+
+    def _lost(self, owner: int, line: _Out) -> None:
+        if self._lines.get(owner) is line:
+            del self._lines[owner]
+
+    async def serve(self, request: wire.Request, gone: asyncio.Event) -> wire.Answer:
+        """Answer a request of another worker."""
+        started: dict[str, Any] = {"status": 500, "headers": []}
+        body: list[bytes] = []
+
+        async def send(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                started.update(message)
+            else:
+                body.append(message.get("body", b""))
+
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": "1.1",
+            "method": request.method,
+            "path": request.path,
+            "raw_path": request.raw_path,
+            "query_string": request.query,
+            "headers": request.headers,
+            "client": (request.address, 0),
+            "server": None,
+            "scheme": request.scheme,
+            "root_path": "",
+            "state": {},
+            "app": self,  # Starlette's router raises 404 and 405 if it finds an application here
+            "partyline.peer": Peer(request.address, request.scheme, request.host, request.local),
+            "partyline.abort": gone.set,
+        }
+        await self._app(scope, _again(request.body, lambda: _disconnected(gone)), send)
+        headers = [(bytes(name), bytes(value)) for name, value in started["headers"]]
+        return wire.Answer(request.number, started["status"], headers, b"".join(body))
+
+    # Counting
+
+    def counted(self, number: int) -> wire.Counts:
+        """What this worker has counted."""
+        return wire.Counts(number, self._counters.totals(), self._counters.limits, self.connections())
+
+    async def totals(self) -> tuple[Counters, int]:
+        """What this worker and those that answer have counted, and their open connections."""
+        found = [self.counted(0)]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_PATIENCE):
+                for other in range(self._count):
+                    line = None if other == self._number else await self._line(other)
+                    if line is not None and (counts := await line.ask(wire.Count)[1]) is not None:
+                        found.append(counts)
+        total = Counters()
+        for counts in found:
+            for name, value in counts.totals.items():
+                setattr(total, name, getattr(total, name) + value)
+            for name, value in counts.limits.items():
+                total.limits[name] = total.limits.get(name, 0) + value
+        return total, sum(counts.connections for counts in found)
+
+
+class _Out:
+    """The line on which we ask another worker."""
+
+    def __init__(self, lost: Callable[[], object]) -> None:
+        self.line = Line(self._received, self._lost)
+        self._forget = lost
+        self._number = 0
+        self._asked: dict[int, asyncio.Future[Any]] = {}
+
+    def ask(self, make: Callable[[int], object]) -> tuple[int, asyncio.Future[Any]]:
+        """The number of a question, and its answer; None where the other one has gone."""
+        self._number += 1
+        answer = self._asked[self._number] = asyncio.get_running_loop().create_future()
+        self.line.send(encode(make(self._number)))
+        return self._number, answer
+
+    def gone(self, number: int) -> None:
+        """Nobody waits for this answer."""
+        self._asked.pop(number, None)
+        self.line.send(encode(wire.Gone(number)))
+
+    def _received(self, content: bytes) -> None:
+        said = decode(content)
+        if isinstance(said, wire.Answer | wire.Counts):
+            answer = self._asked.pop(said.number, None)
+            if answer is not None and not answer.done():
+                answer.set_result(said)
+
+    def _lost(self) -> None:
+        self._forget()
+        for answer in self._asked.values():
+            if not answer.done():
+                answer.set_result(None)
+        self._asked.clear()
+
+
+class _In:
+    """The line on which another worker asks us."""
+
+    def __init__(self, elsewhere: Elsewhere) -> None:
+        self.line = Line(self._received, self._lost)
+        self._elsewhere = elsewhere
+        self._serving: dict[int, tuple[asyncio.Task[None], asyncio.Event]] = {}
+
+    def _received(self, content: bytes) -> None:
+        said = decode(content)
+        match said:
+            case wire.Request():
+                gone = asyncio.Event()
+                task = asyncio.get_running_loop().create_task(self._serve(said, gone))
+                self._serving[said.number] = task, gone
+            case wire.Gone():
+                if (found := self._serving.get(said.number)) is not None:
+                    found[1].set()
+            case wire.Count():
+                self.line.send(encode(self._elsewhere.counted(said.number)))
+            case _:
+                pass  # nothing is asked on this line
+
+    async def _serve(self, request: wire.Request, gone: asyncio.Event) -> None:
+        try:
+            answer = await self._elsewhere.serve(request, gone)
+        except Exception:
+            _log.exception("a request of another worker failed", method=request.method)
+            answer = wire.Answer(request.number, 500, [], b"")
+        finally:
+            del self._serving[request.number]
+        if not gone.is_set():
+            self.line.send(encode(answer))
+
+    def _lost(self) -> None:
+        for _, gone in self._serving.values():
+            gone.set()
+
+
+class _Passing:
+    """A connection on its way to another worker."""
+
+    __slots__ = ("_data", "_descriptor", "_done", "_door", "_giving_up", "_waiting")
+
+    def __init__(self, door: socket.socket, descriptor: int, data: bytes, done: Callable[[], None]) -> None:
+        self._door = door
+        self._descriptor = descriptor
+        self._data = data
+        self._done = done
+        self._waiting = False
+        self._giving_up: asyncio.TimerHandle | None = None
+
+    def write(self) -> None:
+        """Give it over, now or when there is room for it. One that cannot be given over is closed."""
+        try:
+            socket.send_fds(self._door, [self._data], [self._descriptor])
+        except BlockingIOError:
+            if not self._waiting:
+                self._waiting = True
+                loop = asyncio.get_running_loop()
+                loop.add_writer(self._door, self.write)
+                self._giving_up = loop.call_later(_PASSING, self._end)
+            return
+        except OSError:
+            pass  # its owner has gone, and the client comes again
+        self._end()
+
+    def _end(self) -> None:
+        if self._waiting:
+            asyncio.get_running_loop().remove_writer(self._door)
+        if self._giving_up is not None:
+            self._giving_up.cancel()
+        self._door.close()
+        os.close(self._descriptor)
+        self._done()
+
+
+async def _whole(receive: Receive, most: int) -> bytes | None:
+    """A body; None where its client has gone. Raises PayloadTooLarge."""
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            return None
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > most:
+            raise PayloadTooLarge(f"the body is longer than {most} bytes", limit="max_body")
+        if not message.get("more_body"):
+            return b"".join(parts)
+
+
+def _again(body: bytes, receive: Callable[[], Awaitable[Message]]) -> Receive:
+    """`receive` once more, from the beginning of the body."""
+    told = False
+
+    async def receiving() -> Message:
+        nonlocal told
+        if told:
+            return await receive()
+        told = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return receiving
+
+
+async def _left(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _disconnected(gone: asyncio.Event) -> Message:
+    await gone.wait()
+    return {"type": "http.disconnect"}
+
+
+async def _nothing(scope: Scope, receive: Receive, send: Send) -> None:
+    raise MalformedRequest("nothing is served yet")
