@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from partyline import log, parts
 from partyline.bridge import serve_relay
-from partyline.checking import check
+from partyline.checking import check, worker_count
 from partyline.config import Settings, is_open
 from partyline.engineio.engine import EngineIO
 from partyline.engineio.limits import SessionLimits
@@ -245,6 +245,8 @@ def build(
     check(settings)
     if seat is not None:
         store = seat.store
+    elif settings.workers != 1 and worker_count(settings) > 1:
+        raise ConfigError("workers: this is one process; `partyline serve` runs several", field="workers")
     if settings.log is not None and store is None:
         raise ConfigError(
             "log: it has to be connected before: build(settings, store=await partyline.engines.open_store(settings))",

@@ -156,6 +156,7 @@ class _Writer(logging.Handler):
         return self.format(record) + "\n"
 
 
+_process: dict[str, str] = {}  # its name, if it is one of several
 _writers: weakref.WeakSet[_Writer] = weakref.WeakSet()
 
 
@@ -185,6 +186,16 @@ def _write(stream: TextIO, text: str) -> None:
             poll.poll()
 
 
+def name_process(name: str) -> None:
+    """Say in each line which of several processes it comes from."""
+    _process["process"] = name
+
+
+def _named(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    event.update(_process)
+    return event
+
+
 def flush() -> None:
     """Wait until what was logged is written, for a second at most."""
     for writer in list(_writers):
@@ -198,7 +209,7 @@ def dropped() -> int:
 
 def configure(log_format: Literal["text", "json"], level: str = "info") -> None:
     """Write the logs of Partyline and of what it runs on to standard error. Replaces an earlier configuration."""
-    rendered: list[Any] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta, _exception]
+    rendered: list[Any] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta, _exception, _named]
     if log_format == "json":
         rendered.append(structlog.processors.JSONRenderer())
     else:

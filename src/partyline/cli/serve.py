@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -19,6 +18,7 @@ from rich.text import Text
 from partyline import __version__, chat, log
 from partyline.app import Partyline, build, take_over, tune
 from partyline.checking import check, descriptor_limit, max_connections, worker_count
+from partyline.cli.ending import end_tasks
 from partyline.cli.machine import FEW, port
 from partyline.cli.output import console, write
 from partyline.cli.target import Target, find, under
@@ -29,13 +29,11 @@ from partyline.errors import ConfigError
 from partyline.findings import Verdict
 from partyline.notation import written
 from partyline.server.lifespan import lifespan
-from partyline.stores.sqlite.opening import SYNC_MODE
 from partyline.trust.keys import key_hash
 
 _log = log.get("server")
 
 _LEAST_KEY: Final = 16  # characters
-_PATIENCE: Final = 1.0  # seconds that cancelled tasks have to end
 
 
 def run(
@@ -125,7 +123,7 @@ async def _serve(settings: Settings, target: Target, new_epoch: bool, handover: 
             await partyline.shell.run_until_stopped()
     finally:
         await partyline.close()
-    await _end_tasks()
+    await end_tasks()
 
 
 def _show(settings: Settings, facts: dict[str, str]) -> None:
@@ -151,25 +149,6 @@ def _drain_at_hangup(stop: Callable[[], None]) -> None:
             stop()
 
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hung_up)
-
-
-async def _end_tasks() -> None:
-    """After the server has ended: a handler that resists cancellation must not keep the process alive."""
-    tasks = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in tasks:
-        task.cancel()
-    if tasks:
-        _, stubborn = await asyncio.wait(tasks, timeout=_PATIENCE)
-        if stubborn:
-            _log.warning(
-                "tasks did not end when they were cancelled: the process ends without them",
-                tasks=sorted(map(repr, stubborn)),
-            )
-            log.flush()
-            if sys.stdout is not None:
-                with contextlib.suppress(OSError):
-                    sys.stdout.flush()
-            os._exit(0)
 
 
 def _hashed(keys: Iterable[str]) -> list[dict[str, object]]:
@@ -205,7 +184,7 @@ def _facts(partyline: Partyline, urls: list[str], no_chat: str) -> dict[str, str
         "chat": no_chat or f"{urls[0]}/" + ("" if is_open(settings) else ", open to everybody"),
         "version": __version__,
         "loop": loop,
-        "database": f"{settings.db} ({_sync_mode(settings)}), {len(partyline.registry)} registrations known",
+        "database": f"{settings.db} ({partyline.database.sync_mode}), {len(partyline.registry)} registrations known",
         "log": _log_fact(partyline),
         "access": _access(settings),
         "origins": _origins(settings),
@@ -215,10 +194,6 @@ def _facts(partyline: Partyline, urls: list[str], no_chat: str) -> dict[str, str
             f"heartbeat {limits.ping_interval:g} + {limits.ping_timeout:g} s"
         ),
     }
-
-
-def _sync_mode(settings: Settings) -> str:
-    return "kept nowhere" if settings.db == ":memory:" else SYNC_MODE
 
 
 def _log_fact(partyline: Partyline) -> str:

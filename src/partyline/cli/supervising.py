@@ -8,6 +8,7 @@ processes reach the parent only.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import select
 import signal
@@ -64,7 +65,7 @@ class _Child:
 
 
 class Supervisor:
-    """Runs children until it is told to stop. `on_stop` is called then, first."""
+    """Runs children until it is told to stop. `on_stop` is called at once then."""
 
     def __init__(self, on_stop: Callable[[], None]) -> None:
         self._on_stop = on_stop
@@ -94,23 +95,33 @@ class Supervisor:
         return [child.ready.facts for child in started if child.ready is not None]
 
     def run(self) -> None:
-        """Return when it was told to stop, and the last of `start` has ended."""
+        """Replace those that die, and return when it was told to stop."""
         while not self._stopping:
             self._turn()
 
-    def stop(self, name: str) -> None:
-        """Stop the children whose names begin so, and return when they have ended."""
+    def stop(self, name: str, within: float) -> None:
+        """Stop the children whose names begin so, and return when they have ended: those that are still there after
+        `within` seconds are killed."""
         self._stopping = True
         children = [child for child in self._children if child.name.startswith(name)]
         self._tell(children, STOP)
+        deadline = time.monotonic() + within
         while any(child.pid for child in children):
-            self._turn()
+            self._turn(deadline)
+            if time.monotonic() >= deadline:
+                deadline = math.inf
+                for child in children:
+                    if child.pid:
+                        _log.error(f"a process does not end and is killed: {child.name}", pid=child.pid)
+                        os.kill(child.pid, signal.SIGKILL)
 
     def kill(self) -> None:
         """End what is left, when something went wrong."""
         self._stopping = True
         for child in self._children:
-            child.close()  # which stops it
+            child.close()
+            if child.pid:
+                os.kill(child.pid, signal.SIGKILL)
         while any(child.pid for child in self._children):
             self._turn()
 
@@ -122,15 +133,15 @@ class Supervisor:
 
     # One turn
 
-    def _turn(self) -> None:
+    def _turn(self, deadline: float = math.inf) -> None:
         now = time.monotonic()
-        due = [child.due for child in self._children if child.due is not None]
+        due = min([deadline, *(child.due for child in self._children if child.due is not None)])
         poll = select.poll()
         poll.register(self._wake, select.POLLIN)
         for child in self._children:
             if child.said >= 0 and child.ready is None:
                 poll.register(child.said, select.POLLIN)
-        ready = {number for number, _ in poll.poll(max(0.0, min(due) - now) * 1000 if due else None)}
+        ready = {number for number, _ in poll.poll(None if due == math.inf else max(0.0, due - now) * 1000)}
         if self._wake in ready:
             self._signals(os.read(self._wake, 1024))
         for child in self._children:
@@ -207,6 +218,7 @@ class Supervisor:
         """In the child."""
         code = 1
         try:
+            log.name_process(child.name)
             with contextlib.suppress(OSError), open("/proc/self/comm", "w") as name:
                 name.write(child.name.replace(" ", "-"))  # for ps and top
             signal.set_wakeup_fd(-1)

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from partyline import log, parts
 from partyline.app import build, take_over, tune
+from partyline.cli.ending import end_tasks
 from partyline.cli.supervising import Main, Said, Supervisor
 from partyline.cli.target import Target
 from partyline.config import Settings
@@ -35,7 +36,7 @@ from partyline.workers.shelf import Shelf
 
 _log = log.get("server")
 
-_LEAVING: Final = 5.0  # seconds that the keeper waits for workers after it was told to stop
+_ENDING: Final = 10.0  # seconds that a process may need for its end beside the drain
 
 Loop = Callable[[], asyncio.AbstractEventLoop]
 Facts = Callable[[Any, list[str], str], dict[str, str]]
@@ -79,15 +80,15 @@ def supervise(
                         listener.close()
             return _run(loop, _work(settings, find(), number, count, folder, own, facts, told, say))
 
-        supervisor.start([("keeper", keep)])
+        (kept,) = supervisor.start([("keeper", keep)])
         first = False
         listeners += _listeners(settings, count)
         workers: list[tuple[str, Main]] = [(f"worker {number}", partial(work, number)) for number in range(count)]
         said = supervisor.start(workers)
-        show({**said[0], "workers": f"{count}, and a keeper of the log"})
+        show({**said[0], **kept, "workers": f"{count}, and a keeper of the log"})
         supervisor.run()
-        supervisor.stop("worker")
-        supervisor.stop("keeper")
+        supervisor.stop("worker", settings.drain_time + _ENDING)
+        supervisor.stop("keeper", 2 * _ENDING)
     finally:
         close()
         supervisor.kill()
@@ -144,12 +145,12 @@ async def _keep(
         parts.require_durability(settings, store.durability)
         keeper = Keeper(store, {name: Shelf(name, database) for name in TABLES}, counters)
         await keeper.listen(f"{folder}/keeper.sock")
-        say(Said())
+        say(Said({"database": f"{settings.db} ({database.sync_mode})"}))
         tune()
         await stopped.wait()
         database.finishing()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_LEAVING + settings.drain_time):
+            async with asyncio.timeout(settings.drain_time + _ENDING):
                 await keeper.left()
         await keeper.close()
         await database.flush()
@@ -195,6 +196,7 @@ async def _work(
     finally:
         await seat.close()
         await partyline.close()
+    await end_tasks()
 
 
 async def _open(seat: Seat) -> None:

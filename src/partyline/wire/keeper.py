@@ -152,6 +152,12 @@ class Ready(msgspec.Struct, frozen=True, array_like=True, tag="ready"):
     number: int
 
 
+class Count(msgspec.Struct, frozen=True, array_like=True, tag="count"):
+    """The answer is what the keeper has counted, by counter and by limit."""
+
+    number: int
+
+
 class Listen(msgspec.Struct, frozen=True, array_like=True, tag="listen"):
     subject: str
 
@@ -165,7 +171,7 @@ class Say(msgspec.Struct, frozen=True, array_like=True, tag="say"):
     message: bytes
 
 
-Asked = Connect | Append | Tail | Head | Renew | Read | Newest | Get | Put | Take | Watch | List | Ready
+Asked = Connect | Append | Tail | Head | Renew | Read | Newest | Get | Put | Take | Watch | List | Ready | Count
 Told = Hello | Listen | Unlisten | Say
 
 # Of the keeper

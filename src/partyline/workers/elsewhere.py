@@ -49,6 +49,7 @@ class Elsewhere:
 
     def __init__(self, number: int, count: int, folder: str, counters: Counters, max_body: int) -> None:
         self.connections: Callable[[], int] = lambda: 0
+        self.keeper: Callable[[], Awaitable[list[wire.Counts]]] = _no_keeper  # what it has counted
         self._number = number
         self._count = count
         self._folder = Path(folder)
@@ -266,7 +267,7 @@ class Elsewhere:
 
     async def totals(self) -> tuple[Counters, int]:
         """What this worker and those that answer have counted, and their open connections."""
-        found = [self.counted(0)]
+        found = [self.counted(0), *await self.keeper()]
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_PATIENCE):
                 for other in range(self._count):
@@ -433,6 +434,10 @@ async def _left(receive: Receive) -> None:
 async def _disconnected(gone: asyncio.Event) -> Message:
     await gone.wait()
     return {"type": "http.disconnect"}
+
+
+async def _no_keeper() -> list[wire.Counts]:
+    return []
 
 
 async def _nothing(scope: Scope, receive: Receive, send: Send) -> None:

@@ -208,7 +208,10 @@ class Keeper:
         content = encode(wire.Changed(table, key, value))
         for worker in self.workers:
             if table in worker.watched:
-                worker.line.send(content)
+                if worker.line.unsent > _UNREAD:
+                    worker.line.abort()  # it asks again what there is, when it is back
+                else:
+                    worker.line.send(content)
 
 
 _Known = Mapping[tuple[str, str, str], Message]
@@ -322,12 +325,7 @@ class Worker:
             task.cancel()
 
     def _received(self, content: bytes) -> None:
-        try:
-            said = decode_worker(content)
-        except msgspec.MsgspecError as error:
-            _log.error("a worker says what its keeper does not understand: the line ends", error=str(error))
-            self.line.abort()
-            return
+        said = decode_worker(content)
         keeper = self._keeper
         match said:
             case wire.Say():
@@ -345,6 +343,8 @@ class Worker:
                 self.subjects.discard(said.subject)
             case wire.Ready():
                 self.answer(said.number, None)
+            case wire.Count():
+                self.answer(said.number, (keeper.counters.totals(), keeper.counters.limits))
             case wire.Head():
                 self.answer(said.number, keeper.recent.head)
             case wire.Get():

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable
 from typing import cast
 
+import msgspec
+
 from partyline import log
 from partyline.errors import PartylineError
 from partyline.wire.keeper import Frames, frame
@@ -35,8 +37,8 @@ class Line(asyncio.Protocol):
         try:
             for content in self._frames.feed(data):
                 self._received(content)
-        except PartylineError as error:
-            _log.error("what came is not the protocol of workers: the connection ends", error=error.message)
+        except (PartylineError, msgspec.MsgspecError) as error:
+            _log.error("what came is not what workers say to each other: the line ends", error=str(error))
             self._transport.abort()
 
     @property

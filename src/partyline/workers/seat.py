@@ -14,13 +14,14 @@ from partyline.errors import Overloaded, StoreUnavailable
 from partyline.hub.envelopes import node_name
 from partyline.hub.hub import Hub
 from partyline.interfaces import Store, Table
-from partyline.metrics import Counters
 from partyline.models import Draft
 from partyline.relay.revocations import Revoker
 from partyline.server.site import Site
 from partyline.stores.shared import SharedStore
 from partyline.stores.sqlite.registrations import Row
 from partyline.trust.revocations import Kind
+from partyline.wire.forwarding import Counts
+from partyline.wire.keeper import Count
 from partyline.workers.elsewhere import Elsewhere
 from partyline.workers.member import Member
 from partyline.workers.sharing import KeeperBus, KeeperLog, KeeperTable, KeeperTables
@@ -29,6 +30,7 @@ _log = log.get("workers")
 
 _PASSING: Final = "passing"  # the subject of messages that are not kept
 _FOR_LONG: Final = 365 * 86400.0  # seconds that a registration lives at most; the registry ends it before
+_PATIENCE: Final = 2.0  # seconds that the keeper may need for an answer
 _AGAIN: Final = 0.2  # seconds between tries while the keeper is away
 
 _decode_draft: Final = msgspec.msgpack.Decoder(Draft).decode
@@ -144,7 +146,6 @@ class Seat:
     def __init__(self, number: int, count: int, folder: str, *, max_body: int, life: float) -> None:
         """`number` of `count` workers, which meet in `folder`; `life` is that of a revocation, in seconds."""
         self.mark = f".{number}"
-        self.counters = Counters()
         self.member = Member(f"{folder}/keeper.sock", node_name())
         self.bus = KeeperBus(self.member)
         self.tables = KeeperTables(self.member)
@@ -166,17 +167,26 @@ class Seat:
     def take(self, site: Site, hub: Hub, revoker: Revoker, answering: ASGIApp) -> None:
         elsewhere = Elsewhere(self._number, self._count, self._folder, site.counters, self._max_body)
         elsewhere.connections = lambda: site.connections
+        elsewhere.keeper = self._counts
         self.elsewhere = site.elsewhere = elsewhere
         self.answering = elsewhere.wrap(answering)
         self.revocations.revoker = revoker
         self.bus.listen(_PASSING, lambda node, data: hub.hear(_decode_draft(data)))
         hub.carry = lambda draft: self.bus.publish(_PASSING, _encode(draft))
 
+    async def _counts(self) -> list[Counts]:
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                totals, limits = await self.member.ask(Count, gives=tuple[dict[str, int], dict[str, int]])
+        except (StoreUnavailable, TimeoutError):
+            return []
+        return [Counts(0, totals, limits)]
+
     async def close(self) -> None:
         """Leave the others; what is to be kept is kept."""
         self.elsewhere.close()
         try:
-            async with asyncio.timeout(2.0):
+            async with asyncio.timeout(_PATIENCE):
                 await self.registrations.flush()
                 await self.bus.close()
         except (TimeoutError, StoreUnavailable):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -19,7 +19,10 @@ from partyline.workers.member import Member
 
 _log = log.get("workers")
 
+_T = TypeVar("_T")
+
 _OWN: Final = "to "  # and the name of a node: the subject of what is sent to it alone
+_PATIENCE: Final = 5.0  # seconds that the keeper may need for a table
 _UNREAD: Final = 16 * 1024 * 1024  # bytes that wait for the keeper until what is said on the bus is lost
 
 
@@ -148,13 +151,13 @@ class KeeperTable:
         member.up.append(self._watch_again)
 
     async def get(self, key: str) -> bytes | None:
-        return await self._member.ask(wire.Get, self._name, key, gives=bytes | None)  # type: ignore[arg-type]
+        return await self._ask(wire.Get, key, gives=bytes | None)  # type: ignore[arg-type]
 
     async def put(self, key: str, value: bytes, life: float) -> None:
-        await self._member.ask(wire.Put, self._name, key, value, life, gives=type(None))
+        await self._ask(wire.Put, key, value, life, gives=type(None))
 
     async def take(self, key: str) -> bytes | None:
-        return await self._member.ask(wire.Take, self._name, key, gives=bytes | None)  # type: ignore[arg-type]
+        return await self._ask(wire.Take, key, gives=bytes | None)  # type: ignore[arg-type]
 
     async def watch(self, changed: Changed) -> None:
         self._watchers.append(changed)
@@ -168,7 +171,7 @@ class KeeperTable:
         """Everything that there is. Raises StoreUnavailable."""
         found: list[tuple[str, bytes]] = []
         after: str | None = None
-        while page := await self._member.ask(wire.List, self._name, after, gives=list[tuple[str, bytes]]):
+        while page := await self._ask(wire.List, after, gives=list[tuple[str, bytes]]):
             found += page
             after = page[-1][0]
         return found
@@ -191,11 +194,18 @@ class KeeperTable:
         if self._again is not None:
             self._again.cancel()
 
+    async def _ask(self, kind: Callable[..., wire.Asked], *values: Any, gives: type[_T]) -> _T:
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                return await self._member.ask(kind, self._name, *values, gives=gives)
+        except TimeoutError:
+            raise StoreUnavailable("the process that keeps the log does not answer: try again in a moment") from None
+
     async def _fetch(self) -> None:
         """Tell the watchers what is other than they know."""
         before = set(self._told)
         self._changed = set()
-        await self._member.ask(wire.Watch, self._name, gives=type(None))
+        await self._ask(wire.Watch, gives=type(None))
         for key, value in await self.all():
             before.discard(key)
             if self._told.get(key) != value:
