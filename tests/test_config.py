@@ -119,6 +119,7 @@ SAMPLES: dict[str, tuple[str, Any]] = {
     "bytes": ("4KiB", 4096),
     "seconds": ("4m", 240.0),
     "rate": ("4096", 4096.0),
+    "workers": ("auto", 0),
     "list": ("a, b", ("a", "b")),
     "keys": (HASH, (ApiKey(HASH, admin=True),)),
     "jwt_keys": (

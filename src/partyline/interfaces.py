@@ -344,6 +344,14 @@ class Adapter(Protocol):
         ...
 
 
+@runtime_checkable
+class KnowsNodes(Protocol):
+    """An Adapter that notices itself when a node is gone."""
+
+    node: str  # the name of this one, which it has for the others, too
+    lost: Callable[[str], None]  # set by whoever uses it: is told of a node that is gone
+
+
 Heard = Callable[[str, bytes], None]
 """Called with the name of the sending node, and its data."""
 

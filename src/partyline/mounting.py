@@ -184,7 +184,7 @@ class Application:
         if await another_worker():
             raise ConfigError(
                 "workers: another worker of this server has this application already, and one process has all of its "
-                "connections: run one worker (--workers 1), or a server with a port and a database of its own for each"
+                "connections: run one worker (--workers 1), or `partyline serve MODULE:NAME --workers N`"
             )
         store = await open_store(settings)
         try:

@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import tempfile
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
+from partyline.client import socketio
 from tests.calls import call, register
 from tests.process import Server, serving
 from tests.relay.v1.test_websocket import Line, line, offset
@@ -338,5 +340,64 @@ def test_what_workers_cannot_do_is_refused(arguments: list[str], says: str) -> N
         said = str(caught.value).strip()
         assert says in said
         assert len(said.splitlines()) == 1
+
+    asyncio.run(main())
+
+
+APP = """
+import asyncio
+from partyline import SocketIO
+
+io = SocketIO()
+
+
+@io.on("join")
+async def join(socket, room):
+    socket.join(room)
+    return io.engine.site.mark
+
+
+@io.on("say")
+async def say(socket, room, text):
+    io.to(room).emit("said", text)
+    return True
+
+
+@io.on("who")
+async def who(socket, room):
+    return sorted(one.id for one in await io.fetch_sockets(room))
+"""
+
+
+@contextlib.asynccontextmanager
+async def application(folder: Path) -> AsyncIterator[Server]:
+    (folder / "app.py").write_text(APP)
+    arguments = ("app:io", "--workers", str(WORKERS), "--set", "ping_interval=1")
+    async with serving(*arguments, db=folder / "p.db", cwd=folder) as server:
+        yield server
+
+
+def test_rooms_of_an_application_span_workers(tmp_path: Path) -> None:
+    """What a Socket.IO handler says to a room reaches its sockets on all workers, and `fetch_sockets` finds them; a
+    worker that is killed is not waited for."""
+
+    async def main() -> None:
+        async with application(tmp_path) as server, contextlib.AsyncExitStack() as stack:
+            clients: dict[str, list[Any]] = {}
+            said: dict[str, list[str]] = {}
+            while len(clients) < WORKERS or min(map(len, clients.values())) < 2:
+                client = await stack.enter_async_context(socketio.connect(server.url))
+                client.on("said", said.setdefault(str(id(client)), []).append)
+                clients.setdefault(await client.call("join", "lobby"), []).append(client)
+            everybody = [client for some in clients.values() for client in some]
+            for number, client in enumerate(everybody):
+                assert await client.call("say", "lobby", str(number)) is True
+            wanted = {str(number) for number in range(len(everybody))}
+            await until(lambda: all(set(heard) == wanted for heard in said.values()))
+            assert len(await everybody[0].call("who", "lobby")) == len(everybody)
+            await kill(server, "worker-1")
+            began = time.monotonic()
+            assert len(await clients[".0"][0].call("who", "lobby")) == len(clients[".0"])
+            assert time.monotonic() - began < 1.0
 
     asyncio.run(main())

@@ -231,3 +231,90 @@ def test_a_worker_that_is_far_behind_reads_the_database(monkeypatch: pytest.Monk
             await log.close()
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("in_memory", [False, True], ids=["file", "memory"])
+def test_the_whole_log_in_pieces(in_memory: bool) -> None:
+    """A store gives all messages above an offset, those whose life is over too, and says where retention has been."""
+
+    async def main() -> None:
+        async with machine(lambda: 1_000_000.0, in_memory=in_memory) as one:
+            log = KeeperLog(one.member())
+            epoch = (await log.connect(0)).epoch
+            drafts = [Draft(f"room{n % 7}", b"1", str(n), ttl=0.0 if n % 3 == 0 else None) for n in range(50)]
+            await log.append(epoch, [drafts])
+            found: list[str] = []
+            while len(found) < 50:
+                piece = await one.keeper.store.stretch(len(found), 8)
+                assert piece.oldest == 1
+                assert 0 < len(piece.messages) <= 8
+                found += [message.draft.id for message in piece.messages]
+            assert found == [str(n) for n in range(50)]
+            assert not (await one.keeper.store.stretch(50, 8)).messages
+            await log.close()
+
+    asyncio.run(main())
+
+
+def test_a_table_outlives_its_keeper() -> None:
+    """What was put is there after a restart, what was taken or is over is not, not in the file either."""
+    now = 1_000_000.0
+
+    async def main() -> None:
+        nonlocal now
+        async with machine(lambda: now) as one:
+            for restarts in range(2):
+                member = one.member()
+                await member.start()
+                table = KeeperTables(member).sessions
+                if not restarts:
+                    await table.put("short", b"1", 5.0)
+                    await table.put("taken", b"1", 50.0)
+                    await table.put("kept", b"1", 50.0)
+                    assert await table.take("taken") == b"1"
+                    now += 10.0
+                    await table.put("other", b"2", 50.0)
+                assert dict(await table.all()) == {"kept": b"1", "other": b"2"}
+                await member.close()
+                await one.stop()
+                await one.start()
+                rows = one._database.rows("SELECT key FROM shared WHERE name = 'sessions' ORDER BY key")
+                assert rows == [("kept",), ("other",)]
+
+    asyncio.run(main())
+
+
+def test_whoever_does_not_speak_the_protocol_is_cut_off() -> None:
+    """Garbage, and a frame that would be too long, end a line and nothing else."""
+
+    async def main() -> None:
+        async with machine() as one:
+            for data in (b"\xff\xff\xff\xff", b"\x00\x00\x00\x01\xc1"):
+                reader, writer = await asyncio.open_unix_connection(one.path)
+                writer.write(data)
+                with contextlib.suppress(ConnectionError):
+                    assert await reader.read() == b""
+                writer.close()
+            log = KeeperLog(one.member())
+            assert (await log.connect(0)).head == 0
+            await log.close()
+
+    asyncio.run(main())
+
+
+def test_a_node_that_goes_is_told_to_the_others() -> None:
+    """The members that stay hear at once of one whose line breaks."""
+
+    async def main() -> None:
+        async with machine() as one:
+            members = [one.member() for _ in range(2)]
+            gone: asyncio.Queue[str] = asyncio.Queue()
+            members[0].left.append(gone.put_nowait)
+            for member in members:
+                await member.start()
+                await KeeperBus(member).ready()
+            await members[1].close()
+            assert await gone.get() == members[1].node
+            await members[0].close()
+
+    asyncio.run(main())

@@ -207,14 +207,14 @@ class Supervisor:
         again = child.ready
         child.pid = os.fork()
         if not child.pid:
-            self._be(child, told, say)
+            self._be(child, told, say, again=again is not None)
         os.close(told)
         os.close(say)
         if again is not None:
             os.close(child.said)  # it has said everything the first time
             child.said = -1
 
-    def _be(self, child: _Child, told: int, say: int) -> NoReturn:
+    def _be(self, child: _Child, told: int, say: int, *, again: bool) -> NoReturn:
         """In the child."""
         code = 1
         try:
@@ -231,6 +231,8 @@ class Supervisor:
             os.close(self._signal)
             code = child.main(told, lambda said: _say(say, said))
         except ConfigError as error:
+            if again:  # nobody waits for its first word any more
+                _log.error("it cannot start again", error=error.message)
             _say(say, Said(error=error.message, field=error.field or ""))
             code = 2
         except BaseException:

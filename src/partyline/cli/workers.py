@@ -154,6 +154,7 @@ async def _keep(
                 await keeper.left()
         await keeper.close()
         await database.flush()
+        shutil.rmtree(folder, ignore_errors=True)  # the parent may have died, and this is the last process
     finally:
         await asyncio.get_running_loop().run_in_executor(None, database.close)
 
@@ -177,7 +178,7 @@ async def _work(
     await _open(seat)
     for extra in target.extras:
         if isinstance(extra, SocketIO):
-            extra.spread(Spread(seat.bus, extra.engine.path))
+            extra._spread(Spread(seat.member, seat.bus, extra.engine.path))  # noqa: SLF001 - it is for us alone
     partyline = build(settings, fallback=target.fallback, extras=target.extras, relay=target.relay, seat=seat)
     try:
         _listen(told, partyline.shell.stop)

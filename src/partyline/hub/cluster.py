@@ -16,7 +16,7 @@ import msgspec
 from partyline import log
 from partyline.hub.questions import Question
 from partyline.hub.timers import Timers
-from partyline.interfaces import Adapter, Bus
+from partyline.interfaces import Adapter, Bus, KnowsNodes
 from partyline.metrics import Counters
 from partyline.wire.cluster.messages import (
     Answered,
@@ -72,6 +72,9 @@ class Cluster:
     ) -> None:
         self._bus = carrier if isinstance(carrier, Bus) else None
         self.node = secrets.token_hex(8) if self._bus is None else self._bus.node
+        if self._bus is None and isinstance(carrier, KnowsNodes):
+            self.node = carrier.node
+            carrier.lost = self._lose
         self.timer_slot = 0
         self._adapter = None if isinstance(carrier, Bus) else carrier
         self._leave = carrier.close

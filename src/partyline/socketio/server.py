@@ -288,7 +288,7 @@ class SocketIO(Namespace):
             if self._nodes is not None:
                 self._nodes.opened(namespace)
 
-    def spread(self, adapter: Adapter) -> None:
+    def _spread(self, adapter: Adapter) -> None:
         """Join other servers over `adapter`, unless it has one already; called before it is attached.
 
         Raises ConfigError where that cannot be.

@@ -219,6 +219,12 @@ class Changed(msgspec.Struct, frozen=True, array_like=True, tag="changed"):
     value: bytes | None
 
 
+class Left(msgspec.Struct, frozen=True, array_like=True, tag="left"):
+    """A worker has gone."""
+
+    node: str
+
+
 class Placed(msgspec.Struct, frozen=True, array_like=True):
     """What became of a draft: its offset and time, the message that it repeats, or why it is not kept."""
 
@@ -273,4 +279,4 @@ _ERRORS: Final[dict[str, type[PartylineError]]] = {
 
 encode: Final = msgspec.msgpack.Encoder().encode
 decode_worker: Final = msgspec.msgpack.Decoder(Asked | Told).decode
-decode_keeper: Final = msgspec.msgpack.Decoder(Answer | Failed | Heard | Changed).decode
+decode_keeper: Final = msgspec.msgpack.Decoder(Answer | Failed | Heard | Changed | Left).decode

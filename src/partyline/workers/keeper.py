@@ -149,6 +149,9 @@ class Keeper:
     def forget(self, worker: Worker) -> None:
         """A line has gone."""
         self.workers.discard(worker)
+        content = encode(wire.Left(worker.node))
+        for other in self.workers:
+            other.line.send(content)
         for tail in self._tails:
             if tail.worker is worker:
                 tail.cancel()

@@ -30,6 +30,7 @@ class Member:
         self.node = node
         self.heard: Callable[[str, bytes], None] = lambda subject, message: None
         self.changed: Callable[[str, str, bytes | None], None] = lambda table, key, value: None
+        self.left: list[Callable[[str], None]] = []  # called with the name of a node that has gone
         self.up: list[Callable[[], None]] = []  # called whenever there is a line again, before anything else is said
         self._path = path
         self._line: Line | None = None
@@ -127,6 +128,9 @@ class Member:
                 self.heard(said.subject, said.message)
             case wire.Changed():
                 self.changed(said.table, said.key, said.value)
+            case wire.Left():
+                for call in self.left:
+                    call(said.node)
             case wire.Answer() | wire.Failed():
                 answer = self._questions.get(said.number)
                 if answer is None or answer.done():

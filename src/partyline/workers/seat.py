@@ -196,7 +196,10 @@ class Seat:
 class Spread:
     """An `interfaces.Adapter` over the bus of the workers, for the Socket.IO server on one path."""
 
-    def __init__(self, bus: KeeperBus, path: str) -> None:
+    def __init__(self, member: Member, bus: KeeperBus, path: str) -> None:
+        member.left.append(lambda node: self.lost(node))
+        self.node = bus.node
+        self.lost: Callable[[str], None] = lambda node: None
         self._bus = bus
         self._subject = f"socket.io {path}"
 
