@@ -19,6 +19,7 @@ _LEAST_DESCRIPTORS: Final = 64  # without a connection a server has about 20
 def check(settings: Settings) -> None:
     """Whether this process can do what the settings say. Raises ConfigError naming the setting and the way out."""
     check_keys(settings.jwt_keys)
+    worker_count(settings)
     limit, connections = descriptor_limit(), _connections_at_most()
     if limit < _LEAST_DESCRIPTORS:
         raise ConfigError(

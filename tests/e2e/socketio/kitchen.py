@@ -1,7 +1,7 @@
 """The kitchen sink of examples/conformance.py, as a process.
 
 With `SUITE_SERVER=node` in the environment it is Node's own Socket.IO server with the same handlers: what the tests
-expect holds there, too.
+expect holds there, too. With `SUITE_SERVER=workers` it is four workers on one port.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ PACKAGES = {
     "socket.io": "socket.io@4.8.3",
 }
 ON_NODE = os.environ.get("SUITE_SERVER") == "node"
+ON_WORKERS = os.environ.get("SUITE_SERVER") == "workers"
 
 
 class Kitchen:
@@ -61,6 +62,9 @@ class Kitchen:
 def _command(mode: str, port: int, db: Path | None) -> list[str]:
     if ON_NODE:
         return [program("node"), str(HERE / "kitchen.cjs"), str(node_packages("socketio", PACKAGES)), mode, str(port)]
+    if ON_WORKERS:
+        many = ["serve", f"tests.e2e.socketio.many:{mode}", "--workers", "4", "--log-format", "json"]
+        return [sys.executable, "-m", "partyline", *many, "--port", str(port), "--db", str(db or ":memory:")]
     return [sys.executable, str(APP), "--mode", mode, "--port", str(port), *(["--db", str(db)] if db else [])]
 
 
@@ -70,7 +74,8 @@ def kitchen(mode: str, *, port: int = 0, db: Path | None = None) -> Iterator[Kit
     process = subprocess.Popen(_command(mode, port, db), stdout=subprocess.PIPE, text=True, env=environment())
     try:
         assert process.stdout is not None
-        url = process.stdout.readline().strip()
+        said = process.stdout.readline().strip()
+        url = json.loads(said)["listening"] if ON_WORKERS and said else said
         assert url.startswith("http"), "it did not start"
         yield Kitchen(process, url)
         if process.poll() is None:
