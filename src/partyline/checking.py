@@ -43,14 +43,12 @@ def worker_count(settings: Settings) -> int:
     if count == 1:
         return 1
     alone = {
-        "certfile": ("a WebSocket goes to the worker that has its session, and TLS cannot", settings.certfile),
         "log": ("the keeper has the log of all workers", settings.log),
         "chat": ("its waiting room is in one process", settings.chat),
     }
     for name, (why, value) in alone.items():
         if value:
-            way_out = "let a proxy do TLS" if name == "certfile" else "leave it out"
-            raise ConfigError(f"{name}: {why}: run one worker, or {way_out}", field=name)
+            raise ConfigError(f"{name}: {why}: run one worker, or leave it out", field=name)
     return count
 
 

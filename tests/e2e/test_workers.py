@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import signal
+import ssl
 import tempfile
 import time
 from collections import Counter
@@ -21,6 +22,7 @@ from websockets.exceptions import ConnectionClosed
 
 from partyline.client import socketio
 from tests.calls import call, register
+from tests.e2e.test_session import make_certificate
 from tests.process import Server, serving
 from tests.relay.v1.test_websocket import Line, line, offset
 
@@ -127,6 +129,38 @@ def test_a_registration_is_used_over_any_worker() -> None:
                         with pytest.raises(ConnectionClosed):
                             await asyncio.wait_for(socket.recv(), 5)
                     assert (await call(f"{server.url}/register/{ident}", "DELETE"))[0] == 404
+
+    asyncio.run(main())
+
+
+def test_tls_goes_through(tmp_path: Path) -> None:
+    """Over TLS, too, a WebSocket may reach any worker: large messages come through, and so does the farewell of a
+    drain."""
+    cert, key = make_certificate(tmp_path)
+    trust = ssl.create_default_context(cafile=str(cert))
+
+    async def main() -> None:
+        async with workers("--certfile", str(cert), "--keyfile", str(key)) as server:
+            assert server.url.startswith("https://")
+            closing = []
+            for number in range(12):
+                address = await register(server.url, user=number, topics=["big"], tls=trust)
+                socket = await connect(address, ssl=trust, max_size=None)
+                big = "x" * 700_000 + str(number)
+                await call(
+                    f"{server.url}/publish", "POST", {"topic": "big", "message": big, "user_id": number}, tls=trust
+                )
+                async with asyncio.timeout(10):
+                    assert await socket.recv() == big
+                if number % 2:
+                    await socket.close()
+                else:
+                    closing.append(socket)
+            ending = asyncio.create_task(server.end())
+            for socket in closing:
+                await socket.wait_closed()
+                assert socket.close_code == 1012
+            assert await ending == 0
 
     asyncio.run(main())
 
@@ -325,7 +359,6 @@ def test_metrics_are_of_all_workers() -> None:
     ("arguments", "says"),
     [
         (["--set", "chat=true"], "chat: its waiting room is in one process"),
-        (["--certfile", "x.pem"], "certfile: a WebSocket goes to the worker"),
         (["--set", "workers=1000"], "workers: 1000 are more than 256"),
         (["--db", "/nowhere/at/all.db"], "db: the folder /nowhere/at does not exist"),
     ],

@@ -25,7 +25,6 @@ def test_auto_is_one_for_each_core(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ({"workers": 257}, "run one for each core"),
         ({"chat": True}, "chat: .* leave it out"),
-        ({"certfile": "x.pem"}, "certfile: .* proxy"),
         ({"log": "redis://here"}, "log: .* leave it out"),
     ],
 )

@@ -189,8 +189,8 @@ async def _work(
                 partyline.shell.state = await stack.enter_async_context(lifespan(target.fallback))
             await seat.elsewhere.start(partyline.shell.connection)
             await partyline.start_extras()
-            await partyline.shell.listen_on(listeners)
-            urls = [_url(listener) for listener in listeners]
+            await partyline.shell.listen_on(listeners, partyline.tls)
+            urls = [_url(listener, tls=partyline.tls is not None) for listener in listeners]
             say(Said(facts(partyline, urls, "off with several workers")))
             tune()
             await partyline.shell.run_until_stopped()
@@ -212,9 +212,9 @@ async def _open(seat: Seat) -> None:
             await asyncio.sleep(0.1)
 
 
-def _url(listener: socket.socket) -> str:
+def _url(listener: socket.socket, *, tls: bool) -> str:
     host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def _listen(told: int, stop: Callable[[], object]) -> None:

@@ -23,7 +23,7 @@ from partyline.server.exchange import Exchange, Known, Request, head_lines, stat
 from partyline.server.fair import SLICE
 from partyline.server.foreign import ForeignSocket
 from partyline.server.served import NOBODY, Options, Served, address_of
-from partyline.server.site import Endpoint, Site, Upgrade
+from partyline.server.site import Endpoint, Live, Site, Upgrade
 from partyline.server.websocket import WebSocket
 from partyline.wire.http.body import Body, body_of
 from partyline.wire.http.head import Head, Headers, HeadReader, complete_lines, path_text, request_head
@@ -576,12 +576,31 @@ class HttpConnection(asyncio.Protocol):
         transport, elsewhere = self._transport, self._site.elsewhere
         assert elsewhere is not None
         transport.pause_reading()
+        if transport.get_extra_info("sslcontext"):
+            self._tunnel(owner, request_head(head) + bytes(self._ahead))
+            return
         descriptor = transport.get_extra_info("socket").fileno()
         if not elsewhere.pass_on(owner, descriptor, request_head(head) + bytes(self._ahead)):
             raise Overloaded("the worker that has this session is being replaced: try again in a moment")
         self._step(Step.SWITCH)
         self._useful = True
         transport.abort()  # our end of it only
+
+    def _tunnel(self, owner: int, data: bytes) -> None:
+        """Another worker reads the connection from here on, through this one."""
+        site, address = self._site, self._address
+        assert site.elsewhere is not None
+        self._step(Step.SWITCH)
+
+        def gone(tunnel: Live) -> None:
+            site.live.discard(tunnel)
+            site.leave(address)
+
+        site.timers.cancel(self)
+        site.live.discard(self)
+        transport, self._transport = self._transport, cast("asyncio.Transport", None)
+        self._ahead.clear()
+        site.live.add(site.elsewhere.tunnel(owner, transport, data, gone))
 
     def become_websocket(self, endpoint: Endpoint, accepted: handshake.Accepted) -> WebSocket:
         """Hand the connection over to a WebSocket."""

@@ -81,13 +81,11 @@ class Shell:
     async def listen(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> list[tuple[str, int]]:
         """Bind and accept; returns the addresses. Raises ConfigError if that is not possible."""
         limits = self.site.limits
-        timeouts: dict[str, Any] = {}
-        if tls is not None:
-            timeouts["ssl_handshake_timeout"] = limits.tls_handshake_timeout
-            timeouts["ssl_shutdown_timeout"] = limits.close_timeout
         loop = asyncio.get_running_loop()
         try:
-            server = await loop.create_server(self.connection, host, port, ssl=tls, backlog=BACKLOG, **timeouts)
+            server = await loop.create_server(
+                self.connection, host, port, ssl=tls, backlog=BACKLOG, **self._timeouts(tls)
+            )
         except OSError as error:
             raise ConfigError(bind_error(error, host, port), field="port") from None
         for listener in server.sockets:
@@ -95,13 +93,21 @@ class Shell:
         self.servers.append(server)
         return [listener.getsockname()[:2] for listener in server.sockets]
 
-    async def listen_on(self, listeners: Sequence[socket.socket]) -> None:
+    async def listen_on(self, listeners: Sequence[socket.socket], tls: ssl.SSLContext | None = None) -> None:
         """Accept on sockets that were bound before."""
-        limits = self.site.limits
+        limits, loop = self.site.limits, asyncio.get_running_loop()
         for listener in listeners:
             reap_dead_peers(listener, limits.ping_interval + limits.ping_timeout)
-            loop = asyncio.get_running_loop()
-            self.servers.append(await loop.create_server(self.connection, sock=listener, backlog=BACKLOG))
+            server = await loop.create_server(
+                self.connection, sock=listener, ssl=tls, backlog=BACKLOG, **self._timeouts(tls)
+            )
+            self.servers.append(server)
+
+    def _timeouts(self, tls: ssl.SSLContext | None) -> dict[str, Any]:
+        limits = self.site.limits
+        if tls is None:
+            return {}
+        return {"ssl_handshake_timeout": limits.tls_handshake_timeout, "ssl_shutdown_timeout": limits.close_timeout}
 
     def connection(self) -> HttpConnection:
         """What reads one more connection."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar, runtime_checkable
@@ -191,6 +192,10 @@ class Elsewhere(Protocol):
     def pass_on(self, owner: int, descriptor: int, data: bytes) -> bool:
         """Give a connection to its owner, with what was read from it. The descriptor stays the caller's, who closes it.
         False where the owner is not there."""
+        ...
+
+    def tunnel(self, owner: int, transport: asyncio.Transport, data: bytes, gone: Callable[[Live], None]) -> Live:
+        """The same for a connection over TLS, whose transport stays here; `gone` is called when it is over."""
         ...
 
     async def totals(self) -> tuple[Counters, int]:

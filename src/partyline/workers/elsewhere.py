@@ -23,10 +23,12 @@ from partyline import log
 from partyline.errors import MalformedRequest, PayloadTooLarge
 from partyline.metrics import Counters
 from partyline.server.answers import answer_error
+from partyline.server.site import Live
 from partyline.trust.perimeter import Peer
 from partyline.wire import forwarding as wire
 from partyline.wire.forwarding import decode, encode
 from partyline.workers.line import Line
+from partyline.workers.tunnel import Entrance, Tunnel
 
 _log = log.get("workers")
 
@@ -58,7 +60,7 @@ class Elsewhere:
         self._app: ASGIApp = _nothing
         self._connection: Callable[[], asyncio.Protocol] = asyncio.Protocol
         self._lines: dict[int, _Out] = {}
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
         self._door: socket.socket | None = None
         self._passing = 0
         self._entering: set[asyncio.Task[None]] = set()
@@ -83,6 +85,11 @@ class Elsewhere:
         _Passing(door, os.dup(descriptor), data, self._passed).write()
         return True
 
+    def tunnel(self, owner: int, transport: asyncio.Transport, data: bytes, gone: Callable[[Live], None]) -> Live:
+        tunnel = Tunnel(transport, gone)
+        tunnel.dig(self._path("tunnel", owner), data)
+        return tunnel
+
     def _passed(self) -> None:
         self._passing -= 1
 
@@ -99,18 +106,20 @@ class Elsewhere:
         """Be there for the others; `connection` makes what reads a connection that is passed on."""
         self._connection = connection
         loop = asyncio.get_running_loop()
-        for kind in ("worker", "door"):
+        for kind in ("worker", "door", "tunnel"):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._path(kind, self._number))
-        self._server = await loop.create_unix_server(lambda: _In(self).line, self._path("worker", self._number))
+        self._servers.append(await loop.create_unix_server(lambda: _In(self).line, self._path("worker", self._number)))
+        tunnels = await loop.create_unix_server(lambda: Entrance(connection), self._path("tunnel", self._number))
+        self._servers.append(tunnels)
         self._door = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         self._door.bind(self._path("door", self._number))
         loop.add_reader(self._door, self._enter)
 
     def close(self) -> None:
         """Be there no more."""
-        if self._server is not None:
-            self._server.close()
+        for server in self._servers:
+            server.close()
         if self._door is not None:
             asyncio.get_running_loop().remove_reader(self._door)
             self._door.close()
