@@ -268,6 +268,32 @@ def test_kill_9_under_load(victim: str) -> None:
     asyncio.run(main())
 
 
+def test_a_keeper_that_hangs() -> None:
+    """While the keeper stands still connections stay, what is to be kept is refused in time, and what is not goes on;
+    when it moves again, so does everything."""
+
+    async def main() -> None:
+        async with workers() as server, line(server.url) as client:
+            await client.ask("subscribe", topic="cats")
+            path = f"{server.url}/v1/topics/cats/messages"
+            os.kill(processes(server)["keeper"], signal.SIGSTOP)
+            began = time.monotonic()
+            status, answer = await call(path, "POST", {"data": "kept"})
+            assert (status, answer["error"]["code"]) == (503, "store_unavailable")
+            assert time.monotonic() - began < 5.0
+            reply = await client.ask("publish", topic="cats", data="passing", durable=False)
+            assert reply["position"] is None
+            assert await client.data(1) == ["passing"]
+            os.kill(processes(server)["keeper"], signal.SIGCONT)
+            async with asyncio.timeout(10):
+                while (await call(path, "POST", {"data": "again", "id": "again"}))[0] != 200:
+                    await asyncio.sleep(0.05)
+                while "again" not in await client.data(1):
+                    pass
+
+    asyncio.run(main())
+
+
 def test_registrations_outlive_their_worker() -> None:
     """What a killed worker had registered is there again with the next one, and after a restart of the whole server
     with another number of workers."""
