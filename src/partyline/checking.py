@@ -37,7 +37,7 @@ def check(settings: Settings) -> None:
 
 def worker_count(settings: Settings) -> int:
     """How many processes serve. Raises ConfigError if they cannot share what the settings say."""
-    count = settings.workers or len(os.sched_getaffinity(0))
+    count = settings.workers or _cores()
     if count > _MOST_WORKERS:
         raise ConfigError(f"workers: {count} are more than {_MOST_WORKERS}: run one for each core", field="workers")
     if count == 1:
@@ -50,6 +50,13 @@ def worker_count(settings: Settings) -> int:
         if value:
             raise ConfigError(f"{name}: {why}: run one worker, or leave it out", field=name)
     return count
+
+
+def _cores() -> int:
+    """Those that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def descriptor_limit() -> int:

@@ -75,7 +75,8 @@ class Elsewhere:
         if self._passing >= _MOST_PASSING or len(data) > _LARGEST:
             self._counters.hit("max_passing_connections")
             return False
-        door = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        door = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        door.setblocking(False)
         try:
             door.connect(self._path("door", owner))
         except OSError:
@@ -112,7 +113,8 @@ class Elsewhere:
         self._servers.append(await loop.create_unix_server(lambda: _In(self).line, self._path("worker", self._number)))
         tunnels = await loop.create_unix_server(lambda: Entrance(connection), self._path("tunnel", self._number))
         self._servers.append(tunnels)
-        self._door = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self._door = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._door.setblocking(False)
         self._door.bind(self._path("door", self._number))
         loop.add_reader(self._door, self._enter)
 
