@@ -41,13 +41,7 @@ ORDER BY "offset"
 _ROOMS: Final = """
 SELECT rooms, ARRAY(SELECT name FROM partyline.rooms WHERE name = ANY ($1)) FROM partyline.store
 """
-_TAIL: Final = f"""
-SELECT p.pruned, {ROW} FROM partyline.pruning p LEFT JOIN (
-  SELECT *, sum(octet_length(data)) OVER (ORDER BY "offset") - octet_length(data) AS before
-  FROM (SELECT * FROM partyline.log WHERE "offset" > $2 ORDER BY "offset" LIMIT %d) AS next
-) AS found ON before < {_MAX_BYTES}
-WHERE partyline.is_of($1) ORDER BY "offset"
-"""
+_TAIL: Final = f"SELECT pruned, {ROW} FROM partyline.tail($1, $2, $3, $4)"
 _STANDING: Final = f"""
 SELECT s.epoch, s.head, l.* FROM partyline.store s
 LEFT JOIN (SELECT {ROW} FROM partyline.log) AS l ON l."offset" = $1
@@ -154,8 +148,7 @@ class PostgresLog:
             rung = self._seen != (epoch, after) or await self._rings(min(self._patience, until - clock()))
             self._bell.clear()
             async with self._following.use() as connection:
-                # The limit is part of the statement, so that it need not be planned each time.
-                rows = await connection.fetch(self._tail % limit, epoch, after)
+                rows = await connection.fetch(self._tail, epoch, after, limit, _MAX_BYTES)
             if not rows:
                 raise Fenced
             pruned = rows[0][0]

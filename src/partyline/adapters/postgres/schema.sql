@@ -70,7 +70,7 @@ CREATE FUNCTION partyline.append(
   of_epoch text, now float8, lasting float8, max_rooms integer,
   rooms text[], users text[], ttls float8[], identities bytea[], heads text[], data bytea[],
   OUT told text, OUT head bigint, OUT at float8
-) LANGUAGE plpgsql AS $$
+) LANGUAGE plpgsql SET enable_seqscan = off SET jit = off AS $$
 DECLARE
   store partyline.store%ROWTYPE;
   fresh text[];
@@ -112,6 +112,23 @@ BEGIN
     SET head = store.head + cardinality(identities), rooms = store.rooms + cardinality(fresh);
   PERFORM pg_notify('partyline.', '');
   told := 'stored';
+END $$;
+
+-- At most so many messages after an offset, and at most that many bytes or one message; one row without any where there
+-- are none, and none at all where the log has another epoch. Plans are kept, so one that was made for an empty log must
+-- not be a scan of a full one.
+CREATE FUNCTION partyline.tail(of_epoch text, after bigint, most integer, most_bytes bigint)
+RETURNS TABLE (
+  pruned bigint, "offset" bigint, room text, "user" text, ttl float8, "time" float8, head text, data bytea
+) LANGUAGE plpgsql SET enable_seqscan = off SET jit = off AS $$
+BEGIN
+  RETURN QUERY
+    SELECT p.pruned, m."offset", m.room, m."user", m.ttl, m.time, m.head, m.data
+    FROM partyline.pruning p LEFT JOIN (
+      SELECT n.*, sum(octet_length(n.data)) OVER (ORDER BY n."offset") - octet_length(n.data) AS before
+      FROM (SELECT * FROM partyline.log l WHERE l."offset" > after ORDER BY l."offset" LIMIT most) AS n
+    ) AS m ON m.before < most_bytes
+    WHERE partyline.is_of(of_epoch) ORDER BY m."offset";
 END $$;
 
 -- Registrations, sessions and revocations, where nodes share them: what there is, and how it became so.
