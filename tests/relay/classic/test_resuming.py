@@ -20,10 +20,10 @@ from partyline.relay.classic import resuming
 from partyline.relay.classic.resuming import ResumingSession
 from partyline.server.websocket import WebSocket
 from partyline.wire.websocket.connection import Close, Event, Ping
-from partyline.wire.websocket.frames import PONG, frame
+from partyline.wire.websocket.frames import PONG, TEXT, frame
 from tests.calls import call, register
 from tests.process import serving
-from tests.server.peers import WebSocketPeer, connected, websocket
+from tests.server.peers import WebSocketPeer, connected, upgrade, websocket
 from tests.server.servers import eventually, nothing_is_held, partyline_server, small_send_buffers
 
 MASK = b"\x01\x02\x03\x04"
@@ -469,5 +469,27 @@ def test_a_plain_library_across_a_killed_server(tmp_path: Path) -> None:
                     got += await read(socket, 1)
                 expected = [*map(str, range(5)), "sent, and perhaps not confirmed", "away"]
                 assert got == expected[-len(got) :]
+
+    asyncio.run(main())
+
+
+def test_topics_that_change_before_the_gap_is_told(tmp_path: Path) -> None:
+    """In a log with a new epoch, a client whose first frame comes with its handshake and changes its topics is told of
+    the gap as any other, and begins with what is published from then on."""
+
+    async def main() -> None:
+        db = tmp_path / "log.db"
+        async with serving(db=db) as first:
+            path = await path_of(first.url)
+            await publish(first.url, "cats", "of the old epoch")
+            assert await first.end() == 0
+        async with serving("--new-epoch", db=db) as second, connected(second.url) as peer:
+            topics = frame(TEXT, b'{"topics": ["cats", "dogs"]}', key=MASK)
+            await peer.send(upgrade(path) + topics)
+            one = Client(WebSocketPeer(peer, await peer.answer()))
+            (told,) = await one.texts(1)
+            assert json.loads(told)["error"]["code"] == "not_recovered"
+            await publish(second.url, "dogs", "live")
+            assert await one.texts(1) == ["live"]
 
     asyncio.run(main())

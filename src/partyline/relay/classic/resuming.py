@@ -30,10 +30,10 @@ class ResumingSession(ClassicSession):
     """One such connection. It is its own hub member, since it has to know when something is sent."""
 
     __slots__ = (
+        "_at",
         "_catching_up",
         "_pinged",
         "_pinged_at",
-        "_sent",
         "_unconfirmed",
         "dialect",
         "rooms",
@@ -46,7 +46,7 @@ class ResumingSession(ClassicSession):
     def __init__(self, services: Services, registration: Registration) -> None:
         super().__init__(services, registration)
         self._catching_up: asyncio.Task[None] | None = None
-        self._sent = 0  # while it catches up: the offset up to which everything was sent
+        self._at = Position(services.store.epoch, 0)  # while it catches up: everything up to here was sent
         self._unconfirmed = False  # something was sent after the last ping
         self._pinged = 0  # the highest offset that a ping has carried
         self._pinged_at = -_PING_EVERY
@@ -89,7 +89,7 @@ class ResumingSession(ClassicSession):
             super().follow(topics)
         else:  # from its position, with its current topics
             self._catching_up.cancel()
-            self._resume(topics, Position(self._services.store.epoch, self._sent))
+            self._resume(topics, self._at)
 
     def closed(self) -> None:
         self._services.timers.cancel(self)
@@ -111,7 +111,7 @@ class ResumingSession(ClassicSession):
     # Catching up (hub.history.Sink)
 
     def _resume(self, topics: tuple[str, ...], after: Position) -> None:
-        self._sent = after.offset if after.epoch == self._services.store.epoch else 0
+        self._at = after
         self._catching_up = asyncio.get_running_loop().create_task(self._catch_up(topics, after))
 
     async def _catch_up(self, topics: tuple[str, ...], after: Position) -> None:
@@ -126,7 +126,7 @@ class ResumingSession(ClassicSession):
             self.close(1011, "internal error")
 
     def began(self, start: Start) -> None:
-        self._sent = start.position.offset
+        self._at = start.position
         if start.oldest is not None:
             self._tell_gap(start.oldest)
 
@@ -136,7 +136,7 @@ class ResumingSession(ClassicSession):
         await self._connection.drained()
         self.send(self.dialect.encode(message))
         assert message.offset is not None
-        self._sent = message.offset
+        self._at = Position(self._at.epoch, message.offset)
         self._ask_soon()
 
     def gap(self, start: Start) -> None:
@@ -165,10 +165,11 @@ class ResumingSession(ClassicSession):
             self._services.timers.set(self, max(self._services.timers.now(), self._pinged_at + _PING_EVERY))
 
     def on_deadline(self, now: float) -> None:
-        reached = self._services.hub.fanned_out if self._catching_up is None else self._sent
-        if self._unconfirmed or reached > self._pinged:
+        epoch = self._services.store.epoch
+        at = Position(epoch, self._services.hub.fanned_out) if self._catching_up is None else self._at
+        if at.epoch == epoch and (self._unconfirmed or at.offset > self._pinged):
             self._unconfirmed = False
-            self._pinged = reached
+            self._pinged = at.offset
             self._pinged_at = now
-            self.send(frame(PING, str(Position(self._services.store.epoch, reached)).encode()))
+            self.send(frame(PING, str(at).encode()))
         self._services.timers.set(self, now + self._services.settings.ping_interval)
