@@ -385,6 +385,43 @@ def test_a_log_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("how", ["unregistered", "followed by other topics"])
+def test_a_connection_that_is_closed_joins_nothing(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that is closed while it catches up is in no room from then on, though its peer never answers the
+    close: neither what it was reading nor other topics of its registration bring it back."""
+    asked, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(*arguments: Any) -> None:
+        asked.set()
+        await go_on.wait()
+        if how != "unregistered":
+            raise resuming.PartylineError("the disk is gone")
+        arguments[-1].attach()
+
+    async def main() -> None:
+        async with partyline_server() as (partyline, url):
+            path = await path_of(url, topics=["cats"])
+            await publish(url, "cats", "kept")
+            with monkeypatch.context() as patched:
+                patched.setattr(resuming, "resume", slow)
+                async with client(url, path):
+                    await asyncio.wait_for(asked.wait(), 10)
+                    if how == "unregistered":
+                        await call(f"{url}/register/{path.rpartition('/')[2]}", "DELETE")
+                    go_on.set()
+                    await asyncio.sleep(0)
+                    await asyncio.sleep(0)
+                    assert partyline.site.live, "its peer has not answered the close"
+                    if how != "unregistered":
+                        body = {"client_id": path.rpartition("/")[2], "topic": "dogs"}
+                        assert (await call(f"{url}/add_topic", "POST", body))[0] == 200
+                    assert not partyline.hub.rooms.names()
+            await gone(partyline)
+            await nothing_is_held(partyline)
+
+    asyncio.run(main())
+
+
 def test_without_a_window_there_is_no_resume() -> None:
     """With resume_window = 0 a registration ends with its connection, so asking for resume is refused by name."""
 

@@ -122,10 +122,11 @@ class ClassicSession:
     # relay.classic.registry.User, relay.services.Listed
 
     def close(self, code: int, reason: str = "") -> None:
-        """End the connection; nothing more is sent to it."""
-        if self._connection is not None:
-            self._services.hub.remove(self.member)
-            self._connection.close(code, reason)
+        """End the connection; nothing more is sent to it, however long its peer takes to answer the close."""
+        connection = self._connection
+        if connection is not None:
+            self.closed()
+            connection.close(code, reason)
 
     def follow(self, topics: tuple[str, ...]) -> None:
         """Join these topics, and leave all others."""
