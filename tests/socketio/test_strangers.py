@@ -10,12 +10,13 @@ from collections.abc import AsyncIterator
 
 from partyline import Partyline
 from partyline.server.fair import Busy, Fair
+from partyline.server.http import HttpConnection
 from partyline.server.websocket import WebSocket
 from partyline.socketio.server import SocketIO
 from partyline.socketio.socket import Socket
 from tests.engineio.clients import Watched
 from tests.engineio.clients import served as engine_served
-from tests.server.peers import Peer, connected, websocket
+from tests.server.peers import Peer, connected, request, websocket
 from tests.server.servers import eventually
 
 from .clients import looped as loops
@@ -207,6 +208,27 @@ async def test_48_whoever_is_gone_waits_no_more() -> None:
         await eventually(lambda: not fair.waiting, "the WebSocket is forgotten")
         fair.stalls = False
         client.polling.posts = more
+
+
+@loops
+async def test_53_a_stranger_that_has_ended_its_side_is_answered() -> None:
+    """hostile 53: a client that ends its side while its POST waits in the strangers' line gets its answer, and the end;
+    a POST is taken once it is read."""
+    async with counting(SocketIO()) as (partyline, fair, url), polled(url) as client, connected(url) as peer:
+        fair.stalls = True
+        await peer.send(
+            request("POST", f"/socket.io/?EIO=4&transport=polling&sid={client.polling.sid}", b"40/nowhere,")
+        )
+        await eventually(lambda: fair.waiting, "it waits")
+        peer.end()
+        await eventually(
+            lambda: any(one.ended for one in partyline.site.live if isinstance(one, HttpConnection)), "its end is read"
+        )
+        fair.let_go()
+        answer = await peer.answer()
+        assert (answer.status, answer.body) == (200, b"ok")
+        assert await peer.ends_in_order()
+        assert await client.take(1) == ['4/nowhere,{"message":"Invalid namespace"}']
 
 
 @loops

@@ -116,7 +116,7 @@ class Polling:
             if connection.stranger:
                 later = _Later(sessions.site.fair, exchange, headers, body)
                 if later.fair.stranger(later, monotonic() - began, exchange.peer.address):
-                    exchange.gone = later.gone
+                    exchange.gone, exchange.due = later.gone, True
                     return
             exchange.answer(headers, body)
             return

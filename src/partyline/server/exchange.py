@@ -121,7 +121,8 @@ class Connection(Protocol):
 class Exchange:
     """A request and its answer. `parameter` comes from the path, `query` is raw, header names are in lower case.
 
-    `gone`, if set, is called once if the client goes away before it is answered.
+    `gone`, if set, is called once if the client goes away before it is answered. A client that has ended its side counts
+    as gone then, unless the answer is `due`: that will come, whatever others do.
     """
 
     __slots__ = (
@@ -133,6 +134,7 @@ class Exchange:
         "cors",
         "direct",
         "disconnected",
+        "due",
         "failed",
         "gone",
         "headers",
@@ -174,6 +176,7 @@ class Exchange:
         self.answered = False
         self.failed = False
         self.disconnected = False
+        self.due = False
         self.gone: Callable[[], None] | None = None
         self.whole = b""  # the answer as its connection writes it
 
@@ -217,8 +220,8 @@ class Exchange:
 
     @property
     def watched(self) -> bool:
-        """Whether a callback is set for the client's going away."""
-        return self.gone is not None
+        """Whether it waits for something that may never come, and a callback is set for the client's going away."""
+        return self.gone is not None and not self.due
 
     # Answers
 
