@@ -29,6 +29,13 @@ def test_every_bus_keeps(promise: str) -> None:
     asyncio.run(run_bus_check(BUS_CHECKS[promise], memory))
 
 
+def test_a_listener_that_fails_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """The bus in memory logs what a listener raises in the words that the hub has for it."""
+    (promise,) = (name for name in BUS_CHECKS if "listener raises" in name)
+    asyncio.run(run_bus_check(BUS_CHECKS[promise], memory))
+    assert [one.getMessage() for one in caplog.records] == ["a message from another node could not be handled"]
+
+
 class Echoing(MemoryBus):
     def publish(self, subject: str, data: bytes) -> None:
         super().publish(subject, data)
