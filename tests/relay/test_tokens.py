@@ -657,10 +657,14 @@ def test_a_key_that_cannot_be_used_stops_the_start(tmp_path: Path) -> None:
             JwtKey("HS256", secret="short"),
             JwtKey("EdDSA", jwks_file=str(tmp_path / "empty")),
             JwtKey("RS256", public_key_file=str(tmp_path)),
+            JwtKey("HS256", secret_file=""),
         ):
             with pytest.raises(ConfigError) as caught:
                 build(settings(tmp_path / "party.db", jwt_keys=(key,)))
             assert caught.value.field == "jwt_keys"
+            file = key.secret_file if key.secret_file is not None else key.public_key_file
+            if "cannot be read" in caught.value.message:
+                assert f"{file!r} cannot be read" in caught.value.message
             assert not (tmp_path / "party.db").exists()
 
     run(main())

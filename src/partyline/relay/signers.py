@@ -6,7 +6,6 @@ import asyncio
 import time
 import urllib.request
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any, Final, cast
 
 from partyline import log
@@ -142,12 +141,12 @@ def fetch_set(url: str) -> bytes:
 def read_file(path: str) -> bytes:
     """The content of a key file. Raises ConfigError."""
     try:
-        with Path(path).open("rb") as source:
+        with open(path, "rb") as source:
             data = source.read(_MAX_FILE + 1)
     except OSError as error:
-        raise _unusable(f"{path} cannot be read: {error.strerror}") from None
+        raise _unusable(f"{path!r} cannot be read: {error.strerror}") from None
     if len(data) > _MAX_FILE:
-        raise _unusable(f"{path} is larger than any key")
+        raise _unusable(f"{path!r} is larger than any key")
     return data
 
 
