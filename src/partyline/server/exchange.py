@@ -121,8 +121,8 @@ class Connection(Protocol):
 class Exchange:
     """A request and its answer. `parameter` comes from the path, `query` is raw, header names are in lower case.
 
-    `gone`, if set, is called once if the client goes away before it is answered. A client that has ended its side counts
-    as gone then, unless the answer is `due`: that will come, whatever others do.
+    `gone`, if set, is called once if the client goes away before it is answered. A client that has ended its side then
+    counts as gone, unless the answer is `due`: that will come, whatever others do.
     """
 
     __slots__ = (
