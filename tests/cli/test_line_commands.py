@@ -9,6 +9,7 @@ import signal
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 from rich.console import Console
@@ -299,6 +300,35 @@ def test_publish_does_not_wait_for_lines_that_do_not_come() -> None:
             async with asyncio.timeout(20):
                 assert await process.wait() == 1
             assert "line 1: topic 'no spaces'" in (await process.stderr.read()).decode()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("lines", [False, True], ids=["one", "lines"])
+def test_publish_passes_json_on_as_it_is_written(lines: bool) -> None:
+    """--data takes whatever JSON the server takes: numbers that Python cannot read arrive digit by digit, and half a
+    character as U+FFFD."""
+    written = {
+        "1e400": "1e400",
+        "9" * 4_400: "9" * 4_400,
+        "1.50": "1.50",
+        r'"\ud800"': r'"\ufffd"',
+        " [1, 2] ": "[1,2]",
+    }
+
+    async def main() -> None:
+        async with serving() as server:
+            where = ("--data", "--url", server.url)
+            if lines:
+                text = "".join(f"{one}\n" for one in written)
+                assert (await finish(await start("publish", "cats", "--lines", *where), text))[0] == 0
+            else:
+                for one in written:
+                    code, _, err = await finish(await start("publish", "cats", one, *where))
+                    assert (code, err) == (0, "")
+            heard = await asyncio.to_thread(lambda: urlopen(f"{server.url}/v1/topics/cats/messages").read().decode())
+            data = [part.partition("}")[0].partition(',"')[0] for part in heard.split('"data":')[1:]]
+            assert data == [*written.values()]
 
     asyncio.run(main())
 

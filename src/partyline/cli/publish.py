@@ -6,7 +6,6 @@ import asyncio
 import json
 import sys
 from collections.abc import Callable
-from typing import Any
 
 import msgspec
 import typer
@@ -20,6 +19,7 @@ from partyline.client import Line, connect
 from partyline.errors import InvalidValue, PartylineError
 from partyline.models import Receipt
 from partyline.topics import check_topic
+from partyline.wire.json import mend_surrogates
 
 _AHEAD = 256  # lines that are read while the first of them is not answered
 
@@ -127,7 +127,7 @@ def _seen(task: asyncio.Task[Receipt]) -> None:
         task.exception()
 
 
-async def _publish(line: Line, topic: str, data: Any, user: str | None, number: int) -> Receipt:
+async def _publish(line: Line, topic: str, data: msgspec.Raw | str, user: str | None, number: int) -> Receipt:
     try:
         return await line.publish(check_topic(topic), data, user=user)
     except PartylineError as error:
@@ -135,20 +135,25 @@ async def _publish(line: Line, topic: str, data: Any, user: str | None, number: 
         raise
 
 
-def _line(text: bytes, number: int, *, is_json: bool) -> Any:
+def _line(text: bytes, number: int, *, is_json: bool) -> msgspec.Raw | str:
     try:
         message = text.decode()
-        return msgspec.json.decode(message) if is_json else message
+        return _json(message) if is_json else message
     except (ValueError, RecursionError) as error:
         what = "UTF-8" if isinstance(error, UnicodeDecodeError) else "JSON"
         raise InvalidValue(f"line {number} is not {what}: {error}") from None
 
 
-def _data(text: str, *, is_json: bool) -> Any:
+def _data(text: str, *, is_json: bool) -> msgspec.Raw | str:
     try:
-        return msgspec.json.decode(text) if is_json else text
+        return _json(text) if is_json else text
     except (ValueError, RecursionError) as error:
         raise typer.BadParameter(f"it is not JSON: {error}", param_hint="MESSAGE") from None
+
+
+def _json(text: str) -> msgspec.Raw:
+    """What the server takes, numbers as written: Python cannot read all of them. Raises ValueError, RecursionError."""
+    return msgspec.json.decode(mend_surrogates(text.encode()), type=msgspec.Raw)
 
 
 def _say(receipt: Receipt, *, as_json: bool) -> None:
