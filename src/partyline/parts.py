@@ -141,9 +141,15 @@ def cors(app: ASGIApp, settings: Settings) -> ASGIApp:
     )
 
 
-def cors_headers(settings: Settings) -> Callable[[bytes], list[tuple[bytes, bytes]]]:
-    """The same headers for answers that are made without ASGI."""
-    if "*" in settings.cors_origins:
-        return lambda origin: [(b"access-control-allow-origin", b"*")]
+def cors_headers(settings: Settings) -> Callable[[bytes | None], list[tuple[bytes, bytes]]]:
+    """The same headers for answers that are made without ASGI, by the request's origin, if it has one."""
+    anybody = "*" in settings.cors_origins
     credentials = [(b"access-control-allow-credentials", b"true")] if settings.cors_credentials else []
-    return lambda origin: [*credentials, (b"access-control-allow-origin", origin), (b"vary", b"Origin")]
+
+    def headers(origin: bytes | None) -> list[tuple[bytes, bytes]]:
+        vary = (b"vary", b"Origin")
+        if origin is None:
+            return [vary]
+        return [*credentials, (b"access-control-allow-origin", b"*" if anybody else origin), vary]
+
+    return headers

@@ -348,6 +348,7 @@ def test_compression() -> None:
                 await client.say("4" + "x" * (size - 1))
                 answer = await client.get(header)
                 assert (answer.headers.get("content-encoding") == "gzip") is packed
+                assert answer.headers["vary"] == ("Origin, accept-encoding" if packed else "Origin")
                 body = gzip.decompress(answer.body) if packed else answer.body
                 assert body == b"4" + b"x" * (size - 1)
 

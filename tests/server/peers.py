@@ -70,8 +70,11 @@ class Peer:
             line, *lines = head[:-4].split("\r\n")
             version, status, *_ = line.split(" ")
             assert version == "HTTP/1.1"
-            headers = {name.lower(): value.strip() for name, _, value in (item.partition(":") for item in lines)}
-            assert len(headers) == len(lines), f"a header appears twice: {lines}"
+            headers: dict[str, str] = {}
+            for name, _, value in (item.partition(":") for item in lines):
+                known = headers.get(name.lower())
+                assert known is None or name.lower() == "vary", f"a header that is no list appears twice: {lines}"
+                headers[name.lower()] = value.strip() if known is None else f"{known}, {value.strip()}"
             body = b""
             if headers.get("transfer-encoding") == "chunked":
                 while size := int(await self._reader.readline(), 16):

@@ -240,7 +240,7 @@ def test_expected_body(run: Run) -> None:
 )
 def test_pages_of_other_origins(settings: dict[str, Any], expected: dict[str, str]) -> None:
     """Pages of other origins get the headers that the ASGI application would add, on a known head and on refusals, too;
-    pages that may not ask are refused."""
+    pages that may not ask are refused. Programs get none of them but Vary."""
 
     async def main() -> None:
         async with partyline_server(extras=[Telling()], **settings) as (_, url), connected(url) as peer:
@@ -254,6 +254,11 @@ def test_pages_of_other_origins(settings: dict[str, Any], expected: dict[str, st
                 start = "access-control-"
                 found = {name.removeprefix(start): v for name, v in answer.headers.items() if name.startswith(start)}
                 assert found == expected
+                assert answer.headers["vary"] == "Origin"
+                await peer.send(request("POST" if "?" in path else "GET", path, b"hello"))
+                answer = await peer.answer()
+                assert not any(name.startswith(start) for name in answer.headers)
+                assert answer.headers["vary"] == "Origin", "a cache must not give this answer to a page"
             if "*" not in settings["cors_origins"]:
                 await peer.send(request("POST", "/direct?", b"hello", "Origin: https://evil.example"))
                 assert (await peer.answer()).code == "foreign_origin"

@@ -413,7 +413,7 @@ class HttpConnection(asyncio.Protocol):
             peer = site.perimeter.admit(self._address, self._scheme, head.headers)
         except PartylineError:
             return None  # the gate refuses it
-        cors = b"" if origin is None else head_lines(site.cors(origin))
+        cors = head_lines(site.cors(origin))
         direct, parameter = found
         return Exchange(
             self, direct, head.method, parameter, head.query, head.headers, peer, cors, keep_alive=head.keep_alive
@@ -648,7 +648,7 @@ class HttpConnection(asyncio.Protocol):
         """The headers that let a page of an allowed origin read a refusal."""
         origin = next((value for name, value in headers if name == b"origin"), None)
         if origin is None:
-            return []
+            return self._site.cors(None)
         try:
             self._site.perimeter.admit(self._address, self._scheme, headers)
         except PartylineError:

@@ -244,7 +244,7 @@ class Site:
     head: bytes = b""  # headers of each answer
     headers: Headers = field(default_factory=list)  # the same as a list
     unread: int = 0  # bytes of answers over HTTP that clients have not read yet
-    cors: Callable[[bytes], Headers] = lambda origin: []  # further ones for a page of this origin
+    cors: Callable[[bytes | None], Headers] = lambda origin: []  # further ones for a page of this origin, or for none
     turn: Turn = field(default_factory=Turn)
     home: Home = field(default_factory=Home.here)
     fair: Fair = field(default_factory=Fair)
