@@ -1,4 +1,4 @@
-"""The end of a process that has served."""
+"""How a serving process ends."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The parent of a server with several processes: it starts them, replaces those that die, and stops them together.
 
-It has no loop, no thread but that of the logs, and nothing of what they do. A child ends when it is told to over its
-pipe, or when that closes because the parent has died: signals that a terminal or a service manager sends to all
-processes reach the parent only.
+It has no loop, no thread but that of the logs, and none of the children's state. A child ends when its pipe says so, or
+closes because the parent has died: only the parent reacts to signals that a terminal or a service manager sends to all
+processes.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _log = log.get("server")
 STOP: Final = b"s"
 HURRY: Final = b"h"
 
-_QUICK: Final = 5.0  # seconds: whoever dies younger than that is replaced after a pause
+_QUICK: Final = 5.0  # seconds: a child that dies younger than that is replaced after a pause
 _LONGEST_PAUSE: Final = 5.0
 _STOPPING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _MOST_SAID: Final = 64 * 1024  # bytes
 
 
 class Said(msgspec.Struct, frozen=True):
-    """What a child says once: that it is ready, or why it cannot start."""
+    """A child's single report: that it is ready, or why it cannot start."""
 
     facts: dict[str, str] = {}
     error: str = ""
@@ -55,7 +55,7 @@ class _Child:
         self.ready: Said | None = None
         self.began = 0.0
         self.deaths = 0
-        self.due: float | None = None  # when it is started again
+        self.due: float | None = None  # when to start it again
 
     def close(self) -> None:
         for number in (self.control, self.said):
@@ -65,7 +65,7 @@ class _Child:
 
 
 class Supervisor:
-    """Runs children until it is told to stop. `on_stop` is called at once then."""
+    """Runs children until it is told to stop; then it calls `on_stop` at once."""
 
     def __init__(self, on_stop: Callable[[], None]) -> None:
         self._on_stop = on_stop
@@ -80,7 +80,7 @@ class Supervisor:
                 signal.signal(kind, lambda number, frame: None)
 
     def start(self, children: Sequence[tuple[str, Main]]) -> list[dict[str, str]]:
-        """Start these, and return what they say when all are ready. Raises ConfigError where one cannot start."""
+        """Start these, and return their reports when all are ready. Raises ConfigError if one cannot start."""
         started = [_Child(name, main) for name, main in children]
         self._children += started
         for child in started:
@@ -95,13 +95,13 @@ class Supervisor:
         return [child.ready.facts for child in started if child.ready is not None]
 
     def run(self) -> None:
-        """Replace those that die, and return when it was told to stop."""
+        """Replace children that die, and return when told to stop."""
         while not self._stopping:
             self._turn()
 
     def stop(self, name: str, within: float) -> None:
-        """Stop the children whose names begin so, and return when they have ended: those that are still there after
-        `within` seconds are killed."""
+        """Stop the children whose names begin with `name`, and return when they have ended. Those that are still there
+        after `within` seconds are killed."""
         self._stopping = True
         children = [child for child in self._children if child.name.startswith(name)]
         self._tell(children, STOP)
@@ -116,7 +116,7 @@ class Supervisor:
                         os.kill(child.pid, signal.SIGKILL)
 
     def kill(self) -> None:
-        """End what is left, when something went wrong."""
+        """Kill the children that are left, after something went wrong."""
         self._stopping = True
         for child in self._children:
             child.close()
@@ -181,7 +181,7 @@ class Supervisor:
             self._listen(child)
         pid, child.pid = child.pid, 0
         child.close()
-        if child.ready is None:  # its first word was its last
+        if child.ready is None:  # it died before it reported
             child.ready = Said(error=f"the {child.name} could not start: its log says why")
         if self._stopping or child.ready.error:
             return
@@ -211,11 +211,11 @@ class Supervisor:
         os.close(told)
         os.close(say)
         if again is not None:
-            os.close(child.said)  # it has said everything the first time
+            os.close(child.said)  # only its first start is reported
             child.said = -1
 
     def _be(self, child: _Child, told: int, say: int, *, again: bool) -> NoReturn:
-        """In the child."""
+        """Run as the child."""
         code = 1
         try:
             log.name_process(child.name)
@@ -231,7 +231,7 @@ class Supervisor:
             os.close(self._signal)
             code = child.main(told, lambda said: _say(say, said))
         except ConfigError as error:
-            if again:  # nobody waits for its first word any more
+            if again:  # nobody waits for its report any more
                 _log.error("it cannot start again", error=error.message)
             _say(say, Said(error=error.message, field=error.field or ""))
             code = 2

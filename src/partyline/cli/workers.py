@@ -1,7 +1,7 @@
 """`partyline serve --workers N`: a parent, a keeper that has the database, and N workers that serve.
 
-Each worker has a listener of its own on the port: the kernel spreads the connections over them evenly. The parent has
-made them and keeps them open, so that a connection that comes while a worker is replaced waits for the next one.
+Each worker has its own listener on the port: the kernel spreads the connections over them evenly. The parent makes them
+and keeps them open, so a connection that comes while a worker is replaced waits for the new one.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from partyline.workers.shelf import Shelf
 
 _log = log.get("server")
 
-_ENDING: Final = 10.0  # seconds that a process may need for its end beside the drain
+_ENDING: Final = 10.0  # seconds that a process may need to end, besides the drain
 
 Loop = Callable[[], asyncio.AbstractEventLoop]
 Facts = Callable[[Any, list[str], str], dict[str, str]]
-"""What is said of a server that listens: the built server, its addresses, and why there is no chat."""
+"""Describes a server that listens, from the built server, its addresses, and the reason if it has no chat."""
 
 
 def supervise(
@@ -54,7 +54,7 @@ def supervise(
     handover: bool,
     new_epoch: bool,
 ) -> None:
-    """Run until a signal comes. `find` imports what is served beside the relay, in each worker. Raises ConfigError."""
+    """Run until a signal comes. In each worker `find` imports what to serve beside the relay. Raises ConfigError."""
     folder = tempfile.mkdtemp(prefix="partyline-")
     listeners: list[list[socket.socket]] = []
 
@@ -119,7 +119,7 @@ def _listeners(settings: Settings, count: int) -> list[list[socket.socket]]:
                 if family == socket.AF_INET6:
                     listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
                 listener.bind((address[0], port, *address[2:]))
-                port = listener.getsockname()[1]  # the one that the first got, where it was to be a free one
+                port = listener.getsockname()[1]  # the first one may have got any free port
                 listener.listen(BACKLOG)
     except OSError as error:
         for own in made:

@@ -1,7 +1,7 @@
-"""What a worker and its keeper say to each other over a Unix socket: frames of four bytes of length and msgpack.
+"""The messages between a worker and its keeper on a Unix socket: frames of a length in four bytes and msgpack.
 
-A worker asks, by number, and every question has one answer, in whatever order. Beside that both say things that nobody
-answers: what is said on the bus, and what has changed in a table that is watched.
+A worker asks numbered questions, and each gets one answer, in any order. Both also send messages without an answer:
+those of the bus, and changes in a watched table.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from partyline.interfaces import Durability, Outcome, Refused, Stored, View
 from partyline.models import Draft, Message
 
 MAX_FRAME: Final = 64 * 1024 * 1024
-"""Bytes of one frame: a piece of the log, or an append, which has 4 MiB and one message more at most."""
+"""Bytes of one frame: a piece of the log, or an append, which has at most 4 MiB and one more message."""
 
 _LENGTH: Final = struct.Struct(">I")
 
 
 class Frames:
-    """Cuts what arrives into frames."""
+    """Cuts arriving bytes into frames."""
 
     __slots__ = ("_ahead",)
 
@@ -32,7 +32,7 @@ class Frames:
         self._ahead = bytearray()
 
     def feed(self, data: bytes) -> list[bytes]:
-        """The frames that are whole now. Raises MalformedRequest for one that is too long, before it is read."""
+        """The frames that `data` completes. Raises MalformedRequest for one that is too long, before it is read."""
         ahead = self._ahead
         ahead += data
         found: list[bytes] = []
@@ -59,7 +59,7 @@ def frame(content: bytes) -> bytes:
 
 
 class Hello(msgspec.Struct, frozen=True, array_like=True, tag="hello"):
-    """The first word on a line: which node speaks."""
+    """The first message on a line: the node's name."""
 
     node: str
 
@@ -70,7 +70,7 @@ class Connect(msgspec.Struct, frozen=True, array_like=True, tag="connect"):
 
 
 class Append(msgspec.Struct, frozen=True, array_like=True, tag="append"):
-    """`since` is an offset, where something of it may be in the log already, above that."""
+    """`since` is an offset above which some of it may be in the log already; None if it cannot be."""
 
     number: int
     epoch: str
@@ -132,14 +132,14 @@ class Take(msgspec.Struct, frozen=True, array_like=True, tag="take"):
 
 
 class Watch(msgspec.Struct, frozen=True, array_like=True, tag="watch"):
-    """Changes come as Changed from then on."""
+    """From then on changes come as Changed."""
 
     number: int
     table: str
 
 
 class List(msgspec.Struct, frozen=True, array_like=True, tag="list"):
-    """The answer is a page of what there is, by key, above `after`; one without anything is the last."""
+    """The answer is a page of values, sorted by key, above `after`; an empty page is the last."""
 
     number: int
     table: str
@@ -153,7 +153,7 @@ class Ready(msgspec.Struct, frozen=True, array_like=True, tag="ready"):
 
 
 class Count(msgspec.Struct, frozen=True, array_like=True, tag="count"):
-    """The answer is what the keeper has counted, by counter and by limit."""
+    """The answer is the keeper's counters, plain ones and those of limits."""
 
     number: int
 
@@ -202,7 +202,7 @@ class Failure(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Failed(msgspec.Struct, frozen=True, array_like=True, tag="failed"):
-    """`failure` None: the log has another epoch than the one that was named."""
+    """`failure` None: the log's epoch is not the one that was named."""
 
     number: int
     failure: Failure | None
@@ -226,7 +226,7 @@ class Left(msgspec.Struct, frozen=True, array_like=True, tag="left"):
 
 
 class Placed(msgspec.Struct, frozen=True, array_like=True):
-    """What became of a draft: its offset and time, the message that it repeats, or why it is not kept."""
+    """The outcome of a draft: its offset and time, the message that it repeats, or why it is not kept."""
 
     offset: int = 0
     time: float = 0.0
@@ -241,7 +241,7 @@ class Placed(msgspec.Struct, frozen=True, array_like=True):
         return cls(message.offset or 0, message.time, message if outcome.duplicate else None)
 
     def outcome(self, draft: Draft) -> Outcome:
-        """The same for the one whose draft it is."""
+        """The outcome for the draft's worker."""
         if self.failure is not None:
             return Refused(draft, self.failure.error())
         if self.earlier is not None:
