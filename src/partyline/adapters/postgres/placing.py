@@ -62,7 +62,7 @@ class Placing:
         self._max_rooms = 0
         self._refused: dict[int, PartylineError] = {}  # by the number of the group
         self.fresh: list[Draft] = []  # what is to be kept
-        self.columns: tuple[list[Any], ...] = ()
+        self.columns: list[list[Any]] = []  # of their rows
         self._plan()
 
     def learn(self, messages: Iterable[Message]) -> None:
@@ -104,10 +104,10 @@ class Placing:
         self._refused.clear()
         taken: dict[Key, Draft] = {}
         rooms: set[str] = set()
-        columns: tuple[list[Any], ...] = ([], [], [], [], [], [])
+        rows: list[tuple[Any, ...]] = []
         for number, group in enumerate(self._groups):
             own: dict[Key, Draft] = {}
-            rows: list[tuple[Any, ...]] = []
+            before = len(rows)
             try:
                 for draft in group:
                     key = draft.identity
@@ -125,26 +125,25 @@ class Placing:
                     rooms |= added
             except PartylineError as refusal:
                 self._refused[number] = refusal
+                del rows[before:]
                 continue
             taken.update(own)
-            for row in rows:
-                for column, value in zip(columns, row, strict=True):
-                    column.append(value)
         self.fresh = list(taken.values())
-        self.columns = columns
+        self.columns = list(map(list, zip(*rows, strict=True)))
 
 
 def _row(draft: Draft) -> tuple[Any, ...]:
     """What `append` takes of a draft: room, user, ttl, identity, head, data. Raises InvalidValue."""
     try:
-        if len(draft.room.encode()) > _MOST_ROOM or "\0" in draft.room or (draft.user and "\0" in draft.user):
+        room, user = draft.room, draft.user
+        if len(room) * 4 > _MOST_ROOM or "\0" in room or (user is not None and "\0" in user):
             raise InvalidValue(
-                f"topic {draft.room[:60]!r} or user {(draft.user or '')[:60]!r} cannot be in the log: a topic has "
-                f"{_MOST_ROOM} bytes at most, and neither has the character NUL"
+                f"topic {room[:60]!r} or user {(user or '')[:60]!r} cannot be in the log: a topic has "
+                f"{_MOST_ROOM // 4} characters at most, and neither has the character NUL"
             )
         head = _encode((draft.id, draft.key, draft.sender, draft.durable, draft.publisher)).decode()
-        if draft.user is not None:
-            draft.user.encode()
-        return draft.room, draft.user, draft.ttl, identity(draft), head, draft.data
+        if user is not None:
+            user.encode()
+        return room, user, draft.ttl, identity(draft), head, draft.data
     except (UnicodeEncodeError, msgspec.MsgspecError):
         raise InvalidValue("a topic, id, user, key or sender holds half a character (a lone surrogate)") from None
