@@ -156,6 +156,21 @@ def test_standard_output_is_full(process: bool) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.check
+@pytest.mark.parametrize("argument", ["--help", "version"])
+def test_a_reader_that_is_gone(argument: str) -> None:
+    """Where nobody reads the output any more, a command ends quietly with 0; so does the help, which Typer prints."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(
+            command(argument), stdout=writer, stderr=subprocess.PIPE, timeout=20, env=environment(), check=False
+        )
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 @pytest.mark.skipif(not FULL.exists(), reason="there is no /dev/full here")
 @pytest.mark.check
 def test_standard_output_of_a_server_is_full() -> None:

@@ -38,6 +38,10 @@ def main() -> None:
 
         sys.stderr.write(f"partyline: {plain(error.message)}\n")
         sys.exit(2)
+    except SystemExit as ended:
+        if isinstance(ended.__context__, BrokenPipeError):  # Typer exits with 1 where nobody reads its help any more
+            sys.exit(0)
+        raise
     except OSError:
         from partyline.cli.output import write
 
