@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Annotated, Final, TypeAlias
 
 import msgspec
 
@@ -24,7 +24,9 @@ class Topics(msgspec.Struct):
 
 # Commands of v1: JSON objects with a `type`; the answer repeats `id`.
 
-CommandId = int | float | str | None
+# Dozens of commands may wait for the log: none of them holds a megabyte. What it may be is checked in its turn.
+Short: TypeAlias = Annotated[str, msgspec.Meta(max_length=1_024)]
+CommandId = int | float | Short | None
 
 
 class Auth(msgspec.Struct, tag="auth"):
@@ -35,14 +37,14 @@ class Auth(msgspec.Struct, tag="auth"):
 class Subscribe(msgspec.Struct, tag="subscribe"):
     """`topic` is a name or a pattern; `after` a position, "earliest" or "latest" (the default)."""
 
-    topic: str
-    after: str | None = None
+    topic: Short
+    after: Short | None = None
     presence: bool = False
     id: CommandId = None
 
 
 class Unsubscribe(msgspec.Struct, tag="unsubscribe"):
-    topic: str
+    topic: Short
     id: CommandId = None
 
 
@@ -58,8 +60,8 @@ class Publish(msgspec.Struct, tag="publish"):
 
 
 class History(msgspec.Struct, tag="history"):
-    topic: str
-    after: str | None = None
+    topic: Short
+    after: Short | None = None
     limit: int = 100
     id: CommandId = None
 
