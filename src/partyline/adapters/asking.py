@@ -1,4 +1,4 @@
-"""A connection to Redis on which questions are asked and answered. It does not come back: whoever asks makes the next.
+"""A connection to Redis for questions and answers. It does not reconnect: its owner makes the next one.
 
 What is asked in one turn of the loop leaves in one write, and answers come in the order of the questions.
 """
@@ -41,14 +41,14 @@ class Asking:
         return asking
 
     async def ask(self, *parts: str | bytes | int) -> Any:
-        """What Redis answers, perhaps an Exception of hiredis. Raises StoreUnavailable where no answer will come."""
+        """The answer of Redis, perhaps an Exception of hiredis. Raises StoreUnavailable if no answer will come."""
         answer = await self.question(*parts)
         if answer is GONE:
             raise StoreUnavailable("the connection to Redis is lost")
         return answer
 
     def question(self, *parts: str | bytes | int) -> asyncio.Future[Any]:
-        """The answer to come; GONE where none will."""
+        """A future for the answer; GONE if none will come."""
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Any] = loop.create_future()
         if self._line is None:
@@ -66,7 +66,7 @@ class Asking:
         return answer
 
     async def close(self) -> None:
-        """Let go, at once; what is asked may still be done."""
+        """Close at once; Redis may still do what was asked."""
         connection, self._connection = self._connection, None
         if self._line is not None:
             self._line.transport.abort()

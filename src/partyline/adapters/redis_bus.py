@@ -1,9 +1,8 @@
 """A Bus on the channels of Redis or Valkey.
 
-Each subject has one of 256 channels by its hash: a node subscribes to what it wants to hear, and has no more
-subscriptions than that however many subjects there are. Others' subjects on these channels are left out here. Each node
-has a channel of its own for what is sent to it. A message is its subject, after the length of that in four bytes, and
-the envelope.
+A subject's hash gives it one of 256 channels, so a node has at most that many subscriptions. Other subjects on these
+channels are ignored. Each node has its own channel for messages to it alone. A message is the length of the subject in
+four bytes, the subject, and the envelope.
 """
 
 from __future__ import annotations
@@ -22,16 +21,16 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis as Client
 
 _BUCKETS: Final = 256
-_AGAIN: Final = 0.05  # seconds until it is looked whether there is a connection by now
+_AGAIN: Final = 0.05  # seconds between checks for a connection
 _LENGTH: Final = Struct(">I")
-_TO: Final = "@"  # and the name of a node: the subject of what is sent to it; what is published has one with ":"
+_TO: Final = "@"  # with a node's name: the subject of messages to that node; published ones begin with ":"
 
 
 class RedisBus:
     """A Bus on the Redis (6 or later) or Valkey of an address, or of a client of redis-py with `protocol=3`.
 
-    `prefix` tells deployments on one Redis from each other. Raises ConfigError. Where Redis cannot be reached, `start`
-    returns all the same, and what is said is lost and counted until it can.
+    `prefix` tells deployments on one Redis from each other. Raises ConfigError. If Redis cannot be reached, `start`
+    returns nevertheless, and messages are lost and counted until it can.
     """
 
     def __init__(self, server: str | Client, *, prefix: str = "partyline") -> None:
@@ -45,7 +44,7 @@ class RedisBus:
 
     @property
     def counters(self) -> Counters:
-        """What was said and did not go out, among others."""
+        """Counters, among others of messages that were not sent."""
         return self._redis.counters
 
     @counters.setter
@@ -90,7 +89,7 @@ class RedisBus:
 
     async def ready(self) -> None:
         while not self._closed:
-            if await self._redis.answer("PING") is not GONE:  # by then Redis has done all that it was asked before
+            if await self._redis.answer("PING") is not GONE:  # then Redis has done everything asked before
                 return
             await asyncio.sleep(_AGAIN)
 
@@ -102,7 +101,7 @@ class RedisBus:
         await self._redis.close()
 
     def _channel(self, subject: str) -> str:
-        """Where a subject is said."""
+        """The channel of a subject."""
         if subject.startswith(_TO):
             return f"{self._prefix}:node:{subject[1:]}"
         return f"{self._prefix}:bus:{crc32(_bytes(subject)) % _BUCKETS}"
@@ -114,7 +113,7 @@ class RedisBus:
             self._redis.publish(self._channel(subject), message)
 
     def _arrived(self, message: bytes) -> None:
-        """Something comes in, perhaps on a subject that nobody listens to here, perhaps from a stranger."""
+        """Handle a message, perhaps on a subject that nobody here listens to, perhaps from a stranger."""
         start = _LENGTH.size
         end = start + (_LENGTH.unpack_from(message)[0] if len(message) >= start else 0)
         found = None if self._closed else self._listeners.get(message[start:end])

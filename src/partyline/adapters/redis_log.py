@@ -1,13 +1,12 @@
 """A log that several nodes share, in Redis or Valkey: a stream, with scripts that number, keep and look up in one step.
 
-Three connections: one appends and asks, one reads, one waits for the next message. What Redis keeps is in
-`redis_scripts`.
+Three connections: one appends and asks, one reads, one waits for the next message. `redis_scripts` describes the keys.
 
-With `appendfsync always` Redis answers an append, and serves a waiting reader, when the message is on its disk. That
-does not hold for its replicas: a promoted one may have lost the end. It has another replication id than the server that
-the nodes know, and names the one of before; so the first node that connects to it gives the log a new epoch. A server
-that has restarted has another id, too, and names none: it gets a new epoch where its settings say that a restart may
-lose something. (A promoted replica that restarts before any node has connected cannot be told from that.)
+With `appendfsync always` Redis answers an append, and serves a waiting reader, when the message is on its disk.
+Replicas may lag: a promoted one may have lost the end. Its replication id is not the one that the nodes know, and it
+names its predecessor's; so the first node that connects to it gives the log a new epoch. A restarted server has a new
+id, too, but names no predecessor: it gets a new epoch if its settings say that a restart may lose data. (A promoted
+replica that restarts before any node has connected cannot be told from that.)
 """
 
 from __future__ import annotations
@@ -40,16 +39,16 @@ _MAX_BYTES: Final = 4 * 1024 * 1024  # of data in one answer; one message may be
 _FEW: Final = 16  # messages that the tail asks for at first, and after large ones
 _MANY: Final = 128
 _LARGE: Final = 256 * 1024  # bytes of data in one answer
-_ROOMS: Final = 64  # rooms of a view that are looked up one by one; of more, all messages are looked at
+_ROOMS: Final = 64  # rooms of a view that are looked up one by one; for more, the whole log is read
 _PIECES: Final = 16  # answers that one page is made of, at most
-_SETTLING: Final = 60_000  # milliseconds that an id is remembered that no publisher can repeat, but this node may
-_PRUNING: Final = 1.0  # seconds between two looks at what retention takes
-_PRUNED: Final = 500  # rooms of one look, and messages that it takes
-_CHANGED: Final = 10_000  # rooms that are looked at before the walk comes to them
-_SPARED: Final = 30.0  # seconds for which a message stays whatever else there is: all nodes should have read it
+_SETTLING: Final = 60_000  # milliseconds for which a random id is remembered: only this node may repeat it
+_PRUNING: Final = 1.0  # seconds between two rounds of retention
+_PRUNED: Final = 500  # rooms of one round, and messages that it deletes
+_CHANGED: Final = 10_000  # rooms that are looked at before the walk reaches them
+_SPARED: Final = 30.0  # seconds for which every message stays, so that all nodes can read it
 
 _REFUSALS: Final = ("OOM", "MISCONF", "NOREPLICAS")
-"""Answers of a Redis that is there and cannot write now."""
+"""Answers of a Redis that is up and cannot write now."""
 
 _Head = tuple[str, str, str | None, str | None, str | None, float | None, bool | None, str]
 _encode_head = msgspec.json.encode
@@ -59,7 +58,7 @@ _decode_head = msgspec.json.Decoder(_Head).decode
 class RedisLog:
     """A SharedLog on a Redis (6.2 or later) or Valkey of an address, or of a client of redis-py with `protocol=3`.
 
-    `prefix` tells deployments on one Redis from each other. `clock` is where messages have their times from. Raises
+    `prefix` tells deployments on one Redis from each other. `clock` gives messages their times. Raises
     ConfigError.
     """
 
@@ -82,8 +81,8 @@ class RedisLog:
         self._clock = clock
         self._asking, self._reading, self._waiting = Asking(), Asking(), Asking()
         self._count = _FEW  # messages that the tail asks for
-        self._changed: set[str] = set()  # rooms that have got messages since retention last looked
-        self._cursor = b"0"  # of its walk over the other ones
+        self._changed: set[str] = set()  # rooms that got messages since the last round of retention
+        self._cursor = b"0"  # of retention's walk over the other rooms
         self._next_pruning = 0.0
         self._pruning: asyncio.Task[None] | None = None
 
@@ -135,7 +134,7 @@ class RedisLog:
         try:  # in this order: the epoch is looked up when the messages have been read
             known, pruned = _answer(await self._waiting.ask("HMGET", self._prefix, "epoch", "pruned"))
         except BaseException:
-            await self._waiting.close()  # nobody wants what it waits for
+            await self._waiting.close()  # nobody needs the answer that it waits for
             raise
         if known is None or known.decode() != epoch:
             raise Fenced
@@ -197,10 +196,10 @@ class RedisLog:
     # Connecting
 
     async def _greet(self, offset: int) -> Standing:
-        """Make the connections, and see what log it is. Raises StoreUnavailable."""
+        """Make the connections, and greet the log. Raises StoreUnavailable."""
         self._asking = asking = await Asking.open(self._client)
         info = _fields(_answer(await asking.ask("INFO")))
-        if info.get("loading", "0") != "0":  # and says then that it has no append-only file
+        if info.get("loading", "0") != "0":  # while it loads, it says that it has no append-only file
             raise StoreUnavailable("Redis is loading its data")
         if info.get("role") != "master":
             raise StoreUnavailable("this Redis is a replica: the log needs the one that takes writes")
@@ -231,7 +230,7 @@ class RedisLog:
     # Appending
 
     def _arguments(self, draft: Draft) -> tuple[str | bytes | int, ...]:
-        """What the script wants to know of a draft. Raises UnicodeEncodeError."""
+        """The script's arguments for a draft. Raises UnicodeEncodeError."""
         identity = blake2b("\0".join(draft.identity).encode(), digest_size=16).digest()
         sized = int(self._sized and self._retention.of(draft.room).max_bytes is not None)
         if not draft.chosen_id:
@@ -247,12 +246,12 @@ class RedisLog:
         outcomes: list[Outcome] = []
         for draft, answer in zip(group, answers, strict=True):
             if isinstance(answer, int):
-                if len(self._changed) < _CHANGED:  # beyond, the walk finds them
+                if len(self._changed) < _CHANGED:  # above that, the walk finds them
                     self._changed.add(draft.room)
                 outcomes.append(Stored(draft, Message(draft, answer, now)))
             else:
                 offset, written, entry = answer
-                # Retention may have taken it, but not its id.
+                # Retention may have deleted the message, but not its id.
                 message = _message(entry) if entry else Message(draft, offset, written / 1e6)
                 outcomes.append(Stored(draft, message, duplicate=True))
         return outcomes
@@ -268,7 +267,7 @@ class RedisLog:
     # Reading
 
     async def _of_rooms(self, epoch: str, view: View, after: int, count: int) -> tuple[list[Message], int, int, int]:
-        """Messages of a few rooms; up to where all are there, the log's head, and the highest offset that is gone."""
+        """Messages of a few rooms, the offset up to which all are there, the head, and the highest offset deleted."""
         head, found, reached, rooms, gone = await self._find(
             scripts.ROOMS, epoch, after, count, _MAX_BYTES, *view.rooms
         )
@@ -277,7 +276,7 @@ class RedisLog:
         return [_message(entry) for entry in found], int(reached), int(head), max([before, *there.values()])
 
     async def _of_all(self, epoch: str, view: View, after: int, count: int) -> tuple[list[Message], int, int, int]:
-        """The same of the whole log, of which the view leaves out what it does not cover."""
+        """The same for the whole log; the caller skips messages that the view does not cover."""
         size = max(count, 256)
         head, _, found = await self._find(scripts.STRETCH, epoch, after, size, _MAX_BYTES)
         messages = [_message(entry) for entry in found]
@@ -285,7 +284,7 @@ class RedisLog:
         return messages, int(head) if complete else messages[-1].offset or 0, int(head), 0
 
     async def _gone(self, view: View) -> int:
-        """The highest offset that retention took of a large view."""
+        """The highest offset of a large view that retention has deleted."""
         gone = lost(_offsets(await self._look_up("HGETALL", f"{self._prefix}:gone")), view.rooms, view.patterns)
         at = 0
         while True:
@@ -309,7 +308,7 @@ class RedisLog:
             self._pruning.add_done_callback(_look_at)
 
     async def prune(self, epoch: str) -> None:
-        """Take what retention does not keep, of the rooms that have changed here and of some others. Raises Fenced."""
+        """Apply retention to the rooms that have changed here and to some others. Raises Fenced."""
         changed = [self._changed.pop() for _ in range(min(len(self._changed), _PRUNED))]
         cursor, some = await self._look_up("ZSCAN", f"{self._prefix}:rooms", self._cursor, "COUNT", _PRUNED)
         self._cursor = cursor
@@ -332,7 +331,7 @@ class RedisLog:
         return await self._look_up("EVALSHA", _SCRIPTS[script], 1, self._prefix, *values)
 
     async def _look_up(self, *question: str | bytes | int) -> Any:
-        """An answer of the connection that reads; where that one is replaced meanwhile, of its successor."""
+        """An answer on the reading connection; if that is replaced meanwhile, on its successor."""
         reading = self._reading
         try:
             return _answer(await reading.ask(*question))
@@ -343,7 +342,7 @@ class RedisLog:
 
 
 class _Unwritable(StoreUnavailable):
-    """Redis is there, and cannot write: nothing was done."""
+    """Redis is up, but cannot write: nothing was done."""
 
 
 def open_log(url: str, retention: Retention, idempotency_window: float) -> RedisLog:
@@ -367,7 +366,7 @@ _SCRIPTS: Final = {
 
 
 def _answer(answer: Any) -> Any:
-    """What Redis has answered. Raises what an error of its means."""
+    """The answer of Redis. Raises the error that an error reply stands for."""
     if not isinstance(answer, Exception):
         return answer
     text = str(answer)
@@ -379,7 +378,7 @@ def _answer(answer: Any) -> Any:
 
 
 def _look_at(done: asyncio.Task[None]) -> None:
-    """What goes wrong with retention goes wrong with the tail, too, and is told there."""
+    """Log a failure of retention, unless the tail has the same one and reports it."""
     error = None if done.cancelled() else done.exception()
     if error is not None and not isinstance(error, StoreUnavailable | Fenced):
         _log.error("retention failed", error=str(error))
@@ -392,9 +391,9 @@ def _fields(info: Any) -> dict[str, str]:
 
 
 def _durability(info: dict[str, str], configured: Any) -> Durability:
-    """What a write survives. Where Redis does not tell its settings, as a managed one may not, less is believed.
+    """What a write survives. If Redis hides its settings, as a managed one may, less is assumed.
 
-    Raises StoreUnavailable where it cannot answer now, as while it loads its data.
+    Raises StoreUnavailable if it cannot answer now, for example while it loads its data.
     """
     if info.get("aof_enabled") != "1":
         return Durability.NOTHING
@@ -407,7 +406,7 @@ def _durability(info: dict[str, str], configured: Any) -> Durability:
 
 
 def _head(draft: Draft) -> bytes:
-    """All of a draft but its data. Raises UnicodeEncodeError."""
+    """Everything in a draft except its data. Raises UnicodeEncodeError."""
     return _encode_head(
         (draft.room, draft.id, draft.user, draft.key, draft.sender, draft.ttl, draft.durable, draft.publisher)
     )
@@ -422,6 +421,6 @@ def _message(entry: Any) -> Message:
 
 
 def _offsets(values: Any) -> dict[str, int]:
-    """A hash of offsets, as a script or as Redis itself gives it."""
+    """A hash of offsets, as a script or Redis itself returns it."""
     pairs = values.items() if isinstance(values, dict) else zip(values[::2], values[1::2], strict=True)
     return {name.decode(): int(offset) for name, offset in pairs}
