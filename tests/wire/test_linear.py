@@ -238,7 +238,7 @@ NO_READERS = {
     ),
     *("tokens.secret_key", "tokens.public_key", "tokens.signing_key", "config.option", "notation.written"),
     *("shapes.short", "shapes.sockets", "sharded.channel", "streams.session_key"),
-    *("log.redact", "log.get", "log.configure", "frames.command", "frames.message_of"),
+    *("log.redact", "log.get", "log.configure", "log.name_process", "frames.command", "frames.message_of"),
 }
 READING = (
     *("config.py", "log.py", "models.py", "notation.py", "topics.py", "cli/shown.py", "client/frames.py"),
