@@ -250,6 +250,7 @@ def test_an_exceptions_text_forges_no_line(configured: Callable[..., Callable[[]
 # Embedded
 
 
+@pytest.mark.check
 def test_embedded_use_is_silent() -> None:
     """A program that imports Partyline and configures no logging sees nothing on its standard error."""
     code = (
@@ -461,6 +462,7 @@ def test_a_log_that_nobody_reads_holds_nobody(pipe: int) -> None:
     assert log.dropped() - before == lost
 
 
+@pytest.mark.check
 def test_a_record_larger_than_the_queue_is_written(pipe: int) -> None:
     """One record is written however large it is, if nothing waits before it."""
     log.get("test").info("event", filling="x" * 3_000_000)

@@ -16,6 +16,7 @@ import pytest
 from partyline.cli.chat import _News, _Room, _Screen
 from partyline.topics import is_printable
 from partyline.wire.websocket.connection import Connection, Limits
+from tests.tools import one_in
 
 from .commands import run
 
@@ -164,7 +165,7 @@ SERVERS: dict[str, tuple[tuple[str, ...], Talk | bytes]] = {
 
 
 @pytest.mark.parametrize("terminal", [False, True], ids=["pipe", "terminal"])
-@pytest.mark.parametrize("name", SERVERS)
+@pytest.mark.parametrize("name", one_in(4, SERVERS))
 def test_nothing_drives_the_terminal(name: str, terminal: bool) -> None:
     """Whatever a server answers, in an error, a close, a message or a receipt, each character of it that could control
     a terminal or forge a line is escaped; a command that fails does so in one line, without a stack trace."""

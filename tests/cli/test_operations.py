@@ -46,6 +46,7 @@ def data(page: dict[str, Any]) -> list[object]:
     return [message["data"] for message in page["messages"]]
 
 
+@pytest.mark.check
 def test_backup_and_restore(tmp_path: Path) -> None:
     """A backup made while a server runs is restored while it is stopped: the messages are back, and whoever was beyond
     the backup is told `recovered: false` (hostile 9)."""
@@ -278,6 +279,7 @@ def test_a_stale_lock_file_means_nothing(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.check
 @pytest.mark.parametrize("memory", [pytest.param(False, marks=pytest.mark.check), True])
 def test_retention_by_settings(tmp_path: Path, memory: bool) -> None:
     """Rules of the settings file apply to their topics, pruned messages are counted, whoever resumes before them is

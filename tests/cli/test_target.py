@@ -128,6 +128,7 @@ def test_what_the_module_raises_is_shown(folder: Path) -> None:
     assert "a_module_that_nobody_has" in done.stderr
 
 
+@pytest.mark.check
 def test_an_application_that_mounts_the_relay(folder: Path) -> None:
     """The relay of a served application is the native one: its publishes reach native clients, its settings apply, and
     its lifespan is run."""

@@ -176,6 +176,7 @@ def test_calls_that_get_no_answer(base: Kitchen) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.check
 def test_messagepack(way: tuple[str, ...]) -> None:
     """With the MessagePack parser on both sides everything works as well."""
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import re
 
+import pytest
+
 from tests.tools import ROOT
 
 PAGE = ROOT / "docs" / "reference" / "guarantees.md"
@@ -23,6 +25,7 @@ def proofs(text: str) -> list[tuple[str, str]]:
     return found
 
 
+@pytest.mark.check
 def test_every_proof_exists() -> None:
     """Each test that the page names is there, and each of the eight promises names some."""
     promises = _PROMISE.findall(PAGE.read_text("utf-8"))

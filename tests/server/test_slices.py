@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from partyline.server.site import Endpoint, Upgrade
 from partyline.server.websocket import WebSocket
 from partyline.wire.websocket.frames import CONTINUATION, PING, PONG, TEXT, frame
@@ -26,6 +28,7 @@ FLOODS = {
 }
 
 
+@pytest.mark.check
 def test_48_others_are_served_before_a_flood_is_over(run: Run) -> None:
     """hostile 48: another client's message is answered while the bulk that one connection sent at once is still
     read."""

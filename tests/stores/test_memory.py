@@ -283,6 +283,7 @@ steps = st.lists(
 LARGE = b"x" * 100_000  # so large that the rest of a message hardly counts
 
 
+@pytest.mark.check
 @given(steps, st.integers(1, 4), st.integers(1, 12))
 @settings(deadline=None)
 def test_no_silent_hole(taken: list[Publish | float], max_messages: int, max_kept: int) -> None:

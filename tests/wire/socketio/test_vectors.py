@@ -71,6 +71,7 @@ def test_written_alike(name: str, protocol: int) -> None:
             assert list(ours) == row["messages"]
 
 
+@pytest.mark.check
 @pytest.mark.parametrize(("name", "protocol", "parser"), PARSERS, ids=[name for name, *_ in PARSERS])
 def test_the_npm_parser_reads_ours(name: str, protocol: int, parser: Parser) -> None:
     """The npm parser reads the same packet from what we write."""

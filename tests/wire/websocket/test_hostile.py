@@ -99,6 +99,7 @@ def test_25_each_message_has_a_count_of_its_own() -> None:
     assert server.receive(wire * 100) == [b"ab"] * 100
 
 
+@pytest.mark.check
 @pytest.mark.parametrize("opcode", [TEXT, BINARY])
 def test_25_a_message_dripped_byte_by_byte_costs_its_own_size(opcode: int) -> None:
     """A message that arrives byte by byte is held in about its own size, not in an object per byte."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from websockets.client import ClientProtocol
@@ -251,6 +252,7 @@ streams = st.tuples(roles, keys).flatmap(lambda pair: _stream(*pair))  # to whom
 small = Limits(max_message=200, max_inflated=160, max_fragments=5)
 
 
+@pytest.mark.check
 @settings(deadline=None)
 @given(to=streams, agreed=st.none() | st.just(Deflate()), sizes=chop_sizes, closing=st.booleans())
 def test_arbitrary_bytes_give_events_and_at_most_one_end(
@@ -297,6 +299,7 @@ def _without_reasons(events: list[Event]) -> list[Event]:
     ]
 
 
+@pytest.mark.check
 @settings(deadline=None)
 @given(to=streams, agreed=st.none() | st.just(Deflate()), sizes=chop_sizes)
 def test_chopping_changes_nothing(to: tuple[str, bytes], agreed: Deflate | None, sizes: list[int]) -> None:
