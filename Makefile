@@ -85,4 +85,6 @@ $(VENV)/.serve: pyproject.toml constraints.txt | $(VENV)/bin/python
 $(VENV)/.dev: pyproject.toml constraints.txt $(VENV)/.serve
 	@echo "Installing what tests and tools need"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt $$($(BIN)/python -m tests.requirements dev)
+	@echo "Compiling the tests"  # once, and not in each of pytest's processes
+	@$(BIN)/python -m pytest --collect-only -q >/dev/null || true
 	@touch $@

@@ -67,7 +67,7 @@ def test_what_is_no_text_is_not_published() -> None:
                 code, out, err = await run(*arguments, *to, stdin=text)
                 assert (code, out, err.count("\n")) == (2, "", 1), err
                 assert err.startswith(f"partyline: {words}")
-            for nothing in ("NaN", '"\\ud800"', "[" * 50_000):
+            for nothing in ("NaN", "[" * 50_000):
                 code, out, err = await run("publish", "cats", nothing, "--data", *to)
                 assert (code, out) == (2, "")
                 assert "it is not JSON" in err

@@ -139,6 +139,7 @@ async def hear(*frames: bytes) -> Line:
         return line
 
 
+@pytest.mark.check
 @given(
     st.one_of(
         st.binary(max_size=60),

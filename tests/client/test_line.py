@@ -228,6 +228,7 @@ def test_ephemeral_messages_of_a_full_buffer_are_counted() -> None:
     asyncio.run(main())
 
 
+@pytest.mark.check
 def test_a_slow_consumer_that_the_server_cuts_goes_on() -> None:
     """Closed with 4008, the line comes back and misses nothing (guarantee 5)."""
 

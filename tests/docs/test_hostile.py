@@ -20,6 +20,7 @@ def test_every_row_has_a_test() -> None:
     assert set(numbers).difference(proofs()) == PENDING
 
 
+@pytest.mark.check
 def test_the_page_names_the_files() -> None:
     """The last column is what `python -m tests.hostile` makes of the docstrings."""
     text = PAGE.read_text("utf-8")

@@ -257,6 +257,7 @@ def test_requests_of_a_client_that_does_not_read_wait(run: Run) -> None:
     run(main())
 
 
+@pytest.mark.check
 def test_a_refusal_that_is_read_late_lingers_no_longer(run: Run) -> None:
     """A client that is refused while its earlier answers wait, and reads them then, is cut as any other that was
     refused (hostile 49)."""

@@ -480,6 +480,7 @@ def test_compression_switched_off() -> None:
 # Sharing a connection with HTTP
 
 
+@pytest.mark.check
 def test_upgrade_of_a_connection_in_use(run: Run) -> None:
     """A connection that served requests before is upgraded like a new one."""
 

@@ -510,6 +510,7 @@ def test_a_plain_library_across_a_killed_server(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.check
 def test_topics_that_change_before_the_gap_is_told(tmp_path: Path) -> None:
     """In a log with a new epoch, a client whose first frame comes with its handshake and changes its topics is told of
     the gap as any other, and begins with what is published from then on."""

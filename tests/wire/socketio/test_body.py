@@ -26,6 +26,7 @@ VALUES = st.recursive(
 PARSERS = pytest.mark.parametrize("parser", [JSON, MSGPACK], ids=["json", "msgpack"])
 
 
+@pytest.mark.check
 @PARSERS
 @given(
     st.lists(VALUES, max_size=20),
