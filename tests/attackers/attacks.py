@@ -186,7 +186,7 @@ ROWS: dict[str, Row] = {
         ),
         open=True,
     ),
-    "events": Row(socketio(text('42/chat,["typing",true]'), "40/chat,")),
+    "events": Row(socketio(text('42/chat,["typing",true]'), "40/chat,"), open=True),  # the chat lets everybody in
     "requests": Row(http(GET), idle=True),
     "heads": Row(http(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n" + b"X: y\r\n" * 90 + b"\r\n"), idle=True),
     "garbage": Row(one(b"\x16\x03\x01" * 8_000), idle=True, again=0.0),

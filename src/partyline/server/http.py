@@ -38,7 +38,7 @@ _BACKLOG: Final = 64 * 1024  # bytes of a body that wait for an application befo
 _LARGE: Final = 64 * 1024  # bytes; an answer of this size may have to wait for its reader
 _UNREAD: Final = 128  # times outbox_bytes: the bound of all unread answers together
 _MOST_KNOWN: Final = 8  # heads that a connection remembers
-_ACCEPT: Final = 0.0002  # seconds that a connection costs besides what is measured here
+_ACCEPT: Final = 0.0004  # seconds that a connection costs besides what is measured here
 _DIRECT_COST: Final = 0.0001  # likewise for a request
 _ASGI_COST: Final = 0.0003  # seconds that a request to an application counts for: its steps cannot be measured
 

@@ -39,6 +39,7 @@ _LINGER = 2.0  # seconds for which a peer may go on sending after the end
 _LINGER_BYTES = 1024 * 1024  # bytes that it may send then
 _FAREWELL = 0.75  # seconds that a drain waits for the answer to a close frame
 _IDLE = 8  # consecutive reads without a message; beyond that, or after a slice of them, it is a stranger
+_READ = 0.00002  # seconds that a read costs besides what is measured here
 _BRIEF = 1.0  # seconds; a shorter connection in which nothing was asked came to nothing
 _BYTE = 0.25e-9  # seconds that the kernel takes for a byte of a large read
 
@@ -374,7 +375,7 @@ class WebSocket(Writing, asyncio.Protocol):
         else:
             self._idle += 1 if spent < SLICE else _IDLE + 1
         stranger = stranger or self._metered or self._idle > _IDLE
-        if stranger and fair.stranger(self, spent, self._address):
+        if stranger and fair.stranger(self, spent + _READ, self._address):
             self._stop(_TURN)
         elif spent > SLICE or size >= BULK or wire.unread:
             self._stop(_TURN)
