@@ -343,3 +343,23 @@ def test_48_a_short_visit_is_nothing_only_where_nothing_is_asked(asks: bool, run
             assert (partyline.site.fair._paid > 0) is not asks
 
     run(main())
+
+
+def test_48_whoever_was_cut_off_and_goes_on_sending_waits(run: Run) -> None:
+    """hostile 48: what a peer sends after its connection was failed is a stranger's, however small each read is."""
+
+    async def main() -> None:
+        async with partyline_server() as (partyline, url), connected(url) as peer:
+            frozen(partyline)
+            socket = await websocket(peer, "/v1/ws", "Sec-WebSocket-Protocol: partyline.v1")
+            assert "welcome" in str(await socket.text())
+            await peer.send(b"\xff\x80\0\0\0\0")  # reserved bits
+            for _ in range(5_000):
+                await peer.send(b"\x8a\x80\0\0\0\0")
+                await asyncio.sleep(0)
+                if len(partyline.site.fair):
+                    break
+            else:
+                raise AssertionError("it never waits")
+
+    run(main())

@@ -346,6 +346,11 @@ class WebSocket(Writing, asyncio.Protocol):
         """Handle what was read, until a slice is used up; the rest waits for its turn."""
         if self._state is State.LINGERING:
             self._spend(len(data))
+            if not data or self._state is not State.LINGERING or self._stops & _TURN:
+                return
+            if self._site.fair.stranger(self, _READ, self._address):
+                self._transport.pause_reading()
+                self._stops |= _TURN
             return
         wire, fair = self._wire, self._site.fair
         if self._stops & _TURN:  # a transport may still hand over what it has already read
