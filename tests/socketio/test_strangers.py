@@ -88,6 +88,25 @@ async def test_48_before_connect_every_frame_counts() -> None:
 
 
 @loops
+async def test_48_a_flood_of_heartbeats_counts() -> None:
+    """hostile 48: a client that was let in and sends nothing but heartbeats is charged to the strangers, until it says
+    something."""
+    async with counting(SocketIO()) as (partyline, fair, url), opened(url) as client:
+        await client.enter()
+        charged, counters = fair.charged, partyline.site.counters
+        for _ in range(12):
+            received = counters.received
+            await client.wire.peer.send(b"\x81\x81\0\0\0\x003" * 100)
+            await eventually(lambda received=received: counters.received == received + 100, "they are read")
+        assert fair.charged > charged
+        await client.sync()
+        charged = fair.charged
+        await client.wire.peer.send(b"\x81\x81\0\0\0\x003" * 2)
+        await client.sync()
+        assert fair.charged == charged
+
+
+@loops
 async def test_48_a_stranger_beyond_the_share_is_read_from_later() -> None:
     """hostile 48: what a stranger sends beyond the share waits, and nothing of it is lost; others do not wait."""
     async with counting(SocketIO()) as (_, fair, url), opened(url) as stranger, opened(url) as honest:

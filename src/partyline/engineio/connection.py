@@ -238,6 +238,8 @@ class EngineConnection(Transports):
         except InvalidPacket:
             self._do(session.broken(now))
         else:
+            if packets.content(packet) is None and self._websocket is not None:
+                self._websocket.said_nothing()
             self._do(session.receive(packet, now))
             if packet == packets.PONG and self._receiver is not None:
                 self._receiver.alive()

@@ -166,6 +166,9 @@ class AsgiWebSocket:
         """The peer has said who it is: the limits of strangers end."""
         self._credit = None
 
+    def said_nothing(self) -> None:
+        """Frames are counted by the ASGI server, if at all."""
+
     async def serve(self, subprotocol: str | None, receive: Receive, send: Send) -> None:
         """Accept, and serve until the client is gone or has answered our close. Raises OSError if it cannot begin.
 

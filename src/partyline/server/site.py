@@ -169,6 +169,10 @@ class Carrier(Connection, Protocol):
         """The peer has said who it is: the limits of strangers end."""
         ...
 
+    def said_nothing(self) -> None:
+        """The message in hand is only a heartbeat: it does not tell a client from a flood."""
+        ...
+
     def hold(self) -> None:
         """Pause reading until `release`; messages already read still come. The caller has to keep up heartbeats."""
         ...

@@ -60,6 +60,7 @@ class WebSocket(Writing, asyncio.Protocol):
         "_blocked",
         "_came",
         "_credit",
+        "_empty",
         "_gate",
         "_heard",
         "_idle",
@@ -99,6 +100,7 @@ class WebSocket(Writing, asyncio.Protocol):
             self._gate = Gate(limits.events_per_second, limits.events_burst, now, self._counters.hit)
         # Bytes that the peer may still send: as a stranger, or after the end. None: no such limit.
         self._credit: int | None = STRANGERS_BYTES if endpoint.stranger else None
+        self._empty = 0  # messages of this slice that said nothing
         self._metered = endpoint.metered  # its time counts as a stranger's
         self._plain = self._gate is None and self._credit is None and not self._metered  # no limits on its messages
         self._idle = 0  # reads since the last message
@@ -158,6 +160,10 @@ class WebSocket(Writing, asyncio.Protocol):
             self._wire.limits = self._limits
         if self._site.fair.forget(self, self._address):
             self._site.fair.wait(self, 0.0)
+
+    def said_nothing(self) -> None:
+        """The message in hand is only a heartbeat: it does not tell a client from a flood."""
+        self._empty += 1
 
     # asyncio.Protocol
 
@@ -363,7 +369,7 @@ class WebSocket(Writing, asyncio.Protocol):
             return
         began, size, received = monotonic(), len(data), self._counters.received
         stranger = self._credit is not None
-        fragments = 0
+        fragments = self._empty = 0
         while (session := self._session) is not None:
             for event in self._read(data):
                 self._event(session, event)
@@ -372,7 +378,7 @@ class WebSocket(Writing, asyncio.Protocol):
             if not wire.unread or spent > SLICE or self._stops or self._outbox:
                 break
         fair.took(spent)
-        handled = self._counters.received - received
+        handled = self._counters.received - received - self._empty
         if handled and not stranger and not self._metered:
             self._useful = True
         if 8 * handled > fragments:
