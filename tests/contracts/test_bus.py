@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from partyline.hub import envelopes
 from partyline.hub.envelopes import Envelopes, node_name
 from partyline.interfaces import Bus
 from partyline.testing import BUS_CHECKS, MemoryNetwork, check_bus
@@ -126,11 +127,11 @@ def test_an_envelope_is_read_back(data: bytes, subject: str) -> None:
 @given(st.binary(max_size=60))
 def test_strangers_bytes_are_counted(data: bytes) -> None:
     """Bytes that are no envelope of this version are ignored and counted, and nothing is raised."""
-    envelopes = Envelopes(node_name())
-    found: Any = envelopes.unwrap("s", b"\x00" + data)
+    there = Envelopes(node_name())
+    found: Any = there.unwrap("s", b"\x00" + data)
     assert found is None
-    assert envelopes.unwrap("s", data[:16]) is None
-    assert envelopes.unreadable == 2
+    assert there.unwrap("s", data[:16]) is None
+    assert there.unreadable == 2
 
 
 @given(st.lists(st.integers(0, 2), min_size=1, max_size=60))
@@ -152,16 +153,32 @@ def test_every_gap_is_counted_once(fates: list[int]) -> None:
     assert there.lost == lost
 
 
-def test_nodes_and_subjects_that_go_leave_nothing() -> None:
-    """After a subject is not listened to any more, or a node is gone, its numbers are forgotten."""
-    here, there = Envelopes(name := node_name()), Envelopes(node_name())
+def test_subjects_that_go_leave_nothing() -> None:
+    """After a subject is not listened to any more, its numbers are forgotten."""
+    here, there = Envelopes(node_name()), Envelopes(node_name())
     for _ in range(2):
         there.unwrap("s", here.wrap("s", b""))
     there.unlisten("s")
     here.wrap("s", b"")
     there.unwrap("s", here.wrap("s", b""))
     assert there.lost == 0
-    there.forget(name)
-    here.wrap("s", b"")
-    there.unwrap("s", here.wrap("s", b""))
+
+
+def test_what_envelopes_remember_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many subjects and nodes there are, the same few are remembered, and when they begin anew no message is
+    taken for one seen before, or for a sign of a loss."""
+    monkeypatch.setattr(envelopes, "_MOST_SUBJECTS", 10)
+    monkeypatch.setattr(envelopes, "_MOST_NODES", 10)
+    here, there = Envelopes(node_name()), Envelopes(node_name())
+    for number in range(100):
+        here.wrap(f"other {number}", b"")
+        assert there.unwrap("s", message := here.wrap("s", b"")) is not None
+        assert there.unwrap("s", message) is None
+        if number % 5 == 0:
+            assert there.unwrap("s", Envelopes(node_name()).wrap("s", b"")) is not None
     assert there.lost == 0
+    assert len(here._said) <= 10
+    assert len(there._heard["s"]) <= 10
+    here.wrap("s", b"lost")
+    assert there.unwrap("s", here.wrap("s", b"")) is not None
+    assert there.lost == 1

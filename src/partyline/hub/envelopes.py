@@ -13,6 +13,9 @@ from typing import Final
 
 _VERSION: Final = 1
 _HEAD: Final = struct.Struct(">B8sQ")
+_SERIES: Final = 40  # the bits of a number that count; those above them are its series
+_MOST_SUBJECTS: Final = 100_000  # about 15 MB
+_MOST_NODES: Final = 1_000  # on one subject; a node that restarts is a new one
 
 
 def node_name() -> str:
@@ -23,19 +26,26 @@ def node_name() -> str:
 class Envelopes:
     """One node's numbers: of what it has sent, and of what it has heard from the others."""
 
-    __slots__ = ("_heard", "_said", "_sender", "lost", "unreadable")
+    __slots__ = ("_begin", "_heard", "_said", "_sender", "lost", "unreadable")
 
     def __init__(self, node: str) -> None:
         """`node` is its name, as `node_name` makes them."""
         self._sender = bytes.fromhex(node)
         self._said: dict[str, int] = {}  # by subject, the number of the newest message
+        self._begin = 0  # of this series
         self._heard: dict[str, dict[bytes, int]] = {}  # by subject and sender, likewise
         self.lost = 0
         self.unreadable = 0  # of another version, or not of a node at all
 
     def wrap(self, subject: str, data: bytes) -> bytes:
         """The next message on a subject."""
-        number = self._said[subject] = self._said.get(subject, 0) + 1
+        newest = self._said.get(subject)
+        if newest is None:
+            if len(self._said) >= _MOST_SUBJECTS:
+                self._said.clear()
+                self._begin += 1 << _SERIES
+            newest = self._begin
+        number = self._said[subject] = newest + 1
         return _HEAD.pack(_VERSION, self._sender, number) + data
 
     def unwrap(self, subject: str, message: bytes) -> tuple[str, bytes] | None:
@@ -51,16 +61,13 @@ class Envelopes:
         if newest is not None:
             if number <= newest:
                 return None
-            self.lost += number - newest - 1
+            if number >> _SERIES == newest >> _SERIES:
+                self.lost += number - newest - 1
+        elif len(heard) >= _MOST_NODES:
+            heard.clear()
         heard[sender] = number
         return sender.hex(), message[_HEAD.size :]
 
     def unlisten(self, subject: str) -> None:
         """Stop counting on this subject: what comes on it from now on is not lost."""
         self._heard.pop(subject, None)
-
-    def forget(self, node: str) -> None:
-        """A node is gone for good."""
-        sender = bytes.fromhex(node)
-        for heard in self._heard.values():
-            heard.pop(sender, None)
