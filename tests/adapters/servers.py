@@ -113,6 +113,27 @@ async def redis_server(folder: Path, *options: str) -> AsyncIterator[RedisServer
         await server.stop()
 
 
+class Turns:
+    """Counts how much is done in one turn of the loop."""
+
+    def __init__(self) -> None:
+        self.most = 0
+        self._now = 0
+
+    def work(self) -> None:
+        """Half a millisecond of work."""
+        if not self._now:
+            asyncio.get_running_loop().call_soon(self._turn)
+        self._now += 1
+        self.most = max(self.most, self._now)
+        until = time.monotonic() + 0.0005
+        while time.monotonic() < until:
+            pass
+
+    def _turn(self) -> None:
+        self._now = 0
+
+
 class Forwarder:
     """A port of loopback that leads to a server, which may be cut, stalled, or led elsewhere."""
 

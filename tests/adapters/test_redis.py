@@ -16,7 +16,7 @@ from partyline import ConfigError
 from partyline.adapters import redis as adapter
 from partyline.adapters.redis import GONE, Redis
 from tests import tools
-from tests.adapters.servers import RedisServer, redis_server
+from tests.adapters.servers import RedisServer, Turns, redis_server
 from tests.server.servers import eventually
 from tests.socketio.clients import looped
 
@@ -95,6 +95,29 @@ class Recording:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
+
+
+@looped
+async def test_messages_that_take_long(tmp_path: Path) -> None:
+    """Between messages that come together and take long to handle others have their turn; meanwhile nothing more is
+    read, and all are heard in order."""
+    turns, heard = Turns(), list[bytes]()
+
+    def hear(data: bytes) -> None:
+        turns.work()
+        heard.append(data)
+
+    async with redis_server(tmp_path) as server, connection(server.url) as (redis, _):
+        redis.listen("slow", hear)
+        for number in range(300):
+            redis.publish("slow", b"%d" % number)
+        await eventually(lambda: heard, "they come")
+        assert redis._line is not None
+        assert redis._line._paused
+        await eventually(lambda: len(heard) == 300, "all are heard")
+        assert heard == [b"%d" % number for number in range(300)]
+        assert await asked(redis, "PING") == b"PONG"
+    assert turns.most <= 5
 
 
 @looped

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from partyline.adapters.tail import Tail
-from tests.adapters.servers import redis_server
+from tests.adapters.servers import Turns, redis_server
 from tests.server.servers import eventually
 from tests.socketio.clients import looped
 
@@ -18,12 +18,13 @@ pytestmark = pytest.mark.check
 
 
 @contextlib.asynccontextmanager
-async def reading(url: str) -> AsyncIterator[tuple[Tail, list[bytes]]]:
-    """A reader of the stream "news", and the values of what it has read."""
+async def reading(url: str, took: Callable[[], None] = lambda: None) -> AsyncIterator[tuple[Tail, list[bytes]]]:
+    """A reader of the stream "news", and the values of what it has read; `took` is called for each."""
     read: list[bytes] = []
 
     def entry(identifier: str, fields: Sequence[bytes]) -> None:
         read.append(fields[1])
+        took()
         if fields[1] == b"bad":
             raise RuntimeError("no")
 
@@ -46,6 +47,33 @@ async def test_what_is_added(tmp_path: Path) -> None:
             await redis.ask("EVAL", many, "0")
             await eventually(lambda: len(read) == 251, "all is read")
             assert read == [b"bad", *(str(number).encode() for number in range(250))]
+
+
+@looped
+async def test_entries_that_take_long(tmp_path: Path) -> None:
+    """Between entries of one reply that take long to handle others have their turn; if the connection is lost
+    meanwhile, each is handled once."""
+    turns = Turns()
+    async with redis_server(tmp_path) as redis, reading(redis.url, turns.work) as (tail, read):
+        await redis.ask("EVAL", "for n = 0, 99 do redis.call('XADD', 'news', '*', 'n', n) end", "0")
+        await eventually(lambda: len(read) > 20, "some are handled")
+        assert tail._redis._line is not None
+        tail._redis._line.transport.abort()
+        await eventually(lambda: len(read) >= 100, "all are handled")
+        assert read == [str(number).encode() for number in range(100)]
+    assert turns.most <= 5
+
+
+@looped
+async def test_a_stream_that_is_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A key that becomes something else is a line in the log a second, and the stream that comes then is read."""
+    async with redis_server(tmp_path) as redis, reading(redis.url) as (_, read):
+        await redis.ask("SET", "news", "x")
+        await eventually(lambda: any("cannot be read" in str(one.__dict__) for one in caplog.records), "it is told")
+        await redis.ask("DEL", "news")
+        await redis.ask("XADD", "news", "*", "n", "1")
+        await eventually(lambda: read == [b"1"], "it is read")
+        assert sum("cannot be read" in str(one.__dict__) for one in caplog.records) <= 2
 
 
 @looped

@@ -12,6 +12,7 @@ import random
 import secrets
 from collections import deque
 from collections.abc import Callable
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
@@ -37,6 +38,8 @@ _PROBE: Final = 5.0  # seconds between signs of life
 _STARTING: Final = 10.0  # seconds that a server that starts waits for Redis
 _SUBSCRIBED: Final = frozenset((b"subscribe", b"psubscribe", b"ssubscribe"))
 _UNSUBSCRIBED: Final = frozenset((b"unsubscribe", b"punsubscribe", b"sunsubscribe"))
+SLICE: Final = 0.002
+"""Seconds of work in one turn of the loop for what one read has brought; the rest waits for the next turns."""
 _UNFINISHED: Final = object()
 _SUBSCRIBING: Final = cast("Replied", object())  # among the expected replies: this one comes as a push
 
@@ -383,17 +386,39 @@ class Line(asyncio.Protocol):
         self._reader = hiredis.Reader(notEnoughData=_UNFINISHED)
         self._push = hiredis.PushNotification
         self._broken = hiredis.HiredisError
+        self._paused = False  # a slice is used up: the rest has its turn before more is read
         self.transport.set_protocol(self)
         self.transport.resume_reading()
 
     def data_received(self, data: bytes) -> None:
+        self._reader.feed(data)
+        if not self._paused and self._work() and not self.transport.is_closing():
+            self._paused = True
+            self.transport.pause_reading()
+            asyncio.get_running_loop().call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        """The turn of the rest has come."""
+        if self.transport.is_closing():
+            return
+        if self._work():
+            asyncio.get_running_loop().call_soon(self._go_on)
+        else:
+            self._paused = False
+            self.transport.resume_reading()
+
+    def _work(self) -> bool:
+        """Handle what has been read, for a slice of time; True if some is left."""
+        until = monotonic() + SLICE
         try:
-            self._reader.feed(data)
             while (reply := self._reader.gets()) is not _UNFINISHED:
                 self._take(reply)
+                if monotonic() > until:
+                    return True
         except self._broken as error:
             _log.error("Redis sent an invalid reply", error=str(error))
             self.transport.abort()
+        return False
 
     def _take(self, reply: Any) -> None:
         if isinstance(reply, self._push):

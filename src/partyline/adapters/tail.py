@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 from partyline import log
-from partyline.adapters.redis import GONE, Redis
+from partyline.adapters.redis import GONE, SLICE, Redis
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis as Client
@@ -19,6 +20,7 @@ Entry = Callable[[str, Sequence[bytes]], None]
 
 _COUNT: Final = 100  # entries in one reply
 _BLOCK: Final = 5.0  # seconds that Redis waits for an entry
+_AGAIN: Final = 1.0  # seconds after which a refused reading is tried again
 _PATIENCE: Final = 3.0  # seconds beyond these until the connection counts as dead
 
 
@@ -30,7 +32,8 @@ class Tail:
         self._redis.when_up = self._up
         self._stream = stream
         self._entry = entry
-        self._last = ""  # id of the newest entry that has been read
+        self._last = ""  # id of the newest entry that has been handled
+        self._entries: Iterator[tuple[bytes, Sequence[bytes] | None]] = iter(())  # of the last reply, to be handled
         self._found = asyncio.Event()
         self._watch: asyncio.TimerHandle | None = None
 
@@ -67,26 +70,40 @@ class Tail:
             _log.error("a stream was trimmed before it was read: events of other servers are lost", stream=self._stream)
 
     def _read(self) -> None:
+        self._entries = iter(())  # after a loss those that were not handled are read again
         block = str(int(_BLOCK * 1000))
         self._redis.ask(
-            self._entries, "XREAD", "COUNT", str(_COUNT), "BLOCK", block, "STREAMS", self._stream, self._last
+            self._answered, "XREAD", "COUNT", str(_COUNT), "BLOCK", block, "STREAMS", self._stream, self._last
         )
-        if self._watch is not None:
-            self._watch.cancel()
         self._watch = asyncio.get_running_loop().call_later(_BLOCK + _PATIENCE, self._redis.give_up)
 
-    def _entries(self, reply: Any) -> None:
+    def _answered(self, reply: Any) -> None:
         if reply is GONE:
             return
-        if isinstance(reply, dict):
-            for identifier, fields in next(iter(reply.values())):
-                self._last = identifier.decode()
-                try:
-                    self._entry(self._last, fields or ())
-                except Exception:
-                    _log.exception("an entry of a stream could not be handled", stream=self._stream, id=self._last)
-        elif isinstance(reply, Exception):
+        if self._watch is not None:
+            self._watch.cancel()
+        if isinstance(reply, Exception):
             _log.error("a stream cannot be read", stream=self._stream, error=str(reply))
+            asyncio.get_running_loop().call_later(_AGAIN, self._handle, self._entries)
+            return
+        if isinstance(reply, dict):
+            self._entries = iter(next(iter(reply.values())))
+        self._handle(self._entries)
+
+    def _handle(self, entries: Iterator[tuple[bytes, Sequence[bytes] | None]]) -> None:
+        """Handle what has been read, for a slice of time in each turn of the loop; then read on."""
+        if entries is not self._entries:
+            return
+        until = monotonic() + SLICE
+        for identifier, fields in entries:
+            self._last = identifier.decode()
+            try:
+                self._entry(self._last, fields or ())
+            except Exception:
+                _log.exception("an entry of a stream could not be handled", stream=self._stream, id=self._last)
+            if monotonic() > until:
+                asyncio.get_running_loop().call_soon(self._handle, entries)
+                return
         self._read()
 
 
