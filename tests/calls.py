@@ -45,3 +45,10 @@ async def register(url: str, user: int | str = 1, **fields: Any) -> str:
     assert status == 200, body
     address: str = body["url"]
     return address
+
+
+async def reached(url: str) -> None:
+    """Wait until the server at `url` has reached its log."""
+    async with asyncio.timeout(10):
+        while (await call(f"{url}/health"))[0] != 200:
+            await asyncio.sleep(0.01)

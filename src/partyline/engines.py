@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Coroutine
 from importlib import import_module
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from partyline import log
 from partyline.config import Settings
 from partyline.errors import ConfigError, StoreUnavailable
-from partyline.interfaces import SharedLog, Standing
+from partyline.interfaces import Durability, SharedLog, Standing
 from partyline.stores.retention import Bounds, Retention
 from partyline.stores.shared import SharedStore
 
@@ -26,46 +27,57 @@ LOGS: Final[dict[str, tuple[str, str]]] = {
 """By the scheme of a URL, the module with `open_log(url, retention, idempotency_window) -> SharedLog`, and the extra
 that installs what it needs."""
 
-_AGAIN: Final = 1.0  # seconds between tries while the engine cannot be reached
-_PATIENCE: Final = 5.0  # seconds that somebody who only looks waits for it
+_PATIENCE: Final = 5.0  # seconds that a start, or somebody who only looks, waits for it
 _SCHEME: Final = re.compile(r"([a-z][a-z0-9+.-]*)://")
+
+_T = TypeVar("_T")
 
 _log = log.get("store")
 
 
 async def open_store(settings: Settings, *, new_epoch: bool = False) -> SharedStore | None:
-    """The log that several servers share, connected; None where `db` is the log. Waits until the engine is there.
+    """The log that several servers share; None where `db` is the log. If it cannot be reached, its store refuses
+    everything until it can.
 
     `new_epoch` makes all positions of the log unknown, for all servers. Raises ConfigError.
     """
     if settings.log is None:
         return None
     shared = _open(settings.log, settings)
-    told = False
-    while True:
-        try:
-            store = await SharedStore.open(shared)
-            if new_epoch:
-                await shared.renew(store.epoch)
-                store = await SharedStore.open(shared)
-            return store
-        except StoreUnavailable as error:
-            if not told:
-                told = True
-                _log.error("the log cannot be reached: the server starts when it can", error=error.message)
-            await asyncio.sleep(_AGAIN)
+    required = Durability.named(settings.require_durability)
+    try:
+        store = await _soon(SharedStore.open(shared, required=required))
+        if new_epoch:
+            await _soon(shared.renew(store.epoch))
+            store = await _soon(SharedStore.open(shared, required=required))
+        return store
+    except StoreUnavailable as error:
+        if new_epoch:
+            await shared.close()
+            raise ConfigError(
+                f"log: it cannot be reached to give it a new epoch ({error.message}): start its engine first",
+                field="log",
+            ) from None
+        _log.error("the log cannot be reached: durable publishes are refused until it can", error=error.message)
+        return SharedStore.unreached(shared, error.message, required=required)
 
 
 async def look(settings: Settings) -> Standing:
     """What the shared log says of itself. Raises ConfigError, and StoreUnavailable where it cannot be reached."""
     shared = _open(settings.log or "", settings)
     try:
-        async with asyncio.timeout(_PATIENCE):
-            return await shared.connect(0)
-    except TimeoutError:
-        raise StoreUnavailable("it does not answer") from None
+        return await _soon(shared.connect(0))
     finally:
         await shared.close()
+
+
+async def _soon(call: Coroutine[Any, Any, _T]) -> _T:
+    """The log's answer. Raises StoreUnavailable if that takes too long."""
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            return await call
+    except TimeoutError:
+        raise StoreUnavailable("it does not answer") from None
 
 
 def retention(settings: Settings) -> Retention:

@@ -164,6 +164,11 @@ class Durability(IntEnum):
     def __str__(self) -> str:
         return self.name.lower().replace("_", "-")
 
+    @classmethod
+    def named(cls, word: str) -> Durability:
+        """The one that is written like this."""
+        return cls[word.upper().replace("-", "_")]
+
     @property
     def survived(self) -> str:
         """The same for people."""

@@ -90,7 +90,7 @@ def store(settings: Settings, database: Database, *, new_epoch: bool) -> SqliteS
 
 def require_durability(settings: Settings, durability: Durability) -> None:
     """Raises ConfigError where the log keeps less than the settings require."""
-    if durability < next(one for one in Durability if str(one) == settings.require_durability):
+    if durability < Durability.named(settings.require_durability):
         kept = f"db = {settings.db!r}" if settings.log is None else "this log"
         raise ConfigError(
             f"require_durability: {settings.require_durability} is required, and with {kept} an accepted "

@@ -20,7 +20,7 @@ from partyline.models import Draft
 from partyline.testing.tables import Watching
 from tests import tools
 from tests.adapters.servers import Forwarder, RedisServer, redis_process, redis_server
-from tests.calls import call
+from tests.calls import call, reached
 from tests.cli.test_doctor import findings, free_port
 from tests.relay.v1.test_websocket import line, offset, settings
 from tests.server.servers import eventually, partyline_server
@@ -74,26 +74,22 @@ async def test_a_server_whose_redis_goes(tmp_path: Path) -> None:
         assert "the log cannot take a message now" in str(error)
         assert (await call(f"{url}/health"))[0] == 503
         await redis.start()
-        until = asyncio.get_running_loop().time() + 10
-        while (await call(f"{url}/health"))[0] != 200:
-            assert asyncio.get_running_loop().time() < until
-            await asyncio.sleep(0.01)
+        await reached(url)
         await client.ask("publish", topic="cats", data=2)
         assert (await client.data(1))[-1] == 2
 
 
 @looped
-async def test_a_server_waits_for_its_redis(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A server whose Redis is down at start says so once, and starts when it is there."""
+async def test_a_server_whose_redis_is_down_at_start(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A server whose Redis is down at start says so once and listens; publishes are 503 until Redis is there."""
     async with redis_server(tmp_path, *ALWAYS) as redis:
         await redis.stop()
-        opening = asyncio.create_task(open_store(settings(log=redis.url)))
-        await eventually(lambda: caplog.records, "it is told")
-        await redis.start()
-        store = await opening
-        assert store is not None
-        store.start(lambda batch: None)
-        await store.close()
+        async with running(settings(log=redis.url)) as (_, url):
+            assert (await call(f"{url}/health"))[0] == 503
+            assert (await call(f"{url}/v1/topics/cats/messages", "POST", {"data": 1}))[0] == 503
+            await redis.start()
+            await reached(url)
+            assert (await call(f"{url}/v1/topics/cats/messages", "POST", {"data": 1}))[0] == 200
     lines = [str(record.__dict__) for record in caplog.records if record.levelno >= logging.ERROR]
     assert len(lines) == 1
     assert "the log cannot be reached" in lines[0]

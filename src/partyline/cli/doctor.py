@@ -77,7 +77,11 @@ def _log(settings: Settings) -> Iterator[Finding]:
     except ConfigError as error:
         yield settings_finding(error)
     except StoreUnavailable as error:
-        yield problem("log", error.message, "start its engine, or let this machine reach it: the server waits for it")
+        yield problem(
+            "log",
+            error.message,
+            "start its engine, or let this machine reach it: a server refuses durable publishes until then",
+        )
     else:
         took = (time.monotonic() - began) * 1000
         yield ok("log", f"shared, epoch {standing.epoch}, last offset {standing.head:,}; it answered in {took:.0f} ms")

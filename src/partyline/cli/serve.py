@@ -199,6 +199,8 @@ def _facts(partyline: Partyline, urls: list[str], no_chat: str) -> dict[str, str
 def _log_fact(partyline: Partyline) -> str:
     epoch, head = partyline.store.epoch, partyline.store.head
     survived = partyline.store.durability.survived
+    if partyline.store.refusal is not None:
+        return "shared with other servers, and not reached yet: durable publishes are refused until it is"
     if partyline.settings.log is not None:
         return f"shared with other servers, epoch {epoch}, last offset {head:,}: what is accepted survives {survived}"
     if partyline.settings.db == ":memory:":

@@ -153,7 +153,7 @@ class SocketIO(Namespace):
         self._namespaces: dict[str, Namespace] = {"/": self}
         self._dynamic: list[_Dynamic] = []
         self._asleep: WeakValueDictionary[str, Namespace] = WeakValueDictionary()  # applications may hold them
-        self._dialects: dict[tuple[int, bool], EventDialect] = {}
+        self._dialects: dict[tuple[int, str | None], EventDialect] = {}
 
     # Namespaces
 
@@ -348,11 +348,10 @@ class SocketIO(Namespace):
 
     def _dialect(self, protocol: int, *, recovery: bool) -> Dialect:
         """The one dialect of all clients that speak alike."""
-        key = (protocol, recovery)
-        found = self._dialects.get(key)
+        epoch = self.engine.site.store.epoch if recovery and self.engine.site.store is not None else None
+        found = self._dialects.get((protocol, epoch))
         if found is None:
-            epoch = self.engine.site.store.epoch if recovery and self.engine.site.store is not None else None
-            found = self._dialects[key] = EventDialect(self.parser, protocol, epoch)
+            found = self._dialects[protocol, epoch] = EventDialect(self.parser, protocol, epoch)
         return found
 
     def _new_id(self) -> str:

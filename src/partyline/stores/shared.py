@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 from collections import deque
 from collections.abc import Coroutine, Sequence
 from typing import Any, Final, TypeVar
@@ -58,12 +59,21 @@ _T = TypeVar("_T")
 class SharedStore:
     """A Store, and `Follows`, on a SharedLog of its own."""
 
-    def __init__(self, shared: SharedLog, standing: Standing, *, patience: float = PATIENCE) -> None:
-        """`standing` is the log's state when it was connected; see `open`."""
+    def __init__(
+        self,
+        shared: SharedLog,
+        standing: Standing,
+        *,
+        patience: float = PATIENCE,
+        required: Durability = Durability.NOTHING,
+    ) -> None:
+        """`standing` is the log's state when it was connected; see `open`. A log that keeps less than is `required`
+        when it is connected again is not used."""
         self.epoch = standing.epoch
         self.durability: Durability = standing.durability
         self._shared = shared
         self._patience = patience
+        self._required = required
         self._known = standing.head  # the highest known offset of the log
         self._reached = standing.head  # everything up to it has been handed out
         self._last = standing.last  # the identity of the message there, if it is known
@@ -86,11 +96,21 @@ class SharedStore:
         self._closed = False
 
     @classmethod
-    async def open(cls, shared: SharedLog, *, patience: float = PATIENCE) -> SharedStore:
+    async def open(cls, shared: SharedLog, **known: Any) -> SharedStore:
         """A store that goes on after the newest message. Raises StoreUnavailable."""
         head = (await shared.connect(0)).head
         standing = await shared.connect(head)
-        return cls(shared, replace(standing, head=min(head, standing.head)), patience=patience)
+        return cls(shared, replace(standing, head=min(head, standing.head)), **known)
+
+    @classmethod
+    def unreached(cls, shared: SharedLog, why: str, *, required: Durability) -> SharedStore:
+        """A store whose log cannot be reached yet, and why not. It refuses everything until it can.
+
+        Until then it has an epoch that no log has: with the first connection everybody resumes, as after a rollback.
+        """
+        store = cls(shared, Standing(secrets.token_hex(8), 0, required), required=required)
+        store._down, store._told = _down(), why
+        return store
 
     # interfaces.Store
 
@@ -191,6 +211,11 @@ class SharedStore:
     async def _connect(self) -> None:
         """Connect, and check that this is the log that we know."""
         standing = await self._in_time(self._shared.connect(self._reached))
+        if standing.durability < self._required:
+            raise StoreUnavailable(
+                f"{self._required} is required (require_durability), and what the log accepts survives "
+                f"{standing.durability.survived}"
+            )
         other = standing.last is not None and self._last is not None and standing.last != self._last
         if (other or standing.head < self._reached) and standing.epoch == self.epoch:
             _log.error("the log was rolled back: it gets a new epoch", position=f"{self.epoch}-{self._reached}")
@@ -251,7 +276,7 @@ class SharedStore:
 
     def _give_up(self) -> None:
         self._giving_up = None
-        self._down = StoreUnavailable("the log cannot take a message now: publish again in a moment")
+        self._down = _down()
         self._refuse_all(self._down)
 
     def _refuse_all(self, refusal: StoreUnavailable) -> None:
@@ -373,3 +398,7 @@ class SharedStore:
             self._refuse_late()
             if self._idle is not None and not self._idle.done():
                 self._idle.set_result(None)
+
+
+def _down() -> StoreUnavailable:
+    return StoreUnavailable("the log cannot take a message now: publish again in a moment")

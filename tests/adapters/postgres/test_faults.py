@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import logging
 import os
 import signal
 import tempfile
@@ -14,9 +15,9 @@ from collections.abc import Callable
 import pytest
 from websockets.exceptions import ConnectionClosed
 
+from partyline import running
 from partyline.adapters.postgres.log import PostgresLog
 from partyline.config import Settings
-from partyline.engines import open_store
 from partyline.errors import StoreUnavailable
 from partyline.interfaces import Fenced, Found, Refused, Renewed, Stored, View
 from partyline.models import Draft
@@ -24,6 +25,7 @@ from partyline.stores.shared import SharedStore
 from partyline.testing.bench import Bench
 from tests.adapters.postgres.server import PostgresServer, postgres_server
 from tests.adapters.servers import Forwarder
+from tests.calls import call, reached
 from tests.process import serving
 from tests.relay.v1.test_websocket import line
 from tests.server.servers import eventually
@@ -160,43 +162,38 @@ def test_an_engine_that_is_full_refuses_and_heals(caplog: pytest.LogCaptureFixtu
     asyncio.run(main())
 
 
-def test_an_engine_that_is_not_there_is_waited_for(caplog: pytest.LogCaptureFixture) -> None:
-    """A server that starts while PostgreSQL is down says so once, and starts when it is there."""
+def test_an_engine_that_is_down_at_start(caplog: pytest.LogCaptureFixture) -> None:
+    """A server that starts while PostgreSQL is down says so once and listens; publishes are 503 until it is there."""
 
     async def main() -> None:
         async with postgres_server() as server:
             await server.stop()
-            opening = asyncio.create_task(open_store(Settings(db=":memory:", log=server.url())))
-            await asyncio.wait([opening], timeout=2.5)
-            assert not opening.done()
-            assert caplog.text.count("the log cannot be reached") == 1
-            await server.start()
-            async with asyncio.timeout(20):
-                store = await opening
-            assert store is not None
-            await store.close()
+            async with running(Settings(port=0, db=":memory:", log=server.url())) as (_, url):
+                assert (await call(f"{url}/health"))[0] == 503
+                assert (await call(f"{url}/v1/topics/cats/messages", "POST", {"data": 1}))[0] == 503
+                assert caplog.text.count("the log cannot be reached") == 1
+                await server.start()
+                await reached(url)
+                assert (await call(f"{url}/v1/topics/cats/messages", "POST", {"data": 1}))[0] == 200
 
     asyncio.run(main())
 
 
 def test_a_wrong_password_is_told_and_mended(caplog: pytest.LogCaptureFixture) -> None:
-    """A server that PostgreSQL does not let in says why, without the password, and starts when it is let in."""
+    """A server that PostgreSQL does not let in says why, without the password, and publishes when it is let in."""
 
     async def main() -> None:
         async with postgres_server() as server:
             await server.ask("CREATE ROLE locked LOGIN PASSWORD 'right'", user="postgres")
             await server.ask("GRANT CREATE ON DATABASE app TO locked", user="postgres")
-            opening = asyncio.create_task(open_store(Settings(db=":memory:", log=server.url("locked:secret"))))
-            await asyncio.wait([opening], timeout=1.5)
-            assert not opening.done()
-            (told,) = [str(vars(record)) for record in caplog.records]
-            assert 'password authentication failed for user "locked"' in told
-            assert "secret" not in told
-            await server.ask("ALTER ROLE locked PASSWORD 'secret'", user="postgres")
-            async with asyncio.timeout(20):
-                store = await opening
-            assert store is not None
-            await store.close()
+            settings = Settings(port=0, db=":memory:", log=server.url("locked:secret"))
+            async with running(settings) as (_, url):
+                (told,) = [str(vars(record)) for record in caplog.records if record.levelno >= logging.WARNING]
+                assert 'password authentication failed for user "locked"' in told
+                assert "secret" not in told
+                await server.ask("ALTER ROLE locked PASSWORD 'secret'", user="postgres")
+                await reached(url)
+                assert (await call(f"{url}/v1/topics/cats/messages", "POST", {"data": 1}))[0] == 200
 
     asyncio.run(main())
 
