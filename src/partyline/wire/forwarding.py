@@ -8,12 +8,12 @@ from typing import Final
 import msgspec
 
 from partyline.wire.http.head import Headers
+from partyline.wire.keeper import Numbered
 
 
-class Request(msgspec.Struct, frozen=True, array_like=True, tag="request"):
+class Request(Numbered, frozen=True):
     """A request that has been admitted. `address` and those after it say who asks, as `trust.perimeter.Peer`."""
 
-    number: int
     method: str
     path: str
     raw_path: bytes
@@ -26,27 +26,21 @@ class Request(msgspec.Struct, frozen=True, array_like=True, tag="request"):
     local: bool
 
 
-class Gone(msgspec.Struct, frozen=True, array_like=True, tag="gone"):
+class Gone(Numbered, frozen=True):
     """The client that sent the request waits no more."""
 
-    number: int
 
-
-class Count(msgspec.Struct, frozen=True, array_like=True, tag="count"):
+class Count(Numbered, frozen=True):
     """What has been counted?"""
 
-    number: int
 
-
-class Answer(msgspec.Struct, frozen=True, array_like=True, tag="answer"):
-    number: int
+class Answer(Numbered, frozen=True):
     status: int
     headers: Headers
     body: bytes
 
 
-class Counts(msgspec.Struct, frozen=True, array_like=True, tag="counts"):
-    number: int
+class Counts(Numbered, frozen=True):
     totals: dict[str, int]
     limits: dict[str, int]
     connections: int = 0

@@ -14,7 +14,7 @@ import msgspec
 
 from partyline import errors
 from partyline.errors import MalformedRequest, PartylineError
-from partyline.interfaces import Durability, Outcome, Refused, Stored, View
+from partyline.interfaces import Outcome, Refused, Stored, View
 from partyline.models import Draft, Message
 
 MAX_FRAME: Final = 64 * 1024 * 1024
@@ -55,118 +55,113 @@ def frame(content: bytes) -> bytes:
     return _LENGTH.pack(len(content)) + content
 
 
+class _Message(msgspec.Struct, frozen=True, array_like=True, tag=str.lower):
+    """One message, tagged with its class's name."""
+
+
+class Numbered(_Message, frozen=True):
+    """A question, or its answer, which repeats the number."""
+
+    number: int
+
+
 # Of a worker
 
 
-class Hello(msgspec.Struct, frozen=True, array_like=True, tag="hello"):
+class Hello(_Message, frozen=True):
     """The first message on a line: the node's name."""
 
     node: str
 
 
-class Connect(msgspec.Struct, frozen=True, array_like=True, tag="connect"):
-    number: int
+class Connect(Numbered, frozen=True):
     offset: int
 
 
-class Append(msgspec.Struct, frozen=True, array_like=True, tag="append"):
+class Append(Numbered, frozen=True):
     """`since` is an offset above which some of it may be in the log already; None if it cannot be."""
 
-    number: int
     epoch: str
     groups: list[list[Draft]]
     since: int | None = None
 
 
-class Tail(msgspec.Struct, frozen=True, array_like=True, tag="tail"):
-    number: int
+class Tail(Numbered, frozen=True):
     epoch: str
     after: int
     limit: int
     wait: float
 
 
-class Head(msgspec.Struct, frozen=True, array_like=True, tag="head"):
-    number: int
+class Head(Numbered, frozen=True):
+    """The answer is the highest offset."""
 
 
-class Renew(msgspec.Struct, frozen=True, array_like=True, tag="renew"):
-    number: int
+class Renew(Numbered, frozen=True):
     epoch: str
 
 
-class Read(msgspec.Struct, frozen=True, array_like=True, tag="read"):
-    number: int
+class Read(Numbered, frozen=True):
     epoch: str
     view: View
     after: int
     limit: int
 
 
-class Newest(msgspec.Struct, frozen=True, array_like=True, tag="newest"):
-    number: int
+class Newest(Numbered, frozen=True):
     epoch: str
     room: str
     before: int
     limit: int
 
 
-class Get(msgspec.Struct, frozen=True, array_like=True, tag="get"):
-    number: int
+class Get(Numbered, frozen=True):
     table: str
     key: str
 
 
-class Put(msgspec.Struct, frozen=True, array_like=True, tag="put"):
-    number: int
+class Put(Numbered, frozen=True):
     table: str
     key: str
     value: bytes
     life: float
 
 
-class Take(msgspec.Struct, frozen=True, array_like=True, tag="take"):
-    number: int
+class Take(Numbered, frozen=True):
     table: str
     key: str
 
 
-class Watch(msgspec.Struct, frozen=True, array_like=True, tag="watch"):
+class Watch(Numbered, frozen=True):
     """From then on changes come as Changed."""
 
-    number: int
     table: str
 
 
-class List(msgspec.Struct, frozen=True, array_like=True, tag="list"):
+class List(Numbered, frozen=True):
     """The answer is a page of values, sorted by key, above `after`; an empty page is the last."""
 
-    number: int
     table: str
     after: str | None = None
 
 
-class Ready(msgspec.Struct, frozen=True, array_like=True, tag="ready"):
+class Ready(Numbered, frozen=True):
     """Answered when everything said before has been done."""
 
-    number: int
 
-
-class Count(msgspec.Struct, frozen=True, array_like=True, tag="count"):
+class Count(Numbered, frozen=True):
     """The answer is the keeper's counters, plain ones and those of limits."""
 
-    number: int
 
-
-class Listen(msgspec.Struct, frozen=True, array_like=True, tag="listen"):
+class Listen(_Message, frozen=True):
     subject: str
 
 
-class Unlisten(msgspec.Struct, frozen=True, array_like=True, tag="unlisten"):
+class Unlisten(_Message, frozen=True):
     subject: str
 
 
-class Say(msgspec.Struct, frozen=True, array_like=True, tag="say"):
+class Say(_Message, frozen=True):
     subject: str
     message: bytes
 
@@ -177,8 +172,7 @@ Told = Hello | Listen | Unlisten | Say
 # Of the keeper
 
 
-class Answer(msgspec.Struct, frozen=True, array_like=True, tag="answer"):
-    number: int
+class Answer(Numbered, frozen=True):
     value: msgspec.Raw
 
 
@@ -201,25 +195,24 @@ class Failure(msgspec.Struct, frozen=True, array_like=True):
         return kind(self.message, code=self.code, field=self.field, limit=self.limit)
 
 
-class Failed(msgspec.Struct, frozen=True, array_like=True, tag="failed"):
+class Failed(Numbered, frozen=True):
     """`failure` None: the log's epoch is not the one that was named."""
 
-    number: int
     failure: Failure | None
 
 
-class Heard(msgspec.Struct, frozen=True, array_like=True, tag="heard"):
+class Heard(_Message, frozen=True):
     subject: str
     message: bytes
 
 
-class Changed(msgspec.Struct, frozen=True, array_like=True, tag="changed"):
+class Changed(_Message, frozen=True):
     table: str
     key: str
     value: bytes | None
 
 
-class Left(msgspec.Struct, frozen=True, array_like=True, tag="left"):
+class Left(_Message, frozen=True):
     """A worker has gone."""
 
     node: str
@@ -249,16 +242,7 @@ class Placed(msgspec.Struct, frozen=True, array_like=True):
         return Stored(draft, Message(draft, self.offset, self.time))
 
 
-class Stood(msgspec.Struct, frozen=True, array_like=True):
-    """An `interfaces.Standing`."""
-
-    epoch: str
-    head: int
-    durability: Durability
-    last: tuple[str, str, str] | None = None
-
-
-class Piece(msgspec.Struct, frozen=True, array_like=True):
+class Piece(msgspec.Struct, frozen=True):
     """An `interfaces.Stretch`, of messages that are encoded already."""
 
     messages: Sequence[msgspec.Raw]

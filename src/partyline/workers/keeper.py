@@ -18,7 +18,7 @@ import msgspec
 
 from partyline import log
 from partyline.errors import PartylineError, StoreUnavailable
-from partyline.interfaces import Fenced, Found, News, Outcome, Refused, Store, Stored, Stretch
+from partyline.interfaces import Fenced, Found, News, Outcome, Refused, Standing, Store, Stored, Stretch
 from partyline.metrics import Counters
 from partyline.models import Draft, Message
 from partyline.wire import keeper as wire
@@ -257,10 +257,10 @@ class _Tail:
         self.cancel()
         return True
 
-    async def _read(self) -> wire.Piece:
+    async def _read(self) -> Stretch:
         stretch = await self._keeper.store.stretch(self._ask.after, self._ask.limit)
         self._keeper.check(self._ask.epoch)
-        return wire.Piece([msgspec.Raw(encode(message)) for message in stretch.messages], stretch.oldest)
+        return stretch
 
     def wait(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(self._ask.wait, self._late)
@@ -399,11 +399,11 @@ class Worker:
         await self._keeper.append_again(self, said, since)
         return _ANSWERED
 
-    async def _connect(self, offset: int) -> wire.Stood:
+    async def _connect(self, offset: int) -> Standing:
         last = await self._keeper.at(offset)
         store = self._keeper.store
         identity = None if last is None else last.draft.identity
-        return wire.Stood(store.epoch, self._keeper.recent.head, store.durability, identity)
+        return Standing(store.epoch, self._keeper.recent.head, store.durability, identity)
 
     async def _read(self, said: wire.Read | wire.Newest) -> object:
         self._keeper.check(said.epoch)

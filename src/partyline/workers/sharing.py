@@ -6,8 +6,6 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
 
-import msgspec
-
 from partyline import log
 from partyline.errors import StoreUnavailable
 from partyline.hub.envelopes import Envelopes
@@ -36,9 +34,9 @@ class KeeperLog:
 
     async def connect(self, offset: int) -> Standing:
         await self._member.start()
-        stood = await self._member.ask(wire.Connect, offset, gives=wire.Stood)
+        standing = await self._member.ask(wire.Connect, offset, gives=Standing)
         self._reached = offset
-        return Standing(stood.epoch, stood.head, stood.durability, stood.last)
+        return standing
 
     async def append(self, epoch: str, groups: Sequence[Sequence[Draft]]) -> Sequence[Outcome]:
         since, self._since = self._since, self._reached
@@ -49,8 +47,7 @@ class KeeperLog:
 
     async def tail(self, epoch: str, after: int, limit: int, wait: float) -> Stretch:
         self._reached = after
-        piece = await self._member.ask(wire.Tail, epoch, after, limit, wait, gives=_Piece)
-        return Stretch(piece.messages, piece.oldest)
+        return await self._member.ask(wire.Tail, epoch, after, limit, wait, gives=Stretch)
 
     async def head(self) -> int:
         return await self._member.ask(wire.Head, gives=int)
@@ -66,11 +63,6 @@ class KeeperLog:
 
     async def close(self) -> None:
         await self._member.close()
-
-
-class _Piece(msgspec.Struct, frozen=True, array_like=True):
-    messages: list[Message]
-    oldest: int
 
 
 class KeeperBus:
