@@ -47,36 +47,27 @@ _read_json = msgspec.json.Decoder().decode
 _write_json = msgspec.json.Encoder().encode
 
 
-class Connect:
+class Connect(msgspec.Struct, eq=False):
     """A client asks for a namespace. `auth` is the object that it sent, or in Socket.IO 4 the namespace's query."""
 
-    __slots__ = ("auth", "namespace")
-
-    def __init__(self, namespace: str, auth: dict[str, Any] | None) -> None:
-        self.namespace = namespace
-        self.auth = auth
+    namespace: str
+    auth: dict[str, Any] | None
 
 
-class Disconnect:
+class Disconnect(msgspec.Struct, eq=False):
     """A client leaves a namespace."""
 
-    __slots__ = ("namespace",)
-
-    def __init__(self, namespace: str) -> None:
-        self.namespace = namespace
+    namespace: str
 
 
-class ConnectError:
+class ConnectError(msgspec.Struct, eq=False):
     """A server refuses a namespace. A client may not send it."""
 
-    __slots__ = ("data", "namespace")
-
-    def __init__(self, namespace: str, data: Any) -> None:
-        self.namespace = namespace
-        self.data = data
+    namespace: str
+    data: Any
 
 
-class Event:
+class Event(msgspec.Struct, eq=False):
     """An event with its arguments. `id` is None if no acknowledgement is wanted.
 
     `raws` is the name and the arguments as undecoded JSON, for decoders with types of their own. It is None with
@@ -84,25 +75,13 @@ class Event:
     and `values` what it has read.
     """
 
-    __slots__ = ("_rest", "id", "name", "namespace", "raws", "values", "wanted")
-
-    def __init__(
-        self,
-        namespace: str,
-        name: str,
-        id: int | None,  # noqa: A002 - the protocol's word
-        raws: list[msgspec.Raw] | None,
-        rest: Callable[[], list[Any]] | str | None = None,
-        wanted: Whole | None = None,
-        values: tuple[Any, ...] = (),
-    ) -> None:
-        self.namespace = namespace
-        self.name = name
-        self.id = id
-        self.raws = raws
-        self._rest = rest
-        self.wanted = wanted
-        self.values = values
+    namespace: str
+    name: str
+    id: int | None
+    raws: list[msgspec.Raw] | None
+    _rest: Callable[[], list[Any]] | str | None = None
+    wanted: Whole | None = None
+    values: tuple[Any, ...] = ()
 
     def arguments(self) -> list[Any]:
         """The arguments, decoded anew at each call. Raises InvalidPacket if one cannot be a value here."""
@@ -113,22 +92,13 @@ class Event:
         return values[1:]
 
 
-class Ack:
+class Ack(msgspec.Struct, eq=False):
     """The acknowledgement of the event with this `id`. `raws` and `arguments` are as in Event, without a name."""
 
-    __slots__ = ("_rest", "id", "namespace", "raws")
-
-    def __init__(
-        self,
-        namespace: str,
-        id: int,  # noqa: A002 - the protocol's word
-        raws: list[msgspec.Raw] | None,
-        rest: Callable[[], list[Any]] | None = None,
-    ) -> None:
-        self.namespace = namespace
-        self.id = id
-        self.raws = raws
-        self._rest = rest
+    namespace: str
+    id: int
+    raws: list[msgspec.Raw] | None
+    _rest: Callable[[], list[Any]] | None = None
 
     def arguments(self) -> list[Any]:
         """The arguments, decoded anew at each call. Raises InvalidPacket if one cannot be a value here."""
