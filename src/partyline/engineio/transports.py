@@ -37,9 +37,7 @@ class Owner(Protocol):
     site: Site
     home: Home
 
-    def forget(self, connection: Any) -> None:
-        """It is over, and everything has been fetched."""
-        ...
+    def forget(self, connection: Any) -> None: ...
 
 
 class Poll(Protocol):

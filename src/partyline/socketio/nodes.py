@@ -48,13 +48,9 @@ class Host(Protocol):
 
     counters: Counters
 
-    def _existing(self, name: str) -> Namespace | None:
-        """The namespace of this name, if there is one now."""
-        ...
+    def _existing(self, name: str) -> Namespace | None: ...
 
-    def _keep(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Run a coroutine that may outlive its caller."""
-        ...
+    def _keep(self, coroutine: Coroutine[Any, Any, None]) -> None: ...
 
 
 class Peers(Protocol):
