@@ -257,7 +257,6 @@ class Redis:
             self._me = f"ID {fields['id']} ADDR {fields['addr']}"
 
     def down(self, line: Line) -> None:
-        """The connection is lost."""
         if self._line is line:
             self._line = None
         self._out.clear()

@@ -101,7 +101,6 @@ class Transports:
             self._websocket.hold()
 
     def release(self) -> None:
-        """Read again."""
         if self._held:
             self._held = False
             self._session.resume(self._now())

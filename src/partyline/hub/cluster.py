@@ -57,7 +57,10 @@ _decode_sealed: Final = msgspec.msgpack.Decoder(_Sealed).decode
 
 
 class Cluster:
-    """This node among the others. A node not heard from for `patience` is gone; that and `heartbeat` are in seconds."""
+    """This node among the others (`socketio.nodes.Peers`).
+
+    A node not heard from for `patience` is gone; that and `heartbeat` are in seconds.
+    """
 
     shows_handshakes = False
 
@@ -128,7 +131,6 @@ class Cluster:
         return self._number
 
     def settle(self, request: Request) -> None:
-        """No more answers are wanted."""
         self._questions.pop(request, None)
 
     def opened(self, namespace: str) -> None:
@@ -141,7 +143,6 @@ class Cluster:
         """A room has got its first member here, or lost its last. Nothing to do: every node hears of all rooms."""
 
     async def close(self) -> None:
-        """Leave. Whatever was sent before still goes out."""
         self.send(Gone(""))
         self._closed = True
         self._timers.cancel(self)

@@ -154,16 +154,13 @@ class AsgiWebSocket:
 
     @property
     def session(self) -> Session | None:
-        """The session that it carries; None once the connection is gone."""
         return self._session
 
     def hand_to(self, session: Session) -> None:
-        """Give later messages to `session`. Its `opened` is not called."""
         if self._session is not None:
             self._session = session
 
     def known(self) -> None:
-        """The peer has said who it is: the limits of strangers end."""
         self._credit = None
 
     def said_nothing(self) -> None:
@@ -238,7 +235,6 @@ class AsgiWebSocket:
         self.send_utf8(frames.utf8(text))
 
     def send_utf8(self, payload: bytes) -> None:
-        """Queue a text message that is already encoded."""
         self.send(frames.text_frame(payload))
 
     def send_binary(self, data: bytes) -> None:
@@ -247,7 +243,6 @@ class AsgiWebSocket:
 
     @property
     def writable(self) -> bool:
-        """Whether a message would leave soon."""
         return not self._closing and self._outbox.size <= self._high_water
 
     def hold(self) -> None:
@@ -256,7 +251,6 @@ class AsgiWebSocket:
             self._held = asyncio.Event()
 
     def release(self) -> None:
-        """Read again."""
         held, self._held = self._held, None
         if held is not None:
             held.set()

@@ -53,7 +53,7 @@ _ALIVE, _OVER = (State.OPEN, State.PINGED), (State.LINGERING, State.GONE)
 
 
 class WebSocket(Writing, asyncio.Protocol):
-    """One WebSocket connection, from its 101 on. An `interfaces.Connection`."""
+    """One WebSocket connection, from its 101 on. A `server.site.Carrier`."""
 
     __slots__ = (
         "_address",
@@ -136,7 +136,6 @@ class WebSocket(Writing, asyncio.Protocol):
 
     @property
     def session(self) -> Session | None:
-        """The session that it carries; None once it is gone."""
         return self._session
 
     def hand_to(self, session: Session) -> None:
@@ -146,11 +145,9 @@ class WebSocket(Writing, asyncio.Protocol):
 
     @property
     def deflate(self) -> Deflate | None:
-        """The negotiated compression: members with the same one share their bytes."""
         return self._wire.deflate
 
     def known(self) -> None:
-        """The peer has said who it is: the limits of strangers end."""
         if self._metered or self._credit is not None:
             self._useful = True
         self._metered = False
@@ -162,7 +159,6 @@ class WebSocket(Writing, asyncio.Protocol):
             self._site.fair.wait(self, 0.0)
 
     def said_nothing(self) -> None:
-        """The message in hand is only a heartbeat: it does not tell a client from a flood."""
         self._empty += 1
 
     # asyncio.Protocol
@@ -203,12 +199,10 @@ class WebSocket(Writing, asyncio.Protocol):
             self._transport.resume_reading()
 
     def hold(self) -> None:
-        """Pause reading until `release`. The caller has to keep up heartbeats."""
         if self._transport is not None and not self._transport.is_closing():
             self._stop(_HANDLER)
 
     def release(self) -> None:
-        """Read again."""
         self._resume(_HANDLER)
 
     def pause_writing(self) -> None:

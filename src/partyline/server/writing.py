@@ -163,14 +163,12 @@ class Writing:
             self.send(self._wire.binary(data))
 
     async def drained(self) -> None:
-        """Return when nothing is queued, or the connection is gone. Cancelling this loses nothing."""
         while self._outbox is not None and not self._closing:
             if self._drain is None:
                 self._drain = asyncio.get_running_loop().create_future()
             await asyncio.shield(self._drain)
 
     def discard(self, unwanted: Callable[[str | bytes], bool]) -> None:
-        """Drop the queued messages that are `unwanted`; those that the transport has are on their way."""
         if self._outbox is not None:
             self._outbox.discard(consists_of(unwanted))
 

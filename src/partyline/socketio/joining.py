@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Literal, Protocol, cast
+from typing import Any, Final, Literal, cast
 
 from partyline import log
 from partyline.adapters.redis import Redis
@@ -27,7 +27,7 @@ from partyline.wire.cluster.messages import (
     Sockets,
 )
 from partyline.wire.cluster.python import Python
-from partyline.wire.cluster.shapes import UNREADABLE, Read, Written
+from partyline.wire.cluster.shapes import UNREADABLE, Form, Read
 from partyline.wire.cluster.sharded import MODES, Mode, Sharded
 from partyline.wire.cluster.streams import Streams
 
@@ -35,33 +35,6 @@ _log = log.get("cluster")
 
 _ANSWERS: Final = frozenset((Reached, Answered, Missing, Sockets, ServerSideAnswer))
 _AGAIN: Final = 0.5  # seconds after which the nodes are counted again, while an answer is missing
-
-
-class Form(Protocol):
-    """One protocol over Redis."""
-
-    def always(self) -> dict[str, Read]:
-        """The channels for all namespaces, with their readers."""
-        ...
-
-    def subscriptions(self, namespace: str) -> tuple[dict[str, Read], dict[str, Read]]:
-        """The patterns and the channels of a namespace, with their readers. A reader raises UNREADABLE."""
-        ...
-
-    sharded: bool
-    """Whether it uses sharded channels (Redis 7)."""
-
-    def room(self, namespace: str, room: str) -> str:
-        """The channel to subscribe to while a room has members; empty if there is none."""
-        ...
-
-    def write(self, message: NodeMessage, to: str = "") -> Written:
-        """What to publish, and on which channels; an answer is for one node. Raises what encoders raise."""
-        ...
-
-    def counted(self, namespace: str) -> str:
-        """The channel whose subscribers are the nodes that answer; empty if none does."""
-        ...
 
 
 class NodeCluster:
@@ -158,7 +131,6 @@ class Joined:
             self._redis.unlisten(name)
 
     def room(self, namespace: str, room: str, there: bool) -> None:
-        """A room has got its first member here, or lost its last."""
         channel = self._form.room(namespace, room)
         if channel and there:
             read = self._form.subscriptions(namespace)[1][self._form.counted(namespace)]  # as on the common channel

@@ -118,12 +118,10 @@ class Nodes:
         await self._cluster.close()
 
     def opened(self, namespace: Namespace) -> None:
-        """A namespace is there."""
         self._cluster.opened(namespace.name)
         namespace._members.told = partial(self._cluster.room, namespace.name)
 
     def closed(self, namespace: str) -> None:
-        """A namespace is gone."""
         self._cluster.closed(namespace)
 
     # What this node sends
@@ -163,7 +161,6 @@ class Nodes:
         return number
 
     def settle(self, number: Request) -> None:
-        """No more answers are wanted."""
         self._cluster.settle(number)
 
     async def fetch(self, namespace: Namespace, audience: Audience, seconds: float) -> list[RemoteSocket]:

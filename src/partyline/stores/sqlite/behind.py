@@ -42,7 +42,6 @@ class WriteBehind(ABC, Generic[_Row]):
         """The columns of a row."""
 
     def load(self) -> Iterator[_Row]:
-        """The rows of an earlier process. Raises ConfigError if the file is damaged."""
         for values in self._database.rows(f"SELECT {', '.join(self.columns)} FROM {self.table}"):  # noqa: S608
             try:
                 yield self.read(*values)
@@ -50,11 +49,9 @@ class WriteBehind(ABC, Generic[_Row]):
                 raise damaged(self._database.path, f"a row of {self.table}: {error}") from None
 
     def save(self, row: _Row) -> None:
-        """Insert or replace."""
         self._change(getattr(row, self.columns[0]), row)
 
     def delete(self, key: bytes) -> None:
-        """Remove, if it is there."""
         self._change(key, None)
 
     async def flush(self) -> None:

@@ -19,7 +19,6 @@ class RevocationTable:
         self._database = database
 
     def load(self) -> list[tuple[str, str, float]]:
-        """Kind, name and time of each, the earliest first. Raises ConfigError if the file is damaged."""
         rows = self._database.rows("SELECT kind, name, at FROM revocations ORDER BY at")
         return cast("list[tuple[str, str, float]]", rows)
 

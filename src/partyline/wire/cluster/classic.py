@@ -26,6 +26,7 @@ from partyline.wire.cluster.messages import (
     Sockets,
 )
 from partyline.wire.cluster.shapes import (
+    Form,
     Heard,
     Options,
     Packet,
@@ -94,10 +95,8 @@ _pack = msgspec.msgpack.Encoder().encode
 _write = msgspec.json.Encoder().encode
 
 
-class Classic:
+class Classic(Form):
     """The form as one node speaks it. `key` is the prefix of all channels, the same for all nodes of a cluster."""
-
-    sharded = False
 
     def __init__(self, node: str, key: str = "socket.io") -> None:
         self.node = node
@@ -122,12 +121,7 @@ class Classic:
         """The channels of answers: the shared one, and this node's own."""
         return f"{self._key}-response#{namespace}#", f"{self._key}-response#{namespace}#{self.node}#"
 
-    def always(self) -> dict[str, Read]:
-        """Empty: no channel is for all namespaces."""
-        return {}
-
     def subscriptions(self, namespace: str) -> tuple[dict[str, Read], dict[str, Read]]:
-        """The patterns and the channels of a namespace, with their readers."""
         channels: dict[str, Read] = dict.fromkeys(self.answers(namespace), self.read_answer)
         channels[self.requests(namespace)] = self.read_request
         return {self.pattern(namespace): self.read_event}, channels
@@ -135,10 +129,6 @@ class Classic:
     counted = requests
 
     # Out
-
-    def room(self, namespace: str, room: str) -> str:
-        """Empty: the pattern covers a room's channel."""
-        return ""
 
     def write(self, message: NodeMessage, to: str = "") -> Written:
         """What to publish, and on which channels; nothing if this form cannot say it. Answers go to all nodes.

@@ -14,7 +14,7 @@ import msgspec
 
 from partyline.errors import InvalidValue
 from partyline.wire.cluster.messages import Answered, Emit, Expel, Move, NodeMessage
-from partyline.wire.cluster.shapes import Heard, Read, Written, short, written
+from partyline.wire.cluster.shapes import Form, Heard, Read, Written, short, written
 from partyline.wire.socketio.attachments import put_in, take_out
 
 
@@ -37,33 +37,17 @@ _read = written(_Said)
 _write = msgspec.json.Encoder().encode
 
 
-class Python:
+class Python(Form):
     """The form as one server speaks it. `node` is its host_id, `key` the channel."""
-
-    sharded = False
 
     def __init__(self, node: str, key: str = "socketio") -> None:
         self.node = node
         self._key = key
 
-    def counted(self, namespace: str) -> str:
-        """Empty: nobody answers questions."""
-        return ""
-
     def always(self) -> dict[str, Read]:
-        """The one channel."""
         return {self._key: self.read}
 
-    def subscriptions(self, namespace: str) -> tuple[dict[str, Read], dict[str, Read]]:
-        """Empty: a namespace has no channel of its own."""
-        return {}, {}
-
-    def room(self, namespace: str, room: str) -> str:
-        """Empty: a room has no channel of its own."""
-        return ""
-
     def write(self, message: NodeMessage, to: str = "") -> Written:
-        """What to publish; nothing if this form cannot say it."""
         head = {"namespace": message.namespace, "host_id": self.node}
         return [(self._key, _write(head | body)) for body in self._bodies(message, to)]
 

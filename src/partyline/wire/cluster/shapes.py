@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import isfinite
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 
@@ -29,6 +29,34 @@ UNREADABLE: Final = (msgspec.MsgspecError, PartylineError, ValueError, TypeError
 
 _DEEPEST: Final = 64
 _LONGEST: Final = 300_000.0  # milliseconds
+
+
+class Form(Protocol):
+    """One protocol of other Socket.IO servers over Redis."""
+
+    sharded: bool = False
+    """Whether it uses sharded channels (Redis 7)."""
+
+    def always(self) -> dict[str, Read]:
+        """The channels for all namespaces, with their readers."""
+        return {}
+
+    def subscriptions(self, namespace: str) -> tuple[dict[str, Read], dict[str, Read]]:
+        """The patterns and the channels of a namespace, with their readers."""
+        return {}, {}
+
+    def counted(self, namespace: str) -> str:
+        """The channel whose subscribers are the nodes that answer; empty if none does."""
+        return ""
+
+    def room(self, namespace: str, room: str) -> str:
+        """The channel to subscribe to while a room has members; empty if it has none of its own."""
+        return ""
+
+    def write(self, message: NodeMessage, to: str = "") -> Written:
+        """What to publish, and on which channels; nothing if it cannot say that. `to` is the node that an answer is
+        for. Raises InvalidValue, and what encoders raise."""
+        ...
 
 
 class Flags(msgspec.Struct, gc=False):

@@ -13,7 +13,7 @@ import msgspec
 
 from partyline.wire.cluster import family
 from partyline.wire.cluster.messages import Emit, NodeMessage
-from partyline.wire.cluster.shapes import Heard, Read, Written, packed, short, written
+from partyline.wire.cluster.shapes import Form, Heard, Read, Written, packed, short, written
 
 Mode = Literal["dynamic", "dynamic-private", "static"]
 MODES: Final[tuple[Mode, ...]] = ("dynamic", "dynamic-private", "static")
@@ -49,7 +49,7 @@ def channel(key: str, namespace: str, *more: str) -> str:
     return "#".join((key, namespace, *more, ""))
 
 
-class Sharded:
+class Sharded(Form):
     """The form as one node speaks it."""
 
     sharded = True
@@ -60,12 +60,7 @@ class Sharded:
         self._mode = mode
 
     def counted(self, namespace: str) -> str:
-        """The channel whose subscribers are the nodes that answer."""
         return channel(self._key, namespace)
-
-    def always(self) -> dict[str, Read]:
-        """Empty: no channel is for all namespaces."""
-        return {}
 
     def subscriptions(self, namespace: str) -> tuple[dict[str, Read], dict[str, Read]]:
         """No patterns, and the channels of a namespace with their readers."""
@@ -75,13 +70,11 @@ class Sharded:
         }
 
     def room(self, namespace: str, room: str) -> str:
-        """The channel of a room; empty if it has none of its own."""
         if self._mode == "static" or (self._mode == "dynamic" and len(room.encode("utf-16-le")) == 2 * _ID):
             return ""
         return channel(self._key, namespace, room)
 
     def write(self, message: NodeMessage, to: str = "") -> Written:
-        """What to publish, and on which channels. Raises what msgspec raises."""
         where = ""
         if isinstance(message, Emit) and message.request is None and len(message.rooms) == 1:
             where = self.room(message.namespace, message.rooms[0])

@@ -17,7 +17,7 @@ import msgspec
 from partyline.errors import InvalidValue
 from partyline.wire.cluster import family
 from partyline.wire.cluster.messages import Emit, Expel, Move, NodeMessage
-from partyline.wire.cluster.shapes import Heard, Read, Written, packed, short
+from partyline.wire.cluster.shapes import Form, Heard, Read, Written, packed, short
 from partyline.wire.cluster.sharded import channel, read
 
 MOST_ENTRIES: Final = 10_000
@@ -37,7 +37,7 @@ class Session(msgspec.Struct):
 _read_session = packed(Session)
 
 
-class Streams:
+class Streams(Form):
     """The form as one node speaks it. `stream` is Node's `streamName`."""
 
     def __init__(self, node: str, key: str = "socket.io", stream: str = "socket.io", *, sharded: bool = False) -> None:
@@ -47,23 +47,13 @@ class Streams:
         self.stream = stream
 
     def counted(self, namespace: str) -> str:
-        """The channel whose subscribers are the nodes that answer."""
         return channel(self._key, namespace)
-
-    def always(self) -> dict[str, Read]:
-        """Empty: no channel is for all namespaces."""
-        return {}
 
     def subscriptions(self, namespace: str) -> tuple[dict[str, Read], dict[str, Read]]:
         """No patterns, and the channels of a namespace with their readers."""
         return {}, dict.fromkeys((channel(self._key, namespace), channel(self._key, namespace, self.node)), self.read)
 
-    def room(self, namespace: str, room: str) -> str:
-        """Empty: a room has no channel of its own."""
-        return ""
-
     def write(self, message: NodeMessage, to: str = "") -> Written:
-        """What to publish, and on which channels."""
         if self._kept(message):
             return []
         return [
