@@ -138,7 +138,7 @@ def test_a_pooler_of_sessions_is_as_good_as_none(server: PostgresServer) -> None
             tail = asyncio.create_task(logs[1].tail(epoch, 0, 10, 20.0))
             await logs[0].append(epoch, [(Draft("cats", b"1", "x"),)])
             assert [one.offset for one in (await tail).messages] == [1]
-            assert logs[1]._patience == 1.0
+            assert logs[1]._bell._patience == 1.0
             await asyncio.gather(*(log.close() for log in logs))
 
     asyncio.run(main())
@@ -176,12 +176,12 @@ def test_a_bell_that_is_not_heard_is_not_needed(server: PostgresServer, fresh: F
         await deaf.tail(epoch, 0, 10, 0.0)
         async with deaf._following.use() as connection:
             await connection.execute("UNLISTEN *")
-        deaf._patience = 1.0
+        deaf._bell._patience = 1.0
         for number in range(4):
             tail = asyncio.create_task(deaf.tail(epoch, number, 10, 20.0))
             await here.append(epoch, [(Draft("cats", b"1", str(number)),)])
             assert [one.offset for one in (await tail).messages] == [number + 1]
-        assert deaf._patience < 0.1
+        assert deaf._bell._patience < 0.1
         await asyncio.gather(here.close(), deaf.close())
 
     asyncio.run(main())

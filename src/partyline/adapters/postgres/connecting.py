@@ -17,6 +17,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 import asyncpg
 from asyncpg import exceptions as errors
 
+from partyline import log
 from partyline.errors import ConfigError, StoreUnavailable
 from partyline.interfaces import Durability
 
@@ -26,20 +27,28 @@ Connection = Any
 VERSION: Final = 1  # of the schema
 _OLDEST: Final = 120000  # PostgreSQL's number of the oldest version that this is written for
 _PATIENCE: Final = 5.0  # seconds for a connection to be made
+_LOOK: Final = 1.0  # seconds until it is looked whether there is something new, though nobody has rung
+_DEAF: Final = 0.02  # the same where ringing is not heard
+_SURE: Final = 3  # times that nobody has rung until it is taken so; one ring may just come late
 _SCHEMA: Final = re.compile(r"[a-z_][a-z0-9_]{0,39}")
+
+_log = log.get("store")
 
 
 class Address:
-    """Where a log is: a URL of PostgreSQL, with `schema=` for the schema that has it. Raises ConfigError."""
+    """Where a log or a bus is: a URL of PostgreSQL, with `schema=` for the schema that has it; `field` is the setting
+    that names it. Raises ConfigError."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, field: str = "log") -> None:
+        self._field = field
         parts = urlsplit(url)
         options = dict(parse_qsl(parts.query, keep_blank_values=True))
         self.schema = options.pop("schema", "partyline")
         if not _SCHEMA.fullmatch(self.schema):
             raise ConfigError(
-                f"log: {self.schema[:60]!r} is not a name for a schema: lower-case letters, digits and _, 40 at most",
-                field="log",
+                f"{field}: {self.schema[:60]!r} is not a name for a schema: lower-case letters, digits and _, "
+                "40 at most",
+                field=field,
             )
         self.channel = f'"{self.schema}".'
         self._url = urlunsplit(parts._replace(query=urlencode(options)))
@@ -57,9 +66,9 @@ class Address:
             )
         except ValueError:  # its text may have the password in it
             raise ConfigError(
-                f"log: {self._shown!r} is not an address of PostgreSQL: postgres://user:password@host:5432/database, "
-                "with special characters as %xx",
-                field="log",
+                f"{self._field}: {self._shown!r} is not an address of PostgreSQL: "
+                "postgres://user:password@host:5432/database, with special characters as %xx",
+                field=self._field,
             ) from None
         return connection
 
@@ -84,6 +93,41 @@ class Address:
         ) as error:
             said = " ".join(str(error).split()) or type(error).__name__
             raise StoreUnavailable(f"PostgreSQL at {self._shown}: {said[:300]}") from None
+
+
+class Bell:
+    """A NOTIFY that may not be heard: then it is looked for news more often."""
+
+    def __init__(self) -> None:
+        self._rung = asyncio.Event()
+        self._patience = _DEAF  # until it has rung
+        self._unheard = 0  # times that there was something new in a row, and nobody had rung
+
+    def ring(self) -> None:
+        """There may be something new."""
+        self._patience, self._unheard = _LOOK, 0
+        self._rung.set()
+
+    async def rings(self, most: float = _LOOK) -> bool:
+        """Wait until it rings, or it is time to look, `most` seconds at most. Whether it has rung."""
+        try:
+            async with asyncio.timeout(min(self._patience, most)):
+                await self._rung.wait()
+        except TimeoutError:
+            return False
+        self._rung.clear()
+        return True
+
+    def answered(self) -> None:
+        """It is looked for news now: what has rung so far was for these."""
+        self._rung.clear()
+
+    def not_heard(self) -> None:
+        """There was something new, and it has not rung."""
+        self._unheard += 1
+        if self._unheard == _SURE:
+            self._patience = _DEAF
+            _log.warning("NOTIFY is not heard, as through a pooler: PostgreSQL is asked for news 50 times a second")
 
 
 class Line:
@@ -135,7 +179,7 @@ class Line:
             self._rung()
 
 
-_LOOK: Final = """
+_SERVER: Final = """
 SELECT current_setting('server_version_num')::int, pg_is_in_recovery(),
   current_database(), current_user, current_setting('server_encoding')
 """
@@ -146,7 +190,7 @@ _SCHEMA_THERE: Final = "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = 
 async def prepare(address: Address, connection: Connection) -> None:
     """Make the schema, if there is none, and see whether it is one that this version knows. Raises StoreUnavailable,
     as what is wrong can be mended while the server waits."""
-    version, standby, database, role, encoding = await connection.fetchrow(_LOOK)
+    version, standby, database, role, encoding = await connection.fetchrow(_SERVER)
     if version < _OLDEST:
         raise StoreUnavailable(f"PostgreSQL {version // 10000} is too old for the log: it needs {_OLDEST // 10000}")
     if encoding != "UTF8":

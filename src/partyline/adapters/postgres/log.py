@@ -15,7 +15,7 @@ from typing import Final
 
 from partyline import log
 from partyline.adapters.postgres import connecting, reading
-from partyline.adapters.postgres.connecting import Address, Line
+from partyline.adapters.postgres.connecting import Address, Bell, Line
 from partyline.adapters.postgres.placing import ROW, Placing, message
 from partyline.adapters.postgres.pruning import Pruner
 from partyline.errors import StoreUnavailable
@@ -26,9 +26,6 @@ from partyline.stores.retention import Retention
 
 _log = log.get("store")
 
-_LOOK: Final = 1.0  # seconds until it is looked whether there is something new, though nobody has rung
-_DEAF: Final = 0.02  # the same where ringing is not heard
-_SURE: Final = 3  # times that nobody has rung until it is taken so; one ring may just come late
 _READERS: Final = 2  # connections for pages of history
 _MAX_BYTES: Final = 4 * 1024 * 1024  # of one stretch
 
@@ -82,11 +79,9 @@ class PostgresLog:
         self._clock = clock
         self._address = Address(address)
         self._appending = Line(self._address)
-        self._following = Line(self._address, self._ring)
+        self._bell = Bell()
+        self._following = Line(self._address, self._bell.ring)
         self._reading = [Line(self._address) for _ in range(_READERS)]
-        self._bell = asyncio.Event()
-        self._patience = _DEAF
-        self._unheard = 0  # times that there was something new in a row, and nobody had rung
         self._seen: tuple[str, int] | None = None  # nothing came after this place, unless the bell has rung since
         self._pruner = Pruner(self._address, self._retention, counters or Counters(), clock)
         self._pruning: asyncio.Task[None] | None = None
@@ -145,8 +140,8 @@ class PostgresLog:
         clock = time.monotonic
         until = clock() + wait
         while True:
-            rung = self._seen != (epoch, after) or await self._rings(min(self._patience, until - clock()))
-            self._bell.clear()
+            rung = self._seen != (epoch, after) or await self._bell.rings(until - clock())
+            self._bell.answered()
             async with self._following.use() as connection:
                 rows = await connection.fetch(self._tail, epoch, after, limit, _MAX_BYTES)
             if not rows:
@@ -158,7 +153,7 @@ class PostgresLog:
                     continue
                 return Stretch((), pruned + 1)
             if not rung:
-                self._not_heard()
+                self._bell.not_heard()
             messages = [message(*row) for _, *row in rows]
             return Stretch(messages, pruned + 1)
 
@@ -191,23 +186,3 @@ class PostgresLog:
 
     def _reader(self) -> Line:
         return next((line for line in self._reading if not line.busy), self._reading[0])
-
-    # The doorbell
-
-    def _ring(self) -> None:
-        self._patience, self._unheard = _LOOK, 0
-        self._bell.set()
-
-    async def _rings(self, seconds: float) -> bool:
-        """Wait for the bell. Whether it has rung."""
-        try:
-            async with asyncio.timeout(seconds):
-                return await self._bell.wait()
-        except TimeoutError:
-            return False
-
-    def _not_heard(self) -> None:
-        self._unheard += 1
-        if self._unheard == _SURE:
-            self._patience = _DEAF
-            _log.warning("NOTIFY is not heard, as through a pooler: the log is asked for news 50 times a second")

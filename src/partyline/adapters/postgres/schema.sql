@@ -186,3 +186,30 @@ BEGIN
   );
   PERFORM pg_notify('partyline.shelves', '');
 END $$;
+
+-- What nodes say to each other on the bus, for a minute. No crash has to leave it: at most once is all that a bus
+-- promises.
+CREATE UNLOGGED TABLE partyline.said (
+  number    bigint PRIMARY KEY,
+  at        float8 NOT NULL,
+  subject   bytea NOT NULL,
+  message   bytea NOT NULL
+);
+CREATE SEQUENCE partyline.said_number;
+
+-- Say some of it. The lock is held until all of it can be seen, so numbers are seen in their order.
+CREATE FUNCTION partyline.say(subjects bytea[], messages bytea[]) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+  now float8;
+BEGIN
+  PERFORM set_config('synchronous_commit', 'off', true);
+  PERFORM pg_advisory_xact_lock(hashtextextended('partyline.bus', 0));
+  now := extract(epoch FROM clock_timestamp());
+  FOR i IN 1 .. cardinality(subjects) LOOP
+    INSERT INTO partyline.said VALUES (nextval('partyline.said_number'), now, subjects[i], messages[i]);
+  END LOOP;
+  DELETE FROM partyline.said s WHERE s.at < now - 60 AND s.number IN (
+    SELECT o.number FROM partyline.said o ORDER BY o.number LIMIT 2 * cardinality(subjects)
+  );
+  PERFORM pg_notify('partyline.bus', '');
+END $$;
