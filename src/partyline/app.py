@@ -23,11 +23,12 @@ from partyline.checking import check, worker_count
 from partyline.config import Settings, is_open
 from partyline.engineio.engine import EngineIO
 from partyline.engineio.limits import SessionLimits
-from partyline.engines import open_store
+from partyline.engines import open_bus, open_store
 from partyline.errors import ConfigError, NotFound
 from partyline.hub.hub import Hub
+from partyline.hub.spreading import Part, Shared, carry
 from partyline.hub.timers import Timers
-from partyline.interfaces import Store
+from partyline.interfaces import Bus, Store
 from partyline.metrics import Counters, exposition
 from partyline.models import Position
 from partyline.relay import openapi
@@ -288,6 +289,8 @@ def build(
         api = Api(services, site)
         if relay:
             extras = _with_relay(extras, services)
+        if (bus := open_bus(settings, counters, keeps=relay)) is not None:
+            _put_on(bus, extras, hub, named=settings.bus is not None)
         upgrades = [classic.upgrade, api.upgrade] if relay else []
         hub.displaced = site.displace
         site.route = first_of(*upgrades, *(extra.upgrade for extra in extras))
@@ -305,13 +308,18 @@ def build(
         if seat is not None:
             seat.take(site, hub, revoker, answering)
             answering = seat.answering
+        if bus is not None:
+            hub.bus = bus
+            carry(hub, bus)
         asgi = Gate(answering, perimeter, counters, native=native, pages=site.pages)
         shell = Shell(site, asgi, websocket_fallback=fallback is not None)
         shell.on_drain = database.finishing
     except BaseException:
         database.close()
         raise
-    background = tuple(extra for extra in extras if isinstance(extra, Background))
+    background: tuple[Background, ...] = tuple(extra for extra in extras if isinstance(extra, Background))
+    if bus is not None:
+        background = (Shared(bus), *background)
     return Partyline(settings, counters, hub, registry, classic, site, asgi, shell, store, database, tls, background)
 
 
@@ -323,6 +331,17 @@ def _with_relay(extras: Sequence[Extra], services: Services) -> Sequence[Extra]:
         if isinstance(extra, SocketIO):
             serve_relay(extra, services)
     return extras
+
+
+def _put_on(bus: Bus, extras: Sequence[Extra], hub: Hub, *, named: bool) -> None:
+    """Have each Socket.IO server without an adapter of its own on the bus. Raises ConfigError where that cannot be.
+
+    One that recovers connections needs the log for that; it is on no bus, unless the settings name one.
+    """
+    for extra in extras:
+        if isinstance(extra, SocketIO) and (named or extra.recovery_window is None):
+            extra._spread(Part(bus, f"socket.io {extra.engine.path}"))  # noqa: SLF001 - it is for us alone
+            hub.others = extra._others  # noqa: SLF001
 
 
 def _outside(nowhere: ASGIApp, fallback: ASGIApp) -> ASGIApp:

@@ -96,6 +96,7 @@ class Settings:
     public_url: str | None = _setting(None, "the address clients use, where it is not the request's Host")
     db: str = _setting("./partyline.db", "database file; :memory: keeps nothing")
     log: str | None = _setting(None, "log that several servers share, as a URL; default: in db")
+    bus: str | None = _setting(None, "bus between servers, as a URL; default: the log's own engine")
     workers: int = _setting(1, "processes that serve; auto is one for each core", "workers", least=0)
 
     # Access

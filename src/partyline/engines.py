@@ -1,18 +1,19 @@
-"""The log that the setting `log` names: which engine keeps it, and how it is opened. An engine is imported where it is
-named, since what it needs is installed only by those who use it."""
+"""The log and the bus that several servers share: which engine a setting names, and how it is opened. An engine is
+imported where it is named, since what it needs is installed only by those who use it."""
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from importlib import import_module
 from typing import Any, Final, TypeVar
 
 from partyline import log
 from partyline.config import Settings
 from partyline.errors import ConfigError, StoreUnavailable
-from partyline.interfaces import Durability, SharedLog, Standing
+from partyline.interfaces import Bus, Durability, SharedLog, Standing
+from partyline.metrics import Counters
 from partyline.stores.retention import Bounds, Retention
 from partyline.stores.shared import SharedStore
 
@@ -26,6 +27,13 @@ LOGS: Final[dict[str, tuple[str, str]]] = {
 }
 """By the scheme of a URL, the module with `open_log(url, retention, idempotency_window) -> SharedLog`, and the extra
 that installs what it needs."""
+BUSES: Final[dict[str, tuple[str, str]]] = {
+    "redis": ("partyline.adapters.redis_bus", "redis"),
+    "rediss": ("partyline.adapters.redis_bus", "redis"),
+    "postgres": ("partyline.adapters.postgres.bus", "postgres"),
+    "postgresql": ("partyline.adapters.postgres.bus", "postgres"),
+}
+"""Likewise, the module with `open_bus(url, field) -> Bus`."""
 
 _PATIENCE: Final = 5.0  # seconds that a start, or somebody who only looks, waits for it
 _SCHEME: Final = re.compile(r"([a-z][a-z0-9+.-]*)://")
@@ -80,6 +88,26 @@ async def _soon(call: Coroutine[Any, Any, _T]) -> _T:
         raise StoreUnavailable("it does not answer") from None
 
 
+def open_bus(settings: Settings, counters: Counters, *, keeps: bool = True) -> Bus | None:
+    """The bus that several servers share, not started: the one that is named, or that of the log's engine, if it has
+    one. None for a server of its own. `keeps`: it serves topics that are kept in the log. Raises ConfigError."""
+    field = "log" if settings.bus is None else "bus"
+    url: str | None = getattr(settings, field)
+    if url is None or (field == "log" and _scheme(url) not in BUSES):
+        return None
+    if keeps and settings.log is None and ">" not in settings.ephemeral_topics:
+        raise ConfigError(
+            "bus: it keeps nothing, and the log in db is this server's alone: what is published here would be missing "
+            "in the history of the others. Name a log that all of them share (--log), or keep nothing "
+            '(ephemeral_topics = [">"])',
+            field="bus",
+        )
+    opened: Bus = _engine(field, url, BUSES).open_bus(url, field)
+    if hasattr(opened, "counters"):
+        opened.counters = counters
+    return opened
+
+
 def retention(settings: Settings) -> Retention:
     """What a log keeps."""
     rules = tuple(
@@ -97,22 +125,31 @@ def retention(settings: Settings) -> Retention:
 
 
 def _open(url: str, settings: Settings) -> SharedLog:
+    opened: SharedLog = _engine("log", url, LOGS).open_log(url, retention(settings), settings.idempotency_window)
+    return opened
+
+
+def _scheme(url: str) -> str:
     found = _SCHEME.match(url)
-    scheme = found[1] if found else ""
-    if scheme not in LOGS:
-        known = ", ".join(f"{name}://" for name in sorted(LOGS)) or "none so far"
+    return found[1] if found else ""
+
+
+def _engine(field: str, url: str, known: Mapping[str, tuple[str, str]]) -> Any:
+    """The module of the engine that a setting names. Raises ConfigError."""
+    scheme = _scheme(url)
+    if scheme not in known:
+        names = ", ".join(f"{name}://" for name in sorted(known))
         shown = f"{scheme}://" if scheme else "it"  # the rest may have a password in it
+        instead = " and choose a file with --db" if field == "log" else ""
         raise ConfigError(
-            f"log: {shown} is no log that several servers can share ({known}): name one, or leave it out and choose a "
-            "file with --db",
-            field="log",
+            f"{field}: {shown} is no {field} that several servers can share ({names}): name one, or leave it out"
+            f"{instead}",
+            field=field,
         )
-    module, extra = LOGS[scheme]
+    module, extra = known[scheme]
     try:
-        engine: Any = import_module(module)
+        return import_module(module)
     except ImportError as error:
         raise ConfigError(
-            f"log: {scheme}:// needs {error.name}: pip install 'partyline[{extra}]'", field="log"
+            f"{field}: {scheme}:// needs {error.name}: pip install 'partyline[{extra}]'", field=field
         ) from None
-    opened: SharedLog = engine.open_log(url, retention(settings), settings.idempotency_window)
-    return opened

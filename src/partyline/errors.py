@@ -31,6 +31,7 @@
     └── ServerError               whose fault: ours, or the machine's. 5xx
         ├── Overloaded              503  a limit of the whole server is reached
         ├── StoreUnavailable        503  the log cannot take a message now
+        ├── BusUnavailable          503  nothing reaches the other servers now
         └── TooManyTopics           507  the log keeps as many rooms as it may
 
 A class says what goes on the wire: `code` (the stable word programs compare), `http_status`, `close_code` (of a
@@ -291,6 +292,13 @@ class StoreUnavailable(ServerError):
 
     def headers(self) -> list[tuple[str, str]]:
         return [("retry-after", "1")]
+
+
+class BusUnavailable(ServerError):
+    code = "bus_unavailable"
+    http_status = 503
+    close_code = 1013
+    temporary = True
 
 
 class TooManyTopics(ServerError):

@@ -34,7 +34,7 @@ class Counters:
     write_errors: int = _counter("Failed commits of the database")
     damaged: int = _counter("Messages in the log that are not what was written, found when they were read")
     pruned: int = _counter("Messages that retention took out of the log")
-    unsent: int = _counter("Messages to other servers that Redis did not get, or perhaps did not")
+    unsent: int = _counter("Messages to other servers that did not go out, or perhaps did not")
     lost: int = _counter("Messages of other servers that are known not to have come")
     unreadable: int = _counter("Messages of other servers that could not be read")
     limits: dict[str, int] = field(default_factory=dict)

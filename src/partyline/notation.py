@@ -64,3 +64,9 @@ def written(value: float, kind: str) -> str:
         if count.is_integer() and count >= (2 if unit == "d" else 1):  # one day is 24h
             return f"{count:.0f}{unit}"
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def engine(url: str | None) -> str:
+    """What people call the engine of an address: `redis` for `rediss://...`, empty for none."""
+    scheme = "" if url is None else url.partition("://")[0]
+    return {"rediss": "redis", "postgresql": "postgres"}.get(scheme, scheme)

@@ -12,7 +12,7 @@ from struct import Struct
 from typing import TYPE_CHECKING, Final
 from zlib import crc32
 
-from partyline.adapters.redis import GONE, Redis
+from partyline.adapters.redis import GONE, Redis, named
 from partyline.hub.envelopes import Envelopes, node_name
 from partyline.interfaces import Heard
 from partyline.metrics import Counters
@@ -26,6 +26,12 @@ _LENGTH: Final = Struct(">I")
 _TO: Final = "@"  # with a node's name: the subject of messages to that node; published ones begin with ":"
 
 
+def open_bus(url: str, field: str) -> RedisBus:
+    """The bus that a setting names: an address, perhaps with `?prefix=...`. Raises ConfigError."""
+    server, prefix = named(url)
+    return RedisBus(server, prefix=prefix, field=field)
+
+
 class RedisBus:
     """A Bus on the Redis (6 or later) or Valkey of an address, or of a client of redis-py with `protocol=3`.
 
@@ -33,10 +39,10 @@ class RedisBus:
     returns nevertheless, and messages are lost and counted until it can.
     """
 
-    def __init__(self, server: str | Client, *, prefix: str = "partyline") -> None:
+    def __init__(self, server: str | Client, *, prefix: str = "partyline", field: str = "bus") -> None:
         self.node = node_name()
         self._prefix = f"{{{prefix}}}"
-        self._redis = Redis(server, probe=f"{self._prefix}:probe", field="bus")
+        self._redis = Redis(server, probe=f"{self._prefix}:probe", field=field)
         self._envelopes = Envelopes(self.node)
         self._listeners: dict[bytes, tuple[str, Heard]] = {}  # by subject, as it is sent
         self._subjects: dict[str, set[str]] = {}  # listened to, by channel

@@ -99,6 +99,9 @@ def serve(
     port: Annotated[str | None, typer.Option(help="Port; 0 takes a free one. (default 8000)")] = None,
     db: Annotated[str | None, typer.Option(help="Database file, or :memory:. (default ./partyline.db)")] = None,
     log: Annotated[str | None, typer.Option(help="Log that several servers share, as a URL. (default: in db)")] = None,
+    bus: Annotated[
+        str | None, typer.Option(help="Bus between servers, as a URL. (default: the engine of --log)")
+    ] = None,
     workers: Annotated[str | None, typer.Option(help="Processes that serve, or auto: one for each core.")] = None,
     config: _Config = None,
     certfile: Annotated[str | None, typer.Option(help="TLS certificate chain (PEM): https and wss.")] = None,
@@ -130,6 +133,7 @@ def serve(
         "port": port,
         "db": db,
         "log": log,
+        "bus": bus,
         "workers": workers,
         "certfile": certfile,
         "keyfile": keyfile,

@@ -27,7 +27,8 @@ from partyline.config import Settings, is_open, load
 from partyline.engines import open_store
 from partyline.errors import ConfigError
 from partyline.findings import Verdict
-from partyline.notation import written
+from partyline.interfaces import Bus
+from partyline.notation import engine, written
 from partyline.server.lifespan import lifespan
 from partyline.trust.keys import key_hash
 
@@ -186,6 +187,7 @@ def _facts(partyline: Partyline, urls: list[str], no_chat: str) -> dict[str, str
         "loop": loop,
         "database": f"{settings.db} ({partyline.database.sync_mode}), {len(partyline.registry)} registrations known",
         "log": _log_fact(partyline),
+        **({} if partyline.hub.bus is None else {"bus": _bus_fact(settings, partyline.hub.bus)}),
         "access": _access(settings),
         "origins": _origins(settings),
         "limits": (
@@ -202,10 +204,18 @@ def _log_fact(partyline: Partyline) -> str:
     if partyline.store.refusal is not None:
         return "shared with other servers, and not reached yet: durable publishes are refused until it is"
     if partyline.settings.log is not None:
-        return f"shared with other servers, epoch {epoch}, last offset {head:,}: what is accepted survives {survived}"
+        where = f"in {engine(partyline.settings.log)}, shared with other servers"
+        return f"{where}, epoch {epoch}, last offset {head:,}: what is accepted survives {survived}"
     if partyline.settings.db == ":memory:":
         return f"in memory, epoch {epoch}: gone when this process ends"
     return f"in the database, epoch {epoch}, last offset {head:,}: what is accepted survives {survived}"
+
+
+def _bus_fact(settings: Settings, bus: Bus) -> str:
+    which = f"{engine(settings.bus or settings.log)}{'' if settings.bus else ', the engine of the log'}"
+    if not bus.connected:
+        return f"{which}: NOT reached, so nothing goes to other servers until it is"
+    return f"{which}: events, and messages that are not kept, reach all servers on it, or are counted as lost"
 
 
 def _access(settings: Settings) -> str:
@@ -229,7 +239,7 @@ def _print(facts: dict[str, str]) -> None:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim")
     table.add_column(overflow="fold")
-    for name in ("chat", "workers", "database", "log", "access", "origins", "limits", "loop"):
+    for name in ("chat", "workers", "database", "log", "bus", "access", "origins", "limits", "loop"):
         if name not in facts:
             continue
         table.add_row(f"  {name}", Text(facts[name], "bold red" if facts[name].startswith("OPEN") else ""))

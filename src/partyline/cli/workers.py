@@ -177,7 +177,7 @@ async def _work(
     seat = Seat(number, count, folder, max_body=max(settings.max_body, settings.max_message), life=life)
     await _open(seat)
     for extra in target.extras:
-        if isinstance(extra, SocketIO):
+        if isinstance(extra, SocketIO) and not (settings.bus or settings.log):
             extra._spread(Spread(seat.member, seat.bus, extra.engine.path))  # noqa: SLF001 - it is for us alone
     partyline = build(settings, fallback=target.fallback, extras=target.extras, relay=target.relay, seat=seat)
     try:

@@ -17,7 +17,7 @@ from partyline.errors import ConfigError, Overloaded, PartylineError
 from partyline.hub.delivery import Delivery, Parcel
 from partyline.hub.presence import Presence
 from partyline.hub.rooms import Patterns, Rooms
-from partyline.interfaces import Found, Member, News, Outcome, Overrun, Refused, Store
+from partyline.interfaces import Bus, Found, Member, News, Outcome, Overrun, Refused, Store
 from partyline.metrics import Counters
 from partyline.models import Draft, Message, Policy, Position, Receipt
 from partyline.topics import PRIVATE, any_covers
@@ -69,6 +69,8 @@ class Hub:
         # Called when members may have missed something that cannot be given to them here: all of them have to resume.
         self.displaced: Callable[[], None] = lambda: None
         self.carry: Callable[[Draft], None] | None = None  # brings what is not kept to the other nodes
+        self.bus: Bus | None = None  # between servers, if there is one
+        self.others: Callable[[], Sequence[str]] = lambda: ()  # the other servers on it, as far as they are known
         self.delivery = Delivery(counters, self._news, store, **serving)
         store.start(self.delivery.committed)
 

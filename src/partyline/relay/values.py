@@ -23,7 +23,12 @@ class Status(msgspec.Struct):
 
 
 class Health(Status, omit_defaults=True):
-    durability: str = ""  # what an accepted message survives, if the log is an engine's, where that may change
+    """What is promised now. Of a server of its own there is nothing to say: what it promises does not change."""
+
+    durability: str = ""  # what an accepted message survives, if the log is an engine's
+    log: str = ""  # the engine of a log that servers share
+    bus: str = ""  # that of the bus between them
+    nodes: int = 0  # how many servers are known to be on it, this one among them
 
 
 # The classic calls

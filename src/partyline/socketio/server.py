@@ -23,7 +23,7 @@ from partyline.engineio.receiver import Request
 from partyline.errors import CallTimeout, ConfigError
 from partyline.hub.cluster import Cluster
 from partyline.hub.delivery import Delivery, Parcel
-from partyline.interfaces import Adapter, Bus, Dialect
+from partyline.interfaces import Adapter, Bus, Dialect, Follows
 from partyline.metrics import Counters
 from partyline.models import Audience
 from partyline.server.home import Home
@@ -62,6 +62,7 @@ class SocketIO(Namespace):
 
     __slots__ = (
         "_adapter",
+        "_akin",
         "_asleep",
         "_delivery",
         "_dialects",
@@ -129,6 +130,7 @@ class SocketIO(Namespace):
         self._nodes: Nodes | None = None
         self.nodes_timeout = option("nodes_timeout", nodes_timeout, like="ping_timeout")
         self._adapter = adapter
+        self._akin = False  # whether the others on it have the same log, if that is a shared one
         if adapter is not None and recovery_window is not None:
             raise ConfigError(
                 "recovery_window: nodes would need one log for all of them, and each has its own: leave it out, or the "
@@ -288,7 +290,11 @@ class SocketIO(Namespace):
             if self._nodes is not None:
                 self._nodes.opened(namespace)
 
-    def _spread(self, adapter: Adapter) -> None:
+    def _others(self) -> list[str]:
+        """The other nodes, as far as they are known."""
+        return [] if self._nodes is None else self._nodes.others
+
+    def _spread(self, adapter: Adapter | Bus) -> None:
         """Join other servers over `adapter`, unless it has one already; called before it is attached.
 
         Raises ConfigError where that cannot be.
@@ -296,11 +302,11 @@ class SocketIO(Namespace):
         if self._adapter is None:
             if self.recovery_window is not None:
                 raise ConfigError(
-                    "recovery_window: with several workers a session is known to one of them only: run one worker, or "
-                    "leave it out",
+                    "recovery_window: with several workers, or on a bus, a session is known to one of them only: run "
+                    "one worker without a bus, or leave it out",
                     field="recovery_window",
                 )
-            self._adapter = adapter
+            self._adapter, self._akin = adapter, True
 
     # server.site.Background
 
@@ -316,7 +322,8 @@ class SocketIO(Namespace):
 
     def _open_journal(self, namespace: Namespace) -> None:
         site = self.engine.site
-        if site.hub is not None and site.store is not None and self._adapter is None:
+        alone = self._adapter is None or (self._akin and isinstance(site.store, Follows))
+        if site.hub is not None and site.store is not None and alone:
             recovery = self._recovery is not None and namespace._recovers
             namespace._journal = Journal(namespace, site.hub, site.store, recovery=recovery)
             namespace._event_log = namespace._journal if recovery else None

@@ -13,8 +13,8 @@ from partyline import log
 from partyline.errors import Overloaded, StoreUnavailable
 from partyline.hub.envelopes import node_name
 from partyline.hub.hub import Hub
+from partyline.hub.spreading import carry
 from partyline.interfaces import Store, Table
-from partyline.models import Draft
 from partyline.relay.revocations import Revoker
 from partyline.server.site import Site
 from partyline.stores.shared import SharedStore
@@ -28,12 +28,10 @@ from partyline.workers.sharing import KeeperBus, KeeperLog, KeeperTable, KeeperT
 
 _log = log.get("workers")
 
-_PASSING: Final = "passing"  # the subject of messages that are not kept
 _FOR_LONG: Final = 365 * 86400.0  # seconds that a registration lives at most; the registry ends it before
 _PATIENCE: Final = 2.0  # seconds that the keeper may need for an answer
 _AGAIN: Final = 0.2  # seconds between tries while the keeper is away
 
-_decode_draft: Final = msgspec.msgpack.Decoder(Draft).decode
 _encode: Final = msgspec.msgpack.Encoder().encode
 
 
@@ -171,8 +169,7 @@ class Seat:
         self.elsewhere = site.elsewhere = elsewhere
         self.answering = elsewhere.wrap(answering)
         self.revocations.revoker = revoker
-        self.bus.listen(_PASSING, lambda node, data: hub.hear(_decode_draft(data)))
-        hub.carry = lambda draft: self.bus.publish(_PASSING, _encode(draft))
+        carry(hub, self.bus)
 
     async def _counts(self) -> list[Counts]:
         try:

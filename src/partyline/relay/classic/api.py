@@ -10,10 +10,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from partyline.errors import UpgradeRequired
+from partyline.errors import BusUnavailable, UpgradeRequired
 from partyline.hub.delivery import message_id
 from partyline.interfaces import Follows
 from partyline.models import Draft, Receipt
+from partyline.notation import engine
 from partyline.relay.classic.registering import Registering
 from partyline.relay.classic.registry import Registry
 from partyline.relay.classic.resuming import ResumingSession
@@ -83,8 +84,16 @@ class Relay:
     async def health(self, request: Request) -> Response:
         if (refusal := self._services.store.refusal) is not None:
             raise refusal
-        shared = isinstance(self._services.store, Follows)
-        return answer(Health("ok", str(self._services.store.durability) if shared else ""))
+        hub, store = self._services.hub, self._services.store
+        if hub.bus is not None and not hub.bus.connected:
+            raise BusUnavailable("the bus cannot be reached: what is not kept stays on this server")
+        health = Health("ok")
+        if isinstance(store, Follows):
+            health.durability, health.log = str(store.durability), engine(self._settings.log)
+        if hub.bus is not None:
+            health.bus = engine(self._settings.bus or self._settings.log)
+            health.nodes = 1 + len(hub.others())
+        return answer(health)
 
     async def unregister(self, request: Request) -> Response:
         principal = self._services.access.principal(request)
