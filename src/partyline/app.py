@@ -77,7 +77,6 @@ class Seat(Protocol):
 
     def take(self, site: Site, hub: Hub, revoker: Revoker, answering: ASGIApp) -> None:
         """The server is built; what is not for this worker is kept from `answering` by `self.answering`."""
-        ...
 
 
 @dataclass(slots=True)

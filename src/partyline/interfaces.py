@@ -19,7 +19,6 @@ class Dialect(Protocol):
 
     def encode(self, message: Message) -> bytes:
         """The bytes to write, framing included. Pure: the same message gives the same bytes."""
-        ...
 
 
 class Member(Protocol):
@@ -36,11 +35,9 @@ class Member(Protocol):
 
     def offer(self, payload: Payload) -> None:
         """Send a published message. It may be dropped or replaced while it waits, by its policy."""
-        ...
 
     def close(self, code: int, reason: str = "") -> None:
         """Begin to close. Returns at once; calling it again does nothing."""
-        ...
 
 
 class Connection(Member, Protocol):
@@ -49,11 +46,9 @@ class Connection(Member, Protocol):
     def send(self, data: bytes) -> None:
         """Send an answer, framing included. It is never dropped alone: one that does not fit the outbox ends the
         connection."""
-        ...
 
     def send_text(self, text: str) -> None:
         """Send an answer as a text message."""
-        ...
 
 
 class Session(Protocol):
@@ -64,23 +59,18 @@ class Session(Protocol):
 
     def opened(self, connection: Connection) -> None:
         """The handshake is answered; from now on the connection may be written to."""
-        ...
 
     def text(self, text: str) -> None:
         """A whole text message."""
-        ...
 
     def binary(self, data: bytes) -> None:
         """A whole binary message."""
-        ...
 
     def refused(self, error: PartylineError, message: str | bytes) -> None:
         """`message` was not handled, because of a limit: tell the client in its dialect."""
-        ...
 
     def closed(self) -> None:
         """The connection is gone. Called exactly once if `opened` was."""
-        ...
 
 
 class HearsPongs(Protocol):
@@ -89,7 +79,6 @@ class HearsPongs(Protocol):
 
     def pong(self, payload: bytes) -> None:
         """The peer has read everything that was sent before a ping with this payload (RFC 6455 5.5.3)."""
-        ...
 
 
 class HearsClose(Protocol):
@@ -97,7 +86,6 @@ class HearsClose(Protocol):
 
     def peer_closed(self, code: int, reason: str) -> None:
         """The peer's close frame has come; `closed` follows. `code` is 1005 where it carried none."""
-        ...
 
 
 @runtime_checkable
@@ -106,7 +94,6 @@ class Finishes(Protocol):
 
     def finish(self, then: Callable[[], None]) -> None:
         """Answer the work in hand, begin nothing new, and call `then`, now or later, which closes the connection."""
-        ...
 
 
 class Stored(msgspec.Struct, frozen=True):
@@ -211,23 +198,19 @@ class Store(Protocol):
     @property
     def head(self) -> int:
         """The highest offset known to be given, 0 at first. Survives pruning."""
-        ...
 
     @property
     def refusal(self) -> PartylineError | None:
         """Why nothing can be appended now, None while it can."""
-        ...
 
     def start(self, committed: Committed) -> None:
         """Begin; `committed` is called on the loop, once per batch."""
-        ...
 
     def append(self, *drafts: Draft) -> None:
         """Queue drafts; those of one call are stored together or refused together.
 
         Returns at once, does not raise: a refusal comes through `committed`.
         """
-        ...
 
     async def read(self, view: View, after: int, limit: int) -> Page:
         """At most `limit` messages of a view with offsets above `after`, oldest first, without expired ones.
@@ -235,18 +218,15 @@ class Store(Protocol):
         `Page.next` is the last offset scanned, `Page.more` says whether the log goes on after it, and from
         `Page.oldest` on nothing of the view was pruned. Cancelling this loses nothing.
         """
-        ...
 
     async def newest(self, room: str, before: int, limit: int) -> Sequence[Message]:
         """The newest `limit` messages of one room with offsets below `before`, oldest first, without expired ones.
 
         Fewer come if more would be too large. Cancelling this loses nothing.
         """
-        ...
 
     async def close(self) -> None:
         """Commit what is queued, hand it out, and close the files. Afterwards appends are refused."""
-        ...
 
 
 @runtime_checkable
@@ -256,7 +236,6 @@ class Follows(Protocol):
     async def reach(self, offset: int) -> bool:
         """Wait until everything up to `offset` has been handed out, 2 s at most. False if it has not, or if the log
         does not go that far."""
-        ...
 
 
 class Fenced(Exception):
@@ -292,7 +271,6 @@ class SharedLog(Protocol):
 
         A log that can tell that it may have lost its end, as by the promotion of a replica, has a new epoch by then.
         """
-        ...
 
     async def append(self, epoch: str, groups: Sequence[Sequence[Draft]]) -> Sequence[Outcome]:
         """Number and keep each group whole or not at all, in this order; one outcome for each draft.
@@ -300,7 +278,6 @@ class SharedLog(Protocol):
         Returns when they survive what `durability` says. A draft whose id is in the log is a duplicate, with the
         message that is there, whoever put it there. Raises Fenced.
         """
-        ...
 
     async def tail(self, epoch: str, after: int, limit: int, wait: float) -> Stretch:
         """At most `limit` messages after an offset, of all rooms and nodes, expired ones too.
@@ -308,27 +285,21 @@ class SharedLog(Protocol):
         Where there are none it waits for some, `wait` seconds at most. It never gives a message while one with a lower
         offset may still come. Raises Fenced.
         """
-        ...
 
     async def head(self) -> int:
         """The highest offset ever given."""
-        ...
 
     async def renew(self, epoch: str) -> None:
         """Give the log a new epoch, unless it has another than `epoch` already: of several nodes one succeeds."""
-        ...
 
     async def read(self, epoch: str, view: View, after: int, limit: int) -> Page:
         """As `Store.read`. Raises Fenced."""
-        ...
 
     async def newest(self, epoch: str, room: str, before: int, limit: int) -> Sequence[Message]:
         """As `Store.newest`. Raises Fenced."""
-        ...
 
     async def close(self) -> None:
         """Let go of the connections."""
-        ...
 
 
 class Adapter(Protocol):
@@ -338,15 +309,12 @@ class Adapter(Protocol):
     async def start(self, received: Callable[[bytes], None]) -> None:
         """Begin. `received` is called on the loop, never from within `publish`. Raises where the nodes cannot be
         reached."""
-        ...
 
     def publish(self, data: bytes) -> None:
         """Send to all nodes. Returns at once, does not raise; while nobody can be reached the data may be lost."""
-        ...
 
     async def close(self) -> None:
         """Send everything published, and disconnect. Afterwards nothing is received, and `publish` does nothing."""
-        ...
 
 
 @runtime_checkable
@@ -375,40 +343,31 @@ class Bus(Protocol):
     @property
     def connected(self) -> bool:
         """Whether a message would go out now."""
-        ...
 
     async def start(self, received: Heard) -> None:
         """Begin; `received` gets what is sent to this node alone. Where nobody can be reached it goes on trying."""
-        ...
 
     def publish(self, subject: str, data: bytes) -> None:
         """Send to all nodes that listen. Returns at once, does not raise; a message that cannot go out is lost, and
         counted."""
-        ...
 
     def send(self, node: str, data: bytes) -> None:
         """Send to one node, likewise."""
-        ...
 
     def listen(self, subject: str, heard: Heard) -> None:
         """Listen on a subject, from soon on and across lost connections. One listener for each subject."""
-        ...
 
     def unlisten(self, subject: str) -> None:
         """Stop listening, at once."""
-        ...
 
     async def ready(self) -> None:
         """Return when every `listen` so far has taken effect."""
-        ...
 
     def lost(self) -> int:
         """How many of the others' messages on these subjects are known to be lost."""
-        ...
 
     async def close(self) -> None:
         """Send what was said, and let go. Afterwards nothing is heard, and nothing goes out."""
-        ...
 
 
 Changed = Callable[[str, bytes | None], None]
@@ -421,20 +380,16 @@ class Table(Protocol):
 
     async def get(self, key: str) -> bytes | None:
         """The value, None if there is none."""
-        ...
 
     async def put(self, key: str, value: bytes, life: float) -> None:
         """Set it, for `life` seconds from now. Returns when every node gets it, and as durably as the log keeps."""
-        ...
 
     async def take(self, key: str) -> bytes | None:
         """Remove it; if several take it at once, on any nodes, one gets the value."""
-        ...
 
     async def watch(self, changed: Changed) -> None:
         """Call `changed` for every present value, and then for each change on any node, in order for each key. Returns
         after the present values. The end of a life is not reported."""
-        ...
 
 
 class Tables(Protocol):
@@ -446,7 +401,6 @@ class Tables(Protocol):
 
     async def close(self) -> None:
         """Let go; watchers are told nothing more."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -467,12 +421,9 @@ class SessionTable(Protocol):
 
     def load(self) -> Iterable[SessionRow]:
         """The sessions of an earlier process. Raises ConfigError if they cannot be read."""
-        ...
 
     def save(self, row: SessionRow) -> None:
         """Insert or replace."""
-        ...
 
     def delete(self, pid_hash: bytes) -> None:
         """Remove, if it is there."""
-        ...

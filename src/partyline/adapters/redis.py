@@ -363,11 +363,9 @@ class Talks(Protocol):
 
     def push(self, kind: bytes, values: list[bytes]) -> bool:
         """Something that Redis sends by itself; True if it answers a command."""
-        ...
 
     def down(self, line: Line) -> None:
         """The connection is lost."""
-        ...
 
 
 class Line(asyncio.Protocol):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable, Generator
-from types import TracebackType
 from typing import Any
 
 from partyline.client.line import Line
@@ -66,8 +65,6 @@ class Connecting:
         self._line = await self._open()
         return self._line
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *failure: object) -> None:
         if self._line is not None:
             await self._line.aclose()

@@ -18,21 +18,6 @@ class Feed:
     So a slow reader holds nobody up, and its durable messages only come later.
     """
 
-    __slots__ = (
-        "after",
-        "behind",
-        "bound",
-        "changed",
-        "closed",
-        "dropped",
-        "error",
-        "given",
-        "items",
-        "last",
-        "ready",
-        "topic",
-    )
-
     def __init__(self, topic: str, after: After, bound: int) -> None:
         self.topic = topic
         self.after = after

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from dataclasses import replace
-from types import TracebackType
 from typing import Any, Final, Generic, Literal, Self, TypeVar, cast, overload
 from uuid import uuid4
 
@@ -109,9 +108,7 @@ class Subscription(Generic[_Item]):
     async def __aenter__(self) -> Self:
         return await self.ready()
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *failure: object) -> None:
         await self.aclose()
 
     def __del__(self) -> None:
@@ -266,7 +263,5 @@ class Line:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *failure: object) -> None:
         await self.aclose()

@@ -40,7 +40,6 @@ class Connection(Protocol):
 
     def add(self, name: str, auth: Auth) -> Client:
         """One more namespace."""
-        ...
 
     def enter(self, client: Client) -> None: ...
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Generator, Mapping, Sequence
-from types import TracebackType
 from typing import Any, Final
 
 from partyline.client.engine import POLLING, WEBSOCKET, Route
@@ -103,7 +102,5 @@ class Connecting:
     async def __aenter__(self) -> Client:
         return await self._open()
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *failure: object) -> None:
         await self._link.close()

@@ -24,20 +24,15 @@ class Receiver(Protocol):
 
     def connected(self) -> None:
         """The connection is open: messages may be sent."""
-        ...
 
     def message(self, data: str | bytes) -> None:
         """A message of the client."""
-        ...
 
     def refused(self, error: PartylineError, data: str | bytes) -> None:
         """A message that was not handled, because of a limit."""
-        ...
 
     def alive(self) -> None:
         """A heartbeat was answered: everything sent before it has arrived."""
-        ...
 
     def disconnected(self, reason: str) -> None:
         """It is over; called exactly once if `connected` was. `reason` is one of Node's words."""
-        ...

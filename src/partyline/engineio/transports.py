@@ -45,7 +45,6 @@ class Poll(Protocol):
 
     def fetched(self, packets: tuple[Packet, ...]) -> None:
         """Answer the GET with these. Raises nothing."""
-        ...
 
 
 class Transports:

@@ -41,19 +41,15 @@ class Sink(Protocol):
 
     def began(self, start: Start) -> None:
         """Where it begins. Called once, before anything else."""
-        ...
 
     async def deliver(self, message: Message) -> None:
         """Take the next message of its view. Returns when there is room for another: no page waits in memory."""
-        ...
 
     def gap(self, start: Start) -> None:
         """The next message has been pruned meanwhile: it goes on from `start`."""
-        ...
 
     def attach(self) -> None:
         """Nothing is missing now: join its rooms before this returns."""
-        ...
 
 
 async def resume(hub: Hub, store: Store, view: View, after: Position | None, sink: Sink) -> None:

@@ -62,15 +62,12 @@ class Question(Protocol):
 
     def heard(self, node: str, message: NodeMessage) -> None:
         """One of them has answered."""
-        ...
 
     def lost(self, node: str) -> None:
         """One of them is gone: it will not answer."""
-        ...
 
     def look(self) -> None:
         """The expected nodes have changed: check whether it is done."""
-        ...
 
 
 class Collected:

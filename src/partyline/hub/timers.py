@@ -24,7 +24,6 @@ class Timed(Protocol):
 
     def on_deadline(self, now: float) -> None:
         """The deadline has passed. `now` is the loop's time in seconds. May set the next one."""
-        ...
 
 
 class Timers:

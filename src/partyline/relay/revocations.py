@@ -19,11 +19,9 @@ class RevocationRows(Protocol):
 
     def load(self) -> Iterable[tuple[str, str, float]]:
         """Kind, name and time of each, the earliest first. Raises ConfigError."""
-        ...
 
     async def save(self, kind: str, name: str, at: float, *, oldest: float) -> None:
         """Return when it is kept; those from before `oldest` may go. Raises StoreUnavailable."""
-        ...
 
 
 class Holder(Protocol):
@@ -31,7 +29,6 @@ class Holder(Protocol):
 
     def revoked(self) -> None:
         """End now: the token is revoked. The holder releases the token by itself, now or later."""
-        ...
 
 
 class Revoker:

@@ -21,12 +21,10 @@ class Listed(Closing, Protocol):
     @property
     def public_id(self) -> str:
         """Its name in lists: it opens nothing."""
-        ...
 
     @property
     def member(self) -> Member:
         """Its hub member."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

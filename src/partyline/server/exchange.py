@@ -56,11 +56,9 @@ class Direct(Protocol):
         The place to authenticate and to check headers: a PartylineError raised here refuses the request before its body
         is read. Must not answer.
         """
-        ...
 
     def respond(self, exchange: Exchange) -> None:
         """The whole request has come. Answer it now or later; raise a PartylineError to refuse it."""
-        ...
 
 
 class _Path(Struct, frozen=True):

@@ -45,7 +45,6 @@ class Busy(Protocol):
 
     def go_on(self) -> None:
         """Its turn has come: do another slice, or read again. Does nothing if the connection is gone."""
-        ...
 
 
 class Fair:

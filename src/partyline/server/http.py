@@ -55,28 +55,23 @@ class InHand(Protocol):
     @property
     def answered(self) -> bool:
         """An answer has begun."""
-        ...
 
     @property
     def failed(self) -> bool:
         """The answer was a refusal (4xx) or worse."""
-        ...
 
     @property
     def watched(self) -> bool:
         """Its handler mainly waits for the client's disconnect."""
-        ...
 
     @property
     def backlog(self) -> int:
         """Bytes of the body that have come and have not been taken."""
-        ...
 
     def take(self, piece: bytes) -> None: ...
 
     def respond(self) -> None:
         """The whole body has come."""
-        ...
 
     def lost(self) -> None: ...
 

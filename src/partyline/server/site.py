@@ -102,15 +102,12 @@ class Extra(Protocol):
 
     def attach(self, site: Site) -> None:
         """The server is built; called once, on its loop, before anything below."""
-        ...
 
     def routes(self) -> Sequence[BaseRoute]:
         """Its HTTP routes. Requests have passed the gate: `scope["partyline.peer"]` is the client."""
-        ...
 
     def upgrade(self, upgrade: Upgrade) -> Endpoint | None:
         """As `Route` above."""
-        ...
 
 
 @runtime_checkable
@@ -119,11 +116,9 @@ class Background(Protocol):
 
     async def start(self) -> None:
         """Called before the first connection. An exception keeps the server from starting."""
-        ...
 
     async def stop(self) -> None:
         """Called after the last connection."""
-        ...
 
 
 class Carrier(Connection, Protocol):
@@ -132,58 +127,45 @@ class Carrier(Connection, Protocol):
     @property
     def pings(self) -> bool:
         """Whether the heartbeat is ours: pings may be written, and a quiet client hears them."""
-        ...
 
     @property
     def deflate(self) -> Deflate | None:
         """The negotiated compression: members with the same one share their bytes. None: no frame is compressed."""
-        ...
 
     @property
     def session(self) -> Session | None:
         """The session that it carries; None once it is gone."""
-        ...
 
     def hand_to(self, session: Session) -> None:
         """Give later messages to `session`. Its `opened` is not called."""
-        ...
 
     def send_utf8(self, payload: bytes) -> None:
         """Send an answer as a text message that is already encoded."""
-        ...
 
     def send_binary(self, data: bytes) -> None:
         """Send an answer as a binary message."""
-        ...
 
     @property
     def writable(self) -> bool:
         """Whether a message would leave soon."""
-        ...
 
     def discard(self, unwanted: Callable[[str | bytes], bool]) -> None:
         """Drop the queued messages that are `unwanted`; those that the transport has are on their way."""
-        ...
 
     def known(self) -> None:
         """The peer has said who it is: the limits of strangers end."""
-        ...
 
     def said_nothing(self) -> None:
         """The message in hand is only a heartbeat: it does not tell a client from a flood."""
-        ...
 
     def hold(self) -> None:
         """Pause reading until `release`; messages already read still come. The caller has to keep up heartbeats."""
-        ...
 
     def release(self) -> None:
         """Read again."""
-        ...
 
     async def drained(self) -> None:
         """Return when nothing is queued, or the connection is gone. Cancelling this loses nothing."""
-        ...
 
 
 class Elsewhere(Protocol):
@@ -191,20 +173,16 @@ class Elsewhere(Protocol):
 
     def owner(self, path: bytes, query: bytes) -> int | None:
         """Which of them a request is for; None: any may take it, or it is ours."""
-        ...
 
     def pass_on(self, owner: int, descriptor: int, data: bytes) -> bool:
         """Give a connection to its owner, with what was read from it. The descriptor stays the caller's, who closes it.
         False where the owner is not there."""
-        ...
 
     def tunnel(self, owner: int, transport: asyncio.Transport, data: bytes, gone: Callable[[Live], None]) -> Live:
         """The same for a connection over TLS, whose transport stays here; `gone` is called when it is over."""
-        ...
 
     async def totals(self) -> tuple[Counters, int]:
         """What all workers have counted, and their open connections."""
-        ...
 
 
 class Live(Protocol):
@@ -212,11 +190,9 @@ class Live(Protocol):
 
     def shutdown(self) -> None:
         """Finish the work in hand, tell the client, close."""
-        ...
 
     def abort(self) -> None:
         """Drop it as it is."""
-        ...
 
 
 @runtime_checkable
@@ -225,7 +201,6 @@ class Following(Protocol):
 
     def close(self, code: int, reason: str) -> None:
         """Begin to close; nothing more is sent."""
-        ...
 
 
 @dataclass(slots=True)

@@ -49,7 +49,6 @@ class Leaving(Protocol):
 
     def leave(self) -> None:
         """Write them. Called once for each `Turn.add`; there may be nothing left to write by then."""
-        ...
 
 
 class Turn:

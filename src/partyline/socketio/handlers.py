@@ -36,21 +36,6 @@ class Handler:
     annotation is not one that a value can be checked against.
     """
 
-    __slots__ = (
-        "_least",
-        "_most",
-        "_parameters",
-        "_plain",
-        "_rest",
-        "acknowledges",
-        "concurrent",
-        "coroutine",
-        "function",
-        "inline",
-        "whole",
-        "wrapped",
-    )
-
     def __init__(
         self, function: Function, *, leading: int = 1, concurrent: bool = False, reads: Whole | None = None
     ) -> None:

@@ -61,39 +61,30 @@ class Peers(Protocol):
     @property
     def others(self) -> list[str]:
         """The other nodes, sorted; empty if they have no names."""
-        ...
 
     async def start(self, heard: Callable[[str, NodeMessage], None]) -> None:
         """Begin: `heard(node, message)` gets what others send, except answers."""
-        ...
 
     def send(self, message: NodeMessage, to: str = "") -> None:
         """Send something to all others, or to one that has asked. Raises what encoders raise."""
-        ...
 
     def ask(self, question: Question, namespace: str) -> Request:
         """The name for a question; its answers go to `question` until `settle`."""
-        ...
 
     def settle(self, request: Request) -> None:
         """No more answers are wanted."""
-        ...
 
     def opened(self, namespace: str) -> None:
         """A namespace is there."""
-        ...
 
     def closed(self, namespace: str) -> None:
         """A namespace is gone."""
-        ...
 
     def room(self, namespace: str, room: str, there: bool) -> None:
         """A room has got its first member here, or lost its last."""
-        ...
 
     async def close(self) -> None:
         """Leave. Whatever was sent before still goes out."""
-        ...
 
 
 class Nodes:

@@ -193,7 +193,6 @@ class Space(Protocol):
     @property
     def _watched(self) -> Collection[Any]:
         """Sockets with listeners for outgoing events."""
-        ...
 
     def _select(self, audience: Audience) -> Collection[Any]: ...
 

@@ -60,38 +60,6 @@ class SocketIO(Namespace):
     them wait `nodes_timeout`. Further arguments are those of `partyline.EngineIO`. Raises ConfigError.
     """
 
-    __slots__ = (
-        "_adapter",
-        "_akin",
-        "_asleep",
-        "_delivery",
-        "_dialects",
-        "_dynamic",
-        "_given",
-        "_home",
-        "_namespaces",
-        "_nodes",
-        "_outbox_bytes",
-        "_realm",
-        "_recovery",
-        "_tasks",
-        "connect_timeout",
-        "connections",
-        "counters",
-        "disconnect_grace",
-        "engine",
-        "max_attachments",
-        "max_auth_bytes",
-        "max_pending_bytes",
-        "max_pending_events",
-        "namespaces_per_connection",
-        "nodes_timeout",
-        "parser",
-        "recovery_window",
-        "rooms_per_connection",
-        "skip_middlewares",
-    )
-
     def __init__(
         self,
         path: str = _PATH,

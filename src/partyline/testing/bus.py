@@ -10,6 +10,7 @@ from typing import Final
 from partyline import log
 from partyline.hub.envelopes import Envelopes, node_name
 from partyline.interfaces import Bus, Heard
+from partyline.testing.promises import promises, run_all
 
 _log = log.get("cluster")
 
@@ -150,12 +151,7 @@ class Three:
 
 async def check_bus(make: MakeBuses) -> None:
     """Run every check of BUS_CHECKS on nodes of its own. Raises AssertionError, naming the check that failed."""
-    for name, check in BUS_CHECKS.items():
-        try:
-            await run_bus_check(check, make)
-        except AssertionError as error:
-            error.add_note(f"the promise: {name}")
-            raise
+    await run_all(BUS_CHECKS, lambda check: run_bus_check(check, make))
 
 
 async def run_bus_check(check: Check, make: MakeBuses) -> None:
@@ -314,20 +310,17 @@ async def _closed(three: Three) -> None:
     assert not three.buses[0].connected
 
 
-BUS_CHECKS: Final[dict[str, Check]] = {
-    " ".join((check.__doc__ or "").split()): check
-    for check in (
-        _names,
-        _everybody_who_listens,
-        _not_to_oneself,
-        _in_order,
-        _to_one,
-        _as_it_was,
-        _any_subject,
-        _no_longer,
-        _later,
-        _a_listener_that_fails,
-        _closed,
-    )
-}
+BUS_CHECKS: Final[dict[str, Check]] = promises(
+    _names,
+    _everybody_who_listens,
+    _not_to_oneself,
+    _in_order,
+    _to_one,
+    _as_it_was,
+    _any_subject,
+    _no_longer,
+    _later,
+    _a_listener_that_fails,
+    _closed,
+)
 """Every promise of a Bus as a sentence, with its check."""

@@ -11,6 +11,7 @@ from partyline.errors import Conflict
 from partyline.interfaces import Follows, Found, Refused, Store, Stored, View
 from partyline.models import Draft
 from partyline.testing.bench import LONG, Bench
+from partyline.testing.promises import promises, run_all
 
 MakeTwo = Callable[[Callable[[], float]], AbstractAsyncContextManager[tuple[Store, Store]]]
 """Opens two stores on one empty log for one check, not started, as `Make` opens one."""
@@ -37,12 +38,7 @@ class Pair:
 
 async def check_shared_store(make: MakeTwo) -> None:
     """Run every check of SHARED_CHECKS on a log of its own. Raises AssertionError, naming the check that failed."""
-    for name, check in SHARED_CHECKS.items():
-        try:
-            await run_shared_check(check, make)
-        except AssertionError as error:
-            error.add_note(f"the promise: {name}")
-            raise
+    await run_all(SHARED_CHECKS, lambda check: run_shared_check(check, make))
 
 
 async def run_shared_check(check: Check, make: MakeTwo) -> None:
@@ -176,17 +172,14 @@ async def _one_goes(pair: Pair) -> None:
     pair.here.outcomes = list(pair.there.outcomes)  # it has gone, and is not compared
 
 
-SHARED_CHECKS: Final[dict[str, Check]] = {
-    " ".join((check.__doc__ or "").split()): check
-    for check in (
-        _one_log,
-        _found_elsewhere,
-        _both_at_once,
-        _retried_elsewhere,
-        _racing_nodes,
-        _readable_everywhere,
-        _reaching,
-        _one_goes,
-    )
-}
+SHARED_CHECKS: Final[dict[str, Check]] = promises(
+    _one_log,
+    _found_elsewhere,
+    _both_at_once,
+    _retried_elsewhere,
+    _racing_nodes,
+    _readable_everywhere,
+    _reaching,
+    _one_goes,
+)
 """Every promise of two Stores on one log as a sentence, with its check."""

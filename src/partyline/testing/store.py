@@ -13,6 +13,7 @@ from partyline.errors import Conflict, StoreUnavailable
 from partyline.interfaces import Refused, Store, Stored, View
 from partyline.models import Draft, Message, Page
 from partyline.testing.bench import LONG, Bench, unavailable
+from partyline.testing.promises import promises, run_all
 
 Make = Callable[[Callable[[], float]], AbstractAsyncContextManager[Store]]
 """Opens an empty store for one check, not started, with this clock in place of time.time (and of time.monotonic if it
@@ -31,12 +32,7 @@ def _offsets(messages: Sequence[Message]) -> list[int]:
 
 async def check_store(make: Make) -> None:
     """Run every check of STORE_CHECKS on a store of its own. Raises AssertionError, naming the check that failed."""
-    for name, check in STORE_CHECKS.items():
-        try:
-            await run_check(check, make)
-        except AssertionError as error:
-            error.add_note(f"the promise: {name}")
-            raise
+    await run_all(STORE_CHECKS, lambda check: run_check(check, make))
 
 
 async def run_check(check: Check, make: Make) -> None:
@@ -375,31 +371,28 @@ async def _the_end(bench: Bench) -> None:
     assert unavailable((await bench.answered(23))[22])
 
 
-STORE_CHECKS: Final[dict[str, Check]] = {
-    " ".join((check.__doc__ or "").split()): check
-    for check in (
-        _one_order,
-        _epoch,
-        _answers_in_order,
-        _handed_out_is_readable,
-        _as_it_came,
-        _retries,
-        _racing_retries,
-        _conflicts,
-        _ids_are_of_their_publisher,
-        _ids_are_remembered,
-        _together_or_not,
-        _batches_whole,
-        _pages,
-        _nothing_there,
-        _views,
-        _lives,
-        _lives_and_pages,
-        _newest_of_each_key,
-        _clock_jumps,
-        _cancelled_reads,
-        _reads_beside_appends,
-        _the_end,
-    )
-}
+STORE_CHECKS: Final[dict[str, Check]] = promises(
+    _one_order,
+    _epoch,
+    _answers_in_order,
+    _handed_out_is_readable,
+    _as_it_came,
+    _retries,
+    _racing_retries,
+    _conflicts,
+    _ids_are_of_their_publisher,
+    _ids_are_remembered,
+    _together_or_not,
+    _batches_whole,
+    _pages,
+    _nothing_there,
+    _views,
+    _lives,
+    _lives_and_pages,
+    _newest_of_each_key,
+    _clock_jumps,
+    _cancelled_reads,
+    _reads_beside_appends,
+    _the_end,
+)
 """Every promise of a Store as a sentence, with its check."""

@@ -9,6 +9,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Final
 
 from partyline.interfaces import Changed, Table, Tables
+from partyline.testing.promises import promises, run_all
 
 _LONG: Final = 20.0  # seconds: nothing here takes so long
 _NAMES: Final = ("registrations", "sessions", "revocations")
@@ -127,12 +128,7 @@ class Watching:
 
 async def check_tables(make: MakeTables) -> None:
     """Run every check of TABLE_CHECKS on tables of its own. Raises AssertionError, naming the check that failed."""
-    for name, check in TABLE_CHECKS.items():
-        try:
-            await run_tables_check(check, make)
-        except AssertionError as error:
-            error.add_note(f"the promise: {name}")
-            raise
+    await run_all(TABLE_CHECKS, lambda check: run_tables_check(check, make))
 
 
 async def run_tables_check(check: Check, make: MakeTables) -> None:
@@ -231,8 +227,5 @@ async def _not_watched(shelves: Shelves) -> None:
     assert mine.told == [("s", b"1")]
 
 
-TABLE_CHECKS: Final[dict[str, Check]] = {
-    " ".join((check.__doc__ or "").split()): check
-    for check in (_everywhere, _apart, _lives, _taken_once, _watched, _not_watched)
-}
+TABLE_CHECKS: Final[dict[str, Check]] = promises(_everywhere, _apart, _lives, _taken_once, _watched, _not_watched)
 """Every promise of Tables as a sentence, with its check."""

@@ -38,11 +38,9 @@ class Kept(Store, Protocol):
 
     async def stretch(self, after: int, limit: int) -> Stretch:
         """As `SharedLog.tail`, without waiting."""
-        ...
 
     async def renew(self) -> None:
         """Take a new epoch."""
-        ...
 
 
 class Keeper:

@@ -41,19 +41,15 @@ class Registrations(Protocol):
 
     def load(self) -> Iterable[Row]:
         """What an earlier process left. Raises ConfigError if it cannot be read."""
-        ...
 
     def save(self, row: Row) -> None:
         """Insert or replace."""
-        ...
 
     def delete(self, key: bytes) -> None:
         """Remove, if it is there."""
-        ...
 
     async def flush(self) -> None:
         """Return when everything so far is kept."""
-        ...
 
 
 class User(Closing, Protocol):
@@ -61,7 +57,6 @@ class User(Closing, Protocol):
 
     def follow(self, topics: tuple[str, ...]) -> None:
         """Follow these topics, which the registration has now."""
-        ...
 
 
 @dataclass(slots=True, eq=False, repr=False)

@@ -47,35 +47,27 @@ class Participant(Protocol):
     @property
     def queue(self) -> Sized:
         """Whatever there is to write: always the same object, whose length the writer checks."""
-        ...
 
     def write(self, connection: sqlite3.Connection) -> None:
         """Write it, inside a transaction."""
-        ...
 
     def committed(self) -> None:
         """The transaction is on the disk."""
-        ...
 
     def failed(self, error: Exception) -> None:
         """It is not, as far as is known. Until `reopened`, only `refuse` is called for the queue."""
-        ...
 
     def refuse(self) -> None:
         """The disk still refuses: do not keep anybody waiting."""
-        ...
 
     def reopened(self, connection: sqlite3.Connection) -> None:
         """The connection shows what the disk holds, and a commit has just succeeded."""
-        ...
 
     def maintain(self, connection: sqlite3.Connection) -> float | None:
         """Do a small piece of housekeeping; seconds until the next one, None if nothing is foreseen."""
-        ...
 
     def stopped(self) -> None:
         """The writer has ended."""
-        ...
 
 
 class Database:

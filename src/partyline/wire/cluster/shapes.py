@@ -56,7 +56,6 @@ class Form(Protocol):
     def write(self, message: NodeMessage, to: str = "") -> Written:
         """What to publish, and on which channels; nothing if it cannot say that. `to` is the node that an answer is
         for. Raises InvalidValue, and what encoders raise."""
-        ...
 
 
 class Flags(msgspec.Struct, gc=False):

@@ -122,7 +122,6 @@ class Reader(Protocol):
         Raises InvalidPacket, or PayloadTooLarge if a packet with its attachments is larger than allowed: the
         connection has to be closed, and the reader cannot be used any more.
         """
-        ...
 
 
 class Parser(Protocol):
@@ -135,23 +134,18 @@ class Parser(Protocol):
 
     def reader(self, protocol: int, *, max_attachments: int = 10, max_total: int = 1_000_000) -> Reader:
         """A reader for a connection that speaks Socket.IO 5 or 4. `max_total` is in bytes, for a packet in all."""
-        ...
 
     def namespace(self, message: str | bytes) -> str | None:
         """The namespace of a message of ours that begins an event or an acknowledgement; None for other messages."""
-        ...
 
     def connect(self, namespace: str, sid: str | None = None, pid: str | None = None) -> Messages:
         """The answer to CONNECT. In Socket.IO 4 it has no `sid`; it has a `pid` if recovery is on."""
-        ...
 
     def ask(self, namespace: str, auth: dict[str, Any] | None) -> Messages:
         """A client's CONNECT, in Socket.IO 5."""
-        ...
 
     def connect_error(self, namespace: str, message: str, data: Any = None, *, protocol: int = 5) -> Messages:
         """The refusal of a CONNECT. In Socket.IO 4 it is `data`, or the bare message."""
-        ...
 
     def disconnect(self, namespace: str) -> Messages: ...
 
@@ -164,11 +158,9 @@ class Parser(Protocol):
         offset: str | None = None,
     ) -> Messages:
         """An event. `offset` is the place in the log that a client with recovery remembers: the last argument."""
-        ...
 
     def body(self, name: str, arguments: Sequence[Any]) -> Body:
         """What the packets of an event have in common."""
-        ...
 
     def packet(
         self,
@@ -178,11 +170,9 @@ class Parser(Protocol):
         offset: str | None = None,
     ) -> Messages:
         """The same as `event`, from a body."""
-        ...
 
     def values(self, body: Body) -> list[Any]:
         """The name and the arguments in a body. Raises InvalidPacket if it is damaged."""
-        ...
 
     def ack(self, namespace: str, id: int, arguments: Sequence[Any]) -> Messages: ...  # noqa: A002
 
