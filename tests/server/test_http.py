@@ -248,5 +248,6 @@ def test_tls_handshake_deadline(certificate: Certificate, hello: bytes) -> None:
                 await peer.send(request("GET", "/health"))
                 assert (await peer.answer()).json == {"status": "ok"}
             await nothing_is_held(partyline)
+            assert partyline.counters.limits == {"tls_handshake_timeout": 1}
 
     asyncio.run(main())

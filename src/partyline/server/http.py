@@ -134,13 +134,17 @@ class HttpConnection(asyncio.Protocol):
         site = self._site
         name = address_of(transport.get_extra_info("peername"))
         self._address = name[0] if name else ""
-        self._refusal = site.enter(self._address)
+        self._refusal = self._enter()
         site.live.add(self)
         if site.flooded:
             self._transport.abort()
             return
         self._resting = site.fair.owes(self, self._address)
         self._set_deadline(site.limits.head_timeout)
+
+    def _enter(self) -> PartylineError | None:
+        """Count it in."""
+        return self._site.enter(self._address)
 
     def connection_lost(self, exc: Exception | None) -> None:
         site = self._site

@@ -10,6 +10,7 @@ import ssl
 import time
 from collections.abc import Callable, Sequence
 from email.utils import formatdate
+from functools import partial
 from typing import Any, Final
 
 from starlette.types import ASGIApp
@@ -20,6 +21,7 @@ from partyline.server.answers import SAFETY_HEADERS
 from partyline.server.asgi import AsgiWebSocket
 from partyline.server.exchange import head_lines
 from partyline.server.http import HttpConnection
+from partyline.server.securing import Securing
 from partyline.server.served import Served
 from partyline.server.site import Site
 from partyline.server.sockets import reap_dead_peers
@@ -83,9 +85,7 @@ class Shell:
         limits = self.site.limits
         loop = asyncio.get_running_loop()
         try:
-            server = await loop.create_server(
-                self.connection, host, port, ssl=tls, backlog=BACKLOG, **self._timeouts(tls)
-            )
+            server = await loop.create_server(self._connections(tls), host, port, backlog=BACKLOG)
         except OSError as error:
             raise ConfigError(bind_error(error, host, port), field="port") from None
         for listener in server.sockets:
@@ -98,16 +98,12 @@ class Shell:
         limits, loop = self.site.limits, asyncio.get_running_loop()
         for listener in listeners:
             reap_dead_peers(listener, limits.ping_interval + limits.ping_timeout)
-            server = await loop.create_server(
-                self.connection, sock=listener, ssl=tls, backlog=BACKLOG, **self._timeouts(tls)
-            )
+            server = await loop.create_server(self._connections(tls), sock=listener, backlog=BACKLOG)
             self.servers.append(server)
 
-    def _timeouts(self, tls: ssl.SSLContext | None) -> dict[str, Any]:
-        limits = self.site.limits
-        if tls is None:
-            return {}
-        return {"ssl_handshake_timeout": limits.tls_handshake_timeout, "ssl_shutdown_timeout": limits.close_timeout}
+    def _connections(self, tls: ssl.SSLContext | None) -> Callable[[], asyncio.Protocol]:
+        """What makes the reader of each further connection."""
+        return self.connection if tls is None else partial(Securing, self.served, tls)
 
     def connection(self) -> HttpConnection:
         """What reads one more connection."""
