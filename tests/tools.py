@@ -86,6 +86,13 @@ def playwright() -> None:
         missing("playwright", "python -m pip install playwright")
 
 
+def package(name: str) -> None:
+    """A package of Python, with what the tests use of it."""
+    wanted = {"gunicorn": ("gunicorn", "uvicorn_worker")}.get(name, (name,))
+    if not all(map(importlib.util.find_spec, wanted)):
+        missing(name, f"python -m pip install {' '.join(wanted)}")
+
+
 def python_socketio() -> Any:
     """The package python-socketio, with what its asyncio client and its MessagePack parser need."""
     if not all(importlib.util.find_spec(name) for name in ("socketio", "aiohttp", "msgpack")):

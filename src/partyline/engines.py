@@ -10,9 +10,11 @@ from importlib import import_module
 from typing import Any, Final, TypeVar
 
 from partyline import log
+from partyline.adapters.examining import Examined
 from partyline.config import Settings
 from partyline.errors import ConfigError, StoreUnavailable
-from partyline.interfaces import Bus, Durability, SharedLog, Standing
+from partyline.findings import ok
+from partyline.interfaces import Bus, Durability, SharedLog
 from partyline.metrics import Counters
 from partyline.stores.retention import Bounds, Retention
 from partyline.stores.shared import SharedStore
@@ -34,6 +36,13 @@ BUSES: Final[dict[str, tuple[str, str]]] = {
     "postgresql": ("partyline.adapters.postgres.bus", "postgres"),
 }
 """Likewise, the module with `open_bus(url, field) -> Bus`."""
+EXAMINERS: Final[dict[str, str]] = {
+    "redis": "partyline.adapters.redis_examining",
+    "rediss": "partyline.adapters.redis_examining",
+    "postgres": "partyline.adapters.postgres.examining",
+    "postgresql": "partyline.adapters.postgres.examining",
+}
+"""Likewise, the module with `examine(url, field) -> Examined`."""
 
 _PATIENCE: Final = 5.0  # seconds that a start, or somebody who only looks, waits for it
 _SCHEME: Final = re.compile(r"([a-z][a-z0-9+.-]*)://")
@@ -70,13 +79,18 @@ async def open_store(settings: Settings, *, new_epoch: bool = False) -> SharedSt
         return SharedStore.unreached(shared, error.message, required=required)
 
 
-async def look(settings: Settings) -> Standing:
-    """What the shared log says of itself. Raises ConfigError, and StoreUnavailable where it cannot be reached."""
-    shared = _open(settings.log or "", settings)
-    try:
-        return await _soon(shared.connect(0))
-    finally:
-        await shared.close()
+async def examine(settings: Settings, field: str) -> Examined:
+    """What can be said of the engine that `log` or `bus` names, which is left as it is.
+
+    Raises ConfigError, and StoreUnavailable where it cannot be reached.
+    """
+    url: str = getattr(settings, field)
+    _engine(field, url, LOGS if field == "log" else BUSES)
+    examiner = EXAMINERS.get(_scheme(url))
+    if examiner is None:
+        return Examined([ok(field, f"{_scheme(url)}://: what it is set to is not examined")])
+    found: Examined = await _soon(import_module(examiner).examine(url, field))
+    return found
 
 
 async def _soon(call: Coroutine[Any, Any, _T]) -> _T:
@@ -95,17 +109,23 @@ def open_bus(settings: Settings, counters: Counters, *, keeps: bool = True) -> B
     url: str | None = getattr(settings, field)
     if url is None or (field == "log" and _scheme(url) not in BUSES):
         return None
-    if keeps and settings.log is None and ">" not in settings.ephemeral_topics:
+    if keeps:
+        check_bus(settings)
+    opened: Bus = _engine(field, url, BUSES).open_bus(url, field)
+    if hasattr(opened, "counters"):
+        opened.counters = counters
+    return opened
+
+
+def check_bus(settings: Settings) -> None:
+    """Whether topics may be kept, where there is a bus. Raises ConfigError."""
+    if settings.bus is not None and settings.log is None and ">" not in settings.ephemeral_topics:
         raise ConfigError(
             "bus: it keeps nothing, and the log in db is this server's alone: what is published here would be missing "
             "in the history of the others. Name a log that all of them share (--log), or keep nothing "
             '(ephemeral_topics = [">"])',
             field="bus",
         )
-    opened: Bus = _engine(field, url, BUSES).open_bus(url, field)
-    if hasattr(opened, "counters"):
-        opened.counters = counters
-    return opened
 
 
 def retention(settings: Settings) -> Retention:

@@ -18,15 +18,18 @@ from tests.server.peers import WITHIN
 
 
 @pytest.mark.parametrize("db", [":memory:", "partyline.db"])
-@pytest.mark.parametrize("package", ["uvicorn", "hypercorn"])
+@pytest.mark.parametrize("package", ["uvicorn", "hypercorn", "gunicorn"])
 def test_a_second_worker_is_refused(package: str, db: str, tmp_path: Path) -> None:
     """Of two workers one serves, and the log says of the other one that one is to be run, with a file and without.
-    Hypercorn ends them all then."""
+    Hypercorn and gunicorn (with uvicorn's worker) end them all then."""
+    tools.package(package)
 
     async def main() -> None:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             port = listener.getsockname()[1]
         bind = ["--port", str(port)] if package == "uvicorn" else ["--bind", f"127.0.0.1:{port}"]
+        if package == "gunicorn":
+            bind += ["--worker-class", "uvicorn_worker.UvicornWorker", "--no-control-socket"]
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", package, *bind, "--workers", "2", "partyline.asgi:app"),
             env={**environment(), "PYTHONPATH": str(tools.ROOT / "src"), "PARTYLINE_DB": db},

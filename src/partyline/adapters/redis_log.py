@@ -198,7 +198,7 @@ class RedisLog:
     async def _greet(self, offset: int) -> Standing:
         """Make the connections, and greet the log. Raises StoreUnavailable."""
         self._asking = asking = await Asking.open(self._client)
-        info = _fields(_answer(await asking.ask("INFO")))
+        info = fields(_answer(await asking.ask("INFO")))
         if info.get("loading", "0") != "0":  # while it loads, it says that it has no append-only file
             raise StoreUnavailable("Redis is loading its data")
         if info.get("role") != "master":
@@ -207,7 +207,7 @@ class RedisLog:
             raise StoreUnavailable(
                 f"Redis may forget messages: maxmemory-policy is {policy}, and the log needs noeviction"
             )
-        durability = _durability(info, await asking.ask("CONFIG", "GET", "*append*fsync*"))
+        durability = durability_of(info, await asking.ask("CONFIG", "GET", "*append*fsync*"))
         for script in _SCRIPTS:
             asking.question("SCRIPT", "LOAD", script)
         epoch, head, last = await self._run(
@@ -384,13 +384,13 @@ def _look_at(done: asyncio.Task[None]) -> None:
         _log.error("retention failed", error=str(error))
 
 
-def _fields(info: Any) -> dict[str, str]:
+def fields(info: Any) -> dict[str, str]:
     """INFO as names and values."""
     text = info.decode(errors="replace") if isinstance(info, bytes) else str(info)
     return dict(line.split(":", 1) for line in text.split("\r\n") if ":" in line)
 
 
-def _durability(info: dict[str, str], configured: Any) -> Durability:
+def durability_of(info: dict[str, str], configured: Any) -> Durability:
     """What a write survives. If Redis hides its settings, as a managed one may, less is assumed.
 
     Raises StoreUnavailable if it cannot answer now, for example while it loads its data.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,7 +17,8 @@ from partyline.cli.machine import examine_machine, settings_finding
 from partyline.cli.output import console, write
 from partyline.cli.shown import plain, printable_json
 from partyline.config import Settings, load
-from partyline.engines import look
+from partyline.engines import check_bus
+from partyline.engines import examine as examine_engine
 from partyline.errors import ConfigError, StoreUnavailable
 from partyline.findings import Finding, Verdict, ok, problem
 from partyline.interfaces import Durability
@@ -67,25 +67,29 @@ def _findings(
 
 
 def _log(settings: Settings) -> Iterator[Finding]:
-    """What the log keeps, and whether one that is shared can be had."""
+    """What the log keeps, and whether the engines that servers share can be had, and keep what is promised."""
     if settings.log is None:
         yield _durability(settings, (MemoryStore if settings.db == ":memory:" else SqliteStore).durability)
-        return
-    began = time.monotonic()
+    else:
+        yield from _engine(settings, "log")
+    if settings.bus is not None:
+        yield from _engine(settings, "bus")
+
+
+def _engine(settings: Settings, field: str) -> Iterator[Finding]:
     try:
-        standing = asyncio.run(look(settings))
+        if field == "bus":
+            check_bus(settings)
+        found = asyncio.run(examine_engine(settings, field))
     except ConfigError as error:
         yield settings_finding(error)
     except StoreUnavailable as error:
-        yield problem(
-            "log",
-            error.message,
-            "start its engine, or let this machine reach it: a server refuses durable publishes until then",
-        )
+        advice = "start its engine, or let this machine reach it: the server goes on without it until then"
+        yield problem(field, error.message, advice)
     else:
-        took = (time.monotonic() - began) * 1000
-        yield ok("log", f"shared, epoch {standing.epoch}, last offset {standing.head:,}; it answered in {took:.0f} ms")
-        yield _durability(settings, standing.durability)
+        yield from found.findings
+        if found.durability is not None and field == "log":
+            yield _durability(settings, found.durability)
 
 
 def _durability(settings: Settings, durability: Durability) -> Finding:

@@ -131,8 +131,20 @@ def _taken(settings: Settings, where: str) -> Finding:
         server = None
     if server is not None and server.pid in listeners:
         return ok("port", f"{where}: the server that has the database listens there (process {server.pid})")
+    if server is not None and (parent := _parent(server.pid)) in listeners:
+        return ok(
+            "port", f"{where}: the server that has the database listens there (process {parent}, with its workers)"
+        )
     who = ", ".join(f"process {pid} ({name})" for pid, name in sorted(listeners.items())) or "another user's process"
     return problem("port", f"{where} is in use by {who}", "stop it, or choose another with --port")
+
+
+def _parent(pid: int | None) -> int:
+    """The process that has started another one; 0 if that is not known."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text("ascii", errors="replace").rpartition(")")[2].split()[1])
+    except (OSError, IndexError, ValueError):
+        return 0
 
 
 def _listeners(port: int) -> dict[int, str]:

@@ -25,7 +25,7 @@ Connection = Any
 """asyncpg's, which says nothing of its types."""
 
 VERSION: Final = 1  # of the schema
-_OLDEST: Final = 120000  # PostgreSQL's number of the oldest version that this is written for
+OLDEST: Final = 120000  # PostgreSQL's number of the oldest version that this is written for
 _PATIENCE: Final = 5.0  # seconds for a connection to be made
 _LOOK: Final = 1.0  # seconds until it is looked whether there is something new, though nobody has rung
 _DEAF: Final = 0.02  # the same where ringing is not heard
@@ -191,8 +191,8 @@ async def prepare(address: Address, connection: Connection) -> None:
     """Make the schema, if there is none, and see whether it is one that this version knows. Raises StoreUnavailable,
     as what is wrong can be mended while the server waits."""
     version, standby, database, role, encoding = await connection.fetchrow(_SERVER)
-    if version < _OLDEST:
-        raise StoreUnavailable(f"PostgreSQL {version // 10000} is too old for the log: it needs {_OLDEST // 10000}")
+    if version < OLDEST:
+        raise StoreUnavailable(f"PostgreSQL {version // 10000} is too old for the log: it needs {OLDEST // 10000}")
     if encoding != "UTF8":
         raise StoreUnavailable(f"database {database!r} has the encoding {encoding}, and the log needs UTF8")
     if standby:
