@@ -455,6 +455,31 @@ def test_sessions_on_polling_have_limits() -> None:
     asyncio.run(main())
 
 
+def test_sessions_of_a_network_of_ipv6_count_together() -> None:
+    """Polling sessions are counted for the /64 of an IPv6 address that a trusted proxy names, coming and going."""
+    watched = Watched(ping_interval=25.0)
+
+    async def main() -> None:
+        settings: dict[str, Any] = {
+            "max_connections_per_address": 2,
+            "trusted_proxies": ["127.0.0.1"],
+            "insecure": True,
+        }
+        async with served(watched, **settings) as (_, url), connected(url) as peer:
+
+            async def opens(address: str) -> int:
+                named = f"X-Forwarded-For: {address}"
+                await peer.send(request("GET", "/engine.io/?EIO=4&transport=polling", None, named))
+                return (await peer.answer()).status
+
+            assert [await opens(f"2001:db8::{n}") for n in range(1, 4)] == [200, 200, 429]
+        async with served(watched, **settings) as (_, url), connected(url) as peer:
+            assert [await opens(f"2001:db8:0:{n}::1") for n in range(1, 4)] == [200, 200, 200]
+        assert watched.engine._sessions._polling == {}
+
+    asyncio.run(main())
+
+
 # Heartbeat
 
 

@@ -17,6 +17,7 @@ from partyline.errors import CONTAINED, HandshakeRefused, Overloaded, RateLimite
 from partyline.server.home import Home
 from partyline.server.site import Carrier, Site
 from partyline.server.writing import takes_bundles
+from partyline.trust.addresses import source
 from partyline.wire.engineio.handshake import (
     BAD_REQUEST,
     FORBIDDEN,
@@ -128,7 +129,7 @@ class Sessions:
         """A new connection and its open packet; call `begin` once that is on its way."""
         if sid in self.connections:
             raise refusal(BAD_REQUEST, "Bad request: this id is taken")
-        address = handshake.peer.address
+        address = source(handshake.peer.address)
         if websocket is None:
             self._count(address)
         connection = self.connections[sid] = EngineConnection(
