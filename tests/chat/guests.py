@@ -117,11 +117,13 @@ class Guest(asyncio.Protocol):
         self._transport.abort()
 
 
-async def guest(url: str, namespace: str, **auth: Any) -> Guest:
-    """Connected."""
+async def guest(url: str, namespace: str, *, source: str = "127.0.0.1", **auth: Any) -> Guest:
+    """Connected, from an address."""
     parts = urlsplit(url)
     loop = asyncio.get_running_loop()
-    _, one = await loop.create_connection(lambda: Guest(namespace, auth), parts.hostname, parts.port)
+    _, one = await loop.create_connection(
+        lambda: Guest(namespace, auth), parts.hostname, parts.port, local_addr=(source, 0)
+    )
     one._transport.write(
         b"GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: %s\r\nConnection: Upgrade\r\n"
         b"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"

@@ -141,7 +141,7 @@ def test_the_pool_is_bounded() -> None:
             assert matching.start(who) is None
             assert matching.start(other) == who
             assert matching.block(who) == other
-    assert matching.waiting == ()
+    assert matching.waiting == []
     for who in people:
         matching.start(who)
     assert 1 <= len(matching.waiting) <= 2 * MOST_BLOCKED + 1

@@ -14,6 +14,7 @@ import pytest
 
 import partyline
 from partyline import chat
+from partyline.chat.rooms import person
 from partyline.chat.strangers import REPORTS, Strangers
 from tests.server.servers import eventually, partyline_server
 
@@ -125,29 +126,109 @@ def test_next_does_not_bring_back_the_one_just_left() -> None:
     asyncio.run(main())
 
 
-def test_block_and_report() -> None:
-    """A blocked person is not met again, even if nobody else is there; one reported by three is not paired any more."""
+def test_block() -> None:
+    """A blocked person is not met again, even if nobody else is there."""
 
     async def main() -> None:
-        async with strangers(REPORTS + 1) as (side, (one, *others)):
-            await pair(one, others[0])
+        async with strangers(2) as (side, (one, other)):
+            await pair(one, other)
             assert await one.call("block") == {}
-            await others[0].hears("left")
-            for who in (one, others[0]):
+            await other.hears("left")
+            for who in (one, other):
                 await who.call("start")
             assert len(side.matching.waiting) == 2
-            for who in (one, others[0]):
-                await who.call("stop")
-            bad, *reporters = others[0], one, *others[1:]
-            for reporter in reporters[1:]:
-                await pair(bad, reporter)
-                assert await reporter.call("report") == {}
-                assert await reporter.call("report") == {}  # there is nobody any more: a report counts once
-            assert len(side.visitors[bad.id].reporters) == REPORTS - 1
+
+    asyncio.run(main())
+
+
+@asynccontextmanager
+async def reported(networks: int = REPORTS) -> AsyncIterator[tuple[Strangers, str, list[Guest]]]:
+    """A person whose key is "bad", and three who can report them, from so many networks."""
+    io = partyline.SocketIO()
+    side = Strangers(io.namespace("/stranger"))
+    async with partyline_server(extras=[io]) as (_, url):
+        others = [await guest(url, "/stranger", source=f"127.0.0.{2 + number % networks}") for number in range(REPORTS)]
+        yield side, url, others
+        for other in others:
+            other.leave()
+
+
+async def shut_out(url: str) -> bool:
+    """Whether another page of the person is refused."""
+    page = await guest(url, "/stranger", key="bad")
+    answer = await page.call("start")
+    page.leave()
+    return bool(answer.get("error") == "reported")
+
+
+def test_reports_are_for_the_person() -> None:
+    """A person reported from three networks is not paired any more, whichever page they open."""
+
+    async def main() -> None:
+        async with reported() as (_, url, others):
+            for other in others:
+                assert not await shut_out(url)
+                bad = await guest(url, "/stranger", key="bad")
+                await pair(bad, other)
+                assert await other.call("report") == {}
+                assert await other.call("report") == {}  # the same once more
+                await bad.hears("left")
+                bad.leave()
+            assert await shut_out(url)
+
+    asyncio.run(main())
+
+
+def test_a_report_may_come_after_the_end() -> None:
+    """Whoever says something bad and leaves at once is reported all the same."""
+
+    async def main() -> None:
+        async with reported() as (side, url, others):
+            for other in others:
+                bad = await guest(url, "/stranger", key="bad")
+                await pair(bad, other)
+                if other is others[0]:
+                    assert await bad.call("next") == {}
+                    await bad.call("stop")
+                else:
+                    bad.leave()
+                await other.hears("left")
+                assert await other.call("report") == {}
+                bad.leave()
+            await eventually(lambda: len(side.visitors) == REPORTS, "they are gone")
+            assert await shut_out(url)
+
+    asyncio.run(main())
+
+
+def test_one_network_reports_once() -> None:
+    """Several keys at one address are not several people who report: nobody can shut out others alone."""
+
+    async def main() -> None:
+        async with reported(networks=2) as (_, url, others):
+            bad = await guest(url, "/stranger", key="bad")
+            for other in others:
+                await pair(bad, other)
+                assert await other.call("report") == {}
             assert await bad.call("start") == {}
-            side.visitors[bad.id].reporters.add("a third")
-            assert (await bad.call("next"))["error"] == "reported"
-            assert side.matching.waiting == ()
+            bad.leave()
+
+    asyncio.run(main())
+
+
+def test_reports_that_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of more reported people than are remembered, the one who was reported least recently is forgotten."""
+    monkeypatch.setattr("partyline.chat.strangers.MOST_REPORTED", 2)
+
+    async def main() -> None:
+        async with reported() as (side, url, others):
+            for key in ("one", "two", "one", "three"):
+                bad = await guest(url, "/stranger", key=key)
+                await pair(bad, others[0])
+                await others[0].call("report")
+                bad.leave()
+                side.matching._blocked.clear()
+            assert list(side.reports) == [person("one"), person("three")]
 
     asyncio.run(main())
 
@@ -161,15 +242,15 @@ def test_one_person_in_several_windows() -> None:
             assert await one.call("start") == {}
             assert await again.call("start") == {}
             await one.hears("elsewhere")
-            assert side.matching.waiting == (again.id,)
+            assert side.matching.waiting == [again.id]
             await other.call("start")
             await again.hears("paired")
             assert await one.call("start") == {}  # while the other window talks
-            assert side.matching.waiting == (one.id,)
+            assert side.matching.waiting == [one.id]
             assert await again.call("start") == {}  # the talk goes on
             assert await again.call("next") == {}
             assert side.matching.partner(again.id) is None
-            assert side.matching.waiting == (again.id,)
+            assert side.matching.waiting == [again.id]
             assert one.all("paired") == []
             assert again.all("elsewhere") == []
 

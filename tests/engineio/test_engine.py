@@ -460,7 +460,7 @@ def test_sessions_of_a_network_of_ipv6_count_together() -> None:
     watched = Watched(ping_interval=25.0)
 
     async def main() -> None:
-        settings: dict[str, Any] = {
+        settings: dict[str, object] = {
             "max_connections_per_address": 2,
             "trusted_proxies": ["127.0.0.1"],
             "insecure": True,

@@ -100,7 +100,9 @@ async def test_handshake() -> None:
         first, second = only(io).handshake, only(io, "/custom").handshake
         assert first.headers["x-own"] == "yes"
         assert first.query == {"EIO": "4", "transport": "websocket", "a": "1", "b": "é"}
-        assert (first.address, first.secure) == ("127.0.0.1", False)
+        assert (first.address, first.network, first.secure) == ("127.0.0.1", "127.0.0.1", False)
+        first.address = "2001:db8::1:2:3:4"
+        assert first.network == "2001:db8::/64"
         assert first.time == second.time > 1.7e9
         assert (first.auth, second.auth) == ({"n": 1}, {"n": 2})
 

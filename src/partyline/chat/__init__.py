@@ -20,7 +20,7 @@ The page (`static/`) and the server exchange Socket.IO events. An answer is the 
 | `came` {by, name, count}, `left` {by, count} | a person's page, or their name is another now; with their last page |
 
 `/stranger`, where nothing is kept; CONNECT brings {key}. Pages with the same key are one person, who is never paired
-with themselves, and whose blocks last while the server runs:
+with themselves, and whose blocks and reports last while the server runs:
 
 | from the page | answer |
 | --- | --- |
@@ -28,7 +28,7 @@ with themselves, and whose blocks last while the server runs:
 | `stop` | {} |
 | `say` {id, text} | {}; the same id once more in this talk is not said again |
 | `typing` on | |
-| `block`, `report` | {}; ends the talk |
+| `block`, `report` | {}; ends the talk, and may come after it |
 
 | to the page | when |
 | --- | --- |

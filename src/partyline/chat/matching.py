@@ -7,9 +7,10 @@ people wait, however many there are: if each waits once, a search of the pool co
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass
 from random import Random, SystemRandom
+
+from partyline.chat.words import remember
 
 MOST_BLOCKED = 100
 MOST_BLOCKERS = 2_000  # people whose blocks are remembered
@@ -26,30 +27,32 @@ class Stranger:
 
 
 class Matching:
-    """Pairs strangers by their ids, but never two of one person. A person's blocks outlive their ids."""
+    """Pairs strangers by their ids, but never two of one person. A person's blocks outlive their ids.
+
+    `waiting` are those who wait, in no order.
+    """
 
     def __init__(self, random: Random | None = None) -> None:
         self._people: dict[str, Stranger] = {}
-        self._pool: list[str] = []
-        self._blocked: OrderedDict[str, dict[str, None]] = OrderedDict()  # by person; all of it oldest first
+        self.waiting: list[str] = []
+        self._blocked: dict[str, dict[str, None]] = {}  # by person; all of it oldest first
         self._random = random or SystemRandom()
 
     def __len__(self) -> int:
         """How many are known: waiting, talking, or between two talks."""
         return len(self._people)
 
-    @property
-    def waiting(self) -> tuple[str, ...]:
-        """Those who wait."""
-        return tuple(self._pool)
-
     def partner(self, who: str) -> str | None:
         """The stranger that `who` talks to."""
         return None if (page := self._people.get(who)) is None else page.partner
 
+    def last(self, who: str) -> str | None:
+        """The person that `who` talked to in their last talk that is over."""
+        return None if (page := self._people.get(who)) is None else page.last
+
     def waits(self, person: str) -> str | None:
         """The page of a person that waits, if any."""
-        return next((who for who in self._pool if self._people[who].person == person), None)
+        return next((who for who in self.waiting if self._people[who].person == person), None)
 
     def start(self, who: str, person: str | None = None) -> str | None:
         """Pair `who`, a page of `person`, with somebody at random, who is returned; None: `who` waits.
@@ -59,11 +62,11 @@ class Matching:
         people, page = self._people, self._people.setdefault(who, Stranger(person or who))
         if page.partner is not None or page.place is not None:
             return page.partner
-        others = [other for other in self._pool if self.may_meet(who, other)]
+        others = [other for other in self.waiting if self.may_meet(who, other)]
         fresh = [other for other in others if page.last != people[other].person and people[other].last != page.person]
         if not others:
-            page.place = len(self._pool)
-            self._pool.append(who)
+            page.place = len(self.waiting)
+            self.waiting.append(who)
             return None
         other = self._random.choice(fresh or others)
         self._unpool(other)
@@ -93,13 +96,9 @@ class Matching:
         left = self.stop(who)
         page = self._people.get(who)
         if page is not None and page.last is not None:
-            blocked = self._blocked[page.person] = self._blocked.pop(page.person, {})
-            blocked.pop(page.last, None)
-            blocked[page.last] = None
-            if len(blocked) > MOST_BLOCKED:
-                del blocked[next(iter(blocked))]
-            if len(self._blocked) > MOST_BLOCKERS:
-                self._blocked.popitem(last=False)
+            blocked = self._blocked.get(page.person, {})
+            remember(blocked, page.last, None, MOST_BLOCKED)
+            remember(self._blocked, page.person, blocked, MOST_BLOCKERS)
         return left
 
     def leave(self, who: str) -> str | None:
@@ -116,9 +115,9 @@ class Matching:
 
     def _unpool(self, who: str) -> None:
         """Take `who` out of the pool; the last one takes their place."""
-        page, last = self._people[who], self._pool.pop()
+        page, last = self._people[who], self.waiting.pop()
         assert page.place is not None
         if last != who:
-            self._pool[page.place] = last
+            self.waiting[page.place] = last
             self._people[last].place = page.place
         page.place = None

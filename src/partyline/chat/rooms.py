@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections import OrderedDict
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import msgspec
 
 import partyline
-from partyline.chat.words import MOST_NAME, MOST_ROOM, Answer, Pace, Refused, message_id, name, text
+from partyline.chat.words import MOST_NAME, MOST_ROOM, Answer, Pace, Refused, message_id, name, remember, text
 
 PAGE = 50  # messages, of which as many come as have
 MOST_PAGE = 50_000  # characters
@@ -55,7 +54,7 @@ class Rooms:
         self.chat = chat
         self.members: dict[str, Member] = {}  # by socket
         self.here: dict[str, dict[str, dict[str, str]]] = {}  # by room and person: the name of each page, by socket
-        self.said: OrderedDict[tuple[str, str], asyncio.Future[Any]] = OrderedDict()  # by person and id
+        self.said: dict[tuple[str, str], asyncio.Future[Any]] = {}  # by person and id
         for handler in (self.enter, self.older, self.say, self.typing):
             chat.on(handler.__name__, handler)
         chat.on_disconnect(self.gone)
@@ -111,11 +110,9 @@ class Rooms:
     def _keep(self, member: Member, mark: tuple[str, str], words: str) -> asyncio.Future[Any]:
         said = {"id": mark[1], "by": member.by, "name": member.name, "text": words, "time": int(time.time() * 1000)}
         kept: asyncio.Future[Any] = asyncio.ensure_future(self.chat.publish(member.room, "said", said))
-        self.said[mark] = kept
+        remember(self.said, mark, kept, REMEMBERED)
         # A message that could not be kept may be said again.
         kept.add_done_callback(lambda done: self.said.pop(mark, None) if done.cancelled() or done.exception() else None)
-        if len(self.said) > REMEMBERED:
-            self.said.popitem(last=False)
         return kept
 
     def typing(self, socket: partyline.Socket, on: bool) -> None:

@@ -13,9 +13,10 @@ import msgspec
 import partyline
 from partyline.chat.matching import Matching
 from partyline.chat.rooms import Saying, person
-from partyline.chat.words import Answer, Pace, Refused, message_id, text
+from partyline.chat.words import Answer, Pace, Refused, message_id, remember, text
 
-REPORTS = 3  # by different people, after which somebody is no longer paired
+REPORTS = 3  # from different networks, after which a person is no longer paired
+MOST_REPORTED = 2_000  # people whose reports are remembered
 REMEMBERED = 50  # ids of what one says in a talk, so that nothing is said twice; a page waits for each answer
 NEWS = 1.0  # seconds between two counts of the people online
 
@@ -28,14 +29,13 @@ class Key(msgspec.Struct):
 
 @dataclass(slots=True)
 class Visitor:
-    """A page: its person, its rates, what it has said in this talk, and who has reported it."""
+    """A page: its person, its rates, and what it has said in this talk."""
 
     person: str
     starts: Pace = field(default_factory=lambda: Pace(1, 10))
     says: Pace = field(default_factory=lambda: Pace(2, 10))
     types: Pace = field(default_factory=lambda: Pace(2, 10))
     said: deque[str] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
-    reporters: set[str] = field(default_factory=set)
 
 
 class Strangers:
@@ -45,6 +45,7 @@ class Strangers:
         self.strangers = strangers
         self.matching = Matching()
         self.visitors: dict[str, Visitor] = {}  # by socket
+        self.reports: dict[str, dict[str, None]] = {}  # by person: the networks; the least recent first
         self.run = secrets.token_hex(8)
         self._telling = False
         strangers.on_connect(self.come)
@@ -69,7 +70,7 @@ class Strangers:
         """Be paired with somebody, now or as soon as somebody comes."""
         visitor = self.visitors[socket.id]
         try:
-            if len(visitor.reporters) >= REPORTS:
+            if len(self.reports.get(visitor.person, ())) >= REPORTS:
                 raise Refused("reported", "several people have reported you: come back another time")
             visitor.starts.check()
         except Refused as refused:
@@ -125,11 +126,16 @@ class Strangers:
         return {}
 
     def report(self, socket: partyline.Socket) -> Answer:
-        """The same, and count a report."""
-        other = self.matching.partner(socket.id)
-        if other is not None and len(self.visitors[other].reporters) < REPORTS:
-            self.visitors[other].reporters.add(self.visitors[socket.id].person)
-        return self.block(socket)
+        """The same, and count a report, also if the other one has just left.
+
+        A key costs nothing, and an address does: reports from one network count once.
+        """
+        answer, reported = self.block(socket), self.matching.last(socket.id)
+        if reported is not None:
+            networks = self.reports.get(reported, {})
+            remember(networks, socket.handshake.network, None, REPORTS)
+            remember(self.reports, reported, networks, MOST_REPORTED)
+        return answer
 
     def _tell(self, left: str | None) -> None:
         """The other one hears that the talk is over."""

@@ -74,6 +74,14 @@ def _check_length(given: str, limit: int, most: int, what: str, field: str) -> N
         raise Refused("too_long", message, field=field)
 
 
+def remember(kept: dict[Any, Any], key: object, value: object, most: int) -> None:
+    """Put it last, and forget the first if there are more than `most`."""
+    kept.pop(key, None)
+    kept[key] = value
+    if len(kept) > most:
+        del kept[next(iter(kept))]
+
+
 class Pace:
     """How often a client may do something: `rate` times a second in the long run, `burst` times at once."""
 

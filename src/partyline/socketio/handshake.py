@@ -6,6 +6,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from partyline.engineio.receiver import Request
+from partyline.trust.addresses import source
 
 
 class Handshake:
@@ -33,6 +34,11 @@ class Handshake:
         new.auth = {} if auth is None else auth
         new._size = size
         return new
+
+    @property
+    def network(self) -> str:
+        """What limits per address count: the address, or the /64 of an IPv6 address, which belongs to one peer."""
+        return source(self.address)
 
     @property
     def headers(self) -> dict[str, str]:
