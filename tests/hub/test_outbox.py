@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+import re
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from partyline.hub.outbox import Outbox
+import partyline
+from partyline.hub.outbox import SLOW, Outbox, end_slow
+from partyline.metrics import Counters
 from partyline.models import Payload, Policy
 
 
@@ -216,3 +222,34 @@ def test_what_is_unwanted_is_dropped() -> None:
     assert (len(outbox), outbox.size, outbox.dropped) == (2, 10, 2)
     assert outbox.push(kept(b"x" * 15))  # takes the place of what may be dropped
     assert drained(outbox) == [b"three", b"x" * 15]
+
+
+class Consumer:
+    """Records how it is closed."""
+
+    def __init__(self) -> None:
+        self.closed: list[tuple[int, str]] = []
+
+    def close(self, code: int, reason: str) -> None:
+        self.closed.append((code, reason))
+
+
+def test_a_slow_consumer_is_counted_logged_and_closed(caplog: pytest.LogCaptureFixture) -> None:
+    """Each end of a slow consumer is one close with 4008, one count of outbox_bytes and one line of the log."""
+    consumer, counters = Consumer(), Counters()
+    with caplog.at_level(logging.INFO, "partyline.hub"):
+        end_slow(consumer, counters)
+    assert consumer.closed == [(SLOW, "slow consumer")]
+    assert counters.limits == {"outbox_bytes": 1}
+    assert ["a slow consumer is closed" in str(record.msg) for record in caplog.records] == [True]
+
+
+def test_slow_consumers_end_in_one_place() -> None:
+    """No other file of the package counts a full outbox, so every queue for a client ends it through `end_slow`."""
+    root = Path(partyline.__file__).parent
+    counting = [
+        path.relative_to(root).as_posix()
+        for path in root.rglob("*.py")
+        if re.search(r"hit\(\s*\"outbox_bytes\"", path.read_text("utf-8"))
+    ]
+    assert counting == ["hub/outbox.py"]

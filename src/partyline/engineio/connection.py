@@ -16,6 +16,7 @@ from partyline.engineio.frames import read, write
 from partyline.engineio.receiver import Receiver
 from partyline.engineio.transports import ENOUGH, Owner, Transports
 from partyline.errors import CONTAINED, InvalidPacket, PartylineError
+from partyline.hub.outbox import end_slow
 from partyline.interfaces import Dialect
 from partyline.models import Payload
 from partyline.server.site import Carrier
@@ -193,9 +194,8 @@ class EngineConnection(Transports):
                 self._do(session.flush())
             # One message may be larger than the limit, as on a WebSocket: the client just has no GET at the moment.
             if session.queued > site.limits.outbox_bytes:
-                site.counters.hit("outbox_bytes")
                 self._overflows = True
-                asyncio.get_running_loop().call_soon(self.close)  # not now: `offer` changes no membership
+                asyncio.get_running_loop().call_soon(end_slow, self, site.counters)  # `offer` changes no membership
                 return
         session.send(*queued)
         if session.hanging and not self._flushing:

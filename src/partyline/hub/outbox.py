@@ -1,11 +1,34 @@
-"""The bounded queue of one connection that cannot be written to right now, and what is dropped when it is full."""
+"""The bounded queue of one connection that cannot be written to right now, what is dropped when it is full, and how a
+slow consumer ends."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from typing import Final, Protocol
 
+from partyline import log
+from partyline.metrics import Counters
 from partyline.models import Payload, Policy
+
+_log = log.get("hub")
+
+SLOW: Final = 4008
+"""The close code of a slow consumer."""
+
+
+class Consumer(Protocol):
+    """Something that messages are sent to."""
+
+    def close(self, code: int, reason: str) -> None:
+        """End its connection."""
+
+
+def end_slow(consumer: Consumer, counters: Counters, reason: str = "slow consumer") -> None:
+    """End a consumer for which more waits than `outbox_bytes`. Whatever fills its queue comes here (guarantee 5)."""
+    counters.hit("outbox_bytes")
+    _log.info("a slow consumer is closed", consumer=type(consumer).__name__, reason=reason)
+    consumer.close(SLOW, reason)
 
 
 class Outbox:

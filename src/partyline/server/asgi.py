@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from partyline import log
 from partyline.errors import CONTAINED, NotFound, PartylineError
-from partyline.hub.outbox import Outbox
+from partyline.hub.outbox import Outbox, end_slow
 from partyline.interfaces import Dialect, Finishes, Session
 from partyline.metrics import Counters
 from partyline.models import Payload
@@ -222,9 +222,8 @@ class AsgiWebSocket:
             self._next = payload
             self._wake.set()
         elif not self._outbox.push(payload):
-            self._counters.hit("outbox_bytes")
             self._discard()
-            self.close(4008, "slow consumer")
+            end_slow(self, self._counters)
 
     def send(self, data: bytes) -> None:
         """Queue an answer: whole, uncompressed frames, after what is queued."""

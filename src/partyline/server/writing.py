@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import Final, Protocol, cast
 
 from partyline import log
-from partyline.hub.outbox import Outbox
+from partyline.hub.outbox import Outbox, end_slow
 from partyline.metrics import Counters
 from partyline.models import Payload
 from partyline.wire.websocket import frames
@@ -203,9 +203,8 @@ class Writing:
         outbox = self._outbox
         if self._closing or outbox is None or outbox.push(payload):
             return
-        self._counters.hit("outbox_bytes")
         self._discard_outbox()
-        self.close(4008, "slow consumer")
+        end_slow(self, self._counters)
 
     def _discard_outbox(self) -> None:
         if self._outbox is not None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from partyline import log
 from partyline.errors import CONTAINED, CallTimeout, PeerGone
+from partyline.hub.outbox import end_slow
 from partyline.models import Audience, Payload
 from partyline.server.writing import OWN_READ
 from partyline.socketio.acks import Answered, one
@@ -225,9 +226,9 @@ class Socket(Handling, Besides):
     def _hold(self, packet: Messages | bytes) -> None:
         """Keep a packet until its CONNECT is answered. One that does not fit ends the connection, as in any outbox."""
         if self._held is not None and not self._held.add(packet):
-            self.namespace.io.counters.hit("outbox_bytes")
+            reason = "too much waits for the answer to CONNECT"
             # Not now: `offer` changes no membership.
-            asyncio.get_running_loop().call_soon(self.close, 4008, "too much waits for the answer to CONNECT")
+            asyncio.get_running_loop().call_soon(end_slow, self, self.namespace.io.counters, reason)
 
     def _waits(self, size: int) -> None:
         """A packet of `size` bytes waits for its turn: that much less is read from its client."""

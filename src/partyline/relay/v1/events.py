@@ -16,7 +16,7 @@ import msgspec
 
 from partyline import log
 from partyline.errors import PartylineError
-from partyline.hub.outbox import Outbox
+from partyline.hub.outbox import SLOW, Outbox, end_slow
 from partyline.interfaces import Dialect, Member
 from partyline.models import Message, Payload
 from partyline.relay.services import Services
@@ -103,14 +103,15 @@ class EventStream(V1Session):
         if self._ending is not None:
             return
         if not self._outbox.push(payload):
-            self._site.counters.hit("outbox_bytes")
-            self._cut(sse.retry(_retry()))
+            end_slow(self, self._site.counters)
         self._wake.set()
 
     def close(self, code: int, reason: str = "") -> None:
         """End the stream. A client that has lost its rights does not get what is queued."""
         if code in CUT_OFF:
             self._cut(b"")
+        elif code == SLOW:
+            self._cut(sse.retry(_retry()))
         else:
             self._end(sse.retry(_retry()))
 
