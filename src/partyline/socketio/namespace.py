@@ -253,6 +253,8 @@ class Namespace(Broadcast, Listening):
         """Let an audience join and leave rooms. Raises InvalidValue after the last one, if some may not join."""
         if self.io._nodes is not None and not local and audience.only not in self.sockets:
             self.io._nodes.move(self, audience, into, out_of)
+        if self.io._recovery is not None:
+            self.io._recovery.moved(self, audience, into, out_of)
         refusal: InvalidValue | None = None
         for member in tuple(self._select(audience)):
             self._leave(member, out_of)
@@ -267,6 +269,8 @@ class Namespace(Broadcast, Listening):
         """Disconnect an audience."""
         if self.io._nodes is not None and not local and audience.only not in self.sockets:
             self.io._nodes.expel(self, audience, close=close)
+        if self.io._recovery is not None:
+            self.io._recovery.expelled(self, audience)
         for member in tuple(self._select(audience)):
             member.disconnect(close)
 

@@ -20,7 +20,7 @@ from partyline.hub.history import Start, catch_up, find_start
 from partyline.hub.hub import Hub
 from partyline.hub.timers import Timers
 from partyline.interfaces import SessionRow, SessionTable, Store, View
-from partyline.models import Message, Position
+from partyline.models import Audience, Message, Position
 from partyline.socketio.journal import read_record
 
 if TYPE_CHECKING:
@@ -146,9 +146,8 @@ class Recovery:
 
     def broken(self, namespace: Namespace) -> None:
         """An event of a namespace goes out without a place in the log: its sessions cannot go on past it."""
-        for row in (*(kept.row for kept in self._waiting.values()), *self._returning.values()):
-            if row.namespace == namespace._key:
-                self._forget(row)
+        for row in self._away(namespace):
+            self._forget(row)
         for socket in namespace.sockets.values():
             live = self._live.get(socket)
             if live is not None:
@@ -157,6 +156,34 @@ class Recovery:
                 ):  # it is in the table: a process that starts after a kill knows of no hole
                     self._table.delete(live.row.pid_hash)
                 live.hole = self._store.head
+
+    def expelled(self, namespace: Namespace, audience: Audience) -> None:
+        """An audience is disconnected: those of it that are away do not come back, either."""
+        for row in self._away(namespace):
+            if audience.reaches(row.sid, row.rooms):
+                self._forget(row)
+
+    def moved(self, namespace: Namespace, audience: Audience, into: frozenset[str], out_of: frozenset[str]) -> None:
+        """An audience joins and leaves rooms: those of it that are away come back to them."""
+        for row in self._away(namespace):
+            if not audience.reaches(row.sid, row.rooms):
+                continue
+            rooms = set(row.rooms) - out_of
+            if len(rooms | into) <= namespace.io.rooms_per_connection + 1:
+                rooms |= into
+            moved = replace(row, rooms=tuple(sorted(rooms)))
+            kept = self._waiting.get(row.pid_hash)
+            if kept is None:
+                self._returning[row.pid_hash] = moved
+            else:
+                self._waiting[row.pid_hash] = replace(kept, row=moved)
+                if kept.hole < row.start.offset:
+                    self._table.save(moved)
+
+    def _away(self, namespace: Namespace) -> list[SessionRow]:
+        """The sessions of a namespace whose clients are away, or on their way back."""
+        rows = (*(kept.row for kept in self._waiting.values()), *self._returning.values())
+        return [row for row in rows if row.namespace == namespace._key]
 
     def _save(self, live: _Live) -> None:
         if live.hole < live.confirmed:
@@ -251,14 +278,20 @@ class Recovery:
             raise
         return True
 
-    def may_go_on(self, restored: Restored) -> bool:
-        """Whether a session that caught up may go on: no event has gone out unkept meanwhile."""
-        return self._returning.pop(restored.row.pid_hash, None) is not None
+    def row(self, restored: Restored) -> SessionRow | None:
+        """A session on its way back, in the rooms that it has now; None if it may not go on: an event has gone out
+        unkept meanwhile, or it was disconnected."""
+        return self._returning.get(restored.row.pid_hash)
+
+    def returned(self, restored: Restored) -> None:
+        """It is back."""
+        del self._returning[restored.row.pid_hash]
 
     def put_back(self, restored: Restored) -> None:
-        """The return failed: the session waits for its client again, unless an event went out unkept."""
-        if self._returning.pop(restored.row.pid_hash, None) is not None:
-            self._keep(replace(restored.kept, left=self._timers.now()))
+        """The return failed: the session waits for its client again, if it may go on."""
+        row = self._returning.pop(restored.row.pid_hash, None)
+        if row is not None:
+            self._keep(replace(restored.kept, row=row, left=self._timers.now()))
 
     # Time
 
@@ -279,7 +312,7 @@ class Recovery:
 
 
 class _Missing(Exception):
-    """A session cannot go on: something was pruned, or went out unkept, while it caught up."""
+    """A session cannot go on: something was pruned, or went out unkept, while it caught up; or it was disconnected."""
 
 
 class _Replay:
@@ -289,7 +322,6 @@ class _Replay:
         assert socket.namespace._journal is not None
         self._recovery = recovery
         self._restored = restored
-        self._rooms = set(restored.row.rooms)
         self._socket = socket
         self._journal = socket.namespace._journal
         self._connection = connection
@@ -298,8 +330,8 @@ class _Replay:
         """Its start was found before CONNECT was answered."""
 
     async def deliver(self, message: Message) -> None:
-        record = read_record(message)
-        if record.audience.reaches(self._restored.row.sid, self._rooms):
+        record, row = read_record(message), self._row()
+        if record.audience.reaches(row.sid, row.rooms):
             offset = f"{self._restored.after.epoch}-{message.offset}"
             parser, engine = self._connection.parser, self._connection.engine
             name = self._socket.namespace.name
@@ -310,13 +342,19 @@ class _Replay:
         raise _Missing
 
     def attach(self) -> None:
-        if not self._recovery.may_go_on(self._restored):
-            raise _Missing
+        row = self._row()
+        self._recovery.returned(self._restored)
         namespace = self._socket.namespace
         namespace._add(self._socket)
-        for room in self._restored.row.rooms:
+        for room in row.rooms:
             namespace._members.join(self._socket, room)
         self._journal.joined(self._socket)
+
+    def _row(self) -> SessionRow:
+        row = self._recovery.row(self._restored)
+        if row is None:
+            raise _Missing
+        return row
 
 
 class MemoryTable:

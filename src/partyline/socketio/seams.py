@@ -74,6 +74,10 @@ class Remembering(Protocol):
 
     def broken(self, namespace: Any) -> None: ...
 
+    def expelled(self, namespace: Any, audience: Audience) -> None: ...
+
+    def moved(self, namespace: Any, audience: Audience, into: frozenset[str], out_of: frozenset[str]) -> None: ...
+
 
 class Others(Protocol):
     """What namespaces need of the other nodes."""
