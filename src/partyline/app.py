@@ -156,8 +156,7 @@ class Partyline:
             ttl=ttl,
             durable=durable,
         )
-        (receipt,) = await published(self.hub, draft)
-        return receipt.position
+        return (await published(self.hub, draft)).position
 
     async def close(self) -> None:
         """Flush and close the log and the database. Idempotent."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from functools import partial
-from typing import Annotated, Any, Final, TypeAlias, TypeVar, cast
+from typing import Annotated, Any, Final, TypeAlias, TypeVar
 
 import msgspec
 from starlette.requests import Request
@@ -71,26 +70,19 @@ def answer(value: msgspec.Struct | dict[str, Any]) -> Response:
     return Response(to_json(value), media_type="application/json")
 
 
-async def published(hub: Hub, *drafts: Draft) -> list[Receipt]:
-    """Publish, and return the receipts. Raises the store's refusal.
+async def published(hub: Hub, draft: Draft) -> Receipt:
+    """Publish, and return the receipt. Raises the store's refusal.
 
-    If cancelled, the messages are published all the same.
+    If cancelled, the message is published all the same.
     """
-    all_done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    outcomes: list[Receipt | PartylineError | None] = [None] * len(drafts)
-    left = len(drafts)
+    answer: asyncio.Future[Receipt | PartylineError] = asyncio.get_running_loop().create_future()
 
-    def settle(at: int, outcome: Receipt | PartylineError) -> None:
-        nonlocal left
-        outcomes[at] = outcome
-        left -= 1
-        if not left and not all_done.done():
-            all_done.set_result(None)
+    def done(outcome: Receipt | PartylineError) -> None:
+        if not answer.done():
+            answer.set_result(outcome)
 
-    hub.publish_all([(draft, partial(settle, at)) for at, draft in enumerate(drafts)])
-    if not all_done.done():
-        await all_done
-    for outcome in outcomes:
-        if isinstance(outcome, PartylineError):
-            raise outcome
-    return cast("list[Receipt]", outcomes)
+    hub.publish(draft, done)
+    outcome = await answer
+    if isinstance(outcome, PartylineError):
+        raise outcome
+    return outcome
