@@ -92,16 +92,7 @@ def check_subscription(pattern: str, field: str = "topic") -> str:
 
 def covers(pattern: str, name: str) -> bool:
     """Whether `pattern` covers the topic `name`."""
-    if pattern in (">", name):
-        return name[0] != PRIVATE
-    wanted, tokens = pattern.split("."), name.split(".")
-    if wanted[-1] == ">":
-        wanted.pop()
-        if len(tokens) <= len(wanted):
-            return False
-    elif len(tokens) != len(wanted):
-        return False
-    return all(want in ("*", token) for want, token in zip(wanted, tokens, strict=False))
+    return name[0] != PRIVATE and contains(pattern, name)
 
 
 def is_pattern(text: str) -> bool:

@@ -69,7 +69,7 @@ def _absent(path: str) -> Finding:
         if who is not None and not who.draining:
             return problem(
                 "database",
-                f"a server runs (process {who.pid or 'unknown'}), and but its database file was moved away or deleted",
+                f"a server runs (process {who.pid or 'unknown'}), but its database file was moved away or deleted",
                 "put it back, or restart the server: it refuses every publish that is to be kept (503)",
             )
     return ok("database", f"{path} does not exist yet: serve creates it")
