@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from partyline import Socket, SocketIO
-from partyline.config import ApiKey
+from partyline.entries import ApiKey
 from partyline.trust.keys import key_hash
 from tests.server.conftest import Run, run
 from tests.server.peers import WebSocketPeer, connected, request, websocket

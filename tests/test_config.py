@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from partyline import notation
-from partyline.config import FIELDS, ApiKey, JwtKey, RetentionRule, Settings, load
+from partyline.config import FIELDS, Settings, load
+from partyline.entries import ApiKey, JwtKey, RetentionRule
 from partyline.errors import ConfigError
 
 HASH = "sha256:" + "0123456789abcdef" * 4

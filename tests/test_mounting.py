@@ -18,7 +18,7 @@ from starlette.websockets import WebSocketDisconnect
 from websockets.asyncio.client import connect
 
 from partyline import Application, ConfigError, EngineIO, Partyline, Position, Settings, running
-from partyline.config import ApiKey
+from partyline.entries import ApiKey
 from partyline.errors import Conflict, InvalidValue, StoreUnavailable
 from partyline.interfaces import View
 from partyline.trust.keys import key_hash

@@ -4,8 +4,6 @@ A setting has one name everywhere: `max_body` in the TOML file, `PARTYLINE_MAX_B
 `--set max_body=...` on the command line, where the common ones have an option of their own, too. Lists are TOML arrays,
 or separated by commas elsewhere; lists of tables are TOML everywhere. Sizes take a suffix (`64KiB`, `1MiB`), durations
 too (`500ms`, `30s`, `5m`, `2h`, `7d`).
-
-Long because every setting is a line here, and some are checked together.
 """
 
 from __future__ import annotations
@@ -15,64 +13,22 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import Field, asdict, dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
 from functools import cached_property
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from partyline import notation
+from partyline.entries import ApiKey, JwtKey, RetentionRule, api_keys, check_jwt_key, jwt_keys, retention_rules
 from partyline.errors import ConfigError, InvalidValue
 from partyline.notation import SECONDS, SIZES
 from partyline.topics import check_pattern, check_topic
 from partyline.trust.addresses import is_loopback
 from partyline.trust.perimeter import allowed_host, allowed_origin, trusted_network
 
-_HASH: Final = re.compile(r"sha256:[0-9a-f]{64}\Z")
 _PREFIX: Final = "PARTYLINE_"
 _MAX_FILE: Final = 1 << 20  # bytes of a settings file
-ALGORITHMS: Final = ("HS256", "RS256", "EdDSA")
-_SOURCES: Final = ("secret", "secret_file", "public_key", "public_key_file", "jwks_file", "jwks_url")
-_MAX_LEEWAY: Final = 300.0  # seconds
 _PUBLIC_URL: Final = re.compile(r"(?:https?|wss?)://[!-~]+")
-
-
-@dataclass(frozen=True, slots=True)
-class ApiKey:
-    """A configured key: its hash and its rights by topic pattern."""
-
-    hash: str
-    publish: tuple[str, ...] = (">",)
-    subscribe: tuple[str, ...] = (">",)
-    admin: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class JwtKey:
-    """A configured key that tokens may be signed with. Exactly one of the fields with key material is set. `leeway` is
-    in seconds."""
-
-    algorithm: str
-    secret: str | None = field(default=None, repr=False)
-    secret_file: str | None = None
-    public_key: str | None = None
-    public_key_file: str | None = None
-    jwks_file: str | None = None
-    jwks_url: str | None = None
-    kid: str | None = None
-    audience: str | None = None
-    issuer: str | None = None
-    leeway: float = 0.0
-    admin: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class RetentionRule:
-    """What each topic of a pattern keeps: seconds, messages and bytes. None leaves it to the general settings."""
-
-    topic: str
-    max_age: float | None = None
-    max_messages: int | None = None
-    max_bytes: int | None = None
 
 
 def _setting(
@@ -314,14 +270,11 @@ def _checked(name: str, value: Any, item: Field[Any], least: float | None, sourc
 def _convert(item: Field[Any], value: Any, kind: str) -> Any:
     annotation = str(item.type)
     if kind == "keys":
-        hashes = value.split(",") if isinstance(value, str) else value
-        if not isinstance(hashes, list | tuple):
-            raise ValueError("is not a list of keys")
-        return tuple(_key(item.strip() if isinstance(item, str) else item) for item in hashes if item != "")
+        return api_keys(value)
     if kind == "jwt_keys":
-        return tuple(map(_jwt_key, _tables(value, "[{ algorithm = 'HS256', secret_file = '...' }]")))
+        return jwt_keys(value)
     if kind == "retention":
-        return tuple(map(_rule, _tables(value, '[{ topic = "logs.>", max_age = "1h" }]')))
+        return retention_rules(value)
     if kind == "list":
         items = [item.strip() for item in value.split(",")] if isinstance(value, str) else value
         if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
@@ -339,84 +292,6 @@ def _convert(item: Field[Any], value: Any, kind: str) -> Any:
             raise ValueError("is not a whole number")
         return int(number)
     return notation.text(value)
-
-
-def _tables(value: Any, example: str) -> list[Any]:
-    """The items of a list of tables; outside the file they are written inline, as they may be in it."""
-    if isinstance(value, str):
-        try:
-            value = tomllib.loads(f"it = {value}")["it"]
-        except tomllib.TOMLDecodeError:
-            value = None
-    if not isinstance(value, list | tuple):
-        raise ValueError(f"is not a list such as {example}")
-    return list(value)
-
-
-def _key(item: Any) -> ApiKey:
-    if isinstance(item, ApiKey):
-        item = asdict(item)
-    if isinstance(item, str):
-        item = {"hash": item, "admin": True}
-    if not isinstance(item, dict) or not isinstance(item.get("hash"), str) or not _HASH.match(item["hash"]):
-        raise ValueError("holds something that is not a key's hash (`partyline key` makes a key and its hash)")
-    unknown = set(item) - {"hash", "publish", "subscribe", "admin"}
-    if unknown:
-        raise ValueError("has a key with fields other than hash, publish, subscribe and admin")
-    rights: dict[str, tuple[str, ...]] = {}
-    for right in ("publish", "subscribe"):
-        patterns = item.get(right, [">"])
-        if not isinstance(patterns, list | tuple) or not all(isinstance(pattern, str) for pattern in patterns):
-            raise ValueError(f"has a key whose {right} is not a list of topic patterns")
-        rights[right] = tuple(patterns)
-    return ApiKey(item["hash"], rights["publish"], rights["subscribe"], notation.boolean(item.get("admin", False)))
-
-
-def _jwt_key(item: Any) -> JwtKey:
-    names = [one.name for one in fields(JwtKey)]
-    if isinstance(item, JwtKey):
-        item = {name: value for name, value in asdict(item).items() if value is not None}
-    if not isinstance(item, dict) or not isinstance(item.get("algorithm"), str):
-        raise ValueError('has an entry that is not a table with an algorithm: [[jwt_keys]], algorithm = "HS256"')
-    if set(item) - set(names):
-        raise ValueError(f"has a key with fields other than {', '.join(names)}")
-    values = dict(item)
-    leeway, admin = values.pop("leeway", 0.0), values.pop("admin", False)
-    for name, text in values.items():
-        if not isinstance(text, str):
-            raise ValueError(f"has a key whose {name} is not a text")
-    if (seconds := float(notation.number(leeway, SECONDS))) < 0:
-        raise ValueError("has a key whose leeway is below 0")
-    return JwtKey(**values, leeway=seconds, admin=notation.boolean(admin))
-
-
-def _rule(item: Any) -> RetentionRule:
-    if isinstance(item, RetentionRule):
-        item = {name: value for name, value in asdict(item).items() if value is not None}
-    if not isinstance(item, dict) or not isinstance(item.get("topic"), str):
-        raise ValueError("has a rule without a topic pattern")
-    where = f"has a rule for {item['topic'][:60]!r}"
-    kinds: dict[str, Mapping[str, float]] = {
-        "max_age": SECONDS,
-        "max_messages": {"": 1},
-        "max_bytes": SIZES,
-    }
-    unknown = ", ".join(sorted(set(item) - {"topic", *kinds}))
-    if unknown:
-        raise ValueError(f"{where} with {unknown[:60]}: a rule has topic, {', '.join(kinds)}")
-    if len(item) == 1:
-        raise ValueError(f"{where} that bounds nothing: {', '.join(kinds)} are what it may have")
-    bounds: dict[str, Any] = {}
-    for name, units in kinds.items():
-        if name in item:
-            try:
-                number = notation.number(item[name], units)
-            except ValueError as error:
-                raise ValueError(f"{where} whose {name} {error}") from None
-            if number <= 0 or (name != "max_age" and number != int(number)):
-                raise ValueError(f"{where} whose {name} is not {'above 0' if number <= 0 else 'a whole number'}")
-            bounds[name] = float(number) if name == "max_age" else int(number)
-    return RetentionRule(item["topic"], **bounds)
 
 
 def _shown(name: str, value: Any) -> str:
@@ -465,7 +340,7 @@ def _check_together(settings: Settings) -> None:
     for proxy in settings.trusted_proxies:
         trusted_network(proxy)
     for jwt_key in settings.jwt_keys:
-        _check_jwt_key(jwt_key)
+        check_jwt_key(jwt_key)
     try:
         for topic in settings.default_topics:
             check_topic(topic, "default_topics")
@@ -479,37 +354,3 @@ def _check_together(settings: Settings) -> None:
                 check_pattern(pattern, "api_keys")
     except InvalidValue as error:
         raise ConfigError(error.message, field=error.field) from None
-
-
-def _check_jwt_key(key: JwtKey) -> None:
-    if key.algorithm not in ALGORITHMS:
-        raise _unusable(f"algorithm {key.algorithm[:20]!r} is not one of {', '.join(ALGORITHMS)}")
-    named = [name for name in _SOURCES if getattr(key, name) is not None]
-    allowed = _SOURCES[:2] if key.algorithm == "HS256" else _SOURCES[2:]
-    if len(named) != 1 or named[0] not in allowed:
-        raise _unusable(
-            f"a key for {key.algorithm} has exactly one of {', '.join(allowed)}; "
-            f"this one has {' and '.join(named) or 'none'}"
-        )
-    if not 0 <= key.leeway <= _MAX_LEEWAY:
-        raise _unusable(f"leeway {key.leeway:g} is not between 0 and {_MAX_LEEWAY:g} seconds")
-    if key.jwks_url is not None:
-        _check_address(key.jwks_url)
-        if key.kid is not None:
-            raise _unusable("kid is for a single key: those of a set name themselves")
-
-
-def _check_address(url: str) -> None:
-    parts = urlsplit(url)
-    if parts.username is not None:
-        raise _unusable("jwks_url holds a user or a password, but public keys need none")
-    if parts.scheme == "https" and parts.hostname:
-        return
-    if parts.scheme != "http" or not parts.hostname or not is_loopback(parts.hostname):
-        raise _unusable(
-            "jwks_url is not an https address (http is for this machine only): whoever changes the answer signs"
-        )
-
-
-def _unusable(why: str) -> ConfigError:
-    return ConfigError(f"jwt_keys: {why}", field="jwt_keys")

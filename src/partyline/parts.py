@@ -11,8 +11,9 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 from partyline.checking import max_connections
-from partyline.config import ApiKey, Settings, is_open
+from partyline.config import Settings, is_open
 from partyline.engines import retention
+from partyline.entries import ApiKey
 from partyline.errors import ConfigError
 from partyline.hub.hub import RoomRules
 from partyline.interfaces import Durability

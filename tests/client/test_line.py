@@ -15,7 +15,7 @@ import pytest
 
 from partyline.client import Gap, Line, Message, State, connect
 from partyline.client.connecting import Connecting
-from partyline.config import ApiKey
+from partyline.entries import ApiKey
 from partyline.errors import (
     Conflict,
     Disconnected,

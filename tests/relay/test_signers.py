@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from partyline import ConfigError, running
-from partyline.config import JwtKey, Settings
+from partyline.config import Settings
+from partyline.entries import JwtKey
 from partyline.relay import signers as module
 from partyline.relay.signers import AGAIN, STALE, RemoteKeys, check_keys, fetch_set
 from partyline.trust.tokens import Signer

@@ -20,7 +20,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from partyline import ConfigError, Settings, running
 from partyline.app import build
 from partyline.checking import check
-from partyline.config import ApiKey, JwtKey
+from partyline.entries import ApiKey, JwtKey
 from partyline.errors import StoreUnavailable
 from partyline.metrics import exposition
 from partyline.relay.v1.events import EventStream

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import BaseRoute, Route
 
-from partyline.config import ApiKey
+from partyline.entries import ApiKey
 from partyline.errors import Conflict, Forbidden, MalformedRequest
 from partyline.metrics import Counters
 from partyline.server.exchange import Exchange, OverAsgi, Paths

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from partyline import Partyline, SocketIO
-from partyline.config import ApiKey
+from partyline.entries import ApiKey
 from partyline.models import Draft
 from partyline.server.http import HttpConnection
 from partyline.trust.keys import key_hash

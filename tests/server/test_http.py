@@ -16,7 +16,7 @@ from typing import Any
 import httptools
 import pytest
 
-from partyline.config import ApiKey
+from partyline.entries import ApiKey
 from partyline.server.http import HttpConnection
 from partyline.trust.keys import key_hash
 from partyline.wire.websocket.connection import Connection, Limits

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from partyline.config import ApiKey
+from partyline.entries import ApiKey
 from partyline.server.websocket import STRANGERS, STRANGERS_BYTES
 from partyline.trust.keys import key_hash
 from partyline.wire.websocket.frames import PONG, TEXT, frame

@@ -241,7 +241,7 @@ NO_READERS = {
     *("log.redact", "log.get", "log.configure", "log.name_process", "frames.command", "frames.message_of"),
 }
 READING = (
-    *("config.py", "log.py", "models.py", "notation.py", "topics.py", "cli/shown.py", "client/frames.py"),
+    *("config.py", "entries.py", "log.py", "models.py", "notation.py", "topics.py", "cli/shown.py", "client/frames.py"),
     *("relay/access.py", "relay/requests.py", "relay/classic/registry.py", "relay/v1/reading.py"),
     *("chat/*.py", "trust/*.py", "wire/*.py", "wire/*/*.py"),
 )

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from partyline.cli.output import write
-from partyline.config import JwtKey, Settings, load
+from partyline.config import Settings, load
+from partyline.entries import JwtKey
 from partyline.errors import ConfigError, InvalidValue
 from partyline.notation import duration
 from partyline.relay.signers import check_keys, private_key, read_file, read_keys

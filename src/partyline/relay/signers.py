@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final, cast
 
 from partyline import log
-from partyline.config import JwtKey
+from partyline.entries import JwtKey
 from partyline.errors import ConfigError
 from partyline.trust.tokens import (
     Algorithm,

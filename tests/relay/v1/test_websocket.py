@@ -17,7 +17,7 @@ import websockets
 from websockets.asyncio.client import ClientConnection, connect
 
 from partyline import Partyline, Settings, running
-from partyline.config import ApiKey
+from partyline.entries import ApiKey
 from partyline.errors import StoreUnavailable
 from partyline.interfaces import View
 from partyline.models import Draft, Page
