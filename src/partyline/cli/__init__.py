@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from partyline.errors import InvalidValue, PartylineError
+from partyline.starting import begin
 
 app = typer.Typer(
     name="partyline",
@@ -128,6 +129,7 @@ def serve(
     """Run the server until Ctrl-C or SIGTERM."""
     from partyline.cli.serve import run
 
+    begin()
     flags: dict[str, Any] = {
         "host": host,
         "port": port,
@@ -164,6 +166,7 @@ def backup(
     """Copy the database to FILE, beside a running server or without one."""
     from partyline.cli.copies import back_up_database
 
+    begin()
     back_up_database(str(file), {"db": db}, config, replace=force, as_json=as_json)
 
 
@@ -178,6 +181,7 @@ def restore(
     """Put a backup in the database's place, with a new epoch. The server must be stopped."""
     from partyline.cli.copies import restore_database
 
+    begin()
     restore_database(str(file), {"db": db}, config, replace=force, as_json=as_json)
 
 
@@ -192,6 +196,7 @@ def doctor(
     """Look for anything that would keep a server from running well. Changes nothing; the server may be running."""
     from partyline.cli.doctor import diagnose
 
+    begin()
     diagnose({"db": db}, _assignments(settings), config, deep=deep, as_json=as_json)
 
 
@@ -205,6 +210,7 @@ def show_config(
     """Show the settings as `serve` would see them."""
     from partyline.cli.config import show_settings
 
+    begin()
     show_settings(_assignments(settings), config, as_json=as_json)
 
 
@@ -224,6 +230,7 @@ def publish(
     """Publish a message through a running server."""
     from partyline.cli.publish import publish_lines, publish_one, standard_input
 
+    begin()
     if lines:
         if message != "-":
             raise typer.BadParameter("--lines reads standard input: leave the message out", param_hint="MESSAGE")
@@ -243,6 +250,7 @@ def chat(
     """Chat in the terminal: in a room, or with a stranger. Each line is said."""
     from partyline.cli.chat import talk
 
+    begin()
     if stranger and (room is not None or name is not None):
         raise typer.BadParameter(
             "strangers have no rooms and no names: leave --room and --name out", param_hint="--stranger"
@@ -266,6 +274,7 @@ def tail(
     """Print messages as they come; reconnects by itself."""
     from partyline.cli.tail import follow
 
+    begin()
     follow(url, topics, after=after, key=api_key, count=count, as_json=as_json)
 
 
@@ -274,6 +283,7 @@ def key(as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = 
     """Make a random API key, and its hash for the settings."""
     from partyline.cli.key import make_key
 
+    begin()
     make_key(as_json=as_json)
 
 
@@ -298,6 +308,7 @@ def token(
     """Make a token (JWT) for trying things out, with a key from the settings."""
     from partyline.cli.token import Wish, make_token
 
+    begin()
     wish = Wish(sub, (*(topics or ()), *(publish or ())), (*(topics or ()), *(subscribe or ())), admin, expires)
     make_token(wish, _assignments(settings), config, kid=key, secret_file=secret_file, as_json=as_json)
 
@@ -308,6 +319,7 @@ def version() -> None:
     from partyline import __version__
     from partyline.cli.output import write
 
+    begin()
     write(f"partyline {__version__}\n")
 
 

@@ -16,7 +16,7 @@ _T = TypeVar("_T")
 
 
 def run(main: Coroutine[Any, Any, _T], url: str, key: str | None = None) -> _T:
-    """Run a command to its end. Exits with 1 and one line if the server refuses, quietly at Ctrl-C."""
+    """Run a command to its end. Exits with 1 and one line if the server refuses."""
 
     async def whole() -> _T:
         try:
@@ -38,8 +38,6 @@ def run(main: Coroutine[Any, Any, _T], url: str, key: str | None = None) -> _T:
         if isinstance(error, Disconnected) or error.code == "refused":  # by something that is not Partyline
             fail(f"{url}: {error.message}; is `partyline serve` running there?")
         fail(error.message)
-    except KeyboardInterrupt:
-        raise typer.Exit(130) from None
 
 
 def fail(reason: str) -> NoReturn:

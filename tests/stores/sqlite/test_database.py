@@ -11,8 +11,9 @@ import shutil
 import socket
 import sqlite3
 import stat
+import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,9 @@ import pytest
 from partyline.errors import ConfigError
 from partyline.metrics import Counters
 from partyline.stores.sqlite import database as module
+from partyline.stores.sqlite.copying import back_up, restore
 from partyline.stores.sqlite.database import SCHEMA_VERSION, Database
+from partyline.stores.sqlite.lock import take_over
 from partyline.stores.sqlite.registrations import RegistrationTable, Row
 
 from .conftest import Open
@@ -265,6 +268,61 @@ def test_a_refused_database_is_left_as_it_was(path: Path, version: int) -> None:
     assert path.read_bytes() == before
 
 
+FOREIGN = {
+    "a text": b"just a text\n" * 500,
+    "no version": "CREATE TABLE customers (name TEXT);",
+    "a version": "CREATE TABLE customers (name TEXT); PRAGMA user_version = 1;",
+    "an application": "CREATE TABLE customers (name TEXT); PRAGMA application_id = 7;",
+    "with a log": "PRAGMA journal_mode = WAL; CREATE TABLE customers (name TEXT);",
+    "unreadable": b"",
+}
+
+
+OPENING: dict[str, Callable[[str, str, str], object]] = {
+    "opening it": lambda path, good, new: Database(path, Counters()),
+    "waiting for it": lambda path, good, new: asyncio.run(take_over(path, 1.0)),
+    "restoring to it": lambda path, good, new: restore(good, path),
+    "restoring it": lambda path, good, new: restore(path, new),
+}
+
+
+@pytest.mark.parametrize("by", OPENING)
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_nothing_is_left_beside_what_is_not_ours(kind: str, by: str) -> None:
+    """A file that is not ours is refused before anything is made beside it, not even a lock: by a server, by one that
+    would wait for another to finish, and by a restore, whose new place stays free."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        path, other = folder / "p.db", folder / "other.db"
+        content = FOREIGN[kind]
+        if isinstance(content, str):
+            make(path, content)
+        else:
+            path.write_bytes(content)
+        Database(str(other), Counters()).close()
+        folder.chmod(0o777)
+        other.chmod(0o644)
+        path.chmod(0 if kind == "unreadable" else 0o666)
+        there = set(folder.iterdir())
+        with nobody(), pytest.raises(ConfigError):
+            OPENING[by](str(path), str(other), str(folder / "new.db"))
+        assert set(folder.iterdir()) == there
+
+
+def test_a_restore_replaces_what_is_not_a_database(path: Path, tmp_path: Path) -> None:
+    """With --force a backup takes the place of a file that is damaged beyond recognition, and a restore that was
+    interrupted there is completed by the next start."""
+    good, backup = tmp_path / "good.db", tmp_path / "backup.db"
+    Database(str(good), Counters()).close()
+    back_up(str(good), str(backup))
+    path.write_bytes(b"x" * 5000)
+    assert restore(str(backup), str(path), replace=True).kept is not None
+    path.write_bytes(b"x" * 5000)
+    shutil.copy(backup, f"{path}.restored")
+    Database(str(path), Counters()).close()
+    assert query(path, "SELECT count(*) FROM store") == [(1,)]
+
+
 def test_a_newer_database_is_refused(path: Path, opened: Open) -> None:
     """A database of a newer Partyline is refused with both versions and the way out."""
     opened().close()
@@ -277,9 +335,8 @@ def test_a_newer_database_is_refused(path: Path, opened: Open) -> None:
 
 def test_a_database_in_use_by_another_program_is_refused(path: Path) -> None:
     """A file that another program holds for itself is refused with SQLite's reason, after the busy timeout."""
-    make(path, "CREATE TABLE customers (name TEXT)")
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
-        other.execute("BEGIN EXCLUSIVE")
+        other.execute("BEGIN EXCLUSIVE")  # still empty, so it might become ours
         assert "locked" in refused(path)
 
 

@@ -80,30 +80,36 @@ def restore(backup: str, path: str, *, replace: bool = False, progress: Progress
     try:
         if not os.path.isfile(backup):
             raise ConfigError(f"backup: {backup} is not there, or not a file", field="backup")
-        held = lock.take(path)
-        try:
-            if place.is_open(path):
-                raise place.in_use(path)
-            opening.finish_restore(path)
-            if os.path.exists(path):
-                if os.path.samefile(backup, path):
-                    raise ConfigError(f"backup: {backup} is the database itself", field="backup")
-                if not replace:
-                    raise ConfigError(
-                        f"db: {path} exists: --force puts it aside and the backup in its place", field="db"
-                    )
-            return _restore(backup, path, progress)
-        finally:
-            held.release()
+        if not os.path.exists(path + opening.RESTORED):
+            _check_free(backup, path, replace=replace)  # now, so that a refusal leaves no lock
+        with closing(opening.look(backup, still=not os.path.exists(backup + "-wal"))) as source:
+            version = opening.recognize(source, backup, SCHEMA_VERSION)
+            if version == 0:
+                raise ConfigError(f"backup: {backup} is empty", field="backup")
+            held = lock.take(path)
+            try:
+                if place.is_open(path):
+                    raise place.in_use(path)
+                opening.finish_restore(path)
+                _check_free(backup, path, replace=replace)
+                return _restore(source, version, backup, path, progress)
+            finally:
+                held.release()
     except (OSError, *opening.UNREADABLE) as error:
         raise _explain(backup, path, error) from None
 
 
-def _restore(backup: str, path: str, progress: Progress | None) -> Copy:
-    with closing(opening.look(backup)) as source, _partial(path) as (partial, handle):
-        version = opening.recognize(source, backup, SCHEMA_VERSION)
-        if version == 0:
-            raise ConfigError(f"backup: {backup} is empty", field="backup")
+def _check_free(backup: str, path: str, *, replace: bool) -> None:
+    opening.check_file(path)
+    if os.path.exists(path):
+        if os.path.samefile(backup, path):
+            raise ConfigError(f"backup: {backup} is the database itself", field="backup")
+        if not replace:
+            raise ConfigError(f"db: {path} exists: --force puts it aside and the backup in its place", field="db")
+
+
+def _restore(source: sqlite3.Connection, version: int, backup: str, path: str, progress: Progress | None) -> Copy:
+    with _partial(path) as (partial, handle):
         _copy(source, partial, handle, progress)
         if version >= 2:
             with closing(sqlite3.connect(partial, isolation_level=None)) as connection:

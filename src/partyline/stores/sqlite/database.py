@@ -105,7 +105,9 @@ class Database:
         self._place: Place | None = None
         try:
             if path != ":memory:":
-                self._lock = held or lock.take(path)
+                if held is None:
+                    opening.check_ours(path)
+                    self._lock = lock.take(path)
                 if (aside := opening.finish_restore(path)) is not None:
                     _log.info("an interrupted restore is finished", kept=aside)
                 self._place = Place(path)

@@ -18,7 +18,7 @@ import msgspec
 from partyline import log
 from partyline.errors import ConfigError
 from partyline.stores.sqlite.held import Held
-from partyline.stores.sqlite.opening import check_file, explain
+from partyline.stores.sqlite.opening import check_file, check_ours, explain
 
 _log = log.get("store")
 
@@ -79,6 +79,7 @@ async def take_over(path: str, seconds: float, *, whoever: bool = False) -> Lock
     deadline = loop.time() + seconds
     told = False
     try:
+        check_ours(path)
         while (handle := _try(path)) is None:
             who = holder(path) or Holder()
             if not whoever and not who.draining:

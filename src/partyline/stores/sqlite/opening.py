@@ -26,6 +26,8 @@ RESTORED: Final = ".restored"
 EPOCH_AND_HEAD: Final = "SELECT epoch, max(head, coalesce((SELECT max(offset) FROM log), 0)) FROM store"
 """The log's epoch and its highest offset."""
 
+_ANY: Final = 2**31  # a newer version than any: it is ours all the same
+
 SYNC_MODE: Final = "WAL, synchronous=FULL"
 
 UNREADABLE: Final = (sqlite3.Error, UnicodeDecodeError)
@@ -130,9 +132,12 @@ def prepare(connection: sqlite3.Connection) -> None:
         connection.execute(f"PRAGMA {pragma}").fetchall()
 
 
-def look(path: str) -> sqlite3.Connection:
-    """A read-only connection, whether or not a server is running. Raises sqlite3.Error."""
-    uri = Path(path).absolute().as_uri() + "?mode=ro"
+def look(path: str, *, still: bool = False) -> sqlite3.Connection:
+    """A read-only connection, whether or not a server is running. Raises sqlite3.Error.
+
+    With `still` the file is read as it is, without its write-ahead log, and nothing is made beside it.
+    """
+    uri = Path(path).absolute().as_uri() + ("?immutable=1" if still else "?mode=ro")
     return sqlite3.connect(uri, timeout=5.0, isolation_level=None, check_same_thread=False, uri=True)
 
 
@@ -141,6 +146,25 @@ def check_file(path: str) -> None:
     if os.path.exists(path) and not os.path.isfile(path):
         found = "a folder: name a file in it" if os.path.isdir(path) else "not a file: name one"
         raise ConfigError(f"db: {path} is {found} with --db", field="db")
+
+
+def check_ours(path: str) -> None:
+    """Raises ConfigError if the file is certainly not ours to open: it has no lock of ours, and gets none.
+
+    Only the file itself is read, as it is on the disk. What its write-ahead log says is seen when it is opened.
+    """
+    check_file(path)
+    path = os.path.realpath(path)
+    if os.path.exists(path + RESTORED) or not os.path.exists(path):
+        return
+    if not os.access(path, os.R_OK | os.W_OK, effective_ids=True):
+        raise explain(path, PermissionError())
+    try:
+        with contextlib.closing(look(path, still=True)) as connection:
+            recognize(connection, path, newest=_ANY)
+    except UNREADABLE as error:
+        if "not a database" in str(error):  # other damage may be that of a half-finished checkpoint
+            raise explain(path, error) from None
 
 
 def recognize(connection: sqlite3.Connection, path: str, newest: int) -> int:
