@@ -6,7 +6,7 @@ events. One publish reaches plain WebSocket, SSE, v1 and Socket.IO subscribers a
 
 from __future__ import annotations
 
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import msgspec
 
@@ -91,10 +91,14 @@ def _credential(socket: Socket) -> str | None:
 class _RelayDialect(EventDialect):
     """Messages of topics as `message` events."""
 
-    __slots__ = ()
+    __slots__ = ("_epoch",)
+
+    def __init__(self, parser: Parser, protocol: int, epoch: str) -> None:
+        super().__init__(parser, protocol)
+        self._epoch = epoch
 
     def encode(self, message: Message) -> Frames:
-        value = msgspec.Raw(to_json(wire.envelope(message, cast("str", self._epoch))))
+        value = msgspec.Raw(to_json(wire.envelope(message, self._epoch)))
         return self._frames(self._parser.event(NAMESPACE, "message", (value,)))
 
 

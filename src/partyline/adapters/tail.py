@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from partyline import log
 from partyline.adapters.redis import GONE, SLICE, Redis
+from partyline.wire.cluster.streams import offset_number
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis as Client
@@ -27,12 +28,16 @@ _PATIENCE: Final = 3.0  # seconds beyond these until the connection counts as de
 class Tail:
     """A reader of one stream, on a connection of its own: reading blocks it."""
 
-    def __init__(self, server: str | Client, stream: str, entry: Entry) -> None:
+    def __init__(
+        self, server: str | Client, stream: str, entry: Entry, overrun: Callable[[], None] = lambda: None
+    ) -> None:
+        """`overrun` is called if entries were trimmed before they were read."""
         self._redis = Redis(server, probe="")
         self._redis.when_up = self._up
         self._stream = stream
         self._entry = entry
-        self._last = ""  # id of the newest entry that has been handled
+        self._overrun = overrun
+        self.last = ""  # id of the newest entry that has been handled
         self._entries: Iterator[tuple[bytes, Sequence[bytes] | None]] = iter(())  # of the last reply, to be handled
         self._found = asyncio.Event()
         self._watch: asyncio.TimerHandle | None = None
@@ -50,7 +55,7 @@ class Tail:
         await self._redis.close()
 
     def _up(self) -> None:
-        if self._last:
+        if self.last:
             # Node trims a stream to about 10,000 entries, whether or not everybody has read them.
             self._redis.ask(self._oldest, "XRANGE", self._stream, "-", "+", "COUNT", "1")
             self._read()
@@ -59,21 +64,22 @@ class Tail:
 
     def _newest(self, reply: Any) -> None:
         if isinstance(reply, list):
-            self._last = reply[0][0].decode() if reply else "0-0"
+            self.last = reply[0][0].decode() if reply else "0-0"
             self._found.set()
             self._read()
         elif reply is not GONE:
             _log.error("Redis does not let a stream be read", stream=self._stream, error=str(reply))
 
     def _oldest(self, reply: Any) -> None:
-        if isinstance(reply, list) and reply and _place(reply[0][0].decode()) > _place(self._last):
+        if isinstance(reply, list) and reply and offset_number(reply[0][0].decode()) > offset_number(self.last):
             _log.error("a stream was trimmed before it was read: events of other servers are lost", stream=self._stream)
+            self._overrun()
 
     def _read(self) -> None:
         self._entries = iter(())  # after a loss those that were not handled are read again
         block = str(int(_BLOCK * 1000))
         self._redis.ask(
-            self._answered, "XREAD", "COUNT", str(_COUNT), "BLOCK", block, "STREAMS", self._stream, self._last
+            self._answered, "XREAD", "COUNT", str(_COUNT), "BLOCK", block, "STREAMS", self._stream, self.last
         )
         self._watch = asyncio.get_running_loop().call_later(_BLOCK + _PATIENCE, self._redis.give_up)
 
@@ -96,17 +102,12 @@ class Tail:
             return
         until = monotonic() + SLICE
         for identifier, fields in entries:
-            self._last = identifier.decode()
+            self.last = identifier.decode()
             try:
-                self._entry(self._last, fields or ())
+                self._entry(self.last, fields or ())
             except Exception:
-                _log.exception("an entry of a stream could not be handled", stream=self._stream, id=self._last)
+                _log.exception("an entry of a stream could not be handled", stream=self._stream, id=self.last)
             if monotonic() > until:
                 asyncio.get_running_loop().call_soon(self._handle, entries)
                 return
         self._read()
-
-
-def _place(identifier: str) -> tuple[int, int]:
-    milliseconds, _, sequence = identifier.partition("-")
-    return int(milliseconds), int(sequence or 0)

@@ -241,6 +241,11 @@ class Delivery:
         """How many parcels wait for the log or for their turn: their senders may not have been answered yet."""
         return len(self._reserved) + len(self._due)
 
+    @property
+    def idle(self) -> bool:
+        """Whether everything that was due has been served."""
+        return not self._due
+
     # Sending
 
     def keep(self, drafts: Sequence[Draft], parcels: Sequence[Parcel]) -> bool:
@@ -316,9 +321,13 @@ class Delivery:
                 except CONTAINED:  # one publisher's trouble must not reach the next one's message
                     self._failed("telling a publisher of its message failed")
             elif isinstance(outcome, NEWS):
-                self._push(self._news(outcome))
+                self.found(self._news(outcome))
                 if isinstance(outcome, Renewed):  # everything is served before any position may have the new epoch
                     self._serve(None)
+
+    def found(self, parcel: Parcel) -> None:
+        """Make due now what the log brings though nobody here waits for it."""
+        self._push(parcel)
 
     # Serving
 

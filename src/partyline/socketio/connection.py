@@ -22,7 +22,7 @@ from partyline.wire.socketio.packets import Ack, Connect, Disconnect, Event, Par
 
 if TYPE_CHECKING:
     from partyline.engineio.engine import EngineIO
-    from partyline.socketio.recovery import Recovery, Restored
+    from partyline.socketio.seams import Recovering, Returning
 
 _log = log.get("socketio")
 
@@ -50,7 +50,7 @@ class Host(Server, Protocol):
     def engine(self) -> EngineIO: ...
 
     @property
-    def _recovery(self) -> Recovery | None: ...
+    def _recovery(self) -> Recovering | None: ...
 
     def _dialect(self, protocol: int, *, recovery: bool) -> Dialect: ...
 
@@ -272,7 +272,7 @@ class Connection:
             socket = Socket(namespace, self, self._io._new_id() if restored is None else restored.row.sid, handshake)
             if restored is not None:
                 socket.data, socket.recovered = dict(restored.row.data), True
-            if restored is None or not self._io.skip_middlewares:
+            if restored is None or not restored.proven or not self._io.skip_middlewares:
                 await self._pass_middlewares(namespace, socket, restored)
             if recovery is not None:
                 await self._begin_session(recovery, socket, restored)
@@ -317,7 +317,7 @@ class Connection:
         _log.exception("a client could not be let in", namespace=name, socket=None if socket is None else socket.id)
         self._turn_away(name, socket, "internal error", {"code": "internal"})
 
-    async def _pass_middlewares(self, namespace: Namespace, socket: Socket, restored: Restored | None) -> None:
+    async def _pass_middlewares(self, namespace: Namespace, socket: Socket, restored: Returning | None) -> None:
         try:
             for middleware in namespace._handlers.middlewares:
                 _admitted(await middleware.step(socket))
@@ -326,7 +326,7 @@ class Connection:
                 self._io._recovery.put_back(restored)
             raise
 
-    async def _begin_session(self, recovery: Recovery, socket: Socket, restored: Restored | None) -> None:
+    async def _begin_session(self, recovery: Recovering, socket: Socket, restored: Returning | None) -> None:
         """Enter the namespace, as a restored session or a new one."""
         if restored is not None and await recovery.replay(restored, socket, self):
             socket._pid = socket.handshake.auth["pid"]
@@ -334,7 +334,7 @@ class Connection:
             return
         if restored is not None:  # retention has pruned what it missed: it comes as a new one
             socket.id, socket.data, socket.recovered = self._io._new_id(), {}, False
-            if self._io.skip_middlewares:
+            if restored.proven and self._io.skip_middlewares:
                 await self._pass_middlewares(socket.namespace, socket, None)
         socket._pid = self._io._new_id()
         socket.namespace._add(socket)

@@ -13,12 +13,17 @@ from partyline import log
 from partyline.adapters.redis import Redis
 from partyline.adapters.tail import Tail
 from partyline.errors import ConfigError, InvalidValue
+from partyline.hub.delivery import Delivery
 from partyline.hub.questions import Question
 from partyline.hub.timers import Timers
 from partyline.metrics import Counters
+from partyline.socketio.seams import Space
+from partyline.socketio.sessions import StreamSessions
+from partyline.socketio.streaming import StreamJournal, StreamLog
 from partyline.wire.cluster.classic import Classic
 from partyline.wire.cluster.messages import (
     Answered,
+    Emit,
     Missing,
     NodeMessage,
     Reached,
@@ -76,6 +81,11 @@ class NodeCluster:
                     f"form: {form!r} must be one of classic, sharded, streams, python-socketio", field="form"
                 )
         self._redis = Redis(server, probe=f"{key}-probe", sharded=self._form.sharded)
+
+    @property
+    def keeps(self) -> bool:
+        """Whether the cluster keeps its events for some time."""
+        return isinstance(self._form, Streams)
 
     def join(self, timers: Timers, counters: Counters) -> Joined:
         """The others, as the peers of `Nodes`."""
@@ -213,7 +223,25 @@ class Streaming(Joined):
     def __init__(self, redis: Redis, server: Any, form: Streams, timers: Timers, counters: Counters) -> None:
         super().__init__(redis, form, timers, counters)
         self._streams = form
-        self._tail = Tail(server, form.stream, self._entry)
+        self._tail = Tail(server, form.stream, self._entry, self._overrun)
+        self._kept = StreamLog(redis, form, self._tail, timers, counters)
+        self._journals: dict[str, StreamJournal] = {}  # of the namespaces that recover
+        self._sessions: StreamSessions | None = None
+
+    def recover(self, window: float) -> StreamSessions:
+        """Let clients come back within `window` seconds."""
+        self._sessions = StreamSessions(self._kept, window)
+        return self._sessions
+
+    @property
+    def delivery(self) -> Delivery:
+        """What sends in the order of the stream."""
+        return self._kept.delivery
+
+    def journal(self, namespace: Space) -> StreamJournal:
+        """Let events of a namespace, here still without a journal, be sent in the order of the stream."""
+        made = self._journals[namespace.name] = StreamJournal(namespace, self._kept)
+        return made
 
     async def start(self, heard: Callable[[str, NodeMessage], None]) -> None:
         await super().start(heard)
@@ -223,16 +251,36 @@ class Streaming(Joined):
         await self._tail.close()
         await super().close()
 
+    def closed(self, namespace: str) -> None:
+        self._journals.pop(namespace, None)
+        super().closed(namespace)
+
     def send(self, message: NodeMessage, to: str = "") -> None:
-        for command in self._streams.entries(message):
+        for command in self._streams.entries(message, self._kept.number() if self._journals else 0):
             self._redis.command(*command)
         super().send(message, to)
 
     def _entry(self, identifier: str, fields: Sequence[bytes]) -> None:
         try:
+            number = self._streams.number(fields, self._streams.node) if self._journals else 0
+            if number:
+                self._kept.own(number, identifier)
+                return
             said = self._streams.read_entry(fields)
+            if said is None:
+                return
+            message = said[1]
+            journal = self._journals.get(message.namespace)
+            if journal is not None and isinstance(message, Emit) and not message.volatile:
+                self._kept.found(identifier, message, journal)
+                return
         except UNREADABLE as error:
             self._unreadable(identifier, error)
         else:
-            if said is not None:
-                self._take(identifier, *said)
+            self._take(identifier, *said)
+        finally:
+            self._kept.moved()
+
+    def _overrun(self) -> None:
+        if self._sessions is not None:
+            self._sessions.overrun()

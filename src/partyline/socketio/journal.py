@@ -16,7 +16,7 @@ import asyncio
 import base64
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Any, Final, Protocol, cast
 
 import msgspec
 
@@ -39,7 +39,7 @@ _log = log.get("socketio")
 
 _MOST_READ: Final = 1_000  # entries of one page of history
 
-Told = Callable[[Receipt | PartylineError], None]
+Told = Callable[[Outcome], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,18 +121,18 @@ class Emission(Message, frozen=True, kw_only=True):
 
 
 class EventDialect:
-    """Events for clients with one parser and one version of Engine.IO; with an `epoch`, events carry positions."""
+    """Events for clients with one parser and one version of Engine.IO; `place` writes the offsets that they carry."""
 
-    __slots__ = ("_epoch", "_parser", "_protocol")
+    __slots__ = ("_parser", "_place", "_protocol")
 
-    def __init__(self, parser: Parser, protocol: int, epoch: str | None = None) -> None:
+    def __init__(self, parser: Parser, protocol: int, place: Callable[[int], str] | None = None) -> None:
         self._parser = parser
         self._protocol = protocol
-        self._epoch = epoch
+        self._place = place
 
     def encode(self, message: Message) -> Frames:
         assert isinstance(message, Emission)
-        offset = None if message.offset is None or self._epoch is None else f"{self._epoch}-{message.offset}"
+        offset = None if message.offset is None or self._place is None else self._place(message.offset)
         return self._frames(self._parser.packet(message.namespace, message.body, message.ack, offset))
 
     def _frames(self, messages: Messages) -> Frames:
@@ -223,6 +223,17 @@ class ActionParcel(Parcel):
             self._namespace._vanish()
 
 
+class Keeping(Protocol):
+    """The log of one namespace, for an event that it is asked to keep."""
+
+    namespace: Space
+    recovery: bool
+
+    def beside(self) -> None:
+        """An event goes out without a place in the log: sessions cannot go on over it."""
+        ...
+
+
 class KeptEvent(EventParcel):
     """An event that the log is asked to keep."""
 
@@ -230,7 +241,7 @@ class KeptEvent(EventParcel):
 
     def __init__(
         self,
-        journal: Journal,
+        journal: Keeping,
         body: Body,
         audience: Audience,
         sockets: Collection[Member],
@@ -277,7 +288,7 @@ class KeptEvent(EventParcel):
 
     def tell(self, outcome: Outcome) -> None:
         if self._told is not None:
-            self._told(self._journal.answer(outcome))
+            self._told(outcome)
 
     def joined(self, socket: Member) -> None:
         if self._audience.reaches(socket.id, socket.rooms):
@@ -288,11 +299,12 @@ class KeptEvent(EventParcel):
 
 
 class Journal:
-    """The log of one namespace. `recovery` says that everything emitted is kept, and delivered in order."""
+    """The log of one namespace (`seams.EventLog`). `recovery`: everything emitted is kept, and delivered in order."""
 
     def __init__(self, namespace: Space, hub: Hub, store: Store, *, recovery: bool) -> None:
         self.namespace = namespace
         self.recovery = recovery
+        self.shared = False
         self._hub = hub
         self._store = store
         self._key = namespace._key
@@ -313,8 +325,8 @@ class Journal:
 
     # Out
 
-    def emit(self, body: Body, audience: Audience, socket: Member | None = None) -> None:
-        """Keep an event, and send it once it is kept, to an audience or to its only `socket`. Raises Overloaded."""
+    def emit(self, event: str, arguments: tuple[Any, ...], audience: Audience, socket: Member | None = None) -> None:
+        body = self.namespace.io.parser.body(event, arguments)
         sockets = list(self.namespace._select(audience)) if socket is None else [socket]
         data = _write(Record.of(body, audience))
         draft = Draft(self._room, data, message_id(), durable=True, publisher="socket.io", chosen_id=False)
@@ -330,9 +342,9 @@ class Journal:
         """
         answer: asyncio.Future[Receipt | PartylineError] = asyncio.get_running_loop().create_future()
 
-        def told(outcome: Receipt | PartylineError) -> None:
+        def told(outcome: Outcome) -> None:
             if not answer.done():
-                answer.set_result(outcome)
+                answer.set_result(self.answer(outcome))
 
         audience = Audience(frozenset((room,)))
         data = _write(Record.of(body, audience))

@@ -22,7 +22,7 @@ from partyline.wire.socketio.values import frozen
 
 if TYPE_CHECKING:
     from partyline.models import Position
-    from partyline.socketio.seams import Member, Server
+    from partyline.socketio.seams import EventLog, Member, Server
 
 _log = log.get("socketio")
 
@@ -76,7 +76,7 @@ class Namespace(Broadcast, Listening):
         self._members = Rooms()
         self._watched: set[Member] = set()  # sockets with listeners for outgoing events
         self._journal: Journal | None = None
-        self._event_log: Journal | None = None  # the journal, if every emitted event is kept
+        self._event_log: EventLog | None = None  # the journal, if every emitted event is kept
         self._lane = Lane()  # what it sends, in order
         self._draft = Draft(name, b"", "")  # for events that are not kept
         self._acks = 0
@@ -160,6 +160,12 @@ class Namespace(Broadcast, Listening):
         volatile: bool = False,
     ) -> None:
         """Send an event to an audience. Raises InvalidValue."""
+        if self._is_asleep and self.io._recovery is not None and not volatile:
+            self.io._wake(self)  # sessions that are away may come back for it
+        kept = None if volatile else self._event_log
+        if kept is not None and not (kept.shared and local):
+            kept.emit(event, arguments, audience)
+            return
         nodes = self.io._nodes
         if nodes is not None and not local and audience.only not in self.sockets:
             event_values(event, (), None)
@@ -167,18 +173,13 @@ class Namespace(Broadcast, Listening):
         self._emit_here(event, arguments, audience, volatile=volatile)
 
     def _emit_here(self, event: str, arguments: tuple[Any, ...], audience: Audience, *, volatile: bool = False) -> None:
-        """Send an event to an audience on this node. Raises InvalidValue."""
+        """Send an event that is not kept to an audience on this node. Raises InvalidValue."""
         if volatile:
             members: Collection[Member] = [member for member in self._select(audience) if member.writable]
             if members:
                 self._post(None, self.io.parser.body(event, arguments), members)
             else:
                 event_values(event, (), None)  # the name is checked though nobody is there
-            return
-        if self._is_asleep and self.io._recovery is not None:
-            self.io._wake(self)  # sessions that are away may come back for it
-        if self._event_log is not None:
-            self._event_log.emit(self.io.parser.body(event, arguments), audience)
             return
         members = self._select(audience)
         if members:
@@ -188,11 +189,10 @@ class Namespace(Broadcast, Listening):
 
     def _emit_to(self, socket: Member, event: str, arguments: tuple[Any, ...], *, volatile: bool = False) -> None:
         """Send an event to one socket, even if others are in the room of its id. Raises InvalidValue."""
-        body = self.io.parser.body(event, arguments)
         if volatile or self._event_log is None:
-            self._post(None if volatile else self._lane, body, (socket,))
+            self._post(None if volatile else self._lane, self.io.parser.body(event, arguments), (socket,))
         else:
-            self._event_log.emit(body, Audience(only=socket.id), socket)
+            self._event_log.emit(event, arguments, Audience(only=socket.id), socket)
 
     def _post(self, lane: Lane | None, body: Body, members: Collection[Member], ack: int | None = None) -> None:
         self.io.counters.published += 1

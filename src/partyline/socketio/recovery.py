@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import msgspec
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _log = log.get("socketio")
 
 # After these the client meant to leave, or must not resume its session.
-_FINAL: Final = frozenset(("client namespace disconnect", "server namespace disconnect", "parse error", "refused"))
+FINAL: Final = frozenset(("client namespace disconnect", "server namespace disconnect", "parse error", "refused"))
 _STEP: Final = 1_000  # offsets that a session's start moves before it is written again
 
 
@@ -65,6 +65,7 @@ class Restored:
     kept: _Kept
     after: Position
     view: View
+    proven: ClassVar = True
 
     @property
     def row(self) -> SessionRow:
@@ -201,7 +202,7 @@ class Recovery:
             return
         del self._users[live.row.pid_hash]
         data = _encode(socket)
-        if reason in _FINAL or data is None:
+        if reason in FINAL or data is None:
             self._table.delete(live.row.pid_hash)
             return
         start = Position(live.row.start.epoch, live.confirmed)

@@ -79,6 +79,59 @@ class Remembering(Protocol):
     def moved(self, namespace: Any, audience: Audience, into: frozenset[str], out_of: frozenset[str]) -> None: ...
 
 
+class Kept(Protocol):
+    """What a session keeps."""
+
+    @property
+    def sid(self) -> str: ...
+
+    @property
+    def data(self) -> dict[str, Any]: ...
+
+
+class Returning(Protocol):
+    """A session on its way back. `after` is up to where its client has everything; `proven`: it is certainly a session
+    of the namespace that its client asks for."""
+
+    @property
+    def row(self) -> Kept: ...
+
+    @property
+    def after(self) -> Any: ...
+
+    @property
+    def proven(self) -> bool: ...
+
+
+class Recovering(Remembering, Protocol):
+    """What connections need of recovery."""
+
+    def start(self) -> Any: ...
+
+    def entered(self, socket: Any, start: Any) -> None: ...
+
+    def heard(self, socket: Any) -> None: ...
+
+    async def restore(self, namespace: Any, auth: dict[str, Any]) -> Any: ...
+
+    async def replay(self, restored: Any, socket: Any, connection: Any) -> bool: ...
+
+    def put_back(self, restored: Any) -> None: ...
+
+
+class EventLog(Protocol):
+    """Where events that are kept take their places. `shared`: what is kept reaches the other servers, too."""
+
+    shared: bool
+
+    def emit(self, event: str, arguments: tuple[Any, ...], audience: Audience, socket: Member | None = None) -> None:
+        """Keep an event, and send it once it is kept, to an audience or to its only `socket`.
+
+        Raises Overloaded and InvalidValue.
+        """
+        ...
+
+
 class Others(Protocol):
     """What namespaces need of the other nodes."""
 

@@ -33,11 +33,13 @@ from partyline.socketio.acks import outcome as in_full
 from partyline.socketio.broadcast import RemoteSocket
 from partyline.socketio.connection import Connection
 from partyline.socketio.handlers import Handlers
-from partyline.socketio.joining import NodeCluster
+from partyline.socketio.joining import NodeCluster, Streaming
 from partyline.socketio.journal import EventDialect, Journal
 from partyline.socketio.namespace import Namespace
 from partyline.socketio.nodes import Nodes
 from partyline.socketio.recovery import MemoryTable, Recovery
+from partyline.socketio.seams import Recovering
+from partyline.wire.cluster.streams import offset_text
 from partyline.wire.socketio.msgpack import MSGPACK
 from partyline.wire.socketio.packets import JSON, Parser
 
@@ -95,15 +97,17 @@ class SocketIO(Namespace):
         self.disconnect_grace = option("disconnect_grace", disconnect_grace, like="drain_time")
         self.recovery_window = option("recovery_window", recovery_window, like="ping_timeout")
         self.skip_middlewares = skip_middlewares
-        self._recovery: Recovery | None = None
+        self._recovery: Recovering | None = None
+        self._stream: Streaming | None = None  # of the cluster, if its sessions are recovered
         self._nodes: Nodes | None = None
         self.nodes_timeout = option("nodes_timeout", nodes_timeout, like="ping_timeout")
         self._adapter = adapter
         self._akin = False  # whether the others on it have the same log, if that is a shared one
-        if adapter is not None and recovery_window is not None:
+        keeps = isinstance(adapter, NodeCluster) and adapter.keeps
+        if adapter is not None and recovery_window is not None and not keeps:
             raise ConfigError(
                 "recovery_window: nodes would need one log for all of them, and each has its own: leave it out, or the "
-                "adapter",
+                "adapter; of Node's forms only streams has one",
                 field="recovery_window",
             )
         given = {
@@ -204,7 +208,7 @@ class SocketIO(Namespace):
                 self._nodes.closed(namespace.name)
             if namespace._journal is not None:
                 namespace._journal.close()
-                namespace._journal = namespace._event_log = None
+            namespace._journal = namespace._event_log = None
             namespace._is_asleep = True
             self._asleep[namespace.name] = namespace
 
@@ -242,18 +246,25 @@ class SocketIO(Namespace):
         limits = site.settings_of(SessionLimits)
         for name, value in self._given.items():
             setattr(self, name, getattr(limits, name) if value is None else value)
-        if self.recovery_window is not None and site.hub is not None and site.store is not None:
+        if (
+            self.recovery_window is not None
+            and self._adapter is None
+            and site.hub is not None
+            and site.store is not None
+        ):
             table = site.sessions or MemoryTable()
             self._recovery = Recovery(site.hub, site.store, table, site.timers, self.recovery_window, self._realm)
         if isinstance(self._adapter, RedisBus | NatsBus):
             self._adapter.counters = site.counters
-        if self._adapter is not None:
-            self._nodes = Nodes(
-                self,
-                self._adapter.join(site.timers, site.counters)
-                if isinstance(self._adapter, NodeCluster)
-                else Cluster(self._adapter, site.timers, site.counters),
-            )
+        if isinstance(self._adapter, NodeCluster):
+            joined = self._adapter.join(site.timers, site.counters)
+            self._nodes = Nodes(self, joined)
+            if self.recovery_window is not None and isinstance(joined, Streaming):
+                self._stream = joined
+                self._delivery = joined.delivery
+                self._recovery = joined.recover(self.recovery_window)
+        elif self._adapter is not None:
+            self._nodes = Nodes(self, Cluster(self._adapter, site.timers, site.counters))
         for namespace in self._namespaces.values():
             self._open_journal(namespace)
             if self._nodes is not None:
@@ -296,6 +307,8 @@ class SocketIO(Namespace):
             recovery = self._recovery is not None and namespace._recovers
             namespace._journal = Journal(namespace, site.hub, site.store, recovery=recovery)
             namespace._event_log = namespace._journal if recovery else None
+        elif self._stream is not None and namespace._recovers:
+            namespace._event_log = self._stream.journal(namespace)
 
     def routes(self) -> Sequence[BaseRoute]:
         """Its HTTP path."""
@@ -324,10 +337,15 @@ class SocketIO(Namespace):
 
     def _dialect(self, protocol: int, *, recovery: bool) -> Dialect:
         """The one dialect of all clients that speak alike."""
-        epoch = self.engine.site.store.epoch if recovery and self.engine.site.store is not None else None
+        store = self.engine.site.store
+        epoch = None
+        if recovery:
+            epoch = "" if self._stream is not None or store is None else store.epoch
         found = self._dialects.get((protocol, epoch))
         if found is None:
-            found = self._dialects[protocol, epoch] = EventDialect(self.parser, protocol, epoch)
+            place = offset_text if epoch == "" else f"{epoch}-{{}}".format
+            found = EventDialect(self.parser, protocol, None if epoch is None else place)
+            self._dialects[protocol, epoch] = found
         return found
 
     def _new_id(self) -> str:

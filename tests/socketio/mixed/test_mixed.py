@@ -64,9 +64,9 @@ class Mixed:
                     await asyncio.sleep(0.01)
 
 
-def ours(cluster: Any) -> SocketIO:
+def ours(cluster: Any, **options: Any) -> SocketIO:
     """A server that does what server.cjs does."""
-    io = SocketIO(adapter=cluster, nodes_timeout=5.0)
+    io = SocketIO(adapter=cluster, nodes_timeout=5.0, **options)
     for space in (io, io.namespace("/chat")):
 
         @space.on_connect
@@ -98,11 +98,11 @@ def mixed(*forms: str) -> Callable[[Callable[[Mixed], Coroutine[Any, Any, None]]
 
 
 @contextlib.asynccontextmanager
-async def both(form: str, folder: Path, **server: Any) -> AsyncIterator[Mixed]:
+async def both(form: str, folder: Path, window: float | None = None, **server: Any) -> AsyncIterator[Mixed]:
     adapter, options, here = FORMS[form]
     async with contextlib.AsyncExitStack() as stack:
         redis = await stack.enter_async_context(redis_server(folder))
-        io = ours(NodeCluster(redis.url, **here))
+        io = ours(NodeCluster(redis.url, **here), recovery_window=window)
         _, url = await stack.enter_async_context(partyline_server(extras=[io]))
         node = await stack.enter_async_context(node_server(adapter, redis.port, adapter=options, server=server))
         mode = here.get("mode", "dynamic") if adapter == "sharded" else ""

@@ -22,16 +22,23 @@ from partyline.wire.cluster.sharded import channel, read
 
 MOST_ENTRIES: Final = 10_000
 """About how many entries a stream keeps, as with Node's adapter."""
+_SEQUENCE: Final = 64  # bits of the second half of an id
 _OFFSET: Final = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
 
 
-class Session(msgspec.Struct):
-    """A client that may come back, as Node's servers keep it in Redis."""
+class Session(msgspec.Struct, omit_defaults=True):
+    """A client that may come back, as Node's servers keep it in Redis. They leave out the later ones, which are ours,
+    and ignore them."""
 
     sid: str
     pid: str
-    rooms: list[str] = []
+    rooms: list[str | int] = []
     data: Any = None
+    nsp: str = ""
+    offset: str = ""  # up to which its client has everything, should it name none
+    left: str = ""  # the newest entry that its server had read when it left
+    uid: str = ""  # of that server, and the number of the newest entry that it had written
+    n: int = 0
 
 
 _read_session = packed(Session)
@@ -64,12 +71,16 @@ class Streams(Form):
             for kind, data in family.write(message)
         ]
 
-    def entries(self, message: NodeMessage) -> list[tuple[str | bytes, ...]]:
-        """The commands that add a message to the stream; none for messages that are published."""
+    def entries(self, message: NodeMessage, number: int = 0) -> list[tuple[str | bytes, ...]]:
+        """The commands that add a message to the stream; none for messages that are published.
+
+        With a `number`, by which this node knows its own entry again; Node ignores that field.
+        """
         if not self._kept(message):
             return []
         head = ("XADD", self.stream, "MAXLEN", "~", str(MOST_ENTRIES), "*", "uid", self.node, "nsp", message.namespace)
-        return [(*head, "type", str(kind), "data", _data(kind, data)) for kind, data in family.write(message)]
+        tail = ("n", str(number)) if number else ()
+        return [(*head, "type", str(kind), "data", _data(kind, data), *tail) for kind, data in family.write(message)]
 
     @staticmethod
     def _kept(message: NodeMessage) -> bool:
@@ -80,14 +91,22 @@ class Streams(Form):
         said = read(data, self.node, namespace)
         return None if said is None else (said[0], said[2])
 
-    def read_entry(self, fields: Sequence[bytes]) -> Heard | None:
-        """Read an entry of the stream: names and values in turn. None if it is ours, or not a message at all.
+    @staticmethod
+    def number(fields: Sequence[bytes], node: str) -> int:
+        """The number of a node's entry; 0 if it is another node's, or has none."""
+        said = dict(zip(fields[::2], fields[1::2], strict=False))
+        number = said.get(b"n", b"")
+        return int(number) if said.get(b"uid") == node.encode() and number.isdigit() and len(number) < 20 else 0
+
+    def read_entry(self, fields: Sequence[bytes], *, own: bool = False) -> Heard | None:
+        """Read an entry of the stream: names and values in turn. None if it is not a message at all, or ours and not
+        wanted.
 
         Raises one of UNREADABLE.
         """
-        said = {bytes(key): bytes(value) for key, value in zip(fields[::2], fields[1::2], strict=False)}
+        said = dict(zip(fields[::2], fields[1::2], strict=False))
         sender = said.get(b"uid", b"").decode()
-        if b"nsp" not in said or sender == self.node:
+        if b"nsp" not in said or (sender == self.node and not own):
             return None
         data = said.get(b"data", b"{}")
         short(data)
@@ -108,6 +127,17 @@ class Streams(Form):
 def is_offset(text: object) -> bool:
     """Whether this may be the id of an entry, as clients get them."""
     return isinstance(text, str) and _OFFSET.fullmatch(text) is not None
+
+
+def offset_number(identifier: str) -> int:
+    """The id of an entry as a number that grows with it."""
+    milliseconds, _, sequence = identifier.partition("-")
+    return int(milliseconds) << _SEQUENCE | int(sequence or 0)
+
+
+def offset_text(number: int) -> str:
+    """The id again."""
+    return f"{number >> _SEQUENCE}-{number & (1 << _SEQUENCE) - 1}"
 
 
 def session_key(pid: str) -> str:
