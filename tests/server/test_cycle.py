@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from partyline.config import ApiKey
+from partyline.trust.keys import key_hash
 from partyline.wire.websocket.connection import Close
 from tests.server.conftest import Run
 from tests.server.peers import close_frame, connected, request, upgrade, websocket
@@ -192,6 +194,32 @@ def test_a_body_that_is_not_taken(run: Run) -> None:
             go_on.set()
             assert (await peer.answer()).body == str(size).encode()
             await sending
+
+    run(main())
+
+
+@pytest.mark.parametrize("path", ["/there", "/register"], ids=["an application", "a call of ours"])
+@pytest.mark.parametrize("begun", [b"", b"{"], ids=["none of it", "a part"])
+def test_an_answer_before_the_body_says_that_it_is_the_last(run: Run, path: str, begun: bytes) -> None:
+    """An answer that leaves before the request's body has come says `connection: close`, since the rest is not read
+    (RFC 9112 9.6), and the connection ends in order; with the whole body there the connection stays."""
+    app = App(start(403, (b"content-length", b"2")), body(b"no"))
+
+    async def main() -> None:
+        keys = [ApiKey(key_hash("key"))]
+        async with partyline_server(fallback=app, api_keys=keys) as (_, url), connected(url) as peer:
+            for _ in range(2):
+                await peer.send(request("POST", path, b"{}", "Content-Type: application/json"))
+                answer = await peer.answer()
+                assert answer.status in (401, 403)
+                assert "connection" not in answer.headers
+            late = request("POST", path, None, "Content-Type: application/json", "Content-Length: 500000")
+            await peer.send(late + begun)
+            answer = await peer.answer()
+            assert answer.status in (401, 403)
+            assert answer.headers["connection"] == "close"
+            await peer.send(bytes(500_000 - len(begun)))
+            assert await peer.rest() == b""
 
     run(main())
 

@@ -254,8 +254,8 @@ class Cycle:
                 headers.append((b"transfer-encoding", b"chunked"))
             else:
                 self.keep_alive = False  # the end of the connection is the end of the body
-        if not self.keep_alive or site.draining:
-            self.keep_alive = False
+        if not self.keep_alive or not self._whole or site.draining:
+            self.keep_alive = False  # the rest of a body that comes later is not read (RFC 9112 9.6)
             headers.append((b"connection", b"close"))
         self.answered = True
         self.failed = status >= 400

@@ -32,6 +32,8 @@ from partyline.wire.websocket import handshake
 
 _log = log.get("server")
 
+_HEAD_END: Final = b"\r\n\r\n"
+_LAST_HEAD_END: Final = b"\r\nconnection: close\r\n\r\n"
 _LINGER: Final = 2.0  # seconds a refused client may go on sending before it is cut
 _NEVER: Final = float("inf")
 _BACKLOG: Final = 64 * 1024  # bytes of a body that wait for an application before reading pauses
@@ -475,6 +477,9 @@ class HttpConnection(asyncio.Protocol):
         """The turn of the loop is over (`server.writing.Leaving`)."""
         exchange = self._in_hand
         if type(exchange) is Exchange and exchange.whole:
+            if self._phase is Phase.BODY and exchange.keep_alive:  # as in a Cycle
+                exchange.keep_alive = False
+                exchange.whole = exchange.whole.replace(_HEAD_END, _LAST_HEAD_END, 1)
             self._transport.write(exchange.whole)
             self.answered(exchange)
 
