@@ -10,14 +10,14 @@ from partyline import log
 from partyline.engineio.frames import write
 from partyline.engineio.receiver import Receiver
 from partyline.errors import CONTAINED
+from partyline.hub.timers import SLOT
 from partyline.server.home import Home
 from partyline.server.site import Carrier, Site
 from partyline.trust.rate import Gate
 from partyline.wire.engineio import packets
 from partyline.wire.engineio.handshake import refusal
 from partyline.wire.engineio.packets import Packet
-from partyline.wire.engineio.session import Channel, Effect, HangUp, Over, Reason, Refuse, Send, Session
-from partyline.wire.engineio.states import SessionState
+from partyline.wire.engineio.session import CLOSED, POLL, Channel, Effect, HangUp, Over, Reason, Refuse, Send, Session
 
 _log = log.get("engineio")
 
@@ -28,6 +28,7 @@ _CLOSE_CODES = {
     Reason.TRANSPORT_CLOSE: 1000,
     Reason.TRANSPORT_ERROR: 1011,
 }
+_NEVER: Final = float("inf")
 ENOUGH: Final = 64 * 1024  # bytes that wait for a GET
 
 
@@ -222,10 +223,9 @@ class Transports:
         return self._owner.site.timers.now()
 
     def _arm(self) -> None:
-        when = self._session.next_deadline()
-        if when == float("inf"):
-            self._owner.site.timers.cancel(self)
-        else:
+        """Let the wheel come for the next deadline. If it comes for an earlier one that is void, it is set again."""
+        when, slot = self._session.next_deadline(), self.timer_slot
+        if when < _NEVER and (not slot or when < slot * SLOT):
             self._owner.site.timers.set(self, when)
 
     # What the state machine wants
@@ -239,7 +239,7 @@ class Transports:
         if self._room is not None and (self._session.queued <= ENOUGH or not self.is_open):
             room, self._room = self._room, None
             room.set_result(None)
-        if self._session.state is SessionState.CLOSED:
+        if self._session.state is CLOSED:
             self._owner.forget(self)
             return
         self._arm()
@@ -248,14 +248,8 @@ class Transports:
 
     def _apply(self, effect: Effect) -> None:
         match effect:
-            case Send(Channel.POLL, sent):
-                poll, self._poll = self._poll, None
-                if poll is not None:
-                    poll.fetched(sent)
-            case Send(Channel.WEBSOCKET, sent):
-                self._write(self._websocket, sent)
-            case Send(Channel.CANDIDATE, sent):
-                self._write(self._candidate, sent)
+            case Send():
+                self._send(effect)
             case HangUp(Channel.CANDIDATE):
                 candidate, self._candidate = self._candidate, None
                 if candidate is not None:
@@ -274,6 +268,14 @@ class Transports:
             case str() | bytes():
                 if self._receiver is not None:
                     self._receiver.message(effect)
+
+    def _send(self, sent: Send) -> None:
+        if sent.channel is not POLL:
+            self._write(self._websocket if sent.channel is Channel.WEBSOCKET else self._candidate, sent.packets)
+            return
+        poll, self._poll = self._poll, None
+        if poll is not None:
+            poll.fetched(sent.packets)
 
     def _tell(self, receiver: Receiver, reason: Reason) -> None:
         if reason is Reason.PING_TIMEOUT:

@@ -381,31 +381,12 @@ _Answer: TypeAlias = tuple[int, Headers, bytes]
 
 # Heads that a connection has seen before
 
-# A query of the characters that RFC 3986 allows; the parser judges anything else.
-_REQUEST: Final = re.compile(
-    rb"((?:GET|POST) /[^\s?#]*)(?:\?([A-Za-z0-9\-._~!$&'()*+,;=:@/?%]*))? HTTP/1\.1\r\n",
+# The target (method and path), and a query of the characters that RFC 3986 allows; the parser judges anything else.
+REQUEST_LINE: Final = re.compile(
+    rb"((?:GET|POST) /[!-\"$->@-~]*)(?:\?([A-Za-z0-9\-._~!$&'()*+,;=:@/?%]*))? HTTP/1\.1\r\n",
 )
 _LENGTH: Final = re.compile(rb"(?i)(?:\A|\r\n)content-length:[ \t]*([0-9]{1,9})(?=\r\n)")
 _END_OF_HEAD: Final = b"\r\n\r\n"
-
-
-class Request(Struct, frozen=True):
-    """A whole request in one read, split but not parsed."""
-
-    target: bytes  # method and path
-    query: bytes
-    head: bytes  # what follows the request line
-    body: bytes
-
-    @classmethod
-    def of(cls, data: bytes) -> Self | None:
-        """None if the data does not look like one."""
-        line = _REQUEST.match(data)
-        end = data.find(_END_OF_HEAD)
-        if line is None or end < 0:
-            return None
-        target, query = line.groups()
-        return cls(target, query or b"", data[line.end() : end + 2], data[end + 4 :])
 
 
 class Known(Struct, frozen=True):
@@ -414,33 +395,35 @@ class Known(Struct, frozen=True):
     direct: Direct
     method: str
     parameter: str
-    before: bytes
-    after: bytes  # with `before`, the bytes around the length; empty if there is no body
+    before: bytes  # the head from the end of the request line to its own end, or to the body's length
+    after: bytes  # the rest of it; empty if there is no body
     headers: Headers
     length_at: int  # the place of Content-Length among the headers; -1: there is none
     peer: Peer
     cors: bytes
 
     @classmethod
-    def of(cls, request: Request, exchange: Exchange) -> Self | None:
-        """What to remember of a request that was parsed; None if its head does not give the body's length, or was
-        refused."""
-        try:
-            exchange.check_head()
-        except PartylineError:
+    def of(cls, data: bytes, begin: int, exchange: Exchange) -> Self | None:
+        """What to remember of `data`, a whole request whose request line ends at `begin`, which became `exchange`.
+
+        None if its head does not give the body's length, or was refused.
+        """
+        end = data.find(_END_OF_HEAD, begin - 2) + 4
+        if end < 4 or exchange.failed or not exchange.keep_alive:
             return None
-        names = [name for name, _ in exchange.headers]
-        lengths = _LENGTH.findall(request.head)
-        if b"transfer-encoding" in names or not exchange.keep_alive or names.count(b"content-length") != len(lengths):
-            return None
-        before, after, at = request.head, b"", -1
-        if lengths:
-            found = _LENGTH.search(request.head)
-            if len(lengths) > 1 or found is None or int(lengths[0]) != len(request.body):
+        length_at = -1
+        for place, (name, _) in enumerate(exchange.headers):
+            if name == b"transfer-encoding" or (name == b"content-length" and length_at >= 0):
                 return None
-            before, after = request.head[: found.start(1)], request.head[found.end(1) :]
-            at = names.index(b"content-length")
-        elif request.body:
+            if name == b"content-length":
+                length_at = place
+        before, after = data[begin:end], b""
+        if length_at >= 0:
+            found = _LENGTH.search(before)
+            if found is None or int(found[1]) != len(data) - end:
+                return None
+            before, after = before[: found.start(1)], before[found.end(1) :]
+        elif end != len(data):
             return None
         return cls(
             exchange.direct,
@@ -449,21 +432,26 @@ class Known(Struct, frozen=True):
             before,
             after,
             exchange.headers,
-            at,
+            length_at,
             exchange.peer,
             exchange.cors,
         )
 
-    def headers_of(self, request: Request) -> Headers | None:
-        """The headers of another request to the same target; None if anything but the length has changed in them."""
-        head, before, after = request.head, self.before, self.after
+    def read(self, data: bytes, begin: int) -> tuple[Headers, bytes] | None:
+        """Headers and body of a request to the same target whose request line ends at `begin`; None if anything but the
+        body's length has changed in its head."""
         if self.length_at < 0:
-            return self.headers if head == before and not request.body else None
-        length = head[len(before) : len(head) - len(after)]
-        if not (head.startswith(before) and head.endswith(after) and length.isdigit() and len(length) < 10):
+            return (self.headers, b"") if data[begin:] == self.before else None
+        if not data.startswith(self.before, begin):
             return None
-        if int(length) != len(request.body):
+        begin += len(self.before)
+        end = data.find(b"\r", begin, begin + 10)
+        length = data[begin:end]
+        if end < 0 or not length.isdigit() or not data.startswith(self.after, end):
+            return None
+        body = data[end + len(self.after) :]
+        if int(length) != len(body):
             return None
         headers = self.headers.copy()
         headers[self.length_at] = (b"content-length", length)
-        return headers
+        return headers, body

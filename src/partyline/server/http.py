@@ -19,7 +19,7 @@ from partyline.errors import NotFound, Overloaded, PartylineError, RequestTimeou
 from partyline.hub.timers import SLOT
 from partyline.server.answers import raw_answer
 from partyline.server.cycle import CONTINUE, Cycle
-from partyline.server.exchange import Exchange, Known, Request, head_lines, status_line
+from partyline.server.exchange import REQUEST_LINE, Exchange, Known, head_lines, status_line
 from partyline.server.fair import SLICE
 from partyline.server.foreign import ForeignSocket
 from partyline.server.served import NOBODY, Options, Served, address_of
@@ -34,7 +34,7 @@ _log = log.get("server")
 
 _HEAD_END: Final = b"\r\n\r\n"
 _LAST_HEAD_END: Final = b"\r\nconnection: close\r\n\r\n"
-_LINGER: Final = 2.0  # seconds a refused client may go on sending before it is cut
+_LINGER_SECONDS: Final = 2.0  # seconds a refused client may go on sending before it is cut
 _NEVER: Final = float("inf")
 _BACKLOG: Final = 64 * 1024  # bytes of a body that wait for an application before reading pauses
 _LARGE: Final = 64 * 1024  # bytes; an answer of this size may have to wait for its reader
@@ -43,6 +43,16 @@ _MOST_KNOWN: Final = 8  # heads that a connection remembers
 _ACCEPT: Final = 0.0004  # seconds that a connection costs besides what is measured here
 _DIRECT_COST: Final = 0.0001  # likewise for a request
 _ASGI_COST: Final = 0.0003  # seconds that a request to an application counts for: its steps cannot be measured
+
+
+# On Python 3.11 a look-up in an Enum takes ten times as long as one in this file, and each read makes several.
+_IDLE: Final = Phase.IDLE
+_HEAD: Final = Phase.HEAD
+_BODY: Final = Phase.BODY
+_ANSWER: Final = Phase.ANSWER
+_LINGER: Final = Phase.LINGER
+_CLOSING: Final = Phase.CLOSING
+_SWITCHED: Final = Phase.SWITCHED
 
 
 class InHand(Protocol):
@@ -111,7 +121,7 @@ class HttpConnection(asyncio.Protocol):
         self._site = served.site
         self._transport = cast("asyncio.Transport", None)
         self._address = ""
-        self._phase = Phase.HEAD
+        self._phase = _HEAD
         self._refusal: PartylineError | None = None
         self._ahead = bytearray()  # received bytes that are not parsed yet
         self._reader: HeadReader | None = None
@@ -158,7 +168,7 @@ class HttpConnection(asyncio.Protocol):
         if not self._useful:
             site.fair.came_for_nothing(self._spent + _ACCEPT, self._address)
         self._count_unread(0)
-        self._phase = Phase.CLOSING
+        self._phase = _CLOSING
         self._ahead.clear()
         in_hand, self._in_hand = self._in_hand, None
         self._reader = self._body = None
@@ -167,18 +177,15 @@ class HttpConnection(asyncio.Protocol):
             in_hand.lost()
 
     def data_received(self, data: bytes) -> None:
-        if self._phase is Phase.LINGER or self._phase is Phase.CLOSING:
+        phase = self._phase
+        if phase is _LINGER or phase is _CLOSING:
             return
-        if self._ahead or self._phase is Phase.BODY or self._phase is Phase.ANSWER:
-            self._ahead += data
-            self._read()
-            return
-        rested = self._known is not None and self._phase is Phase.IDLE and not self._resting
-        if rested and self._repeat(cast("dict[bytes, Known]", self._known), data):
+        begins = (phase is _IDLE or phase is _HEAD) and not self._ahead
+        if begins and phase is _IDLE and self._known is not None and self._repeat(self._known, data):
             return
         self._ahead += data
         self._read()
-        if type(self._in_hand) is Exchange and self._body is None and not self._ahead:
+        if begins and type(self._in_hand) is Exchange and self._body is None and not self._ahead:
             self._remember(self._in_hand, data)
 
     def eof_received(self) -> bool:
@@ -186,7 +193,7 @@ class HttpConnection(asyncio.Protocol):
         self._ended = True
         if self._transport.get_extra_info("sslcontext"):
             return False  # TLS has no half-closed connections
-        if self._phase is Phase.ANSWER:
+        if self._phase is _ANSWER:
             return self._in_hand is not None and not self._in_hand.watched
         return bool(self._ahead) and (self._resting or self._blocked)
 
@@ -198,9 +205,9 @@ class HttpConnection(asyncio.Protocol):
     def resume_writing(self) -> None:
         self._blocked = False
         self._count_unread(0)
-        if self._phase is Phase.IDLE:
+        if self._phase is _IDLE:
             self._set_deadline(self._site.limits.keep_alive_timeout)
-        elif self._phase is Phase.ANSWER:  # other phases have their own deadline
+        elif self._phase is _ANSWER:  # other phases have their own deadline
             self._deadline = _NEVER
         if isinstance(self._in_hand, Cycle | ForeignSocket):
             self._in_hand.writable.set()
@@ -214,7 +221,7 @@ class HttpConnection(asyncio.Protocol):
                 self._site.timers.set(self, self._deadline)
             return
         limits, counters = self._site.limits, self._site.counters
-        if self._blocked or self._phase is Phase.CLOSING:
+        if self._blocked or self._phase is _CLOSING:
             unread = self._transport.get_write_buffer_size()
             if unread < self._unread:
                 self._count_unread(unread)
@@ -222,20 +229,20 @@ class HttpConnection(asyncio.Protocol):
             else:
                 counters.hit("body_timeout")
                 self._transport.abort()
-        elif self._phase is Phase.LINGER:
+        elif self._phase is _LINGER:
             self._transport.abort()
         elif self._resting:
             self._set_deadline(limits.head_timeout)  # the client waits for us
-        elif self._phase is Phase.HEAD:
+        elif self._phase is _HEAD:
             counters.hit("head_timeout")
             if not self._ahead:
                 self._step(Step.LATE)  # it never began a request: there is nothing to answer
                 return
             self._refuse(RequestTimeout(f"the request's head took longer than {limits.head_timeout:g} s"))
-        elif self._phase is Phase.BODY:
+        elif self._phase is _BODY:
             counters.hit("body_timeout")
             self._refuse(RequestTimeout(f"the request's body took longer than {limits.body_timeout:g} s"))
-        elif self._phase is Phase.IDLE:
+        elif self._phase is _IDLE:
             counters.hit("keep_alive_timeout")
             self._step(Step.LATE)
 
@@ -252,9 +259,9 @@ class HttpConnection(asyncio.Protocol):
         if after is None:
             return False
         self._phase = after
-        if after is Phase.LINGER:
+        if after is _LINGER:
             self._linger()
-        elif after is Phase.CLOSING:
+        elif after is _CLOSING:
             self._close()
         return True
 
@@ -264,15 +271,15 @@ class HttpConnection(asyncio.Protocol):
         """Parse what has come, up to the end of one request."""
         ahead, self._began = self._ahead, perf_counter()
         while ahead and not (self._blocked or self._resting):
-            if self._phase is Phase.IDLE:
+            if self._phase is _IDLE:
                 blank = len(ahead) - len(ahead.lstrip(b"\r\n"))
                 del ahead[:blank]  # RFC 9112 2.2
                 if ahead:
                     self._step(Step.BEGIN)
-            elif self._phase is Phase.HEAD:
+            elif self._phase is _HEAD:
                 if not self._read_head(ahead):
                     break
-            elif self._phase is Phase.BODY and self._body is not None:
+            elif self._phase is _BODY and self._body is not None:
                 if self._in_hand is not None and self._in_hand.backlog > _BACKLOG:
                     break
                 self._read_body(ahead, self._body)
@@ -336,7 +343,7 @@ class HttpConnection(asyncio.Protocol):
                 in_hand.respond()
 
     def _after_reading(self) -> None:
-        if self._transport is None or self._phase is Phase.SWITCHED:
+        if self._transport is None or self._phase is _SWITCHED:
             return
         self.regulate()
         if self._ended and self._in_hand is None and not (self._resting or self._blocked):
@@ -422,40 +429,39 @@ class HttpConnection(asyncio.Protocol):
 
     def _remember(self, exchange: Exchange, data: bytes) -> None:
         """`data` was the whole request of `exchange`: the next one like it need not be parsed."""
-        request = Request.of(data)
-        known = None if request is None else Known.of(request, exchange)
-        if request is None or known is None:
+        line = REQUEST_LINE.match(data)
+        known = None if line is None else Known.of(data, line.end(), exchange)
+        if line is None or known is None:
             return
         if self._known is None or len(self._known) >= _MOST_KNOWN:
             self._known = {}
-        self._known[request.target] = known
+        self._known[line[1]] = known
 
     def _repeat(self, known_heads: dict[bytes, Known], data: bytes) -> bool:
         """Take `data` as a request whose head is known; if it is not, returns False and does nothing."""
-        request = Request.of(data)
-        known = None if request is None else known_heads.get(request.target)
-        if request is None or known is None or self._blocked:
+        line = REQUEST_LINE.match(data)
+        known = None if line is None else known_heads.get(line[1])
+        if line is None or known is None or self._blocked or self._resting:
             return False
-        headers = known.headers_of(request)
-        if headers is None or len(request.body) > known.direct.max_body:
+        found = known.read(data, line.end())
+        if found is None:
             return False
-        site = self._site
-        if len(data) - len(request.body) > site.limits.max_head_bytes:
+        (headers, body), site, direct = found, self._site, known.direct
+        if len(body) > direct.max_body or len(data) - len(body) > site.limits.max_head_bytes:
             return False
-        if site.elsewhere is not None and site.elsewhere.owner(request.target, request.query) is not None:
+        target, query = line.groups(b"")
+        if site.elsewhere is not None and site.elsewhere.owner(target, query) is not None:
             return False
-        exchange = Exchange(
-            self, known.direct, known.method, known.parameter, request.query, headers, known.peer, known.cors
-        )
+        exchange = Exchange(self, direct, known.method, known.parameter, query, headers, known.peer, known.cors)
         try:
-            known.direct.begin(exchange)
+            direct.begin(exchange)
         except PartylineError:
             return False  # parsing it will refuse it
-        if request.body:
-            exchange.take(request.body)
+        if body:
+            exchange.take(body)
         site.counters.requests += 1
         self._in_hand = exchange
-        self._phase = Phase.ANSWER  # as BEGIN, HEAD and BODY lead there
+        self._phase = _ANSWER  # as BEGIN, HEAD and BODY lead there
         self._deadline = _NEVER
         exchange.respond()
         return True
@@ -464,20 +470,21 @@ class HttpConnection(asyncio.Protocol):
 
     def send_answer(self, exchange: Exchange, status: int, headers: Headers, body: bytes) -> None:
         """Send an exchange's answer at the end of this turn."""
-        parts = [status_line(status), self._site.head, exchange.cors, head_lines(headers)]
-        if not exchange.keep_alive or self._site.draining:
-            parts.append(b"connection: close\r\n")
-        parts.append(b"content-length: %d\r\n\r\n" % len(body))
-        if exchange.method != "HEAD":
-            parts.append(body)
-        exchange.whole = b"".join(parts)
-        self._site.turn.add(self)
+        site = self._site
+        last = b"" if exchange.keep_alive and not site.draining else b"connection: close\r\n"
+        length = b"content-length: %d\r\n\r\n" % len(body)
+        if exchange.method == "HEAD":
+            body = b""
+        exchange.whole = b"".join(
+            (status_line(status), site.head, exchange.cors, head_lines(headers), last, length, body)
+        )
+        site.turn.add(self)
 
     def leave(self) -> None:
         """The turn of the loop is over (`server.writing.Leaving`)."""
         exchange = self._in_hand
         if type(exchange) is Exchange and exchange.whole:
-            if self._phase is Phase.BODY and exchange.keep_alive:  # as in a Cycle
+            if self._phase is _BODY and exchange.keep_alive:  # as in a Cycle
                 exchange.keep_alive = False
                 exchange.whole = exchange.whole.replace(_HEAD_END, _LAST_HEAD_END, 1)
             self._transport.write(exchange.whole)
@@ -523,7 +530,7 @@ class HttpConnection(asyncio.Protocol):
         cost, self._spent = self._spent + (_ASGI_COST if type(in_hand) is Cycle else _DIRECT_COST), 0.0
         self._useful |= not in_hand.failed
         last = not in_hand.keep_alive or self._site.draining
-        if not self._step(Step.LAST if last else Step.ANSWERED) or self._phase is not Phase.IDLE:
+        if not self._step(Step.LAST if last else Step.ANSWERED) or self._phase is not _IDLE:
             return
         if self._paused:
             self.regulate()  # the rest of its body no longer waits for the application
@@ -674,11 +681,11 @@ class HttpConnection(asyncio.Protocol):
         if self._paused:
             self._paused = False
             transport.resume_reading()
-        self._set_deadline(_LINGER)
+        self._set_deadline(_LINGER_SECONDS)
 
     def _close(self) -> None:
         """Close; whatever was written still leaves, if the client reads it."""
-        self._phase = Phase.CLOSING
+        self._phase = _CLOSING
         self._transport.close()
         self._set_deadline(self._site.limits.body_timeout)
 
