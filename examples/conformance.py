@@ -35,7 +35,7 @@ from typing import Any
 import partyline
 from partyline import ConnectionRefused, EngineIO, Namespace, Socket, SocketIO
 from partyline.server.site import Endpoint, Site, Upgrade
-from partyline.wire.websocket.connection import Limits
+from partyline.wire.websocket.codec import Limits
 
 MODES: dict[str, dict[str, Any]] = {
     "base": {"ping_interval": 1.0, "ping_timeout": 1.0, "version_3": True},

@@ -8,7 +8,7 @@ import asyncio
 from partyline import Settings, build
 from partyline.interfaces import Connection
 from partyline.server.site import Endpoint, Upgrade
-from partyline.wire.websocket.connection import Limits
+from partyline.wire.websocket.codec import Limits
 
 
 class Echo:

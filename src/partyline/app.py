@@ -54,7 +54,7 @@ from partyline.trust.addresses import is_loopback
 from partyline.trust.keys import Principal
 from partyline.wire.json import to_json
 from partyline.wire.relay import user_text
-from partyline.wire.websocket.connection import Limits as MessageLimits
+from partyline.wire.websocket.codec import Limits as MessageLimits
 
 _PROGRAM = Principal((">",), (">",), admin=True, name="this program")  # the publisher for calls from this process
 _CLOSING = 10.0  # seconds that a server may need after its drain to close the log

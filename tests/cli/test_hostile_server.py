@@ -15,7 +15,7 @@ import pytest
 
 from partyline.cli.chat import _News, _Room, _Screen
 from partyline.topics import is_printable
-from partyline.wire.websocket.connection import Connection, Limits
+from partyline.wire.websocket.codec import Codec, Limits
 from tests.tools import one_in
 
 from .commands import run
@@ -23,7 +23,7 @@ from .commands import run
 EVIL = "\x1b]0;owned\x07\x1b[2J\rgone\u202e\u200b\x9b31m\x00\x7f\nforged"
 """An escape sequence, a title, a return, a direction override, a zero-width character, a line break."""
 
-Talk = Callable[[Connection, list[str]], list[bytes]]
+Talk = Callable[[Codec, list[str]], list[bytes]]
 """What a server answers to texts, given everything that arrived in one read."""
 
 
@@ -54,7 +54,7 @@ async def server(talk: Talk | bytes) -> AsyncIterator[str]:
                     f"HTTP/1.1 101 x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n{protocol}"
                     f"Sec-WebSocket-Accept: {accept.decode()}\r\n\r\n".encode()
                 )
-                wire = Connection(Limits(1_000_000, 1_000_000))
+                wire = Codec(Limits(1_000_000, 1_000_000))
                 writer.writelines(talk(wire, []))
                 while data := await reader.read(65_536):
                     texts = [event for event in wire.receive(data) if isinstance(event, str)]
@@ -74,14 +74,14 @@ async def server(talk: Talk | bytes) -> AsyncIterator[str]:
             await task
 
 
-def text(wire: Connection, value: object) -> bytes:
+def text(wire: Codec, value: object) -> bytes:
     return wire.text((value if isinstance(value, str) else json.dumps(value)).encode())
 
 
 def v1(*frames: dict[str, object], close: tuple[int, str] | None = None) -> Talk:
     """Send a welcome, and answer the first command with these frames, their `id` set to that of the command."""
 
-    def talk(wire: Connection, texts: list[str]) -> list[bytes]:
+    def talk(wire: Codec, texts: list[str]) -> list[bytes]:
         if not texts:
             return [text(wire, {"type": "welcome", "connection": EVIL, "server": EVIL, "heartbeat": -1e300})]
         number = json.loads(texts[0])["id"]
@@ -94,7 +94,7 @@ def v1(*frames: dict[str, object], close: tuple[int, str] | None = None) -> Talk
 def chatting(answer: object, *events: object) -> Talk:
     """Socket.IO: answer the first event with this, and send these events."""
 
-    def talk(wire: Connection, texts: list[str]) -> list[bytes]:
+    def talk(wire: Codec, texts: list[str]) -> list[bytes]:
         opened = '0{"sid":"x","upgrades":[],"pingInterval":25000,"pingTimeout":20000,"maxPayload":1000000}'
         said = [] if texts else [text(wire, opened)]
         for one in texts:
@@ -249,7 +249,7 @@ def test_numbers_that_nothing_holds() -> None:
     """`tail` prints a number that Python cannot represent as it was written (hostile 50)."""
 
     async def main() -> str:
-        def talk(wire: Connection, texts: list[str]) -> list[bytes]:
+        def talk(wire: Codec, texts: list[str]) -> list[bytes]:
             frames = v1(POSITION)(wire, texts)
             if texts:
                 for place, number in (("2", "1e400"), ("3", "9" * 5_000)):

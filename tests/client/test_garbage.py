@@ -15,7 +15,7 @@ from partyline.client import Line, State, connect
 from partyline.client.link import Link, Options
 from partyline.client.socket import Address
 from partyline.errors import Disconnected, PartylineError, RateLimited, Unauthenticated
-from partyline.wire.websocket.connection import Close, Connection, Event, Limits
+from partyline.wire.websocket.codec import Close, Codec, Event, Limits
 from partyline.wire.websocket.frames import TEXT, frame, text_frame
 from partyline.wire.websocket.handshake import accept_value
 
@@ -39,7 +39,7 @@ async def fake(
             request = await reader.readuntil(b"\r\n\r\n")
             writer.write(answer(request))
             await writer.drain()
-            wire = Connection(Limits())
+            wire = Codec(Limits())
             while not end and (data := await reader.read(1 << 16)):
                 events = wire.receive(data)
                 if heard is not None:

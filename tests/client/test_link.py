@@ -28,7 +28,7 @@ from partyline.errors import (
     Unauthenticated,
 )
 from partyline.server.websocket import WebSocket
-from partyline.wire.websocket.connection import Close
+from partyline.wire.websocket.codec import Close
 from partyline.wire.websocket.frames import frame
 from tests.client.test_garbage import WELCOME, fake, text_frame, upgraded
 from tests.client.test_line import WITHIN, quick, take

@@ -18,7 +18,7 @@ from typing import Any, Self, TypeVar, cast
 import msgspec
 import uvloop
 
-from partyline.wire.websocket.connection import Close, Connection, Limits, Ping, Violation
+from partyline.wire.websocket.codec import Close, Codec, Limits, Ping, Violation
 
 LONG = 30.0  # seconds nothing here should ever take
 TRIALS = bool(os.environ.get("PARTYLINE_TRIALS"))
@@ -81,7 +81,7 @@ class WebSocket(asyncio.Protocol):
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.close_code: int | None = None
         self._opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._codec = Connection(_LIMITS, client=True)
+        self._codec = Codec(_LIMITS, client=True)
         self._head = b""
         self._transport: asyncio.Transport | None = None
 

@@ -19,7 +19,7 @@ from partyline.socketio import states as socket_states
 from partyline.wire.engineio import states
 from partyline.wire.http import phases
 from partyline.wire.socketio import namespaces
-from partyline.wire.websocket import connection
+from partyline.wire.websocket import codec
 from tests.tools import ROOT
 
 PACKAGE = ROOT / "src" / "partyline"
@@ -77,7 +77,7 @@ def test_paths_exist() -> None:
     ("name", "transitions"),
     [
         ("http transitions", phases.TRANSITIONS),
-        ("transitions", connection.TRANSITIONS),
+        ("transitions", codec.TRANSITIONS),
         ("connection transitions", server_states.TRANSITIONS),
         ("engineio transitions", states.TRANSITIONS),
         ("socketio transitions", namespaces.TRANSITIONS),

@@ -20,7 +20,7 @@ from partyline.models import Payload
 from partyline.trust.perimeter import Peer
 from partyline.wire.engineio.handshake import BAD_REQUEST, Asked, refusal
 from partyline.wire.engineio.packets import BINARY_HEADS
-from partyline.wire.websocket.connection import Close
+from partyline.wire.websocket.codec import Close
 from partyline.wire.websocket.frames import Frames
 from tests.server.peers import close_frame, connected, request, upgrade, websocket
 from tests.server.servers import eventually, nothing_is_held

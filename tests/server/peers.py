@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from partyline.wire.websocket.connection import Close, Connection, Event, Limits
+from partyline.wire.websocket.codec import Close, Codec, Event, Limits
 from partyline.wire.websocket.deflate import Deflate
 from partyline.wire.websocket.frames import CLOSE, close_payload, frame
 
@@ -200,7 +200,7 @@ class WebSocketPeer:
         self.peer = peer
         self.answer = answer
         extension = answer.headers.get("sec-websocket-extensions")
-        self.wire = Connection(
+        self.wire = Codec(
             Limits(1 << 26, 1 << 26, 1 << 20), client=True, deflate=None if extension is None else Deflate()
         )
         self._events: deque[Event] = deque()

@@ -20,7 +20,7 @@ from partyline.server.asgi import AsgiWebSocket, Cut, mounted_path, serve_websoc
 from partyline.server.site import ConnectionLimits, Endpoint, Site, Upgrade
 from partyline.trust.perimeter import Perimeter
 from partyline.wire.websocket import frames
-from partyline.wire.websocket.connection import Limits
+from partyline.wire.websocket.codec import Limits
 from tests.server.peers import WITHIN
 from tests.server.servers import eventually
 

@@ -15,7 +15,7 @@ import pytest
 
 from partyline import Partyline
 from partyline.server.site import Endpoint, Upgrade
-from partyline.wire.websocket.connection import Limits
+from partyline.wire.websocket.codec import Limits
 from tests.server.peers import Peer, connected, upgrade
 from tests.server.servers import Echo, nothing_is_held, partyline_server
 from tests.wire.websocket.autobahn_cases import (

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from partyline.config import ApiKey
+from partyline.entries import ApiKey
 from partyline.trust.keys import key_hash
-from partyline.wire.websocket.connection import Close
+from partyline.wire.websocket.codec import Close
 from tests.server.conftest import Run
 from tests.server.peers import close_frame, connected, request, upgrade, websocket
 from tests.server.servers import eventually, nothing_is_held, partyline_server, small_send_buffers

@@ -20,7 +20,7 @@ from partyline.models import Draft
 from partyline.server.http import HttpConnection
 from partyline.trust.keys import key_hash
 from partyline.wire.http.phases import Phase
-from partyline.wire.websocket.connection import Close
+from partyline.wire.websocket.codec import Close
 from tests.process import serving
 from tests.server.apps import app
 from tests.server.conftest import Certificate, Run

@@ -19,7 +19,7 @@ import pytest
 from partyline.entries import ApiKey
 from partyline.server.http import HttpConnection
 from partyline.trust.keys import key_hash
-from partyline.wire.websocket.connection import Connection, Limits
+from partyline.wire.websocket.codec import Codec, Limits
 from tests.process import serving
 from tests.server.apps import app
 from tests.server.conftest import Certificate
@@ -34,7 +34,7 @@ def test_bytes_behind_the_upgrade() -> None:
 
     async def main() -> None:
         async def probe(url: str, path: str) -> list[str]:
-            client = Connection(Limits(), client=True)
+            client = Codec(Limits(), client=True)
             async with connected(url) as peer:
                 socket = await websocket(peer, path, behind=client.text(b"first"))
                 await socket.say("second")

@@ -20,7 +20,7 @@ import pytest
 from partyline import Partyline
 from partyline.errors import RateLimited
 from partyline.models import Draft
-from partyline.wire.websocket.connection import Close, Ping
+from partyline.wire.websocket.codec import Close, Ping
 from partyline.wire.websocket.frames import BINARY, CONTINUATION, TEXT, frame
 from tests.server.apps import app
 from tests.server.conftest import Run

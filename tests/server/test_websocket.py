@@ -15,7 +15,7 @@ from httptools import HttpRequestParser
 from partyline.relay.classic.session import ClassicSession
 from partyline.server.http import HttpConnection
 from partyline.server.websocket import WebSocket
-from partyline.wire.websocket.connection import Close, Ping, Pong
+from partyline.wire.websocket.codec import Close, Ping, Pong
 from partyline.wire.websocket.frames import RSV1, TEXT, frame
 from tests.server.apps import app
 from tests.server.conftest import Certificate, Run

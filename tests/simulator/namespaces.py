@@ -40,7 +40,7 @@ from partyline.metrics import Counters
 from partyline.models import Draft, Payload, Position
 from partyline.server.site import ConnectionLimits, Site
 from partyline.socketio.broadcast import Broadcast
-from partyline.socketio.connection import Connection
+from partyline.socketio.connection import Multiplexer
 from partyline.socketio.namespace import Namespace
 from partyline.socketio.server import SocketIO
 from partyline.socketio.socket import Socket
@@ -170,7 +170,7 @@ class Link:
         self.is_open = True
         self.stalled = False
         self.faulty = False
-        self.receiver: Connection | None = None
+        self.receiver: Multiplexer | None = None
         self.session: Session | None = None
         self.socket: Socket | None = None
         self.claim: Session | None = None  # the session that it asks for
@@ -463,7 +463,7 @@ class SimulatedIO(SocketIO):
 
     __slots__ = ("world",)
 
-    def accepted(self, engine: EngineConnection, request: Request) -> Connection:
+    def accepted(self, engine: EngineConnection, request: Request) -> Multiplexer:
         return self._accept(engine, request)
 
     def _new_id(self) -> str:

@@ -14,7 +14,7 @@ from typing import Any, ParamSpec
 from partyline import Partyline
 from partyline.socketio.server import SocketIO
 from partyline.socketio.socket import Socket
-from partyline.wire.websocket.connection import Close
+from partyline.wire.websocket.codec import Close
 from tests.engineio.clients import Polling
 from tests.server.peers import Peer, WebSocketPeer, close_frame, connected, websocket
 from tests.server.servers import eventually, partyline_server

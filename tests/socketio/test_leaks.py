@@ -13,7 +13,7 @@ from partyline import Partyline
 from partyline.engineio.connection import EngineConnection
 from partyline.errors import PeerGone
 from partyline.server.websocket import WebSocket
-from partyline.socketio.connection import Connection
+from partyline.socketio.connection import Multiplexer
 from partyline.socketio.server import SocketIO
 from partyline.socketio.socket import Socket
 from tests.engineio.clients import Polling
@@ -24,7 +24,7 @@ from .clients import BASE, WebSocketClient, entered, looped, opened, polled, rem
 
 pytestmark = pytest.mark.check
 
-_OURS = (Socket, Connection, EngineConnection, WebSocket)
+_OURS = (Socket, Multiplexer, EngineConnection, WebSocket)
 
 
 def alive() -> list[Any]:

@@ -46,7 +46,7 @@ from partyline.wire.socketio.msgpack import MsgpackReader
 from partyline.wire.socketio.packets import JsonReader
 from partyline.wire.socketio.values import check_integers
 from partyline.wire.websocket import frames, handshake, masking
-from partyline.wire.websocket.connection import Connection, Limits
+from partyline.wire.websocket.codec import Codec, Limits
 from partyline.wire.websocket.deflate import Deflate, InflatedTooLarge, InflateError, Inflater, deflate
 from tests.linear import is_linear
 
@@ -57,12 +57,12 @@ KEY = b"\x01\x02\x03\x04"
 
 def websocket(piece: bytes) -> object:
     """Frames of a client, read by a server and by a client, whole and a unit at a time."""
-    reader = Connection(WIDE, deflate=Deflate())
+    reader = Codec(WIDE, deflate=Deflate())
     reader.keep(piece)
     while reader.unread:
         reader.receive(b"", 32)
-    Connection(WIDE, client=True).receive(piece)
-    return Connection(WIDE).receive(frames.frame(frames.TEXT, piece, key=KEY))
+    Codec(WIDE, client=True).receive(piece)
+    return Codec(WIDE).receive(frames.frame(frames.TEXT, piece, key=KEY))
 
 
 def inflated(piece: bytes) -> object:

@@ -29,7 +29,7 @@ class State(Enum):
     CLOSED = "closed"
 
 
-class Connection(Protocol):
+class Connects(Protocol):
     """What a namespace needs of its connection."""
 
     parser: Parser
@@ -58,7 +58,7 @@ class Client:
     `id` is the server's name for it; `recovered` says whether the last connect brought what was missed.
     """
 
-    def __init__(self, link: Connection, name: str, auth: Auth) -> None:
+    def __init__(self, link: Connects, name: str, auth: Auth) -> None:
         self.name = name
         self.id: str | None = None
         self.recovered = False

@@ -16,7 +16,7 @@ import msgspec
 
 from partyline.client.frames import error_of
 from partyline.errors import Disconnected, InvalidValue, PartylineError
-from partyline.wire.websocket.connection import Close, Connection, Limits, Ping, Violation
+from partyline.wire.websocket.codec import Close, Codec, Limits, Ping, Violation
 from partyline.wire.websocket.deflate import Deflate
 from partyline.wire.websocket.handshake import accept_value, parse_extensions
 
@@ -85,7 +85,7 @@ class Socket(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._key = base64.b64encode(os.urandom(16))
         self._head = b""
-        self._wire: Connection | None = None
+        self._wire: Codec | None = None
         self._upgraded: asyncio.Future[None] = self._loop.create_future()
         self._writable = asyncio.Event()
         self._writable.set()
@@ -246,7 +246,7 @@ class Socket(asyncio.Protocol):
         if lost is not None and self._wire is not None:
             lost(code, reason)
 
-    def _frames(self, wire: Connection, data: bytes) -> None:
+    def _frames(self, wire: Codec, data: bytes) -> None:
         for event in wire.receive(data):
             match event:
                 case Close():
@@ -287,7 +287,7 @@ class Socket(asyncio.Protocol):
         if status[:3] != "101":
             self._refused(int(status[:3]), headers, rest)
             return None
-        self._wire = Connection(self._limits, deflate=self._agreed(headers), client=True)
+        self._wire = Codec(self._limits, deflate=self._agreed(headers), client=True)
         return rest
 
     def _agreed(self, headers: dict[str, str]) -> Deflate | None:

@@ -19,7 +19,7 @@ from partyline.server.home import Home
 from partyline.server.site import Endpoint, Site, Upgrade
 from partyline.wire.engineio.handshake import POLLING, WEBSOCKET
 from partyline.wire.engineio.session import Rules
-from partyline.wire.websocket.connection import Limits
+from partyline.wire.websocket.codec import Limits
 from partyline.wire.websocket.handshake import offered_subprotocols
 
 _F = TypeVar("_F", bound=Callable[..., object])

@@ -106,7 +106,7 @@ class Paths:
         return None
 
 
-class Connection(Protocol):
+class Answering(Protocol):
     """What an exchange needs of the connection that it came by."""
 
     def send_answer(self, exchange: Exchange, status: int, headers: Headers, body: bytes) -> None: ...
@@ -147,7 +147,7 @@ class Exchange:
 
     def __init__(
         self,
-        connection: Connection,
+        connection: Answering,
         direct: Direct,
         method: str,
         parameter: str,

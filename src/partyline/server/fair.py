@@ -26,7 +26,7 @@ SLICE: Final = 0.002
 """Seconds of work for one connection, after which the rest waits."""
 
 STEP: Final = 32
-"""Units of work (`wire.websocket.connection`) between two readings of the clock."""
+"""Units of work (`wire.websocket.codec`) between two readings of the clock."""
 
 BULK: Final = 128 * 1024
 """Bytes of one read after which a connection waits, however little they cost: a transport goes on reading while it can.

@@ -22,7 +22,7 @@ from partyline.server.writing import Turn
 from partyline.trust import addresses
 from partyline.trust.perimeter import Peer, Perimeter
 from partyline.wire.http.head import Headers
-from partyline.wire.websocket.connection import Limits as MessageLimits
+from partyline.wire.websocket.codec import Limits as MessageLimits
 from partyline.wire.websocket.deflate import Deflate
 
 # Connections beyond max_connections that may wait for their 503: an eighth of that number, within these bounds. Further

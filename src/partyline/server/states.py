@@ -6,7 +6,7 @@ from enum import Enum
 from typing import Final
 
 
-class State(Enum):
+class WebSocketState(Enum):
     """Where a connection is between its 101 and its end."""
 
     __hash__ = object.__hash__
@@ -30,17 +30,17 @@ class Step(Enum):
 
 
 # A missing key changes nothing: a second close finds it closed.
-TRANSITIONS: Final[dict[tuple[State, Step], State]] = {
-    (State.OPEN, Step.PING): State.PINGED,
-    (State.PINGED, Step.HEARD): State.OPEN,
-    (State.OPEN, Step.CLOSE): State.CLOSING,
-    (State.PINGED, Step.CLOSE): State.CLOSING,
-    (State.OPEN, Step.FAIL): State.LINGERING,
-    (State.PINGED, Step.FAIL): State.LINGERING,
-    (State.CLOSING, Step.FAIL): State.LINGERING,
-    (State.CLOSING, Step.END): State.LINGERING,
-    (State.OPEN, Step.LOST): State.GONE,
-    (State.PINGED, Step.LOST): State.GONE,
-    (State.CLOSING, Step.LOST): State.GONE,
-    (State.LINGERING, Step.LOST): State.GONE,
+TRANSITIONS: Final[dict[tuple[WebSocketState, Step], WebSocketState]] = {
+    (WebSocketState.OPEN, Step.PING): WebSocketState.PINGED,
+    (WebSocketState.PINGED, Step.HEARD): WebSocketState.OPEN,
+    (WebSocketState.OPEN, Step.CLOSE): WebSocketState.CLOSING,
+    (WebSocketState.PINGED, Step.CLOSE): WebSocketState.CLOSING,
+    (WebSocketState.OPEN, Step.FAIL): WebSocketState.LINGERING,
+    (WebSocketState.PINGED, Step.FAIL): WebSocketState.LINGERING,
+    (WebSocketState.CLOSING, Step.FAIL): WebSocketState.LINGERING,
+    (WebSocketState.CLOSING, Step.END): WebSocketState.LINGERING,
+    (WebSocketState.OPEN, Step.LOST): WebSocketState.GONE,
+    (WebSocketState.PINGED, Step.LOST): WebSocketState.GONE,
+    (WebSocketState.CLOSING, Step.LOST): WebSocketState.GONE,
+    (WebSocketState.LINGERING, Step.LOST): WebSocketState.GONE,
 }

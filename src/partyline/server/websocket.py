@@ -18,12 +18,11 @@ from partyline.hub.outbox import Outbox
 from partyline.interfaces import Dialect, Finishes, Session
 from partyline.server.fair import BULK, SLICE, STEP
 from partyline.server.site import Endpoint, Site
-from partyline.server.states import TRANSITIONS, State, Step
+from partyline.server.states import TRANSITIONS, Step, WebSocketState
 from partyline.server.writing import Writing
 from partyline.trust.rate import Gate
 from partyline.wire.websocket import frames
-from partyline.wire.websocket.connection import Close, Connection, Event, Limits, Packed, Ping, Pong, Violation
-from partyline.wire.websocket.connection import State as Wire
+from partyline.wire.websocket.codec import Close, CloseState, Codec, Event, Limits, Packed, Ping, Pong, Violation
 from partyline.wire.websocket.deflate import Deflate
 
 _log = log.get("server")
@@ -49,7 +48,7 @@ _HANDLER = 2  # the handler of its messages does not keep up
 _TURN = 4  # it has used its slice, and waits for its turn
 
 
-_ALIVE, _OVER = (State.OPEN, State.PINGED), (State.LINGERING, State.GONE)
+_ALIVE, _OVER = (WebSocketState.OPEN, WebSocketState.PINGED), (WebSocketState.LINGERING, WebSocketState.GONE)
 
 
 class WebSocket(Writing, asyncio.Protocol):
@@ -87,7 +86,7 @@ class WebSocket(Writing, asyncio.Protocol):
     ) -> None:
         limits = site.limits
         self._limits = endpoint.limits or limits.message
-        wire = Connection(STRANGERS if endpoint.stranger else self._limits, deflate=deflate, unpacks=True)
+        wire = Codec(STRANGERS if endpoint.stranger else self._limits, deflate=deflate, unpacks=True)
         super().__init__(site.turn, site.counters, limits.compress_from, wire)
         self._site = site
         self._session: Session | None = endpoint.session
@@ -106,7 +105,7 @@ class WebSocket(Writing, asyncio.Protocol):
         self._idle = 0  # reads since the last message
         self._blocked = False  # the transport pushes back
         self._stops = 0  # why we do not read
-        self._state = State.OPEN
+        self._state = WebSocketState.OPEN
         self._heard = True
         self.timer_slot = 0
         self.user: str | None = None
@@ -189,7 +188,7 @@ class WebSocket(Writing, asyncio.Protocol):
 
     def go_on(self) -> None:
         """Its turn has come (`server.fair.Busy`)."""
-        if self._state is State.GONE or self._transport.is_closing():
+        if self._state is WebSocketState.GONE or self._transport.is_closing():
             return
         self._stops &= ~_TURN
         if not self._stops and self._wire.unread:
@@ -224,7 +223,7 @@ class WebSocket(Writing, asyncio.Protocol):
             return
         self._drop_outbox(outbox)
         self._resume(_ANSWERS)
-        if self._wire.state is Wire.CLOSED:  # the close frame was the last thing in the box
+        if self._wire.state is CloseState.CLOSED:  # the close frame was the last thing in the box
             self._hang_up()
 
     def eof_received(self) -> None:
@@ -274,7 +273,7 @@ class WebSocket(Writing, asyncio.Protocol):
 
     def _restart(self) -> None:
         self._close(1012, "server restarting")
-        if self._state is State.CLOSING and not self._outbox:
+        if self._state is WebSocketState.CLOSING and not self._outbox:
             self._within(min(_FAREWELL, self._site.limits.close_timeout))
 
     def abort(self) -> None:
@@ -286,13 +285,13 @@ class WebSocket(Writing, asyncio.Protocol):
 
     def on_deadline(self, now: float) -> None:
         limits = self._site.limits
-        if self._state is State.OPEN:
+        if self._state is WebSocketState.OPEN:
             self._step(Step.PING)
             self._heard = False
             self._transport.write(frames.EMPTY_PING)  # past the outbox: a heartbeat must not wait
             self._within(limits.ping_timeout)
-        elif self._state is not State.PINGED:
-            if self._state is State.CLOSING:
+        elif self._state is not WebSocketState.PINGED:
+            if self._state is WebSocketState.CLOSING:
                 self._counters.hit("close_timeout")
             self.abort()
         elif self._heard or self._stops & _TURN:  # its pong may be among the bytes that wait
@@ -344,9 +343,9 @@ class WebSocket(Writing, asyncio.Protocol):
 
     def _serve(self, data: bytes) -> None:
         """Handle what was read, until a slice is used up; the rest waits for its turn."""
-        if self._state is State.LINGERING:
+        if self._state is WebSocketState.LINGERING:
             self._spend(len(data))
-            if not data or self._state is not State.LINGERING or self._stops & _TURN:
+            if not data or self._state is not WebSocketState.LINGERING or self._stops & _TURN:
                 return
             if self._site.fair.stranger(self, _READ, self._address):
                 self._transport.pause_reading()
@@ -411,7 +410,7 @@ class WebSocket(Writing, asyncio.Protocol):
         self._credit -= size
         if self._credit >= 0:
             return
-        if self._state is State.LINGERING:
+        if self._state is WebSocketState.LINGERING:
             self.abort()
         else:
             self._counters.hit("stranger_bytes")

@@ -16,7 +16,7 @@ from partyline.hub.outbox import Outbox, end_slow
 from partyline.metrics import Counters
 from partyline.models import Payload
 from partyline.wire.websocket import frames
-from partyline.wire.websocket.connection import Connection
+from partyline.wire.websocket.codec import Codec
 from partyline.wire.websocket.frames import SHORT_TEXT_HEADS, text_frame
 
 _log = log.get("server")
@@ -100,7 +100,7 @@ class Writing:
         "_wire",
     )
 
-    def __init__(self, turn: Turn, counters: Counters, compress_from: int, wire: Connection) -> None:
+    def __init__(self, turn: Turn, counters: Counters, compress_from: int, wire: Codec) -> None:
         """`compress_from` is in bytes."""
         self._turn = turn
         self._counters = counters

@@ -34,11 +34,11 @@ _AUTHS = 16  # times the largest size, in all namespaces of a connection
 _OURS = ("transport close", "forced close")
 
 
-class Host(Server, Protocol):
+class Admits(Server, Protocol):
     """What connections need of their server."""
 
     connect_timeout: float
-    connections: set[Connection]
+    connections: set[Multiplexer]
     max_attachments: int
     max_auth_bytes: int
     max_pending_bytes: int
@@ -59,7 +59,7 @@ class Host(Server, Protocol):
     def _new_id(self) -> str: ...
 
 
-class Connection:
+class Multiplexer:
     """An `engineio.Receiver`; until it is in a namespace, also a `hub.timers.Timed`."""
 
     __slots__ = (
@@ -81,7 +81,7 @@ class Connection:
         "timer_slot",
     )
 
-    def __init__(self, io: Host, engine: EngineConnection, request: Request) -> None:
+    def __init__(self, io: Admits, engine: EngineConnection, request: Request) -> None:
         self.engine = engine
         self.home = io._home
         self.parser: Parser = io.parser

@@ -43,7 +43,7 @@ _log = log.get("socketio")
 _MOST_WORK: Final = 10_000
 
 
-class Host(Protocol):
+class HasNamespaces(Protocol):
     """What this file needs of a server."""
 
     counters: Counters
@@ -90,7 +90,7 @@ class Peers(Protocol):
 class Nodes:
     """A SocketIO's side of a cluster."""
 
-    def __init__(self, io: Host, cluster: Peers) -> None:
+    def __init__(self, io: HasNamespaces, cluster: Peers) -> None:
         self._io = io
         self._cluster = cluster
         self._working = 0  # questions and server-side events of others in hand

@@ -31,7 +31,7 @@ from partyline.server.home import Home
 from partyline.server.site import Endpoint, Site, Upgrade
 from partyline.socketio.acks import outcome as in_full
 from partyline.socketio.broadcast import RemoteSocket
-from partyline.socketio.connection import Connection
+from partyline.socketio.connection import Multiplexer
 from partyline.socketio.handlers import Handlers
 from partyline.socketio.joining import NodeCluster, Streaming
 from partyline.socketio.journal import EventDialect, Journal
@@ -123,7 +123,7 @@ class SocketIO(Namespace):
         self.counters = Counters()
         self._home = Home()
         self._delivery = Delivery(self.counters, lambda found: Parcel())
-        self.connections: set[Connection] = set()
+        self.connections: set[Multiplexer] = set()
         self._tasks: set[asyncio.Task[None]] = set()  # those that may outlive their sockets
         self._namespaces: dict[str, Namespace] = {"/": self}
         self._dynamic: list[_Dynamic] = []
@@ -330,8 +330,8 @@ class SocketIO(Namespace):
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _accept(self, connection: EngineConnection, request: Request) -> Connection:
-        made = Connection(self, connection, request)
+    def _accept(self, connection: EngineConnection, request: Request) -> Multiplexer:
+        made = Multiplexer(self, connection, request)
         self.connections.add(made)
         return made
 

@@ -19,7 +19,7 @@ from partyline.models import Draft
 from partyline.relay.classic import resuming
 from partyline.relay.classic.resuming import ResumingSession
 from partyline.server.websocket import WebSocket
-from partyline.wire.websocket.connection import Close, Event, Ping
+from partyline.wire.websocket.codec import Close, Event, Ping
 from partyline.wire.websocket.frames import PONG, TEXT, frame
 from tests.calls import call, register
 from tests.process import serving

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from partyline.errors import InvalidPacket
 from partyline.wire.engineio import packets, payloads
 from partyline.wire.engineio.packets import Packet
-from partyline.wire.websocket.connection import Connection, Limits
+from partyline.wire.websocket.codec import Codec, Limits
 from partyline.wire.websocket.frames import Frames
 
 # A packet, and its form in a polling body of protocol 4, of protocol 3 as text, and of protocol 3 in octets.
@@ -68,7 +68,7 @@ def test_a_websocket_message(packet: Packet, joined: bytes, lengths: bytes, octe
     """On a WebSocket a packet is a message of its own; protocol 3 puts a byte 4 before a binary one."""
     for protocol in (4, 3):
         wire = Frames.of([packet, packet], packets.BINARY_HEADS[protocol])
-        events = Connection(LIMITS, client=True).receive(wire)
+        events = Codec(LIMITS, client=True).receive(wire)
         assert len(events) == 2
         assert events[0] == events[1]
         message = events[0]
@@ -216,7 +216,7 @@ def test_surrogates_of_an_application() -> None:
     """Half a pair is sent as U+FFFD, two halves that make a pair as their character."""
     assert payloads.write(["4\ud800"], 4)[0].decode() == "4\ufffd"
     assert payloads.write(["4\ud83c\udf89"], 4)[0].decode() == "4🎉"
-    assert Connection(LIMITS, client=True).receive(Frames.of(["4\udc00x"])) == ["4\ufffdx"]
+    assert Codec(LIMITS, client=True).receive(Frames.of(["4\udc00x"])) == ["4\ufffdx"]
 
 
 JSONP = [

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from hypothesis import strategies as st
 
-from partyline.wire.websocket.connection import Connection, Event
+from partyline.wire.websocket.codec import Codec, Event
 
 keys = st.binary(min_size=4, max_size=4)
 roles = st.sampled_from(("server", "client"))
@@ -26,7 +26,7 @@ def chopped(stream: bytes, sizes: list[int]) -> Iterator[bytes]:
         at, turn = at + size, turn + 1
 
 
-def read(connection: Connection, pieces: Iterator[bytes]) -> list[Event]:
+def read(connection: Codec, pieces: Iterator[bytes]) -> list[Event]:
     """All events of these pieces."""
     return [event for piece in pieces for event in connection.receive(piece)]
 

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from partyline.wire.websocket.connection import Close, Connection, Limits, Ping, Pong, State, Violation
+from partyline.wire.websocket.codec import Close, CloseState, Codec, Limits, Ping, Pong, Violation
 from partyline.wire.websocket.frames import BINARY, TEXT
 from partyline.wire.websocket.handshake import accept
 from tests.tools import one_in
@@ -30,7 +30,7 @@ class EchoServer:
         extensions = [] if offer is None else [(b"sec-websocket-extensions", offer.encode())]
         answer = accept("GET", "1.1", [*REQUEST, *extensions], deflate=True)
         self.extensions = None if answer.deflate is None else answer.deflate.response
-        self.connection = Connection(LIMITS, deflate=answer.deflate)
+        self.connection = Codec(LIMITS, deflate=answer.deflate)
 
     def receive(self, chunk: bytes) -> bytes:
         """What is sent back for these bytes."""
@@ -63,7 +63,7 @@ def test_case(case: Case) -> None:
             failed = any(isinstance(output, Closed) for output in outputs)
             assert failed == (count >= case.fail_by), f"{case.claim} (after write {count})"
     assert told(settled(outputs, case.expect())) == told(case.expect()), case.claim
-    assert server.connection.state is State.CLOSED
+    assert server.connection.state is CloseState.CLOSED
     assert server.receive(masked(0x9, b"late")) == b""
 
 

@@ -7,14 +7,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from partyline.wire.websocket import frames
-from partyline.wire.websocket.connection import (
+from partyline.wire.websocket.codec import (
     TRANSITIONS,
     Close,
-    Connection,
+    CloseState,
+    Codec,
     Event,
     Limits,
     Ping,
-    State,
     Step,
     Violation,
 )
@@ -26,7 +26,7 @@ LIMITS = Limits(max_message=5_000, max_inflated=5_000, max_fragments=8)
 
 def test_transitions_send_one_close_and_read_one_end() -> None:
     """On every path through the table we send at most one close, read at most one end, and stop in CLOSED."""
-    paths = [(State.OPEN, ())]
+    paths = [(CloseState.OPEN, ())]
     finished = []
     while paths:
         state, steps = paths.pop()
@@ -36,9 +36,9 @@ def test_transitions_send_one_close_and_read_one_end() -> None:
         paths += onward
         if not onward:
             finished.append((state, len(steps)))
-    assert {state for state, _ in finished} == {State.CLOSED}
+    assert {state for state, _ in finished} == {CloseState.CLOSED}
     assert {length for _, length in finished} == {2}, "each side's end is seen before it is over"
-    assert {state for state, _ in TRANSITIONS} | {State.CLOSED} == set(State)
+    assert {state for state, _ in TRANSITIONS} | {CloseState.CLOSED} == set(CloseState)
 
 
 class CloseHandshake(RuleBasedStateMachine):
@@ -47,8 +47,8 @@ class CloseHandshake(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.connection = Connection(LIMITS)
-        self.state = State.OPEN
+        self.connection = Codec(LIMITS)
+        self.state = CloseState.OPEN
         self.sent = self.ended = False
 
     def step(self, step: Step) -> bool:
@@ -65,7 +65,7 @@ class CloseHandshake(RuleBasedStateMachine):
         if self.step(Step.SEND_CLOSE):
             assert not self.sent
             self.sent = True
-            (event,) = Connection(LIMITS, client=True).receive(written)
+            (event,) = Codec(LIMITS, client=True).receive(written)
             assert isinstance(event, Close)
             assert event.code == code
         else:
@@ -97,13 +97,13 @@ class CloseHandshake(RuleBasedStateMachine):
     @rule(wire=st.sampled_from((("8180abcdabcd", ""), ("8980abcdabcd", Ping(b"")), ("8280abcdabcd", b""))))
     def the_peer_goes_on(self, wire: tuple[str, Event]) -> None:
         events = self.connection.receive(bytes.fromhex(wire[0]))
-        assert events == ([wire[1]] if self.state is State.OPEN else [])
+        assert events == ([wire[1]] if self.state is CloseState.OPEN else [])
 
     @invariant()
     def the_state_is_the_tables(self) -> None:
         assert self.connection.state is self.state
-        assert (self.connection.state in (State.CLOSE_SENT, State.CLOSED)) == self.sent
-        assert (self.connection.state in (State.CLOSE_RECEIVED, State.CLOSED)) == self.ended
+        assert (self.connection.state in (CloseState.CLOSE_SENT, CloseState.CLOSED)) == self.sent
+        assert (self.connection.state in (CloseState.CLOSE_RECEIVED, CloseState.CLOSED)) == self.ended
 
 
 TestCloseHandshake = CloseHandshake.TestCase
@@ -115,7 +115,7 @@ class TwoPeers(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.peers = {"client": Connection(LIMITS, client=True), "server": Connection(LIMITS)}
+        self.peers = {"client": Codec(LIMITS, client=True), "server": Codec(LIMITS)}
         self.under_way = {"client": b"", "server": b""}  # by recipient
         self.got: dict[str, list[Event]] = {"client": [], "server": []}
         self.first_code: dict[str, int] = {}
@@ -137,9 +137,9 @@ class TwoPeers(RuleBasedStateMachine):
             self.under_way[self.other(name)] += written
 
     @rule(name=roles, text=st.text(max_size=5))
-    @precondition(lambda self: any(peer.state is State.OPEN for peer in self.peers.values()))
+    @precondition(lambda self: any(peer.state is CloseState.OPEN for peer in self.peers.values()))
     def say(self, name: str, text: str) -> None:
-        if self.peers[name].state is State.OPEN:
+        if self.peers[name].state is CloseState.OPEN:
             self.under_way[self.other(name)] += self.peers[name].text(text.encode())
 
     @rule(name=roles, size=st.integers(1, 30))
@@ -157,7 +157,7 @@ class TwoPeers(RuleBasedStateMachine):
             self.deliver("client", 1_000)
             self.deliver("server", 1_000)
         states = {peer.state for peer in self.peers.values()}
-        assert states == ({State.CLOSED} if self.first_code else {State.OPEN})
+        assert states == ({CloseState.CLOSED} if self.first_code else {CloseState.OPEN})
         for name, code in self.first_code.items():
             assert Close(code, "") in self.got[self.other(name)]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import pytest
 
 from partyline.wire.websocket import frames
-from partyline.wire.websocket.connection import Close, Connection, Event, Limits, Packed, Ping, Pong, State, Violation
+from partyline.wire.websocket.codec import Close, CloseState, Codec, Event, Limits, Packed, Ping, Pong, Violation
 from partyline.wire.websocket.deflate import Deflate
 from tests.tools import one_in
 
@@ -24,7 +24,7 @@ class Row:
     name: str
     wire: tuple[tuple[str, bytes], ...]
     events: tuple[Event, ...]
-    write: Callable[[Connection], bytes] | None = None  # the call that makes the whole row
+    write: Callable[[Codec], bytes] | None = None  # the call that makes the whole row
     deflate: bool = False
     canonical: bool = True  # False: `frame` cannot be asked for it
 
@@ -224,8 +224,8 @@ some_rows = pytest.mark.parametrize("row", one_in(6, TABLE), ids=lambda row: row
 every_role = pytest.mark.parametrize("role", ROLES)
 
 
-def _reader(role: str, row: Row) -> Connection:
-    return Connection(LIMITS, deflate=Deflate() if row.deflate else None, client=role == "client")
+def _reader(role: str, row: Row) -> Codec:
+    return Codec(LIMITS, deflate=Deflate() if row.deflate else None, client=role == "client")
 
 
 def _seen(events: list[Event]) -> tuple[Event, ...]:
@@ -263,7 +263,7 @@ def test_read_whole(row: Row, role: str) -> None:
     """A row read in one piece gives its events, and leaves the state that its last event implies."""
     reader = _reader(role, row)
     assert _seen(reader.receive(row.read_by(role))) == row.events
-    assert reader.state is (State.CLOSE_RECEIVED if _ends(row) else State.OPEN)
+    assert reader.state is (CloseState.CLOSE_RECEIVED if _ends(row) else CloseState.OPEN)
 
 
 @every_role
@@ -309,7 +309,7 @@ def test_read_a_unit_at_a_time(row: Row, role: str) -> None:
 def test_unpack(row: Row, role: str) -> None:
     """A connection whose user inflates by itself gets compressed messages unchanged, one per call, and asks for
     more."""
-    reader = Connection(LIMITS, deflate=Deflate(), client=role == "client", unpacks=True)
+    reader = Codec(LIMITS, deflate=Deflate(), client=role == "client", unpacks=True)
     events, data = list[Event](), row.read_by(role)
     while data or reader.unread:
         events += [reader.unpack(event) if isinstance(event, Packed) else event for event in reader.receive(data)]
@@ -320,7 +320,7 @@ def test_unpack(row: Row, role: str) -> None:
 def test_small_fragments_are_counted() -> None:
     """Frames below 126 bytes that do not end a message are counted for the rate; others appear as events or are
     large."""
-    server = Connection(Limits(max_message=5_000, max_fragments=100))
+    server = Codec(Limits(max_message=5_000, max_fragments=100))
     first, more = frames.frame(frames.TEXT, b"a", fin=False, key=KEY), frames.frame(frames.CONTINUATION, b"", key=KEY)
     server.receive(first + frames.frame(frames.CONTINUATION, b"", fin=False, key=KEY) * 5 + more)
     assert server.fragments == 6
@@ -343,7 +343,7 @@ def test_the_masked_examples() -> None:
     text, pong = bytes.fromhex("818537fa213d7f9f4d5158"), bytes.fromhex("8a8537fa213d7f9f4d5158")
     assert frames.frame(frames.TEXT, b"Hello", key=KEY) == text
     assert frames.frame(frames.PONG, b"Hello", key=KEY) == pong
-    assert Connection(LIMITS).receive(text + pong) == ["Hello", Pong(b"Hello")]
+    assert Codec(LIMITS).receive(text + pong) == ["Hello", Pong(b"Hello")]
 
 
 @pytest.mark.parametrize(
@@ -367,7 +367,7 @@ def test_the_masked_examples() -> None:
 def test_the_earliest_byte_fails(wire: str, code: int) -> None:
     """A violation is noticed at the first byte that makes it certain, and not before."""
     data = bytes.fromhex(wire)
-    server = Connection(LIMITS)
+    server = Codec(LIMITS)
     assert server.receive(data[:-1]) == []
     assert _seen(server.receive(data[-1:])) == (fails(code),)
 
@@ -376,14 +376,14 @@ def test_the_earliest_byte_fails(wire: str, code: int) -> None:
 def test_close_codes_for_the_wire(code: int) -> None:
     """A registered, library or application code is read from a close frame."""
     wire = frames.frame(frames.CLOSE, frames.close_payload(code), key=KEY)
-    assert Connection(LIMITS).receive(wire) == [Close(code, "")]
+    assert Codec(LIMITS).receive(wire) == [Close(code, "")]
 
 
 @pytest.mark.parametrize("code", [0, 1, 999, 1004, 1005, 1006, 1015, 1016, 1999, 2000, 2999, 5000, 65535])
 def test_close_codes_not_for_the_wire(code: int) -> None:
     """A code that is reserved, unassigned or for programs only is a violation (RFC 6455 7.4)."""
     wire = frames.frame(frames.CLOSE, code.to_bytes(2, "big"), key=KEY)
-    assert _seen(Connection(LIMITS).receive(wire)) == (fails(1002),)
+    assert _seen(Codec(LIMITS).receive(wire)) == (fails(1002),)
 
 
 @pytest.mark.parametrize(
@@ -392,46 +392,46 @@ def test_close_codes_not_for_the_wire(code: int) -> None:
 )
 def test_a_long_close_reason_is_cut_at_a_character(reason: str, cut: str) -> None:
     """A reason beyond 123 bytes loses whole characters, and stays UTF-8 that the peer can read."""
-    wire = Connection(LIMITS).close(1001, reason)
+    wire = Codec(LIMITS).close(1001, reason)
     assert wire[1] <= 125
-    assert Connection(LIMITS, client=True).receive(wire) == [Close(1001, cut)]
+    assert Codec(LIMITS, client=True).receive(wire) == [Close(1001, cut)]
 
 
 @every_role
 def test_a_close_is_sent_once(role: str) -> None:
     """A second close() writes nothing, whichever side closed first."""
-    first = Connection(LIMITS, client=role == "client")
+    first = Codec(LIMITS, client=role == "client")
     assert first.close(1001)
     assert first.close(1001) == b""
-    second = Connection(LIMITS, client=role == "client")
+    second = Codec(LIMITS, client=role == "client")
     second.receive(Row("close", (("88 00", b""),), ()).read_by(role))
     assert second.close(1005)
     assert second.close(1000) == b""
-    assert second.state is State.CLOSED
+    assert second.state is CloseState.CLOSED
 
 
 def test_ping_and_pong_payloads_are_cut() -> None:
     """We send a legal control frame even if the caller gives it more than 125 bytes."""
-    server, client = Connection(LIMITS), Connection(LIMITS, client=True)
+    server, client = Codec(LIMITS), Codec(LIMITS, client=True)
     assert client.receive(server.ping(b"." * 126) + server.pong(b"." * 1000)) == [Ping(b"." * 125), Pong(b"." * 125)]
 
 
 def test_after_our_close_only_the_peers_close_comes_out() -> None:
     """Messages, pings and pongs that cross our close are read and dropped; the close after them is not."""
-    server, client = Connection(LIMITS), Connection(LIMITS, client=True)
+    server, client = Codec(LIMITS), Codec(LIMITS, client=True)
     server.close(1001)
     assert server.receive(client.text(b"a") + client.ping() + client.pong()) == []
     assert server.receive(client.text(b"short")) == []
     assert server.receive(client.binary(b"b") + client.close(1001)) == [Close(1001, "")]
-    assert server.state is State.CLOSED
+    assert server.state is CloseState.CLOSED
 
 
 def test_after_our_close_the_peer_is_still_held_to_the_protocol() -> None:
     """A violation that crosses our close is reported, and there is no second close frame to send."""
-    server = Connection(LIMITS)
+    server = Codec(LIMITS)
     server.close(1001)
     assert _seen(server.receive(b"\x83")) == (fails(1002),)
-    assert server.state is State.CLOSED
+    assert server.state is CloseState.CLOSED
     assert server.close(1002) == b""
 
 
@@ -445,16 +445,16 @@ def test_after_our_close_the_peer_is_still_held_to_the_protocol() -> None:
         pytest.param(lambda client: client.pong(), id="pong"),
     ],
 )
-def test_a_client_takes_a_new_key_for_each_frame(write: Callable[[Connection], bytes]) -> None:
+def test_a_client_takes_a_new_key_for_each_frame(write: Callable[[Codec], bytes]) -> None:
     """Masking keys are not repeated from frame to frame (RFC 6455 5.3)."""
-    client = Connection(LIMITS, client=True)
+    client = Codec(LIMITS, client=True)
     assert len({write(client)[2:6] for _ in range(16)}) > 8
 
 
 def test_compressed_without_an_agreement_is_plain() -> None:
     """`compressed` writes a plain frame if the handshake agreed on nothing."""
-    assert Connection(LIMITS).compressed(frames.TEXT, b"Hello") == b"\x81\x05Hello"
-    assert Connection(LIMITS, deflate=Deflate()).compressed(frames.TEXT, b"Hello")[0] == 0xC1
+    assert Codec(LIMITS).compressed(frames.TEXT, b"Hello") == b"\x81\x05Hello"
+    assert Codec(LIMITS, deflate=Deflate()).compressed(frames.TEXT, b"Hello")[0] == 0xC1
 
 
 def test_the_default_limits() -> None:

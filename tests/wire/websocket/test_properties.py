@@ -16,7 +16,7 @@ from websockets.uri import parse_uri
 
 from partyline.errors import MalformedRequest, UpgradeRequired
 from partyline.wire.websocket import frames
-from partyline.wire.websocket.connection import Close, Connection, Event, Limits, Ping, Pong, State, Violation
+from partyline.wire.websocket.codec import Close, CloseState, Codec, Event, Limits, Ping, Pong, Violation
 from partyline.wire.websocket.deflate import Deflate, deflate
 from partyline.wire.websocket.handshake import accept
 
@@ -49,7 +49,7 @@ controls = st.lists(
 def test_messages_of_our_own_frames(sent: list[str | bytes | list[Event]]) -> None:
     """What a server writes, compressed or not, is read back as the same messages, whatever control frames are
     between."""
-    server = Connection(LIMITS, deflate=Deflate())
+    server = Codec(LIMITS, deflate=Deflate())
     written, expected = b"", []
     for one in sent:
         if isinstance(one, list):
@@ -136,14 +136,14 @@ def test_any_messages_come_through_any_fragmentation_and_chopping(
 ) -> None:
     """Messages and control frames are read as they were sent, in order, however they were cut, compressed and
     chopped."""
-    reader = Connection(LIMITS, deflate=Deflate(), client=role == "server")
+    reader = Codec(LIMITS, deflate=Deflate(), client=role == "server")
     stream, expected = b"", list[Event]()
     for sent in messages:
         wire, events = on_the_wire(sent, role)
         stream += wire
         expected += events
     assert read(reader, chopped(stream, sizes)) == expected
-    assert reader.state is State.OPEN
+    assert reader.state is CloseState.OPEN
 
 
 @settings(deadline=None)
@@ -157,8 +157,8 @@ def test_what_we_write_we_read(
     messages: list[tuple[str | bytes, bool]], role: str, agreed: Deflate | None, sizes: list[int]
 ) -> None:
     """The other role reads what text, binary and compressed write, whatever was agreed on."""
-    writer = Connection(LIMITS, deflate=agreed, client=role == "client")
-    reader = Connection(LIMITS, deflate=agreed, client=role == "server")
+    writer = Codec(LIMITS, deflate=agreed, client=role == "client")
+    reader = Codec(LIMITS, deflate=agreed, client=role == "server")
     stream = b""
     for message, squeezed in messages:
         body = message.encode() if isinstance(message, str) else message
@@ -180,7 +180,7 @@ def test_another_implementation_reads_and_is_read(messages: list[str | bytes], b
     client = ClientProtocol(parse_uri("ws://a/"), state=TheirState.OPEN)
     if bits is not None:
         client.extensions = [PerMessageDeflate(True, True, bits, 15)]
-    server = Connection(LIMITS, deflate=None if bits is None else Deflate(bits))
+    server = Codec(LIMITS, deflate=None if bits is None else Deflate(bits))
     for message in messages:
         opcode = frames.TEXT if isinstance(message, str) else frames.BINARY
         body = message.encode() if isinstance(message, str) else message
@@ -201,7 +201,7 @@ def test_another_implementation_reads_and_is_read(messages: list[str | bytes], b
     assert (client.close_rcvd.code, client.close_rcvd.reason) == (1001, "bye")
     assert close.opcode is Opcode.CLOSE
     assert server.receive(b"".join(client.data_to_send())) == [Close(1001, "bye")]
-    assert server.state is State.CLOSED
+    assert server.state is CloseState.CLOSED
 
 
 # Hostile bytes
@@ -260,7 +260,7 @@ def test_arbitrary_bytes_give_events_and_at_most_one_end(
 ) -> None:
     """receive() never raises, whatever the bytes; a Close or a Violation is always the last event."""
     role, stream = to
-    connection = Connection(small, deflate=agreed, client=role == "client")
+    connection = Codec(small, deflate=agreed, client=role == "client")
     if closing:
         connection.close()
     events = read(connection, chopped(stream, sizes))
@@ -269,9 +269,9 @@ def test_arbitrary_bytes_give_events_and_at_most_one_end(
     if ends:
         assert events[-1] is ends[0]
         assert connection.receive(stream) == []
-        assert connection.state is (State.CLOSED if closing else State.CLOSE_RECEIVED)
+        assert connection.state is (CloseState.CLOSED if closing else CloseState.CLOSE_RECEIVED)
     else:
-        assert connection.state is (State.CLOSE_SENT if closing else State.OPEN)
+        assert connection.state is (CloseState.CLOSE_SENT if closing else CloseState.OPEN)
     if closing:
         assert events == ends, "something other than the end came out after our close"
     for event in events:
@@ -305,8 +305,8 @@ def _without_reasons(events: list[Event]) -> list[Event]:
 def test_chopping_changes_nothing(to: tuple[str, bytes], agreed: Deflate | None, sizes: list[int]) -> None:
     """Any bytes mean the same in one piece and in many; without compression even the reasons are the same."""
     role, stream = to
-    whole = Connection(small, deflate=agreed, client=role == "client")
-    pieces = Connection(small, deflate=agreed, client=role == "client")
+    whole = Codec(small, deflate=agreed, client=role == "client")
+    pieces = Codec(small, deflate=agreed, client=role == "client")
     expected, seen = whole.receive(stream), read(pieces, chopped(stream, sizes))
     assert _without_reasons(seen) == _without_reasons(expected)
     assert pieces.state is whole.state
@@ -340,7 +340,7 @@ def test_the_fast_path_is_the_general_path(
     """
     second = min(max(len(payload) + wrong_by, 0), 127) | 0x80
     wire = head + bytes((second,)) + key + masked_byte_by_byte(payload, key)
-    fast, short, general = Connection(LIMITS), Connection(LIMITS), Connection(LIMITS)
+    fast, short, general = Codec(LIMITS), Codec(LIMITS), Codec(LIMITS)
     for connection in (fast, short, general):
         if before == "close":
             connection.close()
@@ -420,7 +420,7 @@ def test_text_is_utf8_and_fails_at_the_first_bad_byte(text: bytes, key: bytes, c
         (frames.frame(frames.TEXT, text[:cut], fin=False, key=key), cut),
         (frames.frame(frames.CONTINUATION, text[cut:], key=key), len(text) - cut),
     ]
-    server, taken, events = Connection(LIMITS), 0, list[Event]()
+    server, taken, events = Codec(LIMITS), 0, list[Event]()
     for wire, size in wires:
         for at in range(len(wire)):
             if not events:

@@ -1,1 +1,1 @@
-"""RFC 6455 and RFC 7692, sans-IO: `handshake` (requests to answers), `connection` (bytes to events), `frames`."""
+"""RFC 6455 and RFC 7692, sans-IO: `handshake` (requests to answers), `codec` (bytes to events), `frames`."""

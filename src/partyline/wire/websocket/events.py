@@ -62,7 +62,7 @@ class Packed:
 Event: TypeAlias = str | bytes | Packed | Ping | Pong | Close | Violation
 
 
-class State(Enum):
+class CloseState(Enum):
     OPEN = "open"
     CLOSE_SENT = "close sent"
     CLOSE_RECEIVED = "close received"
@@ -80,13 +80,13 @@ class Step(Enum):
 
 
 # The close handshake (RFC 6455 7). A missing key is an error of the caller; a close may begin on both sides at once.
-TRANSITIONS: Final[dict[tuple[State, Step], State]] = {
-    (State.OPEN, Step.SEND_CLOSE): State.CLOSE_SENT,
-    (State.OPEN, Step.RECEIVE_CLOSE): State.CLOSE_RECEIVED,
-    (State.OPEN, Step.FAIL): State.CLOSE_RECEIVED,  # nothing more is read; our close frame still says why
-    (State.CLOSE_SENT, Step.RECEIVE_CLOSE): State.CLOSED,
-    (State.CLOSE_SENT, Step.FAIL): State.CLOSED,
-    (State.CLOSE_RECEIVED, Step.SEND_CLOSE): State.CLOSED,
+TRANSITIONS: Final[dict[tuple[CloseState, Step], CloseState]] = {
+    (CloseState.OPEN, Step.SEND_CLOSE): CloseState.CLOSE_SENT,
+    (CloseState.OPEN, Step.RECEIVE_CLOSE): CloseState.CLOSE_RECEIVED,
+    (CloseState.OPEN, Step.FAIL): CloseState.CLOSE_RECEIVED,  # nothing more is read; our close frame still says why
+    (CloseState.CLOSE_SENT, Step.RECEIVE_CLOSE): CloseState.CLOSED,
+    (CloseState.CLOSE_SENT, Step.FAIL): CloseState.CLOSED,
+    (CloseState.CLOSE_RECEIVED, Step.SEND_CLOSE): CloseState.CLOSED,
 }
 
 

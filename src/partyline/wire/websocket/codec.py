@@ -27,12 +27,12 @@ from partyline.wire.websocket.deflate import Deflate, InflatedTooLarge, InflateE
 from partyline.wire.websocket.events import (
     TRANSITIONS,
     Close,
+    CloseState,
     Event,
     Limits,
     Packed,
     Ping,
     Pong,
-    State,
     Step,
     Violation,
 )
@@ -86,7 +86,7 @@ class _Broken(Exception):
         self.violation = Violation(code, reason, limit)
 
 
-class Connection:
+class Codec:
     """The protocol of one connection; holds only what is unfinished.
 
     A `client` masks what it sends and expects unmasked frames (RFC 6455 5.1); a server the other way round. `deflate`
@@ -111,7 +111,7 @@ class Connection:
     def __init__(
         self, limits: Limits, *, deflate: Deflate | None = None, client: bool = False, unpacks: bool = False
     ) -> None:
-        self.state = State.OPEN
+        self.state = CloseState.OPEN
         self.limits = limits
         self.deflate = deflate
         self.fragments = 0
@@ -187,7 +187,7 @@ class Connection:
 
     def keep(self, data: bytes) -> None:
         """Keep `data` unread for the next `receive`."""
-        if self.state is State.OPEN or self.state is State.CLOSE_SENT:
+        if self.state is CloseState.OPEN or self.state is CloseState.CLOSE_SENT:
             self._tail, self._at = self._tail[max(0, self._at) :] + data, 0
             self._ready = False
 
@@ -196,7 +196,7 @@ class Connection:
         text = self.short_text(data)
         if text is not None:
             return [text]
-        if self.state is State.CLOSE_RECEIVED or self.state is State.CLOSED:
+        if self.state is CloseState.CLOSE_RECEIVED or self.state is CloseState.CLOSED:
             return []
         at, self._at = max(0, self._at), -1
         if data and self._tail:
@@ -208,7 +208,7 @@ class Connection:
         except _Broken as broken:
             self.fail()
             events.append(broken.violation)
-        self._ready = self._message is None and not self._tail and self.state is State.OPEN and not self._client
+        self._ready = self._message is None and not self._tail and self.state is CloseState.OPEN and not self._client
         return events
 
     def unpack(self, packed: Packed) -> str | bytes | Violation:
@@ -236,7 +236,7 @@ class Connection:
         if (after := TRANSITIONS.get((self.state, Step.FAIL))) is not None:
             self._end(after)
 
-    def _end(self, state: State) -> None:
+    def _end(self, state: CloseState) -> None:
         """Nothing more is read."""
         self.state = state
         self._tail = b""
@@ -306,7 +306,7 @@ class Connection:
                 message = payload.decode()
             except UnicodeDecodeError:
                 return 0
-        if self.state is State.OPEN:  # after our close, messages are read and dropped
+        if self.state is CloseState.OPEN:  # after our close, messages are read and dropped
             events.append(message)
         return stop
 
@@ -397,7 +397,7 @@ class Connection:
         if whole is None:
             return
         self._message = None
-        if self.state is not State.OPEN:
+        if self.state is not CloseState.OPEN:
             return  # after our close, messages are read and dropped
         if not message.packed:
             events.append(whole)
@@ -420,7 +420,7 @@ class Connection:
             self._end(TRANSITIONS[self.state, Step.RECEIVE_CLOSE])
             events.append(Close(code, reason))
             return True
-        if self.state is State.OPEN:
+        if self.state is CloseState.OPEN:
             events.append(Ping(payload) if opcode == PING else Pong(payload))
         return False
 
@@ -443,13 +443,13 @@ def _parse_close(payload: bytes) -> tuple[int, str]:
 __all__ = [
     "TRANSITIONS",
     "Close",
-    "Connection",
+    "CloseState",
+    "Codec",
     "Event",
     "Limits",
     "Packed",
     "Ping",
     "Pong",
-    "State",
     "Step",
     "Violation",
 ]
