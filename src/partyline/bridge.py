@@ -12,9 +12,10 @@ import msgspec
 
 from partyline.errors import ConnectionRefused, InvalidValue, PartylineError
 from partyline.interfaces import Dialect, Member
-from partyline.models import Message, Payload
+from partyline.models import Message, Movement, Payload
 from partyline.relay.services import Services
 from partyline.relay.v1.session import V1Session
+from partyline.relay.values import Moved
 from partyline.server.websocket import CUT_OFF
 from partyline.socketio.acks import Acknowledge
 from partyline.socketio.handlers import Handler, Handlers
@@ -89,7 +90,7 @@ def _credential(socket: Socket) -> str | None:
 
 
 class _RelayDialect(EventDialect):
-    """Messages of topics as `message` events."""
+    """Messages of topics as `message` events, and movements as `join` and `leave`."""
 
     __slots__ = ("_epoch",)
 
@@ -98,8 +99,12 @@ class _RelayDialect(EventDialect):
         self._epoch = epoch
 
     def encode(self, message: Message) -> Frames:
-        value = msgspec.Raw(to_json(wire.envelope(message, self._epoch)))
-        return self._frames(self._parser.event(NAMESPACE, "message", (value,)))
+        if isinstance(message, Movement):
+            return self._written(message.kind, Moved.of(message))
+        return self._written("message", wire.envelope(message, self._epoch))
+
+    def _written(self, event: str, value: msgspec.Struct) -> Frames:
+        return self._frames(self._parser.event(NAMESPACE, event, (msgspec.Raw(to_json(value)),)))
 
 
 _dialects: dict[tuple[Parser, int, str], Dialect] = {}  # one for all clients that speak alike: they share the bytes

@@ -124,6 +124,17 @@ class Message(msgspec.Struct, frozen=True):
         return self.draft.ttl is not None and now >= self.time + self.draft.ttl
 
 
+class Movement(Message, frozen=True, kw_only=True):
+    """A user's first connection has joined a room, or the last one has left it."""
+
+    user: str
+    joined: bool
+
+    @property
+    def kind(self) -> str:
+        return "join" if self.joined else "leave"
+
+
 class Receipt(msgspec.Struct, frozen=True):
     """The answer to an accepted publish. `position` is None for an ephemeral one."""
 

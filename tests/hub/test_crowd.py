@@ -8,7 +8,7 @@ from collections.abc import Callable
 from partyline.errors import PartylineError
 from partyline.hub.hub import Hub, RoomRules
 from partyline.metrics import Counters
-from partyline.models import Draft, Receipt
+from partyline.models import Draft, Message, Movement, Receipt
 from partyline.stores.memory import MemoryStore
 
 from .members import Member, Tagged
@@ -205,3 +205,68 @@ def test_a_dialect_that_fails_costs_its_members_only() -> None:
     assert party.got == [[b"a"], [], [b"a"], [], [b"a"]]
     assert [member.closed for member in party.members] == [[], [1011], [], [1011], []]
     assert party.hub.counters.errors == 1
+
+
+class Moving(Tagged):
+    """A dialect that writes movements."""
+
+    def encode(self, message: Message) -> bytes:
+        self.encoded += 1
+        assert isinstance(message, Movement)
+        return f"{message.kind} {message.room} {message.user}".encode()
+
+
+def watching(hub: Hub, count: int) -> tuple[Moving, list[Member]]:
+    """Members that watch a room, and are not in it."""
+    dialect = Moving()
+    watchers = [Member(dialect=dialect) for _ in range(count)]
+    for watcher in watchers:
+        hub.watch("cats", watcher)
+    return dialect, watchers
+
+
+def test_many_watchers_are_told_in_slices() -> None:
+    """Who comes and goes is encoded once, and told to many watchers in slices and in order, as any message is."""
+    party = Party(0)
+    dialect, watchers = watching(party.hub, 5)
+    ann = Member("ann")
+    party.hub.join(ann, "cats")
+    party.hub.leave(ann, "cats")
+    assert [len(watcher.got) for watcher in watchers] == [1, 1, 0, 0, 0]
+    party.rest()
+    assert [watcher.got for watcher in watchers] == [[b"join cats ann", b"leave cats ann"]] * 5
+    assert dialect.encoded == 2
+    assert party.hub.counters.delivered == 10
+
+
+def test_watchers_that_come_and_go_meanwhile() -> None:
+    """Those that watched when somebody came are told, unless they have stopped since."""
+    party = Party(0)
+    _, watchers = watching(party.hub, 5)
+    party.hub.join(Member("ann"), "cats")
+    party.hub.join(Member("bob"), "cats")
+    party.hub.unwatch("cats", watchers[4])
+    _, late = watching(party.hub, 1)
+    party.rest()
+    assert [watcher.got for watcher in watchers] == [[b"join cats ann", b"join cats bob"]] * 4 + [[]]
+    assert late[0].got == []
+    for watcher in (*watchers[:4], *late):
+        party.hub.unwatch("cats", watcher)
+    assert not party.hub._watchers
+    assert not party.hub.presence._watchers
+    assert not party.hub.presence._counts
+
+
+def test_movements_that_wait_are_bounded() -> None:
+    """A movement counts with its audience while it waits, so that a few in a room with many watchers are too many."""
+    party = Party(3)
+    _, watchers = watching(party.hub, 1_000)
+    party.publish("a")  # on its way
+    for _ in range(10):
+        ann = Member("ann")
+        party.hub.join(ann, "cats")
+        party.hub.leave(ann, "cats")
+    assert party.hub.delivery._due_bytes >= 20 * 8 * len(watchers)
+    party.rest()
+    assert {len(watcher.got) for watcher in watchers} == {20}
+    assert party.hub.delivery._due_bytes == 0

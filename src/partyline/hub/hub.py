@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from partyline.errors import ConfigError, Overloaded, PartylineError
 from partyline.hub.delivery import Delivery, Parcel
@@ -19,10 +19,12 @@ from partyline.hub.presence import Presence
 from partyline.hub.rooms import Patterns, Rooms
 from partyline.interfaces import Bus, Found, Member, News, Outcome, Overrun, Refused, Store
 from partyline.metrics import Counters
-from partyline.models import Draft, Message, Policy, Position, Receipt
+from partyline.models import Draft, Message, Movement, Policy, Position, Receipt
 from partyline.topics import PRIVATE, any_covers
 
 Done = Callable[[Receipt | PartylineError], None]
+
+_MOVEMENT: Final = 256  # bytes that one counts for while it waits, besides its audience
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,7 @@ class Hub:
         self.presence = Presence(self.rooms)
         self._patterns = Patterns()
         self._users: dict[str, tuple[Member, ...]] = {}
+        self._watchers: dict[str, dict[Member, None]] = {}  # of presence, by room
         self._store = store
         self.counters = counters
         self._rules = rules or RoomRules()
@@ -114,6 +117,26 @@ class Hub:
             else:
                 self.presence.left(room, member)
             self._crowd_changed(member)
+
+    def watch(self, room: str, member: Member) -> None:
+        """Offer a member from now on a `Movement` for each user that comes to a room or leaves it."""
+        watchers = self._watchers.get(room)
+        if watchers is None:
+            watchers = self._watchers[room] = {}
+            self.presence.watch(room, self._moved)
+        watchers[member] = None
+
+    def unwatch(self, room: str, member: Member) -> None:
+        """Stop that."""
+        watchers = self._watchers[room]
+        del watchers[member]
+        if not watchers:
+            del self._watchers[room]
+            self.presence.unwatch(room, self._moved)
+
+    def _moved(self, room: str, user: str, joined: bool) -> None:
+        movement = Movement(Draft(room, b"", ""), None, self._clock(), user=user, joined=joined)
+        self.delivery.post(_Moved(movement, self._watchers[room]))
 
     def _crowd_changed(self, member: Member) -> None:
         """Its rooms have changed: it may have joined or left the audience that is being served."""
@@ -284,6 +307,28 @@ class _Published(Parcel):
     def refused(self, error: PartylineError) -> None:
         if self._done is not None:
             self._done(error)
+
+
+class _Moved(Parcel):
+    """A user has come or gone, for those that watched the room at that moment and still do."""
+
+    __slots__ = ("_members", "_watchers")
+
+    def __init__(self, message: Movement, watchers: dict[Member, None]) -> None:
+        super().__init__(None, message, _MOVEMENT + 8 * len(watchers))
+        self._watchers = watchers
+        self._members: Collection[Member] = watchers
+
+    def waits(self) -> None:
+        if not self.waited:
+            self.waited = True
+            self._members = list(self._watchers)
+
+    def members(self) -> Collection[Member]:
+        return self.still(self._members) if self.waited else self._members
+
+    def still(self, members: Collection[Member]) -> Collection[Member]:
+        return [member for member in members if member in self._watchers]
 
 
 class _Turn(Parcel):

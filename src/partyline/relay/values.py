@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from partyline.models import Receipt
+from partyline.models import Movement, Receipt
 from partyline.wire.relay import Entry
 
 
@@ -179,6 +179,10 @@ class Moved(msgspec.Struct):
 
     topic: str
     user: str
+
+    @classmethod
+    def of(cls, movement: Movement) -> Moved:
+        return cls(movement.room, movement.user)
 
 
 def _position(receipt: Receipt) -> str | None:

@@ -26,7 +26,7 @@ from partyline.models import Message, Payload, Position, Receipt
 from partyline.relay.services import Services
 from partyline.relay.v1.publishing import make_draft
 from partyline.relay.v1.reading import check_limit, history_page, parse_after
-from partyline.relay.values import Done, Known, Missed, Moved, PublishedHere, Reached, Subscribed, UsersHere
+from partyline.relay.values import Done, Known, Missed, PublishedHere, Reached, Subscribed, UsersHere
 from partyline.topics import check_subscription, check_topic, is_pattern
 from partyline.trust.keys import Principal
 from partyline.wire import relay as wire
@@ -92,7 +92,7 @@ class V1Session(ABC):
 
     @abstractmethod
     def tell(self, kind: str, value: msgspec.Struct) -> None:
-        """Send an unsolicited value: `position`, `join` or `leave`."""
+        """Send an unsolicited value: `position`."""
 
     @abstractmethod
     async def drained(self) -> None:
@@ -248,8 +248,8 @@ class V1Session(ABC):
         subscription = _Subscription(self, name, view, asked, hub.fanned_out)
         self._subscriptions[name] = subscription
         if command.presence:
-            subscription.watcher = self._presence_changed
-            hub.presence.watch(name, subscription.watcher)
+            subscription.watches = True
+            hub.watch(name, self.member)
         if after == "latest":
             subscription.attach()
             self.reply(asked, Subscribed(self.position(hub.fanned_out), recovered=True))
@@ -388,14 +388,11 @@ class V1Session(ABC):
 
     # What the client is told
 
-    def _presence_changed(self, topic: str, user: str, joined: bool) -> None:
-        self.tell("join" if joined else "leave", Moved(topic, user))
-
     def _unwatch(self, name: str) -> None:
         subscription = self._subscriptions.get(name)
-        if subscription is not None and subscription.watcher is not None:
-            self._services.hub.presence.unwatch(name, subscription.watcher)
-            subscription.watcher = None
+        if subscription is not None and subscription.watches:
+            self._services.hub.unwatch(name, self.member)
+            subscription.watches = False
 
     def position(self, offset: int) -> str:
         """An offset of the log as clients write it."""
@@ -460,7 +457,7 @@ class _Subscription:
     start: int  # everything of the view after this offset has been or will be sent
     live: bool = False
     unwanted: bool = False  # its unsubscribe is waiting: it may stop catching up
-    watcher: Callable[[str, str, bool], None] | None = None
+    watches: bool = False  # it is told who comes and goes
 
     def began(self, start: Start) -> None:
         self.start = start.position.offset

@@ -13,10 +13,10 @@ import msgspec
 from partyline import __version__
 from partyline.errors import InvalidValue, PartylineError
 from partyline.interfaces import Connection, Dialect, Member
-from partyline.models import Message
+from partyline.models import Message, Movement
 from partyline.relay.services import Services
 from partyline.relay.v1.session import V1Session
-from partyline.relay.values import Welcome
+from partyline.relay.values import Moved, Welcome
 from partyline.server.site import Carrier
 from partyline.server.writing import OWN_READ
 from partyline.trust.keys import Principal
@@ -30,14 +30,17 @@ SUBPROTOCOL: Final = "partyline.v1"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class V1Dialect:
-    """Messages as v1 `message` frames."""
+    """Messages as v1 `message` frames, and movements as `join` and `leave`."""
 
     epoch: str
     agreed: Deflate | None
     compress_from: int
 
     def encode(self, message: Message) -> bytes:
-        text = to_json(wire.envelope(message, self.epoch, wire.MessageFrame))
+        if isinstance(message, Movement):
+            text = wire.framed(message.kind, None, Moved.of(message))
+        else:
+            text = to_json(wire.envelope(message, self.epoch, wire.MessageFrame))
         if self.agreed is not None and len(text) >= self.compress_from:
             return frame(TEXT, deflate(text, self.agreed.window_bits), rsv1=True)
         return text_frame(text)
