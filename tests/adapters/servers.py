@@ -18,8 +18,8 @@ from tests import tools
 class RedisServer:
     """One redis-server on a free port of loopback."""
 
-    def __init__(self, folder: Path, *options: str) -> None:
-        self._program = tools.program("redis-server")
+    def __init__(self, folder: Path, *options: str, program: str = "") -> None:
+        self._program = program or tools.program("redis-server")
         tools.redis()
         with sockets.create_server(("127.0.0.1", 0)) as one:
             self.port: int = one.getsockname()[1]
@@ -103,9 +103,9 @@ def redis_process(program: str, folder: Path, *options: str) -> Iterator[str]:
 
 
 @contextlib.asynccontextmanager
-async def redis_server(folder: Path, *options: str) -> AsyncIterator[RedisServer]:
+async def redis_server(folder: Path, *options: str, program: str = "") -> AsyncIterator[RedisServer]:
     """A running server."""
-    server = RedisServer(folder, *options)
+    server = RedisServer(folder, *options, program=program)
     await server.start()
     try:
         yield server

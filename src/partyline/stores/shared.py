@@ -51,7 +51,7 @@ _WAIT: Final = 5.0  # seconds that the tail waits for the next message
 _MAX_DRAFTS: Final = 1_000  # in one append; the others wait for the next
 _MAX_BYTES: Final = 4 * 1024 * 1024
 _FIRST_DELAY: Final = 0.05  # seconds before connecting again, doubled each time
-_LONGEST_DELAY: Final = 1.0
+_LONGEST_DELAY: Final = 0.5
 
 _T = TypeVar("_T")
 
