@@ -33,6 +33,9 @@ class Deployment(Protocol):
     async def kill_engine(self, pause: float) -> None:
         """Kill what has the log; it is there again `pause` seconds later, or as soon as it can be. Returns then."""
 
+    def signal_node(self, number: int, what: signal.Signals) -> None:
+        """Send a signal to a server."""
+
 
 class Engine(Protocol):
     """A real engine that can be killed."""
@@ -53,19 +56,20 @@ def _free_port() -> int:
 class Node:
     """A `partyline serve` on a port that it keeps."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, *arguments: str, cwd: Path | None = None) -> None:
         self.port = _free_port()
         self.process: asyncio.subprocess.Process | None = None
         self._arguments = arguments
+        self._cwd = cwd
 
     async def start(self) -> None:
         """Returns when it listens."""
         line = command("serve", "--port", str(self.port), "--log-format", "json", *self._arguments)
         self.process = await asyncio.create_subprocess_exec(
-            *line, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL, env=environment()
+            *line, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL, env=environment(), cwd=self._cwd
         )
         assert self.process.stdout is not None
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             said = await self.process.stdout.readline()
         assert json.loads(said)["listening"], said
 
@@ -94,6 +98,11 @@ class Servers:
         await self._nodes[number].kill()
         await self._nodes[number].start()
 
+    def signal_node(self, number: int, what: signal.Signals) -> None:
+        process = self._nodes[number].process
+        assert process is not None
+        process.send_signal(what)
+
     async def kill_engine(self, pause: float) -> None:
         await self._engine.kill()
         await asyncio.sleep(pause)
@@ -121,6 +130,9 @@ class Workers:
 
     async def kill_engine(self, pause: float) -> None:
         await self._kill("keeper")
+
+    def signal_node(self, number: int, what: signal.Signals) -> None:
+        os.kill(self._children()[f"worker-{number}"], what)
 
     async def _kill(self, name: str) -> None:
         async with asyncio.timeout(30):

@@ -85,6 +85,7 @@ class Cluster:
         self._timers = timers
         self._counters = counters
         self._heartbeat = heartbeat
+        self._beat = 0.0  # when the next heartbeat is due
         self._patience = patience
         self._others: dict[str, float] = {}  # nodes, and when they were last heard from
         self._strange: set[str] = set()  # those among them whose version is too far from ours
@@ -149,17 +150,19 @@ class Cluster:
         await self._leave()
 
     def on_deadline(self, now: float) -> None:
-        """Send the next heartbeat. A node that was not heard from is gone."""
-        self.send(Here("", first=False, version=VERSION))
+        """Send the next heartbeat, if it is due. A node that was not heard from for so long is gone at once."""
         for node, heard in tuple(self._others.items()):
-            if now - heard > self._patience:
+            if now - heard >= self._patience:
                 _log.warning("a node is silent: it counts as gone", node=node)
                 self._lose(node)
+        if now >= self._beat:
+            self._beat = now + self._heartbeat
+            self.send(Here("", first=False, version=VERSION))
         if self._bus is not None and (lost := self._bus.lost()) != self._lost:
             _log.warning("messages from other nodes are lost", count=lost - self._lost)
             self._counters.lost += lost - self._lost
             self._lost = lost
-        self._timers.set(self, now + self._heartbeat)
+        self._timers.set(self, min([self._beat, *(heard + self._patience for heard in self._others.values())]))
 
     def _lose(self, node: str) -> None:
         self._others.pop(node, None)
