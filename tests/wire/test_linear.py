@@ -237,7 +237,7 @@ NO_READERS = {
         "deflate.deflate",
     ),
     *("tokens.secret_key", "tokens.public_key", "tokens.signing_key", "config.option", "notation.written"),
-    *("shapes.short", "shapes.sockets", "sharded.channel", "streams.session_key"),
+    *("shapes.short", "shapes.sockets", "sharded.channel", "streams.session_key", "streams.offset_number"),
     *("log.redact", "log.get", "log.configure", "log.name_process", "frames.command", "frames.message_of"),
 }
 READING = (
