@@ -220,16 +220,18 @@ class PollingClient(Client):
 
 @contextlib.asynccontextmanager
 async def opened(
-    url: str, *, version: int = 4, query: str = "", headers: tuple[str, ...] = ()
+    url: str, *, version: int = 4, query: str = "", headers: tuple[str, ...] = (), base: str = BASE
 ) -> AsyncIterator[WebSocketClient]:
     """A WebSocket client that has not sent CONNECT yet; dropped at the end, if it is still there."""
     async with connected(url) as peer:
-        yield await on(peer, version=version, query=query, headers=headers)
+        yield await on(peer, version=version, query=query, headers=headers, base=base)
 
 
-async def on(peer: Peer, *, version: int = 4, query: str = "", headers: tuple[str, ...] = ()) -> WebSocketClient:
+async def on(
+    peer: Peer, *, version: int = 4, query: str = "", headers: tuple[str, ...] = (), base: str = BASE
+) -> WebSocketClient:
     """A WebSocket client on a connection."""
-    wire = await websocket(peer, f"{BASE}?EIO={version}&transport=websocket{query}", *headers)
+    wire = await websocket(peer, f"{base}?EIO={version}&transport=websocket{query}", *headers)
     assert (await wire.text()).startswith("0{")
     return WebSocketClient(wire, version)
 

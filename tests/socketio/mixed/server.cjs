@@ -37,8 +37,10 @@ async function main() {
     nsp.on("connection", (socket) => {
       socket.data.name = socket.handshake.auth.name;
       socket.join(socket.handshake.auth.rooms || []);
+      socket.on("pass on", (...values) => socket.broadcast.emit(...values));
       socket.emit("state", { recovered: socket.recovered, rooms: [...socket.rooms].sort() });
     });
+    nsp.on("nothing", () => {});
     nsp.on("tell", (...values) => told.push(values));
     nsp.on("ask", (...values) => {
       const answer = values.pop();
@@ -59,9 +61,19 @@ async function main() {
     told: () => told.splice(0),
     count: (to, { nsp }) => io.of(nsp || "/").adapter.serverCount(),
     allRooms: async () => [...(await io.of("/").adapter.allRooms())].sort(),
+    local: (to, { event, args }) => to.local.emit(event, ...args),
+    localFetch: async (to) => (await to.local.fetchSockets()).map(({ id }) => id),
+    remoteAsk: async (to, { event, args, timeout }) => Promise.all((await to.fetchSockets()).map((one) => (
+      one.timeout(timeout).emitWithAck(event, ...args)))),
+    remoteMove: async (to, { into, out }) => (await to.fetchSockets()).forEach((one) => {
+      one.join(into);
+      one.leave(out);
+    }),
+    remoteDisconnect: async (to) => (await to.fetchSockets()).forEach((one) => one.disconnect()),
     remoteEmit: async (to, { event, args }) => (await to.fetchSockets()).forEach((one) => one.emit(event, ...args)),
     emitter: (to, { how, nsp, rooms, except, args }) => {
       const from = emitter.of(nsp || "/").in(rooms).except(except);
+      if (how === "volatile") return from.volatile.emit(...args);
       return how === "serverSideEmit" ? emitter.of(nsp || "/").serverSideEmit(...args) : from[how](...args);
     },
   };

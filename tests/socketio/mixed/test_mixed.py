@@ -73,6 +73,7 @@ def ours(cluster: Any, **options: Any) -> SocketIO:
         def enter(socket: Socket, auth: dict[str, Any]) -> None:
             socket.data["name"] = auth["name"]
             socket.join(*auth["rooms"])
+            socket.on("pass on", lambda *values: socket.broadcast.emit(*values))
             socket.emit("state", {"recovered": socket.recovered, "rooms": sorted(socket.rooms)})
 
     return io
@@ -124,9 +125,11 @@ async def both(form: str, folder: Path, window: float | None = None, **server: A
 
 
 @contextlib.asynccontextmanager
-async def joined(url: str, name: str, *rooms: str, namespace: str = "/") -> AsyncIterator[WebSocketClient]:
+async def joined(
+    url: str, name: str, *rooms: str, namespace: str = "/", **where: str
+) -> AsyncIterator[WebSocketClient]:
     """A client that is in these rooms."""
-    async with opened(url) as client:
+    async with opened(url, **where) as client:
         auth = json.dumps({"name": name, "rooms": rooms})
         await client.say("0" + ("" if namespace == "/" else namespace + ",") + auth)
         packets = [str(await client.next()), str(await client.next())]
@@ -290,6 +293,55 @@ async def test_broadcasts_are_acknowledged(servers: Mixed) -> None:
 
 
 @mixed("classic", "dynamic", "streams")
+async def test_local(servers: Mixed) -> None:
+    """What is local reaches the clients of one server only, whichever says it; what a client has passed on reaches all
+    but itself."""
+    async with servers.clients() as (near, far):
+        servers.io.local.emit("ours")
+        await servers.node.call("local", event="theirs", args=[])
+        assert [socket.id for socket in await servers.io.local.fetch_sockets()] == [near.sid]
+        assert await servers.node.call("localFetch") == [far.sid]
+        await near.say('2["pass on","of near"]')
+        assert [await event(near), await event(far), await event(far)] == [["ours"], ["theirs"], ["of near"]]
+        await far.say('2["pass on","of far"]')
+        assert await event(near) == ["of far"]
+        servers.io.local.sockets_join("ours")
+        servers.io.local.in_("all").disconnect_sockets()
+        assert await near.next() == "1"
+        servers.io.emit("end")
+        assert await event(far) == ["end"]
+
+
+@mixed("classic", "dynamic", "streams")
+async def test_single_sockets(servers: Mixed) -> None:
+    """A single socket of the other server is asked, joins, leaves and is disconnected; answers may be bytes."""
+    async with servers.clients() as (near, far):
+        asking = asyncio.create_task(servers.io.to(far.sid).call("?", b"\x01", timeout=10.0))
+        asked = asyncio.create_task(servers.node.call("ask", to=[near.sid], event="?", args=[b"\x02"], timeout=10_000))
+        for client, data in ((near, b"\x02"), (far, b"\x01")):
+            packet = str(await client.next())
+            assert await client.next() == data
+            number = packet[packet.index("-") + 1 : packet.index("[")]
+            await client.say(f"61-{number}" + '[{"_placeholder":true,"num":0}]', data)
+        assert await asking == [b"\x01"]
+        assert await asked == [b"\x02"]
+        asked = asyncio.create_task(servers.node.call("remoteAsk", to=["here"], event="?", args=[], timeout=10_000))
+        await answer(near, "one")
+        assert await asked == ["one"]
+        (remote,) = await servers.io.fetch_sockets("there")
+        remote.join("new", "newer")
+        remote.leave("there", "newer")
+        await servers.node.call("remoteMove", to=["here"], into=["new", "newer"], out=["here", "newer"])
+        await servers.io.fetch_sockets()  # whatever Node has said before has come
+        found = {socket.id: socket.rooms for socket in await servers.io.fetch_sockets()}
+        assert found == {near.sid: {near.sid, "all", "new"}, far.sid: {far.sid, "all", "new"}}
+        await servers.node.call("remoteDisconnect", to=[near.sid])
+        assert await near.next() == "1"
+        remote.disconnect()
+        assert await far.next() == "1"
+
+
+@mixed("classic", "dynamic", "streams")
 async def test_clients_that_do_not_answer(servers: Mixed) -> None:
     """Clients of the other server that stay silent are missing in time, without names in ours."""
     async with servers.clients() as (near, far):
@@ -327,6 +379,25 @@ async def test_servers_talk(servers: Mixed) -> None:
     assert servers.told == [(1, {"two": [2]}), ("chat",)]
 
 
+@mixed("dynamic", "streams")
+async def test_servers_talk_in_bytes(servers: Mixed) -> None:
+    """Bytes in what servers send each other, and in their answers, are the same bytes on the other side."""
+    servers.io.server_side_emit("tell", {"part": b"\x01"})
+    assert await servers.io.server_side_call("ask", b"\x02") == [{"node": [b"\x02"]}]
+    assert await servers.node.call("told") == [[{"part": b"\x01"}]]
+    await servers.node.call("tell", args=[{"part": b"\x03"}])
+    assert await servers.node.call("serverAsk", args=[b"\x04"]) == [{"ours": [b"\x04"]}]
+    assert servers.told == [({"part": b"\x03"},)]
+
+
+@mixed("classic", "dynamic", "streams")
+async def test_servers_that_do_not_answer(servers: Mixed) -> None:
+    """A server that does not answer another one's event is missing in time."""
+    with pytest.raises(CallTimeout) as caught:
+        await servers.io.server_side_call("nothing", timeout=0.3)
+    assert (caught.value.answers, caught.value.missing) == ((), ("?",))
+
+
 @mixed("classic", "specific")
 async def test_classic_questions(servers: Mixed) -> None:
     """What only the classic form asks: the rooms of all servers."""
@@ -346,19 +417,25 @@ async def test_the_emitter(servers: Mixed) -> None:
     def call(how: str, *args: Any, rooms: tuple[str, ...] = (), out: tuple[str, ...] = (), **more: Any) -> Any:
         return servers.node.call("emitter", how=how, rooms=rooms, args=args, **{"except": out}, **more)
 
-    async with servers.clients() as (near, far):
+    async with servers.clients() as (near, far), joined(servers.url, "chatting", namespace="/chat") as chatting:
         await call("emit", "everybody", 1)
         await call("emit", "room", b"\x07", rooms=("here", "there"), out=("there",))
         await call("socketsJoin", "new", rooms=("all",))
         await call("emit", "new", rooms=("new",))
         await call("socketsLeave", "new", rooms=("here",))
         await call("emit", "new", rooms=("new",))
+        await call("volatile", "volatile", b"\x08", rooms=("there",))
+        await call("emit", "chat", nsp="/chat")
         await call("emit", "end")
         assert await event(near) == ["everybody", 1]
         assert await near.next() == '51-["room",{"_placeholder":true,"num":0}]'
         assert await near.next() == b"\x07"
         assert [await event(near), await event(near)] == [["new"], ["end"]]
-        assert [await event(far) for _ in range(4)] == [["everybody", 1], ["new"], ["new"], ["end"]]
+        assert [await event(far) for _ in range(3)] == [["everybody", 1], ["new"], ["new"]]
+        assert await far.next() == '51-["volatile",{"_placeholder":true,"num":0}]'
+        assert await far.next() == b"\x08"
+        assert await event(far) == ["end"]
+        assert await event(chatting) == ["chat"]
         await call("serverSideEmit", "tell", 5)
         await eventually(lambda: servers.told == [(5,)], "it is heard")
         await call("disconnectSockets", True, rooms=("here",))

@@ -31,7 +31,8 @@ async def beside(folder: Path, *, write_only: bool) -> AsyncIterator[tuple[Any, 
         _, url = await stack.enter_async_context(partyline_server(extras=[io]))
         manager = package.AsyncRedisManager(redis.url, write_only=write_only)
         if not write_only:
-            package.AsyncServer(client_manager=manager, async_mode="asgi")
+            theirs = package.AsyncServer(client_manager=manager, async_mode="asgi")
+            theirs.manager_initialized = True  # its first client would begin it again
             manager.initialize()
         yield manager, io, url
         for task in asyncio.all_tasks():
@@ -91,3 +92,74 @@ async def test_a_server(tmp_path: Path) -> None:
         assert said["data"] == [[{"n": 1}, {"_placeholder": True, "num": 0}], "AQ=="]
         assert said["room"] == "a"
         await monitor.aclose()
+
+
+@looped
+async def test_two_servers(tmp_path: Path) -> None:
+    """Whatever python-socketio can say between servers reaches the clients of both: events with all their audiences,
+    acknowledgements of one socket, joins, leaves and disconnects of a socket, and the end of a room."""
+    async with beside(tmp_path, write_only=False) as (manager, io, url), contextlib.AsyncExitStack() as stack:
+        theirs = manager.server
+
+        async def connect(sid: str, environ: Any, auth: dict[str, Any]) -> None:
+            for room in auth["rooms"]:
+                await theirs.enter_room(sid, room)
+            await theirs.emit("state", {}, to=sid)
+
+        theirs.on("connect", connect)
+        application = tools.python_socketio().ASGIApp(theirs, socketio_path="theirs")
+        _, there = await stack.enter_async_context(partyline_server(fallback=application))
+        near = await stack.enter_async_context(joined(url, "near", "all", "here"))
+        far = await stack.enter_async_context(joined(there, "far", "all", "there", base="/theirs/"))
+        async with asyncio.timeout(10):
+            while (await manager.redis.execute_command("PUBSUB", "NUMSUB", "socketio"))[1] != 2:
+                await asyncio.sleep(0.01)
+        io.emit("everybody", 1, {"two": [None]})
+        io.to("there").emit("far", b"\x01")
+        io.to("here", "there").emit("both")
+        io.except_(far.sid).emit("near")
+        io.to(far.sid).emit("far")
+        io.in_(far.sid).sockets_join("new")
+        io.in_(far.sid).sockets_leave("all")
+        io.to("new").emit("new")
+        io.to("all").emit("near")
+        assert await event(far) == ["everybody", 1, {"two": [None]}]
+        assert [await far.next(), await far.next()] == ['51-["far",{"_placeholder":true,"num":0}]', b"\x01"]
+        assert [await event(far) for _ in range(3)] == [["both"], ["far"], ["new"]]
+        assert [await event(near) for _ in range(4)] == [
+            ["everybody", 1, {"two": [None]}],
+            ["both"],
+            ["near"],
+            ["near"],
+        ]
+        await theirs.emit("everybody", (1, {"two": [None]}))
+        await theirs.emit("near", b"\x02", room="here")
+        await theirs.emit("both", 1, room=["here", "there"])
+        await theirs.emit("far", 1, skip_sid=near.sid)
+        await theirs.enter_room(near.sid, "new")
+        await theirs.leave_room(near.sid, "all")
+        await theirs.emit("new", 1, room="new")
+        await theirs.emit("near", 1, to=near.sid)
+        assert await event(near) == ["everybody", 1, {"two": [None]}]
+        assert [await near.next(), await near.next()] == ['51-["near",{"_placeholder":true,"num":0}]', b"\x02"]
+        assert [await event(near) for _ in range(3)] == [["both", 1], ["new", 1], ["near", 1]]
+        assert [await event(far) for _ in range(4)] == [
+            ["everybody", 1, {"two": [None]}],
+            ["both", 1],
+            ["far", 1],
+            ["new", 1],
+        ]
+        asking = asyncio.create_task(theirs.call("ask", b"\x03", to=near.sid, timeout=10))
+        packet = str(await near.next())
+        assert await near.next() == b"\x03"
+        await near.say(f'3{packet[3 : packet.index("[")]}["answer",1]')
+        assert await asking == ("answer", 1)
+        io.in_("new").sockets_leave("new")
+        io.to("new").emit("nobody")
+        await theirs.close_room("there")
+        io.to("there").emit("nobody")
+        io.emit("end")
+        assert [await event(near), await event(far)] == [["end"], ["end"]]
+        io.in_(far.sid).disconnect_sockets()
+        await theirs.disconnect(near.sid)
+        assert [await near.next(), await far.next()] == ["1", "1"]

@@ -57,8 +57,8 @@ def test_pickles_are_never_read() -> None:
         Emit("/", "x", [], [], [], request="q"),
         Fetch("/", "q", [], []),
         Reached("/", "s 1", ["s"]),
-        Move("/", ["room"], [], ["in"], []),
-        Expel("/", ["room"], [], close=True),
+        Move("/", ["room", "another"], [], ["in"], []),
+        Expel("/", ["room", "another"], [], close=True),
         Answered("/", "s 1", "another", [1]),
     ],
 )

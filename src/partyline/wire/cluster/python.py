@@ -67,16 +67,16 @@ class Python(Form):
                         "callback": None,
                     }
                 ]
-            case Move(only=""):
-                if not message.into and message.rooms == message.out_of:
-                    return [{"method": "close_room", "room": room} for room in message.rooms]
+            case Move(only="", into=[]) if message.rooms == message.out_of and not message.excluded:
+                return [{"method": "close_room", "room": room} for room in message.rooms]
             case Move():
                 moves = (("leave_room", message.out_of), ("enter_room", message.into))
+                sid = _single(message)
                 return [
-                    {"method": method, "sid": message.only, "room": room} for method, rooms in moves for room in rooms
+                    {"method": method, "sid": sid, "room": room} for method, rooms in moves for room in rooms if sid
                 ]
-            case Expel() if message.only:
-                return [{"method": "disconnect", "sid": message.only}]
+            case Expel() if sid := _single(message):
+                return [{"method": "disconnect", "sid": sid}]
             case Answered():
                 sid, _, number = str(message.request).rpartition(" ")
                 if sid != message.socket:
@@ -130,6 +130,13 @@ def _event(namespace: str, said: _Said) -> Emit:
     if not isinstance(sid, str) or type(number) is not int:
         raise InvalidValue("callback: it must be a socket, a namespace and a number")
     return Emit(namespace, said.event, values, rooms, excluded, request=f"{sid} {number}", seconds=60.0)
+
+
+def _single(message: Move | Expel) -> str:
+    """The socket that a message is for, as far as this form can say it: the only one, or the room of its id."""
+    if message.only or message.excluded or len(message.rooms) != 1:
+        return message.only
+    return message.rooms[0]
 
 
 def _names(names: list[str]) -> str | list[str] | None:
