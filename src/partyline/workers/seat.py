@@ -46,7 +46,7 @@ _decode_kept: Final = msgspec.msgpack.Decoder(_Kept).decode
 
 
 class Registrations:
-    """Registrations of one worker (`relay.classic.registry.Registrations`), written behind to its keeper."""
+    """Registrations of one worker (`relay.classic.registry.Registrations`), written to its keeper later."""
 
     def __init__(self, table: KeeperTable, mark: int) -> None:
         self._table = table
