@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from partyline.errors import InvalidValue
-from partyline.topics import MAX_LENGTH, any_covers, check_pattern, check_topic, covers, overlap
+from partyline.topics import MAX_LENGTH, PRIVATE, any_covers, check_pattern, check_topic, covers, matcher, overlap
 
 NAMES = [
     "a",
@@ -189,6 +189,25 @@ def test_covering_is_the_rule(pattern: str, name: str) -> None:
 def test_several_patterns_cover_what_one_of_them_does(several: list[str], name: str) -> None:
     """A list of patterns covers a name if one of them does; an empty list covers nothing."""
     assert any_covers(several, name) is any(naive(pattern.split("."), name.split(".")) for pattern in several)
+
+
+strange = st.sampled_from(("a", "a+b", "(x)", "[z]", "^", "日", "|", "$1", "{2}"))
+
+
+@given(
+    st.lists(st.lists(st.one_of(strange, st.just("*")), min_size=1, max_size=4), max_size=4),
+    st.booleans(),
+    st.lists(strange, min_size=1, max_size=4),
+)
+@settings(deadline=None)
+def test_the_matcher_for_many_names(several: list[list[str]], rest: bool, name: list[str]) -> None:
+    """The matcher for many names says of each, and of those that are not topics, what `any_covers` says."""
+    found = [".".join([*tokens, *(">" if rest else "")]) for tokens in several]
+    matches = matcher(found)
+    for one in (".".join(name), PRIVATE + ".".join(name), f"{PRIVATE}/x{PRIVATE}a"):
+        assert bool(matches(one)) is any_covers(found, one)
+    assert matcher((">",))("a.b")
+    assert not matcher((">",))(PRIVATE + "a")
 
 
 @given(st.text(max_size=12))

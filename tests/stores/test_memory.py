@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections import OrderedDict
 
 import pytest
 from hypothesis import given, settings
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from partyline.errors import Conflict, StoreUnavailable, TooManyTopics
 from partyline.interfaces import Outcome, Refused, Stored, View
 from partyline.models import Draft, Message, Page
+from partyline.stores import memory
 from partyline.stores.memory import MemoryStore, Retention
 
 
@@ -325,11 +327,20 @@ drafts = st.tuples(st.sampled_from(ROOMS), st.sampled_from((None, "1", "2")), st
 
 @given(st.lists(drafts, max_size=30), st.sampled_from(VIEWS), st.integers(1, 5), st.sampled_from((0.0, 4.9, 5.0)))
 @settings(deadline=None)
+@pytest.mark.parametrize("many", [False, True])
 def test_a_view_is_read_whole(
-    published: list[tuple[str, str | None, float | None]], view: View, limit: int, later: float
+    many: bool, published: list[tuple[str, str | None, float | None]], view: View, limit: int, later: float
 ) -> None:
     """Page by page a view gives each message once, in offset order, that is in its rooms and patterns, is for everybody
-    or its user, and has not expired."""
+    or its user, and has not expired; also of so many rooms that they are looked at in steps."""
+    with pytest.MonkeyPatch.context() as patch:
+        if many:
+            patch.setattr(memory, "_FEW", 0)
+            patch.setattr(memory, "_LOOK", 1)
+        read_whole(published, view, limit, later)
+
+
+def read_whole(published: list[tuple[str, str | None, float | None]], view: View, limit: int, later: float) -> None:
     log = Log()
     for room, user, ttl in published:
         log.kept(room, user=user, ttl=ttl)
@@ -352,6 +363,51 @@ def test_a_view_is_read_whole(
         after, more = page.next, page.more
     assert seen == expected
     assert after == log.store.head
+
+
+def test_a_pattern_over_many_rooms_does_not_hold_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many rooms some are compared with a pattern in each turn of the loop. What is published and pruned meanwhile
+    is in the page, or is known to be gone."""
+    monkeypatch.setattr(memory, "_LOOK", 10)
+    log = Log(Retention(max_messages=2))
+    for number in range(100):
+        log.kept(f"room{number}.a")
+
+    async def main() -> Page:
+        reading = asyncio.ensure_future(log.store.read(View(patterns=("*.a",)), 0, 1_000))
+        turns = 0
+        while not reading.done():
+            await asyncio.sleep(0)
+            turns += 1
+            if turns == 5:
+                log.kept("late.a")
+                log.kept("late.b")
+                for _ in range(2):
+                    log.kept("room0.a")
+        assert turns >= 10
+        return await reading
+
+    page = asyncio.run(main())
+    assert [message.offset for message in page.messages] == [*range(2, 102), 103, 104]
+    assert (page.oldest, page.next, page.more) == (2, 104, False)
+
+
+def test_a_page_before_an_old_position_costs_as_much_as_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page that ends before a position looks at no message after it."""
+    log = Log()
+    for _ in range(1_000):
+        log.kept()
+    looked: list[int] = []
+
+    class Counting(OrderedDict[int, Message]):
+        def __getitem__(self, offset: int) -> Message:
+            looked.append(offset)
+            return super().__getitem__(offset)
+
+    log.store._log = Counting(log.store._log)
+    found = asyncio.run(log.store.newest("cats", 51, 50))
+    assert [message.offset for message in found] == list(range(1, 51))
+    assert len(looked) == 50
 
 
 def test_another_users_messages_are_not_in_a_view() -> None:

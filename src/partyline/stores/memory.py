@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import heapq
 import itertools
 import secrets
 import time
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from partyline.errors import PartylineError, StoreUnavailable, TooManyTopics
@@ -16,7 +17,10 @@ from partyline.interfaces import Committed, Durability, Outcome, Refused, Stored
 from partyline.metrics import Counters
 from partyline.models import Draft, Message, Page
 from partyline.stores import retention as kept
+from partyline.topics import matcher
 
+_LOOK = 2_000  # rooms that are compared with a pattern in one turn of the loop
+_FEW = 64  # rooms whose offsets are merged; with more the log is walked
 _OVERHEAD = 600  # bytes a kept message costs besides its data: two dict entries, a draft, ids (measured: 520-550)
 
 
@@ -81,34 +85,57 @@ class MemoryStore:
 
     async def read(self, view: View, after: int, limit: int) -> Page:
         self._prune()
+        names = await self._covered(view)
         now = self._clock()
-        if view.patterns:
-            rooms = [room for room in self._rooms if view.covers(room)]
-        else:
-            rooms = [room for room in view.rooms if room in self._rooms]
-        offsets = heapq.merge(*(self._above(room, after) for room in rooms))
+        rooms = [self._rooms[name] for name in names]
         found: list[Message] = []
         last = self._head
-        for offset in offsets:
+        for offset in self._in_any(names, after):
             message = self._log[offset]
             if len(found) == limit:
                 last = offset - 1
                 break
-            if view.sees(message.draft) and not message.expired(now):
+            if message.draft.user in (None, view.user) and not message.expired(now):
                 found.append(message)
-        pruned = max((self._rooms[room].pruned for room in rooms), default=0)
+        pruned = max((room.pruned for room in rooms), default=0)
         pruned = max(pruned, kept.lost(self._forgotten, view.rooms - self._rooms.keys(), view.patterns))
         return Page(tuple(found), last, last < self._head, pruned + 1)
+
+    async def _covered(self, view: View) -> Collection[str]:
+        """The rooms of a view. Of many rooms some are looked at in one turn of the loop; what is there when this
+        returns is complete."""
+        names = {name: None for name in view.rooms if name in self._rooms}
+        if not view.patterns:
+            return names
+        covers, before, all_names = matcher(view.patterns), self._head, list(self._rooms)
+        for at in range(0, len(all_names), _LOOK):
+            if at:
+                await asyncio.sleep(0)
+            names.update((name, None) for name in all_names[at : at + _LOOK] if covers(name))
+        for offset in range(before + 1, self._head + 1):  # what came meanwhile may have made rooms
+            message = self._log.get(offset)
+            if message is not None and covers(message.room):
+                names[message.room] = None
+        return [name for name in names if name in self._rooms]
+
+    def _in_any(self, names: Collection[str], after: int) -> Iterable[int]:
+        """The offsets above `after` in these rooms, in order."""
+        if len(names) <= _FEW:
+            return heapq.merge(*(self._above(name, after) for name in names))
+        within = set(names)
+        offsets = range(max(after + 1, next(iter(self._log), 0)), self._head + 1)
+        return (offset for offset in offsets if offset in self._log and self._log[offset].room in within)
 
     async def newest(self, room: str, before: int, limit: int) -> Sequence[Message]:
         self._prune()
         now = self._clock()
         found: list[Message] = []
-        for offset in reversed(self._rooms[room].offsets if room in self._rooms else ()):
+        offsets = self._rooms[room].offsets if room in self._rooms else ()
+        for offset in itertools.islice(reversed(offsets), len(offsets) - bisect_left(offsets, before), None):
             if len(found) == limit:
                 break
             message = self._log[offset]
-            if offset < before and not message.expired(now):
+            if not message.expired(now):
                 found.append(message)
         found.reverse()
         return found
