@@ -21,11 +21,14 @@ from partyline.stores.shared import SharedStore
 
 _REDIS: Final = ("partyline.adapters.redis_log", "redis")
 _POSTGRES: Final = ("partyline.adapters.postgres.log", "postgres")
+_NATS: Final = ("partyline.adapters.nats.log", "nats")
 LOGS: Final[dict[str, tuple[str, str]]] = {
     "redis": _REDIS,
     "rediss": _REDIS,
     "postgres": _POSTGRES,
     "postgresql": _POSTGRES,
+    "nats": _NATS,
+    "tls": _NATS,  # NATS' own name for its addresses with TLS
 }
 """By the scheme of a URL, the module with `open_log(url, retention, idempotency_window) -> SharedLog`, and the extra
 that installs what it needs."""

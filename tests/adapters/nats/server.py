@@ -108,14 +108,14 @@ class NatsServer:
             answer = await line.ask(f"$JS.API.{subject}".encode(), json.dumps(request).encode() if request else b"")
             return json.loads(answer.data)
         finally:
-            line.close()
+            await line.close()
 
     async def publish(self, subject: str, data: bytes) -> None:
         """A message of somebody else's."""
         line = await Line.open(parse(self.url, "log"), lambda line: None)
         line.publish(subject.encode(), data)
         await line.settled()
-        line.close()
+        await line.close()
 
 
 @contextlib.contextmanager

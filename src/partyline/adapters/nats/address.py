@@ -18,6 +18,7 @@ _PORT: Final = 4222
 _PREFIX: Final = re.compile(r"[A-Za-z0-9_-]{1,40}")
 _TLS: Final = ("tls", "natss")
 _UNSAFE: Final = re.compile(r"[\x00-\x20.*>%\x7f]")
+_ESCAPED: Final = re.compile("%([0-9A-F]{2})")
 _LONGEST: Final = 2_000  # bytes of a name in a subject; the server's line has room for 4,096
 _SEED: Final = re.compile(r"\bS[A-Z2-7]{57,}\b")
 _JWT: Final = re.compile(r"\b[\w-]{20,}\.[\w-]{20,}\.[\w-]{20,}\b")
@@ -111,6 +112,11 @@ def tokens(text: str) -> bytes:
     return _encoded(".".join(_UNSAFE.sub(_escape, part) or "%" for part in text.split(".")))
 
 
+def plain(subject: str) -> str:
+    """The text that `tokens` made this of."""
+    return ".".join("" if part == "%" else _ESCAPED.sub(_unescape, part) for part in subject.split("."))
+
+
 def filtered(pattern: str) -> bytes:
     """A pattern of topics as a filter for subjects."""
     return ".".join(part if part in ("*", ">") else _UNSAFE.sub(_escape, part) for part in pattern.split(".")).encode()
@@ -136,6 +142,10 @@ def _encoded(text: str) -> bytes:
 
 def _escape(found: re.Match[str]) -> str:
     return f"%{ord(found[0]):02X}"
+
+
+def _unescape(found: re.Match[str]) -> str:
+    return chr(int(found[1], 16))
 
 
 def _sign(seed: str, nonce: str) -> dict[str, str]:

@@ -71,11 +71,12 @@ class Nats:
         self._closed = True
         if self._probing is not None:
             self._probing.cancel()
-        if self._line is not None:
-            self._line.close()
+        line, self._line = self._line, None
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.wait([self._keeper])
+        if line is not None:
+            await line.close()
 
     def publish(self, subject: bytes, data: bytes) -> None:
         """Publish. Lost and counted if there is no connection, or too much waits for NATS, or it takes no message of
@@ -144,11 +145,8 @@ class Nats:
                 await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - a pause is no secret
                 pause = min(pause * 2, _LONGEST_PAUSE)
                 continue
-            try:
-                self._up(line)
-                await self._gone.wait()
-            finally:
-                line.close()
+            self._up(line)
+            await self._gone.wait()
             pause = _FIRST_PAUSE
 
     def _up(self, line: Line) -> None:

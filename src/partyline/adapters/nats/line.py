@@ -1,6 +1,6 @@
 """One connection to a NATS server. It does not come back: its owner makes the next one.
 
-Everything said in one turn of the loop leaves in one write. A message costs a twentieth of what it costs with nats-py,
+Everything said in one turn of the loop leaves in one write. A message costs a quarter of what it costs with nats-py,
 and nothing here waits in a queue between the socket and the listener.
 """
 
@@ -25,6 +25,7 @@ MOST: Final = 8 * 1024 * 1024  # bytes that may wait for a server
 _LINE: Final = 64 * 1024  # bytes without an end of line that are not NATS's
 _LARGEST: Final = 64 * 1024 * 1024  # bytes of a message: the server's own limit
 _PATIENCE: Final = 5.0  # seconds for a connection to be made
+_ENDING: Final = 1.0  # seconds for what was said before a connection is closed
 _SLICE: Final = 0.002  # seconds of work in one turn of the loop for what one read has brought
 
 
@@ -39,7 +40,7 @@ class Arrived(NamedTuple):
     @property
     def status(self) -> bytes:
         """The status in the header's first line, such as 503; empty for an ordinary message."""
-        return self.head[9:12].strip() if self.head else b""
+        return self.head[9:12] if self.head[8:9] == b" " else b""
 
 
 Heard = Callable[[Arrived], None]
@@ -68,6 +69,7 @@ class Line(asyncio.Protocol):
         self._answers: dict[bytes, Heard] = {}  # by the last token of the inbox
         self._pongs: deque[asyncio.Future[None]] = deque()
         self._greeted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._error = ""
 
     @classmethod
@@ -87,7 +89,7 @@ class Line(asyncio.Protocol):
                 refusal = StoreUnavailable(f"NATS at {host}:{port}: {said[:300]}")
             finally:
                 if not line.up:
-                    line.close()
+                    line.abort()
         raise refusal
 
     async def _connect(self, host: str, port: int) -> None:
@@ -185,11 +187,14 @@ class Line(asyncio.Protocol):
             raise LOST
         return arrived
 
-    def close(self) -> None:
-        """Send what was said, and close."""
+    async def close(self) -> None:
+        """Send what was said, if the server takes it within a second, and close."""
         self._flush()
         if self._transport is not None:
             self._transport.close()
+            await asyncio.wait([self._ended], timeout=_ENDING)
+            self.abort()
+            await asyncio.wait([self._ended])
 
     def abort(self) -> None:
         """Close at once."""
@@ -216,6 +221,8 @@ class Line(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
+        if not self._ended.done():
+            self._ended.set_result(None)
         was_up, self.up = self.up, False
         refusal = StoreUnavailable(self._error) if self._error else LOST
         for waiting in (self._greeted, *self._pongs):
