@@ -1,4 +1,4 @@
-"""A worker among the others: requests and WebSockets of sessions that another one has go to that one.
+"""A worker among the others: it passes requests and WebSockets on to the worker that has their session.
 
 An id that a worker gives out ends with its number. A request is answered by the owner and sent on as an answer; a
 WebSocket's connection itself becomes the owner's, as a descriptor. An owner that is gone has no sessions any more: the
@@ -35,7 +35,7 @@ _log = log.get("workers")
 _OWNED: Final = (b"/ws/", b"/register/")
 _SESSION: Final = re.compile(rb"(?:^|&)sid=[^&]*\.([0-9]{1,4})(?:&|$)")
 _NAMED: Final = re.compile(rb"\.([0-9]{1,4})$")
-_CHANGES: Final = ("/add_topic", "/remove_topic")  # whose bodies say whose they are
+_CHANGES: Final = ("/add_topic", "/remove_topic")  # their bodies name the registration
 _PATIENCE: Final = 2.0  # seconds for what another worker has counted
 _MOST_PASSING: Final = 1_024  # connections on their way to other workers
 _PASSING: Final = 5.0  # seconds that one may need
@@ -47,7 +47,7 @@ class _Changed(msgspec.Struct):
 
 
 class Elsewhere:
-    """`number` of `count` workers, which meet in `folder`. `max_body` is in bytes."""
+    """This is worker `number` of `count`; their sockets are in `folder`. `max_body` is in bytes."""
 
     def __init__(self, number: int, count: int, folder: str, counters: Counters, max_body: int) -> None:
         self.connections: Callable[[], int] = lambda: 0
@@ -104,7 +104,7 @@ class Elsewhere:
     # Starting and stopping
 
     async def start(self, connection: Callable[[], asyncio.Protocol]) -> None:
-        """Be there for the others; `connection` makes what reads a connection that is passed on."""
+        """Listen for the others; `connection` makes the reader of a connection that is passed on."""
         self._connection = connection
         loop = asyncio.get_running_loop()
         for kind in ("worker", "door", "tunnel"):
@@ -119,7 +119,7 @@ class Elsewhere:
         loop.add_reader(self._door, self._enter)
 
     def close(self) -> None:
-        """Be there no more."""
+        """Listen no more."""
         for server in self._servers:
             server.close()
         if self._door is not None:
@@ -153,7 +153,7 @@ class Elsewhere:
     # Requests
 
     def wrap(self, app: ASGIApp) -> ASGIApp:
-        """`app`, for the requests that are ours; the others are answered by their owners."""
+        """An application that leaves requests of this worker to `app`, and has all others answered by their owners."""
         self._app = app
 
         async def answering(scope: Scope, receive: Receive, send: Send) -> None:
@@ -223,7 +223,7 @@ class Elsewhere:
         return True
 
     async def _line(self, owner: int) -> _Out | None:
-        """The line to another worker, made anew if need be; None where it is not there."""
+        """The line to another worker, made anew if necessary; None if that worker cannot be reached."""
         if owner not in self._lines:
             made = _Out(lambda: self._lost(owner, made))
             try:
@@ -383,7 +383,7 @@ class _Passing:
         self._giving_up: asyncio.TimerHandle | None = None
 
     def write(self) -> None:
-        """Give it over, now or when there is room for it. One that cannot be given over is closed."""
+        """Hand it over, now or when there is room for it. If that is impossible, it is closed."""
         try:
             socket.send_fds(self._door, [self._data], [self._descriptor])
         except BlockingIOError:
@@ -394,7 +394,7 @@ class _Passing:
                 self._giving_up = loop.call_later(_PASSING, self._end)
             return
         except OSError:
-            pass  # its owner has gone, and the client comes again
+            pass  # its owner has gone, and the client will connect again
         self._end()
 
     def _end(self) -> None:
@@ -424,7 +424,7 @@ async def _whole(receive: Receive, most: int) -> bytes | None:
 
 
 def _again(body: bytes, receive: Callable[[], Awaitable[Message]]) -> Receive:
-    """`receive` once more, from the beginning of the body."""
+    """A `receive` that begins with the body that was read."""
     told = False
 
     async def receiving() -> Message:

@@ -34,7 +34,7 @@ _UNREAD: Final = 16 * 1024 * 1024  # bytes that wait for a worker until it misse
 
 
 class Kept(Store, Protocol):
-    """A log of this process that can be read as a whole."""
+    """A log of this process, which can be read over all rooms."""
 
     async def stretch(self, after: int, limit: int) -> Stretch:
         """As `SharedLog.tail`, without waiting."""
@@ -59,7 +59,7 @@ class Keeper:
         store.start(self._committed)
 
     async def listen(self, path: str) -> None:
-        """Be there for workers, in place of an earlier keeper that has gone. Raises OSError."""
+        """Listen for workers, in place of an earlier keeper that has gone. Raises OSError."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
         loop = asyncio.get_running_loop()
@@ -81,7 +81,7 @@ class Keeper:
     # The log
 
     def append(self, worker: Worker, number: int, groups: Sequence[Sequence[Draft]], known: _Known) -> None:
-        """Append what a worker asks for, but for what is `known` to be in the log."""
+        """Append what a worker asks for, except what is `known` to be in the log."""
         asked = _Asked(worker, number)
         self._asked.append(asked)
         calls: list[Sequence[Draft]] = []
@@ -101,12 +101,12 @@ class Keeper:
         self._answer()
 
     async def append_again(self, worker: Worker, ask: wire.Append, since: int) -> None:
-        """The same where a worker does not know what became of it: what is in the log by now is not appended twice.
+        """The same for an append of unknown outcome: what is in the log by now is not appended twice.
 
         Ids that were drawn at random are not remembered by the log, so they are looked for.
         """
         while any(asked.worker.node == worker.node for asked in self._asked):
-            await self.news()  # what it has asked on an earlier line
+            await self.news()  # until what it asked on an earlier line is answered
         identities = {draft.identity for group in ask.groups for draft in group}
         known: dict[tuple[str, str, str], Message] = {}
         at = since
@@ -186,7 +186,7 @@ class Keeper:
     # The bus
 
     def say(self, sender: Worker, subject: str, message: bytes) -> None:
-        """Bring it to all others that listen; one that does not read misses it, and counts that."""
+        """Send it to all others that listen. It is lost, and counted, for one that does not read."""
         content = b""
         for worker in self.workers:
             if worker is not sender and subject in worker.subjects:
@@ -210,7 +210,7 @@ class Keeper:
         for worker in self.workers:
             if table in worker.watched:
                 if worker.line.unsent > _UNREAD:
-                    worker.line.abort()  # it asks again what there is, when it is back
+                    worker.line.abort()  # when it is back, it asks for everything again
                 else:
                     worker.line.send(content)
 
@@ -290,19 +290,19 @@ class Worker:
             self.line.send(encode(wire.Answer(number, msgspec.Raw(encode(value)))))
 
     def fail(self, number: int, error: PartylineError | Fenced) -> None:
-        """Say why not."""
+        """Answer a question with an error."""
         if self in self._keeper.workers:
             failure = None if isinstance(error, Fenced) else wire.Failure.of(error)
             self.line.send(encode(wire.Failed(number, failure)))
 
     def work(self, number: int, work: Coroutine[Any, Any, object]) -> None:
-        """Answer a question with what comes of this."""
+        """Answer a question with the result of this coroutine."""
         task = asyncio.get_running_loop().create_task(self._answer(number, work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     def hear(self, content: bytes) -> None:
-        """Say something that may be lost."""
+        """Send something that may be lost."""
         if self.line.unsent > _UNREAD:
             self._keeper.counters.unsent += 1
         else:
@@ -369,7 +369,7 @@ class Worker:
                 assert_never(said)
 
     def _page(self, shelf: Shelf, after: str | None) -> list[tuple[str, bytes]]:
-        """A page of what there was when the first one was asked for, with the values of now."""
+        """A page of the keys that were there when the first page was asked for, with their current values."""
         if after is None:
             self._listed = shelf.keys()
         at = 0 if after is None else bisect_right(self._listed, after)

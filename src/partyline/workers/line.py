@@ -54,7 +54,7 @@ class Line(asyncio.Protocol):
         self._waiting += len(content)
 
     def flush(self) -> None:
-        """Write now what was sent."""
+        """Write what was sent, now."""
         if self._out and not self._transport.is_closing():
             self._transport.write(b"".join(self._out))
         self._out.clear()
@@ -66,5 +66,5 @@ class Line(asyncio.Protocol):
         self._transport.close()
 
     def abort(self) -> None:
-        """End it as it is."""
+        """End it, whatever has not been written."""
         self._transport.abort()

@@ -24,14 +24,14 @@ _T = TypeVar("_T")
 
 
 class Member:
-    """One node's line. What is asked while there is none fails at once."""
+    """One node's line. While it is down, questions fail at once."""
 
     def __init__(self, path: str, node: str) -> None:
         self.node = node
         self.heard: Callable[[str, bytes], None] = lambda subject, message: None
         self.changed: Callable[[str, str, bytes | None], None] = lambda table, key, value: None
         self.left: list[Callable[[str], None]] = []  # called with the name of a node that has gone
-        self.up: list[Callable[[], None]] = []  # called whenever there is a line again, before anything else is said
+        self.up: list[Callable[[], None]] = []  # called whenever there is a line again, before anything else is sent
         self._path = path
         self._line: Line | None = None
         self._number = 0
@@ -51,7 +51,7 @@ class Member:
         return 0 if self._line is None else self._line.unsent
 
     async def start(self) -> None:
-        """Connect, and go on doing so. Raises StoreUnavailable where there is nobody. Idempotent."""
+        """Connect, and stay connected. Raises StoreUnavailable if there is no keeper now. Idempotent."""
         if self._running is None:
             self._running = asyncio.get_running_loop().create_task(self._keep())
             await self._tried.wait()
@@ -59,7 +59,7 @@ class Member:
             raise _unreachable()
 
     def tell(self, message: wire.Told) -> None:
-        """Say something that nobody answers; lost where there is no line."""
+        """Send something without an answer; it is lost while there is no line."""
         if self._line is not None:
             self._line.send(encode(message))
 
@@ -81,7 +81,7 @@ class Member:
             self._questions.pop(number, None)
 
     async def close(self) -> None:
-        """Say what was said, and let go."""
+        """Write what was sent, and disconnect."""
         if self._running is not None:
             self._running.cancel()
             await asyncio.wait([self._running])

@@ -13,7 +13,7 @@ from partyline.wire.keeper import encode
 
 _MOST: Final = 16 * 1024 * 1024  # bytes kept; a worker that is further back reads from the database
 _PIECE: Final = 4 * 1024 * 1024  # bytes of one answer; one message may be more
-_RAW: Final = 128  # bytes that a message costs beside its own
+_RAW: Final = 128  # bytes that a message costs besides its own
 
 
 class Recent:
@@ -60,7 +60,7 @@ class Recent:
         return [message for message in self._messages[at:] if message.draft.identity in identities]
 
     def _shorten(self) -> None:
-        """Forget the older half, at once: each costs little then."""
+        """Forget the older half in one go, which costs little for each message."""
         gone = 0
         while self._size > _MOST and gone < len(self._sizes) - 1:
             self._size -= self._sizes[gone]

@@ -104,7 +104,7 @@ class Registrations:
 
 
 class Revocations:
-    """Revocations of all workers (`relay.revocations.RevocationRows`): what one of them says holds for all."""
+    """Revocations of all workers (`relay.revocations.RevocationRows`): one worker's revocation holds in all."""
 
     def __init__(self, table: Table, life: float) -> None:
         self._table = table
@@ -113,7 +113,7 @@ class Revocations:
         self.revoker: Revoker | None = None
 
     async def fetch(self) -> None:
-        """Find what was revoked, and follow it. Raises StoreUnavailable."""
+        """Load what was revoked, and follow what is. Raises StoreUnavailable."""
         await self._table.watch(self._changed)
 
     def load(self) -> list[tuple[str, str, float]]:
@@ -142,7 +142,7 @@ class Seat:
     store: Store
 
     def __init__(self, number: int, count: int, folder: str, *, max_body: int, life: float) -> None:
-        """`number` of `count` workers, which meet in `folder`; `life` is that of a revocation, in seconds."""
+        """This is worker `number` of `count`; their sockets are in `folder`. A revocation lives `life` seconds."""
         self.mark = f".{number}"
         self.member = Member(f"{folder}/keeper.sock", node_name())
         self.bus = KeeperBus(self.member)
@@ -180,7 +180,7 @@ class Seat:
         return [Counts(0, totals, limits)]
 
     async def close(self) -> None:
-        """Leave the others; what is to be kept is kept."""
+        """Leave the other workers, when everything that has to be kept is kept."""
         self.elsewhere.close()
         try:
             async with asyncio.timeout(_PATIENCE):

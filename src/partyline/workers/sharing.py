@@ -29,7 +29,7 @@ class KeeperLog:
 
     def __init__(self, member: Member) -> None:
         self._member = member
-        self._since: int | None = None  # what was appended may be in the log above it, and nobody has said so
+        self._since: int | None = None  # an append without an answer may be in the log above it
         self._reached = 0
 
     async def connect(self, offset: int) -> Standing:
@@ -66,7 +66,7 @@ class KeeperLog:
 
 
 class KeeperBus:
-    """A `Bus`: the keeper brings what is said to whoever listens."""
+    """A `Bus`: the keeper passes messages on to the workers that listen."""
 
     def __init__(self, member: Member) -> None:
         self.node = member.node
@@ -194,7 +194,7 @@ class KeeperTable:
             raise StoreUnavailable("the process that keeps the log does not answer: try again in a moment") from None
 
     async def _fetch(self) -> None:
-        """Tell the watchers what is other than they know."""
+        """Tell the watchers what has changed since they were told."""
         before = set(self._told)
         self._changed = set()
         await self._ask(wire.Watch, gives=type(None))
@@ -213,7 +213,7 @@ class KeeperTable:
         try:
             await self._fetch()
         except StoreUnavailable:
-            pass  # the line is gone again, and so this comes again
+            pass  # the line is gone again; this is called when it is back
 
 
 class KeeperTables:

@@ -33,7 +33,7 @@ class Shelf:
         return sorted(self._values)
 
     async def put(self, key: str, value: bytes, life: float) -> None:
-        """Set it. Returns when it is in the database; everybody who asks gets it before."""
+        """Set it. Returns when it is in the database; whoever asks gets it at once."""
         until = self._clock() + life
         self._values[key] = value, until
         heapq.heappush(self._ends, (until, key))

@@ -1,4 +1,4 @@
-"""A WebSocket over TLS whose session another worker has: its bytes go through, both ways, since TLS cannot go along.
+"""A WebSocket over TLS whose session another worker has. Its state cannot be passed on, so its bytes go both ways here.
 
 Either side reads no faster than the other one writes. The owner is told first whose bytes they are.
 """
@@ -19,7 +19,7 @@ _log = log.get("workers")
 
 
 class Client(msgspec.Struct, frozen=True, array_like=True):
-    """Whose bytes follow, and where they came in."""
+    """The client whose bytes follow, and the address at which it connected."""
 
     peername: tuple[str, int]
     sockname: tuple[str, int]
@@ -29,7 +29,7 @@ _decode: Final = msgspec.msgpack.Decoder(Client).decode
 
 
 class End(asyncio.Protocol):
-    """One of both ends: what comes here is written to the other one."""
+    """One of the two ends: what arrives here is written to the other one."""
 
     def __init__(self) -> None:
         self.transport = cast("asyncio.Transport", None)
@@ -75,7 +75,7 @@ class Tunnel(End):
         try:
             await asyncio.get_running_loop().create_unix_connection(lambda: other, path)
         except OSError:
-            self.transport.close()  # its owner has gone, and the client comes again
+            self.transport.close()  # its owner has gone, and the client will connect again
             return
         if self.transport.is_closing():
             other.transport.close()
@@ -92,14 +92,14 @@ class Tunnel(End):
         self._gone(self)
 
     def shutdown(self) -> None:
-        """The owner says good-bye."""
+        """Nothing to do: the owner of the session tells the client."""
 
     def abort(self) -> None:
         self.transport.abort()
 
 
 class Entrance(asyncio.Protocol):
-    """The owner's end, until it knows whose bytes come; then it is a connection as any other."""
+    """The owner's end, until it knows whose bytes come. From then on it is a connection like any other."""
 
     def __init__(self, connection: Callable[[], asyncio.Protocol]) -> None:
         self._make = connection
@@ -131,7 +131,7 @@ class Entrance(asyncio.Protocol):
 
 
 class _Veiled(asyncio.Transport):
-    """The owner's transport, with the names that the client's has."""
+    """The owner's transport, with the addresses of the client's."""
 
     def __init__(self, transport: asyncio.Transport, client: Client) -> None:
         super().__init__({"peername": client.peername, "sockname": client.sockname, "sslcontext": True})
