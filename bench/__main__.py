@@ -20,7 +20,6 @@ from rich.table import Table as RichTable
 
 from bench.build import BENCH, BUILD, ROOT, Unavailable, compile_programs
 from bench.catalog import Catalog
-from bench.cluster import cluster
 from bench.connecting import connecting
 from bench.durable import durable
 from bench.figures import three_digits
@@ -30,6 +29,7 @@ from bench.memory import idle
 from bench.rounds import Bench
 from bench.scenarios import broadcast, echo, latency, publish
 from bench.socketio import socketio
+from bench.spreading import cluster
 from bench.table import Row, rich_tables, save, save_json
 
 SCENARIOS: dict[str, Callable[[Bench], list[Row]]] = {

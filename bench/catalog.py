@@ -27,6 +27,12 @@ RELAY = "Partyline relay"
 DURABLE = "Partyline durable"
 REDIS = "Partyline, log in Redis"
 POSTGRES = "Partyline, log in PostgreSQL"
+CLASSIC = "Partyline in Node's cluster"
+NODE_CLASSIC = "Node Socket.IO, Redis adapter"
+BUS_REDIS = "Partyline, bus in Redis"
+BUS_POSTGRES = "Partyline, bus in PostgreSQL"
+ONE = "Partyline, one process"
+TWO = "Partyline, two workers"
 NODE_WS = "Node ws"
 WEBSOCKETS = "websockets"
 UVICORN = "uvicorn"
@@ -76,6 +82,12 @@ def _node_ws() -> str:
 
 def _node_socketio() -> str:
     return f"{install_node_package('socket.io')}, Node {node_version()}"
+
+
+def _node_cluster() -> str:
+    adapter = install_node_package("@socket.io/redis-adapter")
+    install_node_package("redis")
+    return f"{_node_socketio()}, adapter {adapter}"
 
 
 def _partyline() -> str:
@@ -141,7 +153,12 @@ def _ours(root: Path, python: str, where: str = "") -> tuple[Contender, ...]:
         return [python, "-m", "partyline", "serve", "--port", "0", "--log-format", "json", *arguments]
 
     def script(mode: str, name: str) -> list[str]:
-        return [python, str(root / "bench" / "servers" / name)]
+        return [python, str(root / "bench" / "servers" / name), *([mode] if " " in mode else [])]
+
+    def workers(mode: str, count: int) -> list[str]:
+        _empty_log()
+        db = str(DATABASE) if mode == "file" else ":memory:" if count == 1 else str(DATABASE)
+        return served(mode, "bench.servers.partyline_cluster:io", "--db", db, "--workers", str(count))
 
     def durable(mode: str) -> list[str]:
         _empty_log()
@@ -153,6 +170,11 @@ def _ours(root: Path, python: str, where: str = "") -> tuple[Contender, ...]:
         DURABLE: (_durable, durable),
         REDIS: (_redis, lambda url: served(url, "--db", ":memory:", "--log", url)),
         POSTGRES: (_postgres, lambda url: served(url, "--db", ":memory:", "--log", url)),
+        CLASSIC: (_redis, partial(script, name="partyline_cluster.py")),
+        BUS_REDIS: (_redis, partial(script, name="partyline_cluster.py")),
+        BUS_POSTGRES: (_postgres, partial(script, name="partyline_cluster.py")),
+        ONE: (_partyline, partial(workers, count=1)),
+        TWO: (_partyline, partial(workers, count=2)),
         SOCKETIO: (_partyline, partial(script, name="partyline_socketio.py")),
     }
     return tuple(Contender(name, prepare, command, environment, where) for name, (prepare, command) in commands.items())
@@ -180,6 +202,12 @@ _PEERS = (
         NODE_SOCKETIO,
         _node_socketio,
         lambda mode: ["node", str(PEERS / "socketio_server.js"), "0"],
+        {"NODE_PATH": str(NODE_MODULES)},
+    ),
+    Contender(
+        NODE_CLASSIC,
+        _node_cluster,
+        lambda mode: ["node", str(PEERS / "socketio_cluster.js"), mode.partition(" ")[2]],
         {"NODE_PATH": str(NODE_MODULES)},
     ),
     Contender(
