@@ -130,5 +130,5 @@ class RedisBus:
 
 
 def _bytes(subject: str) -> bytes:
-    """Any text, half characters included."""
+    """Any text, lone surrogates included."""
     return subject.encode("utf-8", "surrogatepass")

@@ -1,4 +1,4 @@
-"""What Redis does in one step for the log and the tables: scripts, each of which is done whole or not at all.
+"""What Redis does in one step for the log and the tables: scripts, each of which runs as a whole or not at all.
 
 All keys of a deployment begin with one prefix in braces, its hash tag, so that they are in one slot. With P for it:
 

@@ -74,7 +74,7 @@ class RedisTable:
         self._clock = clock
         self._watchers: list[Changed] = []
         self._known: dict[str, float] = {}  # keys that the watchers were told of, and their deadlines in milliseconds
-        self._sweep = _SWEEP  # so many of them are looked through for those whose life is over
+        self._sweep = _SWEEP  # from this many on they are searched for those whose life is over
         self._ahead = 0.0  # of the loop's clock, the clock of Redis
         self._missed: set[str] = set()  # those of before a loss that have not been seen again yet
 
@@ -170,7 +170,7 @@ class RedisTable:
                 _log.exception("a change of a table could not be taken in", table=self._name)
 
     def _forget(self) -> None:
-        """Forget the keys whose life is over: nobody is told of that."""
+        """Forget the keys whose life is over, without telling."""
         now = self._now()
         self._known = {key: ending for key, ending in self._known.items() if ending > now}
         self._sweep = max(_SWEEP, 2 * len(self._known))
@@ -195,7 +195,7 @@ class RedisTable:
 
 
 def _bytes(key: str) -> bytes:
-    """Any text, half characters included."""
+    """Any text, lone surrogates included."""
     return key.encode("utf-8", "surrogatepass")
 
 

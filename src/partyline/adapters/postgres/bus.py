@@ -1,4 +1,4 @@
-"""A Bus in PostgreSQL. NOTIFY is a doorbell without content; what is said stands in a table that no crash has to leave.
+"""A Bus in PostgreSQL. NOTIFY is a doorbell without content; messages are rows, which need not survive a crash.
 
 Each node reads what stands there after the last that it has read, on the subjects that it listens to. So what is said
 while a node is away for less than a minute still reaches it, though a bus does not promise that.
@@ -206,5 +206,5 @@ class PostgresBus:
 
 
 def _bytes(subject: str) -> bytes:
-    """Any text, half characters included."""
+    """Any text, lone surrogates included."""
     return subject.encode("utf-8", "surrogatepass")

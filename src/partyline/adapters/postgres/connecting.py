@@ -22,7 +22,7 @@ from partyline.errors import ConfigError, StoreUnavailable
 from partyline.interfaces import Durability
 
 Connection = Any
-"""asyncpg's, which says nothing of its types."""
+"""asyncpg's connection; asyncpg has no type hints."""
 
 VERSION: Final = 1  # of the schema
 OLDEST: Final = 120000  # PostgreSQL's number of the oldest version that this is written for
@@ -59,7 +59,7 @@ class Address:
         return text.replace("partyline.", self.channel)
 
     async def connect(self) -> Connection:
-        """A new connection. Raises what asyncpg does, and ConfigError for what is no address."""
+        """A new connection. Raises what asyncpg raises, and ConfigError for an invalid address."""
         try:
             connection: Connection = await asyncpg.connect(
                 self._url, timeout=_PATIENCE, server_settings={"application_name": "partyline"}
@@ -96,7 +96,7 @@ class Address:
 
 
 class Bell:
-    """A NOTIFY that may not be heard: then it is looked for news more often."""
+    """A NOTIFY that may not arrive: if it does not, its user looks for news more often."""
 
     def __init__(self) -> None:
         self._rung = asyncio.Event()
@@ -109,7 +109,7 @@ class Bell:
         self._rung.set()
 
     async def rings(self, most: float = _LOOK) -> bool:
-        """Wait until it rings, or it is time to look, `most` seconds at most. Whether it has rung."""
+        """Return when it rings, or when it is time to look, after `most` seconds at the latest. Whether it has rung."""
         try:
             async with asyncio.timeout(min(self._patience, most)):
                 await self._rung.wait()
@@ -119,11 +119,11 @@ class Bell:
         return True
 
     def answered(self) -> None:
-        """It is looked for news now: what has rung so far was for these."""
+        """Its user looks for news now: earlier rings count as answered."""
         self._rung.clear()
 
     def not_heard(self) -> None:
-        """There was something new, and it has not rung."""
+        """There was something new, though it has not rung."""
         self._unheard += 1
         if self._unheard == _SURE:
             self._patience = _DEAF
@@ -148,7 +148,7 @@ class Line:
 
     @asynccontextmanager
     async def use(self) -> AsyncIterator[Connection]:
-        """The connection. If anything is raised meanwhile, the caller's cancellation among it, it is given up."""
+        """The connection. It is given up if anything is raised meanwhile, such as a cancellation."""
         async with self._turn:
             with self._address.told():
                 try:
@@ -228,7 +228,7 @@ async def _create(address: Address, connection: Connection, database: str, role:
 
 
 def new_epoch() -> str:
-    """The first half of positions that nobody has seen yet."""
+    """An epoch that no position has had yet."""
     return secrets.token_hex(8)
 
 
@@ -237,7 +237,7 @@ _READ: Final = ["fsync", "full_page_writes", "synchronous_standby_names"]
 
 
 async def durability(connection: Connection) -> Durability:
-    """What PostgreSQL's settings promise for a commit that waits, as those of the log do."""
+    """What PostgreSQL's settings promise for a commit that is waited for, as the log's are."""
     settings = dict(await connection.fetch(_SETTINGS, _READ))
     if settings.get("fsync") != "on":
         return Durability.NOTHING

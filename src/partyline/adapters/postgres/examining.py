@@ -24,7 +24,7 @@ _WEAKENING: Final = {
 
 
 async def examine(url: str, field: str) -> Examined:
-    """Raises ConfigError for what is no address, and StoreUnavailable where nobody answers."""
+    """Raises ConfigError for an invalid address, and StoreUnavailable if nobody answers."""
     address = Address(url, field)
     with address.told():
         connection = await address.connect()

@@ -1,4 +1,4 @@
-"""Which drafts of an append are kept, refused, or in the log already; and how a message is a row."""
+"""Which drafts of an append are kept, refused, or in the log already; and how a message becomes a row."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def message(
 
 
 def identity(draft: Draft) -> bytes:
-    """What a retry has in common with its first try. Raises UnicodeEncodeError."""
+    """What a retry has in common with its first attempt. Raises UnicodeEncodeError."""
     return blake2b("\0".join(draft.identity).encode(), digest_size=16).digest()
 
 
 def regex(pattern: str) -> str:
-    """A pattern of topics as a regular expression of PostgreSQL, which finds what `topics.any_covers` says."""
+    """A pattern of topics as a regular expression of PostgreSQL. It matches what `topics.any_covers` covers."""
     if pattern == ">":
         return f"^[^{PRIVATE}]"
     *tokens, last = pattern.split(".")
@@ -71,17 +71,17 @@ class Placing:
         self._plan()
 
     def learn_rooms(self, there: Collection[str], room_for: int, max_rooms: int) -> None:
-        """Of the rooms, these are in the log, which takes so many others."""
+        """These rooms are in the log, and it takes so many more."""
         self._rooms, self._room_for, self._max_rooms = set(there), room_for, max_rooms
         self._plan()
 
     @property
     def rooms(self) -> list[str]:
-        """Those of what is to be kept."""
+        """The values of the drafts that are to be kept."""
         return list({draft.room for draft in self.fresh})
 
     def outcomes(self, head: int, at: float) -> list[Outcome]:
-        """One for each draft, if what is to be kept follows `head`."""
+        """One outcome for each draft; the kept ones get the offsets after `head`."""
         placed = dict(self._known)
         new: set[Key] = set()
         for offset, draft in enumerate(self.fresh, head + 1):

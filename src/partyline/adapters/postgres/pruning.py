@@ -1,4 +1,4 @@
-"""What goes when it is too old or too much: by one node at a time, in short transactions.
+"""Retention, by one node at a time, in short transactions.
 
 Nothing goes in its first minute: nodes that follow have surely got it by then. Rooms are counted after the appends, so
 these pay nothing for it; `rooms.due` says when a room has to be looked at again.
@@ -79,7 +79,7 @@ ON CONFLICT (rule) DO UPDATE SET "offset" = greatest(f."offset", excluded."offse
 
 
 class Pruner:
-    """One node's share of it: a round every ten seconds, if no other node is at it."""
+    """One node's share: a round every ten seconds, unless another node is pruning."""
 
     def __init__(
         self, address: Address, retention: Retention, counters: Counters, clock: Callable[[], float] | None
@@ -139,7 +139,7 @@ class Pruner:
         await connection.execute(self._sql(_COUNTED_TO), until)
 
     async def _prune(self, connection: Connection, counted: int, now: float) -> bool:
-        """Let go of what may. Whether there are more rooms to look at."""
+        """Delete what may go. Whether there are more rooms to look at."""
         due = await connection.fetch(self._sql(_DUE), now, _ROOMS)
         empty: list[str] = []
         highest = total = 0
@@ -176,7 +176,7 @@ class Pruner:
         return len(due) == _ROOMS
 
     async def _forget(self, connection: Connection, rooms: list[str]) -> None:
-        """These have nothing any more, unless something has come just now."""
+        """These rooms are empty now, unless something has come meanwhile."""
         await connection.execute(self._sql(_STOP))
         forgotten: dict[str, int] = {}
         gone = await connection.fetch(self._sql(_EMPTY), rooms)

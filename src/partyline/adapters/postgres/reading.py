@@ -1,4 +1,4 @@
-"""Pages of the log for views. However few messages a view sees, a statement looks at so many rows at most."""
+"""Pages of the log for views. However few messages a view sees, a statement looks at a bounded number of rows."""
 
 from __future__ import annotations
 

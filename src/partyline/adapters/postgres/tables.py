@@ -38,7 +38,7 @@ LEFT JOIN (SELECT * FROM partyline.changes WHERE number > $1 ORDER BY number LIM
 
 
 class PostgresTables:
-    """Tables in the database of an address, beside the log that has the same one.
+    """Tables in the database of an address, beside the log with the same address.
 
     `clock` None counts lives by PostgreSQL's clock. Raises ConfigError.
     """
@@ -84,7 +84,7 @@ class PostgresTables:
             return found
 
     async def watch(self, table: PostgresTable, changed: Changed) -> None:
-        """Tell of all that is on a table, and from then on of its changes."""
+        """Tell everything in a table, and from then on its changes."""
         async with self._watching, _patient(), self._following.use() as connection:
             if self._seen is not None:
                 await self._catch_up(connection)
@@ -119,7 +119,7 @@ class PostgresTables:
                 _log.exception("the tables cannot be followed")
 
     async def _catch_up(self, connection: Connection) -> None:
-        """Tell the watchers of what has changed."""
+        """Tell the watchers what has changed."""
         assert self._seen is not None
         while True:
             rows = await connection.fetch(self._address.sql(_CHANGES), self._seen, _PIECE)
@@ -152,7 +152,7 @@ class PostgresTables:
 
 @dataclass(slots=True)
 class Watcher:
-    """Who is told, and of what it was. It knows everything up to the change `since`."""
+    """One watcher, and what it was told. It knows everything up to the change `since`."""
 
     changed: Changed
     since: int
@@ -160,7 +160,7 @@ class Watcher:
     most: int = 1_000  # of them, until those that are over are forgotten
 
     def tell(self, key: str, value: bytes | None, until: float) -> None:
-        """Of one change."""
+        """Tell one change."""
         if value is None:
             self.known.pop(key, None)
         else:
@@ -171,14 +171,14 @@ class Watcher:
             _log.exception("a change of a table could not be taken in")
 
     def tell_all(self, there: dict[str, tuple[bytes, float]]) -> None:
-        """Of all that there is, and of what is not there any more."""
+        """Tell everything that is there, and what is not there any more."""
         for key in self.known.keys() - there.keys():
             self.tell(key, None, 0.0)
         for key, (value, until) in there.items():
             self.tell(key, value, until)
 
     def forget(self, now: float) -> None:
-        """Keep no keys in mind whose life is over; that is not told."""
+        """Forget keys whose life is over, without telling."""
         if len(self.known) > self.most:
             self.known = {key: until for key, until in self.known.items() if until > now}
             self.most = 2 * len(self.known) + 1_000
@@ -211,7 +211,7 @@ class PostgresTable:
 
 @asynccontextmanager
 async def _patient() -> AsyncIterator[None]:
-    """Raises StoreUnavailable for what takes too long."""
+    """Raises StoreUnavailable if the block takes too long."""
     try:
         async with asyncio.timeout(_PATIENCE):
             yield
@@ -220,7 +220,7 @@ async def _patient() -> AsyncIterator[None]:
 
 
 def _bytes(key: str) -> bytes:
-    """Any text, half characters included."""
+    """Any text, lone surrogates included."""
     return key.encode("utf-8", "surrogatepass")
 
 
