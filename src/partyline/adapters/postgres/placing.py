@@ -77,7 +77,7 @@ class Placing:
 
     @property
     def rooms(self) -> list[str]:
-        """The values of the drafts that are to be kept."""
+        """The rooms of the drafts that are to be kept."""
         return list({draft.room for draft in self.fresh})
 
     def outcomes(self, head: int, at: float) -> list[Outcome]:
