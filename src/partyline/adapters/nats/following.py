@@ -22,6 +22,8 @@ _ROOM: Final = 64 * 1024  # that one message may have besides its data
 _SECOND: Final = 1_000_000_000
 _EXPIRES: Final = 30 * _SECOND  # of a request
 _HEARTBEAT: Final = 1 * _SECOND
+_TRIES: Final = 50  # for the servers of a cluster to tell each other of a new consumer
+_AGAIN: Final = 0.01  # seconds between them
 _DEAD: Final = 3.0  # seconds without a sign of life
 _UNUSED: Final = 15 * _SECOND  # until JetStream removes the consumer of a node that is gone
 
@@ -42,6 +44,7 @@ class Following:
         self._left = 0  # messages that JetStream has still been asked for
         self._more = 0  # messages that were in the stream, at last count, and have not come yet
         self._count = 0  # of the messages that have come
+        self._tries = 0
         self._life = time.monotonic()
         self._news = asyncio.Event()
         self._error: StoreUnavailable | None = None
@@ -97,6 +100,8 @@ class Following:
             line.publish(f"$JS.API.CONSUMER.DELETE.{self._stream.name}.{self._name}".encode(), b"")
 
     def _ask(self) -> None:
+        if not self._stream.line.up:
+            return
         self._left = _AT_ONCE
         request = {"batch": _AT_ONCE, "expires": _EXPIRES, "idle_heartbeat": _HEARTBEAT, "max_bytes": self._size}
         self._stream.line.publish(self._next, msgspec.json.encode(request), self._inbox)
@@ -110,6 +115,9 @@ class Following:
             self._error = LOST
         elif not status:
             self._came(arrived)
+        elif status == b"503" and not self._count and self._tries < _TRIES:  # made at a server that is not ours
+            self._tries += 1
+            asyncio.get_running_loop().call_later(_AGAIN, self._ask)
         elif status == b"408" or (status == b"409" and b"MaxBytes" in arrived.head):  # this request is over
             self._left = 0
             if len(self._waiting) <= _FEW:

@@ -32,6 +32,7 @@ from partyline.stores.retention import Retention
 
 _log = log.get("store")
 
+_PATIENCE: Final = 6.0  # seconds for a connection to be made and greeted
 _SPARED: Final = 30.0  # seconds for which every message stays, so that all nodes can read it
 _OPTIONS: Final = ("replicas", "monitor")
 _OTHER: Final = 10071  # the sequence of a subject is not the one that was named
@@ -83,9 +84,14 @@ class NatsLog:
 
     async def connect(self, offset: int) -> Standing:
         try:
-            return await self._greet(offset)
-        except BaseException:
+            async with asyncio.timeout(_PATIENCE):
+                return await self._greet(offset)
+        except BaseException as error:
             await self._leave()
+            if isinstance(error, TimeoutError):
+                raise StoreUnavailable(
+                    f"JetStream at {self._address.shown} does not answer: has it a leader?"
+                ) from None
             raise
 
     async def append(self, epoch: str, groups: Sequence[Sequence[Draft]]) -> Sequence[Outcome]:
