@@ -25,6 +25,7 @@ from tests.calls import call, register
 from tests.e2e.test_session import make_certificate
 from tests.process import Server, serving
 from tests.relay.v1.test_websocket import Line, line, offset
+from tests.server.peers import request
 
 WORKERS = 2
 
@@ -340,6 +341,32 @@ def test_one_drain() -> None:
                     await client.socket.wait_closed()
                     assert client.socket.close_code == 1012
                 assert await ending == 0
+
+    asyncio.run(main())
+
+
+def test_a_drain_is_not_hurried_by_hangups() -> None:
+    """A terminal that goes sends SIGHUP more than once: the request in hand is answered all the same. A SIGTERM after
+    that waits no longer."""
+
+    async def main() -> None:
+        body = b'{"topic": "cats", "message": "kept"}'
+        form = "Content-Type: application/json"
+        head = request("POST", "/publish", None, form, f"Content-Length: {len(body)}", "Expect: 100-continue")
+        async with workers() as server, line(server.url) as client:
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            writer.write(head)
+            assert b"100 Continue" in await reader.readuntil(b"\r\n\r\n")
+            server.process.send_signal(signal.SIGHUP)
+            await client.socket.wait_closed()  # the drain has begun
+            server.process.send_signal(signal.SIGHUP)
+            server.process.send_signal(signal.SIGHUP)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(server.process.wait(), 1.0)
+            writer.write(body)
+            assert b" 200 OK" in await reader.readline()
+            writer.close()
+            assert await server.end(signal.SIGHUP) == 0
 
     asyncio.run(main())
 

@@ -158,7 +158,8 @@ class Supervisor:
                 self._reap()
             elif number in _STOPPING:
                 if self._stopping:
-                    self._tell(self._children, HURRY)
+                    if number != signal.SIGHUP:  # a terminal sends it more than once
+                        self._tell(self._children, HURRY)
                 else:
                     _log.info(f"{signal.Signals(number).name}: the server stops")
                     self._stopping = True

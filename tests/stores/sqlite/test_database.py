@@ -19,10 +19,12 @@ from pathlib import Path
 import pytest
 
 from partyline.errors import ConfigError
+from partyline.findings import Verdict
 from partyline.metrics import Counters
 from partyline.stores.sqlite import database as module
 from partyline.stores.sqlite.copying import back_up, restore
 from partyline.stores.sqlite.database import SCHEMA_VERSION, Database
+from partyline.stores.sqlite.examining import examine
 from partyline.stores.sqlite.lock import take_over
 from partyline.stores.sqlite.registrations import RegistrationTable, Row
 
@@ -216,6 +218,48 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     message = refused(tmp_path / "nowhere" / "partyline.db")
     assert f"the folder {tmp_path / 'nowhere'} does not exist" in message
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_link_into_a_missing_folder(path: Path, tmp_path: Path) -> None:
+    """If the file that a link leads to has no folder, that one is named, not the folder of the link."""
+    path.symlink_to(tmp_path / "nowhere" / "partyline.db")
+    assert f"the folder {tmp_path / 'nowhere'} does not exist" in refused(path)
+    with pytest.raises(ConfigError, match=f"the folder {tmp_path / 'nowhere'} does not exist"):
+        asyncio.run(take_over(str(path), 1.0))
+
+
+def test_a_folder_that_cannot_be_written() -> None:
+    """A database on a disk that has become read-only, or in a folder of another user, is backed up and examined if its
+    server was stopped in order; after a crash the message says how to get at it."""
+    with tempfile.TemporaryDirectory() as name, tempfile.TemporaryDirectory() as safe:
+        path, folder = Path(name) / "p.db", Path(name)
+        Path(safe).chmod(0o777)
+        folder.chmod(0o755)
+        database = Database(str(path), Counters())
+        database.submit(notes)
+        settled(database)
+        crashed = folder / "crashed.db"
+        for suffix in ("", "-wal"):
+            shutil.copy(f"{path}{suffix}", f"{crashed}{suffix}")
+        database.close()
+        folder.joinpath("p.db.lock").unlink()
+        for one in folder.iterdir():
+            one.chmod(0o644)
+        with nobody() if os.geteuid() == 0 else unwritable(folder):
+            back_up(str(path), f"{safe}/copy.db")
+            found = {one.subject: one for one in examine(str(path))}
+            assert found["structure"].verdict is Verdict.OK
+            with pytest.raises(ConfigError, match=r"without writing beside it.* with its -wal file"):
+                back_up(str(crashed), f"{safe}/other.db")
+
+
+@contextlib.contextmanager
+def unwritable(folder: Path) -> Iterator[None]:
+    folder.chmod(0o555)
+    try:
+        yield
+    finally:
+        folder.chmod(0o755)
 
 
 def test_a_file_in_place_of_a_folder_is_refused(tmp_path: Path) -> None:

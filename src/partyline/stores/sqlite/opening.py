@@ -135,8 +135,11 @@ def prepare(connection: sqlite3.Connection) -> None:
 def look(path: str, *, still: bool = False) -> sqlite3.Connection:
     """A read-only connection, whether or not a server is running. Raises sqlite3.Error.
 
-    With `still` the file is read as it is, without its write-ahead log, and nothing is made beside it.
+    With `still` the file is read as it is, without its write-ahead log, and nothing is made beside it; so it is where
+    there is no such log, and this process can make nothing there.
     """
+    folder = os.path.dirname(os.path.realpath(path))
+    still = still or not (os.path.exists(path + "-wal") or os.access(folder, os.W_OK, effective_ids=True))
     uri = Path(path).absolute().as_uri() + ("?immutable=1" if still else "?mode=ro")
     return sqlite3.connect(uri, timeout=5.0, isolation_level=None, check_same_thread=False, uri=True)
 
@@ -158,7 +161,8 @@ def check_ours(path: str) -> None:
     if os.path.exists(path + RESTORED) or not os.path.exists(path):
         return
     if not os.access(path, os.R_OK | os.W_OK, effective_ids=True):
-        raise explain(path, PermissionError())
+        read_only = os.statvfs(path).f_flag & os.ST_RDONLY
+        raise explain(path, OSError(errno.EROFS if read_only else errno.EACCES, ""))
     try:
         with contextlib.closing(look(path, still=True)) as connection:
             recognize(connection, path, newest=_ANY)
@@ -287,7 +291,7 @@ def explain(path: str, error: Exception) -> ConfigError:
 
 
 def _explanation(path: str, error: Exception) -> str:
-    folder = str(Path(path).absolute().parent)
+    folder = os.path.dirname(os.path.realpath(path))
     if isinstance(error, FileNotFoundError):
         return f"db: the folder {folder} does not exist: create it, or choose another file with --db"
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "disk is full" in str(error):
@@ -299,4 +303,9 @@ def _explanation(path: str, error: Exception) -> str:
         return f"db: {what} cannot be read and written by this user: fix its rights, or choose another file with --db"
     if isinstance(error, sqlite3.DatabaseError) and "not a database" in str(error):
         return f"db: {path} is not an SQLite database: choose another file with --db"
+    if "unable to open" in str(error) and not os.access(folder, os.W_OK, effective_ids=True):
+        return (
+            f"db: {path} cannot be read without writing beside it, and the folder {folder} cannot be written: copy it, "
+            "with its -wal file, to another one, and name that with --db"
+        )
     return f"db: {path} cannot be opened: {error}"
