@@ -151,7 +151,7 @@ def test_health_says_what_is_promised(network: MemoryNetwork) -> None:
     ("settings", "recovers", "says"),
     [
         ({"ephemeral_topics": ()}, False, "Name a log that all of them share"),
-        ({}, True, "recovery_window: with several workers, or on a bus"),
+        ({}, True, "recovery_window: on a bus without a log"),
         ({"bus": "mysql://user:secret@here/db"}, False, "bus: mysql:// is no bus that several servers can share"),
     ],
     ids=["topics that are kept", "recovery", "no such engine"],

@@ -23,8 +23,9 @@ from partyline.checking import check, worker_count
 from partyline.config import Settings, is_open
 from partyline.engineio.engine import EngineIO
 from partyline.engineio.limits import SessionLimits
-from partyline.engines import open_bus, open_store
+from partyline.engines import open_bus, open_seat, open_store
 from partyline.errors import ConfigError, NotFound
+from partyline.hub.company import Company
 from partyline.hub.hub import Hub
 from partyline.hub.spreading import Part, Shared, carry
 from partyline.hub.timers import Timers
@@ -43,6 +44,7 @@ from partyline.relay.v1.publishing import make_draft
 from partyline.server.gate import ErrorAnswers, Gate
 from partyline.server.shell import Shell, tls_context
 from partyline.server.site import Background, ConnectionLimits, Extra, Site, first_of
+from partyline.socketio.recovery import SharedSessions
 from partyline.socketio.server import SocketIO
 from partyline.stores.sqlite.database import Database
 from partyline.stores.sqlite.lock import Lock
@@ -63,11 +65,16 @@ _log = log.get("app")
 
 
 class Seat(Protocol):
-    """What a worker has of its keeper and of the others in place of a database of its own."""
+    """What a node has of those that share its log, in place of a database of its own."""
 
     store: Store
+    company: Company
     mark: str
+    registry_mark: str
     answering: ASGIApp
+
+    @property
+    def bus(self) -> Bus: ...
 
     @property
     def registrations(self) -> Registrations: ...
@@ -75,8 +82,24 @@ class Seat(Protocol):
     @property
     def revocations(self) -> RevocationRows: ...
 
-    def take(self, site: Site, hub: Hub, revoker: Revoker, answering: ASGIApp) -> None:
-        """The server is built; what is not for this worker is kept from `answering` by `self.answering`."""
+    @property
+    def sessions(self) -> SharedSessions: ...
+
+    def join(self, timers: Timers, counters: Counters) -> None:
+        """The server is about to be built: from now on there are a `company` and `sessions`."""
+        ...
+
+    def take(self, hub: Hub, registry: Registry, revoker: Revoker, site: Site, answering: ASGIApp) -> None:
+        """The server is built; what is not for this node is kept from `answering` by `self.answering`."""
+        ...
+
+    async def start(self) -> None:
+        """Introduce this node to the others."""
+        ...
+
+    async def close(self) -> None:
+        """Leave them."""
+        ...
 
 
 @dataclass(slots=True)
@@ -94,8 +117,10 @@ class Partyline:
     store: Store
     database: Database
     tls: ssl.SSLContext | None
+    seat: Seat | None = None
     background: tuple[Background, ...] = ()  # extras with their own start and stop
     _started: list[Background] = field(default_factory=list)
+    _seated: bool = False
 
     async def listen(self) -> list[str]:
         """Bind the configured address; returns the URLs. Raises ConfigError."""
@@ -107,7 +132,10 @@ class Partyline:
         ]
 
     async def start_extras(self) -> None:
-        """Start the extras with background work. Raises what they raise. Idempotent."""
+        """Meet the other nodes, and start the extras with background work. Raises what they raise. Idempotent."""
+        if self.seat is not None and not self._seated:
+            self._seated = True
+            await self.seat.start()
         for extra in self.background:
             if extra not in self._started:
                 await extra.start()
@@ -167,6 +195,9 @@ class Partyline:
                     await extra.stop()
             except Exception:
                 _log.exception("an extra could not be stopped", extra=type(extra).__name__)
+        if self.seat is not None and self._seated:
+            self._seated = False
+            await self.seat.close()
         with contextlib.suppress(TimeoutError):  # a disk that hangs must not hold the process for ever
             async with asyncio.timeout(5.0):
                 await self.store.close()
@@ -193,9 +224,12 @@ async def running(
     fallback: ASGIApp | None = None,
     extras: Sequence[Extra] = (),
     store: Store | None = None,
+    seat: Seat | None = None,
 ) -> AsyncIterator[tuple[Partyline, str]]:
     """A server in this process: `async with running(Settings(port=0)) as (partyline, url)`. Drains at the end."""
-    partyline = build(settings, fallback=fallback, extras=extras, store=store or await open_store(settings))
+    if seat is None and store is None:
+        store = await open_store(settings)
+    partyline = build(settings, fallback=fallback, extras=extras, store=store, seat=seat)
     try:
         url = (await partyline.listen())[0]
         serving = asyncio.create_task(partyline.shell.run_until_stopped())
@@ -238,7 +272,7 @@ def build(
     the relay, such as an EngineIO; `held` is the lock of the database, if it was taken before; `store` is the log, if
     it is another one than that of the settings; `new_epoch` makes all positions of the log unknown; `native` False is
     for another ASGI server, which calls what is built and listens wherever it likes; `relay` False serves the `extras`
-    only; `seat` is that of a worker, whose keeper has the database. Raises ConfigError before anything is opened that
+    only; `seat` is what this node has of those that share its log. Raises ConfigError before anything is opened that
     would have to be closed again.
     """
     check(settings)
@@ -263,10 +297,15 @@ def build(
         if store is None:
             store = parts.store(settings, database, new_epoch=new_epoch)
         parts.require_durability(settings, store.durability)
+        if seat is None and settings.log is not None:
+            seat = open_seat(settings, store, counters)
+        if seat is not None:
+            seat.join(timers, counters)
+        bus = open_bus(settings, counters, keeps=relay) if seat is None else seat.bus
         hub = Hub(store, counters, parts.room_rules(settings))
         revoker = parts.revoker(settings, RevocationTable(database) if seat is None else seat.revocations)
         registrations = RegistrationTable(database) if seat is None else seat.registrations
-        mark = "" if seat is None else seat.mark
+        mark = "" if seat is None else seat.registry_mark
         registry = Registry(registrations, timers, counters, effective, revoker=revoker, mark=mark)
         access = parts.access(settings, counters, tokens, revoker)
         services = Services(hub, store, access, timers, effective)
@@ -279,16 +318,17 @@ def build(
             classic.upgrade,
             hub,
             store,
-            None if database.path == ":memory:" else SessionTable(database),
+            _sessions(seat, database),
             cors=parts.cors_headers(settings),
-            mark=mark,
+            node="" if seat is None else seat.bus.node,
+            mark="" if seat is None else seat.mark,
             for_extras={SessionLimits: parts.picked(SessionLimits, settings)},
         )
         api = Api(services, site)
         if relay:
             extras = _with_relay(extras, services)
-        if (bus := open_bus(settings, counters, keeps=relay)) is not None:
-            _put_on(bus, extras, hub, named=settings.bus is not None)
+        if bus is not None:
+            _put_on(bus, extras, hub, seat, named=settings.bus is not None)
         upgrades = [classic.upgrade, api.upgrade] if relay else []
         hub.displaced = site.displace
         site.route = first_of(*upgrades, *(extra.upgrade for extra in extras))
@@ -304,10 +344,11 @@ def build(
             router.default = _outside(router.default, fallback)
         answering: ASGIApp = parts.cors(ErrorAnswers(router, counters), settings)
         if seat is not None:
-            seat.take(site, hub, revoker, answering)
+            seat.take(hub, registry, revoker, site, answering)
             answering = seat.answering
-        if bus is not None:
+        if bus is not None and (seat is None or settings.log is not None):
             hub.bus = bus
+        if bus is not None:
             carry(hub, bus)
         asgi = Gate(answering, perimeter, counters, native=native, pages=site.pages)
         shell = Shell(site, asgi, websocket_fallback=fallback is not None)
@@ -316,9 +357,18 @@ def build(
         database.close()
         raise
     background: tuple[Background, ...] = tuple(extra for extra in extras if isinstance(extra, Background))
-    if bus is not None:
+    if bus is not None and seat is None:
         background = (Shared(bus), *background)
-    return Partyline(settings, counters, hub, registry, classic, site, asgi, shell, store, database, tls, background)
+    return Partyline(
+        settings, counters, hub, registry, classic, site, asgi, shell, store, database, tls, seat, background
+    )
+
+
+def _sessions(seat: Seat | None, database: Database) -> SessionTable | SharedSessions | None:
+    """Where Socket.IO sessions outlive the process."""
+    if seat is not None:
+        return seat.sessions
+    return None if database.path == ":memory:" else SessionTable(database)
 
 
 def _with_relay(extras: Sequence[Extra], services: Services) -> Sequence[Extra]:
@@ -331,15 +381,20 @@ def _with_relay(extras: Sequence[Extra], services: Services) -> Sequence[Extra]:
     return extras
 
 
-def _put_on(bus: Bus, extras: Sequence[Extra], hub: Hub, *, named: bool) -> None:
+def _put_on(bus: Bus, extras: Sequence[Extra], hub: Hub, seat: Seat | None, *, named: bool) -> None:
     """Have each Socket.IO server without an adapter of its own on the bus. Raises ConfigError where that cannot be.
 
-    One that recovers connections needs the log for that; it is on no bus, unless the settings name one.
+    One that recovers connections needs nodes that share the sessions, and the log, for that; without them it is on no
+    bus, unless the settings name one.
     """
     for extra in extras:
-        if isinstance(extra, SocketIO) and (named or extra.recovery_window is None):
-            extra._spread(Part(bus, f"socket.io {extra.engine.path}"))  # noqa: SLF001 - it is for us alone
-            hub.others = extra._others  # noqa: SLF001
+        if isinstance(extra, SocketIO) and (seat is not None or named or extra.recovery_window is None):
+            part = Part(bus, f"socket.io {extra.engine.path}")
+            extra._spread(part, recovers=seat is not None)  # noqa: SLF001 - it is for us alone
+            if seat is None:
+                hub.others = extra._others  # noqa: SLF001
+            else:
+                seat.company.went.append(extra._lost)  # noqa: SLF001
 
 
 def _outside(nowhere: ASGIApp, fallback: ASGIApp) -> ASGIApp:

@@ -14,10 +14,12 @@ from partyline.adapters.examining import Examined
 from partyline.config import Settings
 from partyline.errors import ConfigError, StoreUnavailable
 from partyline.findings import ok
-from partyline.interfaces import Bus, Durability, SharedLog
+from partyline.interfaces import Bus, Durability, SharedLog, Store, Tables
 from partyline.metrics import Counters
+from partyline.nodes.seat import Seat
 from partyline.stores.retention import Bounds, Retention
 from partyline.stores.shared import SharedStore
+from partyline.trust.tokens import revocation_life
 
 _REDIS: Final = ("partyline.adapters.redis_log", "redis")
 _POSTGRES: Final = ("partyline.adapters.postgres.log", "postgres")
@@ -46,6 +48,14 @@ EXAMINERS: Final[dict[str, str]] = {
     "postgresql": "partyline.adapters.postgres.examining",
 }
 """Likewise, the module with `examine(url, field) -> Examined`."""
+
+TABLES: Final[dict[str, tuple[str, str]]] = {
+    "redis": ("partyline.adapters.redis_tables", "redis"),
+    "rediss": ("partyline.adapters.redis_tables", "redis"),
+    "postgres": ("partyline.adapters.postgres.tables", "postgres"),
+    "postgresql": ("partyline.adapters.postgres.tables", "postgres"),
+}
+"""Likewise, the module with `open_tables(url) -> Tables`."""
 
 _PATIENCE: Final = 5.0  # seconds that a start, or somebody who only looks, waits for it
 _SCHEME: Final = re.compile(r"([a-z][a-z0-9+.-]*)://")
@@ -129,6 +139,18 @@ def check_bus(settings: Settings) -> None:
             '(ephemeral_topics = [">"])',
             field="bus",
         )
+
+
+def open_seat(settings: Settings, store: Store, counters: Counters) -> Seat | None:
+    """This server's place among those with its log, not started; None if the log's engine has no tables, or there is no
+    bus. Raises ConfigError."""
+    url = settings.log or ""
+    bus = open_bus(settings, counters) if _scheme(url) in TABLES else None
+    if bus is None:
+        return None
+    tables: Tables = _engine("log", url, TABLES).open_tables(url)
+    life = revocation_life(settings.jwt_max_life, (key.leeway for key in settings.jwt_keys))
+    return Seat(store, bus, tables, max_body=max(settings.max_body, settings.max_message), life=life)
 
 
 def retention(settings: Settings) -> Retention:

@@ -60,6 +60,7 @@ class Redis:
         self._pack = packer()
         self._own = isinstance(server, str)
         self.counters = Counters()
+        self.quiet = False  # that it comes and goes is no news for the operator
         self.when_up: Callable[[], None] | None = None  # called when it is connected and subscribed
         self._subscribe, self._unsubscribe, self._publish = (
             ("SSUBSCRIBE", "SUNSUBSCRIBE", "SPUBLISH") if sharded else ("SUBSCRIBE", "UNSUBSCRIBE", "PUBLISH")
@@ -205,7 +206,7 @@ class Redis:
             except Exception as error:  # of the network, TLS or Redis: any of them may pass
                 if self._told != str(error):
                     self._told = str(error)
-                    _log.error("Redis cannot be reached: trying again until it can", error=self._told)
+                    self._say(_log.error, "Redis cannot be reached: trying again until it can", error=self._told)
                 self._tried.set()
                 await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - a pause is no secret
                 pause = min(pause * 2, _LONGEST_PAUSE)
@@ -245,7 +246,7 @@ class Redis:
             return
         if self._told:
             self._told = ""
-            _log.warning("Redis is connected again")
+            self._say(_log.warning, "Redis is connected again")
         self._tried.set()
         if self.when_up is not None:
             self.when_up()
@@ -269,7 +270,11 @@ class Redis:
                 replied(GONE)
         if not self._told and not self._closed:
             self._told = "lost"
-            _log.error("the connection to Redis is lost: what is published now does not reach other servers")
+            self._say(_log.error, "the connection to Redis is lost: what is published now does not reach other servers")
+
+    def _say(self, how: Callable[..., object], what: str, **values: str) -> None:
+        if not self.quiet:
+            how(what, **values)
 
     def _probe(self) -> None:
         """Publish to ourselves. If that is not heard, the connection is deaf or dead."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from partyline import log
 from partyline.adapters import redis_scripts as scripts
-from partyline.adapters.redis import GONE, Redis
+from partyline.adapters.redis import GONE, Redis, named
 from partyline.errors import StoreUnavailable
 from partyline.interfaces import Changed
 
@@ -30,6 +30,12 @@ _COUNT: Final = "500"  # values in one answer, about
 _TABLES: Final = ("registrations", "sessions", "revocations")
 
 
+def open_tables(url: str) -> RedisTables:
+    """The tables beside the log at `url`, not connected yet. Raises ConfigError."""
+    server, prefix = named(url)
+    return RedisTables(server, prefix=prefix)
+
+
 class RedisTables:
     """Tables on the Redis (6 or later) or Valkey of an address, or of a client of redis-py with `protocol=3`.
 
@@ -41,13 +47,17 @@ class RedisTables:
     ) -> None:
         self._redis = Redis(server, probe=f"{{{prefix}}}:probe", field="log")
         self._redis.when_up = self._up
+        self._redis.quiet = True  # whoever asks hears of it, and the log beside has a line
+        self._started = False
         self.registrations, self.sessions, self.revocations = (
             RedisTable(self._redis, f"{{{prefix}}}", name, clock) for name in _TABLES
         )
 
     async def start(self) -> None:
-        """Connect, or go on trying: returns after the first attempt."""
-        await self._redis.start()
+        """Connect, or go on trying: returns after the first attempt. Idempotent."""
+        if not self._started:
+            self._started = True
+            await self._redis.start()
 
     async def close(self) -> None:
         for table in self._tables:

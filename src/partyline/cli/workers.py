@@ -26,11 +26,10 @@ from partyline.errors import ConfigError, StoreUnavailable
 from partyline.metrics import Counters
 from partyline.server.lifespan import lifespan
 from partyline.server.shell import BACKLOG, bind_error
-from partyline.socketio.server import SocketIO
 from partyline.stores.sqlite.database import Database
 from partyline.trust.tokens import revocation_life
 from partyline.workers.keeper import Keeper
-from partyline.workers.seat import Seat, Spread
+from partyline.workers.seat import Seat
 from partyline.workers.sharing import TABLES
 from partyline.workers.shelf import Shelf
 
@@ -176,9 +175,6 @@ async def _work(
     life = revocation_life(settings.jwt_max_life, (key.leeway for key in settings.jwt_keys))
     seat = Seat(number, count, folder, max_body=max(settings.max_body, settings.max_message), life=life)
     await _open(seat)
-    for extra in target.extras:
-        if isinstance(extra, SocketIO) and not (settings.bus or settings.log):
-            extra._spread(Spread(seat.member, seat.bus, extra.engine.path))  # noqa: SLF001 - it is for us alone
     partyline = build(settings, fallback=target.fallback, extras=target.extras, relay=target.relay, seat=seat)
     try:
         _listen(told, partyline.shell.stop)
@@ -195,7 +191,6 @@ async def _work(
             tune()
             await partyline.shell.run_until_stopped()
     finally:
-        await seat.close()
         await partyline.close()
     await end_tasks()
 

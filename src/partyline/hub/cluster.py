@@ -25,6 +25,7 @@ from partyline.wire.cluster.messages import (
     Missing,
     NodeMessage,
     Reached,
+    Reply,
     Request,
     ServerSideAnswer,
     Sockets,
@@ -34,7 +35,6 @@ _log = log.get("cluster")
 
 VERSION: Final = 1
 """Of the messages. Nodes of neighbouring versions work together: a node ignores a message that it does not know."""
-_SUBJECT: Final = "nodes"  # of a bus: what all nodes hear
 
 
 class _Envelope(msgspec.Struct, frozen=True, array_like=True):
@@ -59,7 +59,8 @@ _decode_sealed: Final = msgspec.msgpack.Decoder(_Sealed).decode
 class Cluster:
     """This node among the others (`socketio.nodes.Peers`).
 
-    A node not heard from for `patience` is gone; that and `heartbeat` are in seconds.
+    A node not heard from for `patience` is gone; that and `heartbeat` are in seconds. `subject` is what all hear on a
+    bus.
     """
 
     shows_handshakes = False
@@ -70,14 +71,16 @@ class Cluster:
         timers: Timers,
         counters: Counters,
         *,
+        subject: str = "nodes",
         heartbeat: float = 2.0,
         patience: float = 6.0,
     ) -> None:
         self._bus = carrier if isinstance(carrier, Bus) else None
+        self._subject = subject
         self.node = secrets.token_hex(8) if self._bus is None else self._bus.node
         if self._bus is None and isinstance(carrier, KnowsNodes):
             self.node = carrier.node
-            carrier.lost = self._lose
+            carrier.lost = self.lose
         self.timer_slot = 0
         self._adapter = None if isinstance(carrier, Bus) else carrier
         self._leave = carrier.close
@@ -90,6 +93,7 @@ class Cluster:
         self._others: dict[str, float] = {}  # nodes, and when they were last heard from
         self._strange: set[str] = set()  # those among them whose version is too far from ours
         self._heard: Callable[[str, NodeMessage], None] = lambda node, message: None
+        self.changed: Callable[[str, bool], None] = lambda node, there: None  # called when one has come, or is gone
         self._questions: dict[Request, Question] = {}
         self._number = 0
         self._closed = False
@@ -104,7 +108,7 @@ class Cluster:
         self._heard = heard
         if self._bus is not None:
             await self._bus.start(self._said)
-            self._bus.listen(_SUBJECT, self._said)
+            self._bus.listen(self._subject, self._said)
             if self._bus.connected:
                 await self._bus.ready()
         elif self._adapter is not None:
@@ -122,13 +126,14 @@ class Cluster:
         elif self._bus is not None and to:
             self._bus.send(to, data)
         elif self._bus is not None:
-            self._bus.publish(_SUBJECT, data)
+            self._bus.publish(self._subject, data)
 
-    def ask(self, question: Question, namespace: str) -> Request:
-        """The name for a question to the present nodes; its answers go to `question` until `settle`."""
+    def ask(self, question: Question, namespace: str, only: str = "") -> Request:
+        """The name for a question to the present nodes, or to `only` one; its answers go to `question` until
+        `settle`."""
         self._number += 1
         self._questions[self._number] = question
-        question.expected.name(self._others)
+        question.expected.name((only,) if only else self._others)
         return self._number
 
     def settle(self, request: Request) -> None:
@@ -154,7 +159,7 @@ class Cluster:
         for node, heard in tuple(self._others.items()):
             if now - heard >= self._patience:
                 _log.warning("a node is silent: it counts as gone", node=node)
-                self._lose(node)
+                self.lose(node)
         if now >= self._beat:
             self._beat = now + self._heartbeat
             self.send(Here("", first=False, version=VERSION))
@@ -164,11 +169,14 @@ class Cluster:
             self._lost = lost
         self._timers.set(self, min([self._beat, *(heard + self._patience for heard in self._others.values())]))
 
-    def _lose(self, node: str) -> None:
-        self._others.pop(node, None)
+    def lose(self, node: str) -> None:
+        """A node is gone."""
+        there = self._others.pop(node, None) is not None
         self._strange.discard(node)
         for question in tuple(self._questions.values()):
             question.lost(node)
+        if there:
+            self.changed(node, False)
 
     def _said(self, node: str, data: bytes) -> None:
         self._received(data)
@@ -183,9 +191,9 @@ class Cluster:
         if sender == self.node or envelope.to not in ("", self.node) or self._closed:
             return
         if isinstance(message, Gone):
-            self._lose(sender)
+            self.lose(sender)
             return
-        self._others[sender] = self._timers.now()
+        self._alive(sender)
         if isinstance(message, Here):
             if abs(message.version - VERSION) > 1 and sender not in self._strange:
                 self._strange.add(sender)
@@ -198,7 +206,7 @@ class Cluster:
             if message.first:
                 self.send(Here("", first=False, version=VERSION), sender)
             return
-        if isinstance(message, Reached | Answered | Missing | Sockets | ServerSideAnswer):
+        if isinstance(message, Reached | Answered | Missing | Sockets | ServerSideAnswer | Reply):
             question = self._questions.get(message.request)
             if question is not None:
                 question.heard(sender, message)
@@ -217,4 +225,10 @@ class Cluster:
             _log.warning("a message that no node has sent", error=str(error))
             return
         if sender != self.node and not self._closed:
-            self._others[sender] = self._timers.now()  # it is alive
+            self._alive(sender)
+
+    def _alive(self, node: str) -> None:
+        there = node in self._others
+        self._others[node] = self._timers.now()
+        if not there:
+            self.changed(node, True)

@@ -246,6 +246,11 @@ class Delivery:
         """Whether everything that was due has been served."""
         return not self._due
 
+    @property
+    def in_hand(self) -> Parcel | None:
+        """The parcel with the large audience that is being served."""
+        return None if self.crowd is None else self._due[0]
+
     # Sending
 
     def keep(self, drafts: Sequence[Draft], parcels: Sequence[Parcel]) -> bool:

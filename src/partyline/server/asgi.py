@@ -52,7 +52,7 @@ async def serve_websocket(site: Site, scope: Scope, receive: Receive, send: Send
         try:
             if refusal is not None:
                 raise refusal
-            endpoint = _find(site, scope, address)
+            endpoint = await _find(site, scope, address)
         except PartylineError as error:
             site.counters.refused += 1
             if error.limit is not None:
@@ -77,7 +77,7 @@ def mounted_path(scope: Scope) -> str:
     return path
 
 
-def _find(site: Site, scope: Scope, address: str) -> Endpoint:
+async def _find(site: Site, scope: Scope, address: str) -> Endpoint:
     """Raises PartylineError."""
     scheme: str = scope.get("scheme", "ws")
     headers = list(scope["headers"])
@@ -85,7 +85,10 @@ def _find(site: Site, scope: Scope, address: str) -> Endpoint:
         # uvicorn with wsproto does not pass the header on, and it may hold a credential.
         headers.append((b"sec-websocket-protocol", ", ".join(scope["subprotocols"]).encode("latin-1")))
     peer = site.perimeter.admit(address, _SCHEMES.get(scheme, scheme), headers)
-    endpoint = site.find(Upgrade(mounted_path(scope), scope.get("query_string", b""), headers, peer))
+    path = mounted_path(scope)
+    if site.fetch is not None and (fetched := site.fetch(path)) is not None:
+        await fetched
+    endpoint = site.find(Upgrade(path, scope.get("query_string", b""), headers, peer))
     if endpoint is None:
         raise NotFound("there is no WebSocket at this address")
     return endpoint

@@ -11,6 +11,7 @@ Long because every step of a request changes the same few fields: the phase, wha
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from time import perf_counter
 from typing import Final, Protocol, cast
 
@@ -21,10 +22,12 @@ from partyline.server.answers import raw_answer
 from partyline.server.cycle import CONTINUE, Cycle
 from partyline.server.exchange import REQUEST_LINE, Exchange, Known, head_lines, status_line
 from partyline.server.fair import SLICE
+from partyline.server.fetching import Fetching
 from partyline.server.foreign import ForeignSocket
 from partyline.server.served import NOBODY, Options, Served, address_of
 from partyline.server.site import Endpoint, Live, Site, Upgrade
 from partyline.server.websocket import WebSocket
+from partyline.trust.perimeter import Peer
 from partyline.wire.http.body import Body, body_of
 from partyline.wire.http.head import Head, Headers, HeadReader, complete_lines, path_text, request_head
 from partyline.wire.http.phases import TRANSITIONS, Phase, Step
@@ -414,7 +417,7 @@ class HttpConnection(asyncio.Protocol):
                 return Exchange(self, Options(), "OPTIONS", "", b"", [], NOBODY, keep_alive=head.keep_alive)
             return None  # a preflight, perhaps: the layer that knows about CORS answers it
         found = site.direct.find(head.method.encode("ascii"), head.path)
-        if found is None or (site.elsewhere is not None and site.elsewhere.owner(head.path, head.query) is not None):
+        if found is None or (site.foreign is not None and site.foreign(head.path, head.query)):
             return None
         origin = next((value for name, value in head.headers if name == b"origin"), None)
         try:
@@ -450,7 +453,7 @@ class HttpConnection(asyncio.Protocol):
         if len(body) > direct.max_body or len(data) - len(body) > site.limits.max_head_bytes:
             return False
         target, query = line.groups(b"")
-        if site.elsewhere is not None and site.elsewhere.owner(target, query) is not None:
+        if site.foreign is not None and site.foreign(target, query):
             return False
         exchange = Exchange(self, direct, known.method, known.parameter, query, headers, known.peer, known.cors)
         try:
@@ -560,7 +563,23 @@ class HttpConnection(asyncio.Protocol):
         peer = site.perimeter.admit(self._address, self._scheme, head.headers)
         if site.elsewhere is not None and (owner := site.elsewhere.owner(head.path, head.query)) is not None:
             self._pass_on(owner, head)
-            return
+        elif site.fetch is not None and (fetched := site.fetch(path)) is not None:
+            self._in_hand = Fetching(fetched, head.headers, partial(self._fetched, head, path, peer))
+        else:
+            self._switch(head, path, peer)
+
+    def _fetched(self, head: Head, path: str, peer: Peer, error: PartylineError | None) -> None:
+        """What the WebSocket is for is here now, or nowhere."""
+        self._began = perf_counter()
+        try:
+            if error is not None:
+                raise error
+            self._switch(head, path, peer)
+        except PartylineError as refusal:
+            self._refuse(refusal)
+
+    def _switch(self, head: Head, path: str, peer: Peer) -> None:
+        site = self._site
         endpoint = site.find(Upgrade(path, head.query, head.headers, peer))
         if endpoint is not None:
             accepted = handshake.accept(

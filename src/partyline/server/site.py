@@ -228,6 +228,12 @@ class Site:
     home: Home = field(default_factory=Home.here)
     fair: Fair = field(default_factory=Fair)
     elsewhere: Elsewhere | None = None
+    # Whether a request, by its path and query, is for another node: then ASGI brings it there.
+    foreign: Callable[[bytes, bytes], bool] | None = None
+    # What a WebSocket at a path needs may be on another node: done when it is here. None if there is nothing to wait
+    # for; raises PartylineError, at once or later.
+    fetch: Callable[[str], asyncio.Future[None] | None] | None = None
+    node: str = ""  # the name of this node, where others share the log
     mark: str = ""  # ends the ids that are given out here, so that other workers know whose they are
     for_extras: dict[type, object] = field(default_factory=dict)  # the settings for extras, by class
     _by_address: dict[str, int] = field(default_factory=dict)

@@ -7,7 +7,8 @@ The log keeps what is published to its rooms and, with recovery, everything that
 With recovery an event leaves when the log keeps it, and everything that the namespace says after it waits until then
 (hub/delivery.py), so that nothing a client has seen is uncommitted, and `emit` never waits (guarantees, Mechanism).
 The audience of an event is chosen when it is emitted, as if there were no log. It is encoded then, and these bytes are
-both kept and sent.
+both kept and sent. Where other nodes share the log, each of them chooses its part of the audience when the event comes
+there.
 """
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ class Entry:
 
 class Record(msgspec.Struct, frozen=True, array_like=True):
     """An event in the log, in MessagePack: binary values stand unencoded beside its JSON. `only` is the one socket that
-    it is for, `besides` one that it is not for; both may be empty."""
+    it is for, `besides` one that it is not for; both may be empty. It was emitted on the node `origin`; if it is
+    `local`, it is for sockets there."""
 
     rooms: list[str]
     excluded: list[str]
@@ -63,9 +65,11 @@ class Record(msgspec.Struct, frozen=True, array_like=True):
     data: bytes
     attachments: tuple[bytes, ...] = ()
     besides: str = ""
+    origin: str = ""
+    local: bool = False
 
     @classmethod
-    def of(cls, body: Body, audience: Audience) -> Record:
+    def of(cls, body: Body, audience: Audience, origin: str = "", *, local: bool = False) -> Record:
         """An event for an audience."""
         text, data = True, body.data
         if isinstance(data, bytes):
@@ -73,7 +77,7 @@ class Record(msgspec.Struct, frozen=True, array_like=True):
         else:
             data = data.encode()
         rooms, excluded = list(audience.rooms), list(audience.excluded)
-        return cls(rooms, excluded, audience.only, text, data, body.attachments, audience.besides)
+        return cls(rooms, excluded, audience.only, text, data, body.attachments, audience.besides, origin, local)
 
     @property
     def body(self) -> Body:
@@ -271,7 +275,8 @@ class KeptEvent(EventParcel):
         return Emission(message.draft, message.offset, message.time, namespace=name, body=self._body)
 
     def found(self, message: Message) -> KeptEvent:
-        """It is in the log, though nobody waits for it."""
+        """It is in the log, though nobody here waits for it: it is for whoever is there when its turn comes."""
+        self.lane = None
         self.message = self._emission(message)
         return self
 
@@ -280,7 +285,7 @@ class KeptEvent(EventParcel):
             self.sockets = () if self.message is None else self.namespace._select(self._audience)
             return self.sockets
         if self.message is not None and self.message.offset is None and self.sockets:
-            self._journal.beside()  # again: parcels before it have got their places meanwhile
+            self.namespace._broken()  # again: parcels before it have got their places meanwhile
         return self.still(self.sockets)
 
     def still(self, members: Collection[AnyMember]) -> Collection[AnyMember]:
@@ -301,8 +306,10 @@ class KeptEvent(EventParcel):
 class Journal:
     """The log of one namespace (`seams.EventLog`). `recovery`: everything emitted is kept, and delivered in order."""
 
-    def __init__(self, namespace: Space, hub: Hub, store: Store, *, recovery: bool) -> None:
+    def __init__(self, namespace: Space, hub: Hub, store: Store, *, recovery: bool, node: str = "") -> None:
+        """`node` is the name of this node, where others share the log."""
         self.namespace = namespace
+        self.node = node
         self.recovery = recovery
         self.shared = False
         self._hub = hub
@@ -325,10 +332,18 @@ class Journal:
 
     # Out
 
-    def emit(self, event: str, arguments: tuple[Any, ...], audience: Audience, socket: Member | None = None) -> None:
+    def emit(
+        self,
+        event: str,
+        arguments: tuple[Any, ...],
+        audience: Audience,
+        socket: Member | None = None,
+        *,
+        local: bool = False,
+    ) -> None:
         body = self.namespace.io.parser.body(event, arguments)
         sockets = list(self.namespace._select(audience)) if socket is None else [socket]
-        data = _write(Record.of(body, audience))
+        data = _write(Record.of(body, audience, self.node, local=local))
         draft = Draft(self._room, data, message_id(), durable=True, publisher="socket.io", chosen_id=False)
         kept = KeptEvent(self, body, audience, sockets, size=len(data))
         if not self._hub.delivery.keep((draft,), (kept,)):
@@ -347,7 +362,7 @@ class Journal:
                 answer.set_result(self.answer(outcome))
 
         audience = Audience(frozenset((room,)))
-        data = _write(Record.of(body, audience))
+        data = _write(Record.of(body, audience, self.node))
         draft = Draft(self.room(room), data, message_id(), durable=True, publisher="socket.io", chosen_id=False)
         sockets = list(self.namespace._select(audience)) if self.recovery else ()
         kept = KeptEvent(self, body, audience, sockets, size=len(data), told=told)
@@ -367,21 +382,26 @@ class Journal:
 
     def joined(self, socket: Member) -> None:
         """A session goes on: events that were emitted for it and still wait are for it, too."""
-        for parcel in self.namespace._lane.parcels:
-            if isinstance(parcel, EventParcel):
+        parcels = [*self.namespace._lane.parcels]
+        if (in_hand := self._hub.delivery.in_hand) is not None and in_hand.lane is None:
+            parcels.append(in_hand)  # another node's, perhaps
+        for parcel in parcels:
+            if isinstance(parcel, EventParcel) and parcel.namespace is self.namespace:
                 parcel.joined(socket)
 
     def beside(self) -> None:
         """An event goes out without a place in the log: sessions cannot go on over it."""
         _log.warning("the log refused an event: sessions cannot go on over it", namespace=self.namespace.name)
+        if self.node:
+            self.namespace.io.counters.unsent += 1  # for the other nodes
         self.namespace._broken()
 
     def _found(self, message: Message) -> Parcel:
-        """An event is in the log though its publisher was told that it is not. With recovery it has gone out already,
-        without its place."""
-        if self.recovery:
-            return Parcel(None, message)
+        """An event of another node, or one whose publisher was told that it is not kept. An emitted one of this node
+        has gone out already, without its place."""
         record = read_record(message)
+        if message.room == self._room and (record.local or record.origin == self.node):
+            return Parcel(None, message)
         return KeptEvent(self, record.body, record.audience, ()).found(message)
 
     # Back

@@ -164,7 +164,7 @@ class Namespace(Broadcast, Listening):
             self.io._wake(self)  # sessions that are away may come back for it
         kept = None if volatile else self._event_log
         if kept is not None and not (kept.shared and local):
-            kept.emit(event, arguments, audience)
+            kept.emit(event, arguments, audience, local=local)
             return
         nodes = self.io._nodes
         if nodes is not None and not local and audience.only not in self.sockets:

@@ -10,6 +10,7 @@ from urllib.parse import urlencode
 
 from partyline import log
 from partyline.errors import CallTimeout, InvalidValue, PartylineError
+from partyline.hub.cluster import Cluster
 from partyline.hub.questions import Collected, Expected, Question
 from partyline.metrics import Counters
 from partyline.models import Audience
@@ -99,6 +100,11 @@ class Nodes:
     def others(self) -> list[str]:
         """The ids of the other nodes, sorted."""
         return self._cluster.others
+
+    def lost(self, node: str) -> None:
+        """A node is gone."""
+        if isinstance(self._cluster, Cluster):
+            self._cluster.lose(node)
 
     async def start(self) -> None:
         """Begin to listen. Raises what the adapter raises."""

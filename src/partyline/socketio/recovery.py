@@ -7,10 +7,12 @@ event that arrived with the connection's last bytes may come again.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, runtime_checkable
 
 import msgspec
 
@@ -46,6 +48,7 @@ class _Live:
     data: bytes  # as it was last written
     confirmed: int  # the offset up to which its client certainly has everything
     seen: int  # the offset sent at its last heartbeat; the next one confirms it
+    saved: float  # when it was last written
     hole: int = -1  # the log's head when an event went out unkept: it cannot go on from there or earlier
 
 
@@ -72,6 +75,32 @@ class Restored:
         return self.kept.row
 
 
+@runtime_checkable
+class SharedSessions(SessionTable, Protocol):
+    """A SessionTable of several nodes, any of which may take a session over. A row in use is to be saved again within
+    `renewal` seconds."""
+
+    node: str
+    renewal: float
+
+    def serve(self, hand_over: Callable[[bytes], tuple[SessionRow, int] | None]) -> None:
+        """Another node asks for a session by its `pid_hash`: `hand_over` lets go of it, and returns its row and its
+        hole (as `leave`), or None if there is nothing to hand over."""
+        ...
+
+    def leave(self, row: SessionRow, hole: int, life: float) -> None:
+        """Its client is away, and may come back within `life` seconds; from `hole` or earlier it cannot go on."""
+        ...
+
+    async def claim(self, pid_hash: bytes) -> tuple[SessionRow, int] | None:
+        """Take a session of another node, with its hole; None if there is none. Raises StoreUnavailable."""
+        ...
+
+    async def flush(self) -> None:
+        """Return when everything so far is written."""
+        ...
+
+
 class Recovery:
     """The sessions of all namespaces of a server: `window` seconds for a client to come back."""
 
@@ -82,6 +111,7 @@ class Recovery:
         self._hub = hub
         self._store = store
         self._table = table
+        self._shared = table if isinstance(table, SharedSessions) else None
         self._timers = timers
         self._window = window
         self._live: dict[Member, _Live] = {}
@@ -95,6 +125,13 @@ class Recovery:
                 continue
             self._waiting[row.pid_hash] = _Kept(row, timers.now())
         self._arm()
+        if self._shared is not None:
+            self._shared.serve(self._hand_over)
+
+    @property
+    def node(self) -> str:
+        """The name of this node, if sessions may go to others."""
+        return "" if self._shared is None else self._shared.node
 
     def __len__(self) -> int:
         """How many sessions there are, in use or not."""
@@ -118,7 +155,7 @@ class Recovery:
             msgspec.json.decode(data or b"{}"),
             start,
         )
-        self._live[socket] = _Live(row, data or b"", start.offset, start.offset)
+        self._live[socket] = _Live(row, data or b"", start.offset, start.offset, self._timers.now())
         self._users[row.pid_hash] = socket
         if data is not None:
             self._table.save(row)
@@ -141,7 +178,12 @@ class Recovery:
         if live is None:
             return
         live.confirmed, live.seen = live.seen, self._hub.fanned_out
-        if live.confirmed - live.row.start.offset >= _STEP or live.row.start.offset <= live.hole < live.confirmed:
+        due = self._shared is not None and self._timers.now() - live.saved >= self._shared.renewal
+        if (
+            due
+            or live.confirmed - live.row.start.offset >= _STEP
+            or live.row.start.offset <= live.hole < live.confirmed
+        ):
             live.row = replace(live.row, start=Position(self._store.epoch, live.confirmed))
             self._save(live)
 
@@ -178,8 +220,7 @@ class Recovery:
                 self._returning[row.pid_hash] = moved
             else:
                 self._waiting[row.pid_hash] = replace(kept, row=moved)
-                if kept.hole < row.start.offset:
-                    self._table.save(moved)
+                self._save_away(self._waiting[row.pid_hash])
 
     def _away(self, namespace: Namespace) -> list[SessionRow]:
         """The sessions of a namespace whose clients are away, or on their way back."""
@@ -188,7 +229,14 @@ class Recovery:
 
     def _save(self, live: _Live) -> None:
         if live.hole < live.confirmed:
+            live.saved = self._timers.now()
             self._table.save(live.row)
+
+    def _save_away(self, kept: _Kept) -> None:
+        if self._shared is not None:
+            self._shared.leave(kept.row, kept.hole, self._window - (self._timers.now() - kept.left))
+        elif kept.hole < kept.row.start.offset:
+            self._table.save(kept.row)
 
     def _forget(self, row: SessionRow) -> None:
         self._waiting.pop(row.pid_hash, None)
@@ -210,8 +258,7 @@ class Recovery:
         self._keep(_Kept(row, self._timers.now(), live.hole))
 
     def _keep(self, kept: _Kept) -> None:
-        if kept.hole < kept.row.start.offset:
-            self._table.save(kept.row)
+        self._save_away(kept)
         self._waiting[kept.row.pid_hash] = kept
         if len(self._waiting) > MOST_WAITING:
             self._hub.counters.hit("max_waiting_sessions")
@@ -233,6 +280,8 @@ class Recovery:
         user = self._users.get(pid_hash)
         if user is not None and user.namespace is namespace:
             user.close()  # its client knows better than we do that this connection is dead
+        if self._shared is not None and user is None and not (pid_hash in self._waiting or pid_hash in self._returning):
+            await self._fetch(pid_hash)
         kept = self._waiting.get(pid_hash)
         now = self._timers.now()
         if kept is None or kept.row.namespace != namespace._key or now >= kept.left + self._window:
@@ -294,6 +343,33 @@ class Recovery:
         if row is not None:
             self._keep(replace(restored.kept, row=row, left=self._timers.now()))
 
+    # Other nodes
+
+    async def _fetch(self, pid_hash: bytes) -> None:
+        """Take over a session from another node, if there is one: then it waits here for its client."""
+        assert self._shared is not None
+        fetching = asyncio.ensure_future(self._shared.claim(pid_hash))
+        fetching.add_done_callback(self._fetched)  # also if this client has gone meanwhile: it comes back
+        await asyncio.wait((fetching,))
+
+    def _fetched(self, fetching: asyncio.Future[tuple[SessionRow, int] | None]) -> None:
+        if fetching.cancelled():
+            return
+        error = fetching.exception()
+        if error is None and (found := fetching.result()) is not None:
+            self._keep(_Kept(found[0], self._timers.now(), found[1]))
+        elif error is not None:
+            _log.warning("a session of another node cannot be taken over", error=str(error))
+
+    def _hand_over(self, pid_hash: bytes) -> tuple[SessionRow, int] | None:
+        """Another node has taken this session: its client is there."""
+        user = self._users.get(pid_hash)
+        if user is not None:
+            user.close()
+        kept = self._waiting.pop(pid_hash, None)
+        self._arm()
+        return None if kept is None else (kept.row, kept.hole)
+
     # Time
 
     def on_deadline(self, now: float) -> None:
@@ -332,6 +408,8 @@ class _Replay:
 
     async def deliver(self, message: Message) -> None:
         record, row = read_record(message), self._row()
+        if record.local and record.origin != self._recovery.node:
+            return
         if record.audience.reaches(row.sid, row.rooms):
             offset = f"{self._restored.after.epoch}-{message.offset}"
             parser, engine = self._connection.parser, self._connection.engine

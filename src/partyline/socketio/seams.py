@@ -124,11 +124,17 @@ class EventLog(Protocol):
 
     shared: bool
 
-    def emit(self, event: str, arguments: tuple[Any, ...], audience: Audience, socket: Member | None = None) -> None:
-        """Keep an event, and send it once it is kept, to an audience or to its only `socket`.
-
-        Raises Overloaded and InvalidValue.
-        """
+    def emit(
+        self,
+        event: str,
+        arguments: tuple[Any, ...],
+        audience: Audience,
+        socket: Member | None = None,
+        *,
+        local: bool = False,
+    ) -> None:
+        """Keep an event, and send it once it is kept, to an audience or to its only `socket`, on this node only if
+        `local`; not asked to where it is `shared`. Raises Overloaded and InvalidValue."""
         ...
 
 

@@ -248,7 +248,7 @@ class SocketIO(Namespace):
             setattr(self, name, getattr(limits, name) if value is None else value)
         if (
             self.recovery_window is not None
-            and self._adapter is None
+            and (self._adapter is None or self._akin)
             and site.hub is not None
             and site.store is not None
         ):
@@ -274,19 +274,24 @@ class SocketIO(Namespace):
         """The other nodes, as far as they are known."""
         return [] if self._nodes is None else self._nodes.others
 
-    def _spread(self, adapter: Adapter | Bus) -> None:
-        """Join other servers over `adapter`, unless it has one already; called before it is attached.
+    def _lost(self, node: str) -> None:
+        """A node is gone."""
+        if self._nodes is not None:
+            self._nodes.lost(node)
 
-        Raises ConfigError where that cannot be.
+    def _spread(self, bus: Bus, *, recovers: bool) -> None:
+        """Join other servers on a bus, unless it has an adapter already; called before it is attached.
+
+        `recovers`: they share the sessions, and the log, too. Raises ConfigError where that cannot be.
         """
         if self._adapter is None:
-            if self.recovery_window is not None:
+            if self.recovery_window is not None and not recovers:
                 raise ConfigError(
-                    "recovery_window: with several workers, or on a bus, a session is known to one of them only: run "
-                    "one worker without a bus, or leave it out",
+                    "recovery_window: on a bus without a log that all servers share, a session is known to one of them "
+                    "only: name a log (--log), or leave it out",
                     field="recovery_window",
                 )
-            self._adapter, self._akin = adapter, True
+            self._adapter, self._akin = bus, True
 
     # server.site.Background
 
@@ -305,7 +310,8 @@ class SocketIO(Namespace):
         alone = self._adapter is None or (self._akin and isinstance(site.store, Follows))
         if site.hub is not None and site.store is not None and alone:
             recovery = self._recovery is not None and namespace._recovers
-            namespace._journal = Journal(namespace, site.hub, site.store, recovery=recovery)
+            node = site.node
+            namespace._journal = Journal(namespace, site.hub, site.store, recovery=recovery, node=node)
             namespace._event_log = namespace._journal if recovery else None
         elif self._stream is not None and namespace._recovers:
             namespace._event_log = self._stream.journal(namespace)

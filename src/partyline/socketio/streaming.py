@@ -190,7 +190,15 @@ class StreamJournal:
         self.namespace = namespace
         self._stream = stream
 
-    def emit(self, event: str, arguments: tuple[Any, ...], audience: Audience, socket: Member | None = None) -> None:
+    def emit(
+        self,
+        event: str,
+        arguments: tuple[Any, ...],
+        audience: Audience,
+        socket: Member | None = None,
+        *,
+        local: bool = False,
+    ) -> None:
         space = self.namespace
         body = space.io.parser.body(event, arguments)
         sockets = list(space._select(audience)) if socket is None else [socket]

@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 import msgspec
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from partyline import log
 from partyline.errors import MalformedRequest, PayloadTooLarge
 from partyline.metrics import Counters
+from partyline.nodes.forwarding import Changed, again, left, request_of, send_answer, serve, whole
 from partyline.server.answers import answer_error
 from partyline.server.site import Live
-from partyline.trust.perimeter import Peer
 from partyline.wire import forwarding as wire
 from partyline.wire.forwarding import decode, encode
 from partyline.workers.line import Line
@@ -40,10 +40,6 @@ _PATIENCE: Final = 2.0  # seconds for what another worker has counted
 _MOST_PASSING: Final = 1_024  # connections on their way to other workers
 _PASSING: Final = 5.0  # seconds that one may need
 _LARGEST: Final = 128 * 1024  # bytes that go with a descriptor
-
-
-class _Changed(msgspec.Struct):
-    client_id: str = ""
 
 
 class Elsewhere:
@@ -70,6 +66,10 @@ class Elsewhere:
     def owner(self, path: bytes, query: bytes) -> int | None:
         found = _NAMED.search(path) if path.startswith(_OWNED) else _SESSION.search(query) if query else None
         return None if found is None else self._other(found[1])
+
+    def foreign(self, path: bytes, query: bytes) -> bool:
+        """Whether another worker has to answer a request."""
+        return self.owner(path, query) is not None
 
     def pass_on(self, owner: int, descriptor: int, data: bytes) -> bool:
         if self._passing >= _MOST_PASSING or len(data) > _LARGEST:
@@ -166,7 +166,7 @@ class Elsewhere:
                 await app(scope, receive, send)
                 return
             try:
-                body = await _whole(receive, self._max_body)
+                body = await whole(receive, self._max_body)
             except PayloadTooLarge as error:
                 await answer_error(error, send)
                 return
@@ -175,13 +175,13 @@ class Elsewhere:
             if changes:
                 owner = self._changed(body)
             if owner is None or not await self._forward(owner, scope, body, receive, send):
-                await app(scope, _again(body, receive), send)
+                await app(scope, again(body, receive), send)
 
         return answering
 
     def _changed(self, body: bytes) -> int | None:
         try:
-            found = _NAMED.search(msgspec.json.decode(body, type=_Changed).client_id.encode())
+            found = _NAMED.search(msgspec.json.decode(body, type=Changed).client_id.encode())
         except (msgspec.MsgspecError, UnicodeError):
             return None  # whoever reads it says what is wrong
         return None if found is None else self._other(found[1])
@@ -191,23 +191,8 @@ class Elsewhere:
         line = await self._line(owner)
         if line is None:
             return False
-        peer: Peer = scope["partyline.peer"]
-        number, answer = line.ask(
-            lambda number: wire.Request(
-                number,
-                scope["method"],
-                scope["path"],
-                scope.get("raw_path") or b"",
-                scope["query_string"],
-                [(bytes(name), bytes(value)) for name, value in scope["headers"]],
-                body,
-                peer.address,
-                peer.scheme,
-                peer.host,
-                peer.local,
-            )
-        )
-        leaving = asyncio.ensure_future(_left(receive))
+        number, answer = line.ask(lambda number: request_of(scope, body, number))
+        leaving = asyncio.ensure_future(left(receive))
         try:
             await asyncio.wait((answer, leaving), return_when=asyncio.FIRST_COMPLETED)
             if not answer.done():
@@ -218,8 +203,7 @@ class Elsewhere:
         answered = answer.result()
         if answered is None:
             return False
-        await send({"type": "http.response.start", "status": answered.status, "headers": answered.headers})
-        await send({"type": "http.response.body", "body": answered.body})
+        await send_answer(answered, send)
         return True
 
     async def _line(self, owner: int) -> _Out | None:
@@ -239,36 +223,7 @@ class Elsewhere:
 
     async def serve(self, request: wire.Request, gone: asyncio.Event) -> wire.Answer:
         """Answer a request of another worker."""
-        started: dict[str, Any] = {"status": 500, "headers": []}
-        body: list[bytes] = []
-
-        async def send(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                started.update(message)
-            else:
-                body.append(message.get("body", b""))
-
-        scope = {
-            "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.3"},
-            "http_version": "1.1",
-            "method": request.method,
-            "path": request.path,
-            "raw_path": request.raw_path,
-            "query_string": request.query,
-            "headers": request.headers,
-            "client": (request.address, 0),
-            "server": None,
-            "scheme": request.scheme,
-            "root_path": "",
-            "state": {},
-            "app": self,  # Starlette's router raises 404 and 405 if it finds an application here
-            "partyline.peer": Peer(request.address, request.scheme, request.host, request.local),
-            "partyline.abort": gone.set,
-        }
-        await self._app(scope, _again(request.body, lambda: _disconnected(gone)), send)
-        headers = [(bytes(name), bytes(value)) for name, value in started["headers"]]
-        return wire.Answer(request.number, started["status"], headers, b"".join(body))
+        return await serve(self._app, request, gone, self)
 
     # Counting
 
@@ -405,46 +360,6 @@ class _Passing:
         self._door.close()
         os.close(self._descriptor)
         self._done()
-
-
-async def _whole(receive: Receive, most: int) -> bytes | None:
-    """A body; None where its client has gone. Raises PayloadTooLarge."""
-    parts: list[bytes] = []
-    size = 0
-    while True:
-        message = await receive()
-        if message["type"] != "http.request":
-            return None
-        parts.append(message.get("body", b""))
-        size += len(parts[-1])
-        if size > most:
-            raise PayloadTooLarge(f"the body is longer than {most} bytes", limit="max_body")
-        if not message.get("more_body"):
-            return b"".join(parts)
-
-
-def _again(body: bytes, receive: Callable[[], Awaitable[Message]]) -> Receive:
-    """A `receive` that begins with the body that was read."""
-    told = False
-
-    async def receiving() -> Message:
-        nonlocal told
-        if told:
-            return await receive()
-        told = True
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    return receiving
-
-
-async def _left(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-async def _disconnected(gone: asyncio.Event) -> Message:
-    await gone.wait()
-    return {"type": "http.disconnect"}
 
 
 async def _no_keeper() -> list[wire.Counts]:

@@ -37,6 +37,11 @@ LEFT JOIN (SELECT * FROM partyline.changes WHERE number > $1 ORDER BY number LIM
 """
 
 
+def open_tables(url: str) -> PostgresTables:
+    """The tables beside the log at `url`, not connected yet. Raises ConfigError."""
+    return PostgresTables(url)
+
+
 class PostgresTables:
     """Tables in the database of an address, beside the log with the same address.
 

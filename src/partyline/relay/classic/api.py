@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -59,6 +60,8 @@ class Relay:
         """Answer the most frequent calls without ASGI if the server is ours."""
         site.direct.add("/publish", self._publishing, "POST")
         site.direct.add("/register", self._registering, "POST")
+        if self._registry.is_shared:
+            site.fetch = self._fetch
 
     def routes(self) -> list[Route]:
         """The HTTP routes, for Starlette."""
@@ -80,6 +83,10 @@ class Relay:
         registration = self._registry.find(upgrade.path[len(_WS) :])
         kind = ClassicSession if registration.confirmed is None else ResumingSession
         return Endpoint(kind(self._services, registration), deflate=self._settings.permessage_deflate)
+
+    def _fetch(self, path: str) -> asyncio.Future[None] | None:
+        """As `server.site.Site.fetch`."""
+        return self._registry.fetch(path[len(_WS) :]) if path.startswith(_WS) else None
 
     async def health(self, request: Request) -> Response:
         if (refusal := self._services.store.refusal) is not None:

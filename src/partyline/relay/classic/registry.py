@@ -8,7 +8,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 from partyline.config import Settings
 from partyline.errors import Forbidden, NotFound, Overloaded, RateLimited, StoreUnavailable
@@ -23,6 +23,8 @@ from partyline.trust.rate import Closing
 
 _MOST_PATIENCE: Final = 5.0  # seconds that a registration waits for the disk
 _FREE: Final = 1024  # bytes of topics that every registration may have, however much the others hold
+_LONGEST_ID: Final = 64  # characters
+_MOST_FETCHING: Final = 1_000  # registrations that are looked for on other nodes
 _NAME: Final = 64  # bytes that a topic costs beside its characters
 
 
@@ -50,6 +52,23 @@ class Registrations(Protocol):
 
     async def flush(self) -> None:
         """Return when everything so far is kept."""
+
+
+@runtime_checkable
+class Shared(Registrations, Protocol):
+    """The same for several nodes, any of which may take a registration over. One node has it at a time."""
+
+    def serve(self, hand_over: Callable[[bytes], Row | None]) -> None:
+        """Another node asks for a registration by its `id_hash`: `hand_over` lets go of it, and returns it."""
+        ...
+
+    def save(self, row: Row, life: float | None = None) -> None:
+        """Insert or replace, for `life` seconds; None: while this node is there."""
+        ...
+
+    async def claim(self, key: bytes) -> Row | None:
+        """Take a registration of another node, if there is one. Raises StoreUnavailable."""
+        ...
 
 
 class User(Closing, Protocol):
@@ -105,6 +124,8 @@ class Registry:
         """`mark` ends each id: it says which worker has the registration."""
         self._mark = mark
         self._table = table
+        self._shared = table if isinstance(table, Shared) else None
+        self._fetching: dict[bytes, asyncio.Future[None]] = {}
         self._revoker = revoker
         self._timers = timers
         self._counters = counters
@@ -115,9 +136,16 @@ class Registry:
         self._bytes = 0  # what the topics of all registrations weigh
         self._tuples: dict[tuple[str, ...], tuple[str, ...]] = {}
         self._restore()
+        if self._shared is not None:
+            self._shared.serve(self._hand_over)
 
     def __len__(self) -> int:
         return len(self._by_hash)
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other nodes may have some of them."""
+        return self._shared is not None
 
     def __contains__(self, registration: Registration) -> bool:
         return registration.id_hash in self._by_hash
@@ -151,7 +179,7 @@ class Registry:
             raise Overloaded(f"this server has {limits.max_registrations} registrations (max_registrations)")
         self._check_bytes(weight(topics))
         connection_id = secrets.token_hex(16) + self._mark
-        names, patterns, hashed = self._shared(topics), self._shared(grants), id_hash(connection_id)
+        names, patterns, hashed = self._shared_tuple(topics), self._shared_tuple(grants), id_hash(connection_id)
         registration = Registration(self, hashed, user, names, patterns, confirmed, created=self._clock(), token=token)
         self._insert(registration)
         self._timers.set(registration, self._timers.now() + limits.unused_registration_life)
@@ -170,6 +198,10 @@ class Registry:
             self.remove(registration)
             raise StoreUnavailable("the database does not take the registration now: try again in a moment") from None
 
+    def has(self, connection_id: str) -> bool:
+        """Whether the registration of an id is here."""
+        return id_hash(connection_id) in self._by_hash
+
     def find(self, connection_id: str) -> Registration:
         """The registration of an id, from memory. Raises NotFound."""
         registration = self._by_hash.get(id_hash(connection_id))
@@ -180,10 +212,50 @@ class Registry:
             )
         return registration
 
+    def fetch(self, connection_id: str) -> asyncio.Future[None] | None:
+        """Take a registration over, if another node has it: done when `find` can tell. None if it can tell now.
+
+        The future raises StoreUnavailable. Cancelling it does not stop the others that wait for the same. Raises
+        Overloaded.
+        """
+        if self._shared is None or len(connection_id) > _LONGEST_ID:
+            return None
+        key = id_hash(connection_id)
+        if key in self._by_hash:
+            return None
+        fetching = self._fetching.get(key)
+        if fetching is None:
+            if len(self._fetching) >= _MOST_FETCHING:
+                self._counters.hit("max_fetching_registrations")
+                raise Overloaded("too many registrations are looked for on other nodes: try again in a moment")
+            fetching = self._fetching[key] = asyncio.ensure_future(self._fetch(self._shared, key))
+            fetching.add_done_callback(lambda _: self._fetching.pop(key))
+        return asyncio.shield(fetching)
+
+    async def _fetch(self, shared: Shared, key: bytes) -> None:
+        row = await shared.claim(key)
+        if row is not None and key not in self._by_hash:
+            self._take_in(row, max(self._settings.resume_window, _MOST_PATIENCE))
+
+    def _hand_over(self, key: bytes) -> Row | None:
+        """Another node has taken this registration: its client is there."""
+        registration = self._by_hash.get(key)
+        if registration is None:
+            return None
+        row, connection = _row(registration), registration.connection
+        self._drop(registration)
+        if connection is not None:
+            connection.close(4000, "replaced by a newer connection")
+        return row
+
     def remove(self, registration: Registration) -> None:
         """Forget it. The caller has to close its connection."""
-        if self._by_hash.pop(registration.id_hash, None) is None:
-            return
+        if registration in self:
+            self._drop(registration)
+            self._table.delete(registration.id_hash)
+
+    def _drop(self, registration: Registration) -> None:
+        del self._by_hash[registration.id_hash]
         left = self._per_user[registration.user] - 1
         if left:
             self._per_user[registration.user] = left
@@ -191,7 +263,6 @@ class Registry:
             del self._per_user[registration.user]
         self._bytes -= weight(registration.topics)
         self._timers.cancel(registration)
-        self._table.delete(registration.id_hash)
         if registration.token is not None and self._revoker is not None:
             self._revoker.release(registration.token, registration)
 
@@ -206,7 +277,7 @@ class Registry:
         """Let `connection` use it from now on; returns the one that did before, if any."""
         earlier, registration.connection = registration.connection, connection
         self._timers.cancel(registration)
-        if not registration.used:
+        if not registration.used or self._shared is not None:
             registration.used = True
             self._save(registration)
         return earlier
@@ -220,6 +291,8 @@ class Registry:
             return
         if self._settings.resume_window > 0:
             self._timers.set(registration, self._timers.now() + self._settings.resume_window)
+            if self._shared is not None:
+                self._save(registration)  # from now on it has an end
         else:
             self.remove(registration)
 
@@ -232,7 +305,7 @@ class Registry:
             more = weight(topics) - weight(registration.topics)
             self._check_bytes(more)
             self._bytes += more
-        registration.topics = self._shared(topics)
+        registration.topics = self._shared_tuple(topics)
         self._save(registration)
         if registration.connection is not None:
             registration.connection.follow(registration.topics)
@@ -268,18 +341,17 @@ class Registry:
     def _save(self, registration: Registration) -> None:
         if registration not in self:
             return  # removed meanwhile: its connection must not bring it back
-        self._table.save(
-            Row(
-                registration.id_hash,
-                registration.user,
-                registration.topics,
-                registration.grants,
-                registration.used,
-                registration.created,
-                registration.confirmed,
-                None if registration.token is None else registration.token[1:],
-            )
-        )
+        if self._shared is None:
+            self._table.save(_row(registration))
+        elif registration.connection is not None:
+            self._shared.save(_row(registration))
+        else:
+            self._shared.save(_row(registration), self._life(registration))
+
+    def _life(self, registration: Registration) -> float:
+        """Seconds that it may go without a connection."""
+        limits = self._settings
+        return limits.resume_window if registration.used else limits.unused_registration_life
 
     def _insert(self, registration: Registration) -> None:
         self._by_hash[registration.id_hash] = registration
@@ -292,7 +364,7 @@ class Registry:
         token = registration.token
         return token is not None and self._revoker is not None and self._revoker.refuses(token)
 
-    def _shared(self, names: tuple[str, ...]) -> tuple[str, ...]:
+    def _shared_tuple(self, names: tuple[str, ...]) -> tuple[str, ...]:
         """One shared tuple for the same few names: most registrations have the default topics."""
         if weight(names):
             return names
@@ -302,21 +374,43 @@ class Registry:
 
     def _restore(self) -> None:
         """Load the registrations of an earlier process. Its clients were cut off with it: their windows begin now."""
-        now, wall = self._timers.now(), self._clock()
+        wall = self._clock()
         for row in self._table.load():
-            topics, grants = self._shared(row.topics), self._shared(row.grants)
-            token = None if row.token is None else Token(row.user, *row.token)
-            registration = Registration(
-                self, row.id_hash, row.user, topics, grants, row.confirmed, row.used, row.created, token
-            )
             if row.used:
                 life = self._settings.resume_window
             else:
                 # A clock that was set back must not make it live longer than it may.
                 age = max(0.0, wall - row.created)
                 life = max(self._settings.unused_registration_life - age, self._settings.resume_window)
-            if life > 0 and not self._refused(registration):
-                self._insert(registration)
-                self._timers.set(registration, now + life)
-            else:
+            if not self._take_in(row, life):
                 self._table.delete(row.id_hash)
+
+    def _take_in(self, row: Row, life: float) -> bool:
+        """Have a registration that another process had, for `life` seconds without a connection; False if it is
+        over."""
+        topics, grants = self._shared_tuple(row.topics), self._shared_tuple(row.grants)
+        token = None if row.token is None else Token(row.user, *row.token)
+        registration = Registration(
+            self, row.id_hash, row.user, topics, grants, row.confirmed, row.used, row.created, token
+        )
+        if life <= 0 or self._refused(registration):
+            return False
+        self._insert(registration)
+        self._timers.set(registration, self._timers.now() + life)
+        if self._shared is not None:
+            self._save(registration)
+        return True
+
+
+def _row(registration: Registration) -> Row:
+    """A registration as it is kept."""
+    return Row(
+        registration.id_hash,
+        registration.user,
+        registration.topics,
+        registration.grants,
+        registration.used,
+        registration.created,
+        registration.confirmed,
+        None if registration.token is None else registration.token[1:],
+    )

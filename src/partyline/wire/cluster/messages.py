@@ -124,6 +124,43 @@ class Gone(_NodeMessage, frozen=True, tag=12):
     """A node leaves."""
 
 
+# Between servers, besides their namespaces: `namespace` is the subject.
+
+
+class Say(_NodeMessage, frozen=True, tag=13):
+    """Something that nobody answers."""
+
+    data: bytes
+
+
+class Ask(_NodeMessage, frozen=True, tag=14):
+    """Something that wants a Reply."""
+
+    request: Request
+    data: bytes
+
+
+class Reply(_NodeMessage, frozen=True, tag=15):
+    """An answer; `data` is None if the node has none, or does not know the subject."""
+
+    request: Request
+    data: bytes | None
+
+
 NodeMessage: TypeAlias = (
-    Emit | Reached | Answered | Missing | Fetch | Sockets | Move | Expel | ServerSide | ServerSideAnswer | Here | Gone
+    Emit
+    | Reached
+    | Answered
+    | Missing
+    | Fetch
+    | Sockets
+    | Move
+    | Expel
+    | ServerSide
+    | ServerSideAnswer
+    | Here
+    | Gone
+    | Say
+    | Ask
+    | Reply
 )
