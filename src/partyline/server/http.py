@@ -56,6 +56,13 @@ _ANSWER: Final = Phase.ANSWER
 _LINGER: Final = Phase.LINGER
 _CLOSING: Final = Phase.CLOSING
 _SWITCHED: Final = Phase.SWITCHED
+_BEGIN: Final = Step.BEGIN
+_HEAD_WITH_BODY: Final = Step.HEAD
+_HEAD_ALONE: Final = Step.HEAD_ALONE
+_BODY_WHOLE: Final = Step.BODY
+_ANSWERED: Final = Step.ANSWERED
+_LAST: Final = Step.LAST
+_SWITCH: Final = Step.SWITCH
 
 
 class InHand(Protocol):
@@ -278,7 +285,7 @@ class HttpConnection(asyncio.Protocol):
                 blank = len(ahead) - len(ahead.lstrip(b"\r\n"))
                 del ahead[:blank]  # RFC 9112 2.2
                 if ahead:
-                    self._step(Step.BEGIN)
+                    self._step(_BEGIN)
             elif self._phase is _HEAD:
                 if not self._read_head(ahead):
                     break
@@ -342,7 +349,7 @@ class HttpConnection(asyncio.Protocol):
         if body.done:
             self._body = None
             self._deadline = _NEVER
-            if self._step(Step.BODY) and in_hand is not None:
+            if self._step(_BODY_WHOLE) and in_hand is not None:
                 in_hand.respond()
 
     def _after_reading(self) -> None:
@@ -370,7 +377,7 @@ class HttpConnection(asyncio.Protocol):
 
     def _begin(self, head: Head, path: str) -> None:
         """A head is complete."""
-        self._step(Step.HEAD if head.length else Step.HEAD_ALONE)
+        self._step(_HEAD_WITH_BODY if head.length else _HEAD_ALONE)
         if head.length:
             self._body = body_of(head.length, self._site.limits.max_head_bytes)
             self._set_deadline(self._site.limits.body_timeout)
@@ -533,7 +540,7 @@ class HttpConnection(asyncio.Protocol):
         cost, self._spent = self._spent + (_ASGI_COST if type(in_hand) is Cycle else _DIRECT_COST), 0.0
         self._useful |= not in_hand.failed
         last = not in_hand.keep_alive or self._site.draining
-        if not self._step(Step.LAST if last else Step.ANSWERED) or self._phase is not _IDLE:
+        if not self._step(_LAST if last else _ANSWERED) or self._phase is not _IDLE:
             return
         if self._paused:
             self.regulate()  # the rest of its body no longer waits for the application
@@ -612,7 +619,7 @@ class HttpConnection(asyncio.Protocol):
         descriptor = transport.get_extra_info("socket").fileno()
         if not elsewhere.pass_on(owner, descriptor, request_head(head) + bytes(self._ahead)):
             raise Overloaded("the worker that has this session is being replaced: try again in a moment")
-        self._step(Step.SWITCH)
+        self._step(_SWITCH)
         self._useful = True
         transport.abort()  # our end of it only
 
@@ -620,7 +627,7 @@ class HttpConnection(asyncio.Protocol):
         """Another worker reads the connection from here on, through this one."""
         site, address = self._site, self._address
         assert site.elsewhere is not None
-        self._step(Step.SWITCH)
+        self._step(_SWITCH)
 
         def gone(tunnel: Live) -> None:
             site.live.discard(tunnel)
@@ -635,7 +642,7 @@ class HttpConnection(asyncio.Protocol):
     def become_websocket(self, endpoint: Endpoint, accepted: handshake.Accepted) -> WebSocket:
         """Hand the connection over to a WebSocket."""
         site, transport = self._site, self._transport
-        self._step(Step.SWITCH)
+        self._step(_SWITCH)
         self._in_hand = None
         websocket = WebSocket(site, endpoint, self._address, accepted.deflate, self._spent + _ACCEPT)
         site.timers.cancel(self)

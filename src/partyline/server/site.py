@@ -287,8 +287,10 @@ class Site:
     @property
     def flooded(self) -> bool:
         """No room is left even for connections that wait for a refusal."""
-        least, most = _WAITING_ROOM
         limit = self.limits.max_connections
+        if self.connections <= limit:
+            return False
+        least, most = _WAITING_ROOM
         return self.connections > limit + min(most, max(least, limit // 8))
 
     def leave(self, address: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final
 from urllib.parse import parse_qsl
 
@@ -30,6 +31,7 @@ MESSAGES: Final = {
 POLLING: Final = "polling"
 WEBSOCKET: Final = "websocket"
 
+_write_json = msgspec.json.Encoder().encode
 _FIELD: Final = re.compile("([^&=]+)=?([^&]*)")
 # What clients of Engine.IO 4 ask for in nearly every request; `t` keeps caches from answering.
 _COMMON: Final = re.compile(rb"EIO=4&transport=(polling|websocket)(?:&t=[\w.-]*)?(?:&sid=([\w.-]+))?\Z")
@@ -102,11 +104,17 @@ def _fields(query: bytes) -> dict[str, str]:
 
 def open_packet(sid: str, *, upgrades: bool, ping_interval: float, ping_timeout: float, max_payload: int) -> str:
     """The first packet of a session. Times are given in seconds and sent in milliseconds; the payload is in bytes."""
+    rest = _rest_of_open(upgrades, ping_interval, ping_timeout, max_payload)
+    return f'{OPEN}{{"sid":{_write_json(sid).decode()},{rest}'
+
+
+@lru_cache(maxsize=64)
+def _rest_of_open(upgrades: bool, ping_interval: float, ping_timeout: float, max_payload: int) -> str:
+    """The open packet after its sid: the same for all sessions of a server."""
     values = {
-        "sid": sid,
         "upgrades": [WEBSOCKET] if upgrades else [],
         "pingInterval": round(ping_interval * 1000),
         "pingTimeout": round(ping_timeout * 1000),
         "maxPayload": max_payload,
     }
-    return OPEN + msgspec.json.encode(values).decode()
+    return _write_json(values).decode().removeprefix("{")

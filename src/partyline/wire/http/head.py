@@ -179,13 +179,14 @@ def content_length(value: bytes) -> int:
 
 def _tokens(value: bytes) -> list[bytes]:
     """The parts of a list header, in lower case."""
-    return [token.strip().lower() for token in value.split(b",")]
+    value = value.lower()
+    return [token.strip() for token in value.split(b",")] if b"," in value else [value.strip()]
 
 
 def path_text(raw: bytes) -> str:
     """A path as text. Raises MalformedRequest if it is not UTF-8: many paths would become the same text."""
     try:
-        return unquote_to_bytes(raw).decode()
+        return (unquote_to_bytes(raw) if b"%" in raw else raw).decode()
     except UnicodeDecodeError:
         raise MalformedRequest("the path is not UTF-8, percent-encoded (RFC 3986 2.5)") from None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import binascii
 import hashlib
 import re
@@ -14,6 +13,15 @@ from partyline.errors import MalformedRequest, MethodNotAllowed, RequestError, U
 from partyline.wire.websocket.deflate import Deflate
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 1.3
+_NAMES: Final = (
+    b"host",
+    b"connection",
+    b"upgrade",
+    b"sec-websocket-version",
+    b"sec-websocket-key",
+    b"sec-websocket-protocol",
+    b"sec-websocket-extensions",
+)
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")  # RFC 9110 5.6.2
 MOST_OFFERED: Final = 100  # subprotocols, a credential among them, or extensions; nobody needs ten
 
@@ -33,7 +41,7 @@ class Accepted:
 
 def accept_value(key: bytes) -> bytes:
     """Sec-WebSocket-Accept for a Sec-WebSocket-Key (RFC 6455 4.2.2)."""
-    return base64.b64encode(hashlib.sha1(key + _GUID, usedforsecurity=False).digest())
+    return binascii.b2a_base64(hashlib.sha1(key + _GUID, usedforsecurity=False).digest(), newline=False)
 
 
 def accept(
@@ -59,9 +67,7 @@ def accept(
     if version != "1.1":
         raise MalformedRequest(f"a WebSocket handshake needs HTTP/1.1, not HTTP/{version}")
     values = _collect(headers)
-    if not _has_token(values.get(b"upgrade", ()), "websocket") or not _has_token(
-        values.get(b"connection", ()), "upgrade"
-    ):
+    if not _has_token(values[b"upgrade"], b"websocket") or not _has_token(values[b"connection"], b"upgrade"):
         raise UpgradeRequired("this is a WebSocket endpoint: send Upgrade: websocket and Connection: Upgrade")
     _exactly_one(values, b"host")
     if _exactly_one(values, b"sec-websocket-version") != b"13":
@@ -69,9 +75,9 @@ def accept(
     key = _exactly_one(values, b"sec-websocket-key")
     _check_key(key)
     subprotocol = agreed = None
-    if offered := values.get(b"sec-websocket-protocol"):
+    if offered := values[b"sec-websocket-protocol"]:
         subprotocol = _choose(subprotocols, offered_subprotocols(offered))
-    if extensions := values.get(b"sec-websocket-extensions"):
+    if extensions := values[b"sec-websocket-extensions"]:
         agreed = negotiate(extensions)  # a malformed one is refused even if we would not compress
         if not deflate:
             agreed = None
@@ -172,9 +178,10 @@ def parse_extensions(value: bytes) -> list[Offer]:
 
 
 def _collect(headers: Headers) -> dict[bytes, list[bytes]]:
-    values: dict[bytes, list[bytes]] = {}
+    values: dict[bytes, list[bytes]] = {name: [] for name in _NAMES}
     for name, value in headers:
-        values.setdefault(name, []).append(value)
+        if name in values:
+            values[name].append(value)
     return values
 
 
@@ -182,12 +189,16 @@ def _list(values: Iterable[bytes]) -> list[str]:
     return [item for value in values for part in value.decode("latin-1").split(",") if (item := part.strip(" \t"))]
 
 
-def _has_token(values: Iterable[bytes], token: str) -> bool:
-    return token in [item.lower() for item in _list(values)]
+def _has_token(values: Iterable[bytes], token: bytes) -> bool:
+    for value in values:
+        items = value.lower()
+        if items == token or token in [item.strip(b" \t") for item in items.split(b",")]:
+            return True
+    return False
 
 
 def _exactly_one(values: dict[bytes, list[bytes]], name: bytes) -> bytes:
-    found = values.get(name, [])
+    found = values[name]
     if len(found) != 1:
         error: type[RequestError] = MalformedRequest
         if name == b"sec-websocket-version" and not found:
@@ -199,7 +210,7 @@ def _exactly_one(values: dict[bytes, list[bytes]], name: bytes) -> bytes:
 
 def _check_key(key: bytes) -> None:
     try:
-        nonce = base64.b64decode(key, validate=True)
+        nonce = binascii.a2b_base64(key, strict_mode=True)
     except binascii.Error:
         nonce = b""
     if len(nonce) != 16 or len(key) != 24:
