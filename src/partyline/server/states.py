@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from typing import Final
 
+from partyline.wire.transitions import Key
 
-class WebSocketState(Enum):
+
+class WebSocketState(Key):
     """Where a connection is between its 101 and its end."""
-
-    __hash__ = object.__hash__
 
     OPEN = "open"
     PINGED = "pinged"
@@ -18,15 +17,13 @@ class WebSocketState(Enum):
     GONE = "gone"
 
 
-class Step(Enum):
+class Step(Key):
     PING = "our ping leaves"
     HEARD = "something was heard since"
     CLOSE = "our close frame is written or queued"
     FAIL = "the peer broke a rule"
     END = "both close frames are out"
     LOST = "the transport is gone"
-
-    __hash__ = object.__hash__
 
 
 # A missing key changes nothing: a second close finds it closed.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from typing import Final
 
+from partyline.wire.transitions import Key
 
-class SocketState(Enum):
+
+class SocketState(Key):
     ENTERING = "entering"
     DOOMED = "doomed"
     DOOMED_WHOLE = "doomed with its connection"
@@ -14,16 +15,12 @@ class SocketState(Enum):
     LEAVING = "leaving"
     GONE = "gone"
 
-    __hash__ = object.__hash__  # members are singletons; Enum's own hash is a call of Python
 
-
-class Step(Enum):
+class Step(Key):
     WELCOME = "its CONNECT is answered"
     DISCONNECT = "we disconnect it"
     CLOSE = "we close its connection"
     LOST = "its client has gone, or is refused"
-
-    __hash__ = object.__hash__
 
 
 # A missing pair changes nothing. A socket that is disconnected before its CONNECT is answered gets the answer first.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from typing import Final
 
+from partyline.wire.transitions import Key
 
-class SessionState(Enum):
+
+class SessionState(Key):
     POLLING = "polling"
     PROBING = "probing"
     UPGRADING = "upgrading"
@@ -16,10 +17,8 @@ class SessionState(Enum):
     REFUSING = "refusing"
     CLOSED = "closed"
 
-    __hash__ = object.__hash__
 
-
-class Step(Enum):
+class Step(Key):
     GET = "a GET arrives"
     SECOND_GET = "a GET arrives while one hangs"
     ABORT = "the GET that hangs is aborted"
@@ -35,8 +34,6 @@ class Step(Enum):
     END = "we close it"
     CUT = "we close it for what its client did"
     DONE = "the rest is fetched, or not in time"
-
-    __hash__ = object.__hash__
 
 
 # A missing key is the error path: a request is refused, a WebSocket closed, anything else ignored; the session stays as

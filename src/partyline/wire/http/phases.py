@@ -6,11 +6,12 @@ a pipeline costs its bytes and nothing more. A new connection is in the phase HE
 
 from __future__ import annotations
 
-from enum import Enum
 from typing import Final
 
+from partyline.wire.transitions import Key
 
-class Phase(Enum):
+
+class Phase(Key):
     IDLE = "idle"
     HEAD = "reading a head"
     BODY = "reading a body"
@@ -19,10 +20,8 @@ class Phase(Enum):
     CLOSING = "closing"
     SWITCHED = "switched"
 
-    __hash__ = object.__hash__  # members are singletons; Enum's own hash is a call of Python
 
-
-class Step(Enum):
+class Step(Key):
     BEGIN = "the first byte of a head arrives"
     HEAD = "the head is whole, and a body follows"
     HEAD_ALONE = "the head is whole, and no body follows"
@@ -33,8 +32,6 @@ class Step(Enum):
     SWITCH = "a WebSocket takes the connection over"
     LATE = "the deadline passes"
     DRAIN = "the server stops"
-
-    __hash__ = object.__hash__
 
 
 # A missing pair changes nothing, for example an answer for a client that has gone, or a second refusal.

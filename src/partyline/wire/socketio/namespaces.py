@@ -5,31 +5,27 @@ Clients of Socket.IO 4 send no CONNECT for the main namespace: the server calls 
 
 from __future__ import annotations
 
-from enum import Enum
 from typing import Final
 
 from partyline.errors import InvalidPacket
 from partyline.wire.socketio.packets import Ack, Connect, Disconnect, Event, Packet
+from partyline.wire.transitions import Key
 
 
-class NamespaceState(Enum):
+class NamespaceState(Key):
     ABSENT = "absent"
     CONNECTING = "connecting"
     CONNECTED = "connected"
     DROPPED = "dropped"
 
-    __hash__ = object.__hash__
 
-
-class Step(Enum):
+class Step(Key):
     ASK = "CONNECT arrives"
     ACCEPT = "we accept"
     REFUSE = "we refuse"
     TALK = "an event or an acknowledgement arrives"
     LEAVE = "DISCONNECT arrives"
     DROP = "we disconnect it"
-
-    __hash__ = object.__hash__
 
 
 # For one namespace on one connection. A missing key is the error path: a packet ends the connection, a step of ours

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Final, TypeAlias
 
+from partyline.wire.transitions import Key
 from partyline.wire.websocket.deflate import InflatedTooLarge, InflateError, Inflater
 from partyline.wire.websocket.frames import TEXT
 
@@ -62,21 +62,17 @@ class Packed:
 Event: TypeAlias = str | bytes | Packed | Ping | Pong | Close | Violation
 
 
-class CloseState(Enum):
+class CloseState(Key):
     OPEN = "open"
     CLOSE_SENT = "close sent"
     CLOSE_RECEIVED = "close received"
     CLOSED = "closed"
 
-    __hash__ = object.__hash__
 
-
-class Step(Enum):
+class Step(Key):
     SEND_CLOSE = "we send a close frame"
     RECEIVE_CLOSE = "the peer's close frame arrives"
     FAIL = "the peer breaks the protocol or a limit"
-
-    __hash__ = object.__hash__
 
 
 # The close handshake (RFC 6455 7). A missing key is an error of the caller; a close may begin on both sides at once.
