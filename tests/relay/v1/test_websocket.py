@@ -1019,6 +1019,33 @@ def test_overlapping_subscriptions_bring_each_message_once() -> None:
     run(main())
 
 
+def test_catching_up_costs_the_same_beside_many_subscriptions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A message that is replayed is not compared with each of the client's other subscriptions, of which there may be a
+    thousand, and comes once all the same."""
+    compared: list[str] = []
+    sees = View.sees
+
+    def counting(view: View, draft: Draft) -> bool:
+        compared.append(draft.room)
+        return sees(view, draft)
+
+    async def main() -> None:
+        async with running(settings()) as (_, url), line(url) as client:
+            for number in range(100):
+                await client.ask("publish", topic="cats", data=number)
+            for number in range(30):
+                await client.ask("subscribe", topic=f"t{number}", after="earliest")
+                await client.ask("subscribe", topic=f"p{number}.>", after="earliest")
+            monkeypatch.setattr(View, "sees", counting)
+            await client.ask("subscribe", topic="cats", after="earliest")
+            await client.ask("subscribe", topic="*", after="earliest")
+            await client.ask("publish", topic="cats", data=100)
+            assert [frame["data"] for frame in await client.settle()] == list(range(101))
+            assert len(compared) <= 2 * 101
+
+    run(main())
+
+
 def test_unsubscribing_leaves_what_overlaps() -> None:
     """After one of two overlapping subscriptions is gone, the other delivers all it covers, also while it catches
     up."""

@@ -27,7 +27,7 @@ from partyline.relay.services import Services
 from partyline.relay.v1.publishing import make_draft
 from partyline.relay.v1.reading import check_limit, history_page, parse_after
 from partyline.relay.values import Done, Known, Missed, PublishedHere, Reached, Subscribed, UsersHere
-from partyline.topics import check_subscription, check_topic, is_pattern
+from partyline.topics import check_subscription, check_topic, is_pattern, matcher
 from partyline.trust.keys import Principal
 from partyline.wire import relay as wire
 
@@ -51,6 +51,7 @@ class V1Session(ABC):
         "_in_hand",
         "_jobs",
         "_opened_at",
+        "_patterns",
         "_principal",
         "_services",
         "_stopping",
@@ -65,6 +66,8 @@ class V1Session(ABC):
         self._principal = principal
         self._address = address
         self._subscriptions: dict[str, _Subscription] = {}
+        # Those of them that are to patterns, and what tells which topics they cover.
+        self._patterns: dict[str, tuple[_Subscription, Callable[[str], object]]] = {}
         self._jobs: deque[tuple[Asked, _Rest]] | None = None  # None: no worker has been needed yet
         self._worker: asyncio.Task[None] | None = None
         self._advanced = 0  # the offset up to which the client knows that nothing is missing
@@ -149,6 +152,7 @@ class V1Session(ABC):
         for topic in tuple(self._subscriptions):
             self._unwatch(topic)
         self._subscriptions.clear()
+        self._patterns.clear()
         services.hub.remove(self.member)
         if self._principal is not None and (token := self._principal.token) is not None:
             services.access.revoker.release(token, self)
@@ -236,7 +240,7 @@ class V1Session(ABC):
                 field="topic",
                 limit="topics_per_connection",
             )
-        if view.patterns and sum(bool(one.view.patterns) for one in self._subscriptions.values()) >= MAX_PATTERNS:
+        if view.patterns and len(self._patterns) >= MAX_PATTERNS:
             raise InvalidValue(
                 f"one connection may have {MAX_PATTERNS} subscriptions to patterns",
                 code="too_many_rooms",
@@ -247,6 +251,8 @@ class V1Session(ABC):
         hub = self._services.hub
         subscription = _Subscription(self, name, view, asked, hub.fanned_out)
         self._subscriptions[name] = subscription
+        if view.patterns:
+            self._patterns[name] = subscription, matcher(view.patterns)
         if command.presence:
             subscription.watches = True
             hub.watch(name, self.member)
@@ -268,13 +274,14 @@ class V1Session(ABC):
             raise
 
     def has(self, message: Message, *, besides: _Subscription) -> bool:
-        """Whether another subscription of this client has brought, or will bring, this message."""
+        """Whether another subscription of this client has brought, or will bring, this message. What that costs does
+        not grow with its subscriptions to topics, of which there may be many."""
+        room = message.room
+        others = [one for one, covers in self._patterns.values() if covers(room)]
+        if (named := self._subscriptions.get(room)) is not None:
+            others.append(named)
         offset = cast("int", message.offset)
-        return any(
-            other.live and other.start < offset and other.view.sees(message.draft)
-            for other in self._subscriptions.values()
-            if other is not besides
-        )
+        return any(one.live and one.start < offset for one in others if one is not besides)
 
     def began(self, subscription: _Subscription, start: Start) -> None:
         """A subscription that has to catch up begins at `start`."""
@@ -301,6 +308,7 @@ class V1Session(ABC):
     def _forget(self, name: str) -> None:
         self._unwatch(name)
         subscription = self._subscriptions.pop(name, None)
+        self._patterns.pop(name, None)
         if subscription is not None and subscription.live:
             self._services.hub.leave(self.member, name)
 
