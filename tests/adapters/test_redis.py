@@ -211,7 +211,10 @@ async def test_a_subscriber_that_raises(tmp_path: Path, caplog: pytest.LogCaptur
         assert redis.counters.errors == 1
 
 
-@pytest.mark.parametrize("address", ["http://127.0.0.1", "redis://127.0.0.1:x"])
+@pytest.mark.parametrize(
+    "address",
+    ["http://127.0.0.1", "redis://127.0.0.1:x", "redis://127.0.0.1?cluster=yes", "redis://a,,b/0?sentinel=x"],
+)
 def test_addresses(address: str) -> None:
     """What is not an address of Redis is refused at once, by name."""
     tools.redis()
@@ -221,16 +224,10 @@ def test_addresses(address: str) -> None:
 
 def test_clients_of_redis_py() -> None:
     """A client that does not speak the protocol in which publications come beside replies is refused."""
-    with pytest.raises(ConfigError, match="protocol=3"):
-        Redis(tools.redis().Redis(protocol=2))
-
-
-def test_a_redis_cluster() -> None:
-    """A client of a Redis Cluster, which has many connections, is refused with the way out."""
-    tools.redis()
-    cluster = importlib.import_module("redis.asyncio.cluster").RedisCluster(host="127.0.0.1", port=1)
-    with pytest.raises(ConfigError, match="give the address of one Redis"):
-        Redis(cluster)
+    cluster = importlib.import_module("redis.asyncio.cluster").RedisCluster(host="127.0.0.1", port=1, protocol=2)
+    for client in (tools.redis().Redis(protocol=2), cluster):
+        with pytest.raises(ConfigError, match="protocol=3"):
+            Redis(client)
 
 
 @looped
@@ -270,7 +267,8 @@ def certified(folder: Path) -> tuple[Path, Path]:
 
 @looped
 async def test_sentinel(tmp_path: Path) -> None:
-    """A Sentinel's client follows the master: after a failover what is published goes over the new one."""
+    """A Sentinel's client, or an address that names Sentinels, follows the master: after a failover what is published
+    goes over the new one."""
     first, second, watching = RedisServer(tmp_path), RedisServer(tmp_path), RedisServer(tmp_path)
     second._options += ["--replicaof", "127.0.0.1", str(first.port)]
     file = tmp_path / "sentinel.conf"
@@ -294,19 +292,24 @@ async def test_sentinel(tmp_path: Path) -> None:
         sentinel = importlib.import_module("redis.asyncio.sentinel").Sentinel([("127.0.0.1", watching.port)])
         client = sentinel.master_for("party", protocol=3)
         redis = Redis(client)
+        named = Redis(f"redis://127.0.0.1:1,127.0.0.1:{watching.port}/0?sentinel=party")
         heard: list[bytes] = []
-        redis.listen("news", heard.append)
+        named.listen("news", heard.append)
         await redis.start()
+        await named.start()
         assert redis.connected
+        assert named.connected
         await first.stop()
-        await eventually(lambda: not redis.connected, "the loss is noticed")
-        await eventually(lambda: redis.connected, "it is connected to the other one", within=15)
+        await eventually(lambda: not redis.connected and not named.connected, "the loss is noticed")
+        await eventually(lambda: redis.connected and named.connected, "they are connected to the other one", within=15)
+        assert await asked(named, "PING") == b"PONG"
         redis.publish("news", b"over the other one")
         await eventually(lambda: heard == [b"over the other one"], "it is heard")
         assert (await second.ask("ROLE"))[0] in (b"master", "master")
     finally:
         if redis is not None:
             await redis.close()
+            await named.close()
             await client.aclose()
             for other in sentinel.sentinels:
                 await other.aclose()

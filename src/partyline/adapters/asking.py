@@ -6,13 +6,11 @@ What is asked in one turn of the loop leaves in one write, and answers come in t
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 from partyline.adapters.redis import GONE, Line, packer
+from partyline.adapters.redis_servers import Servers
 from partyline.errors import StoreUnavailable
-
-if TYPE_CHECKING:
-    from redis.asyncio import Redis as Client
 
 
 class Asking:
@@ -25,16 +23,12 @@ class Asking:
         self._out: list[bytes] = []
 
     @classmethod
-    async def open(cls, client: Client) -> Asking:
-        """Connect, as redis-py's `client` would. Raises StoreUnavailable. Cancelled, nothing stays open."""
-        connection: Any = cast("Any", client.connection_pool).make_connection()
+    async def open(cls, servers: Servers, key: str) -> Asking:
+        """Connect to the server that has `key`. Raises StoreUnavailable. Cancelled, nothing stays open."""
         asking = cls()
         try:
-            await connection.connect()
-        except BaseException as error:
-            await connection.disconnect(nowait=True)
-            if not isinstance(error, Exception):
-                raise
+            connection = await servers.connect(key)
+        except Exception as error:
             raise StoreUnavailable(f"Redis cannot be reached: {error}") from None
         asking._connection = connection
         asking._line = Line(asking, connection)

@@ -1,7 +1,8 @@
 """One connection to Redis for publications, subscriptions and questions, which comes back by itself.
 
-redis-py opens it, with its addresses, passwords, TLS and Sentinel. From then on hiredis packs and reads the bytes, and
-everything sent in one turn of the loop leaves in one write: a publication costs a hundredth of `await publish(...)`.
+redis-py opens it (`redis_servers.py`), with its addresses, passwords, TLS, Sentinel and Cluster. From then on hiredis
+packs and reads the bytes, and everything sent in one turn of the loop leaves in one write: a publication costs a
+hundredth of `await publish(...)`.
 Whatever is published while there is no connection is lost, and counted.
 """
 
@@ -14,14 +15,13 @@ from collections import deque
 from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from partyline import log
-from partyline.errors import ConfigError
+from partyline.adapters.redis_servers import Servers, servers
 from partyline.metrics import Counters
 
 if TYPE_CHECKING:
-    from redis.asyncio import Redis as Client
+    from partyline.adapters.redis_servers import Server
 
 _log = log.get("cluster")
 
@@ -40,6 +40,7 @@ _SUBSCRIBED: Final = frozenset((b"subscribe", b"psubscribe", b"ssubscribe"))
 _UNSUBSCRIBED: Final = frozenset((b"unsubscribe", b"punsubscribe", b"sunsubscribe"))
 SLICE: Final = 0.002
 """Seconds of work in one turn of the loop for what one read has brought; the rest waits for the next turns."""
+_ELSEWHERE: Final = ("MOVED ", "READONLY ", "CLUSTERDOWN ")  # refusals of a server that was the right one
 _UNFINISHED: Final = object()
 _SUBSCRIBING: Final = cast("Replied", object())  # among the expected replies: this one comes as a push
 
@@ -48,20 +49,29 @@ class Redis:
     """A connection that is restored after a loss, with all its subscriptions.
 
     `server` is an address (`redis://`, `rediss://`, `unix://`), or a client of redis-py made with `protocol=3`, for
-    example a Sentinel's `master_for(...)`. `probe` names a channel of its own, on which the connection hears itself:
+    example a Sentinel's `master_for(...)`. In a Redis Cluster it is a connection to the server that has the key `at`.
+    `probe` names a channel of its own, on which the connection hears itself:
     one that has been deaf for five seconds is given up. If it is empty, the owner has to check the connection. Needs
     Redis 6 or Valkey. Raises ConfigError without redis-py and hiredis.
     """
 
     def __init__(
-        self, server: str | Client, *, probe: str = "partyline-probe", sharded: bool = False, field: str = "adapter"
+        self,
+        server: Server | Servers,
+        *,
+        at: str = "",
+        probe: str = "partyline-probe",
+        sharded: bool = False,
+        field: str = "adapter",
     ) -> None:
-        self._client = client(server, field)
+        self._servers = servers(server, field) if not isinstance(server, Servers) else server
+        self._at = at
         self._pack = packer()
-        self._own = isinstance(server, str)
         self.counters = Counters()
         self.quiet = False  # that it comes and goes is no news for the operator
         self.when_up: Callable[[], None] | None = None  # called when it is connected and subscribed
+        self.when_down: Callable[[], None] | None = None  # called when the connection is lost
+        self._count = "SHARDNUMSUB" if sharded else "NUMSUB"
         self._subscribe, self._unsubscribe, self._publish = (
             ("SSUBSCRIBE", "SUNSUBSCRIBE", "SPUBLISH") if sharded else ("SUBSCRIBE", "UNSUBSCRIBE", "PUBLISH")
         )
@@ -79,8 +89,6 @@ class Redis:
         self._probing: asyncio.TimerHandle | None = None
         self._probe_channel = f"{probe}#{secrets.token_hex(8)}#" if probe else ""
         self._heard_probe = True
-        if probe:
-            self._channels[self._probe_channel.encode()] = self._probed
 
     @property
     def connected(self) -> bool:
@@ -105,8 +113,7 @@ class Redis:
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.wait([self._keeper])
-        if self._own:
-            await self._client.aclose()
+        await self._servers.close()
 
     # Out
 
@@ -141,6 +148,15 @@ class Redis:
 
         self.ask(replied, *parts)
         return answer
+
+    def count(self, counted: Callable[[int], None], channel: str) -> None:
+        """How many subscribe to a channel, if there is an answer."""
+
+        def replied(reply: Any) -> None:
+            if isinstance(reply, list) and len(reply) == 2 and isinstance(reply[1], int):
+                counted(reply[1])
+
+        self.ask(replied, "PUBSUB", self._count, channel)
 
     def listen(self, channel: str, heard: Heard) -> None:
         """Subscribe to a channel, now and after every reconnect."""
@@ -220,10 +236,7 @@ class Redis:
                 await line.connection.disconnect(nowait=True)
 
     async def _connect(self) -> Line:
-        pool = self._client.connection_pool
-        connection: Any = cast("Any", pool).make_connection()
-        await connection.connect()
-        return Line(self, connection)
+        return Line(self, await self._servers.connect(self._at))
 
     def _up(self, line: Line) -> None:
         self._line = line
@@ -232,6 +245,8 @@ class Redis:
             self._old = ""
         self._me = ""
         self._send(("CLIENT", "INFO"), self._named)
+        if self._probe_channel:
+            self._send(("SUBSCRIBE", self._probe_channel), _SUBSCRIBING)
         for channel in self._channels:
             self._send((self._subscribe, channel), _SUBSCRIBING)
         for pattern in self._patterns:
@@ -268,6 +283,8 @@ class Redis:
         for replied in replies:
             if replied is not _SUBSCRIBING:
                 replied(GONE)
+        if self.when_down is not None:
+            self.when_down()
         if not self._told and not self._closed:
             self._told = "lost"
             self._say(_log.error, "the connection to Redis is lost: what is published now does not reach other servers")
@@ -284,11 +301,8 @@ class Redis:
             self.give_up()
             return
         self._heard_probe = False
-        self._send((self._publish, self._probe_channel, b"1"), lambda reply: None)
+        self._send(("PUBLISH", self._probe_channel, b"1"), lambda reply: None)
         self._probing = asyncio.get_running_loop().call_later(_PROBE, self._probe)
-
-    def _probed(self, data: bytes) -> None:
-        self._heard_probe = True
 
     # In
 
@@ -310,50 +324,14 @@ class Redis:
 
     def _tell(self, subscriptions: dict[bytes, Heard], name: bytes, data: bytes) -> None:
         heard = subscriptions.get(name)
-        if heard is not None:
+        if heard is None:
+            self._heard_probe = True  # the only other subscription, if it is not one that has just ended
+        else:
             try:
                 heard(data)
             except Exception:
                 self.counters.errors += 1
                 _log.exception("a message from another server could not be handled")
-
-
-def client(server: str | Client, field: str = "adapter") -> Client:
-    """redis-py's client for an address, or the one that is given. `field` is the setting that it comes from.
-
-    Raises ConfigError where it cannot be used, and without redis-py and hiredis.
-    """
-    try:
-        import hiredis  # noqa: F401
-        import redis.asyncio
-    except ImportError:
-        raise ConfigError(
-            "Redis needs packages that are not installed: pip install 'partyline[redis]'", field=field
-        ) from None
-    if isinstance(server, str):
-        try:
-            once = redis.asyncio.retry.Retry(redis.backoff.NoBackoff(), 0)
-            return redis.asyncio.from_url(server, protocol=3, retry=once)
-        except ValueError as error:
-            shown = server.partition("://")[0]  # the rest may have a password in it
-            raise ConfigError(f"{field}: {shown}:// is not an address of Redis: {error}", field=field) from None
-    pool = getattr(server, "connection_pool", None)
-    if pool is None:
-        raise ConfigError(
-            f"{field}: a {type(server).__name__} has connections to many servers: give the address of one Redis",
-            field=field,
-        )
-    if str(pool.connection_kwargs.get("protocol")) != "3":
-        raise ConfigError(f"{field}: make the client of redis-py with protocol=3", field=field)
-    return server
-
-
-def named(url: str) -> tuple[str, str]:
-    """The address in a URL, and the name of a deployment: what `?prefix=...` says, "partyline" if nothing does."""
-    parts = urlsplit(url)
-    query = dict(parse_qsl(parts.query))
-    prefix = query.pop("prefix", "partyline")
-    return urlunsplit(parts._replace(query=urlencode(query))), prefix
 
 
 def packer() -> Callable[[tuple[str | bytes | int, ...]], bytes]:
@@ -387,6 +365,7 @@ class Line(asyncio.Protocol):
         self._owner = owner
         self._reader = hiredis.Reader(notEnoughData=_UNFINISHED)
         self._push = hiredis.PushNotification
+        self._refusal = hiredis.ReplyError
         self._broken = hiredis.HiredisError
         self._paused = False  # a slice is used up: the rest has its turn before more is read
         self.transport.set_protocol(self)
@@ -430,6 +409,8 @@ class Line(asyncio.Protocol):
         if not self.replies:
             return
         replied = self.replies.popleft()
+        if isinstance(reply, self._refusal) and str(reply).startswith(_ELSEWHERE):
+            self.transport.abort()  # another server has it now: the next connection is to that one
         if replied is _SUBSCRIBING:  # only a refusal comes this way
             _log.error("Redis refuses a subscription", error=str(reply))
         else:

@@ -12,13 +12,14 @@ from struct import Struct
 from typing import TYPE_CHECKING, Final
 from zlib import crc32
 
-from partyline.adapters.redis import GONE, Redis, named
+from partyline.adapters.redis import GONE, Redis
+from partyline.adapters.redis_servers import named, servers
 from partyline.hub.envelopes import Envelopes, node_name
 from partyline.interfaces import Heard
 from partyline.metrics import Counters
 
 if TYPE_CHECKING:
-    from redis.asyncio import Redis as Client
+    from partyline.adapters.redis_servers import Server
 
 _BUCKETS: Final = 256
 _AGAIN: Final = 0.05  # seconds between checks for a connection
@@ -39,10 +40,11 @@ class RedisBus:
     returns nevertheless, and messages are lost and counted until it can.
     """
 
-    def __init__(self, server: str | Client, *, prefix: str = "partyline", field: str = "bus") -> None:
+    def __init__(self, server: Server, *, prefix: str = "partyline", field: str = "bus") -> None:
         self.node = node_name()
         self._prefix = f"{{{prefix}}}"
-        self._redis = Redis(server, probe=f"{self._prefix}:probe", field=field)
+        there = servers(server, field)
+        self._redis = Redis(there, at=self._prefix, probe=f"{self._prefix}:probe", sharded=there.clustered)
         self._envelopes = Envelopes(self.node)
         self._listeners: dict[bytes, tuple[str, Heard]] = {}  # by subject, as it is sent
         self._subjects: dict[str, set[str]] = {}  # listened to, by channel

@@ -7,8 +7,8 @@ from typing import Any, Final
 
 from partyline.adapters.asking import Asking
 from partyline.adapters.examining import Examined, times
-from partyline.adapters.redis import client, named
 from partyline.adapters.redis_log import durability_of, fields
+from partyline.adapters.redis_servers import named, servers
 from partyline.errors import StoreUnavailable
 from partyline.findings import Finding, ok, problem, warning
 from partyline.interfaces import Durability
@@ -24,7 +24,8 @@ _ADVICE: Final = {
 async def examine(url: str, field: str) -> Examined:
     """Raises ConfigError for what is no address, and StoreUnavailable where nobody answers."""
     server, prefix = named(url)
-    asking = await Asking.open(client(server, field))
+    there = servers(server, field)
+    asking = await Asking.open(there, f"{{{prefix}}}")
     try:
         answer = await asking.ask("INFO")
         if isinstance(answer, Exception):
@@ -46,6 +47,7 @@ async def examine(url: str, field: str) -> Examined:
         return Examined(findings, durability)
     finally:
         await asking.close()
+        await there.close()
 
 
 def _server(name: str, field: str, info: Mapping[str, str]) -> Iterator[Finding]:

@@ -23,15 +23,14 @@ import msgspec
 from partyline import log
 from partyline.adapters import redis_scripts as scripts
 from partyline.adapters.asking import Asking
-from partyline.adapters.redis import client as client_of
-from partyline.adapters.redis import named
+from partyline.adapters.redis_servers import named, servers
 from partyline.errors import InvalidValue, PartylineError, StoreUnavailable, TooManyTopics
 from partyline.interfaces import Durability, Fenced, Outcome, Refused, Standing, Stored, Stretch, View
 from partyline.models import Draft, Message, Page
 from partyline.stores.retention import Retention, lost
 
 if TYPE_CHECKING:
-    from redis.asyncio import Redis as Client
+    from partyline.adapters.redis_servers import Server
 
 _log = log.get("store")
 
@@ -64,7 +63,7 @@ class RedisLog:
 
     def __init__(
         self,
-        server: str | Client,
+        server: Server,
         retention: Retention | None = None,
         *,
         prefix: str = "partyline",
@@ -72,7 +71,7 @@ class RedisLog:
         spared: float = _SPARED,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._client = client_of(server, "log")
+        self._servers = servers(server, "log")
         self._prefix = f"{{{prefix}}}"
         self._retention = retention or Retention()
         self._sized = any(bounds.max_bytes is not None for _, bounds in self._retention.rules)
@@ -192,12 +191,13 @@ class RedisLog:
             self._pruning.cancel()
         for one in (self._asking, self._reading, self._waiting):
             await one.close()
+        await self._servers.close()
 
     # Connecting
 
     async def _greet(self, offset: int) -> Standing:
         """Make the connections, and greet the log. Raises StoreUnavailable."""
-        self._asking = asking = await Asking.open(self._client)
+        self._asking = asking = await Asking.open(self._servers, self._prefix)
         info = fields(_answer(await asking.ask("INFO")))
         if info.get("loading", "0") != "0":  # while it loads, it says that it has no append-only file
             raise StoreUnavailable("Redis is loading its data")
@@ -220,8 +220,8 @@ class RedisLog:
             int(durability < Durability.POWER_CUT),
             offset,
         )
-        self._waiting = await Asking.open(self._client)
-        old, self._reading = self._reading, await Asking.open(self._client)
+        self._waiting = await Asking.open(self._servers, self._prefix)
+        old, self._reading = self._reading, await Asking.open(self._servers, self._prefix)
         await old.close()
         self._count = _FEW
         identity = _message(last).draft.identity if last else None

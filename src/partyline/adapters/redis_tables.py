@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from partyline import log
 from partyline.adapters import redis_scripts as scripts
-from partyline.adapters.redis import GONE, Redis, named
+from partyline.adapters.redis import GONE, Redis
+from partyline.adapters.redis_servers import named
 from partyline.errors import StoreUnavailable
 from partyline.interfaces import Changed
 
 if TYPE_CHECKING:
-    from redis.asyncio import Redis as Client
+    from partyline.adapters.redis_servers import Server
 
 _log = log.get("store")
 
@@ -42,10 +43,8 @@ class RedisTables:
     `clock` None counts lives by the clock of Redis, which is the same one for all nodes. Raises ConfigError.
     """
 
-    def __init__(
-        self, server: str | Client, *, prefix: str = "partyline", clock: Callable[[], float] | None = None
-    ) -> None:
-        self._redis = Redis(server, probe=f"{{{prefix}}}:probe", field="log")
+    def __init__(self, server: Server, *, prefix: str = "partyline", clock: Callable[[], float] | None = None) -> None:
+        self._redis = Redis(server, at=f"{{{prefix}}}", probe=f"{{{prefix}}}:probe", field="log")
         self._redis.when_up = self._up
         self._redis.quiet = True  # whoever asks hears of it, and the log beside has a line
         self._started = False

@@ -12,7 +12,7 @@ from partyline.adapters.redis import GONE, SLICE, Redis
 from partyline.wire.cluster.streams import offset_number
 
 if TYPE_CHECKING:
-    from redis.asyncio import Redis as Client
+    from partyline.adapters.redis_servers import Server, Servers
 
 _log = log.get("cluster")
 
@@ -29,10 +29,10 @@ class Tail:
     """A reader of one stream, on a connection of its own: reading blocks it."""
 
     def __init__(
-        self, server: str | Client, stream: str, entry: Entry, overrun: Callable[[], None] = lambda: None
+        self, server: Server | Servers, stream: str, entry: Entry, overrun: Callable[[], None] = lambda: None
     ) -> None:
         """`overrun` is called if entries were trimmed before they were read."""
-        self._redis = Redis(server, probe="")
+        self._redis = Redis(server, at=stream, probe="")
         self._redis.when_up = self._up
         self._stream = stream
         self._entry = entry

@@ -11,6 +11,8 @@ from typing import Any, Final, Literal, cast
 
 from partyline import log
 from partyline.adapters.redis import Redis
+from partyline.adapters.redis_ring import Ring
+from partyline.adapters.redis_servers import Clustered, Servers, servers
 from partyline.adapters.tail import Tail
 from partyline.errors import ConfigError, InvalidValue
 from partyline.hub.delivery import Delivery
@@ -63,7 +65,6 @@ class NodeCluster:
     ) -> None:
         if mode not in MODES:
             raise ConfigError(f"mode: {mode!r} must be one of {', '.join(MODES)}", field="mode")
-        self._server = server
         node = secrets.token_hex(16 if form == "python-socketio" else 8)
         key = key or ("socketio" if form == "python-socketio" else "socket.io")
         self._form: Form
@@ -80,7 +81,13 @@ class NodeCluster:
                 raise ConfigError(
                     f"form: {form!r} must be one of classic, sharded, streams, python-socketio", field="form"
                 )
-        self._redis = Redis(server, probe=f"{key}-probe", sharded=self._form.sharded)
+        self._servers = servers(server)
+        probe, sharded = f"{key}-probe", self._form.sharded
+        self._redis: Redis | Ring
+        if isinstance(self._servers, Clustered):
+            self._redis = Ring(self._servers, home=key, probe=probe, sharded=sharded)
+        else:
+            self._redis = Redis(self._servers, probe=probe, sharded=sharded)
 
     @property
     def keeps(self) -> bool:
@@ -90,7 +97,7 @@ class NodeCluster:
     def join(self, timers: Timers, counters: Counters) -> Joined:
         """The others, as the peers of `Nodes`."""
         if isinstance(self._form, Streams):
-            return Streaming(self._redis, self._server, self._form, timers, counters)
+            return Streaming(self._redis, self._servers, self._form, timers, counters)
         return Joined(self._redis, self._form, timers, counters)
 
 
@@ -99,7 +106,7 @@ class Joined:
 
     shows_handshakes = True
 
-    def __init__(self, redis: Redis, form: Form, timers: Timers, counters: Counters) -> None:
+    def __init__(self, redis: Redis | Ring, form: Form, timers: Timers, counters: Counters) -> None:
         self.timer_slot = 0
         self._redis = redis
         self._form = form
@@ -108,7 +115,6 @@ class Joined:
         self._heard: Callable[[str, NodeMessage], None] = lambda node, message: None
         self._questions: dict[Request, tuple[Question, str]] = {}
         self._warned = False
-        self._count_word = "SHARDNUMSUB" if form.sharded else "NUMSUB"
 
     @property
     def others(self) -> list[str]:
@@ -176,12 +182,11 @@ class Joined:
             self._timers.set(self, now + _AGAIN)
 
     def _count(self, question: Question, namespace: str) -> None:
-        def counted(reply: Any) -> None:
-            if isinstance(reply, list) and len(reply) == 2 and isinstance(reply[1], int):
-                question.expected.count(max(reply[1] - 1, 0))  # one is ourselves
-                question.look()
+        def counted(nodes: int) -> None:
+            question.expected.count(max(nodes - 1, 0))  # one is ourselves
+            question.look()
 
-        self._redis.ask(counted, "PUBSUB", self._count_word, self._form.counted(namespace))
+        self._redis.count(counted, self._form.counted(namespace))
 
     # In
 
@@ -220,10 +225,10 @@ class Joined:
 class Streaming(Joined):
     """The same for a cluster that uses a stream for most messages."""
 
-    def __init__(self, redis: Redis, server: Any, form: Streams, timers: Timers, counters: Counters) -> None:
+    def __init__(self, redis: Redis | Ring, there: Servers, form: Streams, timers: Timers, counters: Counters) -> None:
         super().__init__(redis, form, timers, counters)
         self._streams = form
-        self._tail = Tail(server, form.stream, self._entry, self._overrun)
+        self._tail = Tail(there, form.stream, self._entry, self._overrun)
         self._kept = StreamLog(redis, form, self._tail, timers, counters)
         self._journals: dict[str, StreamJournal] = {}  # of the namespaces that recover
         self._sessions: StreamSessions | None = None

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from partyline import log
 from partyline.adapters.redis import GONE, Redis
+from partyline.adapters.redis_ring import Ring
 from partyline.adapters.tail import Tail
 from partyline.errors import Overloaded, StoreUnavailable
 from partyline.hub.delivery import Delivery, Parcel
@@ -38,7 +39,7 @@ _PATIENCE: Final = 2.0  # seconds that an event waits to come back
 class StreamLog:
     """What this server has added to the stream and not read yet, and how far it has read."""
 
-    def __init__(self, redis: Redis, form: Streams, tail: Tail, timers: Timers, counters: Counters) -> None:
+    def __init__(self, redis: Redis | Ring, form: Streams, tail: Tail, timers: Timers, counters: Counters) -> None:
         self.redis = redis
         self.form = form
         self.counters = counters

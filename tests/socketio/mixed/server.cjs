@@ -6,7 +6,7 @@ const path = require("path");
 const [folder, form, port, options] = process.argv.slice(2);
 const load = (name) => require(path.join(folder, name));
 const { Server } = load("socket.io");
-const { createClient } = load("redis");
+const { createClient, createCluster } = load("redis");
 
 const say = (line) => process.stdout.write(JSON.stringify(line, (_, value) => {
   if (value && value.type === "Buffer") return { $bytes: Buffer.from(value.data).toString("hex") };
@@ -15,7 +15,9 @@ const say = (line) => process.stdout.write(JSON.stringify(line, (_, value) => {
 const revive = (_, value) => (value && value.$bytes !== undefined ? Buffer.from(value.$bytes, "hex") : value);
 
 async function adapter(settings) {
-  const pub = createClient({ url: `redis://127.0.0.1:${port}`, ...(settings.client || {}) });
+  const pub = settings.cluster
+    ? createCluster({ rootNodes: settings.cluster.map((one) => ({ url: `redis://127.0.0.1:${one}` })) })
+    : createClient({ url: `redis://127.0.0.1:${port}`, ...(settings.client || {}) });
   const sub = pub.duplicate();
   for (const client of [pub, sub]) {
     client.on("error", () => {});
@@ -29,7 +31,7 @@ async function adapter(settings) {
 async function main() {
   const settings = JSON.parse(options || "{}");
   const io = new Server({ adapter: await adapter(settings), ...(settings.server || {}) });
-  const emitter = form === "classic" ? new (load("@socket.io/redis-emitter").Emitter)(
+  const emitter = form === "classic" && !settings.cluster ? new (load("@socket.io/redis-emitter").Emitter)(
     await createClient({ url: `redis://127.0.0.1:${port}` }).connect()) : null;
   const told = [];
   for (const name of ["/", "/chat"]) {
