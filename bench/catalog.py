@@ -31,6 +31,8 @@ CLASSIC = "Partyline in Node's cluster"
 NODE_CLASSIC = "Node Socket.IO, Redis adapter"
 BUS_REDIS = "Partyline, bus in Redis"
 BUS_POSTGRES = "Partyline, bus in PostgreSQL"
+BUS_NATS = "Partyline, bus in NATS"
+JETSTREAM = "Partyline, log in JetStream"
 ONE = "Partyline, one process"
 TWO = "Partyline, two workers"
 NODE_WS = "Node ws"
@@ -134,6 +136,19 @@ def _postgres() -> str:
     return version
 
 
+def _nats() -> str:
+    version = _partyline()
+    if nats_program() is None:
+        raise Unavailable("no nats-server: go install github.com/nats-io/nats-server/v2@latest")
+    return version
+
+
+def nats_program() -> str | None:
+    """The path of nats-server: an installed one, or where `go install` puts it."""
+    folders = [os.environ.get("GOBIN", ""), str(Path.home() / "go" / "bin"), os.environ["PATH"]]
+    return shutil.which("nats-server", path=os.pathsep.join(filter(None, folders)))
+
+
 def postgres_folder() -> Path | None:
     """Where the programs of the newest PostgreSQL are, which Debian does not put among others."""
     return max(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda folder: int(folder.parent.name), default=None)
@@ -173,6 +188,8 @@ def _ours(root: Path, python: str, where: str = "") -> tuple[Contender, ...]:
         CLASSIC: (_redis, partial(script, name="partyline_cluster.py")),
         BUS_REDIS: (_redis, partial(script, name="partyline_cluster.py")),
         BUS_POSTGRES: (_postgres, partial(script, name="partyline_cluster.py")),
+        BUS_NATS: (_nats, partial(script, name="partyline_cluster.py")),
+        JETSTREAM: (_nats, lambda url: served(url, "--db", ":memory:", "--log", url)),
         ONE: (_partyline, partial(workers, count=1)),
         TWO: (_partyline, partial(workers, count=2)),
         SOCKETIO: (_partyline, partial(script, name="partyline_socketio.py")),

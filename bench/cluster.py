@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Final
 
-from bench.catalog import POSTGRES, REDIS, Contender
+from bench.catalog import JETSTREAM, POSTGRES, REDIS, Contender
 from bench.durable import IN_FLIGHT, PAYLOAD, PUBLISHERS
 from bench.engines import ENGINES
 from bench.load import Load, Result
@@ -14,7 +14,7 @@ from bench.rounds import Bench, Sample, rotate, rows
 from bench.table import Row
 
 NODES = 2
-PER_SECOND: Final = {POSTGRES: 15_000, REDIS: 12_000}
+PER_SECOND: Final = {POSTGRES: 15_000, REDIS: 12_000, JETSTREAM: 8_000}
 LATENCY: Final = 50_000.0  # microseconds, p99
 
 

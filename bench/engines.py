@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -14,7 +15,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from bench.catalog import POSTGRES, REDIS, postgres_folder
+from bench.catalog import JETSTREAM, POSTGRES, REDIS, nats_program, postgres_folder
 from bench.process import START_SECONDS, BenchFailed
 
 
@@ -69,6 +70,28 @@ def _redis() -> Iterator[Engine]:
 
 
 @contextmanager
+def _nats() -> Iterator[Engine]:
+    """A NATS whose JetStream answers when a message is on the disk."""
+    program = nats_program()
+    assert program is not None
+    with tempfile.TemporaryDirectory() as folder:
+        port, monitor = _free_port(), _free_port()
+        settings = {
+            "host": "127.0.0.1",
+            "port": port,
+            "http": f"127.0.0.1:{monitor}",
+            "jetstream": {"store_dir": folder, "sync_interval": "always"},
+        }
+        file = Path(folder, "server.conf")
+        file.write_text(json.dumps(settings))
+        engine = Engine(f"nats://127.0.0.1:{port}?monitor={monitor}", port, [program, "-c", str(file)], {})
+        try:
+            yield engine
+        finally:
+            engine.stop()
+
+
+@contextmanager
 def _postgres() -> Iterator[Engine]:
     """A PostgreSQL with its defaults, which sync each commit."""
     programs = postgres_folder()
@@ -104,5 +127,9 @@ def _free_port() -> int:
     return port
 
 
-ENGINES: Final[dict[str, Callable[[], AbstractContextManager[Engine]]]] = {POSTGRES: _postgres, REDIS: _redis}
+ENGINES: Final[dict[str, Callable[[], AbstractContextManager[Engine]]]] = {
+    POSTGRES: _postgres,
+    REDIS: _redis,
+    JETSTREAM: _nats,
+}
 """By contender, what runs its engine."""

@@ -14,9 +14,11 @@ from urllib.error import URLError
 from urllib.request import Request, urlopen
 
 from bench.catalog import (
+    BUS_NATS,
     BUS_POSTGRES,
     BUS_REDIS,
     CLASSIC,
+    JETSTREAM,
     NODE_CLASSIC,
     ONE,
     POSTGRES,
@@ -39,9 +41,9 @@ ADDED: Final = {"p50": 1_000.0, "p99": 5_000.0}  # microseconds
 FASTER: Final = 1.7
 DEARER: Final = 1.3
 FORWARDED: Final = 40.0  # microseconds
-SETTLED: Final = {TWO: 1.0, BUS_REDIS: 6.0, BUS_POSTGRES: 6.0}  # seconds
+SETTLED: Final = {TWO: 1.0, BUS_REDIS: 6.0, BUS_NATS: 6.0, BUS_POSTGRES: 6.0}  # seconds
 AGAIN: Final = 1.0  # seconds
-_ENGINE_OF: Final = {CLASSIC: REDIS, NODE_CLASSIC: REDIS, BUS_REDIS: REDIS, BUS_POSTGRES: POSTGRES}
+_ENGINE_OF: Final = {CLASSIC: REDIS, NODE_CLASSIC: REDIS, BUS_REDIS: REDIS, BUS_POSTGRES: POSTGRES, BUS_NATS: JETSTREAM}
 
 
 def cluster(bench: Bench) -> list[Row]:
@@ -85,7 +87,7 @@ def _across(bench: Bench, side: str, bound: float) -> list[Row]:
 def _added(bench: Bench) -> list[Row]:
     """How much later an event comes on another server than on its own."""
     count = bench.counted(50_000)
-    names = (BUS_REDIS, BUS_POSTGRES)
+    names = (BUS_REDIS, BUS_NATS, BUS_POSTGRES)
     taken: dict[str, dict[str, list[Sample]]] = {"p50": {}, "p99": {}}
 
     def measure(contender: Contender) -> Sample:
@@ -158,7 +160,7 @@ class _Flow:
 def _pair(contender: Contender, use: Callable[[Server, Server, Engine], Sample]) -> Sample:
     """Two servers of a contender on its engine."""
     with ENGINES[_ENGINE_OF[contender.name]]() as engine:
-        mode = f"{'bus' if contender.name in SETTLED else 'classic'} {engine.url}"
+        mode = f"{'bus' if contender.name in SETTLED else 'classic'} {engine.url.partition('?')[0]}"
         with contender.start(mode, None) as first, contender.start(mode, None) as second:
             sample = use(first, second, engine)
             first.check()
@@ -285,7 +287,7 @@ class _Polling:
 
 def _settled(bench: Bench) -> list[Row]:
     """From kill -9 of one server until a question to all of them is answered by the others."""
-    names = (TWO, BUS_REDIS, BUS_POSTGRES)
+    names = (TWO, BUS_REDIS, BUS_NATS, BUS_POSTGRES)
 
     async def waited(asked: Server, kill: Callable[[], None]) -> float:
         from partyline.client import socketio
@@ -329,7 +331,7 @@ def _named(server: Server, name: str) -> int:
 
 def _again(bench: Bench) -> list[Row]:
     """From an engine that accepts connections again until a publish is acknowledged."""
-    names = (POSTGRES, REDIS)
+    names = (POSTGRES, REDIS, JETSTREAM)
 
     def measure(contender: Contender) -> Sample:
         with ENGINES[contender.name]() as engine, contender.start(engine.url, None) as server:

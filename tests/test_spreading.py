@@ -17,6 +17,7 @@ from partyline.client import socketio
 from partyline.engines import BUSES, LOGS
 from partyline.errors import ConfigError
 from partyline.testing import MemoryLog, MemoryNetwork
+from tests.adapters.nats.server import nats_server
 from tests.adapters.postgres.server import postgres_server
 from tests.adapters.servers import redis_server
 from tests.calls import call
@@ -56,6 +57,9 @@ async def engine(name: str, folder: Path) -> AsyncIterator[str]:
     if name == "postgres":
         async with postgres_server() as server:
             yield server.url()
+    elif name == "nats":
+        async with nats_server(folder) as nats:
+            yield nats.url
     else:
         async with redis_server(folder) as server:
             yield server.url
@@ -91,7 +95,7 @@ def test_a_bus_carries_what_is_not_kept(network: MemoryNetwork) -> None:
 
 @pytest.mark.check
 @pytest.mark.parametrize("log", [False, True], ids=["bus", "log"])
-@pytest.mark.parametrize("name", ["redis", "postgres"])
+@pytest.mark.parametrize("name", ["redis", "postgres", "nats"])
 def test_an_engine_carries_it(name: str, log: bool, tmp_path: Path) -> None:
     """The bus is in Redis or PostgreSQL; a log brings the bus of its own engine."""
 

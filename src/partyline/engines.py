@@ -39,6 +39,7 @@ BUSES: Final[dict[str, tuple[str, str]]] = {
     "rediss": ("partyline.adapters.redis_bus", "redis"),
     "postgres": ("partyline.adapters.postgres.bus", "postgres"),
     "postgresql": ("partyline.adapters.postgres.bus", "postgres"),
+    "nats": ("partyline.adapters.nats.bus", "nats"),
 }
 """Likewise, the module with `open_bus(url, field) -> Bus`."""
 EXAMINERS: Final[dict[str, str]] = {

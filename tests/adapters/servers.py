@@ -33,7 +33,7 @@ class RedisServer:
         self._process = await asyncio.create_subprocess_exec(
             self._program, *self._options, stdout=asyncio.subprocess.DEVNULL
         )
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(60):
             while True:
                 try:
                     reader, writer = await asyncio.open_connection("127.0.0.1", self.port)

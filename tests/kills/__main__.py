@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import math
 import random
 import tempfile
 from pathlib import Path
@@ -19,11 +20,13 @@ async def main() -> None:
     parser.add_argument("--nodes", type=int, default=200)
     parser.add_argument("--engines", type=int, default=50)
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 30))
+    parser.add_argument("--minutes", type=float, default=math.inf, help="for each deployment, at most")
     options = parser.parse_args()
     for name in options.names or DEPLOYMENTS:
+        chance = random.Random(options.seed)
         with tempfile.TemporaryDirectory() as folder:
             async with DEPLOYMENTS[name](Path(folder)) as deployment:
-                figures = await trial(deployment, options.nodes, options.engines, random.Random(options.seed))
+                figures = await trial(deployment, options.nodes, options.engines, chance, 60 * options.minutes)
         print(f"{name}, seed {options.seed}: {figures}", flush=True)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from tests import tools
+from tests.adapters.nats.server import NatsServer, nats_server
 from tests.adapters.postgres.server import PostgresServer, postgres_server
 from tests.adapters.servers import RedisServer, redis_server
 from tests.process import command, environment
@@ -168,6 +169,22 @@ class Redis:
         await self._server.start()
 
 
+class Nats:
+    """An `Engine`."""
+
+    def __init__(self, server: NatsServer) -> None:
+        self._server = server
+
+    def url(self) -> str:
+        return f"{self._server.url}?monitor={self._server.monitor}"
+
+    async def kill(self) -> None:
+        await self._server.kill()
+
+    async def start(self) -> None:
+        await self._server.start()
+
+
 class Postgres:
     """An `Engine`."""
 
@@ -204,6 +221,12 @@ async def postgres(folder: Path) -> AsyncIterator[Deployment]:
 
 
 @contextlib.asynccontextmanager
+async def nats(folder: Path) -> AsyncIterator[Deployment]:
+    async with nats_server(folder, {"sync_interval": "always"}) as server, _running(Servers(Nats(server))) as servers:
+        yield servers
+
+
+@contextlib.asynccontextmanager
 async def keeper(folder: Path) -> AsyncIterator[Deployment]:
     async with _running(Workers(folder)) as workers:
         yield workers
@@ -220,6 +243,7 @@ async def _running(servers: Servers | Workers) -> AsyncIterator[Deployment]:
 
 DEPLOYMENTS: Final[dict[str, Callable[[Path], AbstractAsyncContextManager[Deployment]]]] = {
     "keeper": keeper,
+    "nats": nats,
     "postgres": postgres,
     "redis": redis,
     "valkey": valkey,

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from partyline import Settings, SocketIO, running
+from partyline.adapters.nats.log import NatsLog
 from partyline.adapters.postgres.log import PostgresLog
 from partyline.adapters.redis_log import RedisLog
 from partyline.interfaces import Overrun
@@ -21,16 +22,17 @@ from partyline.models import Draft
 from partyline.stores.retention import Retention
 from partyline.stores.shared import SharedStore
 from partyline.testing.bench import Bench
+from tests.adapters.nats.server import nats_server
 from tests.adapters.postgres.server import postgres_server
 from tests.adapters.servers import Forwarder, redis_server
 from tests.calls import call, reached
-from tests.kills.deployments import ALWAYS, DEPLOYMENTS, NODES, Engine, Node, Postgres, Redis
+from tests.kills.deployments import ALWAYS, DEPLOYMENTS, NODES, Engine, Nats, Node, Postgres, Redis
 from tests.relay.v1.test_websocket import Line, line, offset
 from tests.server.servers import eventually
 
 pytestmark = pytest.mark.check
 
-ENGINES = ("postgres", "redis")
+ENGINES = ("nats", "postgres", "redis")
 
 
 @contextlib.asynccontextmanager
@@ -38,6 +40,9 @@ async def engine(name: str, folder: Path) -> AsyncIterator[Engine]:
     if name == "postgres":
         async with postgres_server() as server:
             yield Postgres(server)
+    elif name == "nats":
+        async with nats_server(folder, {"sync_interval": "always"}) as nats:
+            yield Nats(nats)
     else:
         async with redis_server(folder, *ALWAYS) as redis:
             yield Redis(redis)
@@ -110,9 +115,9 @@ def test_a_question_does_not_wait_for_the_dead(name: str, tmp_path: Path) -> Non
     async def main() -> None:
         (tmp_path / "app.py").write_text(APP)
         async with engine(name, tmp_path) as made:
-            bus = ("--bus", made.url(), "--set", "ephemeral_topics=>")
+            bus = ("--bus", made.url().partition("?")[0], "--set", "ephemeral_topics=>")
             io = SocketIO(nodes_timeout=60.0)
-            settings = Settings(port=0, db=":memory:", bus=made.url(), ephemeral_topics=(">",))
+            settings = Settings(port=0, db=":memory:", bus=made.url().partition("?")[0], ephemeral_topics=(">",))
             other = Node("app:io", "--db", ":memory:", *bus, cwd=tmp_path)
             async with running(settings, extras=[io]):
                 await other.start()
@@ -180,6 +185,8 @@ def test_a_node_that_is_slower_than_retention(name: str, tmp_path: Path) -> None
             if name == "postgres":
                 log = PostgresLog(made.url(), few, clock=clock)
                 reader: Any = PostgresLog(through)
+            elif name == "nats":
+                log, reader = NatsLog(made.url(), few, clock=clock), NatsLog(through)
             else:
                 log = RedisLog(made.url(), few, clock=clock)
                 reader = RedisLog(through)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import random
 import time
 from dataclasses import dataclass, field
@@ -131,9 +132,14 @@ async def _next(socket: Any) -> Any:
     return json.loads(await socket.recv())
 
 
-async def trial(deployment: Deployment, nodes: int, engines: int, chance: random.Random) -> Figures:
-    """Kill so many, in any order. Raises AssertionError if anything that was acknowledged is missing or there twice, or
-    if a subscriber did not get everything in one order."""
+async def trial(
+    deployment: Deployment, nodes: int, engines: int, chance: random.Random, within: float = math.inf
+) -> Figures:
+    """Kill so many, in any order, or as many as can be killed `within` these seconds.
+
+    Raises AssertionError if anything that was acknowledged is missing or there twice, or if a subscriber did not get
+    everything in one order.
+    """
     load = Load(list(deployment.urls))
     subscribers = [Subscriber(load, number) for number in range(SUBSCRIBERS)]
     following = [asyncio.create_task(subscriber.run()) for subscriber in subscribers]
@@ -142,8 +148,12 @@ async def trial(deployment: Deployment, nodes: int, engines: int, chance: random
     chance.shuffle(victims)
     began = time.monotonic()
     paused: list[float] = []
+    killed: list[str] = []
     try:
         for victim in victims:
+            if time.monotonic() - began > within:
+                break
+            killed.append(victim)
             await load.until(len(load.acknowledged) + PROGRESS)
             await asyncio.sleep(chance.uniform(0.0, 0.05))
             if victim == "node":
@@ -167,7 +177,9 @@ async def trial(deployment: Deployment, nodes: int, engines: int, chance: random
             task.cancel()
         await asyncio.gather(*publishing, *following, return_exceptions=True)
     check(load, log, subscribers)
-    return Figures(nodes, engines, len(load.acknowledged), load.again, load.resumed, seconds, paused)
+    return Figures(
+        killed.count("node"), killed.count("engine"), len(load.acknowledged), load.again, load.resumed, seconds, paused
+    )
 
 
 async def history(load: Load) -> list[tuple[str, Any]]:

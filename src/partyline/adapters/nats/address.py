@@ -15,6 +15,8 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from partyline.errors import ConfigError, InvalidValue
 
 _PORT: Final = 4222
+LOG_OPTIONS: Final = ("replicas", "monitor")
+"""What the query of a log's address may say besides; a bus on the same address does not look at it."""
 _PREFIX: Final = re.compile(r"[A-Za-z0-9_-]{1,40}")
 _TLS: Final = ("tls", "natss")
 _UNSAFE: Final = re.compile(r"[\x00-\x20.*>%\x7f]")

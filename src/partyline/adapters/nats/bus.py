@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from partyline.adapters.nats.address import parse, short
+from partyline.adapters.nats.address import LOG_OPTIONS, parse, short
 from partyline.adapters.nats.client import Nats
 from partyline.adapters.nats.line import Arrived
 from partyline.hub.envelopes import Envelopes, node_name
@@ -17,6 +17,11 @@ from partyline.metrics import Counters
 _TO: Final = "@"  # with a node's name: the subject of messages to that node; published ones begin with ":"
 
 
+def open_bus(url: str, field: str) -> NatsBus:
+    """The bus that a setting names. Raises ConfigError."""
+    return NatsBus(url, field=field)
+
+
 class NatsBus:
     """A Bus on the NATS (2.2 or later) of an address, `nats://one:4222,two:4222?prefix=chat`.
 
@@ -24,9 +29,9 @@ class NatsBus:
     returns nevertheless, and messages are lost and counted until it can.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, *, field: str = "bus") -> None:
         self.node = node_name()
-        self._nats = Nats(parse(address, "bus"))
+        self._nats = Nats(parse(address, field, LOG_OPTIONS if field == "log" else ()))
         self._prefix = self._nats.address.prefix.encode()
         self._envelopes = Envelopes(self.node)
         self._closed = False

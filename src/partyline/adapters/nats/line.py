@@ -11,7 +11,7 @@ import secrets
 from collections import deque
 from collections.abc import Callable
 from time import monotonic
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 import msgspec
 
@@ -216,8 +216,7 @@ class Line(asyncio.Protocol):
     # In: asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none of asyncio's classes
 
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None

@@ -17,7 +17,7 @@ import msgspec
 
 from partyline import log
 from partyline.adapters.nats import reading
-from partyline.adapters.nats.address import Address, parse
+from partyline.adapters.nats.address import LOG_OPTIONS, Address, parse
 from partyline.adapters.nats.durability import durability
 from partyline.adapters.nats.following import Following
 from partyline.adapters.nats.line import Line
@@ -34,7 +34,6 @@ _log = log.get("store")
 
 _PATIENCE: Final = 6.0  # seconds for a connection to be made and greeted
 _SPARED: Final = 30.0  # seconds for which every message stays, so that all nodes can read it
-_OPTIONS: Final = ("replicas", "monitor")
 _OTHER: Final = 10071  # the sequence of a subject is not the one that was named
 _COUNTED: Final = 100_000  # rooms that are known to be there; beyond that they are forgotten and looked up again
 _RECOUNT: Final = 5.0  # seconds between two counts of all rooms
@@ -57,7 +56,7 @@ class NatsLog:
         spared: float = _SPARED,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._address: Address = parse(address, "log", _OPTIONS)
+        self._address: Address = parse(address, "log", LOG_OPTIONS)
         self._replicas = _number(self._address, "replicas", 1)
         self._monitor = _number(self._address, "monitor", 0)
         self._retention = retention or Retention()
