@@ -253,10 +253,12 @@ class Standing(msgspec.Struct, frozen=True):
 
 
 class Stretch(msgspec.Struct, frozen=True):
-    """A piece of a shared log, in order. From `oldest` on, nothing was lost to retention."""
+    """A piece of a shared log, in order. From `oldest` on, nothing was lost to retention. `refusal` says why nothing
+    can be appended at the moment, if the log knows."""
 
     messages: Sequence[Message]
     oldest: int
+    refusal: str = ""
 
 
 class SharedLog(Protocol):

@@ -318,3 +318,28 @@ def test_a_node_that_goes_is_told_to_the_others() -> None:
             await members[0].close()
 
     asyncio.run(main())
+
+
+def test_workers_know_that_the_log_takes_nothing() -> None:
+    """Where the keeper cannot write, as on a full disk, every worker knows it, also one that does not publish; and
+    knows it when it can again."""
+
+    async def main() -> None:
+        async with machine() as one:
+            here, there = Bench("here"), Bench("there")
+            for bench in (here, there):
+                bench.start(await SharedStore.open(KeeperLog(one.member())))
+            await here.keep(here.draft())
+            Path(one._db).rename(f"{one._db}.moved")
+            async with asyncio.timeout(10):
+                while here.store.refusal is None or there.store.refusal is None:
+                    here.store.append(here.draft())
+                    await asyncio.sleep(0.01)
+            Path(f"{one._db}.moved").rename(one._db)
+            async with asyncio.timeout(10):
+                while here.store.refusal is not None or there.store.refusal is not None:
+                    here.store.append(here.draft())
+                    await asyncio.sleep(0.01)
+            await asyncio.gather(here.store.close(), there.store.close())
+
+    asyncio.run(main())

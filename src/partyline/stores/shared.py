@@ -85,6 +85,7 @@ class SharedStore:
         self._late: list[Draft] = []  # appended after `close`: refused once the others are answered
         self._again = False  # the drafts it has been asked to append may be in the log already
         self._down: StoreUnavailable | None = None
+        self._refusing: StoreUnavailable | None = None  # the log is there, and takes nothing
         self._told = ""  # why it cannot be reached, as the operator was told
         self._giving_up: asyncio.TimerHandle | None = None
         self._wanted = asyncio.Event()
@@ -120,7 +121,7 @@ class SharedStore:
 
     @property
     def refusal(self) -> StoreUnavailable | None:
-        return self._down
+        return self._down or self._refusing
 
     def start(self, committed: Committed) -> None:
         self._committed = committed
@@ -339,6 +340,7 @@ class SharedStore:
     async def _follow(self) -> None:
         while True:
             stretch = await self._in_time(self._shared.tail(self.epoch, self._reached, _STRETCH, _WAIT), _WAIT)
+            self._refusing = StoreUnavailable(stretch.refusal) if stretch.refusal else None
             if stretch.oldest > self._reached + 1:
                 _log.error("retention has overtaken this node", position=f"{self.epoch}-{self._reached}")
                 self._reached, self._last = stretch.oldest - 1, None

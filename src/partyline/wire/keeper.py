@@ -247,6 +247,7 @@ class Piece(msgspec.Struct, frozen=True):
 
     messages: Sequence[msgspec.Raw]
     oldest: int
+    refusal: str = ""
 
 
 _ERRORS: Final[dict[str, type[PartylineError]]] = {

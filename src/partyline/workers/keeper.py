@@ -169,15 +169,15 @@ class Keeper:
                 asked = next(one for one in self._asked if one.open)
                 asked.places[asked.open.popleft()] = Placed.of(outcome)
         self._answer()
-        self._ring()
+        self._ring(late=self.store.refusal is not None)  # workers hear that it refuses
 
     def _answer(self) -> None:
         while self._asked and not self._asked[0].open:
             asked = self._asked.popleft()
             asked.worker.answer(asked.number, asked.places)
 
-    def _ring(self) -> None:
-        self._tails = [tail for tail in self._tails if not tail.answer(late=False)]
+    def _ring(self, *, late: bool = False) -> None:
+        self._tails = [tail for tail in self._tails if not tail.answer(late=late)]
         news, self._news = self._news, []
         for waiting in news:
             if not waiting.done():
@@ -249,7 +249,9 @@ class _Tail:
         elif ask.after < recent.since:
             self.worker.work(ask.number, self._read())
         elif recent.head > ask.after or late:
-            self.worker.answer(ask.number, wire.Piece(recent.after(ask.after, ask.limit), 0))
+            refusal = self._keeper.store.refusal
+            why = "" if refusal is None else refusal.message
+            self.worker.answer(ask.number, wire.Piece(recent.after(ask.after, ask.limit), 0, why))
         else:
             return False
         self.cancel()
