@@ -29,29 +29,18 @@ _REPLACEMENT: Final = int.from_bytes(b"fffd", "little")
 
 def replace_lone(data: bytes) -> bytes:
     r"""JSON text with each escaped lone half of a surrogate pair, as in `"\ud800"`, replaced by `\ufffd`."""
-    kinds = int.from_bytes(data.translate(_KINDS), "little")
-    digits = kinds & kinds >> 8  # two of them
-    halves = _after_odd_runs(kinds >> _BACKSLASH, len(data)) & kinds & kinds >> 8 + _D & digits >> 24 + _DIGIT
-    high, low = halves & kinds >> 16 + _HIGH, halves & kinds >> 16 + _LOW
-    lone = high ^ (high & low >> _ESCAPE) | low ^ (low & high << _ESCAPE)
+    # Without escaped backslashes, each one that is left begins an escape.
+    kinds = int.from_bytes(data.replace(rb"\\", b"  ").translate(_KINDS), "little")
+    halves = kinds >> _BACKSLASH & kinds >> 8 + _U & kinds >> 16 + _D & _every(1, len(data))
+    halves &= kinds >> 32 + _DIGIT & kinds >> 40 + _DIGIT
+    high, low = halves & kinds >> 24 + _HIGH, halves & kinds >> 24 + _LOW
+    whole = high & low >> _ESCAPE
+    lone = high ^ low ^ whole ^ whole << _ESCAPE
     if not lone:
         return data
     text = int.from_bytes(data, "little")
-    text ^= (text ^ lone * _REPLACEMENT << 8) & lone * 0xFFFFFFFF << 8
+    text ^= (text ^ lone * _REPLACEMENT << 16) & lone * 0xFFFFFFFF << 16
     return text.to_bytes(len(data), "little")
-
-
-def _after_odd_runs(marks: int, size: int) -> int:
-    """1 in each lane that comes after an odd number of lanes with 1 (in their lowest bit).
-
-    With all bits of such lanes set, a 1 added to the first is carried to the lane after the last.
-    """
-    ones, even = _every(1, size), _every(2, size)
-    odd = ones ^ even
-    marks &= ones
-    following = marks << 8
-    full, first = following - marks, marks ^ (marks & following)
-    return ((full + (first & even)) & odd | (full + (first & odd)) & even) & (full ^ ones)
 
 
 def _every(step: int, size: int) -> int:
