@@ -38,7 +38,7 @@ from partyline.relay.classic.api import Relay
 from partyline.relay.classic.registry import Registrations, Registry
 from partyline.relay.requests import peer, published
 from partyline.relay.revocations import RevocationRows, Revoker
-from partyline.relay.services import Services
+from partyline.relay.services import OtherNodes, Services
 from partyline.relay.v1.api import Api
 from partyline.relay.v1.publishing import make_draft
 from partyline.server.gate import ErrorAnswers, Gate
@@ -85,11 +85,14 @@ class Seat(Protocol):
     @property
     def sessions(self) -> SharedSessions: ...
 
+    @property
+    def relayed(self) -> OtherNodes: ...
+
     def join(self, timers: Timers, counters: Counters) -> None:
         """The server is about to be built: from now on there are a `company` and `sessions`."""
         ...
 
-    def take(self, hub: Hub, registry: Registry, revoker: Revoker, site: Site, answering: ASGIApp) -> None:
+    def take(self, services: Services, registry: Registry, revoker: Revoker, site: Site, answering: ASGIApp) -> None:
         """The server is built; what is not for this node is kept from `answering` by `self.answering`."""
         ...
 
@@ -308,7 +311,7 @@ def build(
         mark = "" if seat is None else seat.registry_mark
         registry = Registry(registrations, timers, counters, effective, revoker=revoker, mark=mark)
         access = parts.access(settings, counters, tokens, revoker)
-        services = Services(hub, store, access, timers, effective)
+        services = Services(hub, store, access, timers, effective, others=None if seat is None else seat.relayed)
         classic = Relay(services, registry, pings=native)
         site = Site(
             parts.picked(ConnectionLimits, effective, message=parts.picked(MessageLimits, effective)),
@@ -344,7 +347,7 @@ def build(
             router.default = _outside(router.default, fallback)
         answering: ASGIApp = parts.cors(ErrorAnswers(router, counters), settings)
         if seat is not None:
-            seat.take(hub, registry, revoker, site, answering)
+            seat.take(services, registry, revoker, site, answering)
             answering = seat.answering
         if bus is not None and (seat is None or settings.log is not None):
             hub.bus = bus

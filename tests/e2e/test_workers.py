@@ -487,3 +487,25 @@ def test_rooms_of_an_application_span_workers(tmp_path: Path) -> None:
             assert time.monotonic() - began < 1.0
 
     asyncio.run(main())
+
+
+def test_presence_and_lists_are_of_all_workers() -> None:
+    """Whichever worker is asked, presence, topics and connections are those of all; the people of a worker that is
+    killed are gone within a second."""
+
+    async def main() -> None:
+        async with workers() as server, contextlib.AsyncExitStack() as stack:
+            found = await registrations(server, user=7, topic="cats")
+            for some in found.values():
+                await stack.enter_async_context(connect(some[0]))
+            for _ in range(6):  # each time another worker, perhaps
+                _, topics = await call(f"{server.url}/v1/topics")
+                assert topics == {"topics": [{"topic": "cats", "connections": len(found)}]}
+                assert await call(f"{server.url}/v1/topics/cats/presence") == (200, {"topic": "cats", "users": ["7"]})
+                assert len((await call(f"{server.url}/v1/connections"))[1]["connections"]) == len(found)
+            os.kill(processes(server)["worker-1"], signal.SIGKILL)
+            async with asyncio.timeout(1.0):
+                while (await call(f"{server.url}/v1/topics"))[1] != {"topics": [{"topic": "cats", "connections": 1}]}:
+                    await asyncio.sleep(0.01)
+
+    asyncio.run(main())

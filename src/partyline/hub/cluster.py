@@ -93,6 +93,7 @@ class Cluster:
         self._others: dict[str, float] = {}  # nodes, and when they were last heard from
         self._strange: set[str] = set()  # those among them whose version is too far from ours
         self._heard: Callable[[str, NodeMessage], None] = lambda node, message: None
+        self.missed: Callable[[], None] = lambda: None  # called when something that others have said is lost
         self.changed: Callable[[str, bool], None] = lambda node, there: None  # called when one has come, or is gone
         self._questions: dict[Request, Question] = {}
         self._number = 0
@@ -167,6 +168,7 @@ class Cluster:
             _log.warning("messages from other nodes are lost", count=lost - self._lost)
             self._counters.lost += lost - self._lost
             self._lost = lost
+            self.missed()
         self._timers.set(self, min([self._beat, *(heard + self._patience for heard in self._others.values())]))
 
     def lose(self, node: str) -> None:

@@ -10,16 +10,17 @@ from starlette.types import ASGIApp
 from partyline import log
 from partyline.errors import StoreUnavailable
 from partyline.hub.company import Company
-from partyline.hub.hub import Hub
 from partyline.hub.timers import Timers
 from partyline.interfaces import Bus, Store, Tables
 from partyline.metrics import Counters
 from partyline.nodes.forwarding import Forwarding
 from partyline.nodes.registrations import SharedRegistrations
+from partyline.nodes.relayed import Relayed
 from partyline.nodes.revocations import Revocations
 from partyline.nodes.sessions import Sessions
 from partyline.relay.classic.registry import Registrations, Registry
 from partyline.relay.revocations import Revoker
+from partyline.relay.services import Services
 from partyline.server.site import Site
 
 _log = log.get("cluster")
@@ -54,23 +55,26 @@ class Seat:
         self.registrations: Registrations = SharedRegistrations(tables.registrations)
         self.revocations = Revocations(tables.revocations, life)
         self.sessions: Sessions
+        self.relayed: Relayed
         self._finding: asyncio.Task[None] | None = None
 
     def join(self, timers: Timers, counters: Counters) -> None:
         """The server is about to be built."""
         self.company = Company(self.bus, timers, counters)
         self.sessions = Sessions(self.tables.sessions, self.company)
+        self.relayed = Relayed(self.company)
         if isinstance(self.registrations, SharedRegistrations):
             self.registrations.join(self.company)
 
-    def take(self, hub: Hub, registry: Registry, revoker: Revoker, site: Site, answering: ASGIApp) -> None:
+    def take(self, services: Services, registry: Registry, revoker: Revoker, site: Site, answering: ASGIApp) -> None:
         """The server is built."""
         self.answering = answering
         if isinstance(self.registrations, SharedRegistrations):
             forwarding = Forwarding(self.company, registry, self.registrations, answering, self._max_body)
             self.answering, site.foreign = forwarding, forwarding.foreign
         self.revocations.revoker = revoker
-        hub.others = lambda: self.company.others
+        services.hub.others = lambda: self.company.others
+        self.relayed.attach(services)
 
     async def start(self) -> None:
         """Introduce this node to the others, and find what is revoked; go on trying where the engine is not there."""

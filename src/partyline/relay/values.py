@@ -84,9 +84,12 @@ class StreamEvent(msgspec.Struct):
     retry: int | None = None
 
 
-class Users(msgspec.Struct):
+class Users(msgspec.Struct, omit_defaults=True):
+    """`missing` are the servers that did not answer."""
+
     topic: str
     users: list[str]
+    missing: list[str] = []
 
 
 class TopicCount(msgspec.Struct):
@@ -94,8 +97,9 @@ class TopicCount(msgspec.Struct):
     connections: int
 
 
-class TopicCounts(msgspec.Struct):
+class TopicCounts(msgspec.Struct, omit_defaults=True):
     topics: list[TopicCount]
+    missing: list[str] = []
 
 
 class ConnectionOf(msgspec.Struct):
@@ -104,8 +108,9 @@ class ConnectionOf(msgspec.Struct):
     topics: list[str]
 
 
-class Connections(msgspec.Struct):
+class Connections(msgspec.Struct, omit_defaults=True):
     connections: list[ConnectionOf]
+    missing: list[str] = []
 
 
 class Revoked(msgspec.Struct, omit_defaults=True):
@@ -155,8 +160,9 @@ class PublishedHere(msgspec.Struct):
         return cls(receipt.room, _position(receipt), receipt.id, receipt.duplicate)
 
 
-class UsersHere(msgspec.Struct):
+class UsersHere(msgspec.Struct, omit_defaults=True):
     users: list[str]
+    missing: list[str] = []
 
 
 class Reached(msgspec.Struct):

@@ -11,13 +11,13 @@ from starlette.types import ASGIApp
 
 from partyline.errors import StoreUnavailable
 from partyline.hub.envelopes import node_name
-from partyline.hub.hub import Hub
 from partyline.hub.timers import Timers
 from partyline.metrics import Counters
 from partyline.nodes import seat
 from partyline.nodes.behind import Behind
 from partyline.relay.classic.registry import Registry
 from partyline.relay.revocations import Revoker
+from partyline.relay.services import Services
 from partyline.server.site import Site
 from partyline.stores.shared import SharedStore
 from partyline.stores.sqlite.registrations import Row
@@ -104,8 +104,8 @@ class Seat(seat.Seat):
         super().join(timers, counters)
         self.member.left.append(self.company.cluster.lose)
 
-    def take(self, hub: Hub, registry: Registry, revoker: Revoker, site: Site, answering: ASGIApp) -> None:
-        super().take(hub, registry, revoker, site, answering)
+    def take(self, services: Services, registry: Registry, revoker: Revoker, site: Site, answering: ASGIApp) -> None:
+        super().take(services, registry, revoker, site, answering)
         elsewhere = Elsewhere(self._number, self._count, self._folder, site.counters, self._max_body)
         elsewhere.connections = lambda: site.connections
         elsewhere.keeper = self._counts

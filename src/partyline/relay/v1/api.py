@@ -23,7 +23,6 @@ from partyline.relay.v1.publishing import MAX_BATCH, Batch, NewMessage
 from partyline.relay.v1.reading import check_limit, history_page, parse_after
 from partyline.relay.v1.websocket import SUBPROTOCOL, V1WebSocket
 from partyline.relay.values import (
-    ConnectionOf,
     Connections,
     Published,
     PublishedBatch,
@@ -36,7 +35,7 @@ from partyline.relay.values import (
 from partyline.server.exchange import Exchange, OverAsgi
 from partyline.server.site import Endpoint, Site, Upgrade
 from partyline.server.writing import takes_bundles
-from partyline.topics import check_topic, is_pattern, is_printable
+from partyline.topics import check_topic, is_printable
 from partyline.trust.keys import EVERYBODY, Principal
 from partyline.trust.revocations import Kind
 from partyline.trust.tokens import MAX_TOKEN_ID
@@ -147,28 +146,36 @@ class Api:
     async def presence(self, request: Request) -> Response:
         self._look(request, "presence")
         topic = check_topic(request.path_params["topic"])
-        return answer(Users(topic, self._services.hub.presence.users(topic)))
+        users = set(self._services.hub.presence.users(topic))
+        missing: list[str] = []
+        if self._services.others is not None:
+            others, missing = await self._services.others.users(topic)
+            users |= others
+        return answer(Users(topic, sorted(users), missing))
 
     async def topics(self, request: Request) -> Response:
         self._look(request, "the list of topics")
-        rooms = self._services.hub.rooms
-        topics = [name for name in rooms.names() if not is_pattern(name)]
-        return answer(TopicCounts([TopicCount(name, len(rooms.members(name))) for name in topics]))
+        topics = self._services.topics()
+        missing: list[str] = []
+        if self._services.others is not None:
+            others, missing = await self._services.others.topics()
+            topics += others
+        return answer(TopicCounts([TopicCount(name, topics[name]) for name in sorted(topics)], missing))
 
     async def connections(self, request: Request) -> Response:
         self._look(request, "the list of connections")
-        listed = [
-            ConnectionOf(client.public_id, client.member.user, sorted(client.member.rooms))
-            for client in self._services.open
-        ]
-        return answer(Connections(listed))
+        listed = self._services.connections()
+        missing: list[str] = []
+        if self._services.others is not None:
+            others, missing = await self._services.others.connections()
+            listed += others
+        return answer(Connections(listed, missing))
 
     async def disconnect(self, request: Request) -> Response:
         self._services.access.principal(request).must_be_admin("closing a connection")
-        for client in self._services.open:
-            if client.public_id == request.path_params["id"]:
-                client.close(4001, "disconnected")
-                return answer(Status("disconnected"))
+        public_id, others = request.path_params["id"], self._services.others
+        if self._services.disconnect(public_id) or (others is not None and await others.disconnect(public_id)):
+            return answer(Status("disconnected"))
         raise NotFound("there is no connection with this public id", code="unknown_connection")
 
     async def revoke(self, request: Request) -> Response:

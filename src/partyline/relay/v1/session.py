@@ -194,7 +194,7 @@ class V1Session(ABC):
                 self._history(command, asked, principal)
             case wire.PresenceOf():
                 principal.may_subscribe(check_topic(command.topic))
-                self.reply(asked, UsersHere(self._services.hub.presence.users(command.topic)))
+                self._presence(command.topic, asked)
 
     def _authenticate(self, command: wire.Auth, asked: Asked) -> None:
         if self._principal is not None:
@@ -347,6 +347,18 @@ class V1Session(ABC):
             self.reply(asked, page)
 
         self._job(asked, read)
+
+    def _presence(self, topic: str, asked: Asked) -> None:
+        users, others = self._services.hub.presence.users(topic), self._services.others
+        if others is None:
+            self.reply(asked, UsersHere(users))
+            return
+
+        async def ask() -> None:
+            more, missing = await others.users(topic)
+            self.reply(asked, UsersHere(sorted(more.union(users)), missing))
+
+        self._job(asked, ask)
 
     # Jobs: commands that wait for the store, one after the other
 
