@@ -10,11 +10,13 @@ from collections.abc import AsyncIterator, Callable, Iterator
 import pytest
 
 from partyline.adapters.nats.log import NatsLog
-from partyline.interfaces import Store
+from partyline.adapters.nats.tables import NatsTables
+from partyline.interfaces import Store, Tables
 from partyline.stores.shared import SharedStore
-from partyline.testing import SHARED_CHECKS, STORE_CHECKS
+from partyline.testing import SHARED_CHECKS, STORE_CHECKS, TABLE_CHECKS
 from partyline.testing.shared import run_shared_check
 from partyline.testing.store import run_check
+from partyline.testing.tables import run_tables_check
 from tests.adapters.nats.server import NatsServer, nats_process
 
 
@@ -51,3 +53,18 @@ def test_two_nodes_keep(server: NatsServer, promise: str) -> None:
         await asyncio.gather(here.close(), there.close())
 
     asyncio.run(run_shared_check(SHARED_CHECKS[promise], make))
+
+
+@pytest.mark.parametrize("promise", TABLE_CHECKS)
+def test_tables_keep(server: NatsServer, promise: str) -> None:
+    """Each promise of tables is kept by those in JetStream."""
+
+    @contextlib.asynccontextmanager
+    async def make(clock: Callable[[], float]) -> AsyncIterator[tuple[Tables, Tables]]:
+        url = f"{server.url}?prefix={secrets.token_hex(4)}"
+        here, there = [NatsTables(url, clock=clock) for _ in range(2)]
+        await asyncio.gather(here.start(), there.start())
+        yield here, there
+        await asyncio.gather(here.close(), there.close())
+
+    asyncio.run(run_tables_check(TABLE_CHECKS[promise], make))

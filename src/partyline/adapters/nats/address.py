@@ -104,6 +104,14 @@ def _host(text: str) -> tuple[str, int]:
     return parts.hostname, parts.port or _PORT
 
 
+def number(address: Address, option: str, default: int) -> int:
+    """A number among the options of the setting `log`. Raises ConfigError."""
+    text = address.options.get(option, str(default))
+    if not text.isdecimal() or not 0 <= int(text) <= 65535:
+        raise ConfigError(f"log: {option} = {text[:40]!r} is not a number", field="log")
+    return int(text)
+
+
 def token(text: str) -> bytes:
     """Any text as one token of a subject. Raises InvalidValue where it is too long."""
     return _encoded(_UNSAFE.sub(_escape, text) or "%")

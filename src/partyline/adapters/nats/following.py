@@ -50,12 +50,14 @@ class Following:
         self._error: StoreUnavailable | None = None
         self._size = max(_SIZE, stream.line.largest + _ROOM)
 
-    async def begin(self, after: int, filters: Sequence[str]) -> None:
-        """Begin after a sequence. Raises StoreUnavailable."""
+    async def begin(self, after: int | None, filters: Sequence[str]) -> None:
+        """Begin after a sequence, or (None) with the last message of each subject. Raises StoreUnavailable."""
+        start: dict[str, str | int] = {"deliver_policy": "last_per_subject"}
+        if after is not None:
+            start = {"deliver_policy": "by_start_sequence", "opt_start_seq": after + 1}
         config = {
             "name": self._name,
-            "deliver_policy": "by_start_sequence",
-            "opt_start_seq": after + 1,
+            **start,
             "ack_policy": "none",
             "replay_policy": "instant",
             "filter_subjects": filters,
@@ -109,12 +111,14 @@ class Following:
     def _heard(self, arrived: Arrived) -> None:
         self._life = time.monotonic()
         status = arrived.status
-        if status == b"100" or (status == b"409" and b"Batch Completed" in arrived.head):
+        if status == b"409" and b"Batch Completed" in arrived.head:
             return
         if arrived is GONE:
             self._error = LOST
         elif not status:
             self._came(arrived)
+        elif status == b"100":  # JetStream has nothing to send
+            self._more = 0
         elif status == b"503" and not self._count and self._tries < _TRIES:  # made at a server that is not ours
             self._tries += 1
             asyncio.get_running_loop().call_later(_AGAIN, self._ask)

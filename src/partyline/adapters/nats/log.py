@@ -10,22 +10,21 @@ import asyncio
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import datetime
 from typing import Any, Final, TypeVar
 
 import msgspec
 
 from partyline import log
 from partyline.adapters.nats import reading
-from partyline.adapters.nats.address import LOG_OPTIONS, Address, parse
+from partyline.adapters.nats.address import LOG_OPTIONS, Address, number, parse
 from partyline.adapters.nats.durability import durability
 from partyline.adapters.nats.following import Following
 from partyline.adapters.nats.line import Line
 from partyline.adapters.nats.placing import Placing
 from partyline.adapters.nats.pruning import Pruner
-from partyline.adapters.nats.stream import NEWEST, Declined, Stream, version
+from partyline.adapters.nats.stream import NEWEST, Declined, Stream, seconds, version
 from partyline.adapters.nats.subjects import STREAM, Epoch, Subjects, message
-from partyline.errors import ConfigError, PartylineError, StoreUnavailable, TooManyTopics
+from partyline.errors import PartylineError, StoreUnavailable, TooManyTopics
 from partyline.interfaces import Durability, Fenced, Outcome, Standing, Stretch, View
 from partyline.models import Draft, Message, Page
 from partyline.stores.retention import Retention
@@ -57,8 +56,8 @@ class NatsLog:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._address: Address = parse(address, "log", LOG_OPTIONS)
-        self._replicas = _number(self._address, "replicas", 1)
-        self._monitor = _number(self._address, "monitor", 0)
+        self._replicas = number(self._address, "replicas", 1)
+        self._monitor = number(self._address, "monitor", 0)
         self._retention = retention or Retention()
         self._window = max(1, round(idempotency_window))
         self._spared = spared
@@ -178,7 +177,7 @@ class NatsLog:
         kept = await durability(self._address, self._monitor, info)
         await self._know_epoch(stream, info, kept)
         self._late = info["config"]["num_replicas"] > 1
-        self._ahead = _seconds(info["ts"]) - time.time()
+        self._ahead = seconds(info["ts"]) - time.time()
         state = info["state"]
         self._rooms.clear()
         self._others = state.get("num_subjects", 0)
@@ -327,16 +326,3 @@ def _head(info: dict[str, Any]) -> int:
     """The highest offset given, as far as the stream's last sequence says: the first one is that of an epoch."""
     last: int = info["state"]["last_seq"]
     return last if last > 1 else 0
-
-
-def _number(address: Address, option: str, default: int) -> int:
-    text = address.options.get(option, str(default))
-    if not text.isdecimal() or not 0 <= int(text) <= 65535:
-        raise ConfigError(f"log: {option} = {text[:40]!r} is not a number", field="log")
-    return int(text)
-
-
-def _seconds(text: str) -> float:
-    """A time of JetStream as seconds since 1970."""
-    whole, _, fraction = text.rstrip("Z").partition(".")
-    return datetime.fromisoformat(whole + "+00:00").timestamp() + float(f"0.{fraction or 0}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -177,3 +178,9 @@ def version(line: Line) -> tuple[int, int]:
     """Major and minor version of a server."""
     parts = str(line.info.get("version", "0.0")).split(".")
     return int(parts[0]), int(parts[1])
+
+
+def seconds(text: str) -> float:
+    """A time of JetStream as seconds since 1970."""
+    whole, _, fraction = text.rstrip("Z").partition(".")
+    return datetime.fromisoformat(whole + "+00:00").timestamp() + float(f"0.{fraction or 0}")
