@@ -97,7 +97,7 @@ def test_a_bus_carries_what_is_not_kept(network: MemoryNetwork) -> None:
 @pytest.mark.parametrize("log", [False, True], ids=["bus", "log"])
 @pytest.mark.parametrize("name", ["redis", "postgres", "nats"])
 def test_an_engine_carries_it(name: str, log: bool, tmp_path: Path) -> None:
-    """The bus is in Redis or PostgreSQL; a log brings the bus of its own engine."""
+    """The bus is in Redis, NATS or PostgreSQL; a log brings the bus of its own engine."""
 
     async def main() -> None:
         async with engine(name, tmp_path) as url:

@@ -40,6 +40,7 @@ BUSES: Final[dict[str, tuple[str, str]]] = {
     "postgres": ("partyline.adapters.postgres.bus", "postgres"),
     "postgresql": ("partyline.adapters.postgres.bus", "postgres"),
     "nats": ("partyline.adapters.nats.bus", "nats"),
+    "tls": ("partyline.adapters.nats.bus", "nats"),
 }
 """Likewise, the module with `open_bus(url, field) -> Bus`."""
 EXAMINERS: Final[dict[str, str]] = {
@@ -47,6 +48,8 @@ EXAMINERS: Final[dict[str, str]] = {
     "rediss": "partyline.adapters.redis_examining",
     "postgres": "partyline.adapters.postgres.examining",
     "postgresql": "partyline.adapters.postgres.examining",
+    "nats": "partyline.adapters.nats.examining",
+    "tls": "partyline.adapters.nats.examining",
 }
 """Likewise, the module with `examine(url, field) -> Examined`."""
 
@@ -55,6 +58,8 @@ TABLES: Final[dict[str, tuple[str, str]]] = {
     "rediss": ("partyline.adapters.redis_tables", "redis"),
     "postgres": ("partyline.adapters.postgres.tables", "postgres"),
     "postgresql": ("partyline.adapters.postgres.tables", "postgres"),
+    "nats": ("partyline.adapters.nats.tables", "nats"),
+    "tls": ("partyline.adapters.nats.tables", "nats"),
 }
 """Likewise, the module with `open_tables(url) -> Tables`."""
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.adapters.nats.server import nats_server
 from tests.adapters.postgres.server import postgres_server
 from tests.adapters.servers import redis_server
 from tests.process import Server, serving
@@ -64,6 +65,9 @@ async def placed(kind: str, folder: Path) -> AsyncIterator[Place]:
         elif kind == "redis":
             redis = await stack.enter_async_context(redis_server(folder, *ALWAYS))
             place = await stack.enter_async_context(machines(folder, redis.url))
+        elif kind == "nats":
+            nats = await stack.enter_async_context(nats_server(folder / "nats", {"sync_interval": "always"}))
+            place = await stack.enter_async_context(machines(folder, f"{nats.url}?monitor={nats.monitor}"))
         else:
             server = await stack.enter_async_context(postgres_server())
             place = await stack.enter_async_context(machines(folder, server.url()))
@@ -94,7 +98,7 @@ async def said(client: Client, count: int) -> list[list[object]]:
     return [await client.event() for _ in range(count)]
 
 
-@pytest.mark.parametrize("kind", ["workers", "redis", "postgres"])
+@pytest.mark.parametrize("kind", ["workers", "redis", "postgres", "nats"])
 def test_a_session_goes_on_in_any_process(kind: str, tmp_path: Path) -> None:
     """A client comes back to another process, whether its own is killed with SIGKILL or still has the connection: it
     has its id, rooms and data, and gets what was said meanwhile, each event once and in order."""

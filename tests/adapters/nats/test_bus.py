@@ -17,9 +17,10 @@ from partyline.adapters.nats.bus import NatsBus
 from partyline.errors import ConfigError
 from partyline.interfaces import Bus
 from partyline.testing import BUS_CHECKS
-from partyline.testing.bus import run_bus_check
+from partyline.testing.bus import check_bus, run_bus_check
 from tests.adapters.nats.server import NatsServer, nats_process, nats_server
 from tests.adapters.servers import Forwarder
+from tests.server.conftest import Certificate, Run
 from tests.server.servers import eventually, partyline_server
 from tests.socketio.clients import entered, looped
 
@@ -181,7 +182,7 @@ async def test_strangers_on_the_subjects_of_a_bus(tmp_path: Path) -> None:
         ("nats://:secret@:x", "not an address"),
         ("nats://h:99999", "not an address"),
         ("nats://h?prefix=a.b", "prefix 'a.b'"),
-        ("nats://h?replicas=3", "'replicas' is not an option"),
+        ("nats://h?copies=3", "'copies' is not an option"),
     ],
 )
 def test_what_is_no_address_is_refused(url: str, said: str) -> None:
@@ -227,3 +228,28 @@ async def test_socketio_over_a_bus(tmp_path: Path) -> None:
         await asyncio.gather(first.ready(), second.ready())
         one.emit("again")
         assert await client.event() == ["again"]
+
+
+@pytest.mark.check
+def test_both_loops_with_tls(run: Run, certificate: Certificate, tmp_path: Path) -> None:
+    """On either loop, over TLS that the server asks for or the address does, all that a bus promises is kept; a
+    certificate that nobody trusts is refused, and the reason is told."""
+
+    async def test() -> None:
+        tls = {"cert_file": certificate.certfile, "key_file": certificate.keyfile}
+        async with nats_server(tmp_path, tls=tls) as nats:
+            for url in (nats.url, nats.url.replace("nats:", "tls:")):
+
+                @contextlib.asynccontextmanager
+                async def make(count: int, url: str = url) -> AsyncIterator[Sequence[Bus]]:
+                    prefix = secrets.token_hex(4)
+                    yield [NatsBus(f"{url}?ca={certificate.certfile}&prefix={prefix}") for _ in range(count)]
+
+                await check_bus(make)
+            stranger = NatsBus(nats.url)
+            await stranger.start(lambda sender, data: None)
+            assert not stranger.connected
+            assert "certificate" in stranger._nats._told
+            await stranger.close()
+
+    run(test())

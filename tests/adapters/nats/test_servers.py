@@ -27,6 +27,14 @@ from tests.server.servers import eventually
 from tests.socketio.clients import looped
 
 
+async def reached(url: str) -> None:
+    """Return when a server has its log."""
+    until = asyncio.get_running_loop().time() + 10
+    while (await call(f"{url}/health"))[0] != 200:
+        assert asyncio.get_running_loop().time() < until
+        await asyncio.sleep(0.01)
+
+
 @pytest.mark.check
 @looped
 async def test_two_servers_are_one(tmp_path: Path) -> None:
@@ -72,30 +80,26 @@ async def test_a_server_whose_nats_goes(tmp_path: Path) -> None:
         assert "the log cannot take a message now" in str(error)
         assert (await call(f"{url}/health"))[0] == 503
         await nats.start()
-        until = asyncio.get_running_loop().time() + 10
-        while (await call(f"{url}/health"))[0] != 200:
-            assert asyncio.get_running_loop().time() < until
-            await asyncio.sleep(0.01)
+        await reached(url)
         await client.ask("publish", topic="cats", data=2)
         assert (await client.data(1))[-1] == 2
 
 
 @pytest.mark.check
 @looped
-async def test_a_server_waits_for_its_nats(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A server whose NATS is down at start says so once, and starts when it is there."""
+async def test_a_server_whose_nats_is_down_at_start(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A server whose NATS is down at start says so once for the log and once for the bus, and listens; publishes are
+    503 until NATS is there."""
     nats = NatsServer(tmp_path, ALWAYS)
-    opening = asyncio.create_task(open_store(settings(log=nats.url)))
-    await eventually(lambda: caplog.records, "it is told")
-    await nats.start()
-    store = await opening
-    assert store is not None
-    store.start(lambda batch: None)
-    await store.close()
+    async with running(settings(log=nats.url)) as (_, url):
+        assert (await call(f"{url}/v1/topics/cats/messages", "POST", {"data": 1}))[0] == 503
+        await nats.start()
+        await reached(url)
+        assert (await call(f"{url}/v1/topics/cats/messages", "POST", {"data": 1}))[0] == 200
     await nats.stop()
-    lines = [str(record.__dict__) for record in caplog.records if record.levelno >= logging.ERROR]
-    assert len(lines) == 1
-    assert "the log cannot be reached" in lines[0]
+    log, bus = [str(record.__dict__) for record in caplog.records if record.levelno >= logging.ERROR]
+    assert "the log cannot be reached" in log
+    assert "NATS cannot be reached" in bus
 
 
 @pytest.mark.check
@@ -104,8 +108,22 @@ def test_doctor_looks_at_the_log(tmp_path: Path) -> None:
     with nats_process(tmp_path) as nats:
         url = f"{nats.url}?monitor={nats.monitor}"
         found = findings("--db", ":memory:", "--set", f"port={free_port()}", "--set", f"log={url}")
-        assert found["log"]["text"].startswith("shared, epoch ")
-        assert found["durability"]["text"] == "an accepted message survives a power cut"
+        assert found["log"]["text"].startswith("NATS 2.")
+        assert found["positions"]["text"].startswith("there is no log yet")
+
+        async def begin() -> None:
+            store = await open_store(settings(log=url))
+            assert store is not None
+            store.start(lambda batch: None)
+            await store.close()
+
+        asyncio.run(begin())
+        found = findings("--db", ":memory:", "--set", f"port={free_port()}", "--set", f"log={url}")
+        assert found["positions"]["text"].startswith("epoch ")
+        assert "a power cut" in found["durability"]["text"]
+        assert "settings" not in found
+        found = findings("--db", ":memory:", "--set", f"port={free_port()}", "--set", f"log={nats.url}")
+        assert "sync_interval: always" in found["settings"]["advice"]
     found = findings("--db", ":memory:", "--set", f"port={free_port()}", "--set", f"log={url}", code=1)
     assert "NATS at 127.0.0.1" in found["log"]["text"]
 

@@ -30,6 +30,7 @@ class NatsBus:
     """
 
     def __init__(self, address: str, *, field: str = "bus") -> None:
+        """`field` is the setting that the address comes from."""
         self.node = node_name()
         self._nats = Nats(parse(address, field, LOG_OPTIONS if field == "log" else ()))
         self._prefix = self._nats.address.prefix.encode()

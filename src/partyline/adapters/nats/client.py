@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import random
 import secrets
-from collections.abc import Callable
 from typing import Final
 
 from partyline import log
@@ -37,7 +36,7 @@ class Nats:
     def __init__(self, address: Address) -> None:
         self.address = address
         self.counters = Counters()
-        self.when_up: Callable[[], None] | None = None  # called when it is connected and subscribed
+        self.quiet = False  # True: its owner tells what is wrong
         self._listeners: dict[bytes, tuple[Heard, bytes]] = {}  # by subject, with the subscription's number on `_line`
         self._line: Line | None = None
         self._keeper: asyncio.Task[None] | None = None
@@ -138,7 +137,7 @@ class Nats:
                 line = await Line.open(self.address, self._down)
             except (PartylineError, OSError, ValueError) as error:  # any of them may pass
                 said = error.message if isinstance(error, StoreUnavailable | ConfigError) else str(error)
-                if self._told != said:
+                if self._told != said and not self.quiet:
                     self._told = said
                     _log.error("NATS cannot be reached: trying again until it can", error=said)
                 self._tried.set()
@@ -160,8 +159,6 @@ class Nats:
         self._tried.set()
         self._heard_probe = True
         self._probe()
-        if self.when_up is not None:
-            self.when_up()
 
     def _down(self, line: Line) -> None:
         if self._line is not line:
@@ -170,7 +167,7 @@ class Nats:
         self._gone.set()
         if self._probing is not None:
             self._probing.cancel()
-        if not self._told and not self._closed:
+        if not self._told and not self._closed and not self.quiet:
             self._told = "lost"
             _log.error("the connection to NATS is lost: what is published now does not reach other servers")
 

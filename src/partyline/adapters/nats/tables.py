@@ -16,7 +16,7 @@ from struct import Struct
 from typing import Any, Final, TypeVar
 
 from partyline import log
-from partyline.adapters.nats.address import number, parse
+from partyline.adapters.nats.address import LOG_OPTIONS, number, parse
 from partyline.adapters.nats.client import Nats
 from partyline.adapters.nats.following import Following
 from partyline.adapters.nats.line import Line
@@ -47,6 +47,11 @@ _BUCKET: Final[dict[str, Any]] = {
 _T = TypeVar("_T")
 
 
+def open_tables(url: str) -> NatsTables:
+    """The tables beside the log at `url`, not connected yet. Raises ConfigError."""
+    return NatsTables(url)
+
+
 class NatsTables:
     """Tables on the JetStream (NATS 2.12 or later) of an address, `nats://one:4222,two:4222?replicas=3`.
 
@@ -54,8 +59,10 @@ class NatsTables:
     """
 
     def __init__(self, address: str, *, clock: Callable[[], float] | None = None) -> None:
-        where = parse(address, "log", ("replicas", "monitor"))
+        where = parse(address, "log", LOG_OPTIONS)
         self._nats = Nats(where)
+        self._nats.quiet = True  # whoever asks hears of it, and the log beside has a line
+        self._started = False
         self._replicas = number(where, "replicas", 1)
         self._name = f"KV_{where.prefix}"
         self.prefix = f"$KV.{where.prefix}"
@@ -65,8 +72,10 @@ class NatsTables:
         self.registrations, self.sessions, self.revocations = (NatsTable(self, name) for name in _TABLES)
 
     async def start(self) -> None:
-        """Connect, or go on trying: returns after the first attempt."""
-        await self._nats.start()
+        """Connect, or go on trying: returns after the first attempt. Idempotent."""
+        if not self._started:
+            self._started = True
+            await self._nats.start()
 
     async def close(self) -> None:
         for table in (self.registrations, self.sessions, self.revocations):
