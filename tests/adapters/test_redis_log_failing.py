@@ -209,9 +209,11 @@ async def test_a_redis_that_is_full(tmp_path: Path) -> None:
             assert isinstance(one, Refused)
             assert isinstance(one.error, StoreUnavailable)
             assert "Redis cannot write now: OOM" in one.error.message
+        assert "Redis cannot write now: OOM" in str(bench.store.refusal)  # which /health tells
         assert len(await whole(bench)) == 2
         await server.ask("CONFIG", "SET", "maxmemory", "0")
         await bench.keep(*drafts)
+        assert bench.store.refusal is None
         assert len(await whole(bench)) == 5
 
 

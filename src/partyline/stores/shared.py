@@ -311,7 +311,11 @@ class SharedStore:
             if not self._asked:
                 continue  # refused meanwhile: the tail finds what is there
             for outcome in outcomes:
-                if isinstance(outcome, Stored):
+                if isinstance(outcome, Refused):
+                    if isinstance(outcome.error, StoreUnavailable):
+                        self._refusing = outcome.error
+                elif isinstance(outcome, Stored):
+                    self._refusing = None
                     self._known = max(self._known, outcome.message.offset or 0)
                     if self._again and outcome.duplicate:  # of our own first try, as far as we know
                         outcome = Stored(outcome.draft, outcome.message)
