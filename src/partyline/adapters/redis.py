@@ -308,30 +308,27 @@ class Redis:
 
     def push(self, kind: bytes, values: list[bytes]) -> bool:
         """Handle a push message; True if it answers a command."""
-        if kind == b"message" or kind == b"smessage":
-            self._tell(self._channels, values[1], values[2])
-        elif kind == b"pmessage":
-            self._tell(self._patterns, values[1], values[3])
-        elif kind in _SUBSCRIBED:
-            return True
-        elif kind in _UNSUBSCRIBED:
-            if kind == b"sunsubscribe" and values[1] in self._channels and self._line is not None:
-                # Its slot has moved; nobody asked for this.
-                self._line.transport.abort()
-                return False
-            return True
-        return False
-
-    def _tell(self, subscriptions: dict[bytes, Heard], name: bytes, data: bytes) -> None:
-        heard = subscriptions.get(name)
+        if kind == b"pmessage":
+            heard = self._patterns.get(values[1])
+        elif kind == b"message" or kind == b"smessage":
+            heard = self._channels.get(values[1])
+        else:
+            return self._answers(kind, values)
         if heard is None:
             self._heard_probe = True  # the only other subscription, if it is not one that has just ended
-        else:
-            try:
-                heard(data)
-            except Exception:
-                self.counters.errors += 1
-                _log.exception("a message from another server could not be handled")
+            return False
+        try:
+            heard(values[-1])
+        except Exception:
+            self.counters.errors += 1
+            _log.exception("a message from another server could not be handled")
+        return False
+
+    def _answers(self, kind: bytes, values: list[bytes]) -> bool:
+        if kind == b"sunsubscribe" and values[1] in self._channels and self._line is not None:
+            self._line.transport.abort()  # its slot has moved; nobody asked for this
+            return False
+        return kind in _SUBSCRIBED or kind in _UNSUBSCRIBED
 
 
 def packer() -> Callable[[tuple[str | bytes | int, ...]], bytes]:
@@ -393,7 +390,10 @@ class Line(asyncio.Protocol):
         until = monotonic() + SLICE
         try:
             while (reply := self._reader.gets()) is not _UNFINISHED:
-                self._take(reply)
+                if type(reply) is not self._push:
+                    self._take(reply)
+                elif self._owner.push(reply[0], reply) and self.replies:
+                    self.replies.popleft()
                 if monotonic() > until:
                     return True
         except self._broken as error:
@@ -402,10 +402,6 @@ class Line(asyncio.Protocol):
         return False
 
     def _take(self, reply: Any) -> None:
-        if isinstance(reply, self._push):
-            if self._owner.push(reply[0], reply) and self.replies:
-                self.replies.popleft()
-            return
         if not self.replies:
             return
         replied = self.replies.popleft()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 from urllib.parse import urlencode
 
@@ -349,9 +349,17 @@ class _Remote:
         self._gathering.look()
 
 
+@lru_cache(1_000)
+def _room(name: str) -> Audience:
+    """Those in one room: many events are for few rooms."""
+    return Audience(frozenset((name,)))
+
+
 def _audience(message: Emit | Fetch | Move | Expel) -> Audience:
     if not (message.rooms or message.excluded or message.only):
         return EVERYBODY
+    if len(message.rooms) == 1 and not message.excluded and not message.only:
+        return _room(message.rooms[0])
     return Audience(frozenset(message.rooms), frozenset(message.excluded), message.only)
 
 

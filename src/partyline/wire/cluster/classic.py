@@ -216,10 +216,9 @@ class Classic(Form):
         if said.uid == self.node or said.packet.nsp != namespace:
             return None
         rooms, excluded = said.options.names()
-        shallow(said.packet.data)
-        event = name(said.packet.data)
-        message = Emit(namespace, event, said.packet.data[1:], rooms, excluded, volatile=said.options.volatile)
-        return said.uid, message
+        values = said.packet.data
+        shallow(values)
+        return said.uid, Emit(namespace, name(values), values[1:], rooms, excluded, said.options.volatile)
 
     def read_request(self, namespace: str, data: bytes) -> Heard | None:
         """The same for the channel of requests."""

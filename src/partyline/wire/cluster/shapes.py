@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import isfinite
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar, cast
 
 import msgspec
 
@@ -205,6 +205,12 @@ def short(data: bytes) -> None:
 
 def shallow(value: Any) -> None:
     """Raises InvalidValue for values nested deeper than clients may nest them: they could not be sent to anybody."""
+    if type(value) is list:
+        for one in value:
+            if type(one) is dict or type(one) is list:
+                break
+        else:
+            return  # as most are
     level = [value]
     for _ in range(_DEEPEST):
         holding = [one for one in level if type(one) is dict or type(one) is list]
@@ -215,7 +221,10 @@ def shallow(value: Any) -> None:
 
 
 def _texts(rooms: list[str | int]) -> list[str]:
-    return [str(room) for room in rooms] if rooms else []
+    for room in rooms:
+        if type(room) is not str:
+            return [str(one) for one in rooms]
+    return cast("list[str]", rooms)
 
 
 def _no_extension(code: int, data: memoryview) -> Any:
