@@ -9,8 +9,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from partyline.errors import InvalidValue
-from partyline.topics import MAX_LENGTH, PRIVATE, any_covers, check_pattern, check_topic, covers, matcher, overlap
+from partyline.errors import Forbidden, InvalidValue
+from partyline.topics import (
+    MAX_LENGTH,
+    PRIVATE,
+    any_contains,
+    any_covers,
+    check_pattern,
+    check_topic,
+    contains,
+    covers,
+    is_pattern,
+    matcher,
+    overlap,
+)
+from partyline.trust.keys import Principal
 
 NAMES = [
     "a",
@@ -189,6 +202,35 @@ def test_covering_is_the_rule(pattern: str, name: str) -> None:
 def test_several_patterns_cover_what_one_of_them_does(several: list[str], name: str) -> None:
     """A list of patterns covers a name if one of them does; an empty list covers nothing."""
     assert any_covers(several, name) is any(naive(pattern.split("."), name.split(".")) for pattern in several)
+
+
+@given(st.lists(patterns, max_size=20), st.one_of(names, patterns))
+@settings(deadline=None)
+def test_many_patterns_together(several: list[str], narrow: str) -> None:
+    """Many patterns contain a name or a pattern if one of them does, and cover the name then."""
+    found = any(contains(pattern, narrow) for pattern in several)
+    assert any_contains(tuple(several), narrow) is found
+    if not is_pattern(narrow):
+        assert any_covers(several * 20, narrow) is found
+    assert not any_covers(several * 20, PRIVATE + narrow)
+
+
+def test_a_thousand_rights_are_not_compared_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token has room for a thousand patterns and a registration for a thousand topics: a million comparisons would
+    hold the loop for seconds."""
+
+    def never(wide: str, narrow: str) -> bool:
+        raise AssertionError("it compares them one by one")
+
+    monkeypatch.setattr("partyline.topics.contains", never)
+    rights = Principal((), tuple(f"a.*.{number}" for number in range(1_000)))
+    for number in range(1_000):
+        rights.may_subscribe(f"a.b.{number}")
+        rights.may_subscribe_pattern(f"a.*.{number}")
+    with pytest.raises(Forbidden):
+        rights.may_subscribe("a.b.c.1")
+    with pytest.raises(Forbidden):
+        rights.may_subscribe_pattern("a.*.*")
 
 
 strange = st.sampled_from(("a", "a+b", "(x)", "[z]", "^", "日", "|", "$1", "{2}"))

@@ -8,12 +8,15 @@ and ``* > / ? # % \\``; names that begin with ``$`` are reserved. In a pattern `
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
-from typing import Final
+from collections.abc import Callable, Collection, Iterable
+from functools import lru_cache
+from typing import Final, TypeAlias
 
 from partyline.errors import InvalidValue
 
 MAX_LENGTH = 200
+_FEW: Final = 8  # patterns that are compared one by one
+_Tree: TypeAlias = "dict[str, _Tree]"
 MAX_TOKENS: Final = 16  # of a pattern in a subscription
 MAX_WILDCARDS: Final = 4  # tokens of it that may be `*`
 UNPRINTABLE: Final = (
@@ -123,14 +126,47 @@ def overlap(one: str, other: str) -> bool:
     return len(ours) == len(theirs)
 
 
-def any_covers(patterns: Iterable[str], name: str) -> bool:
+def any_covers(patterns: Collection[str], name: str) -> bool:
     """Whether one of `patterns` covers `name`."""
     if name[0] == PRIVATE:
         return False
+    if len(patterns) > _FEW:
+        return any_contains(tuple(patterns), name)
     for pattern in patterns:  # noqa: SIM110 - a generator costs more than the common answers
         if pattern in (">", name) or covers(pattern, name):
             return True
     return False
+
+
+def any_contains(patterns: tuple[str, ...], narrow: str) -> bool:
+    """Whether one of `patterns` contains the pattern `narrow`; what that costs does not grow with their number.
+
+    The same ones come again and again: a token may have a thousand.
+    """
+    return _reaches(_tree(patterns), narrow.split("."), 0)
+
+
+@lru_cache(maxsize=32)
+def _tree(patterns: tuple[str, ...]) -> _Tree:
+    """Patterns by their tokens; an empty token marks the end of one."""
+    root: _Tree = {}
+    for pattern in patterns:
+        node = root
+        for token in pattern.split("."):
+            node = node.setdefault(token, {})
+        node[""] = {}
+    return root
+
+
+def _reaches(node: _Tree, tokens: list[str], at: int) -> bool:
+    if at == len(tokens):
+        return "" in node
+    if ">" in node:
+        return True
+    token = tokens[at]
+    if token == ">":
+        return False
+    return any(child in node and _reaches(node[child], tokens, at + 1) for child in dict.fromkeys((token, "*")))
 
 
 def matcher(patterns: Iterable[str]) -> Callable[[str], object]:

@@ -146,6 +146,8 @@ READERS: dict[str, Callable[[bytes], object]] = {
     "topics.any_covers": text(lambda value: topics.any_covers(("a.b", "a.*.>"), value)),
     "topics.contains": text(lambda value: topics.contains("a.*.>", value)),
     "topics.contains wide": text(lambda value: topics.contains(value, value)),
+    "topics.any_contains": text(lambda value: topics.any_contains(("a.b", "a.*.>"), value)),
+    "topics.matcher": text(lambda value: topics.matcher(("a.b", "a.*.>"))(value)),
     "topics.overlap": text(lambda value: topics.overlap(value, value)),
     "models.Position.parse": text(Position.parse),
     "chat.words.text": text(words.text),

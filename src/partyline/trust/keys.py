@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from partyline.errors import Forbidden, Unauthenticated
-from partyline.topics import any_covers, contains
+from partyline.topics import any_contains, any_covers
 
 
 def key_hash(key: str) -> str:
@@ -71,7 +71,7 @@ class Principal:
 
     def may_subscribe_pattern(self, pattern: str) -> None:
         """Raise Forbidden if no single `subscribe` pattern covers all of `pattern`."""
-        if not any(contains(granted, pattern) for granted in self.subscribe):
+        if not any_contains(self.subscribe, pattern):
             raise Forbidden(f"this {self._what} may not subscribe to all of {pattern!r}", field="topic")
 
     def must_be_admin(self, what: str) -> None:
