@@ -12,13 +12,15 @@ import pytest
 
 from partyline.adapters.nats.bus import NatsBus
 from partyline.adapters.nats.log import NatsLog
+from partyline.adapters.nats.tables import NatsTables
 from partyline.errors import StoreUnavailable
-from partyline.interfaces import Durability, Store, Stored, View
+from partyline.interfaces import Durability, Store, Stored, Tables, View
 from partyline.models import Draft
 from partyline.stores.shared import SharedStore
-from partyline.testing import SHARED_CHECKS
+from partyline.testing import SHARED_CHECKS, TABLE_CHECKS
 from partyline.testing.bench import Bench
 from partyline.testing.shared import run_shared_check
+from partyline.testing.tables import run_tables_check
 from tests.adapters.nats.server import NatsServer, nats_cluster, together
 from tests.server.servers import eventually
 
@@ -141,6 +143,31 @@ async def eventually_whole(server: NatsServer) -> None:
             return
         assert asyncio.get_running_loop().time() < until, cluster
         await asyncio.sleep(0.05)
+
+
+def test_tables_with_three_replicas(tmp_path: Path) -> None:
+    """Values are put, got and taken once on three replicas, where each node is at another server."""
+
+    async def test() -> None:
+        async with nats_cluster(tmp_path) as servers:
+            await (await store(f"{servers[0].url}?replicas=3"))._shared.close()  # it has leaders by now
+            for check in [check for promise, check in TABLE_CHECKS.items() if "watcher" not in promise]:
+                prefix = secrets.token_hex(4)
+
+                @contextlib.asynccontextmanager
+                async def make(
+                    clock: Callable[[], float], prefix: str = prefix
+                ) -> AsyncIterator[tuple[Tables, Tables]]:
+                    here, there = [
+                        NatsTables(f"{server.url}?prefix={prefix}&replicas=3", clock=clock) for server in servers[1:]
+                    ]
+                    await asyncio.gather(here.start(), there.start())
+                    yield here, there
+                    await asyncio.gather(here.close(), there.close())
+
+                await run_tables_check(check, make)
+
+    asyncio.run(test())
 
 
 def test_a_bus_across_servers(tmp_path: Path) -> None:

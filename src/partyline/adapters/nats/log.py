@@ -22,7 +22,7 @@ from partyline.adapters.nats.following import Following
 from partyline.adapters.nats.line import Line
 from partyline.adapters.nats.placing import Placing
 from partyline.adapters.nats.pruning import Pruner
-from partyline.adapters.nats.stream import NEWEST, Declined, Stream, seconds, version
+from partyline.adapters.nats.stream import NEWEST, OTHER, Declined, Stream, seconds, version
 from partyline.adapters.nats.subjects import STREAM, Epoch, Subjects, message
 from partyline.errors import PartylineError, StoreUnavailable, TooManyTopics
 from partyline.interfaces import Durability, Fenced, Outcome, Standing, Stretch, View
@@ -32,8 +32,8 @@ from partyline.stores.retention import Retention
 _log = log.get("store")
 
 _PATIENCE: Final = 6.0  # seconds for a connection to be made and greeted
+_SOON: Final = 0.02  # seconds until an epoch is looked up that another node has just given
 _SPARED: Final = 30.0  # seconds for which every message stays, so that all nodes can read it
-_OTHER: Final = 10071  # the sequence of a subject is not the one that was named
 _COUNTED: Final = 100_000  # rooms that are known to be there; beyond that they are forgotten and looked up again
 _RECOUNT: Final = 5.0  # seconds between two counts of all rooms
 
@@ -217,8 +217,9 @@ class NatsLog:
         try:
             await stream.publish(self._subjects.epoch.encode(), record, head)
         except Declined as error:
-            if error.number != _OTHER:
+            if error.number not in OTHER:
                 raise
+            await asyncio.sleep(_SOON)
 
     async def _leave(self) -> None:
         stream, self._stream = self._stream, None

@@ -6,13 +6,14 @@ kept for a week; then one for all rooms of a rule takes their place.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Final
 
 import msgspec
 
 from partyline.adapters.nats.reading import counts
-from partyline.adapters.nats.stream import Declined, Stream
+from partyline.adapters.nats.stream import OTHER, Declined, Stream
 from partyline.adapters.nats.subjects import Gone, Subjects, message
 from partyline.interfaces import Fenced
 from partyline.stores.retention import Retention
@@ -22,8 +23,8 @@ _REMEMBERED: Final = 100_000  # rooms whose oldest message is known
 _PIECE: Final = 500
 _PIECES: Final = 8  # of one room in one round
 _MAX_BYTES: Final = 4 * 1024 * 1024
+_SOON: Final = 0.02  # seconds until a record is looked at again that another node has just written
 _OLD: Final = 7 * 86400.0  # seconds that a record of one room stays
-_OTHER: Final = 10071  # the sequence of a subject is not the one that was named
 
 
 class Pruner:
@@ -129,8 +130,9 @@ class Pruner:
                 await self.stream.publish(subject.encode(), data, head)
                 return
             except Declined as error:
-                if error.number != _OTHER:
+                if error.number not in OTHER:
                     raise
+                await asyncio.sleep(_SOON)
 
     async def _forget(self) -> None:
         """Let one record for a rule take the place of old ones for rooms."""

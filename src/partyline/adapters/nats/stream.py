@@ -13,6 +13,8 @@ from partyline.adapters.nats.line import GONE, LOST, Arrived, Line, headers
 from partyline.errors import StoreUnavailable
 
 NEWEST: Final = (2, 12)  # the first version with atomic batches
+OTHER: Final = (10071, 10164)
+"""Errors: the last message of a subject is not the one that was named, or another one is just being kept."""
 _NO_STREAM: Final = 10059
 _NOT_FOUND: Final = 10037
 _EXISTS: Final = 10058

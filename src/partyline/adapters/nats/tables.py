@@ -20,13 +20,14 @@ from partyline.adapters.nats.address import LOG_OPTIONS, number, parse
 from partyline.adapters.nats.client import Nats
 from partyline.adapters.nats.following import Following
 from partyline.adapters.nats.line import Line
-from partyline.adapters.nats.stream import Declined, Kept, Stream, seconds
+from partyline.adapters.nats.stream import OTHER, Declined, Kept, Stream, seconds
 from partyline.errors import StoreUnavailable
 from partyline.interfaces import Changed
 
 _log = log.get("store")
 
 _PATIENCE: Final = 3.0  # seconds until a JetStream that does not answer counts as gone
+_SOON: Final = 0.002  # seconds until a value is looked at again that somebody else has just changed
 _AGAIN: Final = 0.1  # seconds between tries to watch
 _HEAD: Final = Struct(">dI")  # deadline, length of the key
 _MARK: Final = 60  # seconds that a mark stays: watchers that were away for longer compare
@@ -34,7 +35,6 @@ _AT_ONCE: Final = 500
 _WAIT: Final = 5.0
 _SWEEP: Final = 1_000
 _REST: Final = 1_024  # bytes that a message has besides its value
-_OTHER: Final = 10071  # the sequence of a subject is not the one that was named
 _TABLES: Final = ("registrations", "sessions", "revocations")
 _BUCKET: Final[dict[str, Any]] = {
     "storage": "file",
@@ -151,8 +151,9 @@ class NatsTable:
             try:
                 await stream.publish(subject.encode(), _packed(0.0, key, b""), head)
             except Declined as error:
-                if error.number != _OTHER:
+                if error.number not in OTHER:
                     raise
+                await asyncio.sleep(_SOON)
             else:
                 return value
 
