@@ -371,13 +371,17 @@ def test_a_drain_is_not_hurried_by_hangups() -> None:
     asyncio.run(main())
 
 
-def test_a_parent_that_is_killed_takes_all_with_it() -> None:
-    """When the parent is killed, workers and keeper end by themselves, and the port and the database are free again."""
+@pytest.mark.parametrize("gone", [False, True], ids=["there", "gone"])
+def test_a_parent_that_is_killed_takes_all_with_it(gone: bool, tmp_path: Path) -> None:
+    """When the parent is killed, workers and keeper end by themselves, and the port and the database are free again;
+    also where the database is gone, and nothing can be written any more."""
 
     async def main() -> None:
-        async with workers() as server:
+        async with workers(db=str(tmp_path / "p.db")) as server:
             children = processes(server)
             assert set(children) == {"keeper", "worker-0", "worker-1"}
+            if gone:
+                (tmp_path / "p.db").unlink()
             os.kill(server.pid, signal.SIGKILL)
             await until(
                 lambda: not any(os.path.exists(f"/proc/{pid}/stat") and alive(pid) for pid in children.values())

@@ -151,8 +151,10 @@ async def _keep(
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(settings.drain_time + _ENDING):
                 await keeper.left()
-        await keeper.close()
-        await database.flush()
+        with contextlib.suppress(TimeoutError):  # a disk that hangs must not hold the process for ever
+            async with asyncio.timeout(_ENDING / 2):
+                await keeper.close()
+                await database.flush()
         shutil.rmtree(folder, ignore_errors=True)  # the parent may have died, and this is the last process
     finally:
         await asyncio.get_running_loop().run_in_executor(None, database.close)
