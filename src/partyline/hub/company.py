@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -18,7 +19,8 @@ from partyline.wire.cluster.messages import Ask, NodeMessage, Reply, Say
 _log = log.get("cluster")
 
 PATIENCE: Final = 2.0  # seconds that an answer may take
-_INTRODUCTION: Final = 1.0  # seconds after which every node that is there has introduced itself
+_INTRODUCTION: Final = 1.0  # seconds within which every node that is there has introduced itself
+_MOST_GONE: Final = 1_000  # nodes that are known to be gone
 _MOST_WORK: Final = 10_000  # questions of others in hand
 
 Answers = Callable[[str, bytes], Awaitable[bytes | None]]
@@ -38,7 +40,8 @@ class Company:
         self._answers: dict[str, Answers] = {}
         self._hears: dict[str, Hears] = {}
         self._working: set[asyncio.Task[None]] = set()
-        self._known_at = 0.0
+        self._gone: OrderedDict[str, None] = OrderedDict()  # those that were there
+        self._awaited: dict[str, list[asyncio.Future[None]]] = {}
 
     @property
     def node(self) -> str:
@@ -52,7 +55,6 @@ class Company:
 
     async def start(self) -> None:
         """Introduce this node. Where nobody can be reached it goes on trying."""
-        self._known_at = asyncio.get_running_loop().time() + _INTRODUCTION
         await self.cluster.start(self._heard)
 
     async def close(self) -> None:
@@ -74,10 +76,18 @@ class Company:
         self.cluster.send(Say(subject, data), to)
 
     async def has(self, node: str) -> bool:
-        """Whether a node is there. In this node's first second it may have to wait until it knows."""
-        early = self._known_at - asyncio.get_running_loop().time()
-        if early > 0 and node not in self.cluster.others:
-            await asyncio.sleep(early)
+        """Whether a node is there. One that this node has never heard of may have just started, or have been before
+        this one: it has a moment to introduce itself."""
+        if node in self._gone or node in self.cluster.others:
+            return node not in self._gone
+        came = asyncio.get_running_loop().create_future()
+        self._awaited.setdefault(node, []).append(came)
+        await asyncio.wait([came], timeout=_INTRODUCTION)
+        if not came.done():
+            waiting = self._awaited[node]
+            waiting.remove(came)
+            if not waiting:
+                del self._awaited[node]
         return node in self.cluster.others
 
     async def ask(self, node: str, subject: str, data: bytes, patience: float = PATIENCE) -> bytes | None:
@@ -99,6 +109,15 @@ class Company:
         return answers.given, sorted({*answers.expected.absent, *answers.silent})
 
     def _changed(self, node: str, there: bool) -> None:
+        if there:
+            self._gone.pop(node, None)
+            for came in self._awaited.pop(node, ()):
+                if not came.done():
+                    came.set_result(None)
+        else:
+            self._gone[node] = None
+            if len(self._gone) > _MOST_GONE:
+                self._gone.popitem(last=False)
         for call in self.came if there else self.went:
             try:
                 call(node)

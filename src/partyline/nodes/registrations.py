@@ -1,7 +1,7 @@
 """Registrations on a table that all nodes share: the node that a client reaches has its registration from then on.
 
-A row names the node that has the registration. Whoever takes the row has it; the node of before, if it is there, lets
-go of its connection and hands over what it knows.
+A row names the node that has the registration. That node, if it is there, lets go of its connection and hands over what
+it knows; whoever then takes the row has the registration.
 """
 
 from __future__ import annotations
@@ -71,17 +71,21 @@ class SharedRegistrations:
         return node if node and node != self._company.node and await self._company.has(node) else None
 
     async def claim(self, key: bytes) -> Row | None:
-        value = await self._table.take(key.hex())
+        value = await self._table.get(key.hex())
         if value is None:
             return None
-        kept = _decode(value)
-        if kept.node == self._company.node:
-            return None  # let go meanwhile
-        if await self._company.has(kept.node):
-            answer = await self._company.ask(kept.node, _SUBJECT, key)
-            if answer is not None:
-                return _decode(answer).row if answer else None
-        return kept.row
+        asked = _decode(value).node
+        answer = await self._ask(asked, key)
+        taken = None if answer == b"" else await self._table.take(key.hex())  # of those who ask, one gets it
+        if taken is None or _decode(taken).node != asked:  # somebody else was faster; its next change is a new row
+            return None
+        return _decode(answer or taken).row
+
+    async def _ask(self, node: str, key: bytes) -> bytes | None:
+        """What a node hands over; empty if it has nothing, None if it is gone."""
+        if node == self._company.node:
+            return b""  # let go meanwhile
+        return await self._company.ask(node, _SUBJECT, key) if await self._company.has(node) else None
 
     async def flush(self) -> None:
         await self._behind.flush()

@@ -1,8 +1,8 @@
 """Socket.IO sessions on a table that all nodes share: a client that comes back finds its session on any of them.
 
-A row names the node that has the session. Whoever takes the row has it from then on; the node of before, if it is
-there, lets go of its connection and hands over what it knows. So nobody has a session twice, and nothing that a living
-node knows is lost; of a dead one remains what it has written.
+A row names the node that has the session. That node, if it is there, lets go of its connection and hands over what it
+knows to the one that asks first; whoever then takes the row has the session. So nobody has it twice, and nothing that a
+living node knows is lost; of a dead one remains what it has written.
 """
 
 from __future__ import annotations
@@ -70,17 +70,21 @@ class Sessions:
 
     async def claim(self, pid_hash: bytes) -> tuple[SessionRow, int] | None:
         key = pid_hash.hex()
-        value = await self._table.take(key)
+        value = await self._table.get(key)
         if value is None:
             return None
-        row = _decode(value)
-        if row.node == self.node:
-            return None  # let go meanwhile
-        if await self._company.has(row.node):
-            answer = await self._company.ask(row.node, _SUBJECT, pid_hash)
-            if answer is not None:
-                return _session(_decode(answer)) if answer else None
-        return _session(row)
+        asked = _decode(value).node
+        answer = await self._ask(asked, pid_hash)
+        taken = None if answer == b"" else await self._table.take(key)  # of those who ask, one gets it
+        if taken is None or _decode(taken).node != asked:  # somebody else was faster; its next change is a new row
+            return None
+        return _session(_decode(answer or taken))
+
+    async def _ask(self, node: str, pid_hash: bytes) -> bytes | None:
+        """What a node hands over; empty if it has nothing, None if it is gone."""
+        if node == self.node:
+            return b""  # let go meanwhile
+        return await self._company.ask(node, _SUBJECT, pid_hash) if await self._company.has(node) else None
 
     async def flush(self) -> None:
         await self._behind.flush()

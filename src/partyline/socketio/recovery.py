@@ -118,6 +118,7 @@ class Recovery:
         self._users: dict[bytes, Socket] = {}  # sockets by the hash of their private ids
         self._waiting: OrderedDict[bytes, _Kept] = OrderedDict()
         self._returning: dict[bytes, SessionRow] = {}  # on their way back
+        self._fetching: set[bytes] = set()  # asked of other nodes
         self.timer_slot = 0
         for row in table.load():  # after a kill, the window begins at the server's start
             _, comma, path = row.namespace.partition(",")
@@ -347,8 +348,11 @@ class Recovery:
 
     async def _fetch(self, pid_hash: bytes) -> None:
         """Take over a session from another node, if there is one: then it waits here for its client."""
-        assert self._shared is not None
+        if self._shared is None or pid_hash in self._fetching:
+            return
+        self._fetching.add(pid_hash)
         fetching = asyncio.ensure_future(self._shared.claim(pid_hash))
+        fetching.add_done_callback(lambda _: self._fetching.discard(pid_hash))
         fetching.add_done_callback(self._fetched)  # also if this client has gone meanwhile: it comes back
         await asyncio.wait((fetching,))
 
