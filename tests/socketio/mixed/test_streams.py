@@ -90,6 +90,14 @@ async def gone(servers: Mixed, visited: Visit) -> None:
             await asyncio.sleep(0.01)
 
 
+async def read(servers: Mixed) -> None:
+    """Wait until our server has read everything that Node's has said."""
+    await servers.node.call("fetch")  # on the connection on which it adds to the stream
+    (newest,) = await servers.redis.ask("XREVRANGE", "socket.io", "+", "-", "COUNT", "1")
+    tail: Any = servers.io._nodes._cluster._tail  # type: ignore[union-attr]
+    await eventually(lambda: tail.last == newest[0].decode(), "it has read all")
+
+
 @pytest.mark.parametrize(("left", "back"), DIRECTIONS)
 @looped
 async def test_a_client_comes_back(left: str, back: str, tmp_path: Path) -> None:
@@ -146,7 +154,7 @@ async def test_what_is_done_to_those_who_are_away(by: str, tmp_path: Path) -> No
         else:
             await node.call("join", to=["a"], rooms=["new"])
             await node.call("leave", to=["new"], rooms=["a"])
-            await io.fetch_sockets()
+            await read(servers)
         io.to("a").emit("of others")
         io.to("new").emit("missed")
         async with visit(servers.url, first) as second:
@@ -158,7 +166,7 @@ async def test_what_is_done_to_those_who_are_away(by: str, tmp_path: Path) -> No
             io.in_("new").disconnect_sockets()
         else:
             await node.call("disconnect", to=["new"], close=False)
-            await io.fetch_sockets()
+            await read(servers)
         async with visit(servers.url, second) as third:
             assert not third.state["recovered"]
             assert third.session["sid"] != first.session["sid"]
