@@ -3,6 +3,9 @@
 `$KV.<prefix>.<table>.<key>` has the deadline (0 if the value was taken), the key after its length, and the value. A
 value is taken by putting a mark in its place, on condition that it is still the last message. JetStream removes both
 when their time is over. A watcher that was away is told again of all that there is, and of what is not there any more.
+
+A watcher always gets the newest value of a key. If a key changes faster than JetStream's replicas pass it on, a value
+in between may be left out: only the last one is kept.
 """
 
 from __future__ import annotations
