@@ -20,6 +20,7 @@ from tests.adapters.servers import RedisServer, redis_server
 from tests.process import command, environment
 
 NODES: Final = 3
+KEEPS: Final = ("--set", "max_messages=100000000")  # or retention takes what the long form acknowledges
 ALWAYS: Final = ("--appendonly", "yes", "--appendfsync", "always")
 
 
@@ -86,7 +87,7 @@ class Servers:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._nodes = [Node("--db", ":memory:", "--log", engine.url()) for _ in range(NODES)]
+        self._nodes = [Node("--db", ":memory:", "--log", engine.url(), *KEEPS) for _ in range(NODES)]
         self.urls = [f"http://127.0.0.1:{node.port}" for node in self._nodes]
 
     async def start(self) -> None:
@@ -114,7 +115,7 @@ class Workers:
     """The workers of one machine, and their keeper."""
 
     def __init__(self, folder: Path) -> None:
-        self._parent = Node("--db", str(folder / "partyline.db"), "--workers", str(NODES))
+        self._parent = Node("--db", str(folder / "partyline.db"), "--workers", str(NODES), *KEEPS)
         self.urls = [f"http://127.0.0.1:{self._parent.port}"]
 
     async def start(self) -> None:
