@@ -56,7 +56,7 @@ def on_table(test: Callable[[Table], Awaitable[None]]) -> None:
 
 
 def test_a_node_that_falls_silent_is_gone_after_six_seconds() -> None:
-    """A node counts as gone 6 s after it was last heard of, its questions are settled, and it may come back."""
+    """A node counts as gone within 6 s of its last word, its questions are settled, and it may come back."""
 
     async def test(table: Table) -> None:
         here, there = await table.node(), await table.node()

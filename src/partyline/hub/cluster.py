@@ -73,7 +73,7 @@ class Cluster:
         *,
         subject: str = "nodes",
         heartbeat: float = 2.0,
-        patience: float = 6.0,
+        patience: float = 5.75,
     ) -> None:
         self._bus = carrier if isinstance(carrier, Bus) else None
         self._subject = subject
