@@ -96,7 +96,7 @@ def _partyline() -> str:
     source = ROOT / "src"
     if not (source / "partyline" / "__init__.py").exists() and importlib.util.find_spec("partyline") is None:
         raise Unavailable("the package partyline is not importable: pip install -e .")
-    return package_version("partyline") or "this source tree"
+    return package_version("partyline-server") or "this source tree"
 
 
 def _partyline_echo() -> str:
@@ -123,7 +123,7 @@ def _redis() -> str:
     if shutil.which("redis-server") is None:
         raise Unavailable("no redis-server: apt-get install redis-server")
     if package_version("redis") is None or package_version("hiredis") is None:
-        raise Unavailable("the Python packages redis and hiredis are missing: pip install 'partyline[redis]'")
+        raise Unavailable("the Python packages redis and hiredis are missing: pip install 'partyline-server[redis]'")
     return version
 
 
@@ -132,7 +132,7 @@ def _postgres() -> str:
     if postgres_folder() is None:
         raise Unavailable("no PostgreSQL: apt-get install postgresql")
     if package_version("asyncpg") is None:
-        raise Unavailable("the Python package asyncpg is missing: pip install 'partyline[postgres]'")
+        raise Unavailable("the Python package asyncpg is missing: pip install 'partyline-server[postgres]'")
     return version
 
 

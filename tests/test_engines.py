@@ -168,7 +168,7 @@ def test_a_log_that_was_rolled_back_gets_a_new_epoch(shared: MemoryLog) -> None:
     [
         ("mysql://user:secret@here/db", "log: mysql:// is no log that several servers can share"),
         ("partyline.db", "choose a file with --db"),
-        ("missing://here", "pip install 'partyline[missing]'"),
+        ("missing://here", "pip install 'partyline-server[missing]'"),
     ],
 )
 def test_what_is_no_log_is_refused(shared: MemoryLog, url: str, says: str) -> None:

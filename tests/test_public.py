@@ -133,7 +133,7 @@ def test_unknown_names_are_attribute_errors() -> None:
 
 def test_the_version_is_the_packages() -> None:
     """`__version__` is the version that is installed."""
-    assert importlib.metadata.version("partyline") == partyline.__version__
+    assert importlib.metadata.version("partyline-server") == partyline.__version__
 
 
 def test_importing_costs_nothing() -> None:

@@ -419,7 +419,7 @@ def _metrics(site: Site, access: Access) -> Route:
                 counters, connections = await site.elsewhere.totals()
             text = exposition(counters, connections)
         except ImportError:
-            raise NotFound("/metrics needs prometheus-client: pip install 'partyline[metrics]'") from None
+            raise NotFound("/metrics needs prometheus-client: pip install 'partyline-server[metrics]'") from None
         return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return Route("/metrics", metrics, methods=["GET"])

@@ -202,5 +202,5 @@ def _engine(field: str, url: str, known: Mapping[str, tuple[str, str]]) -> Any:
         return import_module(module)
     except ImportError as error:
         raise ConfigError(
-            f"{field}: {scheme}:// needs {error.name}: pip install 'partyline[{extra}]'", field=field
+            f"{field}: {scheme}:// needs {error.name}: pip install 'partyline-server[{extra}]'", field=field
         ) from None

@@ -50,7 +50,7 @@ def test_all_is_well(tmp_path: Path) -> None:
     assert "\x1b" not in printed
     assert all(line.startswith(("ok ", "warning ", "   ")) for line in printed.splitlines()), printed
     found = findings("--deep", *arguments)
-    for subject in ("python", "uvloop", "sqlite", "descriptors", "port", "disk", "filesystem"):
+    for subject in ("python", "package", "uvloop", "sqlite", "descriptors", "port", "disk", "filesystem"):
         assert found[subject]["text"]
     assert found["messages"]["verdict"] == "ok"
     assert found["lock"]["text"].startswith("free")

@@ -523,7 +523,7 @@ def test_without_pyjwt_the_way_out_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     for name in ("jwt", "cryptography"):
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, name, None)
-            with pytest.raises(ConfigError, match=r"pip install 'partyline\[jwt\]'"):
+            with pytest.raises(ConfigError, match=r"pip install 'partyline-server\[jwt\]'"):
                 secret_key(SECRET.encode())
 
 

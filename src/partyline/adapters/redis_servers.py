@@ -114,7 +114,7 @@ def servers(server: Server, field: str = "adapter") -> Servers:
         import redis.asyncio
     except ImportError:
         raise ConfigError(
-            "Redis needs packages that are not installed: pip install 'partyline[redis]'", field=field
+            "Redis needs packages that are not installed: pip install 'partyline-server[redis]'", field=field
         ) from None
     if isinstance(server, str):
         try:

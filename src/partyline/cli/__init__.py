@@ -317,10 +317,14 @@ def token(
 def version() -> None:
     """Print the version."""
     from partyline import __version__
+    from partyline.cli.machine import distribution
     from partyline.cli.output import write
 
     begin()
     write(f"partyline {__version__}\n")
+    found = distribution()
+    if found.advice:
+        typer.echo(f"partyline: {found.text}: {found.advice}", err=True)
 
 
 def _assignments(pairs: list[str] | None) -> dict[str, str]:

@@ -16,6 +16,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Final
 
+from partyline import __version__
 from partyline.checking import descriptor_limit, max_connections
 from partyline.config import Settings
 from partyline.errors import ConfigError
@@ -43,6 +44,7 @@ _PASSING: Final = {
 def examine_machine(settings: Settings) -> Iterator[Finding]:
     """Examine the machine for a server with these settings. Changes only this process's descriptor limit."""
     yield _python()
+    yield distribution()
     yield _uvloop()
     yield _sqlite()
     yield _descriptors(settings)
@@ -61,6 +63,19 @@ def _python() -> Finding:
     if platform.system() != "Linux":
         return warning("python", what, "use Linux in production: nothing else is tested")
     return ok("python", what)
+
+
+def distribution() -> Finding:
+    """Whether the module `partyline` is ours: a voice application on PyPI uses the same name for its own."""
+    try:
+        foreign = importlib.metadata.version("partyline")
+    except importlib.metadata.PackageNotFoundError:
+        return ok("package", f"partyline-server {__version__}")
+    return warning(
+        "package",
+        f"partyline-server {__version__} beside partyline {foreign}, another project whose files have the same names",
+        "pip uninstall partyline, then pip install --force-reinstall partyline-server",
+    )
 
 
 def _uvloop() -> Finding:

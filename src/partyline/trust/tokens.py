@@ -38,7 +38,7 @@ _AHEAD: Final = 60.0  # seconds that an issuer's clock may be ahead of ours
 
 _SHAPE: Final = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\Z")
 _TYPES: Final = ("jwt", "at+jwt")  # RFC 8725 3.11: tokens for other purposes say so
-_EXTRA: Final = "jwt_keys: tokens need PyJWT with cryptography: pip install 'partyline[jwt]'"
+_EXTRA: Final = "jwt_keys: tokens need PyJWT with cryptography: pip install 'partyline-server[jwt]'"
 
 
 class _Header(msgspec.Struct):

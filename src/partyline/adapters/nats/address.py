@@ -164,7 +164,7 @@ def _sign(seed: str, nonce: str) -> dict[str, str]:
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     except ImportError:
         raise ConfigError(
-            "credentials: signing needs a package that is not installed: pip install 'partyline[nats]'"
+            "credentials: signing needs a package that is not installed: pip install 'partyline-server[nats]'"
         ) from None
     raw = base64.b32decode(seed + "=" * (-len(seed) % 8))
     kind = (raw[0] & 0b111) << 5 | raw[1] >> 3
