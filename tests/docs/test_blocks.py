@@ -78,7 +78,7 @@ def anchors(page: Path) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "page", [*(ROOT / f"{one}.md" for one in ("README", "CHANGELOG", "CONTRIBUTING")), *pages()], ids=name
+    "page", [*(ROOT / f"{one}.md" for one in ("README", "CHANGELOG", "CONTRIBUTING", "SECURITY")), *pages()], ids=name
 )
 def test_links(page: Path) -> None:
     """Every relative link leads to a file or folder of the repository, and its anchor to a heading there."""
