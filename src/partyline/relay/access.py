@@ -75,7 +75,7 @@ class Access:
         return principal
 
     def check(self, principal: Principal) -> None:
-        """Raise Unauthenticated if its token has expired or was revoked: for calls that have awaited since."""
+        """Raise Unauthenticated if its token has expired or was revoked. Call it again after awaiting."""
         token = principal.token
         if token is None:
             return

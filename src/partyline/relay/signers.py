@@ -98,7 +98,10 @@ class RemoteKeys:
         self._fetching = False
 
     def renew(self, missing: bool) -> bool:
-        """Begin to fetch if it is time to; returns at once whether there may be other keys soon."""
+        """Start a fetch if one is due, and do not wait for it. `missing`: a token named a key that is not there.
+
+        True if there may be other keys soon, so that a client should try again.
+        """
         pause = AGAIN if missing or not self._signer.keys else STALE
         elapsed = None if self._asked is None else self._clock() - self._asked
         # One fetch at a time, unless a server holds it up by sending a byte now and then.

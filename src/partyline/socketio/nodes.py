@@ -364,7 +364,7 @@ def _audience(message: Emit | Fetch | Move | Expel) -> Audience:
 
 
 def _rooms(audience: Audience) -> tuple[list[str], list[str]]:
-    """The rooms of an audience, and those left out. The socket that it is `besides` is on this node."""
+    """The rooms of an audience, and those left out. A socket in `besides` is on this node, so it is not sent."""
     return [audience.only] if audience.only else list(audience.rooms), list(audience.excluded)
 
 

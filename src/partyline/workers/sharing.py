@@ -21,7 +21,7 @@ _T = TypeVar("_T")
 
 _OWN: Final = "to "  # and the name of a node: the subject of what is sent to it alone
 _PATIENCE: Final = 5.0  # seconds that the keeper may need for a table
-_UNREAD: Final = 16 * 1024 * 1024  # bytes that wait for the keeper until what is said on the bus is lost
+_UNREAD: Final = 16 * 1024 * 1024  # bytes: while the keeper has not read so many, messages on the bus are dropped
 
 
 class KeeperLog:
@@ -29,7 +29,7 @@ class KeeperLog:
 
     def __init__(self, member: Member) -> None:
         self._member = member
-        self._since: int | None = None  # an append without an answer may be in the log above it
+        self._since: int | None = None  # set while an append is unanswered: if it is stored, its offsets are above
         self._reached = 0
 
     async def connect(self, offset: int) -> Standing:
@@ -138,7 +138,7 @@ class KeeperTable:
         self._name = name
         self._watchers: list[Changed] = []
         self._told: dict[str, bytes] = {}  # what watchers know, once there is one
-        self._changed: set[str] = set()  # since it was last asked what there is
+        self._changed: set[str] = set()  # keys that changed since the last full fetch began: newer than its pages
         self._again: asyncio.Task[None] | None = None
         member.up.append(self._watch_again)
 

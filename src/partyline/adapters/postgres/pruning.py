@@ -1,7 +1,8 @@
 """Retention, by one node at a time, in short transactions.
 
-Nothing goes in its first minute: nodes that follow have surely got it by then. Rooms are counted after the appends, so
-these pay nothing for it; `rooms.due` says when a room has to be looked at again.
+No message is deleted in its first minute, so that every node has read it by then. The counts of messages and bytes in
+each room are brought up to date here and not by the appends, which stay cheap; `rooms.due` says when a room has to be
+looked at again.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ _COUNTED: Final = 20_000  # messages that one transaction counts
 _ROOMS: Final = 100  # rooms of one transaction
 _MESSAGES: Final = 2_000  # messages of one room that go in one transaction
 
-_MINE: Final = "SELECT pg_try_advisory_xact_lock(hashtextextended('partyline.', 0))"
-_AT: Final = """
+_TRY_LOCK: Final = "SELECT pg_try_advisory_xact_lock(hashtextextended('partyline.', 0))"
+_STANDING: Final = """
 SELECT counted, bounds, (SELECT head FROM partyline.store), coalesce($1, extract(epoch FROM clock_timestamp())::float8)
 FROM partyline.pruning
 """
@@ -66,12 +67,12 @@ _NEXT: Final = 'SELECT time FROM partyline.log WHERE room = $1 ORDER BY "offset"
 _UP_TO: Final = "UPDATE partyline.pruning SET pruned = greatest(pruned, $1)"
 _COUNTED_TO: Final = "UPDATE partyline.pruning SET counted = $1"
 # Nobody appends meanwhile: a room that a message is just put into does not go.
-_STOP: Final = "SELECT FROM partyline.store FOR UPDATE"
+_LOCK_STORE: Final = "SELECT FROM partyline.store FOR UPDATE"
 _EMPTY: Final = """
 DELETE FROM partyline.rooms r WHERE name = ANY ($1)
   AND NOT EXISTS (SELECT FROM partyline.log l WHERE l.room = r.name) RETURNING name, pruned
 """
-_FEWER: Final = "UPDATE partyline.store SET rooms = rooms - $1"
+_SUBTRACT_ROOMS: Final = "UPDATE partyline.store SET rooms = rooms - $1"
 _FORGET: Final = """
 INSERT INTO partyline.forgotten AS f VALUES ($1, $2, $3)
 ON CONFLICT (rule) DO UPDATE SET "offset" = greatest(f."offset", excluded."offset")
@@ -108,10 +109,10 @@ class Pruner:
     async def round(self) -> bool:
         """One transaction's worth. Whether there is more to do at once."""
         async with self._line.use() as connection, connection.transaction():
-            if not await connection.fetchval(self._sql(_MINE)):
+            if not await connection.fetchval(self._sql(_TRY_LOCK)):
                 return False
             clock = None if self._clock is None else self._clock()
-            counted, bounds, head, now = await connection.fetchrow(self._sql(_AT), clock)
+            counted, bounds, head, now = await connection.fetchrow(self._sql(_STANDING), clock)
             if bounds != (ours := repr(self._retention)):
                 await connection.execute(self._sql(_CHANGED), ours)
                 await connection.execute(self._sql(_ALL_DUE))
@@ -177,7 +178,7 @@ class Pruner:
 
     async def _forget(self, connection: Connection, rooms: list[str]) -> None:
         """These rooms are empty now, unless something has come meanwhile."""
-        await connection.execute(self._sql(_STOP))
+        await connection.execute(self._sql(_LOCK_STORE))
         forgotten: dict[str, int] = {}
         gone = await connection.fetch(self._sql(_EMPTY), rooms)
         for room, pruned in gone:
@@ -186,4 +187,4 @@ class Pruner:
         for rule, offset in forgotten.items():
             await connection.execute(self._sql(_FORGET), rule, regex(rule) if rule else "", offset)
         if gone:
-            await connection.execute(self._sql(_FEWER), len(gone))
+            await connection.execute(self._sql(_SUBTRACT_ROOMS), len(gone))
