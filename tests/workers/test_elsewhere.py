@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from partyline.metrics import Counters
+from partyline.server.exchange import Paths
 from partyline.trust.perimeter import Peer
 from partyline.workers.elsewhere import Elsewhere
 
 
 def elsewhere(number: int = 0, count: int = 2, folder: str = "/nowhere", max_body: int = 100) -> Elsewhere:
-    return Elsewhere(number, count, folder, Counters(), max_body)
+    return Elsewhere(number, count, folder, Counters(), Paths(), max_body)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from partyline.hub.company import Company
 from partyline.nodes.registrations import SharedRegistrations
 from partyline.relay.classic.registry import Registry, id_hash
 from partyline.server.answers import answer_error
+from partyline.server.exchange import Direct
 from partyline.trust.perimeter import Peer
 from partyline.wire import forwarding as wire
 from partyline.wire.forwarding import decode, encode
@@ -77,10 +78,10 @@ class Forwarding:
         if owner is None or not await self._forward(owner, scope, body, receive, send):
             await self._app(scope, again(body, receive), send)
 
-    def foreign(self, path: bytes, query: bytes) -> bool:
-        """Whether a poll is for another node."""
+    def instead(self, path: bytes, query: bytes, direct: Direct) -> Direct | None:
+        """What answers a request: `direct`, or, for a session of another node, this application."""
         found = _SESSION.search(query) if query else None
-        return found is not None and found[1] != self._own
+        return direct if found is None or found[1] == self._own else None
 
     async def _of_session(self, node: str) -> str | None:
         return node if node != self._company.node and await self._company.has(node) else None

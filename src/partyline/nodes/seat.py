@@ -71,7 +71,7 @@ class Seat:
         self.answering = answering
         if isinstance(self.registrations, SharedRegistrations):
             forwarding = Forwarding(self.company, registry, self.registrations, answering, self._max_body)
-            self.answering, site.foreign = forwarding, forwarding.foreign
+            self.answering, site.instead = forwarding, forwarding.instead
         self.revocations.revoker = revoker
         services.hub.others = lambda: self.company.others
         self.relayed.attach(services)

@@ -424,7 +424,11 @@ class HttpConnection(asyncio.Protocol):
                 return Exchange(self, Options(), "OPTIONS", "", b"", [], NOBODY, keep_alive=head.keep_alive)
             return None  # a preflight, perhaps: the layer that knows about CORS answers it
         found = site.direct.find(head.method.encode("ascii"), head.path)
-        if found is None or (site.foreign is not None and site.foreign(head.path, head.query)):
+        if found is None:
+            return None
+        direct, parameter = found
+        answers = direct if site.instead is None else site.instead(head.path, head.query, direct)
+        if answers is None:
             return None
         origin = next((value for name, value in head.headers if name == b"origin"), None)
         try:
@@ -432,9 +436,8 @@ class HttpConnection(asyncio.Protocol):
         except PartylineError:
             return None  # the gate refuses it
         cors = head_lines(site.cors(origin))
-        direct, parameter = found
         return Exchange(
-            self, direct, head.method, parameter, head.query, head.headers, peer, cors, keep_alive=head.keep_alive
+            self, answers, head.method, parameter, head.query, head.headers, peer, cors, keep_alive=head.keep_alive
         )
 
     def _remember(self, exchange: Exchange, data: bytes) -> None:
@@ -460,11 +463,12 @@ class HttpConnection(asyncio.Protocol):
         if len(body) > direct.max_body or len(data) - len(body) > site.limits.max_head_bytes:
             return False
         target, query = line.groups(b"")
-        if site.foreign is not None and site.foreign(target, query):
+        answers = direct if site.instead is None else site.instead(target.partition(b" ")[2], query, direct)
+        if answers is None:
             return False
-        exchange = Exchange(self, direct, known.method, known.parameter, query, headers, known.peer, known.cors)
+        exchange = Exchange(self, answers, known.method, known.parameter, query, headers, known.peer, known.cors)
         try:
-            direct.begin(exchange)
+            answers.begin(exchange)
         except PartylineError:
             return False  # parsing it will refuse it
         if body:

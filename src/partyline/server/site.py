@@ -15,7 +15,7 @@ from partyline.hub.hub import Hub
 from partyline.hub.timers import Timers
 from partyline.interfaces import Connection, Session, SessionTable, Store
 from partyline.metrics import Counters
-from partyline.server.exchange import Paths, head_lines
+from partyline.server.exchange import Direct, Paths, head_lines
 from partyline.server.fair import Fair
 from partyline.server.home import Home
 from partyline.server.writing import Turn
@@ -228,8 +228,9 @@ class Site:
     home: Home = field(default_factory=Home.here)
     fair: Fair = field(default_factory=Fair)
     elsewhere: Elsewhere | None = None
-    # Whether a request, by its path and query, is for another node: then ASGI brings it there.
-    foreign: Callable[[bytes, bytes], bool] | None = None
+    # What answers a request without ASGI, by its path and query, where another node may have to; None: ASGI brings it
+    # there.
+    instead: Callable[[bytes, bytes, Direct], Direct | None] | None = None
     # What a WebSocket at a path needs may be on another node: done when it is here. None if there is nothing to wait
     # for; raises PartylineError, at once or later.
     fetch: Callable[[str], asyncio.Future[None] | None] | None = None

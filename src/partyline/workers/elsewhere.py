@@ -12,7 +12,7 @@ import contextlib
 import os
 import re
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -24,9 +24,10 @@ from partyline.errors import MalformedRequest, PayloadTooLarge
 from partyline.metrics import Counters
 from partyline.nodes.forwarding import Changed, again, left, request_of, send_answer, serve, whole
 from partyline.server.answers import answer_error
+from partyline.server.exchange import Direct, Paths
 from partyline.server.site import Live
 from partyline.wire import forwarding as wire
-from partyline.wire.forwarding import decode, encode
+from partyline.workers.handing import Asked, Asking, Handing
 from partyline.workers.line import Line
 from partyline.workers.tunnel import Entrance, Tunnel
 
@@ -43,23 +44,27 @@ _LARGEST: Final = 128 * 1024  # bytes that go with a descriptor
 
 
 class Elsewhere:
-    """This is worker `number` of `count`; their sockets are in `folder`. `max_body` is in bytes."""
+    """This is worker `number` of `count`; their sockets are in `folder`.
 
-    def __init__(self, number: int, count: int, folder: str, counters: Counters, max_body: int) -> None:
+    `direct` says what is answered without ASGI. `max_body` is in bytes.
+    """
+
+    def __init__(self, number: int, count: int, folder: str, counters: Counters, direct: Paths, max_body: int) -> None:
         self.connections: Callable[[], int] = lambda: 0
         self.keeper: Callable[[], Awaitable[list[wire.Counts]]] = _no_keeper  # what it has counted
         self._number = number
         self._count = count
         self._folder = Path(folder)
         self._counters = counters
+        self._direct = direct
         self._max_body = max_body
         self._app: ASGIApp = _nothing
         self._connection: Callable[[], asyncio.Protocol] = asyncio.Protocol
-        self._lines: dict[int, _Out] = {}
+        self._lines: dict[int, Asking] = {}
         self._servers: list[asyncio.Server] = []
         self._door: socket.socket | None = None
         self._passing = 0
-        self._entering: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     # server.site.Elsewhere
 
@@ -67,9 +72,10 @@ class Elsewhere:
         found = _NAMED.search(path) if path.startswith(_OWNED) else _SESSION.search(query) if query else None
         return None if found is None else self._other(found[1])
 
-    def foreign(self, path: bytes, query: bytes) -> bool:
-        """Whether another worker has to answer a request."""
-        return self.owner(path, query) is not None
+    def instead(self, path: bytes, query: bytes, direct: Direct) -> Direct:
+        """What answers a request: `direct`, or another worker."""
+        owner = self.owner(path, query)
+        return direct if owner is None else Handing(self, owner, path, direct)
 
     def pass_on(self, owner: int, descriptor: int, data: bytes) -> bool:
         if self._passing >= _MOST_PASSING or len(data) > _LARGEST:
@@ -110,7 +116,7 @@ class Elsewhere:
         for kind in ("worker", "door", "tunnel"):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._path(kind, self._number))
-        self._servers.append(await loop.create_unix_server(lambda: _In(self).line, self._path("worker", self._number)))
+        self._servers.append(await loop.create_unix_server(self._asked, self._path("worker", self._number)))
         tunnels = await loop.create_unix_server(lambda: Entrance(connection), self._path("tunnel", self._number))
         self._servers.append(tunnels)
         self._door = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -137,9 +143,7 @@ class Elsewhere:
             except BlockingIOError:
                 return
             for descriptor in descriptors:
-                task = asyncio.get_running_loop().create_task(self._accept(socket.socket(fileno=descriptor), data))
-                self._entering.add(task)
-                task.add_done_callback(self._entering.discard)
+                self.spawn(self._accept(socket.socket(fileno=descriptor), data))
 
     async def _accept(self, client: socket.socket, data: bytes) -> None:
         client.setblocking(False)
@@ -188,7 +192,7 @@ class Elsewhere:
 
     async def _forward(self, owner: int, scope: Scope, body: bytes, receive: Receive, send: Send) -> bool:
         """Whether the owner has answered, or its client waits no more."""
-        line = await self._line(owner)
+        line = await self.line(owner)
         if line is None:
             return False
         number, answer = line.ask(lambda number: request_of(scope, body, number))
@@ -206,10 +210,14 @@ class Elsewhere:
         await send_answer(answered, send)
         return True
 
-    async def _line(self, owner: int) -> _Out | None:
-        """The line to another worker, made anew if necessary; None if that worker cannot be reached."""
+    # workers.handing.Others
+
+    def line_now(self, owner: int) -> Asking | None:
+        return self._lines.get(owner)
+
+    async def line(self, owner: int) -> Asking | None:
         if owner not in self._lines:
-            made = _Out(lambda: self._lost(owner, made))
+            made = Asking(lambda: self._lost(owner, made))
             try:
                 await asyncio.get_running_loop().create_unix_connection(lambda: made.line, self._path("worker", owner))
             except OSError:
@@ -217,12 +225,19 @@ class Elsewhere:
             self._lines.setdefault(owner, made)
         return self._lines[owner]
 
-    def _lost(self, owner: int, line: _Out) -> None:
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _lost(self, owner: int, line: Asking) -> None:
         if self._lines.get(owner) is line:
             del self._lines[owner]
 
-    async def serve(self, request: wire.Request, gone: asyncio.Event) -> wire.Answer:
-        """Answer a request of another worker."""
+    def _asked(self) -> Line:
+        return Asked(self._direct, self._counters, self.counted, self._serve).line
+
+    async def _serve(self, request: wire.Request, gone: asyncio.Event) -> wire.Answer:
         return await serve(self._app, request, gone, self)
 
     # Counting
@@ -237,7 +252,7 @@ class Elsewhere:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_PATIENCE):
                 for other in range(self._count):
-                    line = None if other == self._number else await self._line(other)
+                    line = None if other == self._number else await self.line(other)
                     if line is not None and (counts := await line.ask(wire.Count)[1]) is not None:
                         found.append(counts)
         total = Counters()
@@ -247,81 +262,6 @@ class Elsewhere:
             for name, value in counts.limits.items():
                 total.limits[name] = total.limits.get(name, 0) + value
         return total, sum(counts.connections for counts in found)
-
-
-class _Out:
-    """The line on which we ask another worker."""
-
-    def __init__(self, lost: Callable[[], object]) -> None:
-        self.line = Line(self._received, self._lost)
-        self._forget = lost
-        self._number = 0
-        self._asked: dict[int, asyncio.Future[Any]] = {}
-
-    def ask(self, make: Callable[[int], object]) -> tuple[int, asyncio.Future[Any]]:
-        """The number of a question, and its answer; None where the other one has gone."""
-        self._number += 1
-        answer = self._asked[self._number] = asyncio.get_running_loop().create_future()
-        self.line.send(encode(make(self._number)))
-        return self._number, answer
-
-    def gone(self, number: int) -> None:
-        """Nobody waits for this answer."""
-        self._asked.pop(number, None)
-        self.line.send(encode(wire.Gone(number)))
-
-    def _received(self, content: bytes) -> None:
-        said = decode(content)
-        if isinstance(said, wire.Answer | wire.Counts):
-            answer = self._asked.pop(said.number, None)
-            if answer is not None and not answer.done():
-                answer.set_result(said)
-
-    def _lost(self) -> None:
-        self._forget()
-        for answer in self._asked.values():
-            if not answer.done():
-                answer.set_result(None)
-        self._asked.clear()
-
-
-class _In:
-    """The line on which another worker asks us."""
-
-    def __init__(self, elsewhere: Elsewhere) -> None:
-        self.line = Line(self._received, self._lost)
-        self._elsewhere = elsewhere
-        self._serving: dict[int, tuple[asyncio.Task[None], asyncio.Event]] = {}
-
-    def _received(self, content: bytes) -> None:
-        said = decode(content)
-        match said:
-            case wire.Request():
-                gone = asyncio.Event()
-                task = asyncio.get_running_loop().create_task(self._serve(said, gone))
-                self._serving[said.number] = task, gone
-            case wire.Gone():
-                if (found := self._serving.get(said.number)) is not None:
-                    found[1].set()
-            case wire.Count():
-                self.line.send(encode(self._elsewhere.counted(said.number)))
-            case _:
-                pass  # nothing is asked on this line
-
-    async def _serve(self, request: wire.Request, gone: asyncio.Event) -> None:
-        try:
-            answer = await self._elsewhere.serve(request, gone)
-        except Exception:
-            _log.exception("a request of another worker failed", method=request.method)
-            answer = wire.Answer(request.number, 500, [], b"")
-        finally:
-            del self._serving[request.number]
-        if not gone.is_set():
-            self.line.send(encode(answer))
-
-    def _lost(self) -> None:
-        for _, gone in self._serving.values():
-            gone.set()
 
 
 class _Passing:

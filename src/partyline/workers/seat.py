@@ -106,11 +106,11 @@ class Seat(seat.Seat):
 
     def take(self, services: Services, registry: Registry, revoker: Revoker, site: Site, answering: ASGIApp) -> None:
         super().take(services, registry, revoker, site, answering)
-        elsewhere = Elsewhere(self._number, self._count, self._folder, site.counters, self._max_body)
+        elsewhere = Elsewhere(self._number, self._count, self._folder, site.counters, site.direct, self._max_body)
         elsewhere.connections = lambda: site.connections
         elsewhere.keeper = self._counts
         self.elsewhere = site.elsewhere = elsewhere
-        site.foreign = elsewhere.foreign
+        site.instead = elsewhere.instead
         self.answering = elsewhere.wrap(answering)
 
     async def _counts(self) -> list[Counts]:

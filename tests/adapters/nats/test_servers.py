@@ -245,5 +245,5 @@ def test_credentials_without_the_package(tmp_path: Path, monkeypatch: pytest.Mon
         return real(name, *rest, **named)
 
     monkeypatch.setattr(builtins, "__import__", missing)
-    with pytest.raises(ConfigError, match=r"pip install 'partyline\[nats\]'"):
+    with pytest.raises(ConfigError, match=r"pip install 'partyline-server\[nats\]'"):
         parse(f"nats://h?credentials={file}", "log").signed("nonce")
