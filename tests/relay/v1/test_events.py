@@ -352,7 +352,7 @@ def lone_stream(principal: Principal = EVERYBODY, *, clock: Any = time.time) -> 
     hub = Hub(store, counters)
     timers = Timers(asyncio.get_running_loop())
     services = Services(hub, store, cast("Any", None), timers, Settings(), clock)
-    site = Site(ConnectionLimits(), timers, counters, cast("Any", None), lambda upgrade: None)
+    site = Site(ConnectionLimits(close_timeout=0.05), timers, counters, cast("Any", None), lambda upgrade: None)
     return hub, EventStream(services, site, principal, "")
 
 
@@ -650,6 +650,41 @@ def test_hostile_17_a_reader_that_stands_still_is_cut() -> None:
                 await asyncio.sleep(0)
             await gone(partyline)
             assert partyline.site.connections == 0
+
+    run(main())
+
+
+def test_a_reader_that_stands_still_while_it_catches_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream whose client takes nothing any more is ended after some heartbeats, even if its outbox is not full: an
+    ASGI server waits for its client for ever."""
+    monkeypatch.setattr(events, "COMMENT_EVERY", 0.02)
+
+    async def main() -> None:
+        hub, opened = lone_stream()
+        body = opened.stream("cats", "latest")
+        await anext(body)  # it has its first event, and never asks for the next
+        assert hub.audience("cats")
+        while hub.audience("cats"):
+            await asyncio.sleep(0.01)
+        await body.aclose()  # type: ignore[attr-defined]
+
+    run(main())
+
+
+def test_a_reader_that_is_only_slow_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that takes an event now and then is not ended, however many heartbeats pass."""
+    monkeypatch.setattr(events, "COMMENT_EVERY", 0.05)
+
+    async def main() -> None:
+        hub, opened = lone_stream()
+        body = opened.stream("cats", "latest")
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        while loop.time() < begun + 0.4:
+            await anext(body)
+            await asyncio.sleep(0.04)
+        assert hub.audience("cats")
+        await body.aclose()  # type: ignore[attr-defined]
 
     run(main())
 

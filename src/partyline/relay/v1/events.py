@@ -32,6 +32,7 @@ from partyline.wire.json import to_json
 _log = log.get("relay")
 
 COMMENT_EVERY: Final = 15.0  # seconds: proxies and browsers give up on a stream that is silent for longer
+_PATIENCE: Final = 2  # heartbeats that one event may take: an ASGI server waits for its client for ever
 _RETRY: Final = (1_000, 5_000)  # milliseconds, drawn at random: a thousand browsers must not come back at once
 
 
@@ -54,7 +55,19 @@ def _dialect(epoch: str) -> Dialect:
 class EventStream(V1Session):
     """One subscriber. It is its own member (`interfaces.Member`); a response takes its events one by one."""
 
-    __slots__ = ("_drop", "_emptied", "_ending", "_outbox", "_site", "_wake", "dialect", "rooms", "user")
+    __slots__ = (
+        "_drop",
+        "_emptied",
+        "_ending",
+        "_outbox",
+        "_site",
+        "_stood_still",
+        "_taking",
+        "_wake",
+        "dialect",
+        "rooms",
+        "user",
+    )
 
     def __init__(
         self,
@@ -74,6 +87,8 @@ class EventStream(V1Session):
         self._emptied = asyncio.Event()
         self._drop = drop  # cuts the connection, if the server can
         self._ending: bytes | None = None  # the last event, once the stream is to end
+        self._taking = False  # an event is on its way to the client
+        self._stood_still = 0  # heartbeats since then
 
     async def stream(self, topic: str, after: str) -> AsyncIterator[bytes]:
         """The response's body. It ends when the client is too slow, its token expires or the server stops."""
@@ -85,7 +100,9 @@ class EventStream(V1Session):
             self.do(wire.Subscribe(topic, after), None)
             while not self.expired:
                 if self._outbox:
+                    self._taking, self._stood_still = True, 0
                     yield self._outbox.pop().data
+                    self._taking = False
                     continue
                 self._emptied.set()
                 self._wake.clear()
@@ -124,8 +141,9 @@ class EventStream(V1Session):
     def abort(self) -> None:
         """Drop the connection as it is, if it is still there."""
         self._end(b"")
-        if self._drop is not None and self in self._site.live:
-            self._drop()
+        if self in self._site.live:
+            if self._drop is not None:
+                self._drop()
             self._leave()  # the body of a cut answer does not run to its end
 
     # V1Session
@@ -141,6 +159,10 @@ class EventStream(V1Session):
     def on_deadline(self, now: float) -> None:
         queued, advanced = len(self._outbox), self._advanced
         super().on_deadline(now)
+        self._stood_still += self._taking
+        if self._stood_still > _PATIENCE and self._ending is None:
+            end_slow(self, self._site.counters, "a reader that stands still")
+            return
         if len(self._outbox) == queued and self._advanced == advanced:
             self.offer(Payload(sse.COMMENT))
 
