@@ -238,7 +238,7 @@ def test_one_node_prunes_at_a_time(fresh: Fresh, server: PostgresServer) -> None
         other.now = node.now
         line = other.log._pruner._line
         async with line.use() as connection, connection.transaction():
-            assert await connection.fetchval(other.log._address.sql(pruning._MINE))
+            assert await connection.fetchval(other.log._address.sql(pruning._TRY_LOCK))
             await node.prune()
             assert await node.offsets(of("cats")) == [1]
         line.drop()
