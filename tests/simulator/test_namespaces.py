@@ -64,10 +64,14 @@ def speaks_at_once(self: Namespace, lane: Any, *arguments: Any) -> None:
     SPEAK(self, None, *arguments)
 
 
-def leaves_at_once(self: Journal, body: Any, audience: Audience, only: Any = None) -> None:
+def leaves_at_once(
+    self: Journal, event: str, arguments: tuple[Any, ...], audience: Audience, socket: Any = None, **rest: Any
+) -> None:
     """An event is sent when it is emitted."""
-    self.namespace._post(None, body, self.namespace._select(audience) if only is None else (only,))  # type: ignore[attr-defined]
-    EMIT(self, body, audience, only)
+    body = self.namespace.io.parser.body(event, arguments)
+    sockets = self.namespace._select(audience) if socket is None else (socket,)
+    self.namespace._post(None, body, list(sockets))  # type: ignore[attr-defined]
+    EMIT(self, event, arguments, audience, socket, **rest)
 
 
 def chooses_late(self: KeptEvent) -> Any:
