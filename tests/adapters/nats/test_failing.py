@@ -259,10 +259,11 @@ def test_a_nats_that_is_full(tmp_path: Path, how: str) -> None:
                 assert kept < 50
             assert isinstance(outcome.error, StoreUnavailable)
             assert "NATS cannot write now" in outcome.error.message
-            assert bench.store.refusal is None
+            assert bench.store.refusal is outcome.error  # which /health tells
             assert len(await whole(bench)) == kept > 3
             await server.ask("STREAM.PURGE.partyline_log", filter="partyline.log.room.>", keep=1)
             await bench.keep(draft)
+            assert bench.store.refusal is None
 
     test()
 
