@@ -12,6 +12,7 @@ import pytest
 
 from partyline import SocketIO, running
 from partyline.adapters.redis_bus import RedisBus
+from partyline.adapters.redis_servers import servers
 from partyline.adapters.redis_tables import RedisTables
 from partyline.engines import open_store
 from partyline.errors import StoreUnavailable
@@ -29,6 +30,33 @@ from tests.socketio.clients import entered, looped
 pytestmark = pytest.mark.check
 
 ALWAYS = ("--appendonly", "yes", "--appendfsync", "always")
+
+
+@looped
+async def test_a_cancelled_connect(tmp_path: Path) -> None:
+    """Whenever a task that connects is cancelled it ends as cancelled, and leaves no connection open."""
+    async with redis_server(tmp_path) as redis:
+        single = servers(redis.url)
+        done, turns = False, 0
+        while not done:
+            connecting = asyncio.create_task(single.connect(""))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            done = connecting.done()
+            connecting.cancel()
+            await asyncio.wait([connecting])
+            assert connecting.cancelled() != done, turns
+            turns += 1
+        assert turns > 10
+        await connecting.result().disconnect(nowait=True)
+
+        async def alone() -> bool:
+            return (await redis.ask("CLIENT", "LIST")).count(b"id=") == 1
+
+        async with asyncio.timeout(5):
+            while not await alone():
+                await asyncio.sleep(0.01)
+        await single.close()
 
 
 @looped

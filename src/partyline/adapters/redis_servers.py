@@ -5,6 +5,9 @@ redis-py finds it, and makes the connections.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, runtime_checkable
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
@@ -69,8 +72,9 @@ class Clustered:
 
     async def look(self) -> None:
         """Find out which servers there are, and which keys they have."""
-        await self._client.initialize()  # once
-        await self._client.nodes_manager.initialize()
+        with _cancellable():
+            await self._client.initialize()  # once
+            await self._client.nodes_manager.initialize()
 
     def owner(self, key: str) -> str:
         """The name of the server that has a key."""
@@ -94,9 +98,22 @@ class Clustered:
             await self._client.aclose()
 
 
+@contextlib.contextmanager
+def _cancellable() -> Iterator[None]:
+    """A cancellation in here takes effect, at the latest at the end: redis-py writes under `asyncio.wait_for`, which in
+    Python 3.11 forgets a cancellation that comes when the write is done."""
+    task = asyncio.current_task()
+    assert task is not None
+    before = task.cancelling()
+    yield
+    if task.cancelling() > before:
+        raise asyncio.CancelledError
+
+
 async def _connected(connection: Any) -> Any:
     try:
-        await connection.connect()
+        with _cancellable():
+            await connection.connect()
     except BaseException:
         await connection.disconnect(nowait=True)
         raise
