@@ -180,7 +180,8 @@ def test_an_engine_that_is_down_at_start(caplog: pytest.LogCaptureFixture) -> No
 
 
 def test_a_wrong_password_is_told_and_mended(caplog: pytest.LogCaptureFixture) -> None:
-    """A server that PostgreSQL does not let in says why, without the password, and publishes when it is let in."""
+    """A server that PostgreSQL does not let in says why, once for each thing it cannot do and without the password, and
+    publishes when it is let in."""
 
     async def main() -> None:
         async with postgres_server() as server:
@@ -188,9 +189,15 @@ def test_a_wrong_password_is_told_and_mended(caplog: pytest.LogCaptureFixture) -
             await server.ask("GRANT CREATE ON DATABASE app TO locked", user="postgres")
             settings = Settings(port=0, db=":memory:", log=server.url("locked:secret"))
             async with running(settings) as (_, url):
-                (told,) = [str(vars(record)) for record in caplog.records if record.levelno >= logging.WARNING]
-                assert 'password authentication failed for user "locked"' in told
-                assert "secret" not in told
+                told = [record for record in caplog.records if record.levelno >= logging.WARNING]
+                assert sorted(record.getMessage() for record in told) == [
+                    "revoked tokens cannot be looked up until the engine is there",
+                    "the bus cannot be reached",
+                    "the log cannot be reached: durable publishes are refused until it can",
+                ]
+                for record in told:
+                    assert 'password authentication failed for user "locked"' in str(vars(record))
+                    assert "secret" not in str(vars(record))
                 await server.ask("ALTER ROLE locked PASSWORD 'secret'", user="postgres")
                 await reached(url)
                 assert (await call(f"{url}/v1/topics/cats/messages", "POST", {"data": 1}))[0] == 200
