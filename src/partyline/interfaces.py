@@ -369,7 +369,7 @@ class Bus(Protocol):
         """How many of the others' messages on these subjects are known to be lost."""
 
     async def close(self) -> None:
-        """Send what was said, and let go. Afterwards nothing is heard, and nothing goes out."""
+        """Send what was said, and let go. Afterwards nothing is heard, and nothing goes out. May be called again."""
 
 
 Changed = Callable[[str, bytes | None], None]
