@@ -15,6 +15,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.socketio.mixed.node import PACKAGES
+from tests.tools import node_packages
+
 _CHECKS = [HealthCheck.too_slow, HealthCheck.data_too_large]
 settings.register_profile("default", deadline=None, suppress_health_check=_CHECKS)
 settings.register_profile("fuzz", deadline=None, max_examples=10_000, suppress_health_check=_CHECKS)
@@ -69,3 +72,9 @@ def _inside(mode: int) -> Iterator[None]:
         fcntl.flock(room, mode)
         fcntl.flock(door, fcntl.LOCK_UN)
         yield
+
+
+@pytest.fixture(scope="session")
+def cluster_packages() -> None:
+    """The npm packages of a Node server in a cluster are installed."""
+    node_packages("cluster", PACKAGES)

@@ -20,7 +20,7 @@ from tests.cli.test_doctor import free_port
 from tests.relay.v1.test_websocket import settings
 from tests.server.servers import eventually, partyline_server
 from tests.socketio.clients import entered, looped
-from tests.socketio.mixed.node import node_server
+from tests.socketio.mixed.node import installed, node_server
 from tests.socketio.mixed.test_mixed import answer, event, joined, ours
 from tests.socketio.mixed.test_streams import visit
 
@@ -126,6 +126,7 @@ async def test_the_forms_of_node(tmp_path: Path) -> None:
                 assert second.state["recovered"]
 
 
+@installed
 @pytest.mark.parametrize("form", ["classic", "sharded", "streams"])
 @looped
 async def test_beside_node(form: str, tmp_path: Path) -> None:

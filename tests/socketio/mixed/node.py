@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Final
 
+import pytest
+
 from tests import tools
 
 PACKAGES: Final = {
@@ -18,6 +20,10 @@ PACKAGES: Final = {
     "@socket.io/redis-emitter": "@socket.io/redis-emitter@5.1.0",
     "redis": "redis@6.3.1",
 }
+
+installed = pytest.mark.usefixtures("cluster_packages")
+"""For tests that run a Node server: npm, which may also have to wait for other tests' packages, is done before a test's
+time begins."""
 
 
 class CallFailed(Exception):

@@ -16,9 +16,9 @@ from partyline import CallTimeout, InvalidValue, NodeCluster, Socket, SocketIO
 from tests.adapters.servers import RedisServer, redis_server
 from tests.server.servers import eventually, partyline_server
 from tests.socketio.clients import WebSocketClient, looped, opened
-from tests.socketio.mixed.node import CallFailed, NodeServer, node_server
+from tests.socketio.mixed.node import CallFailed, NodeServer, installed, node_server
 
-pytestmark = pytest.mark.check
+pytestmark = [pytest.mark.check, installed]
 
 FORMS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "classic": ("classic", {}, {"form": "classic"}),

@@ -16,6 +16,7 @@ from partyline.wire.cluster.streams import Session, offset_number, offset_text, 
 from tests.adapters.servers import Forwarder, RedisServer, redis_server
 from tests.server.servers import eventually, partyline_server
 from tests.socketio.clients import WebSocketClient, looped, opened
+from tests.socketio.mixed.node import installed
 from tests.socketio.mixed.test_mixed import Mixed, both, ours
 
 pytestmark = pytest.mark.check
@@ -98,6 +99,7 @@ async def read(servers: Mixed) -> None:
     await eventually(lambda: tail.last == newest[0].decode(), "it has read all")
 
 
+@installed
 @pytest.mark.parametrize(("left", "back"), DIRECTIONS)
 @looped
 async def test_a_client_comes_back(left: str, back: str, tmp_path: Path) -> None:
@@ -133,6 +135,7 @@ async def test_a_client_comes_back(left: str, back: str, tmp_path: Path) -> None
             assert list(io.sockets) == [first.session["sid"]]
 
 
+@installed
 @pytest.mark.parametrize("by", ["ours", "node"])
 @looped
 async def test_what_is_done_to_those_who_are_away(by: str, tmp_path: Path) -> None:
@@ -172,6 +175,7 @@ async def test_what_is_done_to_those_who_are_away(by: str, tmp_path: Path) -> No
             assert third.session["sid"] != first.session["sid"]
 
 
+@installed
 @looped
 async def test_one_order(tmp_path: Path) -> None:
     """While both servers talk at once, a client of ours gets everything in the order of the stream; whoever comes back
@@ -201,6 +205,7 @@ async def test_one_order(tmp_path: Path) -> None:
             first.events = [*first.events, ["end"]]
 
 
+@installed
 @looped
 async def test_what_has_no_offset(tmp_path: Path) -> None:
     """Volatile and local events, and those that want an answer, carry no offset and are not kept for those who are
@@ -315,6 +320,7 @@ async def test_a_stream_that_was_trimmed_too_soon(tmp_path: Path) -> None:
             assert not second.state["recovered"]
 
 
+@installed
 @looped
 async def test_who_cannot_come_back(tmp_path: Path) -> None:
     """A session is for one client, once, in its namespace; an offset that the stream does not have, or has no more,
