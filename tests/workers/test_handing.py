@@ -7,7 +7,9 @@ import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from partyline.errors import MalformedRequest, PartylineError
+import pytest
+
+from partyline.errors import MalformedRequest, PartylineError, Unauthenticated
 from partyline.metrics import Counters
 from partyline.server.exchange import Exchange, Paths
 from partyline.trust.perimeter import Peer
@@ -31,11 +33,14 @@ class Echo:
         self.came = asyncio.Event()
 
     def begin(self, exchange: Exchange) -> None:
-        """Nothing to check."""
+        if (b"x-key", b"wrong") in exchange.headers:
+            raise Unauthenticated("who is this?")
+        exchange.context = self.name
 
     def respond(self, exchange: Exchange) -> None:
         self.exchanges.append(exchange)
         self.came.set()
+        assert exchange.context == self.name
         if exchange.body == b"wrong":
             raise MalformedRequest("this is wrong")
         if exchange.body == b"broken":
@@ -182,6 +187,20 @@ def test_a_client_that_leaves() -> None:
             another, _ = both.ask(b"one")
             await another.answer
             assert not client.answer.done()
+
+    asyncio.run(main())
+
+
+def test_who_may_not_ask_is_refused_before_the_body() -> None:
+    """What `begin` refuses is refused by the worker that the request came to, before its body is read."""
+
+    async def main() -> None:
+        async with two() as both:
+            direct = both.workers[0].instead(PATH, QUERY, both.echoes[0])
+            peer = Peer("192.0.2.1", "https", "here")
+            exchange = Exchange(Client(), direct, "POST", "", QUERY, [(b"x-key", b"wrong")], peer)
+            with pytest.raises(Unauthenticated):
+                direct.begin(exchange)
 
     asyncio.run(main())
 

@@ -87,7 +87,8 @@ class Handing:
         self.body_setting = of.body_setting
 
     def begin(self, exchange: Exchange) -> None:
-        """Its owner checks it, once the body is there."""
+        """Who may not ask here is refused before the body is read, as without workers."""
+        self._of.begin(exchange)
 
     def respond(self, exchange: Exchange) -> None:
         exchange.direct = self._of  # the next request with this head may be for somebody else
